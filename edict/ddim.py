@@ -1,0 +1,25 @@
+"""DDIM and its inversion (Song et al., 2010.02502; EDICT, equations 8 and 9): the baseline. It is not exact."""
+
+import torch
+
+from edict.sampler import Predict
+from edict.schedule import Schedule
+
+
+def generate(latents: torch.Tensor, schedule: Schedule, predict: Predict, *, start: int, stop: int) -> torch.Tensor:
+    """Denoise float latents [N, C, H, W] from position `start` to `stop` >= `start`; float64."""
+    for i in range(start, stop):
+        latents = _step(latents, predict(latents.double(), schedule.timesteps[i]), schedule, i, i + 1)
+    return latents
+
+
+def invert(latents: torch.Tensor, schedule: Schedule, predict: Predict, *, start: int, stop: int) -> torch.Tensor:
+    """Noise float latents from position `start` to `stop` <= `start`, by eps(x_t, t) ~ eps(x_(t-1), t)."""
+    for i in reversed(range(stop, start)):
+        latents = _step(latents, predict(latents.double(), schedule.timesteps[i]), schedule, i + 1, i)
+    return latents
+
+
+def _step(latents: torch.Tensor, eps: torch.Tensor, schedule: Schedule, here: int, there: int) -> torch.Tensor:
+    u = latents.double() / schedule.alpha(here) ** 0.5 + (schedule.sigma(there) - schedule.sigma(here)) * eps.double()
+    return u * schedule.alpha(there) ** 0.5

@@ -1,0 +1,60 @@
+"""The integer lattice the coupled states live on, and the mixing of EDICT as an exactly undone integer map.
+
+A state x at cumulative alpha a is held as the int64 X = round(2^bits * x / sqrt(a)). On that scale a half-step of the
+sampler is an addition, undone by subtracting the same integer, and mixing is a division with rounding.
+"""
+
+from fractions import Fraction
+
+import torch
+
+LIMIT = 2**45  # rdiv and the mixing products stay inside int64 up to here
+STORED_LIMIT = 2**31  # a stored pair is int32
+
+
+class LatticeOverflow(ArithmeticError):
+    """A state left the range that can be stored."""
+
+
+class NonFinite(ArithmeticError):
+    """The network predicted NaN or infinity."""
+
+
+def to_lattice(latents: torch.Tensor, alpha: float, bits: int) -> torch.Tensor:
+    """float [...] in the model's scale at cumulative alpha `alpha` -> int64 [...]."""
+    return torch.round(latents.double() * (2.0**bits / alpha**0.5)).long()
+
+
+def from_lattice(states: torch.Tensor, alpha: float, bits: int) -> torch.Tensor:
+    """int64 [...] -> float64 [...] in the model's scale at cumulative alpha `alpha`."""
+    return states.double() * (alpha**0.5 / 2.0**bits)
+
+
+def rdiv(a: torch.Tensor, d: int) -> torch.Tensor:
+    """a / d rounded half up, floor((2a + d) / 2d), in int64."""
+    return torch.div(2 * a + d, 2 * d, rounding_mode="floor")
+
+
+def as_fraction(p: float) -> Fraction:
+    """The mixing weight as m/n with a denominator of at most 10,000 (0.93 is 93/100)."""
+    return Fraction(str(p)).limit_denominator(10_000)
+
+
+def mix(x: torch.Tensor, y: torch.Tensor, p: Fraction) -> tuple[torch.Tensor, torch.Tensor]:
+    """x' = p x + (1 - p) y ; y' = p y + (1 - p) x', rounded (EDICT, equation 14). Undoes `unmix` exactly."""
+    m, n = p.numerator, p.denominator
+    x = rdiv(m * x + (n - m) * y, n)
+    y = rdiv(m * y + (n - m) * x, n)
+    return x, y
+
+
+def unmix(x: torch.Tensor, y: torch.Tensor, p: Fraction) -> tuple[torch.Tensor, torch.Tensor]:
+    """The states before `mix`, rounded: mix(*unmix(x, y, p), p) == (x, y) for every integer pair.
+
+    Rounding moves each state by at most 1/2, `mix` shrinks that by p < 1, and its own rounding removes it. The other
+    order, unmix(mix(x, y)), is not exact: mixing contracts x - y and so loses bits.
+    """
+    m, n = p.numerator, p.denominator
+    y = rdiv(n * y - (n - m) * x, m)
+    x = rdiv(n * x - (n - m) * y, m)
+    return x, y

@@ -1,0 +1,251 @@
+"""A loaded checkpoint that inverts and generates exactly."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, overload
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from PIL import Image, ImageOps
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from edict import sampler
+from edict.checkpoint import image_size, locate, read_config
+from edict.guidance import guided
+from edict.lattice import LIMIT, STORED_LIMIT, LatticeOverflow, NonFinite, as_fraction, to_lattice
+from edict.pair import Pair
+from edict.sampler import Extent, Predict
+from edict.schedule import Schedule, executed, final_alpha, schedule
+
+BITS = 12
+MIXING = 0.93
+Faults = dict[int, ArithmeticError]
+
+
+def mixing_weight(executed_steps: int) -> float:
+    """The default p: the paper's 0.93 up to 50 steps; above, what expands x - y as much as 50 steps do."""
+    return MIXING if executed_steps <= 50 else round(MIXING ** (50 / executed_steps), 4)
+
+
+class EDICT:
+    """A Stable Diffusion 1.x checkpoint: encode, invert, generate, decode.
+
+    The network runs in `dtype`; the autoencoder in float32, and the states are integers, so exactness does not depend on it.
+    """
+
+    def __init__(
+        self,
+        vae: AutoencoderKL,
+        unet: UNet2DConditionModel,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        scheduler_config: dict,
+        size: int,
+    ) -> None:
+        self.vae, self.unet, self.text_encoder, self.tokenizer = vae, unet, text_encoder, tokenizer
+        self.scheduler_config = scheduler_config
+        self.size = size
+        self._empty: torch.Tensor | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | Path | None = None,
+        *,
+        revision: str | None = None,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+    ) -> "EDICT":
+        """Load the shipped default (None), a folder, or a hub id. Safetensors only; nothing in a checkpoint runs code.
+
+        Raises ModelError where there is no such model, RuntimeError where the device is absent.
+        """
+        folder = locate(path, revision)
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise RuntimeError("device 'cuda' was asked for, but torch sees no CUDA device; use device='cpu' to run without")
+        # the same bits for the same arguments
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, use_safetensors=True)
+        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True)
+        text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype, use_safetensors=True)
+        for network in (unet, vae, text_encoder):
+            network.requires_grad_(False).eval().to(device)
+        return cls(
+            vae,
+            unet,
+            text_encoder,
+            CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
+            read_config(folder, "scheduler"),
+            image_size(folder),
+        )
+
+    @property
+    def device(self) -> torch.device:
+        return self.unet.device
+
+    @torch.inference_mode()
+    def encode(self, images: Sequence[Image.Image], *, bits: int = BITS, posterior_seed: int | None = None) -> Pair:
+        """The clean-end pair, x == y, of N pictures (any size: cropped to a centred square and resized).
+
+        The mode of the autoencoder's posterior, or a sample of it: each picture's with a generator of that seed, so
+        that it does not depend on its neighbours.
+        """
+        fitted = [ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.LANCZOS) for image in images]
+        pixels = torch.from_numpy(np.stack([np.asarray(image) for image in fitted])).to(self.device)
+        posterior = self.vae.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
+        latents = posterior.mode()
+        if posterior_seed is not None:
+            generator = torch.Generator().manual_seed(posterior_seed)
+            latents = latents + posterior.std * torch.randn(latents.shape[1:], generator=generator).to(self.device)
+        alpha = final_alpha(self.scheduler_config)
+        x = to_lattice(latents * self.vae.config.scaling_factor, alpha, bits)
+        return Pair(x, x.clone(), Schedule((), (alpha,)), 0, as_fraction(1.0), bits, 1.0, len(x))
+
+    @torch.inference_mode()
+    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
+        """Latents [N, C, H, W] in the model's scale -> RGB pictures."""
+        drawn = self.vae.decode(latents.to(self.device, torch.float32) / self.vae.config.scaling_factor).sample
+        pixels = ((drawn + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(picture) for picture in pixels]
+
+    def invert(
+        self,
+        images: Sequence[Image.Image] | Pair,
+        captions: Sequence[str],
+        *,
+        steps: int = 50,
+        strength: float = 1.0,
+        guidance_scale: float = 3.0,
+        p: float | None = None,
+        bits: int = BITS,
+        batch_size: int | None = None,
+    ) -> Pair:
+        """The noise pair of N pictures (or of the pair `encode` gave), each under its caption.
+
+        `batch_size` is the shape the network runs in, all N at once if None. Raises LatticeOverflow, NonFinite.
+        """
+        start = images if isinstance(images, Pair) else self.encode(images, bits=bits)
+        start = self.prepare(
+            start, steps=steps, strength=strength, guidance_scale=guidance_scale, p=p, batch_size=batch_size
+        )
+        return _checked(*self.move(start, captions, 0))
+
+    def prepare(
+        self,
+        start: Pair,
+        *,
+        steps: int,
+        strength: float,
+        guidance_scale: float,
+        p: float | None = None,
+        batch_size: int | None = None,
+    ) -> Pair:
+        """A clean-end pair put at the end of the schedule it is to be inverted along."""
+        plan = schedule(self.scheduler_config, steps, strength)
+        p = mixing_weight(executed(steps, strength)) if p is None else p
+        batch_size = batch_size or len(start)
+        fraction = as_fraction(p)
+        if not 0.5 <= fraction <= 1:
+            raise ValueError(f"p is {p}: the mixing weight lies between 0.5 and 1")
+        return replace(
+            start, schedule=plan, position=plan.depth, p=fraction, guidance_scale=guidance_scale, batch_size=batch_size
+        )
+
+    @overload
+    def generate(
+        self, pair: Pair, captions: Sequence[str], *, guidance_scale: float | None = ..., output_type: Literal["pil"] = ...
+    ) -> list[Image.Image]: ...
+    @overload
+    def generate(
+        self, pair: Pair, captions: Sequence[str], *, guidance_scale: float | None = ..., output_type: Literal["latent"]
+    ) -> Pair: ...
+    def generate(
+        self,
+        pair: Pair,
+        captions: Sequence[str],
+        *,
+        guidance_scale: float | None = None,
+        output_type: Literal["pil", "latent"] = "pil",
+    ) -> list[Image.Image] | Pair:
+        """Denoise a pair to its clean end: the very start under the captions it was inverted with, an edit under others."""
+        clean = _checked(*self.move(pair, captions, pair.schedule.depth, guidance_scale=guidance_scale))
+        return clean if output_type == "latent" else self.decode(clean.to_float()[0])
+
+    @torch.inference_mode()
+    def move(
+        self, pair: Pair, captions: Sequence[str], position: int, *, guidance_scale: float | None = None
+    ) -> tuple[Pair, Faults]:
+        """The pair at `position` of its schedule, inverted or generated there, and what went wrong, by sample.
+
+        Samples do not influence each other: those without a fault are right whatever happened to the rest.
+        """
+        if len(captions) != len(pair):
+            raise ValueError(f"{len(pair)} pairs but {len(captions)} captions: give one caption a pair")
+        if not 0 <= position <= pair.schedule.depth:
+            raise ValueError(f"position {position} is not on a schedule of {pair.schedule.depth} steps")
+        run = sampler.invert if position < pair.position else sampler.generate
+        guidance_scale = pair.guidance_scale if guidance_scale is None else guidance_scale
+        xs, ys, faults = [], [], Faults()
+        for first in range(0, len(pair), pair.batch_size):
+            rows = slice(first, first + pair.batch_size)
+            x, y = _padded(pair.x[rows], pair.batch_size), _padded(pair.y[rows], pair.batch_size)
+            texts = list(captions[rows])
+            texts += texts[-1:] * (pair.batch_size - len(texts))
+            extent = Extent(x)
+            x, y = run(
+                x,
+                y,
+                pair.schedule,
+                self.predictor(texts, guidance_scale),
+                p=pair.p,
+                bits=pair.bits,
+                start=pair.position,
+                stop=position,
+                extent=extent,
+            )
+            real = min(pair.batch_size, len(pair) - first)
+            xs.append(x[:real])
+            ys.append(y[:real])
+            faults |= {first + i: fault for i, fault in _faults(extent, pair.bits).items() if i < real}
+        return replace(pair, x=torch.cat(xs), y=torch.cat(ys), position=position), faults
+
+    def predictor(self, captions: Sequence[str], guidance_scale: float) -> Predict:
+        """The guided noise prediction under these captions, one a sample of the batch it will be called with."""
+        if self._empty is None:
+            self._empty = self._encode_text([""])
+        return guided(self.unet, self._encode_text(captions), self._empty, guidance_scale)
+
+    def truncated(self, caption: str) -> bool:
+        """Whether the text encoder sees only the caption's beginning."""
+        return len(self.tokenizer(caption).input_ids) > self.tokenizer.model_max_length
+
+    def _encode_text(self, captions: Sequence[str]) -> torch.Tensor:
+        tokens = self.tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt")
+        return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+
+
+def _padded(states: torch.Tensor, count: int) -> torch.Tensor:
+    return torch.cat([states, states[-1:].expand(count - len(states), *states.shape[1:])])
+
+
+def _faults(extent: Extent, bits: int) -> Faults:
+    faults = Faults()
+    for i, (largest, finite) in enumerate(zip(extent.largest.tolist(), extent.finite.tolist(), strict=True)):
+        if not finite:
+            faults[i] = NonFinite("the network predicted NaN or infinity; float16 overflows easily: use bfloat16 or float32")
+        elif largest >= STORED_LIMIT:
+            faults[i] = LatticeOverflow(
+                f"a state grew to {'2^45 or more' if largest >= LIMIT else largest} at {bits} lattice bits, "
+                "beyond int32; unmixing expands x - y by 1/p^2 a step: raise p, take fewer steps, or lower the bits"
+            )
+    return faults
+
+
+def _checked(pair: Pair, faults: Faults) -> Pair:
+    if faults:
+        i, fault = next(iter(faults.items()))
+        raise type(fault)(f"sample {i} of {len(pair)}: {fault}")
+    return pair

@@ -1,0 +1,54 @@
+"""The pair of coupled states, with what is needed to go on from it."""
+
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from hashlib import sha256
+
+import torch
+
+from edict.lattice import from_lattice
+from edict.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Pair:
+    """x and y: int64 lattice states [N, C, H, W] at `position` of `schedule` (0 is the noisy end).
+
+    `batch_size` is the shape the network was run in. It belongs to the pair because a network's last bits depend on it:
+    regenerated in the same shape, a pair is exact.
+    """
+
+    x: torch.Tensor
+    y: torch.Tensor
+    schedule: Schedule
+    position: int
+    p: Fraction
+    bits: int
+    guidance_scale: float
+    batch_size: int
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, rows: slice) -> "Pair":
+        return replace(self, x=self.x[rows], y=self.y[rows])
+
+    def to_float(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """x and y in the model's usual scale, float64 [N, C, H, W]: integer * 2^-bits * sqrt(alphas_cumprod)."""
+        alpha = self.schedule.alpha(self.position)
+        return from_lattice(self.x, alpha, self.bits), from_lattice(self.y, alpha, self.bits)
+
+    def drift(self) -> torch.Tensor:
+        """How far the two states came apart, a sample: the root mean square of x - y in the model's scale, float64 [N]."""
+        x, y = self.to_float()
+        return (x - y).square().flatten(1).mean(1).sqrt()
+
+    def std(self) -> torch.Tensor:
+        """The standard deviation of the mean state, a sample, float64 [N]: about 1 for noise the model knows."""
+        x, y = self.to_float()
+        return ((x + y) / 2).flatten(1).std(1, correction=0)
+
+    def digests(self) -> list[str]:
+        """sha256 over the little-endian int64 bytes of x then y, a sample: equal digests are equal integers."""
+        both = torch.stack([self.x, self.y], 1).contiguous().cpu()
+        return [sha256(sample.numpy().astype("<i8").tobytes()).hexdigest() for sample in both]

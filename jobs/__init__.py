@@ -1,0 +1,1 @@
+"""What a person says: job specs, prompt edits, the command line, cluster submission."""

@@ -1,0 +1,388 @@
+"""WebDataset tar shards, read strictly: every sample comes out whole or leaves a reject, and none is mixed up.
+
+A sample is a run of members with one key, as webdataset splits names: at the first dot of the last path component.
+Planning reads the headers of a shard once (`index_shard`); a unit later reads its slice by one range request
+(`read_samples`), and each sample from its own bytes alone. Not counted as members are directories, hidden files
+(macOS "._" twins and .DS_Store among them), __MACOSX, webdataset's "__" meta names and names without an extension.
+
+A shard that stops early (TruncatedShard) or turns to nonsense (CorruptShard) costs the sample that was open there,
+even one that has its image and caption: more of its members may be lost, and without this reject nothing would tell
+that the shard is not all there. What comes before is whole.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, cast
+
+from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
+from webdataset.tariterators import base_plus_ext
+from webdataset.writer import TarWriter
+
+from pipeline.rejects import Reject
+from pipeline.storage import Head, Reader, StorageError, head, local_path, read_range
+
+IMAGES = frozenset({"bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
+CAPTION = "txt"
+METADATA = "json"
+
+_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+# webdataset's own rule for meta names, and the litter of macOS and of hidden files.
+_IGNORED = re.compile(r"__[^/]*__(/|$)|(.*/)?(__MACOSX(/|$)|\.[^/]*$)", re.DOTALL)
+# What tarfile raises on damaged headers beside its own errors.
+_DAMAGE = (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError)
+
+
+class ShardError(Exception):
+    """A shard, or a list of shards, that cannot be used at all; the message names it and says what to do."""
+
+
+class ShardChanged(ShardError):
+    """A shard that is no longer what was planned."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One whole input sample. `image` is the file's bytes, not decoded; `json` the .json member's text, untouched."""
+
+    index: int
+    key: str
+    image: bytes
+    extension: str
+    caption: str
+    json: str | None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Where one input sample lies: bytes [offset, end) of its shard, and what is wrong with it, if known already."""
+
+    index: int
+    key: str
+    offset: int
+    end: int
+    fault: Reject | None
+
+
+@dataclass(frozen=True)
+class ShardIndex:
+    """Every input sample of one version of a shard, in order."""
+
+    url: str
+    size: int
+    etag: str | None
+    entries: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class _Member:
+    """One file of a sample: headers from `offset`, content at `data`, padded to `end`, all in bytes of the tar."""
+
+    key: str
+    extension: str
+    offset: int
+    end: int
+    data: slice
+    unsafe: str | None
+
+
+class _Stop(Exception):
+    """A tar that cannot be followed beyond `offset`; the sample open there is in doubt, unless it is known `whole`."""
+
+    def __init__(self, error: str, message: str, offset: int, whole: bool = False) -> None:
+        super().__init__(message)
+        self.error, self.message, self.offset, self.whole = error, message, offset, whole
+
+
+def expand(inputs: str | list[str]) -> list[str]:
+    """The shards that paths or URLs with braces name: "{00000..00031}.tar", "{a,b}.tar"; a backslash escapes.
+
+    Raises:
+        ShardError: nothing is named, braces do not match, a pipe: is named, or a shard is named twice.
+    """
+    shards: dict[str, str] = {}
+    for pattern in [inputs] if isinstance(inputs, str) else inputs:
+        try:
+            names = list(braceexpand(pattern))
+        except UnbalancedBracesError as error:
+            raise ShardError(f"{pattern}: the braces do not match; write \\{{ for a brace in a name") from error
+        for name in names:
+            if name.startswith("pipe:"):
+                raise ShardError(f"{name}: pipes run a shell and are not supported; give a path or a URL")
+            try:
+                same = str(local_path(name) or name)
+            except StorageError as error:
+                raise ShardError(f"input {pattern!r}: {error}") from error
+            if same in shards:
+                raise ShardError(f"{name}: named twice in the input (as {shards[same]} before); name each shard once")
+            shards[same] = name
+    if not shards:
+        raise ShardError("the input names no shard; give a path or a URL of a .tar, or a list of them")
+    return list(shards.values())
+
+
+def index_shard(url: str) -> ShardIndex:
+    """List a shard's samples from its headers, with a fault for each that cannot be used.
+
+    Faults: DuplicateKey (the first of a key stands), MissingImage, MissingCaption, EmptyMember, SeveralImages,
+    UnsafeMember, KeyEncoding, TruncatedShard and CorruptShard; the last two also stand, under the key "", for what
+    could not be read where no sample was open.
+
+    Raises:
+        ShardError: the shard does not exist, cannot be reached, is empty, compressed or not a tar.
+    """
+    try:
+        reader = Reader(url)
+        if reader.head.size == 0:
+            raise ShardError(f"{url}: is empty (0 bytes); fetch it again")
+        try:
+            groups, stop = _scan(cast(BinaryIO, reader))
+        except tarfile.ReadError as error:
+            raise ShardError(f"{url}: {_not_a_tar(reader)} ({error})") from error
+    except StorageError as error:
+        hint = "; wildcards are not expanded, use braces: {00000..00031}.tar" if "*" in url else ""
+        raise ShardError(f"{error}{hint}") from error
+    if not groups and reader.head.size > tarfile.RECORDSIZE:
+        raise ShardError(f"{url}: no member is named like a sample (key.png, key.txt); is it a WebDataset shard?")
+
+    entries: list[Entry] = []
+    seen: set[str] = set()
+    for index, group in enumerate(groups):
+        key = _printable(group[0].key)
+        fault = _fault(group, seen)
+        seen.add(group[0].key)
+        if stop is not None and index == len(groups) - 1:
+            fault = stop.error, stop.message
+        reject = None if fault is None else Reject(url, index, key, "index", *fault)
+        entries.append(Entry(index, key, group[0].offset, min(group[-1].end, reader.head.size), reject))
+    return ShardIndex(url, reader.head.size, reader.head.etag, tuple(entries))
+
+
+def read_samples(url: str, *, size: int, etag: str | None, entries: Sequence[Entry]) -> Iterator[Sample | Reject]:
+    """Read a contiguous slice of a shard's entries by one range request: for each, in order, a Sample or a Reject.
+
+    An entry with a fault yields the fault. Rejects found here: MissingCaption (nothing but blanks), CaptionEncoding
+    (not UTF-8) and InvalidJson (not an object in UTF-8).
+
+    Raises:
+        ShardChanged: the shard is not the version of `size` bytes and `etag` that was indexed.
+        StorageError: the shard cannot be reached.
+    """
+    sound = [entry for entry in entries if entry.fault is None]
+    base, data = 0, b""
+    if sound:
+        base = sound[0].offset
+        try:
+            data, found = read_range(url, base, sound[-1].end)
+        except StorageError:
+            found = head(url)
+            if found == Head(size, etag):
+                raise
+        if found != Head(size, etag):
+            raise ShardChanged(
+                f"{url}: was {size} bytes with ETag {etag} when it was planned and is {found.size} bytes with ETag"
+                f" {found.etag} now; plan again"
+            )
+    for entry in entries:
+        yield entry.fault or _sample(url, entry, data[entry.offset - base : entry.end - base])
+
+
+def write_shard(samples: Iterable[tuple[str, dict[str, bytes]]]) -> bytes:
+    """A tar of samples, each a key and its members by extension: the same input gives the same bytes.
+
+    Raises:
+        ValueError: a key comes twice, or a name would not be read back as it is written (a dot in the key's last
+            part, upper case in the extension, a meta name).
+    """
+    buffer = io.BytesIO()
+    seen: set[str] = set()
+    with TarWriter(buffer, user="", group="", mode=0o644, mtime=0, encoder=False) as writer:
+        for key, members in samples:
+            if key in seen:
+                raise ValueError(f"sample {key!r}: written twice; give each sample of a shard its own key")
+            seen.add(key)
+            for extension in members:
+                name = f"{key}.{extension}"
+                info = tarfile.TarInfo(name)
+                # webdataset's writer leaves out extensions that begin with an underscore, without a word.
+                if _split(info) != (key, extension) or _unsafe(info) or extension[:1] in ("", "_"):
+                    raise ValueError(f"member {name!r}: not a name that a WebDataset reader returns; rename it")
+            writer.write({"__key__": key, **members})
+    return buffer.getvalue()
+
+
+def _scan(file: BinaryIO) -> tuple[list[list[_Member]], _Stop | None]:
+    """A tar's members, grouped into samples, and why it could not be followed to its end, if it could not.
+
+    With a stop, the last group is what it puts in doubt: one without a key where no sample was open.
+
+    Raises:
+        tarfile.ReadError: not even the first header can be read.
+    """
+    groups: list[list[_Member]] = []
+    try:
+        for member in _members(file):
+            extensions = {other.extension for other in groups[-1]} if groups else set()
+            if not groups or groups[-1][0].key != member.key or member.extension in extensions:
+                groups.append([])
+            groups[-1].append(member)
+    except _Stop as stop:
+        if not groups or stop.whole:
+            groups.append([_Member("", "", stop.offset, stop.offset, slice(0, 0), None)])
+        return groups, stop
+    return groups, None
+
+
+def _members(file: BinaryIO) -> Iterator[_Member]:
+    """The members that count, from headers alone.
+
+    Raises:
+        tarfile.ReadError: the first header cannot be read.
+        _Stop: the tar ends without an end-of-archive marker, or goes on with something that is no header.
+    """
+    try:
+        # Not closed: that would do nothing but close the caller's file, were it tarfile's own.
+        tar = tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape")
+    except _DAMAGE as error:
+        raise tarfile.ReadError(str(error)) from error
+    end = 0
+    while True:
+        try:
+            info = tar.next()
+        except _DAMAGE as error:
+            raise _broken(file, end, str(error)) from error
+        if info is None:
+            break
+        if info.size < 0 or tar.offset <= end:
+            # tarfile would follow a negative size backwards, round and round.
+            raise _broken(file, end, "negative size")
+        end = tar.offset
+        tar.members = []  # type: ignore[attr-defined]  # else tarfile keeps every header
+        key, extension = _split(info)
+        if key is not None:
+            data = slice(info.offset_data, info.offset_data + info.size)
+            yield _Member(key, extension, info.offset, end, data, _unsafe(info))
+    # tarfile says None alike for the end-of-archive marker, for the end of the file and for a bad header.
+    file.seek(end)
+    block = file.read(tarfile.BLOCKSIZE)
+    if any(block) or len(block) < tarfile.BLOCKSIZE:
+        raise _broken(file, end, "bad checksum" if any(block) else "no end-of-archive marker")
+    while block := file.read(1 << 20):
+        if any(block):
+            message = f"there is data behind the end-of-archive marker at byte {end} (tars joined by cat?); repack it"
+            raise _Stop("CorruptShard", message, end, whole=True)
+
+
+def _broken(file: BinaryIO, offset: int, cause: str) -> _Stop:
+    """What stopped tarfile at `offset`: the end of the file if it has read up to there, else damage."""
+    reached, size = file.tell(), file.seek(0, os.SEEK_END)
+    if reached < size:
+        return _Stop("CorruptShard", f"the tar is damaged at byte {offset} ({cause}); fetch the shard again", offset)
+    return _Stop(
+        "TruncatedShard",
+        f"the tar ends at byte {size} without an end-of-archive marker ({cause}): this sample, and any behind it, may"
+        " be cut; fetch the shard again, or append 1024 zero bytes if it is known to be whole",
+        min(offset, size),
+    )
+
+
+def _split(info: tarfile.TarInfo) -> tuple[str | None, str]:
+    """A member's key and lower-case extension; no key for a member that does not count."""
+    if info.isdir() or _IGNORED.match(info.name):
+        return None, ""
+    key, extension = base_plus_ext(info.name)
+    if key is None:
+        return (info.name, "") if _unsafe(info) else (None, "")
+    return key, extension.lower()
+
+
+def _unsafe(info: tarfile.TarInfo) -> str | None:
+    """Why a member must not be touched, if so."""
+    if not info.isreg():
+        return "is a link or a device"
+    if info.issparse():
+        return "is a sparse file"
+    if info.name.startswith("/") or ".." in info.name.split("/"):
+        return "has a path that leads outside"
+    return None
+
+
+def _fault(group: list[_Member], seen: set[str]) -> tuple[str, str] | None:
+    """Error and message for what the headers show to be wrong with a sample; `seen` are the keys before it."""
+    key = group[0].key
+    names = ", ".join(_printable(member.extension) for member in group)
+    images = [member for member in group if member.extension in IMAGES]
+    for member in group:
+        if member.unsafe is not None:
+            name = _printable(f"{key}.{member.extension}")
+            return "UnsafeMember", f"member {name!r} {member.unsafe}; repack the shard with plain files only"
+    if _printable(key) != key:
+        return "KeyEncoding", "the key is not UTF-8; rename the members"
+    if key in seen:
+        return "DuplicateKey", "the key came before in this shard; that first sample stands, rename this one"
+    if not images:
+        return "MissingImage", f"no image among the members ({names}); a key ends at its name's first dot"
+    if len(images) > 1:
+        return "SeveralImages", f"{len(images)} images among the members ({names}); keep one"
+    if images[0].data.start == images[0].data.stop:
+        return "EmptyMember", f"the {images[0].extension} has 0 bytes"
+    if CAPTION not in (member.extension for member in group):
+        return "MissingCaption", f"no .{CAPTION} among the members ({names})"
+    return None
+
+
+def _sample(url: str, entry: Entry, data: bytes) -> Sample | Reject:
+    """The sample that an entry's bytes hold.
+
+    Raises:
+        ShardChanged: they are not the one whole sample that was indexed.
+    """
+    try:
+        groups, _ = _scan(io.BytesIO(data))
+    except tarfile.ReadError:
+        groups = []
+    places = [(group[0].key, group[0].offset, group[-1].end, _fault(group, set())) for group in groups]
+    if places != [(entry.key, 0, entry.end - entry.offset, None)]:
+        raise ShardChanged(f"{url}: sample {entry.index} ({entry.key!r}) is not where it was planned; plan again")
+
+    def reject(error: str, message: str) -> Reject:
+        return Reject(url, entry.index, entry.key, "read", error, message)
+
+    members = {member.extension: data[member.data] for member in groups[0]}
+    extension = next(name for name in members if name in IMAGES)
+    try:
+        caption = members[CAPTION].decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        return reject("CaptionEncoding", f"the .{CAPTION} is not UTF-8: {error}")
+    if not caption.strip():
+        return reject("MissingCaption", f"the .{CAPTION} is blank")
+    metadata = None
+    if METADATA in members:
+        try:
+            metadata = members[METADATA].decode("utf-8")
+            if not isinstance(json.loads(metadata), dict):
+                return reject("InvalidJson", f"the .{METADATA} is not an object")
+        except (ValueError, RecursionError) as error:
+            return reject("InvalidJson", f"the .{METADATA} is not JSON in UTF-8: {error}")
+    return Sample(entry.index, entry.key, members[extension], extension, caption, metadata)
+
+
+def _not_a_tar(reader: Reader) -> str:
+    """What a file that tarfile refuses is, and what to do."""
+    reader.seek(0)
+    start = reader.read(8)
+    for magic, name in _COMPRESSED.items():
+        if start.startswith(magic):
+            return f"is compressed with {name}, which cannot be read in slices; unpack it to a plain .tar"
+    return "is not a tar, or is cut within its first header; fetch it again"
+
+
+def _printable(name: str) -> str:
+    """A member's name as text that can be stored: bytes that are not UTF-8 written as escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

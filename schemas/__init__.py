@@ -1,0 +1,1 @@
+"""What is on disk: the specs a person writes, and the JSON Schemas generated from them. Imports no other room."""

@@ -1,0 +1,261 @@
+"""The two job specs, `invert` and `edit`: every field, its bounds and its default.
+
+Types are strict (the text "50" is no number) and unknown fields are refused, so that a slip in a spec is an error and
+never a default. Messages raised here complete the sentence "expected ...".
+"""
+
+import math
+import posixpath
+import string
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+Text = Annotated[str, Field(min_length=1)]
+Steps = Annotated[int, Field(ge=1, le=1000)]
+Strength = Annotated[float, Field(gt=0, le=1)]
+Guidance = Annotated[float, Field(ge=0, le=100)]
+Words = Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
+
+
+class Spec(BaseModel):
+    """Common ground of every model here: immutable, strict, no unknown fields, no NaN or infinity."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelSpec(Spec):
+    """The latent diffusion model, in the standard diffusers folder format."""
+
+    path: Text = Field(
+        "default", description="'default' for the model that ships with the package, or a folder, or a hub id."
+    )
+    revision: Text | None = Field(
+        None, description="Branch, tag or commit of a hub id; null takes the hub's default branch."
+    )
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(
+        "float32", description="Precision of the network. The round trip is exact in all three."
+    )
+
+
+class SamplerSpec(Spec):
+    """The exact sampler, and where on the noise schedule the stored pair stands."""
+
+    name: Literal["edict"] = Field("edict", description="The sampling method: EDICT, two coupled states.")
+    steps: Steps = Field(50, description="Steps of the whole schedule; steps * strength of them are executed.")
+    strength: Strength = Field(
+        1.0,
+        description="How far up the schedule to invert; 1 is all the way to noise, and serves edits at any strength.",
+    )
+    guidance_scale: Guidance = Field(
+        3.0, description="Classifier-free guidance; 1 turns it off and halves the network's work."
+    )
+    p: float | None = Field(
+        None,
+        ge=0.5,
+        le=1,
+        description="Mixing weight of the two states, taken to four decimals. "
+        "null: 0.93 up to 50 executed steps, 0.93^(50/executed) above.",
+    )
+    bits: int = Field(
+        12, ge=4, le=20, description="Fractional bits of the integer lattice; the round trip is exact at any number."
+    )
+
+    @property
+    def executed_steps(self) -> int:
+        """Steps that run: floor(steps * strength), with room for binary fractions such as 50 * 0.58."""
+        return math.floor(self.steps * self.strength + 1e-9)
+
+    @property
+    def mixing(self) -> float:
+        """p as the sampler takes it: the default filled in, four decimals, so that it is a small rational."""
+        # Unmixing expands x - y by 1/p^2 a step: more steps need a p nearer to 1 to stay in the stored range.
+        default = 0.93 ** min(1.0, 50 / self.executed_steps)
+        return round(default if self.p is None else self.p, 4)
+
+    @model_validator(mode="after")
+    def _executes_a_step(self) -> Self:
+        if self.executed_steps < 1:
+            raise ValueError(
+                f"steps * strength of at least 1, but {self.steps} * {self.strength:g} = "
+                f"{self.steps * self.strength:g} executes no step; raise steps or strength"
+            )
+        return self
+
+
+class ImageSpec(Spec):
+    """How a picture becomes the model's input."""
+
+    crop: Literal["center"] = Field(
+        "center", description="The largest centred square is kept, then resized to the model's own size."
+    )
+    posterior_seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**63,
+        description="null encodes the mode of the VAE's posterior; a number samples the posterior with that seed.",
+    )
+
+
+class Workers(Spec):
+    """Worker processes, each with its own copy of the model."""
+
+    count: int = Field(1, ge=1, description="Number of workers.")
+    gpus: float = Field(0.0, ge=0, description="GPUs per worker; a fraction shares one, 0 runs on the CPU.")
+
+
+class WorkerSpec(Workers):
+    """Workers of an inversion."""
+
+    batch_size: int = Field(
+        16, ge=1, le=1024, description="Images a batch. Part of the store's fingerprint: exactness holds at one shape."
+    )
+
+
+class EditWorkers(Workers):
+    """Workers of an edit."""
+
+    batch_size: int | None = Field(
+        None,
+        ge=1,
+        le=1024,
+        description="Images a batch. null takes the store's own shape, which keeps regeneration exact to the bit.",
+    )
+
+
+class InvertSpec(Spec):
+    """Invert every image of the input shards, once, to the pair of latents it regenerates from."""
+
+    kind: Literal["invert"] = Field(description="The kind of job.")
+    input: Text | Annotated[list[Text], Field(min_length=1)] = Field(
+        description="WebDataset tar shards: one name or a list, local or URL; braces such as {00000..00031} expand."
+    )
+    output: Text = Field(description="The latent store to write: a folder or an object-store URL.")
+    model: ModelSpec = Field(default_factory=ModelSpec, description="The model.")
+    sampler: SamplerSpec = Field(default_factory=SamplerSpec, description="The sampler.")
+    image: ImageSpec = Field(default_factory=ImageSpec, description="The preprocessing of images.")
+    workers: WorkerSpec = Field(default_factory=WorkerSpec, description="The workers.")
+
+    @field_validator("output")
+    @classmethod
+    def _output_is_not_input(cls, output: str, info: ValidationInfo) -> str:
+        given = info.data.get("input", [])
+        return _apart(output, [given] if isinstance(given, str) else given, "input")
+
+
+class Edit(Spec):
+    """One change of the prompt: a template, or words to replace."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64, description="Names the edit's output; distinct within a spec."
+    )
+    prompt: str | None = Field(
+        None, description="Template of the new prompt; {caption} stands for the old one, literal braces are doubled."
+    )
+    replace: dict[Words, Words | Annotated[list[Words], Field(min_length=1)]] | None = Field(
+        None,
+        min_length=1,
+        description="Whole words of the caption to replace, all at once; lists fan out over every combination.",
+    )
+    guidance_scale: Guidance | None = Field(
+        None, description="Guidance under the new prompt; null takes the store's own."
+    )
+    strength: Strength | None = Field(
+        None,
+        description="Where on the schedule the new prompt takes over, 1 being pure noise; null: the store's own.",
+    )
+    steps: Steps | None = Field(
+        None, description="The same said in steps: how many of the last steps run under the new prompt."
+    )
+
+    @field_validator("prompt")
+    @classmethod
+    def _template(cls, prompt: str | None) -> str | None:
+        try:
+            fields = list(string.Formatter().parse(prompt or ""))
+        except ValueError as error:
+            raise ValueError(f"a template whose literal braces are doubled, {{{{ and }}}} ({error})") from error
+        for _, name, form, conversion in fields:
+            if name is not None and (name != "caption" or form or conversion):
+                written = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
+                raise ValueError(
+                    f"no placeholder but {{caption}}, and {{{written}}} is another; double braces that are literal"
+                )
+        return prompt
+
+    @field_validator("replace")
+    @classmethod
+    def _distinct(cls, replace: dict[str, str | list[str]] | None) -> dict[str, str | list[str]] | None:
+        for key, words in (replace or {}).items():
+            if isinstance(words, list) and (twice := _repeated(words)) is not None:
+                raise ValueError(f"words without repeats, and {twice!r} is listed twice under {key!r}")
+        if (twice := _repeated([key.casefold() for key in replace or {}])) is not None:
+            raise ValueError(f"keys that differ in more than case, and {twice!r} is there twice")
+        return replace
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.prompt is None) == (self.replace is None):
+            given = "neither is" if self.prompt is None else "both are"
+            raise ValueError(f"exactly one of prompt and replace; {given} given")
+        if self.strength is not None and self.steps is not None:
+            raise ValueError("strength or steps, which say the same thing; both are given")
+        return self
+
+
+class EditImages(Spec):
+    """How edited pictures are written."""
+
+    format: Literal["png", "jpeg", "webp"] = Field(
+        "png", description="File format of the edited images; png is lossless."
+    )
+
+
+class EditSpec(Spec):
+    """Edit the rows of a latent store: regenerate each under changed prompts."""
+
+    kind: Literal["edit"] = Field(description="The kind of job.")
+    latents: Text = Field(description="The latent store to read: a folder or an object-store URL.")
+    output: Text = Field(description="The image shards to write: a folder or an object-store URL.")
+    edits: list[Edit] = Field(min_length=1, description="The edits; every row gets each one that changes its caption.")
+    images: EditImages = Field(default_factory=EditImages, description="The format of the edited images.")
+    workers: EditWorkers = Field(default_factory=EditWorkers, description="The workers.")
+    contact_sheet: int = Field(
+        8,
+        ge=0,
+        description="Rows shown in contact_sheet.png, each also reconstructed under its own caption; 0 for none.",
+    )
+
+    @field_validator("output")
+    @classmethod
+    def _output_is_not_latents(cls, output: str, info: ValidationInfo) -> str:
+        return _apart(output, [info.data["latents"]] if "latents" in info.data else [], "latents")
+
+    @field_validator("edits")
+    @classmethod
+    def _distinct_names(cls, edits: list[Edit]) -> list[Edit]:
+        if (twice := _repeated([edit.name for edit in edits])) is not None:
+            raise ValueError(f"edits with distinct names, and {twice!r} is there twice")
+        return edits
+
+
+JobSpec = Annotated[InvertSpec | EditSpec, Field(discriminator="kind")]
+
+KINDS: Mapping[str, type[InvertSpec] | type[EditSpec]] = {"invert": InvertSpec, "edit": EditSpec}
+
+
+def json_schema(kind: str) -> dict[str, Any]:
+    """The JSON Schema of one kind of job, `invert` or `edit`. Raises KeyError for any other."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **KINDS[kind].model_json_schema()}
+
+
+def _apart(output: str, others: list[str], field: str) -> str:
+    if any(posixpath.normpath(output) == posixpath.normpath(other) for other in others):
+        raise ValueError(f"a place other than {field}")
+    return output
+
+
+def _repeated(words: list[str]) -> str | None:
+    """The first word that is there twice."""
+    return next((word for i, word in enumerate(words) if word in words[:i]), None)

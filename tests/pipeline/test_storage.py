@@ -1,0 +1,156 @@
+"""Storage, against this machine's folders and a small HTTP server."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import obstore
+import pytest
+
+from pipeline import storage
+from pipeline.storage import Head, Reader, StorageError, head, open_file, open_prefix, read_range
+
+ODD = ["a b.tar", "é.tar", "per%20cent.tar", "100%.tar", "#?&.tar", "[x]*{y}.tar", "~t.tar", "back\\s.tar", "a:b.tar"]
+CONTENT = bytes(range(256)) * 20
+
+
+class Files(BaseHTTPRequestHandler):
+    """Serves CONTENT at "/a b/100%.tar", in ranges; counts the requests."""
+
+    requests = 0
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        Files.requests += 1
+        if self.path != "/a%20b/100%25.tar":
+            self.send_error(404)
+            return
+        found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        start, end = (int(found[1]), min(int(found[2]) + 1, len(CONTENT))) if found else (0, len(CONTENT))
+        self.send_response(206 if found else 200)
+        if found:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(CONTENT)}")
+        self.send_header("Content-Length", str(end - start))
+        self.send_header("ETag", '"v1"')
+        self.send_header("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT")
+        self.end_headers()
+        if body:
+            self.wfile.write(CONTENT[start:end])
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Files) as running:
+        threading.Thread(target=running.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_local_names_are_taken_literally(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "sp ace#?%41"
+    folder.mkdir()
+    (folder / name).write_bytes(CONTENT)
+    location = str(folder / name)
+    assert head(location).size == len(CONTENT)
+    assert read_range(location, 3, 9) == (CONTENT[3:9], head(location))
+
+
+def test_relative_paths_and_file_urls(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a b").write_bytes(CONTENT)
+    monkeypatch.chdir(tmp_path)
+    assert head("a b") == head("./x/../a b") == head(f"file://{tmp_path}/a%20b") == head(str(tmp_path / "a b"))
+
+
+def test_open_prefix_makes_the_folder_and_its_parents(tmp_path: Path) -> None:
+    store = open_prefix(str(tmp_path / "x y" / "z"))
+    obstore.put(store, "parts/1", b"data")
+    assert (tmp_path / "x y" / "z" / "parts" / "1").read_bytes() == b"data"
+
+
+def test_errors_name_the_location(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    for location, message in {
+        "": "empty location",
+        "s4://bucket/x": "s4:// is not supported",
+        "s3://bucket": "names no object",
+        "s3://bucket/": "names no object",
+        "https://host/x?signed=1": "query",
+        f"{tmp_path}/": "folder",
+        str(tmp_path): "does not exist",
+        f"{tmp_path}/missing": "does not exist",
+        f"{tmp_path}/missing/file": "missing does not exist",
+        f"{tmp_path}/new\nline": "illegal character",
+    }.items():
+        with pytest.raises(StorageError) as error:
+            head(location)
+        assert location in str(error.value)
+        assert message in str(error.value)
+        assert "Debug source" not in str(error.value)
+    with pytest.raises(StorageError, match="file/x"):
+        open_prefix(f"{tmp_path}/file/x")
+    with pytest.raises(StorageError, match="range"):
+        read_range(f"{tmp_path}/file", 0, 10)
+
+
+def test_read_range_ends_with_the_object(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(CONTENT)
+    assert read_range(str(tmp_path / "x"), len(CONTENT) - 2, len(CONTENT) + 50)[0] == CONTENT[-2:]
+
+
+def test_bucket_keys_are_taken_literally(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    store, path = open_file("s3://bucket/a b/c%20d#e?/f%20#?.tar")
+    assert (getattr(store, "prefix", None), path) == ("a b/c%20d#e?", "f%20#?.tar")
+    assert open_file("s3://bucket/x.tar")[0] is open_file("s3://bucket/y.tar")[0]
+
+
+def test_http(server: str) -> None:
+    location = f"{server}/a%20b/100%25.tar"
+    assert head(location) == Head(len(CONTENT), '"v1"')
+    before = Files.requests
+    assert read_range(location, 5, 12) == (CONTENT[5:12], Head(len(CONTENT), '"v1"'))
+    assert Files.requests == before + 1
+    with pytest.raises(StorageError, match="missing"):
+        head(f"{server}/missing")
+
+
+@pytest.mark.parametrize(("window", "requests"), [(1 << 20, 1), (64, 5)])
+def test_reader_reads_like_a_file_in_few_requests(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int, requests: int
+) -> None:
+    monkeypatch.setattr(storage, "WINDOW", window)
+    (tmp_path / "x").write_bytes(CONTENT)
+    reader = Reader(f"{server}/a%20b/100%25.tar")
+    before = Files.requests
+    with open(tmp_path / "x", "rb") as file:
+        for position, size in [(0, 10), (20, 30), (700, 3), (5, 0), (5110, 50), (9000, 4), (100, -1), (0, 1 << 60)]:
+            assert (reader.seek(position), reader.read(size)) == (file.seek(position), file.read(min(size, 1 << 20)))
+            assert reader.tell() == file.tell()
+        assert reader.seek(-5, 2) == file.seek(-5, 2)
+        assert reader.seek(2, 1) == file.seek(2, 1)
+        assert reader.read() == file.read()
+    assert Files.requests - before == requests
+
+
+def test_reader_notices_a_replaced_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "WINDOW", 16)
+    path = tmp_path / "x"
+    path.write_bytes(CONTENT)
+    reader = Reader(str(path))
+    assert reader.read(4) == CONTENT[:4]
+    path.write_bytes(CONTENT + b"more")
+    with pytest.raises(StorageError, match="replaced"):
+        reader.read(100)

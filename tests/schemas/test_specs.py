@@ -1,0 +1,144 @@
+"""The specs: what the defaults come to, what is refused, and that the published schemas are the models' own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+from pydantic import TypeAdapter, ValidationError
+
+import schemas.specs
+from schemas.specs import KINDS, Edit, EditSpec, EditWorkers, InvertSpec, JobSpec, SamplerSpec, json_schema
+
+INVERT = {"kind": "invert", "input": "photos/{00000..00031}.tar", "output": "latents/"}
+EDIT = {
+    "kind": "edit",
+    "latents": "latents/",
+    "output": "edits/",
+    "edits": [{"name": "snow", "prompt": "{caption}, snow"}],
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_published_schema_is_the_models_own(kind: str) -> None:
+    published = Path(schemas.specs.__file__).with_name(f"{kind}.schema.json")
+    assert json.loads(published.read_text(encoding="utf-8")) == json_schema(kind), "run: python -m schemas"
+
+
+@pytest.mark.parametrize(("kind", "data"), [("invert", INVERT), ("edit", EDIT)])
+def test_schema_accepts_what_the_model_accepts(kind: str, data: dict[str, Any]) -> None:
+    validator = Draft202012Validator(json_schema(kind))
+    assert validator.is_valid(data)
+    assert validator.is_valid(json.loads(KINDS[kind].model_validate(data).model_dump_json()))
+    assert not validator.is_valid({**data, "surprise": 1})
+
+
+def test_every_field_is_described() -> None:
+    def undescribed(node: Any, path: str = "") -> list[str]:
+        if not isinstance(node, dict):
+            return []
+        fields = [
+            f"{path}.{name}" for name, field in node.get("properties", {}).items() if not field.get("description")
+        ]
+        return fields + [hit for key, value in node.items() for hit in undescribed(value, f"{path}.{key}")]
+
+    assert [hit for kind in KINDS for hit in undescribed(json_schema(kind), kind)] == []
+
+
+def test_kind_tells_the_two_apart() -> None:
+    adapter: TypeAdapter[InvertSpec | EditSpec] = TypeAdapter(JobSpec)
+    assert isinstance(adapter.validate_python(INVERT), InvertSpec)
+    assert isinstance(adapter.validate_python(EDIT), EditSpec)
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "executed"),
+    [(50, 1.0, 50), (50, 0.8, 40), (50, 0.58, 29), (1000, 0.001, 1), (3, 0.5, 1), (100, 0.29, 29), (10, 0.99, 9)],
+)
+def test_executed_steps(steps: int, strength: float, executed: int) -> None:
+    assert SamplerSpec(steps=steps, strength=strength).executed_steps == executed
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "p", "mixing"),
+    [
+        (50, 1.0, None, 0.93),
+        (10, 1.0, None, 0.93),
+        (100, 0.5, None, 0.93),
+        (100, 1.0, None, 0.9644),
+        (1000, 1.0, None, 0.9964),
+        (100, 1.0, 0.93, 0.93),
+        (50, 1.0, 0.5, 0.5),
+        (50, 1.0, 1.0, 1.0),
+        (50, 1.0, 0.95126, 0.9513),
+    ],
+)
+def test_mixing(steps: int, strength: float, p: float | None, mixing: float) -> None:
+    assert SamplerSpec(steps=steps, strength=strength, p=p).mixing == mixing
+
+
+def test_a_sampler_that_executes_nothing_is_refused_with_its_numbers() -> None:
+    with pytest.raises(ValidationError, match=r"50 \* 0\.01 = 0\.5 executes no step"):
+        SamplerSpec(steps=50, strength=0.01)
+
+
+def test_an_edit_takes_the_stores_batch_shape_unless_told() -> None:
+    assert EditSpec.model_validate(EDIT).workers == EditWorkers(count=1, gpus=0, batch_size=None)
+    assert InvertSpec.model_validate(INVERT).workers.batch_size == 16
+
+
+def test_specs_do_not_change() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        InvertSpec.model_validate(INVERT).sampler.steps = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("output", ["latents", "latents/", "./latents", "a/../latents"])
+def test_output_apart_from_what_is_read(output: str) -> None:
+    with pytest.raises(ValidationError, match="a place other than latents"):
+        EditSpec.model_validate({**EDIT, "output": output})
+    with pytest.raises(ValidationError, match="a place other than input"):
+        InvertSpec.model_validate({**INVERT, "input": ["x.tar", "latents/"], "output": output})
+
+
+@pytest.mark.parametrize("prompt", ["", "a cat", "{caption}", "{{literal}} {caption} {caption}", "}}{{"])
+def test_good_templates(prompt: str) -> None:
+    assert Edit(name="a", prompt=prompt).prompt == prompt
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["{", "}", "{}", "{0}", "{key}", "{caption.x}", "{caption[0]}", "{caption!r}", "{caption:>9}", "{ caption}"],
+)
+def test_bad_templates(prompt: str) -> None:
+    with pytest.raises(ValidationError, match=r"literal|braces"):
+        Edit(name="a", prompt=prompt)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "exactly one of prompt and replace; neither is given"),
+        ({"prompt": "x", "replace": {"a": "b"}}, "exactly one of prompt and replace; both are given"),
+        ({"prompt": "x", "strength": 0.5, "steps": 9}, "strength or steps"),
+        ({"replace": {}}, "at least 1"),
+        ({"replace": {"": "b"}}, "pattern"),
+        ({"replace": {"a": ""}}, "pattern"),
+        ({"replace": {"a": []}}, "at least 1"),
+        ({"replace": {"a": ["b", " "]}}, "pattern"),
+        ({"replace": {"a": ["b", "c", "b"]}}, "'b' is listed twice under 'a'"),
+        ({"replace": {"Dog": "b", "dog": "c"}}, "'dog' is there twice"),
+        ({"prompt": "x", "name": "Snow"}, "pattern"),
+        ({"prompt": "x", "name": "-a"}, "pattern"),
+        ({"prompt": "x", "name": "a\n"}, "pattern"),
+        ({"prompt": "x", "name": "a" * 65}, "at most 64"),
+    ],
+)
+def test_bad_edits(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Edit.model_validate({"name": "a", **fields})
+
+
+def test_edits_have_distinct_names() -> None:
+    with pytest.raises(ValidationError, match="'snow' is there twice"):
+        EditSpec.model_validate({**EDIT, "edits": EDIT["edits"] * 2})  # type: ignore[operator]
