@@ -11,7 +11,13 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 DEFAULT = Path(__file__).parent / "default"
 _WEIGHTS = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model")
-_FILES = ("model_index.json", "scheduler/*.json", "tokenizer/*", "*/config.json", *(f"{w}.safetensors*" for w in _WEIGHTS))
+_FILES = (
+    "model_index.json",
+    "scheduler/*.json",
+    "tokenizer/*",
+    "*/config.json",
+    *(f"{w}.safetensors*" for w in _WEIGHTS),
+)
 
 
 class ModelError(ValueError):

@@ -8,12 +8,17 @@ from fractions import Fraction
 
 import torch
 
-LIMIT = 2**45  # rdiv and the mixing products stay inside int64 up to here
-STORED_LIMIT = 2**31  # a stored pair is int32
+LIMIT = 2**45  # up to here no product of `mix` or `unmix` leaves int64
 
 
 class LatticeOverflow(ArithmeticError):
-    """A state left the range that can be stored."""
+    """A state left the range of integers it is computed or stored in; the message says which, and what helps."""
+
+    def __init__(self, largest: int, limit: int, bits: int) -> None:
+        super().__init__(
+            f"a lattice state grew to {largest:.1e}, beyond {limit:.1e}, at {bits} bits. Unmixing expands x - y by 1/p^2 "
+            "a step: raise p, execute fewer steps (steps, strength), lower the guidance scale, or lower the bits"
+        )
 
 
 class NonFinite(ArithmeticError):

@@ -14,7 +14,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from edict import sampler
 from edict.checkpoint import image_size, locate, read_config
 from edict.guidance import guided
-from edict.lattice import LIMIT, STORED_LIMIT, LatticeOverflow, NonFinite, as_fraction, to_lattice
+from edict.lattice import LIMIT, LatticeOverflow, NonFinite, as_fraction, to_lattice
 from edict.pair import Pair
 from edict.sampler import Extent, Predict
 from edict.schedule import Schedule, executed, final_alpha, schedule
@@ -64,13 +64,17 @@ class EDICT:
         """
         folder = locate(path, revision)
         if device.startswith("cuda") and not torch.cuda.is_available():
-            raise RuntimeError("device 'cuda' was asked for, but torch sees no CUDA device; use device='cpu' to run without")
+            raise RuntimeError(
+                "device 'cuda' was asked for, but torch sees no CUDA device; use device='cpu' to run without"
+            )
         # the same bits for the same arguments
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
         unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, use_safetensors=True)
         vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True)
-        text_encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", dtype=dtype, use_safetensors=True)
+        text_encoder = CLIPTextModel.from_pretrained(
+            folder, subfolder="text_encoder", dtype=dtype, use_safetensors=True
+        )
         for network in (unet, vae, text_encoder):
             network.requires_grad_(False).eval().to(device)
         return cls(
@@ -93,7 +97,9 @@ class EDICT:
         The mode of the autoencoder's posterior, or a sample of it: each picture's with a generator of that seed, so
         that it does not depend on its neighbours.
         """
-        fitted = [ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.LANCZOS) for image in images]
+        fitted = [
+            ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.LANCZOS) for image in images
+        ]
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in fitted])).to(self.device)
         posterior = self.vae.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
         latents = posterior.mode()
@@ -156,7 +162,12 @@ class EDICT:
 
     @overload
     def generate(
-        self, pair: Pair, captions: Sequence[str], *, guidance_scale: float | None = ..., output_type: Literal["pil"] = ...
+        self,
+        pair: Pair,
+        captions: Sequence[str],
+        *,
+        guidance_scale: float | None = ...,
+        output_type: Literal["pil"] = ...,
     ) -> list[Image.Image]: ...
     @overload
     def generate(
@@ -235,17 +246,17 @@ def _faults(extent: Extent, bits: int) -> Faults:
     faults = Faults()
     for i, (largest, finite) in enumerate(zip(extent.largest.tolist(), extent.finite.tolist(), strict=True)):
         if not finite:
-            faults[i] = NonFinite("the network predicted NaN or infinity; float16 overflows easily: use bfloat16 or float32")
-        elif largest >= STORED_LIMIT:
-            faults[i] = LatticeOverflow(
-                f"a state grew to {'2^45 or more' if largest >= LIMIT else largest} at {bits} lattice bits, "
-                "beyond int32; unmixing expands x - y by 1/p^2 a step: raise p, take fewer steps, or lower the bits"
+            faults[i] = NonFinite(
+                "the network predicted NaN or infinity; float16 overflows easily: use bfloat16 or float32"
             )
+        elif largest >= LIMIT:
+            faults[i] = LatticeOverflow(largest, LIMIT, bits)
     return faults
 
 
 def _checked(pair: Pair, faults: Faults) -> Pair:
     if faults:
         i, fault = next(iter(faults.items()))
-        raise type(fault)(f"sample {i} of {len(pair)}: {fault}")
+        fault.add_note(f"sample {i} of {len(pair)}")
+        raise fault
     return pair

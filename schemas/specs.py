@@ -67,13 +67,6 @@ class SamplerSpec(Spec):
         """Steps that run: floor(steps * strength), with room for binary fractions such as 50 * 0.58."""
         return math.floor(self.steps * self.strength + 1e-9)
 
-    @property
-    def mixing(self) -> float:
-        """p as the sampler takes it: the default filled in, four decimals, so that it is a small rational."""
-        # Unmixing expands x - y by 1/p^2 a step: more steps need a p nearer to 1 to stay in the stored range.
-        default = 0.93 ** min(1.0, 50 / self.executed_steps)
-        return round(default if self.p is None else self.p, 4)
-
     @model_validator(mode="after")
     def _executes_a_step(self) -> Self:
         if self.executed_steps < 1:

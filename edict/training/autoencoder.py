@@ -25,7 +25,9 @@ def build() -> AutoencoderKL:
     )
 
 
-def train(pixels: Pixels, folder: Path, *, minutes: float, device: str, batch_size: int, seed: int = 0) -> AutoencoderKL:
+def train(
+    pixels: Pixels, folder: Path, *, minutes: float, device: str, batch_size: int, seed: int = 0
+) -> AutoencoderKL:
     """Train for `minutes` of wall clock and save to `folder`; the scaling factor makes the latents' std 1."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -62,5 +64,8 @@ def train(pixels: Pixels, folder: Path, *, minutes: float, device: str, batch_si
 def mean_squared_error(vae: AutoencoderKL, images: torch.Tensor) -> float:
     """On [-1, 1] pixels, of the posterior's mode decoded; images [N, 3, H, W]."""
     with torch.inference_mode():
-        parts = [F.mse_loss(vae.decode(vae.encode(i).latent_dist.mode()).sample, i, reduction="sum") for i in images.split(64)]
+        parts = [
+            F.mse_loss(vae.decode(vae.encode(i).latent_dist.mode()).sample, i, reduction="sum")
+            for i in images.split(64)
+        ]
     return float(sum(parts) / images.numel())

@@ -60,7 +60,9 @@ def build(tokenizer: CLIPTokenizer) -> nn.ModuleDict:
     return nn.ModuleDict({"unet": unet, "text_encoder": text_encoder})
 
 
-def encode(vae: AutoencoderKL, pixels: Pixels, *, copies: int, device: str, seed: int = 0) -> tuple[torch.Tensor, list[str]]:
+def encode(
+    vae: AutoencoderKL, pixels: Pixels, *, copies: int, device: str, seed: int = 0
+) -> tuple[torch.Tensor, list[str]]:
     """Scaled latents float16 [copies * N, 4, 16, 16] on `copies` of the backgrounds a picture, and their captions."""
     rng = np.random.default_rng(seed)
     vae = vae.to(device).eval()

@@ -36,7 +36,20 @@ BACKGROUNDS = {
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 KINDS = ("colour", "skin tone", "person", "object", "background", "style")
 _TONE = re.compile(r" (medium-light|medium-dark|light|medium|dark) skin tone")
-_COLOURS = ("red", "orange", "yellow", "green", "blue", "purple", "brown", "black", "white", "pink", "grey", "light blue")
+_COLOURS = (
+    "red",
+    "orange",
+    "yellow",
+    "green",
+    "blue",
+    "purple",
+    "brown",
+    "black",
+    "white",
+    "pink",
+    "grey",
+    "light blue",
+)
 _COLOURED = ("{} heart", "{} circle", "{} square", "{} book", "{} apple", "large {} diamond", "small {} diamond")
 _ALIKE = (  # objects that are drawn to one pattern, so that one can be turned into the other
     ("cat face", "dog face", "fox", "bear", "lion", "tiger face", "cow face", "pig face", "mouse face", "rabbit face",

@@ -24,7 +24,12 @@ class Pixels:
             free = rng.random(count) < 0.5
             colours[free] = rng.integers(0, 256, (int(free.sum()), 3))
             shift = rng.integers(-8, 9, (count, 2))
-            rgba = np.stack([np.roll(image, tuple(s), (0, 1)) if f else image for image, s, f in zip(rgba, shift, free, strict=True)])
+            rgba = np.stack(
+                [
+                    np.roll(image, tuple(s), (0, 1)) if f else image
+                    for image, s, f in zip(rgba, shift, free, strict=True)
+                ]
+            )
         alpha = rgba[..., 3:].astype(np.float32) / 255
         over = rgba[..., :3] * alpha + colours[:, None, None].astype(np.float32) * (1 - alpha)
         return torch.from_numpy(over / 127.5 - 1).permute(0, 3, 1, 2).contiguous()

@@ -14,14 +14,19 @@ LENGTH = 24
 def train(captions: Iterable[str], folder: Path, vocabulary: int = 3000) -> CLIPTokenizer:
     """Learn `vocabulary` tokens; every single byte is among them, so any text can be encoded."""
     learner = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>"))
-    learner.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
+    learner.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
     words = Regex(r"""'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+""")
     learner.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Split(words, "removed", invert=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary - 2 - 2 * len(alphabet), end_of_word_suffix="</w>", initial_alphabet=alphabet, show_progress=False
+        vocab_size=vocabulary - 2 - 2 * len(alphabet),
+        end_of_word_suffix="</w>",
+        initial_alphabet=alphabet,
+        show_progress=False,
     )
     learner.train_from_iterator(captions, trainer)
     learned = json.loads(learner.to_str())["model"]

@@ -60,24 +60,6 @@ def test_executed_steps(steps: int, strength: float, executed: int) -> None:
     assert SamplerSpec(steps=steps, strength=strength).executed_steps == executed
 
 
-@pytest.mark.parametrize(
-    ("steps", "strength", "p", "mixing"),
-    [
-        (50, 1.0, None, 0.93),
-        (10, 1.0, None, 0.93),
-        (100, 0.5, None, 0.93),
-        (100, 1.0, None, 0.9644),
-        (1000, 1.0, None, 0.9964),
-        (100, 1.0, 0.93, 0.93),
-        (50, 1.0, 0.5, 0.5),
-        (50, 1.0, 1.0, 1.0),
-        (50, 1.0, 0.95126, 0.9513),
-    ],
-)
-def test_mixing(steps: int, strength: float, p: float | None, mixing: float) -> None:
-    assert SamplerSpec(steps=steps, strength=strength, p=p).mixing == mixing
-
-
 def test_a_sampler_that_executes_nothing_is_refused_with_its_numbers() -> None:
     with pytest.raises(ValidationError, match=r"50 \* 0\.01 = 0\.5 executes no step"):
         SamplerSpec(steps=50, strength=0.01)
