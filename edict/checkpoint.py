@@ -63,7 +63,10 @@ def _download(hub_id: str, revision: str | None) -> Path:
 def read_config(folder: Path, part: str) -> dict[str, Any]:
     """One part's JSON configuration, as `scheduler` or `unet`."""
     name = "scheduler_config.json" if part == "scheduler" else "config.json"
-    return json.loads((folder / part / name).read_text())
+    file = folder / part / name
+    if not file.is_file():
+        raise ModelError(f"model {folder}: no {part}/{name}, so it is not whole")
+    return json.loads(file.read_text())
 
 
 def image_size(folder: Path) -> int:

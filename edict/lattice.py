@@ -16,8 +16,8 @@ class LatticeOverflow(ArithmeticError):
 
     def __init__(self, largest: int, limit: int, bits: int) -> None:
         super().__init__(
-            f"a lattice state grew to {largest:.1e}, beyond {limit:.1e}, at {bits} bits. Unmixing expands x - y by 1/p^2 "
-            "a step: raise p, execute fewer steps (steps, strength), lower the guidance scale, or lower the bits"
+            f"a lattice state grew to {largest:.1e}, beyond {limit:.1e}, at {bits} bits. Unmixing expands x - y by "
+            "1/p^2 a step: raise p, execute fewer steps (steps, strength), lower the guidance scale, or lower the bits"
         )
 
 

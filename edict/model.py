@@ -32,7 +32,7 @@ def mixing_weight(executed_steps: int) -> float:
 class EDICT:
     """A Stable Diffusion 1.x checkpoint: encode, invert, generate, decode.
 
-    The network runs in `dtype`; the autoencoder in float32, and the states are integers, so exactness does not depend on it.
+    The network runs in `dtype`, the autoencoder in float32. The states are integers, so exactness depends on neither.
     """
 
     def __init__(
@@ -181,7 +181,7 @@ class EDICT:
         guidance_scale: float | None = None,
         output_type: Literal["pil", "latent"] = "pil",
     ) -> list[Image.Image] | Pair:
-        """Denoise a pair to its clean end: the very start under the captions it was inverted with, an edit under others."""
+        """Denoise a pair to its clean end: its very start under the captions it was inverted with, else an edit."""
         clean = _checked(*self.move(pair, captions, pair.schedule.depth, guidance_scale=guidance_scale))
         return clean if output_type == "latent" else self.decode(clean.to_float()[0])
 

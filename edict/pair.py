@@ -1,5 +1,6 @@
 """The pair of coupled states, with what is needed to go on from it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from hashlib import sha256
@@ -30,7 +31,7 @@ class Pair:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, rows: slice) -> "Pair":
+    def __getitem__(self, rows: slice | list[int]) -> "Pair":
         return replace(self, x=self.x[rows], y=self.y[rows])
 
     def to_float(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -39,7 +40,7 @@ class Pair:
         return from_lattice(self.x, alpha, self.bits), from_lattice(self.y, alpha, self.bits)
 
     def drift(self) -> torch.Tensor:
-        """How far the two states came apart, a sample: the root mean square of x - y in the model's scale, float64 [N]."""
+        """How far the two states came apart, a sample: root mean square of x - y in the model's scale, float64 [N]."""
         x, y = self.to_float()
         return (x - y).square().flatten(1).mean(1).sqrt()
 
@@ -52,3 +53,8 @@ class Pair:
         """sha256 over the little-endian int64 bytes of x then y, a sample: equal digests are equal integers."""
         both = torch.stack([self.x, self.y], 1).contiguous().cpu()
         return [sha256(sample.numpy().astype("<i8").tobytes()).hexdigest() for sample in both]
+
+
+def join(pairs: Sequence[Pair]) -> Pair:
+    """Pairs that stand at the same position of the same schedule, as one."""
+    return replace(pairs[0], x=torch.cat([pair.x for pair in pairs]), y=torch.cat([pair.y for pair in pairs]))

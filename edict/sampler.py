@@ -9,11 +9,11 @@ from fractions import Fraction
 
 import torch
 
-from edict.lattice import from_lattice, mix, unmix
+from edict.lattice import LIMIT, from_lattice, mix, unmix
 from edict.schedule import Schedule
 
 Predict = Callable[[torch.Tensor, int], torch.Tensor]
-"""predict(latents float64 [N, C, H, W] in the model's scale, timestep) -> the noise in them, any float dtype, same shape.
+"""predict(latents float64 [N, C, H, W] in the model's scale, timestep) -> their noise, the same shape, any float dtype.
 
 Exactness asks one thing of it: the same bits for the same arguments.
 """
@@ -55,8 +55,8 @@ def generate(
         first = first + _half_step(second, i, i, schedule, predict, bits, extent)
         second = second + _half_step(first, i + 1, i, schedule, predict, bits, extent)
         x, y = (first, second) if i % 2 == 0 else (second, first)
+        extent.saw(x, y)  # before mixing, which never widens the pair
         x, y = mix(x, y, p)
-        extent.saw(x, y)
     return x, y
 
 
@@ -78,6 +78,7 @@ def invert(
     """
     for i in reversed(range(stop, start)):
         x, y = unmix(x, y, p)
+        extent.saw(x, y)
         first, second = (x, y) if i % 2 == 0 else (y, x)
         second = second - _half_step(first, i + 1, i, schedule, predict, bits, extent)
         first = first - _half_step(second, i, i, schedule, predict, bits, extent)
@@ -95,4 +96,5 @@ def _half_step(
         return torch.zeros_like(other)
     eps = predict(from_lattice(other, schedule.alpha(position), bits), schedule.timesteps[i])
     extent.predicted(eps)
-    return torch.round(eps.double().nan_to_num() * (2.0**bits * gain)).long()
+    half_step = torch.round(eps.double().nan_to_num() * (2.0**bits * gain))
+    return half_step.clamp(-2 * LIMIT, 2 * LIMIT).long()  # beyond any state, and int64 does not wrap: extent sees it

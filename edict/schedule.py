@@ -12,8 +12,8 @@ from diffusers import DDIMScheduler
 class Schedule:
     """The steps that are executed, counted from the noisy end.
 
-    Step i goes from the noise level `alphas_cumprod[i]` to `alphas_cumprod[i + 1]` and calls the network at `timesteps[i]`.
-    So `alphas_cumprod` has one entry more than `timesteps`: position 0 is the noisy end, position `depth` the clean one.
+    Step i goes from noise level `alphas_cumprod[i]` to `alphas_cumprod[i + 1]` and calls the network at `timesteps[i]`.
+    So `alphas_cumprod` has one entry more than `timesteps`: position 0 is the noisy end, `depth` the clean one.
     """
 
     timesteps: tuple[int, ...]
@@ -54,7 +54,9 @@ def schedule(scheduler_config: dict[str, Any], steps: int, strength: float = 1.0
     scheduler.set_timesteps(steps)
     timesteps = [int(t) for t in scheduler.timesteps[steps - depth :]]
     if min(timesteps) < 0 or max(timesteps) >= trained:
-        raise ValueError(f"{steps} steps do not fit the checkpoint's {trained} timesteps: use a divisor of {trained}")
+        raise ValueError(
+            f"{steps} steps do not fit the checkpoint's {trained} timesteps: use fewer, a divisor of {trained}"
+        )
     alphas_cumprod = scheduler.alphas_cumprod.double()
     return Schedule(tuple(timesteps), (*(float(alphas_cumprod[t]) for t in timesteps), final_alpha(scheduler_config)))
 

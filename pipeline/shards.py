@@ -25,8 +25,9 @@ from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-
 from webdataset.tariterators import base_plus_ext
 from webdataset.writer import TarWriter
 
-from pipeline.rejects import Reject
+from pipeline.errors import JobError
 from pipeline.storage import Head, Reader, StorageError, head, local_path, read_range
+from schemas.rejects import Reject
 
 IMAGES = frozenset({"bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
 CAPTION = "txt"
@@ -39,7 +40,7 @@ _IGNORED = re.compile(r"__[^/]*__(/|$)|(.*/)?(__MACOSX(/|$)|\.[^/]*$)", re.DOTAL
 _DAMAGE = (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError)
 
 
-class ShardError(Exception):
+class ShardError(JobError):
     """A shard, or a list of shards, that cannot be used at all; the message names it and says what to do."""
 
 

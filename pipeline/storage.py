@@ -17,11 +17,13 @@ import obstore
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from pipeline.errors import JobError
+
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https")
 WINDOW = 1 << 20  # bytes that a Reader asks for at once: on an object store a request costs about as much as 1 MiB
 
 
-class StorageError(Exception):
+class StorageError(JobError):
     """A location that cannot be opened, read or understood; the message names it."""
 
 

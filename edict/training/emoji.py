@@ -1,8 +1,8 @@
 """Captioned emoji pictures: three licensed sets, their Unicode CLDR names, and the split that is kept from training.
 
-A *picture* is one drawing by one vendor, RGBA 64x64. It becomes an image on one of nine plain backgrounds, with a caption
-that says all three: "red heart, noto emoji on a blue background". Because the same thing is drawn in several colours,
-skin tones, persons and styles, two pictures whose captions differ in one word are the *ground truth* of an edit.
+A *picture* is one drawing by one vendor, RGBA 64x64. It becomes an image on one of nine plain backgrounds, with a
+caption that says all three: "red heart, noto emoji on a blue background". Because the same thing is drawn in several
+colours, skin tones, persons and styles, two pictures whose captions differ in a word are the *ground truth* of an edit.
 """
 
 import random
@@ -55,7 +55,8 @@ _ALIKE = (  # objects that are drawn to one pattern, so that one can be turned i
     ("cat face", "dog face", "fox", "bear", "lion", "tiger face", "cow face", "pig face", "mouse face", "rabbit face",
      "hamster", "panda", "koala", "monkey face", "frog", "wolf", "horse face", "polar bear", "raccoon", "moose"),
     ("tangerine", "lemon", "peach", "cherries", "pear", "kiwi fruit", "tomato", "coconut", "mango"),
-    ("automobile", "taxi", "sport utility vehicle", "bus", "minibus", "ambulance", "fire engine", "police car", "delivery truck"),
+    ("automobile", "taxi", "sport utility vehicle", "bus", "minibus", "ambulance", "fire engine", "police car",
+     "delivery truck"),
     ("grinning face", "crying face", "sleeping face", "winking face", "angry face", "thinking face", "neutral face",
      "astonished face", "kissing face", "nerd face", "confused face", "relieved face"),
     ("soccer ball", "basketball", "volleyball", "baseball", "tennis"),

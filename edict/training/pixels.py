@@ -7,7 +7,7 @@ from edict.training.emoji import BACKGROUNDS, Picture, composite
 
 
 class Pixels:
-    """Pictures to draw batches from. A skin tone's pictures weigh half: there are as many of them as of all the rest."""
+    """Pictures to draw batches from. Those with a skin tone weigh half: they are as many as all the rest."""
 
     def __init__(self, pictures: dict[Picture, np.ndarray]) -> None:
         self.pictures = list(pictures)

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline import storage
-from pipeline.rejects import Reject
 from pipeline.shards import (
     Sample,
     ShardChanged,
@@ -24,6 +23,7 @@ from pipeline.shards import (
     read_samples,
     write_shard,
 )
+from schemas.rejects import Reject
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
 Members = list[tuple[str, bytes]]

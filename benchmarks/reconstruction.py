@@ -1,0 +1,148 @@
+"""The paper's Table 1 on held-out pictures: what comes back from inversion and regeneration under the same caption.
+
+`python -m benchmarks.reconstruction`. Mean squared errors are of 8-bit pictures, on [-1, 1] pixels.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from benchmarks.record import numbers, parser, save, table
+from benchmarks.truth import Captioned, pictures, squared_error
+from edict import EDICT, Pair, ddim
+
+PROMPTS = {"unconditional": 0.0, "conditional": 7.0}  # guidance: 0 is the empty prompt alone, 7 is the paper's
+PAPER = {  # on COCO, with LDM: other pictures and another model, so that only the pattern compares
+    ("EDICT", "unconditional"): {50: 0.015, 100: 0.015, 200: 0.015},
+    ("EDICT", "conditional"): {50: 0.015, 100: 0.015, 200: 0.015},
+    ("DDIM", "unconditional"): {50: 0.030, 100: 0.027, 200: 0.023},
+    ("DDIM", "conditional"): {50: 0.420, 100: 0.471, 200: 0.497},
+}
+HEAD = (
+    "method",
+    "prompt",
+    "steps",
+    "p",
+    "mse",
+    "minus autoencoder",
+    "integers differing",
+    "left the lattice",
+    "s/image",
+)
+
+
+def autoencoder(model: EDICT, shown: Sequence[Captioned]) -> list[dict[str, Any]]:
+    """The floor of every other row; rounded to the lattice, as EDICT starts, and (at 40 bits) as good as not."""
+    images = [picture.image for picture in shown]
+    starts = {"autoencoder": model.encode(images), "autoencoder, not rounded": model.encode(images, bits=40)}
+    errors = {name: squared_error(model.decode(start.to_float()[0]), images).mean() for name, start in starts.items()}
+    base = errors["autoencoder"]
+    return [
+        {"method": name, "n": len(shown), "mse": error, "minus_autoencoder": error - base, "paper": 0.015}
+        for name, error in errors.items()
+    ]
+
+
+def by_edict(model: EDICT, start: Pair, shown: Sequence[Captioned]) -> dict[str, Any]:
+    """EDICT there and back. Samples that leave the lattice are counted, and no part of the errors."""
+    captions = [picture.caption for picture in shown]
+    began = time.perf_counter()
+    noise, faults = model.move(start, captions, 0)
+    again, more = model.move(noise, captions, start.position)
+    seconds = time.perf_counter() - began
+    lost = faults | more
+    row = {
+        "n": len(shown),
+        "p": float(start.p),
+        "left_the_lattice": len(lost),
+        "seconds_per_image": seconds / len(shown),
+    }
+    sound = [i for i in range(len(shown)) if i not in lost]
+    if not sound:
+        return row
+    images = [shown[i].image for i in sound]
+    base = squared_error(model.decode(start.to_float()[0][sound]), images)
+    error = squared_error(model.decode(again.to_float()[0][sound]), images)
+    return row | {
+        "mse": error.mean(),
+        "minus_autoencoder": (error - base).mean(),
+        "integers_differing": sum(
+            int((a[sound] != b[sound]).sum()) for a, b in ((again.x, start.x), (again.y, start.y))
+        ),
+    }
+
+
+@torch.inference_mode()
+def by_ddim(model: EDICT, start: Pair, shown: Sequence[Captioned]) -> dict[str, Any]:
+    """DDIM inversion and generation along the same schedule."""
+    images = [picture.image for picture in shown]
+    latents = start.to_float()[0]
+    depth = start.schedule.depth
+    parts = []
+    began = time.perf_counter()
+    for first in range(0, len(shown), start.batch_size):
+        rows = slice(first, first + start.batch_size)
+        predict = model.predictor([picture.caption for picture in shown[rows]], start.guidance_scale)
+        noise = ddim.invert(latents[rows], start.schedule, predict, start=depth, stop=0)
+        parts.append(ddim.generate(noise, start.schedule, predict, start=0, stop=depth))
+    seconds = time.perf_counter() - began
+    base = squared_error(model.decode(latents), images)
+    error = squared_error(model.decode(torch.cat(parts)), images)
+    return {
+        "n": len(shown),
+        "mse": error.mean(),
+        "minus_autoencoder": (error - base).mean(),
+        "seconds_per_image": seconds / len(shown),
+    }
+
+
+def line(row: dict[str, Any]) -> list[str]:
+    """A row as it is printed."""
+
+    def cell(name: str, form: str) -> str:
+        return format(row[name], form) if name in row else ""
+
+    mse = cell("mse", ".6f") or f"all {row['n']} left the lattice"
+    lost = f"{row['left_the_lattice']} of {row['n']}" if "left_the_lattice" in row else ""
+    return [
+        row["method"],
+        row.get("prompt", ""),
+        cell("steps", "d"),
+        cell("p", ".4g"),
+        mse,
+        cell("minus_autoencoder", ".6f"),
+        cell("integers_differing", "d"),
+        lost,
+        cell("seconds_per_image", ".3f"),
+        cell("paper", ".3f"),
+    ]
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--count", type=int, default=64, help="pictures, the first of the demo shards")
+    arguments.add_argument("--steps", type=numbers, default=[50, 100, 200], help="numbers of steps")
+    given = arguments.parse_args()
+    torch.set_num_threads(given.threads)
+    model = EDICT.from_pretrained()
+    shown = pictures()[: given.count]
+    rows = autoencoder(model, shown)
+    clean = model.encode([picture.image for picture in shown])
+    for method, measure in (("EDICT", by_edict), ("DDIM", by_ddim)):
+        for prompt, guidance_scale in PROMPTS.items():
+            for steps in given.steps:
+                start = model.prepare(
+                    clean, steps=steps, strength=1.0, guidance_scale=guidance_scale, batch_size=given.batch
+                )
+                about = {"method": method, "prompt": prompt, "guidance_scale": guidance_scale, "steps": steps}
+                paper = {"paper": PAPER[method, prompt][steps]} if steps in PAPER[method, prompt] else {}
+                rows.append(about | measure(model, start, shown) | paper)
+                print(" ".join(filter(None, line(rows[-1]))), flush=True)
+    print("\n" + table((*HEAD, "paper (COCO, LDM)"), [line(row) for row in rows]))
+    print(f"\nwritten to {save('reconstruction', given, rows=rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,169 @@
+"""The command line, `edict`: what a person says becomes a spec, a spec becomes a run.
+
+Exit status: 0 done and complete; 1 it ran, but is incomplete, or a pair is not exact; 2 nothing was run, because the
+spec, the input, the store or the model is not right.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from pipeline.status import Status
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+
+SpecPath = Annotated[
+    Path, typer.Argument(metavar="SPEC", help="A job spec, YAML or JSON.", exists=True, dir_okay=False)
+]
+Location = Annotated[str, typer.Argument(metavar="STORE", help="A store: the `output` of a job.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Override a field of the spec: -s sampler.steps=25."),
+]
+
+INCOMPLETE, NOT_RUN = 1, 2
+
+
+@app.command()
+def demo(
+    output: Annotated[Path, typer.Option(help="Where specs, stores and pictures go.")] = Path("demo"),
+) -> None:
+    """The embedded default, end to end: invert shipped pictures, verify them, edit them, show them."""
+    from jobs.demo.main import main
+
+    with _errors():
+        complete = main(output)
+    raise typer.Exit(0 if complete else INCOMPLETE)
+
+
+@app.command()
+def plan(spec: SpecPath, overrides: Overrides = None) -> None:
+    """Index and validate the input, print what would run and what it would cost; loads no model, writes nothing."""
+    from jobs.preview import preview
+    from jobs.spec import load
+
+    with _errors():
+        print(preview(load(spec, overrides or ())))
+
+
+@app.command()
+def run(spec: SpecPath, overrides: Overrides = None) -> None:
+    """Run a job here, or on the cluster that RAY_ADDRESS names; run it again to finish what is missing."""
+    from jobs.run import run_spec
+    from jobs.spec import load
+
+    with _errors():
+        loaded = load(spec, overrides or ())
+        ran = run_spec(loaded)
+    print_status(loaded.output, ran.status)
+    for failure in ran.failures:
+        print(f"failed: {failure}")
+    if not ran.status.complete:
+        print(f"incomplete: run it again to finish what is missing: edict run {spec}")
+        raise typer.Exit(INCOMPLETE)
+
+
+@app.command()
+def status(
+    store: Location, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
+) -> None:
+    """Counts, rejects by class and the rate, from storage alone. Exit status 1 while the job is incomplete."""
+    from pipeline import status as counts
+    from pipeline.store import Store
+
+    with _errors():
+        found = counts.status(Store(store))
+    if as_json:
+        print(json.dumps(counts.as_json(found)))
+    else:
+        print_status(store, found)
+    raise typer.Exit(0 if found.complete else INCOMPLETE)
+
+
+@app.command()
+def verify(
+    store: Location,
+    rows: Annotated[
+        int | None, typer.Option(help="Regenerate about so many rows, spread evenly; all if not given.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Number of workers.")] = 1,
+    gpus: Annotated[float, typer.Option(help="GPUs per worker; 0 runs on the CPU.")] = 0,
+) -> None:
+    """Regenerate stored pairs and compare every integer with where the inversion began; check sums and checksums."""
+    from pipeline.verify import run_verify
+
+    with _errors():
+        verified = run_verify(store, rows=rows, count=workers, gpus=gpus)
+    for problem in verified.problems:
+        print(f"problem: {problem}")
+    print(f"{verified.exact} of {verified.rows} rows regenerate their starting lattice, integer for integer")
+    raise typer.Exit(INCOMPLETE if verified.problems or verified.exact < verified.rows else 0)
+
+
+@app.command()
+def report(store: Location) -> None:
+    """Write report.html (and contact_sheet.png for an edit) into a store, from what is stored."""
+    from pipeline.run import write_report
+    from pipeline.store import Store
+
+    with _errors():
+        opened = Store(store)
+        opened.job()
+        for name in write_report(opened):
+            print(f"{store.rstrip('/')}/{name}")
+
+
+@app.command()
+def schema(kind: Annotated[str, typer.Argument(metavar="invert|edit", help="The kind of job.")]) -> None:
+    """Print the JSON Schema of a job spec."""
+    from schemas.specs import KINDS, json_schema
+
+    if kind not in KINDS:
+        raise typer.BadParameter(f"there is no kind {kind!r}; the kinds are {', '.join(KINDS)}")
+    print(json.dumps(json_schema(kind), indent=2))
+
+
+def print_status(store: str, found: "Status") -> None:
+    """The counts of a store as a small table, its rejects by class."""
+    table = Table(show_header=False, box=None)
+    table.add_row(found.kind, Text(store))
+    counts = {
+        "complete": "yes" if found.complete else "no",
+        "units": f"{found.committed} of {found.units}",
+        "input": f"{found.input} of {found.planned}",
+        "ok": str(found.ok),
+        "rejected": str(found.rejected) + "".join(f"  {name} {count}" for name, count in found.rejects.items()),
+        "filtered": str(found.filtered),
+        "images/s": f"{found.images_per_second:.2f}",
+    }
+    for name, value in counts.items():
+        table.add_row(name, value)
+    for problem in found.problems:
+        table.add_row("problem", Text(problem))
+    Console(soft_wrap=True).print(table, highlight=False)
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """What a person can put right is said in words, without a traceback."""
+    from edict.checkpoint import ModelError
+    from jobs.spec import SpecError
+    from pipeline.errors import JobError
+
+    try:
+        yield
+    except (SpecError, ModelError, JobError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise typer.Exit(NOT_RUN) from None
+    except KeyboardInterrupt:
+        print("interrupted: what is committed stays; run the same spec again to go on", file=sys.stderr)
+        raise typer.Exit(130) from None

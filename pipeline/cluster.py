@@ -1,0 +1,55 @@
+"""Ray: a local one made for the run, or the cluster that RAY_ADDRESS names."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+from pipeline.errors import JobError
+from pipeline.worker import Machine
+
+
+class ResourcesError(JobError):
+    """More was asked for than the cluster has."""
+
+
+def machine_for(count: int, gpus: float) -> Machine:
+    """How `count` workers share this machine: a GPU or a share of one each, or else an equal share of the cores."""
+    threads = max(1, (os.cpu_count() or 1) // count)
+    return Machine("cuda" if gpus else "cpu", threads, gpus)
+
+
+@contextmanager
+def connected(count: int, machine: Machine) -> Iterator[None]:
+    """A connection to Ray for as long as the context lasts. A Ray that is connected already is used and left alone.
+
+    Raises ResourcesError where the cluster has too little for even one worker, and ConnectionError where
+    RAY_ADDRESS names no cluster.
+    """
+    ours = not ray.is_initialized()
+    if ours:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        if os.environ.get("RAY_ADDRESS"):
+            ray.init(logging_level=logging.WARNING)
+        else:
+            cpus = max(os.cpu_count() or 1, count * machine.threads)
+            ray.init(address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.WARNING)
+    try:
+        _require(count, machine)
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _require(count: int, machine: Machine) -> None:
+    total = ray.cluster_resources()
+    for resource, each in (("GPU", machine.gpus), ("CPU", machine.threads)):
+        if count * each > total.get(resource, 0):
+            raise ResourcesError(
+                f"{count} workers of {each:g} {resource} each need {count * each:g}, and the cluster has "
+                f"{total.get(resource, 0):g}: lower workers.count"
+                + (" or set workers.gpus: 0" if resource == "GPU" else "")
+            )

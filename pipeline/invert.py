@@ -1,0 +1,119 @@
+"""Inverting: a unit of samples in, a part of latent pairs and its commit out."""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+from edict.pair import join
+from pipeline.images import ImageError, Prepared, prepare
+from pipeline.parts import Row, storable, to_parquet, to_table
+from pipeline.plan import Unit, read_entries
+from pipeline.shards import Sample, read_samples
+from pipeline.store import Store
+from pipeline.worker import Ahead, Attempt, Machine, load_model
+from schemas.rejects import Reject
+from schemas.specs import InvertSpec
+
+
+@dataclass(frozen=True)
+class InvertTask:
+    """All that a worker needs to invert units of a store."""
+
+    spec: InvertSpec
+    model_folder: str
+    fingerprint: dict[str, Any]
+    machine: Machine
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A sample whose image is ready for the model."""
+
+    sample: Sample
+    prepared: Prepared
+
+
+class InvertWorker:
+    """A Ray actor's body: holds the model, inverts one unit after the other."""
+
+    def __init__(self, task: InvertTask) -> None:
+        self.task = task
+        self.store = Store(task.spec.output)
+        self.model = load_model(task.model_folder, task.spec.model.dtype, task.machine)
+        self.ahead = Ahead(self._load)
+
+    def ready(self) -> None:
+        """Returns once the constructor is through."""
+
+    def process(self, unit: Unit, number: int, ahead: Unit | None) -> dict[str, int]:
+        """Invert a unit and commit it: how many samples were ok and rejected."""
+        attempt = Attempt(self.store, unit, number)
+        loaded = self.ahead.take(unit, ahead)
+        attempt.spent("read")
+        rejects = [item for item in loaded if isinstance(item, Reject)]
+        pictures = [item for item in loaded if isinstance(item, Picture)]
+        spec = self.task.spec
+        rows, pairs = [], []
+        for first in range(0, len(pictures), spec.workers.batch_size):
+            batch = pictures[first : first + spec.workers.batch_size]
+            captions = [picture.sample.caption for picture in batch]
+            start = self.model.encode(
+                [picture.prepared.image for picture in batch],
+                bits=spec.sampler.bits,
+                posterior_seed=spec.image.posterior_seed,
+            )
+            start = self.model.prepare(
+                start,
+                steps=spec.sampler.steps,
+                strength=spec.sampler.strength,
+                guidance_scale=spec.sampler.guidance_scale,
+                p=spec.sampler.p,
+                batch_size=spec.workers.batch_size,
+            )
+            pair, faults = self.model.move(start, captions, 0)
+            faults = {**storable(pair), **faults}
+            rejects += [_reject(unit, batch[i].sample, "invert", fault) for i, fault in faults.items()]
+            sound = [i for i in range(len(batch)) if i not in faults]
+            digests = start.digests()
+            rows += [self._row(unit, batch[i], digests[i]) for i in sound]
+            pairs.append(pair[sound])
+        attempt.spent("compute")
+        if rows:
+            part = to_parquet(to_table(rows, join(pairs), self.task.fingerprint))
+            attempt.write(f"parts/{attempt.name}.parquet", part)
+        rejects.sort(key=lambda reject: reject.index)
+        attempt.commit(count=unit.count, ok=len(rows), filtered=0, rejects=rejects, device=self.task.machine.device)
+        return {"ok": len(rows), "rejected": len(rejects), "filtered": 0}
+
+    def _load(self, unit: Unit) -> list[Picture | Reject]:
+        loaded: list[Picture | Reject] = []
+        entries = read_entries(self.store, unit)
+        for sample in read_samples(unit.source, size=unit.size, etag=unit.version, entries=entries):
+            if isinstance(sample, Sample):
+                try:
+                    prepared = prepare(sample.image, self.model.size, self.task.spec.image.crop)
+                    loaded.append(Picture(sample, prepared))
+                except ImageError as error:
+                    loaded.append(_reject(unit, sample, "decode", error))
+            else:
+                loaded.append(sample)
+        return loaded
+
+    def _row(self, unit: Unit, picture: Picture, digest: str) -> Row:
+        sample = picture.sample
+        return Row(
+            key=sample.key,
+            shard=unit.source,
+            index=sample.index,
+            caption=sample.caption,
+            caption_truncated=self.model.truncated(sample.caption),
+            digest=digest,
+            image_sha256=sha256(sample.image).hexdigest(),
+            width=picture.prepared.width,
+            height=picture.prepared.height,
+            json=sample.json,
+        )
+
+
+def _reject(unit: Unit, sample: Sample, stage: str, error: Exception) -> Reject:
+    return Reject(unit.source, sample.index, sample.key, stage, type(error).__name__, str(error))

@@ -1,0 +1,69 @@
+"""job.json: what a store is being filled with, written once, and held against every later run."""
+
+import json
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from edict.checkpoint import read_config, weights_digest
+from edict.lattice import as_fraction
+from edict.model import mixing_weight
+from edict.schedule import schedule
+from pipeline.store import Store, StoreError
+from pipeline.worker import Machine
+from schemas.specs import InvertSpec
+
+
+class JobChanged(StoreError):
+    """A store holds another job than the one that is to be run."""
+
+
+def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
+    """Everything that decides what a row holds."""
+    sampler = spec.sampler
+    noise = schedule(read_config(folder, "scheduler"), sampler.steps, sampler.strength)
+    p = mixing_weight(noise.depth) if sampler.p is None else sampler.p
+    return {
+        "input": spec.input,
+        "weights": weights_digest(folder),
+        "dtype": spec.model.dtype,
+        "sampler": sampler.name,
+        "steps": sampler.steps,
+        "strength": sampler.strength,
+        "timesteps": list(noise.timesteps),
+        "alphas_cumprod": list(noise.alphas_cumprod),
+        "guidance_scale": sampler.guidance_scale,
+        "p": str(as_fraction(p)),
+        "bits": sampler.bits,
+        "crop": spec.image.crop,
+        "posterior_seed": spec.image.posterior_seed,
+        "batch_size": spec.workers.batch_size,
+    }
+
+
+def open_job(
+    store: Store, kind: str, spec: dict[str, Any], fingerprint: dict[str, Any], machine: Machine, **more: Any
+) -> dict[str, Any]:
+    """job.json as it stands: written now, or what an earlier run of the very same job wrote."""
+    fresh = {"kind": kind, "spec": spec, "fingerprint": fingerprint, "machine": asdict(machine), **more}
+    fresh["created"] = datetime.now(UTC).isoformat(timespec="seconds")
+    if not store.put_new("job.json", json.dumps(fresh, indent=2).encode()):
+        job = store.job()
+        if job["kind"] != kind or job["fingerprint"] != json.loads(json.dumps(fingerprint)):
+            here, there = {"kind": kind, **fingerprint}, {"kind": job["kind"], **job["fingerprint"]}
+            lines = "".join(f"\n  {line}" for line in _differences(there, here))
+            raise JobChanged(
+                f"{store.location} holds another job, and rows of two jobs do not mix; "
+                f"give another output, or the same parameters again:{lines}"
+            )
+        return job
+    return fresh
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
+    return [
+        f"{name}: {there.get(name)!r} in the store, {here.get(name)!r} in the spec"
+        for name in sorted(there.keys() | here.keys())
+        if there.get(name) != here.get(name)
+    ]

@@ -1,0 +1,110 @@
+"""Parts: latent pairs as Parquet rows, and back."""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from edict.lattice import LatticeOverflow
+from edict.pair import Pair
+from edict.schedule import Schedule
+from schemas.latents import latents_schema
+
+ROW_GROUP = 64
+STORED = 2**31  # the states of a part are int32
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a part says of one sample beside its pair; the fields of schemas.latents."""
+
+    key: str
+    shard: str
+    index: int
+    caption: str
+    caption_truncated: bool
+    digest: str
+    image_sha256: str
+    width: int
+    height: int
+    json: str | None
+
+
+def storable(pair: Pair) -> dict[int, LatticeOverflow]:
+    """The samples whose states do not fit a part, each with its error."""
+    largest = torch.maximum(pair.x.abs().flatten(1).amax(1), pair.y.abs().flatten(1).amax(1)).tolist()
+    return {i: LatticeOverflow(value, STORED, pair.bits) for i, value in enumerate(largest) if value >= STORED}
+
+
+def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa.Table:
+    """Rows and their noise pair, N each, as a table of schemas.latents. The pair must be `storable`."""
+    _, channels, height, width = pair.x.shape
+    alpha = pair.schedule.alpha(pair.position)
+    noise = {
+        "scale": alpha**0.5 / 2.0**pair.bits,
+        "bits": pair.bits,
+        "alphas_cumprod": alpha,
+        "p": str(pair.p),
+        "guidance_scale": pair.guidance_scale,
+        "batch_size": pair.batch_size,
+        "position": pair.position,
+        "timesteps": pair.schedule.timesteps,
+        "schedule": pair.schedule.alphas_cumprod,
+    }
+    columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in Row.__dataclass_fields__}
+    columns |= {"x": _nested(pair.x), "y": _nested(pair.y), "drift": pair.drift().tolist(), "std": pair.std().tolist()}
+    schema = latents_schema(channels, height, width, fingerprint, noise)
+    return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+
+
+def to_parquet(table: pa.Table) -> bytes:
+    """A part's bytes: byte-stream-split states under zstd, page checksums, groups of ROW_GROUP rows."""
+    buffer = io.BytesIO()
+    states = {f"{name}.list.element.list.element.list.element": "BYTE_STREAM_SPLIT" for name in ("x", "y")}
+    pq.write_table(
+        table,
+        buffer,
+        row_group_size=ROW_GROUP,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=["shard"],
+        column_encoding=states,
+        write_page_checksum=True,
+    )
+    return buffer.getvalue()
+
+
+def to_pair(table: pa.Table, noise: dict[str, Any]) -> Pair:
+    """The noise pair of a part's rows; `noise` is the footer's `edict.noise`."""
+    return Pair(
+        _states(table["x"]),
+        _states(table["y"]),
+        Schedule(tuple(noise["timesteps"]), tuple(noise["schedule"])),
+        noise["position"],
+        Fraction(noise["p"]),
+        noise["bits"],
+        noise["guidance_scale"],
+        noise["batch_size"],
+    )
+
+
+def _nested(states: torch.Tensor) -> pa.Array:
+    array: pa.Array = pa.array(states.cpu().numpy().astype(np.int32).ravel())
+    for length in reversed(states.shape[1:]):
+        array = pa.FixedSizeListArray.from_arrays(array, length)
+    return array
+
+
+def _states(column: pa.ChunkedArray) -> torch.Tensor:
+    array = column.combine_chunks()
+    shape = [len(array)]
+    while isinstance(array.type, pa.FixedSizeListType):
+        shape.append(array.type.list_size)
+        array = array.flatten()
+    return torch.from_numpy(array.to_numpy(zero_copy_only=False).astype(np.int64)).reshape(shape)

@@ -1,0 +1,162 @@
+"""Running a job: open its store, plan, work, finish; the same for an inversion and an edit."""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from edict.checkpoint import locate, weights_digest
+from edict.schedule import executed
+from pipeline.cluster import connected, machine_for
+from pipeline.edit import EditError, EditTask, EditWorker, Prompts, Variant, executed_steps
+from pipeline.images import encode
+from pipeline.invert import InvertTask, InvertWorker
+from pipeline.job import invert_fingerprint, open_job
+from pipeline.plan import Unit, index_shards, is_planned, part_units, read_units, shard_units, write_plan
+from pipeline.pool import run_units
+from pipeline.progress import Progress
+from pipeline.report import report
+from pipeline.sheet import contact_sheet
+from pipeline.status import Status, status
+from pipeline.store import Store
+from pipeline.worker import Machine
+from schemas.specs import EditSpec, InvertSpec
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a run ended: the store's status, and the units that failed in it."""
+
+    status: Status
+    failures: list[str]
+
+
+def run_invert(spec: InvertSpec) -> Ran:
+    """Invert every sample of the input into the store `spec.output`, or finish what is missing there.
+
+    Raises PlanError, StoreError (JobChanged where the store is another job's), ModelError, WorkersFailed.
+    """
+    folder = locate(spec.model.path, spec.model.revision)
+    store = Store(spec.output)
+    fingerprint = invert_fingerprint(spec, folder)
+    job = open_job(
+        store, "invert", spec.model_dump(mode="json"), fingerprint, machine_for(spec.workers.count, spec.workers.gpus)
+    )
+    if not is_planned(store):
+        indexes = index_shards(spec.input)
+        write_plan(store, shard_units(indexes, spec.workers.batch_size), indexes)
+    machine = Machine(**job["machine"])
+    task = InvertTask(spec, str(folder), fingerprint, machine)
+    failures = _work(store, "invert", InvertWorker, task, spec.workers.count, machine, per_row=1)
+    return _finish(store, failures)
+
+
+def run_edit(spec: EditSpec, variants: Sequence[Variant], prompts: Prompts) -> Ran:
+    """Edit every row of the latent store `spec.latents` into the store `spec.output`, or finish what is missing.
+
+    `prompts` gives the variants that change a caption. Raises EditError, StoreError, ModelError, WorkersFailed.
+    """
+    latents, store = Store(spec.latents), Store(spec.output)
+    task, fingerprint = edit_task(spec, latents, variants, prompts)
+    job = open_job(
+        store,
+        "edit",
+        spec.model_dump(mode="json"),
+        fingerprint,
+        machine_for(spec.workers.count, spec.workers.gpus),
+        variants_per_row=len(variants),
+    )
+    if not is_planned(store):
+        write_plan(store, part_units(latents, fingerprint["batch_size"]))
+    machine = Machine(**job["machine"])
+    task = dataclasses.replace(task, machine=machine, shown=shown_rows(read_units(store), spec.contact_sheet))
+    failures = _work(store, "edit", EditWorker, task, spec.workers.count, machine, per_row=len(variants))
+    return _finish(store, failures)
+
+
+def edit_task(
+    spec: EditSpec, latents: Store, variants: Sequence[Variant], prompts: Prompts
+) -> tuple[EditTask, dict[str, Any]]:
+    """An edit's task and its fingerprint. Raises EditError where the store cannot serve a variant."""
+    stored = latents.job()
+    if stored["kind"] != "invert":
+        raise EditError(
+            f"latents: {spec.latents} is the store of an {stored['kind']} job; give one that `invert` wrote"
+        )
+    made, model = stored["fingerprint"], stored["spec"]["model"]
+    folder = locate(model["path"], model["revision"])
+    if (found := weights_digest(folder)) != made["weights"]:
+        raise EditError(
+            f"the model {folder} is not the one {spec.latents} was inverted with (its files' sha256 is {found[:12]}, "
+            f"the store's {made['weights'][:12]}): pairs mean nothing to other weights"
+        )
+    depth = executed(made["steps"], made["strength"])
+    for variant in variants:
+        executed_steps(variant, made["steps"], depth)
+    machine = machine_for(spec.workers.count, spec.workers.gpus)
+    task = EditTask(spec, prompts, len(variants), {}, str(folder), made["dtype"], made["crop"], made["steps"], machine)
+    fingerprint = {
+        "latents": made,
+        "edits": [edit.model_dump(mode="json") for edit in spec.edits],
+        "format": spec.images.format,
+        "batch_size": spec.workers.batch_size or made["batch_size"],
+    }
+    return task, fingerprint
+
+
+def shown_rows(units: Sequence[Unit], count: int) -> dict[str, int]:
+    """How many rows each unit gives to the contact sheet, `count` in all, spread evenly over the rows."""
+    total = sum(unit.count for unit in units)
+    shown = {}
+    before = 0
+    for unit in units:
+        after = before + unit.count
+        share = min(count, total) * after // total - min(count, total) * before // total
+        shown[unit.unit] = share
+        before = after
+    return shown
+
+
+def write_report(store: Store) -> list[str]:
+    """Write report.html, and contact_sheet.png where the store has pictures to show; the names written."""
+    store.put("report.html", report(store).encode())
+    sheet = contact_sheet(store)
+    if sheet is None:
+        return ["report.html"]
+    store.put("contact_sheet.png", encode(sheet, "png"))
+    return ["report.html", "contact_sheet.png"]
+
+
+def _work(
+    store: Store, label: str, worker: type, task: Any, count: int, machine: Machine, *, per_row: int
+) -> list[str]:
+    """Process the units that no commit names yet; the units that failed."""
+    units, done = read_units(store), store.committed()
+    pending = [unit for unit in units if unit.unit not in done]
+    if len(pending) < len(units):
+        print(f"{label}: {len(units) - len(pending)} of {len(units)} units are done already", file=sys.stderr)
+    failures: list[str] = []
+    if not pending:
+        return failures
+    count = min(count, len(pending))
+    rejected = 0
+    with connected(count, machine), Progress(label, sum(u.count for u in pending) * per_row, "images") as progress:
+        for outcome in run_units(pending, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus):
+            if outcome is None:
+                progress.advance(0)
+            elif outcome.error is not None:
+                failures.append(f"unit {outcome.unit.unit} ({outcome.unit.source}): {outcome.error}")
+            else:
+                rejected += outcome.result["rejected"]
+                progress.advance(sum(outcome.result.values()), f"{rejected} rejected" if rejected else "")
+    return failures
+
+
+def _finish(store: Store, failures: list[str]) -> Ran:
+    """A complete run leaves only files that a commit names, and its report."""
+    found = status(store)
+    if found.complete:
+        store.sweep(store.commits())
+    write_report(store)
+    return Ran(found, failures)

@@ -1,0 +1,105 @@
+"""What every worker shares: the loaded model, reading ahead, timing, and the commit."""
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Generic, TypeVar
+
+import torch
+from transformers.utils import logging as transformers_logging
+
+from edict import EDICT
+from pipeline.plan import Unit
+from pipeline.store import Store
+from schemas.commit import Commit, File, Seconds
+from schemas.rejects import Reject
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+VERSIONS = {name: version(name) for name in ("edict-pipeline", "torch", "diffusers", "transformers")}
+
+Loaded = TypeVar("Loaded")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a worker runs the model. `threads` is kept with a store: on a CPU a prediction's last bits depend on it."""
+
+    device: str
+    threads: int
+    gpus: float
+
+
+def load_model(folder: str, dtype: str, machine: Machine) -> EDICT:
+    """The model of one worker. Raises what EDICT.from_pretrained raises."""
+    transformers_logging.disable_progress_bar()
+    if machine.device == "cpu":
+        torch.set_num_threads(machine.threads)
+    return EDICT.from_pretrained(folder, dtype=DTYPES[dtype], device=machine.device)
+
+
+class Ahead(Generic[Loaded]):
+    """Loads units in a thread of its own, one ahead of the model."""
+
+    def __init__(self, load: Callable[[Unit], Loaded]) -> None:
+        self._load = load
+        self._thread = ThreadPoolExecutor(1)
+        self._loading: dict[str, Future[Loaded]] = {}
+
+    def take(self, unit: Unit, ahead: Unit | None) -> Loaded:
+        """What was loaded of `unit`, waiting for it where need be; loading of `ahead` has begun on return."""
+        current = self._loading.pop(unit.unit, None) or self._thread.submit(self._load, unit)
+        self._loading = {ahead.unit: self._thread.submit(self._load, ahead)} if ahead else {}
+        return current.result()
+
+
+@dataclass
+class Attempt:
+    """One attempt at one unit: names its files, times it, and commits it."""
+
+    store: Store
+    unit: Unit
+    number: int
+    started: float = field(default_factory=time.time)
+    files: list[File] = field(default_factory=list)
+    seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "compute": 0.0, "write": 0.0})
+
+    def __post_init__(self) -> None:
+        # unique even among drivers that do not know of each other
+        self.name = f"{self.unit.unit}-{self.number}-{uuid.uuid4().hex[:8]}"
+        self._clock = time.monotonic()
+
+    def spent(self, on: str) -> None:
+        """Count the time since the last call as spent on reading, computing or writing."""
+        now = time.monotonic()
+        self.seconds[on] += now - self._clock
+        self._clock = now
+
+    def write(self, path: str, data: bytes) -> None:
+        self.files.append(self.store.put(path, data))
+
+    def commit(self, *, count: int, ok: int, filtered: int, rejects: Sequence[Reject], device: str) -> bool:
+        """Put the commit; False where another attempt was first."""
+        self.spent("write")
+        return self.store.commit(
+            Commit(
+                unit=self.unit.unit,
+                attempt=self.name,
+                source=self.unit.source,
+                input=count,
+                ok=ok,
+                rejected=len(rejects),
+                filtered=filtered,
+                files=tuple(self.files),
+                rejects=tuple(rejects),
+                seconds=Seconds(**self.seconds),
+                started=self.started,
+                finished=time.time(),
+                worker={"host": socket.gethostname(), "pid": str(os.getpid()), "device": device},
+                versions=VERSIONS,
+            )
+        )

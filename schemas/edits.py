@@ -1,0 +1,22 @@
+"""The rows of an edit job's index: one edited picture each."""
+
+import pyarrow as pa
+
+EDITS = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("edit", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("guidance_scale", pa.float64(), nullable=False),
+        pa.field("strength", pa.float64(), nullable=False),
+        pa.field("steps", pa.int32(), nullable=False),
+        pa.field("drift", pa.float64(), nullable=False),
+        pa.field("image_sha256", pa.string(), nullable=False),
+        pa.field("source_key", pa.string(), nullable=False),
+        pa.field("source_shard", pa.string(), nullable=False),
+        pa.field("source_index", pa.int64(), nullable=False),
+    ]
+)
+"""The picture is the sample `key` of `STORE/shards/<shard>`; `strength` and `steps` are what ran under `prompt`."""

@@ -1,0 +1,22 @@
+"""The rows an edit job's contact sheet and report show: small, and complete in themselves."""
+
+import pyarrow as pa
+
+PICTURES = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("caption", pa.string(), nullable=False),
+        pa.field("exact", pa.bool_(), nullable=False),
+        pa.field("source", pa.binary()),
+        pa.field("reconstruction", pa.binary(), nullable=False),
+        pa.field(
+            "edits",
+            pa.list_(pa.struct([("edit", pa.string()), ("prompt", pa.string()), ("image", pa.binary())])),
+            nullable=False,
+        ),
+    ]
+)
+"""Pictures are PNG at the model's size. `source` is null where its shard is no longer what was inverted.
+
+`exact` says that the row's pair, regenerated under its own caption, came to the very integers it was inverted from.
+"""

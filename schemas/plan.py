@@ -1,0 +1,31 @@
+"""What is planned before anything runs: the samples of every shard, and the units of work."""
+
+import pyarrow as pa
+
+ENTRIES = pa.schema(
+    [
+        pa.field("index", pa.int64(), nullable=False),
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("offset", pa.int64(), nullable=False),
+        pa.field("end", pa.int64(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("message", pa.string()),
+    ]
+)
+"""The samples of one input shard: where they lie in it, in bytes, and what is wrong with those that cannot be read."""
+
+UNITS = pa.schema(
+    [
+        pa.field("unit", pa.string(), nullable=False),
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("ordinal", pa.int32(), nullable=False),
+        pa.field("first", pa.int64(), nullable=False),
+        pa.field("count", pa.int32(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("version", pa.string()),
+    ]
+)
+"""A unit is `count` rows from `first` of `source`: the `ordinal`-th input shard, or committed part, of that size.
+
+`version` is the shard's ETag or the part's sha256.
+"""

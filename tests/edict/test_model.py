@@ -1,0 +1,321 @@
+"""The shipped model: exact in every precision and any batch, each sample by itself, true to the paper's equations."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from edict import EDICT, LatticeOverflow, NonFinite, Pair
+from edict.checkpoint import DEFAULT
+from edict.lattice import from_lattice
+from edict.model import mixing_weight
+from tests.edict import oracle
+
+Pictures = list[Image.Image]
+
+
+@pytest.fixture(scope="module")
+def models(model: EDICT) -> dict[torch.dtype, EDICT]:
+    """The model in each precision."""
+    return {
+        torch.float32: model,
+        torch.bfloat16: EDICT.from_pretrained(dtype=torch.bfloat16),
+        torch.float16: EDICT.from_pretrained(dtype=torch.float16),
+    }
+
+
+@contextmanager
+def network_batches(model: EDICT) -> Iterator[list[int]]:
+    """The batch size of every call of the UNet, in order."""
+    batches: list[int] = []
+    hook = model.unet.register_forward_hook(lambda _, arguments, __: batches.append(len(arguments[0])))
+    try:
+        yield batches
+    finally:
+        hook.remove()
+
+
+def equal(one: Pair, other: Pair) -> bool:
+    return torch.equal(one.x, other.x) and torch.equal(one.y, other.y)
+
+
+@pytest.mark.parametrize(
+    ("steps", "strength", "guidance_scale", "dtype"),
+    [
+        (1, 1.0, 3.0, torch.float32),
+        (2, 1.0, 15.0, torch.float32),
+        (7, 1.0, 7.0, torch.float32),
+        (25, 0.3, 3.0, torch.float32),
+        (50, 0.3, 1.0, torch.float32),
+        (3, 1.0, 7.0, torch.bfloat16),
+        (25, 0.8, 15.0, torch.bfloat16),
+        (50, 1.0, 1.0, torch.bfloat16),
+        (51, 1.0, 3.0, torch.bfloat16),
+        (3, 1.0, 1.0, torch.float16),
+        (2, 1.0, 15.0, torch.float16),
+    ],
+)
+def test_generation_returns_the_very_integers(
+    models: dict[torch.dtype, EDICT],
+    images: Pictures,
+    captions: list[str],
+    steps: int,
+    strength: float,
+    guidance_scale: float,
+    dtype: torch.dtype,
+) -> None:
+    model = models[dtype]
+    assert model.unet.dtype == model.text_encoder.dtype == dtype
+    start = model.encode(images[:2])
+    pair = model.invert(
+        start, captions[:2], steps=steps, strength=strength, guidance_scale=guidance_scale, batch_size=2
+    )
+    assert pair.position == 0
+    assert not torch.equal(pair.x, start.x)
+    assert not torch.equal(pair.x, pair.y)
+    same = model.generate(pair, captions[:2], output_type="latent")
+    assert equal(same, start)
+    assert same.digests() == start.digests()
+    other = model.generate(pair, captions[1::-1], output_type="latent")  # or the prompt would make no difference
+    assert not torch.equal(other.x, start.x)
+
+
+def test_pictures_and_their_pair_invert_alike(model: EDICT, images: Pictures, captions: list[str]) -> None:
+    start = model.encode(images[:1], bits=10)
+    of_pictures = model.invert(images[:1], captions[:1], steps=2, bits=10)
+    assert of_pictures.bits == 10
+    assert equal(of_pictures, model.invert(start, captions[:1], steps=2))
+
+
+@pytest.mark.parametrize("batch_size", [2, 4])
+def test_a_partial_last_batch_is_exact(model: EDICT, images: Pictures, captions: list[str], batch_size: int) -> None:
+    start = model.encode(images)
+    with network_batches(model) as batches:
+        pair = model.invert(start, captions, steps=3, batch_size=batch_size)
+    assert set(batches) == {2 * batch_size}, "the network must always run in the same shape"
+    assert len(pair) == 5
+    assert equal(model.generate(pair, captions, output_type="latent"), start)
+    some = pair[1:4]  # other rows together, and the last batch partial again
+    assert equal(model.generate(some, captions[1:4], output_type="latent"), start[1:4])
+
+
+def test_a_sample_does_not_depend_on_its_neighbours_or_its_place(
+    model: EDICT, images: Pictures, captions: list[str]
+) -> None:
+    start = model.encode(images)
+
+    def inverted(order: list[int]) -> Pair:
+        chosen = replace(start, x=start.x[order], y=start.y[order])
+        return model.invert(chosen, [captions[i] for i in order], steps=3)
+
+    first, others, moved = inverted([0, 1, 2]), inverted([0, 3, 4]), inverted([4, 2, 0])
+    assert equal(first[0:1], others[0:1])
+    assert equal(first[0:1], moved[2:3])
+    assert equal(first[2:3], moved[1:2])
+
+
+@pytest.mark.parametrize(("guidance_scale", "branches"), [(0.0, 1), (1.0, 1), (3.0, 2), (0.5, 2)])
+def test_only_the_branches_that_count_are_computed(
+    model: EDICT, images: Pictures, captions: list[str], guidance_scale: float, branches: int
+) -> None:
+    with network_batches(model) as batches:
+        model.invert(images[:2], captions[:2], steps=2, guidance_scale=guidance_scale)
+    assert batches == [2 * branches] * 4  # two calls a step
+
+
+@torch.inference_mode()
+def test_guidance_goes_from_the_empty_prompt_through_the_caption(model: EDICT) -> None:
+    latents = torch.randn(2, 4, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    texts = ["red heart", "dog face"]
+
+    def predicted(guidance_scale: float, captions: list[str] = texts) -> torch.Tensor:
+        return model.predictor(captions, guidance_scale)(latents, 501)
+
+    without, with_text = predicted(0.0), predicted(1.0)
+    assert torch.equal(without, predicted(1.0, ["", ""]))
+    assert not torch.equal(without, with_text)
+    # the branches of one batch of four are within float32 of those of two batches of two
+    assert torch.allclose(predicted(5.0), without + 5 * (with_text - without), atol=1e-4)
+
+
+def test_encoding_starts_both_states_equal(model: EDICT, images: Pictures) -> None:
+    start = model.encode(images)
+    assert start.x.dtype == torch.int64
+    assert start.x.shape == (5, 4, 16, 16)
+    assert torch.equal(start.x, start.y)
+    assert start.x.data_ptr() != start.y.data_ptr()
+    assert start.drift().tolist() == [0.0] * 5
+    assert len(set(start.digests())) == 5
+
+
+def test_a_finer_lattice_holds_the_same_latent(model: EDICT, images: Pictures) -> None:
+    coarse, fine = model.encode(images[:2], bits=8), model.encode(images[:2], bits=16)
+    distance = (coarse.to_float()[0] - fine.to_float()[0]).abs().max()
+    assert 0 < distance <= 2**-9 + 2**-17
+
+
+def test_a_posterior_sample_is_the_seeds_and_the_pictures_own(model: EDICT, images: Pictures) -> None:
+    a, b, c, *_ = images
+    first = model.encode([a, b], posterior_seed=1)
+    assert equal(first, model.encode([a, b], posterior_seed=1))
+    assert torch.equal(first.x, first.y)
+    assert equal(first[1:2], model.encode([c, b], posterior_seed=1)[1:2])
+    assert equal(first[0:1], model.encode([b, a], posterior_seed=1)[1:2])
+    other_seed, mode = model.encode([a, b], posterior_seed=2), model.encode([a, b])
+    for i in range(2):
+        assert len({pair.digests()[i] for pair in (first, other_seed, mode)}) == 3
+
+
+def test_equal_digests_are_equal_integers(model: EDICT, images: Pictures) -> None:
+    start = model.encode(images[:3])
+    assert replace(start, x=start.x.clone()).digests() == start.digests()
+    for state in ("x", "y"):
+        moved = getattr(start, state).clone()
+        moved[1, 3, 15, 15] += 1
+        changed = replace(start, **{state: moved}).digests()
+        assert [one == other for one, other in zip(changed, start.digests(), strict=True)] == [True, False, True]
+    pair = replace(start, y=start.y + 1)
+    assert replace(pair, x=pair.y, y=pair.x).digests()[0] != pair.digests()[0]
+
+
+def test_a_pair_in_floats_is_in_the_models_scale(model: EDICT, images: Pictures, captions: list[str]) -> None:
+    """integer * 2^-bits * sqrt(alphas_cumprod), as the stored rows are documented."""
+    pair = model.invert(images[:2], captions[:2], steps=2)
+    alpha = pair.schedule.alphas_cumprod[0]
+    x, y = pair.to_float()
+    assert x.dtype == y.dtype == torch.float64
+    assert torch.allclose(x, pair.x.double() * 2**-12 * alpha**0.5, rtol=1e-12)
+    assert torch.allclose(y, pair.y.double() * 2**-12 * alpha**0.5, rtol=1e-12)
+    assert pair.drift()[1].item() == pytest.approx((x[1] - y[1]).square().mean().sqrt().item(), rel=1e-12)
+    assert pair.std()[1].item() == pytest.approx(((x[1] + y[1]) / 2).std(correction=0).item(), rel=1e-12)
+
+
+def test_one_store_serves_every_strength(model: EDICT, images: Pictures, captions: list[str]) -> None:
+    """Generated part of the way with the base prompts, a pair is the one that inversion had there: the branch point."""
+    start = model.encode(images[:2])
+    stored = model.invert(start, captions[:2], steps=7)
+    depth = stored.schedule.depth
+    ready = model.prepare(start, steps=7, strength=1.0, guidance_scale=3.0)
+    for branch in (2, 5):
+        direct, faults = model.move(ready, captions[:2], branch)
+        regenerated, more = model.move(stored, captions[:2], branch)
+        assert not faults and not more
+        assert direct.position == regenerated.position == branch
+        assert equal(direct, regenerated)
+        edit = model.generate(regenerated, captions[2:4], guidance_scale=5.0, output_type="latent")
+        assert edit.position == depth
+        assert not torch.equal(edit.x, start.x)
+        assert equal(model.generate(regenerated, captions[:2], output_type="latent"), start)
+
+
+@torch.inference_mode()
+def test_the_lattice_follows_the_papers_equations(model: EDICT, images: Pictures, captions: list[str]) -> None:
+    """Against float64 EDICT around the same float32 network, 10 steps, in standard deviations of the noise.
+
+    Rounding starts at half of 2^-12 and unmixing expands it by 1/0.93^2 a step; 0.002 was measured, 1e-5 at 20 bits.
+    A wrong coefficient, order or timestep costs 0.1 and more at either.
+    """
+    distance = {}
+    for bits in (12, 20):
+        start = model.encode(images[:1], bits=bits)
+        pair = model.invert(start, captions[:1], steps=10, guidance_scale=3.0)
+        predict = model.predictor(captions[:1], 3.0)
+        plan = pair.schedule
+        expected = oracle.invert(*start.to_float(), plan.timesteps, plan.alphas_cumprod, predict, 0.93)
+        distance[bits] = max(
+            float((ours - theirs).abs().max() / theirs.std())
+            for ours, theirs in zip(pair.to_float(), expected, strict=True)
+        )
+    assert distance[12] < 0.03
+    assert distance[20] < 5e-4
+    assert distance[20] < distance[12] / 10
+
+
+def test_captions_must_be_as_many_as_pictures(model: EDICT, images: Pictures, captions: list[str]) -> None:
+    with pytest.raises(ValueError, match="2 pairs but 3 captions"):
+        model.invert(images[:2], captions[:3], steps=1)
+    with pytest.raises(ValueError, match="2 pairs but 1 captions"):
+        model.generate(model.encode(images[:2]), captions[:1])
+
+
+def test_a_position_off_the_schedule_is_refused(model: EDICT, images: Pictures, captions: list[str]) -> None:
+    ready = model.prepare(model.encode(images[:1]), steps=4, strength=0.5, guidance_scale=1.0)
+    for position in (-1, 3):
+        with pytest.raises(ValueError, match="schedule of 2 steps"):
+            model.move(ready, captions[:1], position)
+
+
+@pytest.mark.parametrize("p", [0.49, 1.01, 0.0])
+def test_a_mixing_weight_out_of_range_is_refused(model: EDICT, images: Pictures, p: float) -> None:
+    with pytest.raises(ValueError, match=r"between 0\.5 and 1"):
+        model.prepare(model.encode(images[:1]), steps=4, strength=1.0, guidance_scale=1.0, p=p)
+
+
+def test_the_default_mixing_expands_no_further_than_50_steps_do(model: EDICT, images: Pictures) -> None:
+    assert mixing_weight(1) == mixing_weight(50) == 0.93
+    assert mixing_weight(200) == round(0.93**0.25, 4) == 0.982
+    start = model.encode(images[:1])
+    for strength, p in ((1.0, 0.982), (0.25, 0.93)):  # by what is executed, not by the steps
+        prepared = model.prepare(start, steps=200, strength=strength, guidance_scale=1.0)
+        assert prepared.p == Fraction(str(p))
+
+
+def test_an_overflow_has_a_name_and_a_remedy(model: EDICT, images: Pictures, captions: list[str]) -> None:
+    """p = 0.5 expands x - y by 4 a step."""
+    with pytest.raises(LatticeOverflow, match="raise p, execute fewer steps") as caught:
+        model.invert(images[:1], captions[:1], steps=40, guidance_scale=1.0, p=0.5)
+    assert caught.value.__notes__ == ["sample 0 of 1"]
+
+
+def test_a_samples_fault_is_its_own(models: dict[torch.dtype, EDICT], images: Pictures, captions: list[str]) -> None:
+    """One state past float16's range: that sample has a fault, the other is what it is beside a sound one."""
+    model = models[torch.float16]
+    sound = model.prepare(model.encode(images[:2]), steps=1, strength=1.0, guidance_scale=1.0)
+    wild = replace(sound, x=sound.x.clone(), y=sound.y.clone())
+    wild.x[0] = wild.y[0] = 2**40
+    assert from_lattice(wild.x, wild.schedule.alpha(1), wild.bits).max() > torch.finfo(torch.float16).max
+    moved, faults = model.move(wild, captions[:2], 0)
+    assert list(faults) == [0]
+    assert isinstance(faults[0], NonFinite)
+    expected, none = model.move(sound, captions[:2], 0)
+    assert not none
+    assert equal(moved[1:2], expected[1:2])
+
+
+def test_pictures_come_back_in_the_models_size(model: EDICT, images: Pictures, captions: list[str]) -> None:
+    start = model.encode(images)
+    pictures = model.decode(start.to_float()[0])
+    assert [(picture.size, picture.mode) for picture in pictures] == [((64, 64), "RGB")] * 5
+    pair = model.invert(start[0:2], captions[:2], steps=1)
+    edited = model.generate(pair, captions[:2])
+    again = model.decode(start[0:2].to_float()[0])
+    assert [picture.tobytes() for picture in edited] == [picture.tobytes() for picture in again]
+
+
+def test_a_caption_too_long_is_known(model: EDICT) -> None:
+    assert not model.truncated("a red heart")
+    assert model.truncated("a red heart and " * 20)
+
+
+def test_without_cuda_asking_for_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # where there is a device, it is hidden
+    with pytest.raises(RuntimeError, match="sees no CUDA device"):
+        EDICT.from_pretrained(device="cuda")
+
+
+def test_diffusers_loads_the_shipped_folder(captions: list[str]) -> None:
+    pipeline = StableDiffusionPipeline.from_pretrained(DEFAULT, safety_checker=None)
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline(captions[0], num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images
+    assert [picture.size for picture in drawn] == [(64, 64)]
+
+
+def test_the_shipped_model_stays_small() -> None:
+    sizes = {file.relative_to(DEFAULT).as_posix(): file.stat().st_size for file in DEFAULT.rglob("*") if file.is_file()}
+    assert sum(sizes.values()) <= 30_000_000, sizes
+    assert not [name for name in sizes if name.endswith((".bin", ".pt", ".ckpt", ".pkl", ".py"))]

@@ -1,0 +1,269 @@
+"""The sampler alone, with a noise prediction in closed form: exact in integers, and true to the paper's equations."""
+
+from fractions import Fraction
+
+import pytest
+import torch
+
+from edict import sampler
+from edict.lattice import LIMIT, from_lattice, to_lattice
+from edict.sampler import Extent, Predict
+from edict.schedule import Schedule, executed, schedule
+from tests.edict import oracle
+from tests.edict.oracle import analytic
+
+CONFIG = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "num_train_timesteps": 1000,
+    "set_alpha_to_one": False,
+    "steps_offset": 1,
+}
+P = Fraction(93, 100)
+States = tuple[torch.Tensor, torch.Tensor]
+
+
+class Run:
+    """Both directions along one schedule, and what the last run met."""
+
+    def __init__(self, plan: Schedule, p: Fraction = P, bits: int = 12, predict: Predict = analytic) -> None:
+        self.plan, self.p, self.bits, self.predict = plan, p, bits, predict
+
+    def invert(self, pair: States, start: int | None = None, stop: int = 0) -> States:
+        return self._move(sampler.invert, pair, self.plan.depth if start is None else start, stop)
+
+    def generate(self, pair: States, start: int = 0, stop: int | None = None) -> States:
+        return self._move(sampler.generate, pair, start, self.plan.depth if stop is None else stop)
+
+    def _move(self, direction, pair: States, start: int, stop: int) -> States:
+        self.extent = Extent(pair[0])
+        return direction(
+            *pair,
+            self.plan,
+            self.predict,
+            p=self.p,
+            bits=self.bits,
+            start=start,
+            stop=stop,
+            extent=self.extent,
+        )
+
+
+def latents(samples: int = 3, seed: int = 0) -> torch.Tensor:
+    return torch.randn(samples, 4, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def clean(plan: Schedule, bits: int = 12) -> States:
+    x = to_lattice(latents(), plan.alpha(plan.depth), bits)
+    return x, x.clone()
+
+
+def equal(one: States, other: States) -> bool:
+    return torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
+
+
+@pytest.mark.parametrize("p", ["0.9", "0.93", "0.97", "1"])
+@pytest.mark.parametrize(
+    ("steps", "strength"),
+    [(n, s) for n in (1, 2, 7, 25, 50, 51, 200) for s in (0.3, 0.8, 1.0) if executed(n, s)],
+)
+def test_generation_returns_the_integers_that_were_inverted(steps: int, strength: float, p: str) -> None:
+    """Every integer, and a state beyond the limit is seen: 160 steps at p = 0.9 expand x - y by 2^48."""
+    run = Run(schedule(CONFIG, steps, strength), Fraction(p))
+    start = clean(run.plan)
+    noise = run.invert(start)
+    within = run.extent.largest < LIMIT
+    assert within.all() == (not (p == "0.9" and run.plan.depth >= 160))
+    assert not torch.equal(noise[0], start[0])
+    back = run.generate(noise)
+    assert equal([state[within] for state in back], [state[within] for state in start])
+    if within.all():
+        assert (run.extent.largest < LIMIT).all(), "generation went beyond what inversion met"
+
+
+@pytest.mark.parametrize("steps", [1, 6, 7])
+def test_a_pair_whose_states_differ_is_as_exact(steps: int) -> None:
+    run = Run(schedule(CONFIG, steps))
+    start = (torch.randint(-9999, 9999, (3, 4, 4, 4)), torch.randint(-9999, 9999, (3, 4, 4, 4)))
+    assert equal(run.generate(run.invert(start)), start)
+
+
+@pytest.mark.parametrize("bits", [4, 8, 20])
+def test_exactness_does_not_depend_on_the_bits(bits: int) -> None:
+    run = Run(schedule(CONFIG, 25), bits=bits)
+    start = clean(run.plan, bits)
+    assert equal(run.generate(run.invert(start)), start)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_exactness_does_not_depend_on_the_predictions_dtype(dtype: torch.dtype) -> None:
+    run = Run(schedule(CONFIG, 25), predict=lambda x, t: analytic(x.to(dtype), t))
+    start = clean(run.plan)
+    assert run.predict(latents(), 1).dtype == dtype
+    assert equal(run.generate(run.invert(start)), start)
+
+
+def test_a_run_can_stop_anywhere_and_go_on() -> None:
+    run = Run(schedule(CONFIG, 9))
+    at = {9: clean(run.plan)}
+    for position in range(8, -1, -1):
+        at[position] = run.invert(at[position + 1], position + 1, position)
+    assert equal(at[0], run.invert(at[9]))
+    for position in range(10):
+        assert equal(run.generate(at[0], 0, position), at[position])
+        assert equal(run.generate(at[position], position), at[9])
+        assert equal(run.invert(at[9], 9, position), at[position])
+
+
+@pytest.mark.parametrize("steps", [1, 7, 25, 51])
+def test_the_order_follows_the_steps_number_not_the_loops_count(steps: int) -> None:
+    """Counting from the clean end gives every step of an odd schedule the other order: as if one step came before it.
+
+    So `shifted`, the same steps each numbered one higher, is what a sampler does that uses its own count. It undoes
+    itself, but not `run`.
+    """
+    run = Run(schedule(CONFIG, steps))
+    plan = run.plan
+    shifted = Run(Schedule((999, *plan.timesteps), (0.001, *plan.alphas_cumprod)))
+    start = clean(plan)
+    miscounted = shifted.invert(start, steps + 1, 1)
+    assert equal(shifted.generate(miscounted, 1, steps + 1), start)
+    assert not equal(run.generate(miscounted), start)
+    assert equal(run.generate(run.invert(start)), start)
+
+
+def largest_error(plan: Schedule, p: float, inverting: bool) -> tuple[float, float]:
+    """How far rounding can take x and y from the real-valued run, in units of the lattice.
+
+    Half a unit at the start and at every operation. A half-step adds what the prediction makes of the other state's
+    error (Lipschitz constant 1 of `analytic`, times the step's gain and the state's scale); mixing takes the weighted
+    mean of the errors; unmixing, at worst, their weighted sum.
+    """
+    x = y = 0.5
+    q = 1 - p
+    for i in reversed(range(plan.depth)) if inverting else range(plan.depth):
+        gain = abs(plan.sigma(i + 1) - plan.sigma(i))
+        of_first, of_second = gain * plan.alpha(i + 1) ** 0.5, gain * plan.alpha(i) ** 0.5
+        if inverting:
+            y = (y + q * x) / p + 0.5
+            x = (x + q * y) / p + 0.5
+        first, second = (x, y) if i % 2 == 0 else (y, x)
+        if inverting:
+            second += of_first * first + 0.5
+            first += of_second * second + 0.5
+        else:
+            first += of_second * second + 0.5
+            second += of_first * first + 0.5
+        x, y = (first, second) if i % 2 == 0 else (second, first)
+        if not inverting:
+            x = p * x + q * y + 0.5
+            y = p * y + q * x + 0.5
+    return x, y
+
+
+@pytest.mark.parametrize("inverting", [True, False])
+@pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (6, 1.0), (7, 1.0), (25, 0.3), (50, 0.2)])
+def test_the_lattice_follows_the_papers_equations(steps: int, strength: float, inverting: bool) -> None:
+    """Within what rounding can do, which shrinks by half with every bit, down to float64's own 1e-9."""
+    plan = schedule(CONFIG, steps, strength)
+    errors = {}
+    for bits in (8, 12, 16, 20):
+        run = Run(plan, bits=bits)
+        here, there = (plan.depth, 0) if inverting else (0, plan.depth)
+        start = latents()
+        move, reference = (run.invert, oracle.invert) if inverting else (run.generate, oracle.generate)
+        states = move(tuple(to_lattice(start, plan.alpha(here), bits) for _ in "xy"))
+        expected = reference(start, start, plan.timesteps, plan.alphas_cumprod, analytic, 0.93)
+        unit = plan.alpha(there) ** 0.5 / 2**bits
+        errors[bits] = 0.0
+        for state, float_state, bound in zip(states, expected, largest_error(plan, 0.93, inverting), strict=True):
+            error = (from_lattice(state, plan.alpha(there), bits) - float_state).abs().max().item()
+            assert error <= bound * unit + 1e-9
+            errors[bits] = max(errors[bits], error)
+        assert max(largest_error(plan, 0.93, inverting)) * unit < 1e-3 or bits < 20  # or the bound would prove little
+    assert errors[20] < errors[8] / 500
+
+
+def test_the_oracle_undoes_itself_but_for_rounding() -> None:
+    plan = schedule(CONFIG, 25)
+    start = latents()
+    noise = oracle.invert(start, start, plan.timesteps, plan.alphas_cumprod, analytic, 0.93)
+    for state in oracle.generate(*noise, plan.timesteps, plan.alphas_cumprod, analytic, 0.93):
+        assert 0 < (state - start).abs().max() < 1e-10
+
+
+@pytest.mark.parametrize("steps", [6, 7])
+def test_a_step_asks_for_two_predictions_of_its_own_timestep(steps: int) -> None:
+    asked = []
+
+    def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
+        asked.append((timestep, x.dtype, x.shape))
+        return analytic(x, timestep)
+
+    run = Run(schedule(CONFIG, steps), predict=predict)
+    noise = run.invert(clean(run.plan))
+    twice = [(t, torch.float64, (3, 4, 4, 4)) for t in run.plan.timesteps for _ in "xy"]
+    assert asked == twice[::-1]
+    asked.clear()
+    run.generate(noise)
+    assert asked == twice
+
+
+def test_a_step_that_changes_no_noise_asks_for_no_prediction() -> None:
+    """Without offset the last step goes from timestep 0's alpha to the very same."""
+    asked = []
+
+    def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
+        asked.append(timestep)
+        return analytic(x, timestep)
+
+    run = Run(schedule(CONFIG | {"steps_offset": 0}, 5), predict=predict)
+    start = clean(run.plan)
+    assert run.plan.timesteps == (800, 600, 400, 200, 0)
+    noise = run.invert(start)
+    assert asked == [200, 200, 400, 400, 600, 600, 800, 800]
+    assert equal(run.generate(noise), start)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("direction", ["invert", "generate"])
+def test_one_samples_broken_prediction_is_its_own(bad: float, direction: str) -> None:
+    def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
+        eps = analytic(x, timestep)
+        if timestep == sound.plan.timesteps[2]:
+            eps[1, 3, 2, 1] = bad
+        return eps
+
+    sound = Run(schedule(CONFIG, 6))
+    broken = Run(sound.plan, predict=predict)
+    whole, part = getattr(sound, direction)(clean(sound.plan)), getattr(broken, direction)(clean(sound.plan))
+    assert sound.extent.finite.tolist() == [True, True, True]
+    assert broken.extent.finite.tolist() == [True, False, True]
+    assert equal([state[::2] for state in whole], [state[::2] for state in part])
+
+
+@pytest.mark.parametrize("huge", [1e12, 1e30, -1e30, 1e300])
+@pytest.mark.parametrize("p", ["0.93", "1"])
+@pytest.mark.parametrize("direction", ["invert", "generate"])
+def test_one_samples_huge_prediction_is_seen_as_overflow(huge: float, p: str, direction: str) -> None:
+    """Finite, but past int64: converted as it is, it would wrap, and vanish in mixing."""
+
+    def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
+        eps = analytic(x, timestep)
+        eps[1, 3, 2, 1] = huge
+        return eps
+
+    sound = Run(schedule(CONFIG, 3), Fraction(p))
+    broken = Run(sound.plan, Fraction(p), predict=predict)
+    whole, part = getattr(sound, direction)(clean(sound.plan)), getattr(broken, direction)(clean(sound.plan))
+    assert broken.extent.finite.all()
+    assert (broken.extent.largest >= LIMIT).tolist() == [False, True, False]
+    assert equal([state[::2] for state in whole], [state[::2] for state in part])
+
+
+def test_states_expanded_past_int64_are_seen() -> None:
+    """p = 0.5 expands x - y by 4 a step, 2^100 in all: what wrapped in the end was seen before."""
+    run = Run(schedule(CONFIG, 50), Fraction(1, 2))
+    run.invert(clean(run.plan))
+    assert (run.extent.largest >= LIMIT).all()
