@@ -21,7 +21,7 @@ def guided(unet: UNet2DConditionModel, text: torch.Tensor, empty: torch.Tensor, 
         states = torch.cat([unconditional, text])
 
     def predict(latents: torch.Tensor, timestep: int) -> torch.Tensor:
-        latents = latents.to(unet.dtype)
+        latents = latents.to(unet.dtype).contiguous()  # one memory layout, or the same values give other last bits
         if len(states) == len(latents):
             return unet(latents, timestep, states).sample.float()
         without, with_text = unet(torch.cat([latents, latents]), timestep, states).sample.float().chunk(2)

@@ -70,8 +70,9 @@ class EDICT:
         # the same bits for the same arguments
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, use_safetensors=True)
-        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, use_safetensors=True)
+        plain = {"use_safetensors": True, "low_cpu_mem_usage": False}  # the other way needs accelerate
+        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, **plain)
+        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, **plain)
         text_encoder = CLIPTextModel.from_pretrained(
             folder, subfolder="text_encoder", dtype=dtype, use_safetensors=True
         )
@@ -107,13 +108,14 @@ class EDICT:
             generator = torch.Generator().manual_seed(posterior_seed)
             latents = latents + posterior.std * torch.randn(latents.shape[1:], generator=generator).to(self.device)
         alpha = final_alpha(self.scheduler_config)
-        x = to_lattice(latents * self.vae.config.scaling_factor, alpha, bits)
+        x = to_lattice(latents * self.vae.config.scaling_factor, alpha, bits).contiguous()
         return Pair(x, x.clone(), Schedule((), (alpha,)), 0, as_fraction(1.0), bits, 1.0, len(x))
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         """Latents [N, C, H, W] in the model's scale -> RGB pictures."""
-        drawn = self.vae.decode(latents.to(self.device, torch.float32) / self.vae.config.scaling_factor).sample
+        latents = latents.to(self.device, torch.float32).contiguous() / self.vae.config.scaling_factor
+        drawn = self.vae.decode(latents).sample
         pixels = ((drawn + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(picture) for picture in pixels]
 

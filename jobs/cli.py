@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
-SpecPath = Annotated[
-    Path, typer.Argument(metavar="SPEC", help="A job spec, YAML or JSON.", exists=True, dir_okay=False)
-]
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="A job spec, YAML or JSON.")]
 Location = Annotated[str, typer.Argument(metavar="STORE", help="A store: the `output` of a job.")]
 Overrides = Annotated[
     list[str] | None,

@@ -34,7 +34,7 @@ def _invert(spec: InvertSpec) -> list[str]:
         f"invert {len(entries)} samples of {len(indexes)} shards into {spec.output}",
         f"  sound         {sound}",
         f"  rejected      {faults.total()}" + "".join(f"  {name} {count}" for name, count in faults.most_common()),
-        f"  units         {len(units)} of at most {units[0].count if units else 0} samples, for {spec.workers.count} workers",
+        f"  units         {len(units)}, for {spec.workers.count} workers",
         f"  model         {folder}, {spec.model.dtype}, {size}x{size} pixels",
         f"  sampler       {depth} steps, p {fingerprint['p']}, guidance {spec.sampler.guidance_scale:g}",
         f"  network cost  {_evaluations(depth, spec.sampler.guidance_scale)} evaluations a picture, "

@@ -49,8 +49,8 @@ def run_units(
     `worker(task)` is made once an actor, and its `process(unit, attempt, ahead)` called for each unit. Raises
     WorkersFailed when actors cannot be started.
     """
-    remote = ray.remote(max_restarts=0, max_task_retries=0, max_concurrency=1, num_cpus=cpus, num_gpus=gpus)
-    Actor: Any = remote(worker)
+    options: Any = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1, "num_cpus": cpus, "num_gpus": gpus}
+    Actor: Any = ray.remote(**options)(worker)
     queue, attempts, failed_starts = deque(units), Counter[str](), 0
     slots: dict[ray.ObjectRef, _Slot] = {}
 

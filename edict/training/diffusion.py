@@ -99,7 +99,8 @@ def train(
     latents [M, 4, 16, 16], one caption each; `weights` [M] is how often each is drawn.
     """
     torch.manual_seed(seed)
-    model = build(tokenizer).to(device, memory_format=torch.channels_last)
+    model = build(tokenizer).to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = build(tokenizer).to(device).requires_grad_(False)
     unet = torch.compile(model["unet"]) if compiled else model["unet"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)

@@ -23,7 +23,7 @@ WEIGHTS = [
 
 @pytest.fixture(scope="module")
 def shipped_by_others(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small Stable Diffusion 1.x checkpoint with random weights, as diffusers saves one: 24x24 pixels, 6x12x12 latents."""
+    """A small random-weight Stable Diffusion 1.x as diffusers saves one: 24x24 pixels, 6x12x12 latents."""
     torch.manual_seed(0)
     tokenizer = CLIPTokenizer.from_pretrained(DEFAULT / "tokenizer")
     pipeline = StableDiffusionPipeline(

@@ -1,0 +1,373 @@
+"""The report, of small stores with the real schemas, parsed as a browser would."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from PIL import Image
+
+from pipeline.parts import to_parquet
+from pipeline.plan import Unit, write_plan
+from pipeline.report import BINS, EXAMPLES, SAMPLED, marked, public, report
+from pipeline.store import Store, StoreError
+from schemas.commit import Commit, File, Seconds
+from schemas.latents import latents_schema
+from schemas.pictures import PICTURES
+from schemas.rejects import Reject
+from schemas.specs import EditSpec, InvertSpec
+
+HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)"> "'>&amp; {{ 7 * 7 }}"""
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """A parsed page: its text, its elements with their attributes, and the text of each."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.text = ""
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self._open: list[tuple[str, list[str]]] = []
+        self.feed(html)
+        self.close()
+        assert not self._open, f"never closed: {[tag for tag, _ in self._open]}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        inside: list[str] = []
+        self.elements.append((tag, dict(attrs), inside))
+        if tag not in VOID:
+            self._open.append((tag, inside))
+
+    def handle_endtag(self, tag: str) -> None:
+        opened, _ = self._open.pop()
+        assert tag == opened, f"</{tag}> closes <{opened}>"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+        for _, inside in self._open:
+            inside.append(data)
+
+    def of(self, tag: str) -> list[str]:
+        """The text of every element of a kind, in order."""
+        return ["".join(inside) for name, _, inside in self.elements if name == tag]
+
+    def attributes(self, tag: str) -> Iterator[dict[str, str | None]]:
+        return (attrs for name, attrs, _ in self.elements if name == tag)
+
+    @property
+    def flat(self) -> str:
+        return " ".join(self.text.split())
+
+
+def png(colour: str, format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), colour).save(buffer, format)
+    return buffer.getvalue()
+
+
+def units(*counts: int) -> list[Unit]:
+    return [Unit(f"{i:08d}", f"in/{i}.tar", i, 0, count, 1, None) for i, count in enumerate(counts)]
+
+
+def open_store(folder: Path, spec: InvertSpec | EditSpec, planned: list[Unit], **more: Any) -> Store:
+    store = Store(str(folder))
+    job = {
+        "kind": spec.kind,
+        "spec": spec.model_dump(mode="json"),
+        "fingerprint": {"weights": "abc123", "steps": 50},
+        "machine": {"device": "cpu", "threads": 1, "gpus": 0.0},
+        "created": "2025-01-02T03:04:05+00:00",
+        **more,
+    }
+    store.put("job.json", json.dumps(job).encode())
+    write_plan(store, planned)
+    return store
+
+
+def invert_store(folder: Path, *counts: int, input: str = "in/{0..9}.tar") -> Store:
+    return open_store(folder, InvertSpec(kind="invert", input=input, output="latents"), units(*counts))
+
+
+def edit_store(folder: Path, *counts: int) -> Store:
+    spec = EditSpec.model_validate(
+        {
+            "kind": "edit",
+            "latents": "my latents",
+            "output": "edits",
+            "edits": [{"name": "snow", "prompt": "{caption} s"}],
+        }
+    )
+    return open_store(folder, spec, units(*counts), variants_per_row=1)
+
+
+def commit(
+    store: Store, unit: str, ok: int, *, filtered: int = 0, rejects: list[Reject] | None = None, **more: Any
+) -> None:
+    rejected = rejects or []
+    fields: dict[str, Any] = {
+        "unit": unit,
+        "attempt": f"{unit}-1",
+        "source": "in/0.tar",
+        "input": ok + filtered + len(rejected),
+        "ok": ok,
+        "rejected": len(rejected),
+        "filtered": filtered,
+        "files": (),
+        "rejects": tuple(rejected),
+        "seconds": Seconds(read=1.0, compute=7.0, write=2.0),
+        "started": 100.0,
+        "finished": 110.0,
+        "worker": {"host": "node-a", "pid": "17", "device": "cpu"},
+        "versions": {"torch": "2.9"},
+        **more,
+    }
+    assert store.commit(Commit(**fields))
+
+
+def part(store: Store, unit: str, drifts: list[float]) -> File:
+    rows = [
+        {
+            "key": f"k{i}",
+            "shard": "in/0.tar",
+            "index": i,
+            "caption": "a",
+            "caption_truncated": False,
+            "x": [[[1]]],
+            "y": [[[1]]],
+            "digest": "d",
+            "drift": drift,
+            "std": 1.0,
+            "image_sha256": "s",
+            "width": 1,
+            "height": 1,
+            "json": None,
+        }
+        for i, drift in enumerate(drifts)
+    ]
+    table = pa.Table.from_pylist(rows, schema=latents_schema(1, 1, 1, {}, {}))
+    return store.put(f"parts/{unit}-1.parquet", to_parquet(table))
+
+
+def pictures(store: Store, rows: list[dict[str, Any]]) -> File:
+    return store.put("pictures/00000000-1.parquet", to_parquet(pa.Table.from_pylist(rows, schema=PICTURES)))
+
+
+def shown(caption: str, *prompts: str, exact: bool = True, key: str = "k") -> dict[str, Any]:
+    edits = [{"edit": "snow", "prompt": prompt, "image": png("blue", "JPEG")} for prompt in prompts]
+    return {
+        "key": key,
+        "caption": caption,
+        "exact": exact,
+        "source": png("red"),
+        "reconstruction": png("green"),
+        "edits": edits,
+    }
+
+
+def reject(i: int, error: str = "CorruptImage", **more: str) -> Reject:
+    return Reject(**{**asdict(Reject("in/0.tar", i, f"key{i}", "decode", error, f"cut at {i}")), **more})
+
+
+def test_text_from_a_data_set_stays_text(tmp_path: Path) -> None:
+    store = edit_store(tmp_path / "store", 2)
+    commit(
+        store,
+        "00000000",
+        1,
+        rejects=[reject(1, key=HOSTILE, shard=HOSTILE, message=HOSTILE, error=HOSTILE)],
+        files=(pictures(store, [shown(HOSTILE, f"{HOSTILE} in snow", key=HOSTILE)]),),
+        worker={"host": HOSTILE, "pid": HOSTILE, "device": HOSTILE},
+        versions={HOSTILE: HOSTILE},
+    )
+    page = Page(report(store))
+    tags = Counter(tag for tag, _, _ in page.elements)
+    assert tags["script"] == 0
+    assert tags["img"] == 3
+    assert {key for tag, attrs, _ in page.elements for key in attrs if key.startswith("on")} == set()
+    assert all(str(attrs["src"]).startswith("data:image/") for attrs in page.attributes("img"))
+    # rejects: class, shard, key and message; the caption, key and prompt of the row; the worker; the versions
+    assert page.text.count(HOSTILE) == 4 + 3 + 3 + 2
+
+
+def test_the_page_needs_no_other(tmp_path: Path) -> None:
+    store = edit_store(tmp_path / "store", 1)
+    commit(store, "00000000", 1, files=(pictures(store, [shown("a dog", "a cat")]),))
+    html = report(store)
+    page = Page(html)
+    assert {"script", "link", "iframe"}.isdisjoint(tag for tag, _, _ in page.elements)
+    assert "url(" not in html
+    sources = [str(attrs["src"]) for attrs in page.attributes("img")]
+    assert sources == [
+        f"data:image/png;base64,{base64.b64encode(png('red')).decode()}",
+        f"data:image/png;base64,{base64.b64encode(png('green')).decode()}",
+        f"data:image/jpeg;base64,{base64.b64encode(png('blue', 'JPEG')).decode()}",
+    ]
+
+
+def test_counts_are_the_commits_sums(tmp_path: Path) -> None:
+    store = invert_store(tmp_path / "store", 13, 29)
+    commit(store, "00000000", 11, rejects=[reject(0), reject(1)], files=(part(store, "00000000", [0.1] * 11),))
+    worker = {"host": "node-b", "pid": "18", "device": "cuda"}
+    commit(store, "00000001", 26, filtered=3, files=(part(store, "00000001", [0.3] * 26),), worker=worker)
+    page = Page(report(store))
+    assert dict(zip(page.of("dt"), page.of("dd"), strict=True)) == {
+        "planned": "42",
+        "input": "42",
+        "ok": "37",
+        "rejected": "2",
+        "filtered": "3",
+        "units": "2/2",
+    }
+    assert "42 input = 37 ok + 2 rejected + 3 filtered" in page.flat
+    assert page.of("strong")[0] == "complete"
+    assert "read 2.0 s compute 14.0 s write 4.0 s" in page.flat
+    assert "3.7 images/s" in page.flat  # 37 in the 10 seconds that both took together
+    assert "node-a17cpu111" in "".join(page.flat.split())
+    assert "node-b18cuda126" in "".join(page.flat.split())
+    assert "edict verify" in page.flat
+    assert "abc123" in page.text
+
+
+def test_an_incomplete_store_says_so(tmp_path: Path) -> None:
+    store = invert_store(tmp_path / "store", 3, 4, 5)
+    commit(store, "00000001", 4, files=(part(store, "00000001", [0.1] * 4),))
+    page = Page(report(store))
+    assert page.of("strong")[0] == "incomplete"
+    assert "1 of 3 units are done" in page.flat
+
+
+def test_a_store_with_nothing_done_has_a_report(tmp_path: Path) -> None:
+    page = Page(report(invert_store(tmp_path / "store", 3)))
+    assert page.of("strong")[0] == "incomplete"
+    assert page.of("svg") == []
+    assert "0 of 1 units are done" in page.flat
+
+
+def test_sums_that_do_not_hold_are_told(tmp_path: Path) -> None:
+    store = invert_store(tmp_path / "store", 3)
+    commit(store, "00000000", 2)
+    page = Page(report(store))
+    assert page.of("strong")[0] == "incomplete"
+    assert "unit 00000000 committed 2 of 3 planned" in page.flat
+
+
+def test_rejects_by_class_with_their_first_examples(tmp_path: Path) -> None:
+    many = EXAMPLES + 7
+    store = invert_store(tmp_path / "store", many + 1)
+    commit(store, "00000000", 0, rejects=[reject(many, "Rare"), *(reject(i) for i in range(many))])
+    page = Page(report(store))
+    headings = [" ".join(text.split()) for text in page.of("summary")]
+    assert headings[:2] == [f"CorruptImage {many} the first {EXAMPLES} are shown", "Rare 1"]
+    messages = re.findall(r"cut at \d+", page.text)
+    assert messages == [f"cut at {i}" for i in range(EXAMPLES)] + [f"cut at {many}"]
+
+
+def test_histograms_show_where_the_rows_lie(tmp_path: Path) -> None:
+    store = invert_store(tmp_path / "store", 4)
+    commit(store, "00000000", 4, files=(part(store, "00000000", [0.25, 0.25, 0.25, 0.75]),))
+    page = Page(report(store))
+    drift = [float(str(attrs["height"])) for attrs in page.attributes("rect")][:BINS]
+    assert (drift[0], drift[-1]) == (100.0, 33.33)
+    assert set(drift[1:-1]) == {0.0}
+    assert "0.25 median 0.25 0.75" in page.flat
+    assert "Over all 4 rows" in page.flat
+
+
+def test_a_large_store_is_sampled_and_says_so(tmp_path: Path) -> None:
+    count = SAMPLED + 20
+    store = invert_store(tmp_path / "store", *[1] * count)
+    for i in range(count):
+        # the drift is the part's number, so that the scale tells which parts were read
+        commit(store, f"{i:08d}", 1, files=(part(store, f"{i:08d}", [float(i)]),))
+    page = Page(report(store))
+    assert f"Sampled: the {SAMPLED} rows of {SAMPLED} parts, spread evenly over {count}" in page.flat
+    scale = re.search(r"x − y (\S+) median (\S+) (\S+)", page.flat)
+    assert scale is not None
+    assert [float(number) for number in scale.groups()] == pytest.approx([0, 59.5, 118], abs=1)
+
+
+def test_a_damaged_part_is_named(tmp_path: Path) -> None:
+    store = invert_store(tmp_path / "store", 1)
+    file = part(store, "00000000", [0.5])
+    commit(store, "00000000", 1, files=(file,))
+    store.put(file.path, store.get(file.path)[:-9])
+    with pytest.raises(StoreError, match=r"parts/00000000-1\.parquet is damaged"):
+        report(store)
+
+
+def test_an_edit_tells_how_many_shown_rows_are_exact(tmp_path: Path) -> None:
+    store = edit_store(tmp_path / "store", 3)
+    rows = [shown("a dog", "a cat"), shown("a fox", exact=False), {**shown("an elk"), "source": None}]
+    commit(store, "00000000", 3, files=(pictures(store, rows),))
+    page = Page(report(store))
+    assert "2 of 3 shown rows regenerated integer for integer" in page.flat
+    assert page.text.count("reconstruction (exact)") == 2
+    assert page.text.count("reconstruction (close)") == 1
+    assert page.text.count("source shard not found") == 1
+    assert page.of("mark") == ["cat"]
+    assert "edict verify 'my latents'" in page.flat
+
+
+def test_an_edit_with_no_shown_rows(tmp_path: Path) -> None:
+    store = edit_store(tmp_path / "store", 1)
+    commit(store, "00000000", 1)
+    page = Page(report(store))
+    assert "No rows are shown." in page.flat
+    assert "Pictures" not in page.of("h2")
+
+
+def test_credentials_are_shown_nowhere(tmp_path: Path) -> None:
+    secret = "https://ann:hunter2@host/a.tar"
+    store = invert_store(tmp_path / "store", 1, input=secret)
+    job = store.job()
+    store.put("job.json", json.dumps({**job, "fingerprint": {"input": [secret]}}).encode())
+    commit(store, "00000000", 0, rejects=[reject(0, shard=secret, message=f"{secret}: is gone")])
+    html = report(store)
+    assert "hunter2" not in html
+    assert "ann:" not in html
+    assert html.count("https://host/a.tar") == 4
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("https://u:p@host/x", "https://host/x"),
+        ("https://u:p@ss@host/x@y", "https://host/x@y"),
+        ("s3://AK:a/b+c@bucket/x", "s3://bucket/x"),
+        ("https://ghp_token@host/x", "https://host/x"),
+        ("see s3://u:p@a/b and s3://u:q@c/d", "see s3://a/b and s3://c/d"),
+        ("https://h/x?se=1&sig=abc%3D&v=2", "https://h/x?se=1&sig=…&v=2"),
+        ("https://h/x?X-Amz-Signature=abc: gone", "https://h/x?X-Amz-Signature=… gone"),
+        ("http://host:8080/a@b", "http://host:8080/a@b"),
+        ("abfss://box@account.dfs.core.windows.net/x", "abfss://box@account.dfs.core.windows.net/x"),
+        ("mail me@host, ratio 3:4", "mail me@host, ratio 3:4"),
+    ],
+)
+def test_public_text_holds_no_credentials(text: str, expected: str) -> None:
+    assert public(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("caption", "prompt", "expected"),
+    [
+        ("a dog", "a dog", "a dog"),
+        ("a dog", "a dog, covered in snow", "a dog<mark>, covered in snow</mark>"),
+        ("a big dog runs", "a cat runs", "a <mark>cat</mark> runs"),
+        ("a dog & a fox", "a <b> & a fox", "a <mark>&lt;b&gt;</mark> &amp; a fox"),
+        ("", "hello", "<mark>hello</mark>"),
+        ("hello", "", ""),
+    ],
+)
+def test_changed_words_are_marked(caption: str, prompt: str, expected: str) -> None:
+    assert str(marked(prompt, caption)) == expected

@@ -1,0 +1,182 @@
+"""The contact sheet, of small stores: what is shown where, and texts of every kind."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from PIL import Image, ImageFont
+
+from pipeline.parts import to_parquet
+from pipeline.sheet import BETWEEN, CELL, GAP, LEADING, LINES, MARGIN, _wrapped, contact_sheet, read_pictures
+from pipeline.store import Store
+from schemas.commit import Commit, Seconds
+from schemas.pictures import PICTURES
+
+Colour = tuple[int, int, int]
+RED, GREEN, BLUE, BLACK, WHITE = (220, 20, 20), (20, 220, 20), (20, 20, 220), (0, 0, 0), (255, 255, 255)
+
+
+def png(colour: Colour, side: int) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def row(
+    source: Colour | None, reconstruction: Colour, *edits: Colour, side: int = 64, text: str = "a dog"
+) -> dict[str, Any]:
+    return {
+        "key": "k",
+        "caption": text,
+        "exact": True,
+        "source": None if source is None else png(source, side),
+        "reconstruction": png(reconstruction, side),
+        "edits": [{"edit": f"e{i}", "prompt": text, "image": png(edit, side)} for i, edit in enumerate(edits)],
+    }
+
+
+def store_of(folder: Path, *units: list[dict[str, Any]]) -> Store:
+    store = Store(str(folder))
+    for i, rows in enumerate(units):
+        path = f"pictures/{i:08d}-1.parquet"
+        files = (store.put(path, to_parquet(pa.Table.from_pylist(rows, schema=PICTURES))),) if rows else ()
+        assert store.commit(
+            Commit(
+                unit=f"{i:08d}",
+                attempt=f"{i:08d}-1",
+                source="parts/a.parquet",
+                input=1,
+                ok=1,
+                rejected=0,
+                filtered=0,
+                files=files,
+                rejects=(),
+                seconds=Seconds(read=0.0, compute=1.0, write=0.0),
+                started=0.0,
+                finished=1.0,
+                worker={"host": "h", "pid": "1", "device": "cpu"},
+                versions={},
+            )
+        )
+    return store
+
+
+def sheet_of(folder: Path, *units: list[dict[str, Any]]) -> Image.Image:
+    sheet = contact_sheet(store_of(folder, *units))
+    assert sheet is not None
+    return sheet
+
+
+def centre(row: int, column: int, side: int = CELL, lines: int = 1) -> tuple[int, int]:
+    """The centre of a cell's picture, where every row's captions take so many lines."""
+    height = LEADING + 4 + side + 8 + LEADING * lines
+    return (
+        MARGIN + column * (side + GAP) + side // 2,
+        MARGIN + row * (height + BETWEEN) + LEADING + 4 + side // 2,
+    )
+
+
+def test_every_cell_shows_its_picture(tmp_path: Path) -> None:
+    sheet = sheet_of(tmp_path / "store", [row(RED, GREEN, BLUE), row(BLUE, RED)], [], [row(GREEN, BLACK, RED, BLUE)])
+    found = [[sheet.getpixel(centre(i, j)) for j in range(4)] for i in range(3)]
+    assert found == [[RED, GREEN, BLUE, WHITE], [BLUE, RED, WHITE, WHITE], [GREEN, BLACK, RED, BLUE]]
+    assert sheet.size == (
+        2 * MARGIN + 4 * CELL + 3 * GAP,
+        2 * MARGIN + 3 * (LEADING + 4 + CELL + 8 + LEADING) + 2 * BETWEEN,
+    )
+
+
+@pytest.mark.parametrize(("side", "drawn"), [(16, 192), (64, 192), (80, 160), (128, 128), (192, 192), (512, 192)])
+def test_pictures_are_brought_to_about_one_size(tmp_path: Path, side: int, drawn: int) -> None:
+    sheet = sheet_of(tmp_path / "store", [row(RED, GREEN, side=side)])
+    reds = np.argwhere((np.asarray(sheet) == RED).all(-1))
+    assert (np.ptp(reds, axis=0) + 1).tolist() == [drawn, drawn]
+    assert sheet.getpixel(centre(0, 1, drawn)) == GREEN
+
+
+def test_small_pictures_keep_their_pixels(tmp_path: Path) -> None:
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    buffer = io.BytesIO()
+    noise.save(buffer, "PNG")
+    sheet = sheet_of(tmp_path / "store", [{**row(RED, GREEN), "source": buffer.getvalue()}])
+    x, y = centre(0, 0)
+    half = CELL // 2
+    drawn = sheet.crop((x - half, y - half, x + half, y + half))
+    assert np.array_equal(np.asarray(drawn), np.asarray(noise).repeat(3, axis=0).repeat(3, axis=1))
+
+
+def test_a_source_that_is_gone_is_said_so(tmp_path: Path) -> None:
+    sheet = sheet_of(tmp_path / "store", [row(None, GREEN)])
+    x, y = centre(0, 0)
+    there = np.asarray(sheet)[y - 10 : y + 10, x - CELL // 2 + 2 : x + CELL // 2 - 2]
+    assert there.min() < 160  # written in the middle
+    assert there.max() == 255
+    assert sheet.getpixel(centre(0, 1)) == GREEN
+
+
+def test_exact_and_close_are_told_apart(tmp_path: Path) -> None:
+    exact = sheet_of(tmp_path / "exact", [row(RED, GREEN)])
+    close = sheet_of(tmp_path / "close", [{**row(RED, GREEN), "exact": False}])
+    x, top = MARGIN + CELL + GAP, MARGIN + LEADING
+    differing = np.argwhere((np.asarray(exact) != np.asarray(close)).any(-1))
+    assert len(differing) > 0
+    (upper, left), (lower, right) = differing.min(0), differing.max(0)
+    assert MARGIN <= upper <= lower < top
+    assert x <= left <= right < x + CELL
+
+
+def test_no_shown_rows_make_no_sheet(tmp_path: Path) -> None:
+    assert contact_sheet(store_of(tmp_path / "store", [], [])) is None
+    assert contact_sheet(Store(str(tmp_path / "empty"))) is None
+
+
+def test_what_no_commit_names_is_not_shown(tmp_path: Path) -> None:
+    store = store_of(tmp_path / "store", [row(RED, GREEN)])
+    store.put("pictures/00000001-1.parquet", store.get("pictures/00000000-1.parquet"))
+    assert len(read_pictures(store)) == 1
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        " \n\t ",
+        "猫と犬が雪の中で遊んでいる" * 30,
+        "كلب في الثلج",
+        "כלב",
+        "👩‍🚀 " * 40,
+        "x" * 5000,
+        "a\nb\0c\u202e\u2028d",
+        "e\u0301",
+    ],
+)
+def test_any_text_can_be_a_caption(tmp_path: Path, text: str) -> None:
+    sheet = sheet_of(tmp_path / "store", [row(RED, GREEN, BLUE, text=text)])
+    assert sheet.height <= 2 * MARGIN + LEADING + 4 + CELL + 8 + LINES * LEADING
+    # nothing is written into the gap beside a cell, or the margin
+    pixels = np.asarray(sheet)
+    for column in range(3):
+        right = MARGIN + column * (CELL + GAP) + CELL
+        assert (pixels[:, right + 2 : right + GAP - 2] == 255).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("", []),
+        ("a  dog\nruns", ["a dog runs"]),
+        ("one two three four five six seven", ["one two three", "four five six", "seven"]),
+        ("one two three four five six seven eight nine ten", ["one two three", "four five six", "seven eight…"]),
+        ("mmmmmmmmmmmmmmm", ["mmmmmmmm", "mmmmmmm"]),
+        ("e\u0301", ["é"]),
+    ],
+)
+def test_captions_are_wrapped_and_elided(text: str, lines: list[str]) -> None:
+    font = ImageFont.load_default(size=12)
+    assert _wrapped(text, font, 90) == lines
+    assert all(font.getlength(line) <= 90 for line in lines)
