@@ -2,8 +2,9 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from hashlib import sha256
 from typing import Any, Protocol
 
@@ -16,8 +17,7 @@ from pipeline.images import ImageError, encode, prepare
 from pipeline.latents import Latents, read_latents
 from pipeline.parts import to_parquet
 from pipeline.plan import Unit, read_entries, read_units
-from pipeline.shards import Sample, ShardError, read_samples, write_shard
-from pipeline.storage import StorageError
+from pipeline.shards import Sample, read_samples, write_shard
 from pipeline.store import Store
 from pipeline.worker import Ahead, Attempt, Machine, load_model
 from schemas.edits import EDITS
@@ -244,13 +244,17 @@ class EditWorker:
 
     def _source(self, row: dict[str, Any]) -> bytes | None:
         """The picture a row was inverted from, read again; None where its shard is gone or was changed since."""
-        planned: Iterable[Unit] = (u for u in read_units(self.latents) if u.source == row["shard"])
-        unit = next(u for u in planned if u.first <= row["index"] < u.first + u.count)
-        entry = read_entries(self.latents, replace(unit, first=row["index"], count=1))
         try:
-            sample = next(read_samples(unit.source, size=unit.size, etag=unit.version, entries=entry))
+            shard = self._shards[row["shard"]]
+            entry = read_entries(self.latents, replace(shard, first=row["index"], count=1))
+            sample = next(read_samples(shard.source, size=shard.size, etag=shard.version, entries=entry))
             if not isinstance(sample, Sample) or sha256(sample.image).hexdigest() != row["image_sha256"]:
                 return None
             return encode(prepare(sample.image, self.model.size, self.task.crop).image, "png")
-        except (ShardError, StorageError, ImageError):
+        except (JobError, ImageError):
             return None
+
+    @cached_property
+    def _shards(self) -> dict[str, Unit]:
+        """A unit of each input shard of the latent store: it says which version of the shard was inverted."""
+        return {unit.source: unit for unit in read_units(self.latents)}

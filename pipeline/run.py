@@ -38,7 +38,7 @@ def run_invert(spec: InvertSpec) -> Ran:
     Raises PlanError, StoreError (JobChanged where the store is another job's), ModelError, WorkersFailed.
     """
     folder = locate(spec.model.path, spec.model.revision)
-    store = Store(spec.output)
+    store = Store(spec.output, create=True)
     fingerprint = invert_fingerprint(spec, folder)
     job = open_job(
         store, "invert", spec.model_dump(mode="json"), fingerprint, machine_for(spec.workers.count, spec.workers.gpus)
@@ -57,8 +57,9 @@ def run_edit(spec: EditSpec, variants: Sequence[Variant], prompts: Prompts) -> R
 
     `prompts` gives the variants that change a caption. Raises EditError, StoreError, ModelError, WorkersFailed.
     """
-    latents, store = Store(spec.latents), Store(spec.output)
+    latents = Store(spec.latents)
     task, fingerprint = edit_task(spec, latents, variants, prompts)
+    store = Store(spec.output, create=True)
     job = open_job(
         store,
         "edit",

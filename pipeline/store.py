@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from obstore.exceptions import AlreadyExistsError, NotFoundError
 
 from pipeline.errors import JobError
-from pipeline.storage import open_prefix
+from pipeline.storage import local_path, open_prefix
 from schemas.commit import Commit, File
 
 READERS = 16  # commits are small: reading them is bound by latency
@@ -34,9 +34,15 @@ class StoreError(JobError):
 
 
 class Store:
-    """Reading and writing the files of one store. Cheap to make; a worker makes its own."""
+    """Reading and writing the files of one store. Cheap to make; a worker makes its own.
 
-    def __init__(self, location: str) -> None:
+    Raises StoreError for a local folder that does not exist, unless it is to be made (`create`).
+    """
+
+    def __init__(self, location: str, *, create: bool = False) -> None:
+        path = local_path(location)
+        if path is not None and not path.is_dir() and not create:
+            raise StoreError(f"{location}: there is no such folder; give the `output` of a job that was run")
         self.location = location
         self._objects = open_prefix(location)
 

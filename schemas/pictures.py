@@ -16,7 +16,8 @@ PICTURES = pa.schema(
         ),
     ]
 )
-"""Pictures are PNG at the model's size. `source` is null where its shard is no longer what was inverted.
+"""`source` and `reconstruction` are PNG, the edits as the job writes them, all at the model's size.
 
-`exact` says that the row's pair, regenerated under its own caption, came to the very integers it was inverted from.
+`source` is null where its shard is no longer what was inverted. `exact` says that the row's pair, regenerated under
+its own caption, came to the very integers it was inverted from.
 """

@@ -217,6 +217,7 @@ class EditSpec(Spec):
     contact_sheet: int = Field(
         8,
         ge=0,
+        le=64,
         description="Rows shown in contact_sheet.png, each also reconstructed under its own caption; 0 for none.",
     )
 

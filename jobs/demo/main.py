@@ -53,7 +53,7 @@ def main(output: Path) -> bool:
     for failure in inverted.failures + edited.failures:
         print(f"failed: {failure}")
     print(
-        f"\n{inverted.status.ok} pictures inverted, {edited.status.ok} edited, in {time.monotonic() - began:.0f} s. See\n"
+        f"\n{inverted.status.ok} pictures inverted, {edited.status.ok} edited in {time.monotonic() - began:.0f} s\n"
         f"  {output}/edits/contact_sheet.png\n"
         f"  {output}/edits/report.html\n"
         f"  {output}/latents/parts/*.parquet\n"

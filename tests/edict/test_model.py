@@ -310,8 +310,9 @@ def test_a_samples_fault_is_its_own(models: dict[torch.dtype, EDICT], images: Pi
 def test_padding_has_no_faults_of_its_own(model: EDICT, images: Pictures, captions: list[str]) -> None:
     """The last batch is filled up with copies of its last sample: one fault, though three rows overflow."""
     ready = model.prepare(model.encode(images), steps=1, strength=1.0, guidance_scale=1.0, batch_size=4)
-    ready.x[4] = ready.y[4] = 2**46
-    moved, faults = model.move(ready, captions, 0)
+    wild = replace(ready, x=ready.x.clone(), y=ready.y.clone())
+    wild.x[4] = wild.y[4] = 2**46
+    moved, faults = model.move(wild, captions, 0)
     assert list(faults) == [4]
     assert isinstance(faults[4], LatticeOverflow)
     assert len(moved) == 5

@@ -1,0 +1,359 @@
+"""Whole jobs on a real Ray with the real default model: few steps, few pictures, everything else as at scale."""
+
+import dataclasses
+import io
+import json
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import polars
+import pyarrow.parquet as pq
+import pytest
+import webdataset
+from PIL import Image
+
+from edict.checkpoint import locate
+from jobs.run import run_spec
+from pipeline.invert import InvertWorker
+from pipeline.job import JobChanged
+from pipeline.plan import PlanError, Unit, read_units
+from pipeline.pool import WorkersFailed, run_units
+from pipeline.run import EditError, shown_rows
+from pipeline.shards import Sample
+from pipeline.status import status
+from pipeline.store import Store, StoreError
+from pipeline.verify import run_verify
+from pipeline.worker import Machine, load_model
+from schemas.latents import NOISE
+from schemas.specs import EditSpec, InvertSpec
+
+Members = list[tuple[str, bytes]]
+ShardOf = Callable[[Path, Members], Path]
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def members_of(sample: Sample) -> Members:
+    return [
+        (f"{sample.key}.{sample.extension}", sample.image),
+        (f"{sample.key}.txt", sample.caption.encode()),
+        (f"{sample.key}.json", (sample.json or "{}").encode()),
+    ]
+
+
+def invert_spec(shard: Path | list[str], output: Path, **more: Any) -> InvertSpec:
+    fields = {
+        "kind": "invert",
+        "input": [str(shard)] if isinstance(shard, Path) else shard,
+        "output": str(output),
+        "sampler": {"steps": 3},
+        "workers": {"count": 2, "batch_size": 4},
+    }
+    return InvertSpec.model_validate(fields | more)
+
+
+def edit_spec(latents: Path, output: Path, edits: list[dict[str, Any]], **more: Any) -> EditSpec:
+    return EditSpec.model_validate(
+        {"kind": "edit", "latents": str(latents), "output": str(output), "edits": edits} | more
+    )
+
+
+@pytest.fixture(scope="module")
+def latents(
+    tmp_path_factory: pytest.TempPathFactory, samples: list[Sample], shard_of: ShardOf, local_ray: None
+) -> Path:
+    """A finished latent store of 24 rows from two shards; three batches to a unit's four, so that units are uneven."""
+    folder = tmp_path_factory.mktemp("run")
+    for i, part in enumerate((samples[:20], samples[20:])):
+        shard_of(folder / f"{i}.tar", [member for sample in part for member in members_of(sample)])
+    ran = run_spec(invert_spec([str(folder / "{0..1}.tar")], folder / "latents"))
+    assert ran.failures == []
+    assert ran.status.complete
+    return folder / "latents"
+
+
+def rows(store: Path) -> list[dict[str, Any]]:
+    """All rows of a store in the order of its input."""
+    found = [row for part in sorted((store / "parts").iterdir()) for row in pq.read_table(part).to_pylist()]
+    return sorted(found, key=lambda row: (row["shard"], row["index"]))
+
+
+def test_every_sample_becomes_a_row_with_its_own_text(latents: Path, samples: list[Sample]) -> None:
+    found = rows(latents)
+    assert [(row["key"], row["caption"], row["json"]) for row in found] == [(s.key, s.caption, s.json) for s in samples]
+    counts = status(Store(str(latents)))
+    assert (counts.input, counts.ok, counts.rejected, counts.filtered, counts.units) == (24, 24, 0, 0, 3)
+    assert json.loads(found[0]["json"])["caption"] == found[0]["caption"]
+
+
+def test_a_stored_pair_is_what_the_model_inverts_in_this_process(latents: Path, samples: list[Sample]) -> None:
+    """The pipeline adds nothing: the first batch has the same integers here, run with as many threads as the workers."""
+    model = load_model(str(locate()), "float32", Machine(**Store(str(latents)).job()["machine"]))
+    pictures = [Image.open(io.BytesIO(sample.image)) for sample in samples[:4]]
+    start = model.encode(pictures)
+    pair = model.invert(start, [sample.caption for sample in samples[:4]], steps=3)
+    found = rows(latents)[:4]
+    assert [row["digest"] for row in found] == start.digests()
+    assert np.array_equal(np.array([row["x"] for row in found]), pair.x.numpy())
+    assert np.array_equal(np.array([row["y"] for row in found]), pair.y.numpy())
+    assert [row["drift"] for row in found] == pair.drift().tolist()
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_verify_regenerates_every_integer(dtype: str, tmp_path: Path, samples: list[Sample], shard_of: ShardOf) -> None:
+    shard = shard_of(tmp_path / "a.tar", [member for sample in samples[:6] for member in members_of(sample)])
+    spec = invert_spec(shard, tmp_path / "latents", model={"path": "default", "dtype": dtype})
+    assert run_spec(spec).status.complete
+    verified = run_verify(spec.output, rows=None, count=1, gpus=0)
+    assert (verified.rows, verified.exact, verified.problems) == (6, 6, [])
+
+
+def test_verify_finds_a_changed_byte_and_a_changed_caption(
+    tmp_path: Path, samples: list[Sample], shard_of: ShardOf
+) -> None:
+    shard = shard_of(tmp_path / "a.tar", [member for sample in samples[:4] for member in members_of(sample)])
+    spec = invert_spec(shard, tmp_path / "latents")
+    run_spec(spec)
+    (part,) = (tmp_path / "latents" / "parts").iterdir()
+    sound = part.read_bytes()
+    part.write_bytes(sound[:400] + bytes([sound[400] ^ 1]) + sound[401:])
+    verified = run_verify(spec.output, rows=None, count=1, gpus=0)
+    assert verified.exact == 0
+    assert "is not what was committed" in verified.problems[0]
+    # a part that is consistent in itself, but whose rows do not belong to their pairs
+    table = pq.read_table(io.BytesIO(sound))
+    captions = table.column_names.index("caption")
+    swapped = table.set_column(captions, "caption", [["another caption altogether"] * 4])
+    pq.write_table(swapped.cast(table.schema), part)
+    store = Store(spec.output)
+    (unit, commit), *_ = store.commits().items()
+    data = part.read_bytes()
+    named = store.put(f"parts/{part.name}", data)
+    store.put(f"commits/{unit}.json", commit.model_copy(update={"files": (named,)}).model_dump_json().encode())
+    verified = run_verify(spec.output, rows=None, count=1, gpus=0)
+    assert verified.exact == 0
+    assert len(verified.problems) == 4
+    assert samples[0].key in verified.problems[0]
+
+
+def test_the_store_opens_everywhere_and_scale_gives_the_floats(latents: Path) -> None:
+    import datasets
+
+    pattern = str(latents / "parts" / "*.parquet")
+    first = sorted((latents / "parts").iterdir())[0]
+    noise = json.loads(pq.read_schema(first).metadata[NOISE])
+    assert noise["scale"] == 2.0 ** -noise["bits"] * noise["alphas_cumprod"] ** 0.5
+    expected = {row["key"]: np.array(row["x"]) for row in rows(latents)}
+    by_duckdb = duckdb.sql(f"select key, x from '{pattern}'").fetchall()
+    by_polars = polars.read_parquet(pattern).select("key", "x").rows()
+    loaded = datasets.load_dataset("parquet", data_files=pattern, split="train", cache_dir=str(latents / ".cache"))
+    by_datasets = [(row["key"], row["x"]) for row in loaded]
+    for found in (by_duckdb, by_polars, by_datasets):
+        assert len(found) == 24
+        for key, x in found:
+            assert np.array_equal(np.array(x), expected[key])
+    floats = np.array(by_duckdb[0][1]) * noise["scale"]
+    assert 0.1 < floats.std() < 3
+
+
+def test_a_second_run_does_nothing_and_another_job_is_refused(latents: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in (latents / "commits").iterdir()}
+    shards = str(latents.parent / "{0..1}.tar")
+    assert run_spec(invert_spec([shards], latents)).status.complete
+    assert {path: path.stat().st_mtime_ns for path in (latents / "commits").iterdir()} == before
+    with pytest.raises(JobChanged, match=r"steps: 3 in the store, 4 in the spec"):
+        run_spec(invert_spec([shards], latents, sampler={"steps": 4}))
+
+
+def test_what_is_missing_is_finished_and_equal(latents: Path, tmp_path: Path) -> None:
+    """A unit whose commit is gone is done again, to the same rows; the file that lost its commit is swept."""
+    store = tmp_path / "latents"
+    shutil.copytree(latents, store)
+    shards = str(latents.parent / "{0..1}.tar")
+    (store / "commits" / "00000001.json").unlink()
+    assert not status(Store(str(store))).complete
+    assert run_spec(invert_spec([shards], store)).status.complete
+    assert rows(store) == rows(latents)
+    assert len(list((store / "parts").iterdir())) == 3
+
+
+def bad_png_bomb() -> bytes:
+    """A PNG of 50,000 x 50,000 pixels in some 300 bytes of header and nothing."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+def test_every_bad_sample_is_accounted_for(tmp_path: Path, samples: list[Sample], shard_of: ShardOf) -> None:
+    good = [member for sample in samples[:3] for member in members_of(sample)]
+    picture = Image.open(io.BytesIO(samples[3].image)).convert("RGB")
+    jpeg, gif = io.BytesIO(), io.BytesIO()
+    picture.save(jpeg, "jpeg")
+    picture.save(gif, "gif")
+    bad: Members = [
+        ("corrupt.jpg", jpeg.getvalue()[:600]),
+        ("corrupt.txt", b"a corrupt JPEG"),
+        ("silent.png", samples[4].image),
+        (f"{samples[0].key}.png", samples[5].image),
+        (f"{samples[0].key}.txt", b"the key of the first again"),
+        ("latin.png", samples[6].image),
+        ("latin.txt", "caf\xe9".encode("latin-1")),
+        ("empty.png", b""),
+        ("empty.txt", b"an image of no bytes"),
+        ("still.gif", gif.getvalue()),
+        ("still.txt", b"a still GIF is a picture"),
+        ("bomb.png", bad_png_bomb()),
+        ("bomb.txt", b"a bomb"),
+    ]
+    whole = shard_of(tmp_path / "bad.tar", good + bad)
+    cut = shard_of(tmp_path / "cut.tar", [member for sample in samples[8:11] for member in members_of(sample)])
+    index = cut.read_bytes().index(samples[10].image)
+    cut.write_bytes(cut.read_bytes()[: index + 300])
+    ran = run_spec(invert_spec([str(whole), str(cut)], tmp_path / "latents", sampler={"steps": 1}))
+    assert ran.status.complete
+    assert (ran.status.input, ran.status.ok, ran.status.rejected) == (13, 6, 7)
+    commits = Store(str(tmp_path / "latents")).commits().values()
+    rejects = {(reject.key, reject.error) for commit in commits for reject in commit.rejects}
+    assert rejects == {
+        ("corrupt", "CorruptImage"),
+        ("silent", "MissingCaption"),
+        (samples[0].key, "DuplicateKey"),
+        ("latin", "CaptionEncoding"),
+        ("empty", "EmptyMember"),
+        ("bomb", "DecompressionBomb"),
+        (samples[10].key, "TruncatedShard"),
+    }
+    assert {row["key"] for row in rows(tmp_path / "latents")} == {s.key for s in (*samples[:3], *samples[8:10])} | {
+        "still"
+    }
+
+
+def test_a_broken_dataset_is_reported_whole_and_nothing_runs(tmp_path: Path) -> None:
+    (tmp_path / "text.tar").write_text("this is no tar" * 100)
+    names = [str(tmp_path / "text.tar"), str(tmp_path / "absent.tar")]
+    with pytest.raises(PlanError, match=r"2 of 2 shards") as caught:
+        run_spec(invert_spec(names, tmp_path / "latents"))
+    assert all(name in str(caught.value) for name in names)
+    assert not (tmp_path / "latents" / "plan" / "units.parquet").exists()
+
+
+def test_edits_make_pictures_an_index_and_a_sheet(latents: Path, tmp_path: Path) -> None:
+    edits = [
+        {"name": "snow", "prompt": "{caption}, covered in snow"},
+        {"name": "style", "replace": {"noto": ["fluent", "twemoji"]}, "strength": 0.67, "guidance_scale": 5.0},
+        {"name": "late", "prompt": "a {caption}", "steps": 1},
+    ]
+    ran = run_spec(edit_spec(latents, tmp_path / "edits", edits, workers={"count": 2}, contact_sheet=5))
+    assert ran.failures == []
+    noto = sum("noto" in row["caption"] for row in rows(latents))
+    assert 0 < noto < 24
+    found = ran.status
+    assert (found.complete, found.input, found.ok, found.filtered) == (True, 96, 48 + 2 * noto, 2 * (24 - noto))
+    index = [
+        row for part in sorted((tmp_path / "edits" / "parts").iterdir()) for row in pq.read_table(part).to_pylist()
+    ]
+    assert {(row["edit"], row["steps"], row["guidance_scale"]) for row in index} == {
+        ("snow", 3, 3.0),
+        ("style-fluent", 2, 5.0),
+        ("style-twemoji", 2, 5.0),
+        ("late", 1, 3.0),
+    }
+    shards = sorted(str(path) for path in (tmp_path / "edits" / "shards").iterdir())
+    read = {sample["__key__"]: sample for sample in webdataset.WebDataset(shards, shardshuffle=False)}
+    assert read.keys() == {row["key"] for row in index}
+    one = next(row for row in index if row["edit"] == "style-fluent")
+    sample = read[one["key"]]
+    assert sample["txt"].decode() == one["prompt"] == one["caption"].replace("noto", "fluent")
+    assert json.loads(sample["json"])["source_key"] == one["source_key"]
+    assert Image.open(io.BytesIO(sample["png"])).size == (64, 64)
+    shown = [row for path in (tmp_path / "edits" / "pictures").iterdir() for row in pq.read_table(path).to_pylist()]
+    assert len(shown) == 5
+    assert all(row["exact"] and row["source"] for row in shown)
+    assert Image.open(tmp_path / "edits" / "contact_sheet.png").width > 400
+    assert "covered in snow" in (tmp_path / "edits" / "report.html").read_text()
+
+
+def test_an_edit_deeper_than_the_store_is_refused(tmp_path: Path, samples: list[Sample], shard_of: ShardOf) -> None:
+    shard = shard_of(tmp_path / "a.tar", members_of(samples[0]))
+    run_spec(invert_spec(shard, tmp_path / "latents", sampler={"steps": 4, "strength": 0.5}))
+    with pytest.raises(EditError, match="the latent store holds 2 of 4"):
+        run_spec(edit_spec(tmp_path / "latents", tmp_path / "edits", [{"name": "a", "prompt": "b", "strength": 0.8}]))
+    assert not (tmp_path / "edits").exists()
+
+
+def test_an_unfinished_store_is_not_edited(latents: Path, tmp_path: Path) -> None:
+    shutil.copytree(latents, tmp_path / "latents")
+    (tmp_path / "latents" / "commits" / "00000000.json").unlink()
+    with pytest.raises(StoreError, match="1 of 3 units are not done"):
+        run_spec(edit_spec(tmp_path / "latents", tmp_path / "edits", [{"name": "a", "prompt": "b"}]))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fragile:
+    """What DyingWorker dies of: the unit of that name, as often as there are no marks of it in the folder."""
+
+    folder: str
+    unit: str
+    times: int
+
+
+class DyingWorker:
+    """A worker whose process ends in the middle of a unit, as a segfault or the kernel's OOM killer ends it."""
+
+    def __init__(self, task: Fragile) -> None:
+        self.task = task
+
+    def ready(self) -> None: ...
+
+    def process(self, unit: Unit, number: int, ahead: Unit | None) -> int:
+        if unit.unit == self.task.unit and number <= self.task.times:
+            os._exit(1)
+        Path(self.task.folder, f"{unit.unit}-{number}").touch()
+        return number
+
+
+def test_a_unit_whose_worker_dies_is_tried_on_another(latents: Path, tmp_path: Path) -> None:
+    units = read_units(Store(str(latents)))
+    task = Fragile(str(tmp_path), units[1].unit, times=1)
+    outcomes = [o for o in run_units(units, DyingWorker, task, count=2, cpus=1, gpus=0) if o is not None]
+    assert {o.unit.unit: o.result for o in outcomes} == {units[0].unit: 1, units[1].unit: 2, units[2].unit: 1}
+
+
+def test_a_unit_that_kills_every_worker_fails_alone(latents: Path, tmp_path: Path) -> None:
+    units = read_units(Store(str(latents)))
+    task = Fragile(str(tmp_path), units[0].unit, times=99)
+    outcomes = {o.unit.unit: o for o in run_units(units, DyingWorker, task, count=2, cpus=1, gpus=0) if o is not None}
+    assert len(outcomes) == 3
+    assert outcomes[units[0].unit].error is not None
+    assert [outcomes[unit.unit].result for unit in units[1:]] == [1, 1]
+
+
+def test_a_constructor_that_fails_ends_the_run(latents: Path) -> None:
+    with pytest.raises(WorkersFailed, match="3 workers in a row could not start"):
+        list(run_units(read_units(Store(str(latents))), InvertWorker, None, count=1, cpus=1, gpus=0))
+
+
+def test_a_second_commit_of_a_unit_loses(latents: Path) -> None:
+    store = Store(str(latents))
+    commit = store.commits()["00000000"]
+    assert store.commit(commit.model_copy(update={"attempt": "another"})) is False
+    assert store.commits()["00000000"] == commit
+
+
+def test_rows_shown_are_spread_and_add_up() -> None:
+    units = [Unit(f"{i}", "part", i, 0, count, 1, None) for i, count in enumerate((5, 1, 10, 64))]
+    assert sum(shown_rows(units, 8).values()) == 8
+    assert sum(shown_rows(units, 200).values()) == 80
+    assert all(shown_rows(units, 200)[unit.unit] == unit.count for unit in units)
