@@ -15,10 +15,13 @@ class ResourcesError(JobError):
     """More was asked for than the cluster has."""
 
 
-def machine_for(count: int, gpus: float) -> Machine:
-    """How `count` workers share this machine: a GPU or a share of one each, or else an equal share of the cores."""
-    threads = max(1, (os.cpu_count() or 1) // count)
-    return Machine("cuda" if gpus else "cpu", threads, gpus)
+def machine_for(gpus: float) -> Machine:
+    """What a worker runs on: a GPU or a share of one, or else one CPU core.
+
+    One core, because with several threads a float32 prediction depends on how many they are and on the sample's place
+    in the batch (measured); with one thread it depends on neither. More cores are used by more workers.
+    """
+    return Machine("cuda" if gpus else "cpu", 1, gpus)
 
 
 @contextmanager
@@ -32,10 +35,10 @@ def connected(count: int, machine: Machine) -> Iterator[None]:
     if ours:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging.WARNING)
+            ray.init(logging_level=logging.ERROR)
         else:
             cpus = max(os.cpu_count() or 1, count * machine.threads)
-            ray.init(address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.WARNING)
+            ray.init(address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.ERROR)
     try:
         _require(count, machine)
         yield

@@ -40,9 +40,7 @@ def run_invert(spec: InvertSpec) -> Ran:
     folder = locate(spec.model.path, spec.model.revision)
     store = Store(spec.output, create=True)
     fingerprint = invert_fingerprint(spec, folder)
-    job = open_job(
-        store, "invert", spec.model_dump(mode="json"), fingerprint, machine_for(spec.workers.count, spec.workers.gpus)
-    )
+    job = open_job(store, "invert", spec.model_dump(mode="json"), fingerprint, machine_for(spec.workers.gpus))
     if not is_planned(store):
         indexes = index_shards(spec.input)
         write_plan(store, shard_units(indexes, spec.workers.batch_size), indexes)
@@ -65,7 +63,7 @@ def run_edit(spec: EditSpec, variants: Sequence[Variant], prompts: Prompts) -> R
         "edit",
         spec.model_dump(mode="json"),
         fingerprint,
-        machine_for(spec.workers.count, spec.workers.gpus),
+        machine_for(spec.workers.gpus),
         variants_per_row=len(variants),
     )
     if not is_planned(store):
@@ -95,7 +93,7 @@ def edit_task(
     depth = executed(made["steps"], made["strength"])
     for variant in variants:
         executed_steps(variant, made["steps"], depth)
-    machine = machine_for(spec.workers.count, spec.workers.gpus)
+    machine = machine_for(spec.workers.gpus)
     task = EditTask(spec, prompts, len(variants), {}, str(folder), made["dtype"], made["crop"], made["steps"], machine)
     fingerprint = {
         "latents": made,

@@ -27,7 +27,7 @@ Loaded = TypeVar("Loaded")
 
 @dataclass(frozen=True)
 class Machine:
-    """How a worker runs the model. `threads` is kept with a store: on a CPU a prediction's last bits depend on it."""
+    """What a worker runs the model on. Kept with a store, because a prediction's last bits depend on it."""
 
     device: str
     threads: int

@@ -32,6 +32,8 @@ def export(state_file: Path, vae_folder: Path, tokenizer_folder: Path, folder: P
     ).save_pretrained(folder, safe_serialization=True)
     for name in ("vocab.json", "merges.txt"):
         shutil.copy(tokenizer_folder / name, folder / "tokenizer" / name)
+    for weights in folder.glob("*/*.safetensors"):
+        weights.chmod(0o644)
     # saved on the way, and of no use to who loads it: the path this was loaded from
     for config in folder.glob("*/config.json"):
         content = json.loads(config.read_text())

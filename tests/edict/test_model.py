@@ -29,6 +29,14 @@ def models(model: EDICT) -> dict[torch.dtype, EDICT]:
     }
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @contextmanager
 def network_batches(model: EDICT) -> Iterator[list[int]]:
     """The batch size of every call of the UNet, in order."""
@@ -98,8 +106,8 @@ def test_a_partial_last_batch_is_exact(model: EDICT, images: Pictures, captions:
     assert set(batches) == {2 * batch_size}, "the network must always run in the same shape"
     assert len(pair) == 5
     assert equal(model.generate(pair, captions, output_type="latent"), start)
-    some = pair[1:4]  # other rows together, and the last batch partial again
-    assert equal(model.generate(some, captions[1:4], output_type="latent"), start[1:4])
+    rest = slice(batch_size, None)  # without the first batch, the others as they were
+    assert equal(model.generate(pair[rest], captions[rest], output_type="latent"), start[rest])
 
 
 @torch.inference_mode()
@@ -124,19 +132,28 @@ def test_the_layout_in_memory_makes_no_difference(model: EDICT, images: Pictures
     assert [picture.tobytes() for picture in pictures] == [picture.tobytes() for picture in again]
 
 
-def test_a_sample_does_not_depend_on_its_neighbours_or_its_place(
-    model: EDICT, images: Pictures, captions: list[str]
-) -> None:
+def test_a_sample_does_not_depend_on_its_neighbours(model: EDICT, images: Pictures, captions: list[str]) -> None:
     start = model.encode(images)
+    one, other = [0, 1, 2], [0, 3, 2]
+    pairs = [
+        model.invert(replace(start, x=start.x[rows], y=start.y[rows]), [captions[i] for i in rows], steps=3)
+        for rows in (one, other)
+    ]
+    assert equal(pairs[0][::2], pairs[1][::2])
+    assert not torch.equal(pairs[0].x[1], pairs[1].x[1])
 
-    def inverted(order: list[int]) -> Pair:
-        chosen = replace(start, x=start.x[order], y=start.y[order])
-        return model.invert(chosen, [captions[i] for i in order], steps=3)
 
-    first, others, moved = inverted([0, 1, 2]), inverted([0, 3, 4]), inverted([4, 2, 0])
-    assert equal(first[0:1], others[0:1])
-    assert equal(first[0:1], moved[2:3])
-    assert equal(first[2:3], moved[1:2])
+def test_on_one_thread_a_sample_does_not_depend_on_its_place(
+    model: EDICT, images: Pictures, captions: list[str], one_thread: None
+) -> None:
+    """With more, threads share a batch's rows out: in float32 a row at a share's edge can have other last bits."""
+    start = model.encode(images[:3])
+    pair = model.invert(start, captions[:3], steps=3)
+    turned = model.invert(replace(start, x=start.x.flip(0), y=start.y.flip(0)), captions[2::-1], steps=3)
+    assert pair.digests() == turned.digests()[::-1]
+    assert equal(model.generate(pair[1:3], captions[1:3], output_type="latent"), start[1:3])
+    alone = model.encode(images[:2], posterior_seed=1), model.encode(images[1::-1], posterior_seed=1)
+    assert alone[0].digests() == alone[1].digests()[::-1]
 
 
 @pytest.mark.parametrize(("guidance_scale", "branches"), [(0.0, 1), (1.0, 1), (3.0, 2), (0.5, 2)])
@@ -157,9 +174,9 @@ def test_guidance_goes_from_the_empty_prompt_through_the_caption(model: EDICT) -
         return model.predictor(captions, guidance_scale)(latents, 501)
 
     without, with_text = predicted(0.0), predicted(1.0)
-    assert torch.equal(without, predicted(1.0, ["", ""]))
-    assert not torch.equal(without, with_text)
-    # the branches of one batch of four are within float32 of those of two batches of two
+    # to float32: other batches have other last bits
+    assert torch.allclose(without, predicted(1.0, ["", ""]), atol=1e-4)
+    assert not torch.allclose(without, with_text, atol=1e-3)
     assert torch.allclose(predicted(5.0), without + 5 * (with_text - without), atol=1e-4)
 
 
@@ -185,7 +202,6 @@ def test_a_posterior_sample_is_the_seeds_and_the_pictures_own(model: EDICT, imag
     assert equal(first, model.encode([a, b], posterior_seed=1))
     assert torch.equal(first.x, first.y)
     assert equal(first[1:2], model.encode([c, b], posterior_seed=1)[1:2])
-    assert equal(first[0:1], model.encode([b, a], posterior_seed=1)[1:2])
     other_seed, mode = model.encode([a, b], posterior_seed=2), model.encode([a, b])
     for i in range(2):
         assert len({pair.digests()[i] for pair in (first, other_seed, mode)}) == 3

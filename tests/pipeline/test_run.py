@@ -94,7 +94,7 @@ def test_every_sample_becomes_a_row_with_its_own_text(latents: Path, samples: li
 
 
 def test_a_stored_pair_is_what_the_model_inverts_in_this_process(latents: Path, samples: list[Sample]) -> None:
-    """The pipeline adds nothing: the first batch has the same integers here, run with as many threads as the workers."""
+    """The pipeline adds nothing: the first batch has the same integers here, in as many threads as a worker has."""
     model = load_model(str(locate()), "float32", Machine(**Store(str(latents)).job()["machine"]))
     pictures = [Image.open(io.BytesIO(sample.image)) for sample in samples[:4]]
     start = model.encode(pictures)
