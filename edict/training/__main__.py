@@ -4,6 +4,7 @@ WORK keeps the downloaded pictures, the autoencoder, the latents and the denoise
 the denoiser goes on from its state when the command is given more --minutes. Needs the `train` extra and npm.
 """
 
+import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ def main(
     output: Annotated[Path, typer.Option(help="The diffusers folder to write.")],
     autoencoder_minutes: Annotated[float, typer.Option(help="Wall clock for the autoencoder.")] = 24,
     minutes: Annotated[float, typer.Option(help="Wall clock for the denoiser, earlier runs counted in.")] = 80,
+    start: Annotated[Path | None, typer.Option(help="Go on from this exported folder, not from nothing.")] = None,
     flat: Annotated[float, typer.Option(help="Share of it before the learning rate goes down.")] = 0.55,
     device: str = "cpu",
     compiled: Annotated[bool, typer.Option(help="torch.compile the denoiser.")] = False,
@@ -35,6 +37,9 @@ def main(
     held_out = {p for pair in emoji.held_out_pairs(set(known)) for p in (pair.source, pair.target)}
     seen = Pixels({picture: rgba for picture, rgba in known.items() if picture not in held_out})
     unseen = Pixels({picture: rgba for picture, rgba in known.items() if picture in held_out})
+    if start is not None and not (work / "vae").exists():
+        shutil.copytree(start / "vae", work / "vae")
+        shutil.copytree(start / "tokenizer", work / "tok")
     if not (work / "vae").exists():
         autoencoder.train(seen, work / "vae", minutes=autoencoder_minutes, device=device, batch_size=24)
     vae = AutoencoderKL.from_pretrained(work / "vae")
@@ -53,6 +58,7 @@ def main(
         weights,
         CLIPTokenizer.from_pretrained(work / "tok"),
         work / "unet",
+        start=start,
         minutes=minutes,
         flat=flat,
         device=device,

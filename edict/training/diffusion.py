@@ -86,6 +86,7 @@ def train(
     tokenizer: CLIPTokenizer,
     folder: Path,
     *,
+    start: Path | None = None,
     minutes: float,
     flat: float = 0.6,
     device: str,
@@ -96,6 +97,7 @@ def train(
 ) -> nn.ModuleDict:
     """Train until `minutes` are spent in all, those before a resumed `folder`/state.pt counted in; the averaged model.
 
+    Without a state it begins with the weights of the exported folder `start`, or with random ones.
     latents [M, 4, 16, 16], one caption each; `weights` [M] is how often each is drawn.
     """
     torch.manual_seed(seed)
@@ -113,6 +115,9 @@ def train(
         optimizer.load_state_dict(state["optimizer"])
         spent, step = state["seconds"], state["step"]
     else:
+        if start is not None:
+            for part, network in model.items():
+                network.load_state_dict(type(network).from_pretrained(start / part).state_dict())
         average.load_state_dict(model.state_dict())
     alphas_cumprod = scheduler().alphas_cumprod.to(device)
     snr = alphas_cumprod / (1 - alphas_cumprod)
@@ -120,10 +125,10 @@ def train(
     ids = tokenizer(captions, padding="max_length", max_length=LENGTH, truncation=True, return_tensors="pt").input_ids
     empty = tokenizer("", padding="max_length", max_length=LENGTH, return_tensors="pt").input_ids
     rng = np.random.default_rng(seed + step)
-    start = saved = time.monotonic()
+    began = saved = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     total = 0.0
-    while (seconds := spent + time.monotonic() - start) < 60 * minutes:
+    while (seconds := spent + time.monotonic() - began) < 60 * minutes:
         done = seconds / (60 * minutes)
         rate = learning_rate * min(1, (step + 1) / 300) * (0.02 + 0.98 * min(1, (1 - done) / (1 - flat)))
         for group in optimizer.param_groups:
@@ -154,7 +159,7 @@ def train(
         if time.monotonic() - saved > 300:
             _save(state_file, model, average, optimizer, seconds, step)
             saved = time.monotonic()
-    _save(state_file, model, average, optimizer, spent + time.monotonic() - start, step)
+    _save(state_file, model, average, optimizer, spent + time.monotonic() - began, step)
     return average.eval()
 
 

@@ -64,18 +64,8 @@ def test_a_killed_run_is_finished_by_the_same_command(tmp_path: Path) -> None:
 
     state = CliRunner().invoke(app, ["status", "--json", str(tmp_path / "killed")])
     assert state.exit_code == 0
-    counts = json.loads(state.stdout)
-    assert {
-        name: counts[name] for name in ("input", "ok", "rejected", "filtered", "units", "committed", "complete")
-    } == {
-        "input": 64,
-        "ok": 64,
-        "rejected": 0,
-        "filtered": 0,
-        "units": 4,
-        "committed": 4,
-        "complete": True,
-    }
+    counts = {"input": 64, "ok": 64, "rejected": 0, "filtered": 0, "units": 4, "committed": 4, "complete": True}
+    assert counts.items() <= json.loads(state.stdout).items()
 
 
 def test_plan_counts_and_writes_nothing(tmp_path: Path) -> None:
