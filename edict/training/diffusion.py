@@ -116,8 +116,8 @@ def train(
         spent, step = state["seconds"], state["step"]
     else:
         if start is not None:
-            for part, network in model.items():
-                network.load_state_dict(type(network).from_pretrained(start / part).state_dict())
+            model["unet"].load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet").state_dict())
+            model["text_encoder"].load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder").state_dict())
         average.load_state_dict(model.state_dict())
     alphas_cumprod = scheduler().alphas_cumprod.to(device)
     snr = alphas_cumprod / (1 - alphas_cumprod)
