@@ -25,30 +25,53 @@ kind: edit
 latents: {output}/latents
 output: {output}/edits
 edits:
-  - name: style
-    replace: {{noto: fluent, twemoji: fluent, fluent: noto}}
-  - name: blue
-    replace: {{red background: blue background, white background: blue background, grey background: blue background}}
+  - name: background
+    replace:
+      white background: blue background
+      black background: blue background
+      grey background: blue background
+      red background: blue background
+      orange background: blue background
+      yellow background: green background
+      green background: yellow background
+      blue background: white background
+      purple background: white background
+  - name: tone
+    replace:
+      light skin tone: dark skin tone
+      medium-light skin tone: dark skin tone
+      medium skin tone: dark skin tone
+      medium-dark skin tone: light skin tone
+      dark skin tone: light skin tone
+  - name: person
+    replace: {{man: woman, woman: man}}
 workers: {{count: 2}}
 contact_sheet: 8
 """
 
 
+def write_specs(output: Path) -> tuple[Path, Path]:
+    """Write the demo's two specs into a folder, made if need be; their paths."""
+    output.mkdir(parents=True, exist_ok=True)
+    files = output / "invert.yaml", output / "edit.yaml"
+    for file, text in zip(files, (INVERT, EDIT), strict=True):
+        file.write_text(text.format(shard=SHARD, output=output))
+    return files
+
+
 def main(output: Path) -> bool:
     """Run the demo into a folder; whether everything is complete and exact."""
     began = time.monotonic()
-    output.mkdir(parents=True, exist_ok=True)
-    for name, text in (("invert", INVERT), ("edit", EDIT)):
-        (output / f"{name}.yaml").write_text(text.format(shard=SHARD, output=output))
-    invert, edit = load(output / "invert.yaml"), load(output / "edit.yaml")
-    print(f"1. invert the pictures of {SHARD.name}: {output}/invert.yaml")
+    invert_file, edit_file = write_specs(output)
+    invert, edit = load(invert_file), load(edit_file)
+    print(f"1. invert the pictures of {SHARD.name}: {invert_file}")
     inverted = run_spec(invert)
     print("2. verify: regenerate every pair and compare each integer")
     verified = run_verify(invert.output, rows=None, count=invert.workers.count, gpus=0)
     for problem in verified.problems:
         print(f"problem: {problem}")
     print(f"   {verified.exact} of {verified.rows} pairs regenerate their image latent to the bit")
-    print(f"3. edit in bulk: {output}/edit.yaml")
+    print(f"3. edit in bulk: {edit_file}")
     edited = run_spec(edit)
     for failure in inverted.failures + edited.failures:
         print(f"failed: {failure}")

@@ -53,19 +53,21 @@ def equal(one: Pair, other: Pair) -> bool:
 
 
 @pytest.mark.parametrize(
-    ("steps", "strength", "guidance_scale", "dtype"),
+    ("steps", "strength", "guidance_scale", "p", "dtype"),
     [
-        (1, 1.0, 3.0, torch.float32),
-        (2, 1.0, 15.0, torch.float32),
-        (7, 1.0, 7.0, torch.float32),
-        (25, 0.3, 3.0, torch.float32),
-        (50, 0.3, 1.0, torch.float32),
-        (3, 1.0, 7.0, torch.bfloat16),
-        (25, 0.8, 15.0, torch.bfloat16),
-        (50, 1.0, 1.0, torch.bfloat16),
-        (51, 1.0, 3.0, torch.bfloat16),
-        (2, 1.0, 1.0, torch.float16),
-        (1, 1.0, 15.0, torch.float16),
+        (1, 1.0, 3.0, 0.93, torch.float32),
+        (2, 1.0, 15.0, 0.9, torch.float32),
+        (7, 1.0, 7.0, 0.97, torch.float32),
+        (25, 0.3, 3.0, 1.0, torch.float32),
+        (50, 0.3, 1.0, 0.93, torch.float32),
+        (50, 0.8, 3.0, 0.93, torch.float32),
+        (3, 1.0, 7.0, 0.9, torch.bfloat16),
+        (25, 0.8, 15.0, 0.97, torch.bfloat16),
+        (50, 1.0, 1.0, 0.9, torch.bfloat16),
+        (51, 1.0, 3.0, 0.93, torch.bfloat16),
+        (200, 0.8, 1.0, None, torch.bfloat16),
+        (2, 1.0, 1.0, 0.93, torch.float16),
+        (1, 1.0, 15.0, 0.97, torch.float16),
     ],
 )
 def test_generation_returns_the_very_integers(
@@ -75,17 +77,19 @@ def test_generation_returns_the_very_integers(
     steps: int,
     strength: float,
     guidance_scale: float,
+    p: float | None,
     dtype: torch.dtype,
 ) -> None:
     model = models[dtype]
     assert model.unet.dtype == model.text_encoder.dtype == dtype
     start = model.encode(images[:2])
     pair = model.invert(
-        start, captions[:2], steps=steps, strength=strength, guidance_scale=guidance_scale, batch_size=2
+        start, captions[:2], steps=steps, strength=strength, guidance_scale=guidance_scale, p=p, batch_size=2
     )
     assert pair.position == 0
+    assert p is None or pair.p == Fraction(str(p))
     assert not torch.equal(pair.x, start.x)
-    assert not torch.equal(pair.x, pair.y)
+    assert p == 1 or not torch.equal(pair.x, pair.y)
     same = model.generate(pair, captions[:2], output_type="latent")
     assert equal(same, start)
     assert same.digests() == start.digests()
