@@ -24,7 +24,7 @@ def _invert(spec: InvertSpec) -> list[str]:
     folder = locate(spec.model.path, spec.model.revision)
     fingerprint = invert_fingerprint(spec, folder)
     indexes = index_shards(spec.input)
-    units = shard_units(indexes, spec.workers.batch_size)
+    units = shard_units(indexes, spec.workers.batch_size, spec.workers.count)
     entries = [entry for index in indexes for entry in index.entries]
     faults = Counter(entry.fault.error for entry in entries if entry.fault)
     sound = len(entries) - faults.total()
@@ -47,7 +47,7 @@ def _edit(spec: EditSpec) -> list[str]:
     _, fingerprint = edit_task(spec, latents, found, lambda caption: prompts(caption, found))
     made = fingerprint["latents"]
     depth = len(made["timesteps"])
-    units = part_units(latents, fingerprint["batch_size"])
+    units = part_units(latents, fingerprint["batch_size"], spec.workers.count)
     counts, pairs, rows, cost = Counter[str](), list[tuple[str, str, str]](), 0, 0
     for part in dict.fromkeys(unit.source for unit in units):
         for caption in read_table(latents.get(part), part)["caption"].to_pylist():

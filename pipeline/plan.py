@@ -1,6 +1,6 @@
 """Planning: every shard indexed and every unit of work known before a model is loaded."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
@@ -12,7 +12,8 @@ from pipeline.store import Store, StoreError
 from schemas.plan import ENTRIES, UNITS
 from schemas.rejects import Reject
 
-UNIT_BATCHES = 4  # a unit is this many batches: seconds to minutes of work, and what a death costs
+UNIT_BATCHES = 4  # a unit is at most this many batches: seconds to minutes of work, and what a death costs
+UNITS_A_WORKER = 2  # and so few that each worker gets some, or one would work while others wait
 INDEXERS = 16  # indexing reads headers only, so it waits more than it works
 
 
@@ -60,12 +61,13 @@ def index_shards(inputs: str | list[str], tick: Callable[[], None] = lambda: Non
     return [result for result in results if isinstance(result, ShardIndex)]
 
 
-def shard_units(indexes: Sequence[ShardIndex], batch_size: int) -> list[Unit]:
+def shard_units(indexes: Sequence[ShardIndex], batch_size: int, workers: int) -> list[Unit]:
     """Units over the samples of indexed shards."""
-    return _units(((index.url, len(index.entries), index.size, index.etag) for index in indexes), batch_size)
+    sources = [(index.url, len(index.entries), index.size, index.etag) for index in indexes]
+    return _units(sources, batch_size, workers)
 
 
-def part_units(latents: Store, batch_size: int) -> list[Unit]:
+def part_units(latents: Store, batch_size: int, workers: int) -> list[Unit]:
     """Units over the rows of a finished latent store. Raises StoreError where it is not finished."""
     planned, commits = read_units(latents), latents.commits()
     if missing := len(planned) - len(commits):
@@ -78,7 +80,7 @@ def part_units(latents: Store, batch_size: int) -> list[Unit]:
         for file in commit.files
         if file.path.startswith("parts/")
     ]
-    return _units(parts, batch_size)
+    return _units(parts, batch_size, workers)
 
 
 def write_plan(store: Store, units: Sequence[Unit], indexes: Sequence[ShardIndex] = ()) -> None:
@@ -123,8 +125,9 @@ def _entries_path(ordinal: int) -> str:
     return f"plan/shards/{ordinal:06d}.parquet"
 
 
-def _units(sources: Iterable[tuple[str, int, int, str | None]], batch_size: int) -> list[Unit]:
-    length = UNIT_BATCHES * batch_size
+def _units(sources: Sequence[tuple[str, int, int, str | None]], batch_size: int, workers: int) -> list[Unit]:
+    batches = sum(count for _, count, _, _ in sources) // (batch_size * workers * UNITS_A_WORKER)
+    length = max(1, min(UNIT_BATCHES, batches)) * batch_size
     units: list[Unit] = []
     for ordinal, (source, count, size, version) in enumerate(sources):
         for first in range(0, count, length):

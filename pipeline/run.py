@@ -43,7 +43,7 @@ def run_invert(spec: InvertSpec) -> Ran:
     job = open_job(store, "invert", spec.model_dump(mode="json"), fingerprint, machine_for(spec.workers.gpus))
     if not is_planned(store):
         indexes = index_shards(spec.input)
-        write_plan(store, shard_units(indexes, spec.workers.batch_size), indexes)
+        write_plan(store, shard_units(indexes, spec.workers.batch_size, spec.workers.count), indexes)
     machine = Machine(**job["machine"])
     task = InvertTask(spec, str(folder), fingerprint, machine)
     failures = _work(store, "invert", InvertWorker, task, spec.workers.count, machine, per_row=1)
@@ -67,7 +67,7 @@ def run_edit(spec: EditSpec, variants: Sequence[Variant], prompts: Prompts) -> R
         variants_per_row=len(variants),
     )
     if not is_planned(store):
-        write_plan(store, part_units(latents, fingerprint["batch_size"]))
+        write_plan(store, part_units(latents, fingerprint["batch_size"], spec.workers.count))
     machine = Machine(**job["machine"])
     task = dataclasses.replace(task, machine=machine, shown=shown_rows(read_units(store), spec.contact_sheet))
     failures = _work(store, "edit", EditWorker, task, spec.workers.count, machine, per_row=len(variants))

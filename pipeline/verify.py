@@ -81,7 +81,7 @@ def run_verify(location: str, *, rows: int | None, count: int, gpus: float) -> V
     problems = list(found.problems)
     if not found.complete:
         problems.append(f"{found.units - found.committed} of {found.units} units are not done")
-    units = part_units(store, job["fingerprint"]["batch_size"]) if found.complete else []
+    units = part_units(store, job["fingerprint"]["batch_size"], count) if found.complete else []
     if rows is not None:
         wanted = max(1, min(len(units), -(-rows * len(units) // max(1, sum(unit.count for unit in units)))))
         units = [units[i * len(units) // wanted] for i in range(wanted)] if units else []
