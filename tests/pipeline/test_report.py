@@ -81,7 +81,7 @@ def units(*counts: int) -> list[Unit]:
 
 
 def open_store(folder: Path, spec: InvertSpec | EditSpec, planned: list[Unit], **more: Any) -> Store:
-    store = Store(str(folder))
+    store = Store(str(folder), create=True)
     job = {
         "kind": spec.kind,
         "spec": spec.model_dump(mode="json"),

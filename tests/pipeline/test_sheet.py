@@ -41,7 +41,7 @@ def row(
 
 
 def store_of(folder: Path, *units: list[dict[str, Any]]) -> Store:
-    store = Store(str(folder))
+    store = Store(str(folder), create=True)
     for i, rows in enumerate(units):
         path = f"pictures/{i:08d}-1.parquet"
         files = (store.put(path, to_parquet(pa.Table.from_pylist(rows, schema=PICTURES))),) if rows else ()
@@ -132,7 +132,7 @@ def test_exact_and_close_are_told_apart(tmp_path: Path) -> None:
 
 def test_no_shown_rows_make_no_sheet(tmp_path: Path) -> None:
     assert contact_sheet(store_of(tmp_path / "store", [], [])) is None
-    assert contact_sheet(Store(str(tmp_path / "empty"))) is None
+    assert contact_sheet(Store(str(tmp_path / "empty"), create=True)) is None
 
 
 def test_what_no_commit_names_is_not_shown(tmp_path: Path) -> None:
