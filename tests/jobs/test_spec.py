@@ -271,7 +271,7 @@ EDIT_SPECS = st.fixed_dictionaries(
     optional={
         "images": st.fixed_dictionaries({"format": st.sampled_from(["png", "jpeg", "webp"])}),
         "workers": workers(st.none() | st.integers(1, 1024)),
-        "contact_sheet": st.integers(0),
+        "contact_sheet": st.integers(0, 64),
     },
 )
 
