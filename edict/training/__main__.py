@@ -28,6 +28,8 @@ def main(
     minutes: Annotated[float, typer.Option(help="Wall clock for the denoiser, earlier runs counted in.")] = 80,
     start: Annotated[Path | None, typer.Option(help="Go on from this exported folder, not from nothing.")] = None,
     flat: Annotated[float, typer.Option(help="Share of it before the learning rate goes down.")] = 0.55,
+    batch_size: Annotated[int, typer.Option(help="Of the denoiser; a GPU takes more.")] = 64,
+    autoencoder_batch_size: int = 24,
     device: str = "cpu",
     compiled: Annotated[bool, typer.Option(help="torch.compile the denoiser.")] = False,
 ) -> None:
@@ -41,7 +43,9 @@ def main(
         shutil.copytree(start / "vae", work / "vae")
         shutil.copytree(start / "tokenizer", work / "tok")
     if not (work / "vae").exists():
-        autoencoder.train(seen, work / "vae", minutes=autoencoder_minutes, device=device, batch_size=24)
+        autoencoder.train(
+            seen, work / "vae", minutes=autoencoder_minutes, device=device, batch_size=autoencoder_batch_size
+        )
     vae = AutoencoderKL.from_pretrained(work / "vae")
     test = unseen.augmented(np.random.default_rng(1), 256, plain=True)
     print(f"autoencoder: mse {autoencoder.mean_squared_error(vae, test):.5f} on pictures held out")
@@ -62,6 +66,7 @@ def main(
         minutes=minutes,
         flat=flat,
         device=device,
+        batch_size=batch_size,
         compiled=compiled,
     )
     export(work / "unet" / "state.pt", work / "vae", work / "tok", output)
