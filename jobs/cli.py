@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -81,7 +82,7 @@ def status(
     with _errors():
         found = counts.status(Store(store))
     if as_json:
-        print(json.dumps(counts.as_json(found)))
+        print(json.dumps(asdict(found)))
     else:
         print_status(store, found)
     raise typer.Exit(0 if found.complete else INCOMPLETE)

@@ -44,16 +44,6 @@ SIGNATURE = re.compile(r"([?&][\w.-]*(?:sig|signature|token|secret|password|key|
 WORD = re.compile(r"\w+|[^\w\s]")
 
 
-class PartReader(Reader):
-    """A Reader that tells pyarrow what it can do."""
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-
 @dataclass(frozen=True)
 class Histogram:
     """Counts of BINS equal bins between the least and the greatest value, as heights from 0 to 1."""
@@ -174,7 +164,7 @@ def _distributions(store: Store, commits: Sequence[Commit]) -> Distributions | N
 
 def _numbers(store: Store, part: File) -> pa.Table:
     """The drift and std of a part's rows, by range requests: the states, nearly all of a part, are not read."""
-    reader = PartReader(f"{store.location.rstrip('/')}/{part.path}")
+    reader = Reader(f"{store.location.rstrip('/')}/{part.path}")
     try:
         # without threads, since a Reader has one position
         file = pq.ParquetFile(pa.PythonFile(reader, mode="r"), page_checksum_verification=True, pre_buffer=False)

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
 
 from pipeline.plan import is_planned, read_units
 from pipeline.store import Store
@@ -69,8 +68,3 @@ def rate(commits: dict[str, Commit]) -> float:
         busy += max(0.0, finished - max(started, end))
         end = max(end, finished)
     return sum(commit.ok for commit in commits.values()) / busy if busy else 0.0
-
-
-def as_json(found: Status) -> dict[str, Any]:
-    """The status as a JSON object."""
-    return {name: getattr(found, name) for name in Status.__dataclass_fields__}

@@ -109,6 +109,14 @@ class Reader(io.BufferedIOBase):
         self._start = 0
         self._window = b""
 
+    def readable(self) -> bool:
+        """True; pyarrow asks."""
+        return True
+
+    def seekable(self) -> bool:
+        """True; pyarrow asks."""
+        return True
+
     def tell(self) -> int:
         """The position in bytes from the start."""
         return self._position
