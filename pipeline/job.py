@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edict.checkpoint import read_config, weights_digest
+from edict.checkpoint import locate, read_config, weights_digest
 from edict.lattice import as_fraction
 from edict.model import mixing_weight
 from edict.schedule import schedule
@@ -40,6 +40,24 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
         "posterior_seed": spec.image.posterior_seed,
         "batch_size": spec.workers.batch_size,
     }
+
+
+def inverted_with(latents: Store) -> tuple[dict[str, Any], Path]:
+    """A latent store's job.json and the folder of the very model it was inverted with.
+
+    Raises StoreError where it is no latent store, or the model's files changed; ModelError where it is gone.
+    """
+    job = latents.job()
+    if job["kind"] != "invert":
+        raise StoreError(f"{latents.location} is the store of an {job['kind']} job; give one that `invert` wrote")
+    made, model = job["fingerprint"], job["spec"]["model"]
+    folder = locate(model["path"], model["revision"])
+    if (found := weights_digest(folder)) != made["weights"]:
+        raise StoreError(
+            f"the model {folder} is not the one {latents.location} was inverted with (sha256 {found[:12]}, "
+            f"the store's {made['weights'][:12]}): pairs mean nothing to other weights"
+        )
+    return job, folder
 
 
 def open_job(

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from edict.checkpoint import locate, weights_digest
+from edict.checkpoint import locate
 from edict.schedule import executed
 from pipeline.cluster import connected, machine_for
-from pipeline.edit import EditError, EditTask, EditWorker, Prompts, Variant, executed_steps
+from pipeline.edit import EditTask, EditWorker, Prompts, Variant, executed_steps
 from pipeline.images import encode
 from pipeline.invert import InvertTask, InvertWorker
-from pipeline.job import invert_fingerprint, open_job
+from pipeline.job import invert_fingerprint, inverted_with, open_job
 from pipeline.plan import Unit, index_shards, is_planned, part_units, read_units, shard_units, write_plan
 from pipeline.pool import run_units
 from pipeline.progress import Progress
@@ -78,18 +78,8 @@ def edit_task(
     spec: EditSpec, latents: Store, variants: Sequence[Variant], prompts: Prompts
 ) -> tuple[EditTask, dict[str, Any]]:
     """An edit's task and its fingerprint. Raises EditError where the store cannot serve a variant."""
-    stored = latents.job()
-    if stored["kind"] != "invert":
-        raise EditError(
-            f"latents: {spec.latents} is the store of an {stored['kind']} job; give one that `invert` wrote"
-        )
-    made, model = stored["fingerprint"], stored["spec"]["model"]
-    folder = locate(model["path"], model["revision"])
-    if (found := weights_digest(folder)) != made["weights"]:
-        raise EditError(
-            f"the model {folder} is not the one {spec.latents} was inverted with (its files' sha256 is {found[:12]}, "
-            f"the store's {made['weights'][:12]}): pairs mean nothing to other weights"
-        )
+    job, folder = inverted_with(latents)
+    made = job["fingerprint"]
     depth = executed(made["steps"], made["strength"])
     for variant in variants:
         executed_steps(variant, made["steps"], depth)

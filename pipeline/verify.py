@@ -5,8 +5,8 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
-from edict.checkpoint import locate, weights_digest
 from pipeline.cluster import connected
+from pipeline.job import inverted_with
 from pipeline.latents import read_latents
 from pipeline.plan import Unit, part_units
 from pipeline.pool import run_units
@@ -71,12 +71,7 @@ def run_verify(location: str, *, rows: int | None, count: int, gpus: float) -> V
     Raises StoreError where it is no latent store, or another model's.
     """
     store = Store(location)
-    job = store.job()
-    if job["kind"] != "invert":
-        raise StoreError(f"{location}: is the store of an {job['kind']} job; verify regenerates what `invert` wrote")
-    folder = locate(job["spec"]["model"]["path"], job["spec"]["model"]["revision"])
-    if weights_digest(folder) != job["fingerprint"]["weights"]:
-        raise StoreError(f"{location}: was inverted with other weights than {folder} now holds")
+    job, folder = inverted_with(store)
     found = status(store)
     problems = list(found.problems)
     if not found.complete:

@@ -21,11 +21,12 @@ from PIL import Image
 
 from edict.checkpoint import locate
 from jobs.run import run_spec
+from pipeline.edit import EditError
 from pipeline.invert import InvertWorker
 from pipeline.job import JobChanged
 from pipeline.plan import PlanError, Unit, read_units
 from pipeline.pool import WorkersFailed, run_units
-from pipeline.run import EditError, shown_rows
+from pipeline.run import shown_rows
 from pipeline.shards import Sample
 from pipeline.status import status
 from pipeline.store import Store, StoreError
