@@ -31,7 +31,6 @@ def main(
     batch_size: Annotated[int, typer.Option(help="Of the denoiser; a GPU takes more.")] = 64,
     autoencoder_batch_size: int = 24,
     device: str = "cpu",
-    compiled: Annotated[bool, typer.Option(help="torch.compile the denoiser.")] = False,
 ) -> None:
     """Download, train the autoencoder, the tokenizer and the denoiser, and export."""
     emoji.download(work / "emoji")
@@ -44,7 +43,11 @@ def main(
         shutil.copytree(start / "tokenizer", work / "tok")
     if not (work / "vae").exists():
         autoencoder.train(
-            seen, work / "vae", minutes=autoencoder_minutes, device=device, batch_size=autoencoder_batch_size
+            seen,
+            work / "vae",
+            minutes=autoencoder_minutes,
+            device=device,
+            batch_size=autoencoder_batch_size,
         )
     vae = AutoencoderKL.from_pretrained(work / "vae")
     test = unseen.augmented(np.random.default_rng(1), 256, plain=True)
@@ -67,7 +70,6 @@ def main(
         flat=flat,
         device=device,
         batch_size=batch_size,
-        compiled=compiled,
     )
     export(work / "unet" / "state.pt", work / "vae", work / "tok", output)
 

@@ -92,7 +92,6 @@ def train(
     device: str,
     batch_size: int = 64,
     learning_rate: float = 6e-4,
-    compiled: bool = False,
     seed: int = 0,
 ) -> nn.ModuleDict:
     """Train until `minutes` are spent in all, those before a resumed `folder`/state.pt counted in; the averaged model.
@@ -104,7 +103,6 @@ def train(
     model = build(tokenizer).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = build(tokenizer).to(device).requires_grad_(False)
-    unet = torch.compile(model["unet"]) if compiled else model["unet"]
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
     spent, step = 0.0, 0
     state_file = folder / "state.pt"
@@ -142,7 +140,7 @@ def train(
         noisy = (a.sqrt() * clean + (1 - a).sqrt() * noise).contiguous(memory_format=torch.channels_last)
         with torch.autocast(device, torch.bfloat16):
             states = model["text_encoder"](tokens).last_hidden_state
-            predicted = unet(noisy, t, states).sample
+            predicted = model["unet"](noisy, t, states).sample
         error = (predicted.float() - noise).square().mean(dim=(1, 2, 3))
         loss = (error * weight_of[t]).mean()
         optimizer.zero_grad(set_to_none=True)
