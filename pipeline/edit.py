@@ -1,8 +1,8 @@
 """Editing: rows of a latent store regenerated under other prompts; a tar of pictures, an index and a commit out."""
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -64,13 +64,25 @@ class EditTask:
 
 @dataclass(frozen=True)
 class Change:
-    """One picture to make: row `row` of the unit under `prompt`, its last `steps` steps run under it."""
+    """One picture to make: row `row` of the unit under `prompt`, its last `steps` steps run under it.
+
+    `name` is the edit's; a reconstruction, under the row's own caption, has none.
+    """
 
     row: int
-    variant: Variant
+    name: str | None
     prompt: str
     guidance_scale: float
     steps: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A picture made: its file, how far its pair had come apart, and the digest of the pair."""
+
+    file: bytes
+    drift: float
+    digest: str
 
 
 def executed_steps(variant: Variant, schedule_steps: int, depth: int) -> int:
@@ -108,42 +120,46 @@ class EditWorker:
         if (batch_size := self.task.spec.workers.batch_size) is not None:
             latents = replace(latents, pair=replace(latents.pair, batch_size=batch_size))
         attempt.spent("read")
-        changes = self._changes(latents)
-        pictures, drift, faults = self._draw(latents, changes)
+        edits = self._edits(latents)
+        shown = self._shown(latents, edits, self.task.shown.get(unit.unit, 0))
+        drawn = self._draw(latents, edits + shown)
         attempt.spent("compute")
         keys, shards, indexes = (latents.column(name) for name in ("key", "shard", "index"))
+        made = [(edit, result) for edit, result in zip(edits, drawn, strict=False) if isinstance(result, Drawn)]
         rejects = [
             Reject(
-                shards[changes[i].row],
-                indexes[changes[i].row],
-                f"{changes[i].variant.name}/{keys[changes[i].row]}",
+                shards[edit.row],
+                indexes[edit.row],
+                f"{edit.name}/{keys[edit.row]}",
                 "edit",
-                type(fault).__name__,
-                str(fault),
+                type(result).__name__,
+                str(result),
             )
-            for i, fault in sorted(faults.items())
+            for edit, result in zip(edits, drawn, strict=False)
+            if not isinstance(result, Drawn)
         ]
-        if pictures:
+        if made:
             tar = f"{attempt.name}.tar"
-            rows = [self._row(latents, changes[i], tar, pictures[i], drift[i]) for i in pictures]
-            samples = ((row["key"], self._members(row, pictures[i])) for i, row in zip(pictures, rows, strict=True))
+            rows = [self._row(latents, edit, tar, result) for edit, result in made]
+            samples = (
+                (row["key"], self._members(row, result.file)) for row, (_, result) in zip(rows, made, strict=True)
+            )
             attempt.write(f"shards/{tar}", write_shard(samples))
             attempt.write(f"parts/{attempt.name}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=EDITS)))
-        if shown := self._show(unit, latents, changes, pictures):
-            attempt.write(f"pictures/{attempt.name}.parquet", to_parquet(pa.Table.from_pylist(shown, schema=PICTURES)))
+        if pictures := self._pictures(latents, made, zip(shown, drawn[len(edits) :], strict=True)):
+            table = pa.Table.from_pylist(pictures, schema=PICTURES)
+            attempt.write(f"pictures/{attempt.name}.parquet", to_parquet(table))
         count = unit.count * self.task.variants_per_row
-        filtered = count - len(changes)
-        attempt.commit(
-            count=count, ok=len(pictures), filtered=filtered, rejects=rejects, device=self.task.machine.device
-        )
-        return {"ok": len(pictures), "rejected": len(rejects), "filtered": filtered}
+        filtered = count - len(edits)
+        attempt.commit(count=count, ok=len(made), filtered=filtered, rejects=rejects, device=self.task.machine.device)
+        return {"ok": len(made), "rejected": len(rejects), "filtered": filtered}
 
-    def _changes(self, latents: Latents) -> list[Change]:
+    def _edits(self, latents: Latents) -> list[Change]:
         pair = latents.pair
         return [
             Change(
                 row,
-                variant,
+                variant.name,
                 prompt,
                 pair.guidance_scale if variant.guidance_scale is None else variant.guidance_scale,
                 executed_steps(variant, self.task.schedule_steps, pair.schedule.depth),
@@ -152,13 +168,24 @@ class EditWorker:
             for variant, prompt in self.task.prompts(caption)
         ]
 
-    def _draw(self, latents: Latents, changes: list[Change]) -> tuple[dict[int, bytes], dict[int, float], Faults]:
-        """Edited pictures as files and their drift, by number of the change; those that failed are in the faults.
+    def _shown(self, latents: Latents, edits: Sequence[Change], count: int) -> list[Change]:
+        """The reconstructions of the `count` rows with the most edits, for the contact sheet.
+
+        They leave where the last edit does, under their own caption, so they cost a place in its batches and no more.
+        """
+        edits_of = Counter(edit.row for edit in edits)
+        rows = sorted(edits_of, key=lambda row: (-edits_of[row], row))[:count]
+        steps = min((edit.steps for edit in edits), default=0)
+        captions = latents.column("caption")
+        return [Change(row, None, captions[row], latents.pair.guidance_scale, steps) for row in rows]
+
+    def _draw(self, latents: Latents, changes: Sequence[Change]) -> list[Drawn | Exception]:
+        """What came of each change: the picture, or what went wrong.
 
         All changes that leave the base prompt at one step share the exact regeneration down to it, and those with one
         guidance scale on top share their batches.
         """
-        pictures, drifts, faults = dict[int, bytes](), dict[int, float](), Faults()
+        results: dict[int, Drawn | Exception] = {}
         together = defaultdict[tuple[int, float], list[int]](list)
         for i, change in enumerate(changes):
             together[change.steps, change.guidance_scale].append(i)
@@ -169,8 +196,8 @@ class EditWorker:
             depth = base.schedule.depth
             base, met = self.model.move(base, captions, depth - steps)
             lost |= met
-            faults |= {i: lost[changes[i].row] for i in members if changes[i].row in lost}
-            members = [i for i in members if i not in faults]
+            results |= {i: lost[changes[i].row] for i in members if changes[i].row in lost}
+            members = [i for i in members if i not in results]
             if not members:
                 continue
             clean, met = self.model.move(
@@ -179,29 +206,29 @@ class EditWorker:
                 depth,
                 guidance_scale=guidance_scale,
             )
-            faults |= {members[j]: fault for j, fault in met.items()}
-            drift = clean.drift().tolist()
+            results |= {members[j]: fault for j, fault in met.items()}
+            drift, digests = clean.drift().tolist(), clean.digests()
             for first in range(0, len(members), clean.batch_size):
                 images = self.model.decode(clean[first : first + clean.batch_size].to_float()[0])
                 for j, image in enumerate(images, first):
                     if j not in met:
-                        pictures[members[j]] = encode(image, self.task.spec.images.format)
-                        drifts[members[j]] = drift[j]
-        return dict(sorted(pictures.items())), drifts, faults
+                        file = encode(image, self.task.spec.images.format)
+                        results[members[j]] = Drawn(file, drift[j], digests[j])
+        return [results[i] for i in range(len(changes))]
 
-    def _row(self, latents: Latents, change: Change, tar: str, picture: bytes, drift: float) -> dict[str, Any]:
-        source = latents.table.slice(change.row, 1).select(["key", "shard", "index", "caption"]).to_pylist()[0]
+    def _row(self, latents: Latents, edit: Change, tar: str, drawn: Drawn) -> dict[str, Any]:
+        source = latents.table.slice(edit.row, 1).select(["key", "shard", "index", "caption"]).to_pylist()[0]
         return {
-            "key": f"{change.variant.name}/{source['key']}",
+            "key": f"{edit.name}/{source['key']}",
             "shard": tar,
-            "edit": change.variant.name,
+            "edit": edit.name,
             "caption": source["caption"],
-            "prompt": change.prompt,
-            "guidance_scale": change.guidance_scale,
-            "strength": change.steps / self.task.schedule_steps,
-            "steps": change.steps,
-            "drift": drift,
-            "image_sha256": sha256(picture).hexdigest(),
+            "prompt": edit.prompt,
+            "guidance_scale": edit.guidance_scale,
+            "strength": edit.steps / self.task.schedule_steps,
+            "steps": edit.steps,
+            "drift": drawn.drift,
+            "image_sha256": sha256(drawn.file).hexdigest(),
             "source_key": source["key"],
             "source_shard": source["shard"],
             "source_index": source["index"],
@@ -215,32 +242,31 @@ class EditWorker:
             "json": json.dumps(told, ensure_ascii=False).encode(),
         }
 
-    def _show(
-        self, unit: Unit, latents: Latents, changes: list[Change], pictures: dict[int, bytes]
+    def _pictures(
+        self,
+        latents: Latents,
+        made: Sequence[tuple[Change, Drawn]],
+        reconstructions: Iterable[tuple[Change, Drawn | Exception]],
     ) -> list[dict[str, Any]]:
-        """The unit's share of the contact sheet: its rows with the most edits, and their reconstructions."""
+        """The unit's share of the contact sheet: rows of schemas.pictures."""
         edits = defaultdict[int, list[dict[str, Any]]](list)
-        for i, change in enumerate(changes):
-            if i in pictures:
-                edits[change.row].append({"edit": change.variant.name, "prompt": change.prompt, "image": pictures[i]})
-        chosen = sorted(edits, key=lambda row: (-len(edits[row]), row))[: self.task.shown.get(unit.unit, 0)]
-        if not chosen:
-            return []
-        rows = latents.table.take(chosen).to_pylist()
-        pair = latents.pair[chosen]
-        clean, _ = self.model.move(pair, [row["caption"] for row in rows], pair.schedule.depth)
-        images = self.model.decode(clean.to_float()[0])
-        return [
-            {
-                "key": row["key"],
-                "caption": row["caption"],
-                "exact": digest == row["digest"],
-                "source": self._source(row),
-                "reconstruction": encode(image, "png"),
-                "edits": edits[i],
-            }
-            for i, row, digest, image in zip(chosen, rows, clean.digests(), images, strict=True)
-        ]
+        for edit, drawn in made:
+            edits[edit.row].append({"edit": edit.name, "prompt": edit.prompt, "image": drawn.file})
+        pictures = []
+        for change, result in reconstructions:
+            if isinstance(result, Drawn) and change.row in edits:
+                row = latents.table.slice(change.row, 1).to_pylist()[0]
+                pictures.append(
+                    {
+                        "key": row["key"],
+                        "caption": row["caption"],
+                        "exact": result.digest == row["digest"],
+                        "source": self._source(row),
+                        "reconstruction": result.file,
+                        "edits": edits[change.row],
+                    }
+                )
+        return pictures
 
     def _source(self, row: dict[str, Any]) -> bytes | None:
         """The picture a row was inverted from, read again; None where its shard is gone or was changed since."""

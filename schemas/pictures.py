@@ -16,7 +16,7 @@ PICTURES = pa.schema(
         ),
     ]
 )
-"""`source` and `reconstruction` are PNG, the edits as the job writes them, all at the model's size.
+"""`source` is PNG, the others are as the job writes its pictures, all at the model's size.
 
 `source` is null where its shard is no longer what was inverted. `exact` says that the row's pair, regenerated under
 its own caption, came to the very integers it was inverted from.
