@@ -109,6 +109,36 @@ def verify(
 
 
 @app.command()
+def retry(
+    store: Location,
+    errors: Annotated[
+        list[str], typer.Option("--errors", metavar="CLASS", help="The rejects to try again, by error; may come often.")
+    ],
+) -> None:
+    """Try rejects of a store again, and nothing else; what succeeds becomes rows, the rest stays rejected."""
+    from jobs.run import run_retry
+
+    with _errors():
+        ran = run_retry(store, errors)
+    print_status(store, ran.status)
+    for failure in ran.failures:
+        print(f"failed: {failure}")
+    raise typer.Exit(INCOMPLETE if ran.failures or not ran.status.complete else 0)
+
+
+@app.command()
+def gc(store: Location) -> None:
+    """Remove the files of attempts that lost: another attempt of their unit is committed. Safe while a job runs."""
+    from pipeline.store import Store
+
+    with _errors():
+        opened = Store(store)
+        opened.job()
+        removed = opened.sweep(opened.commits())
+    print(f"{removed} files removed")
+
+
+@app.command()
 def report(store: Location) -> None:
     """Write report.html (and contact_sheet.png for an edit) into a store, from what is stored."""
     from pipeline.run import write_report
@@ -119,6 +149,24 @@ def report(store: Location) -> None:
         opened.job()
         for name in write_report(opened):
             print(f"{store.rstrip('/')}/{name}")
+
+
+@app.command()
+def export(
+    store: Location,
+    destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="A folder or a URL, empty or new.")],
+    format: Annotated[str, typer.Option(metavar="parquet|npy|webdataset", help="What the files are.")] = "parquet",
+    dtype: Annotated[str, typer.Option(metavar="float32|float16", help="What the floats are.")] = "float32",
+) -> None:
+    """Write a finished latent store out as plain floats, for training code.
+
+    Floats are not exact: only the store itself regenerates pictures to the bit.
+    """
+    from pipeline.export import export as write
+
+    with _errors():
+        written = write(store, destination, format=format, dtype=dtype)
+    print(f"{written['rows']} rows of {written['parts']} parts, {dtype} {format}: {destination}")
 
 
 @app.command()

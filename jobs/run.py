@@ -1,15 +1,25 @@
 """From a spec to a run."""
 
 import functools
+from collections.abc import Sequence
+
+from pydantic import TypeAdapter
 
 from jobs.prompts import prompts, variants
 from pipeline.run import Ran, run_edit, run_invert
+from pipeline.store import Store
 from schemas.specs import EditSpec, InvertSpec
 
 
-def run_spec(spec: InvertSpec | EditSpec) -> Ran:
-    """Run a job, or finish what is missing of it. Raises JobError, ModelError."""
+def run_spec(spec: InvertSpec | EditSpec, *, retry: Sequence[str] = ()) -> Ran:
+    """Run a job, finish what is missing of it, or `retry` its rejects of these errors. Raises JobError, ModelError."""
     if isinstance(spec, InvertSpec):
-        return run_invert(spec)
+        return run_invert(spec, retry=retry)
     found = variants(spec.edits)
-    return run_edit(spec, found, functools.partial(prompts, variants=found))
+    return run_edit(spec, found, functools.partial(prompts, variants=found), retry=retry)
+
+
+def run_retry(location: str, errors: Sequence[str]) -> Ran:
+    """Try the rejects of a store again, by its own spec. Raises JobError, ModelError."""
+    spec: InvertSpec | EditSpec = TypeAdapter(InvertSpec | EditSpec).validate_python(Store(location).job()["spec"])
+    return run_spec(spec.model_copy(update={"output": location}), retry=errors)

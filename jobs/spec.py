@@ -12,13 +12,20 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from schemas.locations import without_secrets
 from schemas.specs import KINDS, EditSpec, InvertSpec
 
 Place = tuple[str | int, ...]  # ("edits", 1, "strength"), written edits[1].strength
 
 
 class SpecError(ValueError):
-    """A spec that cannot run. The text is for a person: the file, then each problem with its line and field."""
+    """A spec that cannot run. The text is for a person: the file, then each problem with its line and field.
+
+    A password that somebody wrote into a URL is not repeated in it.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(without_secrets(text))
 
 
 def load(path: str | Path, overrides: Sequence[str] = ()) -> InvertSpec | EditSpec:
@@ -263,6 +270,8 @@ def _show(value: Any) -> str:
         return "a mapping" if value else "an empty mapping"
     if isinstance(value, list):
         return f"a list of {len(value)}" if value else "an empty list"
+    if isinstance(value, str):
+        value = without_secrets(value)  # before it is cut short, where a URL would not be known for one
     text = (
         json.dumps(value, ensure_ascii=False) if value is None or isinstance(value, str | bool | float) else str(value)
     )

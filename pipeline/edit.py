@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
-from edict.model import Faults
 from edict.schedule import executed
 from pipeline.errors import JobError
 from pipeline.images import ImageError, encode, prepare
@@ -19,7 +18,7 @@ from pipeline.parts import to_parquet
 from pipeline.plan import Unit, read_entries, read_units
 from pipeline.shards import Sample, read_samples, write_shard
 from pipeline.store import Store
-from pipeline.worker import Ahead, Attempt, Machine, load_model
+from pipeline.worker import Ahead, Attempt, Fault, Machine, Poison, Ready, load_model
 from schemas.edits import EDITS
 from schemas.pictures import PICTURES
 from schemas.rejects import Reject
@@ -101,42 +100,29 @@ def executed_steps(variant: Variant, schedule_steps: int, depth: int) -> int:
     return steps
 
 
-class EditWorker:
+class EditWorker(Ready):
     """A Ray actor's body: holds the model, edits the rows of one unit after the other."""
 
     def __init__(self, task: EditTask) -> None:
         self.task = task
         self.store, self.latents = Store(task.spec.output), Store(task.spec.latents)
         self.model = load_model(task.model_folder, task.dtype, task.machine)
-        self.ahead = Ahead(lambda unit: read_latents(self.latents, unit))
+        self.ahead = Ahead(self._load)
 
-    def ready(self) -> None:
-        """Returns once the constructor is through."""
-
-    def process(self, unit: Unit, number: int, ahead: Unit | None) -> dict[str, int]:
+    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> dict[str, int]:
         """Edit a unit and commit it: how many pictures were made, rejected, and filtered (the caption is unchanged)."""
         attempt = Attempt(self.store, unit, number)
         latents = self.ahead.take(unit, ahead)
-        if (batch_size := self.task.spec.workers.batch_size) is not None:
-            latents = replace(latents, pair=replace(latents.pair, batch_size=batch_size))
         attempt.spent("read")
-        edits = self._edits(latents)
+        edits = self._edits(latents, unit)
         shown = self._shown(latents, edits, self.task.shown.get(unit.unit, 0))
-        drawn = self._draw(latents, edits + shown)
+        drawn = self._draw(latents, edits + shown, poison)
         attempt.spent("compute")
-        keys, shards, indexes = (latents.column(name) for name in ("key", "shard", "index"))
         made = [(edit, result) for edit, result in zip(edits, drawn, strict=False) if isinstance(result, Drawn)]
         rejects = [
-            Reject(
-                shards[edit.row],
-                indexes[edit.row],
-                f"{edit.name}/{keys[edit.row]}",
-                "edit",
-                type(result).__name__,
-                str(result),
-            )
+            self._reject(latents, edit, result)
             for edit, result in zip(edits, drawn, strict=False)
-            if not isinstance(result, Drawn)
+            if isinstance(result, Fault)
         ]
         if made:
             tar = f"{attempt.name}.tar"
@@ -145,17 +131,29 @@ class EditWorker:
                 (row["key"], self._members(row, result.file)) for row, (_, result) in zip(rows, made, strict=True)
             )
             attempt.write(f"shards/{tar}", write_shard(samples))
-            attempt.write(f"parts/{attempt.name}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=EDITS)))
+            part = to_parquet(pa.Table.from_pylist(rows, schema=EDITS))
+            attempt.write(f"parts/{attempt.name}.parquet", part, len(rows))
         if pictures := self._pictures(latents, made, zip(shown, drawn[len(edits) :], strict=True)):
             table = pa.Table.from_pylist(pictures, schema=PICTURES)
             attempt.write(f"pictures/{attempt.name}.parquet", to_parquet(table))
-        count = unit.count * self.task.variants_per_row
+        count = len(edits) if unit.retry else unit.count * self.task.variants_per_row
         filtered = count - len(edits)
         attempt.commit(count=count, ok=len(made), filtered=filtered, rejects=rejects, device=self.task.machine.device)
         return {"ok": len(made), "rejected": len(rejects), "filtered": filtered}
 
-    def _edits(self, latents: Latents) -> list[Change]:
-        pair = latents.pair
+    def probe(self, unit: Unit, number: int) -> None:
+        """Edit the rows of a unit for nothing but to see whether this worker outlives it."""
+        latents = self._load(unit)
+        self._draw(latents, self._edits(latents, unit), {})
+
+    def _load(self, unit: Unit) -> Latents:
+        latents = read_latents(self.latents, unit)
+        if (batch_size := self.task.spec.workers.batch_size) is None:
+            return latents
+        return replace(latents, pair=replace(latents.pair, batch_size=batch_size))
+
+    def _edits(self, latents: Latents, unit: Unit) -> list[Change]:
+        pair, indexes, keys = latents.pair, latents.column("index"), latents.column("key")
         return [
             Change(
                 row,
@@ -166,6 +164,7 @@ class EditWorker:
             )
             for row, caption in enumerate(latents.column("caption"))
             for variant, prompt in self.task.prompts(caption)
+            if not unit.retry or (indexes[row], f"{variant.name}/{keys[row]}") in unit.only
         ]
 
     def _shown(self, latents: Latents, edits: Sequence[Change], count: int) -> list[Change]:
@@ -179,42 +178,48 @@ class EditWorker:
         captions = latents.column("caption")
         return [Change(row, None, captions[row], latents.pair.guidance_scale, steps) for row in rows]
 
-    def _draw(self, latents: Latents, changes: Sequence[Change]) -> list[Drawn | Exception]:
+    def _draw(self, latents: Latents, changes: Sequence[Change], poison: Poison) -> list[Drawn | Fault]:
         """What came of each change: the picture, or what went wrong.
 
         All changes that leave the base prompt at one step share the exact regeneration down to it, and those with one
         guidance scale on top share their batches.
         """
-        results: dict[int, Drawn | Exception] = {}
+        results: dict[int, Drawn | Fault] = {}
         together = defaultdict[tuple[int, float], list[int]](list)
         for i, change in enumerate(changes):
             together[change.steps, change.guidance_scale].append(i)
+        rows = [row for row in range(len(latents.pair)) if row not in poison]
+        place = {row: i for i, row in enumerate(rows)}
         captions = latents.column("caption")
-        base, lost = latents.pair, Faults()
+        base, lost = latents.pair[rows], dict(poison)
         # the deepest first, so that each branch point is reached from the one before
         for (steps, guidance_scale), members in sorted(together.items(), reverse=True):
+            if all(changes[i].row in lost for i in members):
+                continue
             depth = base.schedule.depth
-            base, met = self.model.move(base, captions, depth - steps)
-            lost |= met
-            results |= {i: lost[changes[i].row] for i in members if changes[i].row in lost}
-            members = [i for i in members if i not in results]
+            base, met = self.model.move(base, [captions[row] for row in rows], depth - steps)
+            lost |= {rows[i]: _fault(error) for i, error in met.items()}
+            members = [i for i in members if changes[i].row not in lost]
             if not members:
                 continue
             clean, met = self.model.move(
-                base[[changes[i].row for i in members]],
+                base[[place[changes[i].row] for i in members]],
                 [changes[i].prompt for i in members],
                 depth,
                 guidance_scale=guidance_scale,
             )
-            results |= {members[j]: fault for j, fault in met.items()}
             drift, digests = clean.drift().tolist(), clean.digests()
             for first in range(0, len(members), clean.batch_size):
                 images = self.model.decode(clean[first : first + clean.batch_size].to_float()[0])
                 for j, image in enumerate(images, first):
-                    if j not in met:
-                        file = encode(image, self.task.spec.images.format)
-                        results[members[j]] = Drawn(file, drift[j], digests[j])
-        return [results[i] for i in range(len(changes))]
+                    file = encode(image, self.task.spec.images.format)
+                    results[members[j]] = Drawn(file, drift[j], digests[j])
+            results |= {members[j]: _fault(error) for j, error in met.items()}
+        return [results.get(i) or lost[change.row] for i, change in enumerate(changes)]
+
+    def _reject(self, latents: Latents, edit: Change, fault: Fault) -> Reject:
+        key, shard, index = (latents.column(name)[edit.row] for name in ("key", "shard", "index"))
+        return Reject(shard, index, f"{edit.name}/{key}", "edit", fault.error, fault.message)
 
     def _row(self, latents: Latents, edit: Change, tar: str, drawn: Drawn) -> dict[str, Any]:
         source = latents.table.slice(edit.row, 1).select(["key", "shard", "index", "caption"]).to_pylist()[0]
@@ -246,7 +251,7 @@ class EditWorker:
         self,
         latents: Latents,
         made: Sequence[tuple[Change, Drawn]],
-        reconstructions: Iterable[tuple[Change, Drawn | Exception]],
+        reconstructions: Iterable[tuple[Change, Drawn | Fault]],
     ) -> list[dict[str, Any]]:
         """The unit's share of the contact sheet: rows of schemas.pictures."""
         edits = defaultdict[int, list[dict[str, Any]]](list)
@@ -284,3 +289,7 @@ class EditWorker:
     def _shards(self) -> dict[str, Unit]:
         """A unit of each input shard of the latent store: it says which version of the shard was inverted."""
         return {unit.source: unit for unit in read_units(self.latents)}
+
+
+def _fault(error: ArithmeticError) -> Fault:
+    return Fault(type(error).__name__, str(error))

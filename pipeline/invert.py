@@ -1,16 +1,16 @@
 """Inverting: a unit of samples in, a part of latent pairs and its commit out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
-from edict.pair import join
+from edict.pair import Pair, join
 from pipeline.images import ImageError, Prepared, prepare
 from pipeline.parts import Row, storable, to_parquet, to_table
 from pipeline.plan import Unit, read_entries
 from pipeline.shards import Sample, read_samples
 from pipeline.store import Store
-from pipeline.worker import Ahead, Attempt, Machine, load_model
+from pipeline.worker import Ahead, Attempt, Machine, Poison, Ready, load_model
 from schemas.rejects import Reject
 from schemas.specs import InvertSpec
 
@@ -33,7 +33,7 @@ class Picture:
     prepared: Prepared
 
 
-class InvertWorker:
+class InvertWorker(Ready):
     """A Ray actor's body: holds the model, inverts one unit after the other."""
 
     def __init__(self, task: InvertTask) -> None:
@@ -42,14 +42,44 @@ class InvertWorker:
         self.model = load_model(task.model_folder, task.spec.model.dtype, task.machine)
         self.ahead = Ahead(self._load)
 
-    def ready(self) -> None:
-        """Returns once the constructor is through."""
-
-    def process(self, unit: Unit, number: int, ahead: Unit | None) -> dict[str, int]:
+    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> dict[str, int]:
         """Invert a unit and commit it: how many samples were ok and rejected."""
         attempt = Attempt(self.store, unit, number)
-        loaded = self.ahead.take(unit, ahead)
+        loaded = self._load(unit, poison) if poison else self.ahead.take(unit, ahead)
         attempt.spent("read")
+        rows, pairs, rejects = self._invert(unit, loaded)
+        attempt.spent("compute")
+        if rows:
+            part = to_parquet(to_table(rows, join(pairs), self.task.fingerprint))
+            attempt.write(f"parts/{attempt.name}.parquet", part, len(rows))
+        attempt.commit(count=len(loaded), ok=len(rows), filtered=0, rejects=rejects, device=self.task.machine.device)
+        return {"ok": len(rows), "rejected": len(rejects), "filtered": 0}
+
+    def probe(self, unit: Unit, number: int) -> None:
+        """Invert the samples of a unit for nothing but to see whether this worker outlives it."""
+        self._invert(unit, self._load(unit))
+
+    def _load(self, unit: Unit, poison: Poison | None = None) -> list[Picture | Reject]:
+        loaded: list[Picture | Reject] = []
+        entries = read_entries(self.store, unit)
+        for place, fault in (poison or {}).items():
+            entry = entries[place]
+            reject = Reject(unit.source, entry.index, entry.key, "invert", fault.error, fault.message)
+            entries[place] = replace(entry, fault=reject)
+        if unit.retry:
+            entries = [entry for entry in entries if (entry.index, entry.key) in unit.only]
+        for sample in read_samples(unit.source, size=unit.size, etag=unit.version, entries=entries):
+            if isinstance(sample, Sample):
+                try:
+                    prepared = prepare(sample.image, self.model.size, self.task.spec.image.crop)
+                    loaded.append(Picture(sample, prepared))
+                except ImageError as error:
+                    loaded.append(_reject(unit, sample, "decode", error))
+            else:
+                loaded.append(sample)
+        return loaded
+
+    def _invert(self, unit: Unit, loaded: list[Picture | Reject]) -> tuple[list[Row], list[Pair], list[Reject]]:
         rejects = [item for item in loaded if isinstance(item, Reject)]
         pictures = [item for item in loaded if isinstance(item, Picture)]
         spec = self.task.spec
@@ -77,27 +107,7 @@ class InvertWorker:
             digests = start.digests()
             rows += [self._row(unit, batch[i], digests[i]) for i in sound]
             pairs.append(pair[sound])
-        attempt.spent("compute")
-        if rows:
-            part = to_parquet(to_table(rows, join(pairs), self.task.fingerprint))
-            attempt.write(f"parts/{attempt.name}.parquet", part)
-        rejects.sort(key=lambda reject: reject.index)
-        attempt.commit(count=unit.count, ok=len(rows), filtered=0, rejects=rejects, device=self.task.machine.device)
-        return {"ok": len(rows), "rejected": len(rejects), "filtered": 0}
-
-    def _load(self, unit: Unit) -> list[Picture | Reject]:
-        loaded: list[Picture | Reject] = []
-        entries = read_entries(self.store, unit)
-        for sample in read_samples(unit.source, size=unit.size, etag=unit.version, entries=entries):
-            if isinstance(sample, Sample):
-                try:
-                    prepared = prepare(sample.image, self.model.size, self.task.spec.image.crop)
-                    loaded.append(Picture(sample, prepared))
-                except ImageError as error:
-                    loaded.append(_reject(unit, sample, "decode", error))
-            else:
-                loaded.append(sample)
-        return loaded
+        return rows, pairs, sorted(rejects, key=lambda reject: reject.index)
 
     def _row(self, unit: Unit, picture: Picture, digest: str) -> Row:
         sample = picture.sample

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import pyarrow as pa
 
@@ -23,7 +23,10 @@ class PlanError(JobError):
 
 @dataclass(frozen=True)
 class Unit:
-    """A contiguous slice of one source: `count` samples from `first`; the fields of schemas.plan.UNITS."""
+    """A contiguous slice of one source: `count` samples from `first`; the fields of schemas.plan.UNITS.
+
+    Its first, second ... `retry` takes up only what was rejected for one of `errors`: `only`, by index and key.
+    """
 
     unit: str
     source: str
@@ -32,6 +35,13 @@ class Unit:
     count: int
     size: int
     version: str | None
+    retry: int = 0
+    errors: tuple[str, ...] = ()
+    only: frozenset[tuple[int, str]] = frozenset()
+
+    def slice(self, first: int, count: int) -> "Unit":
+        """The unit cut down to `count` of its samples."""
+        return replace(self, first=self.first + first, count=count)
 
 
 def index_shards(inputs: str | list[str], tick: Callable[[], None] = lambda: None) -> list[ShardIndex]:
@@ -74,12 +84,12 @@ def part_units(latents: Store, batch_size: int, workers: int) -> list[Unit]:
         raise StoreError(
             f"{latents.location}: {missing} of {len(planned)} units are not done; finish its job first: edict run SPEC"
         )
-    parts = [
-        (file.path, commit.ok, file.bytes, file.sha256)
-        for commit in commits.values()
-        for file in commit.files
-        if file.path.startswith("parts/")
-    ]
+    parts = []
+    for commit in commits.values():
+        files = [file for file in commit.files if file.path.startswith("parts/")]
+        if sum(file.rows for file in files) != commit.ok:
+            raise StoreError(f"{latents.location}: the parts of unit {commit.unit} do not hold its {commit.ok} rows")
+        parts += [(file.path, file.rows, file.bytes, file.sha256) for file in files]
     return _units(parts, batch_size, workers)
 
 

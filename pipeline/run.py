@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,11 @@ from edict.checkpoint import locate
 from edict.schedule import executed
 from pipeline.cluster import connected, machine_for
 from pipeline.edit import EditTask, EditWorker, Prompts, Variant, executed_steps
+from pipeline.errors import JobError
 from pipeline.images import encode
 from pipeline.invert import InvertTask, InvertWorker
 from pipeline.job import invert_fingerprint, inverted_with, open_job
+from pipeline.journal import Journal
 from pipeline.plan import Unit, index_shards, is_planned, part_units, read_units, shard_units, write_plan
 from pipeline.pool import run_units
 from pipeline.progress import Progress
@@ -32,10 +35,15 @@ class Ran:
     failures: list[str]
 
 
-def run_invert(spec: InvertSpec) -> Ran:
+class RetryError(JobError):
+    """A retry of rejects that the store does not have."""
+
+
+def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
     """Invert every sample of the input into the store `spec.output`, or finish what is missing there.
 
-    Raises PlanError, StoreError (JobChanged where the store is another job's), ModelError, WorkersFailed.
+    With `retry`, only what was rejected there for one of these errors is tried again. Raises PlanError, StoreError
+    (JobChanged where the store is another job's), RetryError, ModelError, WorkersFailed.
     """
     folder = locate(spec.model.path, spec.model.revision)
     store = Store(spec.output, create=True)
@@ -46,14 +54,17 @@ def run_invert(spec: InvertSpec) -> Ran:
         write_plan(store, shard_units(indexes, spec.workers.batch_size, spec.workers.count), indexes)
     machine = Machine(**job["machine"])
     task = InvertTask(spec, str(folder), fingerprint, machine)
-    failures = _work(store, "invert", InvertWorker, task, spec.workers.count, machine, per_row=1)
+    failures = _work(
+        store, "invert", InvertWorker, task, spec.workers.count, machine, _pending(store, retry), per_row=1
+    )
     return _finish(store, failures)
 
 
-def run_edit(spec: EditSpec, variants: Sequence[Variant], prompts: Prompts) -> Ran:
+def run_edit(spec: EditSpec, variants: Sequence[Variant], prompts: Prompts, *, retry: Sequence[str] = ()) -> Ran:
     """Edit every row of the latent store `spec.latents` into the store `spec.output`, or finish what is missing.
 
-    `prompts` gives the variants that change a caption. Raises EditError, StoreError, ModelError, WorkersFailed.
+    With `retry`, only the pictures that were rejected there for one of these errors are tried again. `prompts` gives
+    the variants that change a caption. Raises EditError, StoreError, RetryError, ModelError, WorkersFailed.
     """
     latents = Store(spec.latents)
     task, fingerprint = edit_task(spec, latents, variants, prompts)
@@ -70,7 +81,8 @@ def run_edit(spec: EditSpec, variants: Sequence[Variant], prompts: Prompts) -> R
         write_plan(store, part_units(latents, fingerprint["batch_size"], spec.workers.count))
     machine = Machine(**job["machine"])
     task = dataclasses.replace(task, machine=machine, shown=shown_rows(read_units(store), spec.contact_sheet))
-    failures = _work(store, "edit", EditWorker, task, spec.workers.count, machine, per_row=len(variants))
+    pending = _pending(store, retry)
+    failures = _work(store, "edit", EditWorker, task, spec.workers.count, machine, pending, per_row=len(variants))
     return _finish(store, failures)
 
 
@@ -117,21 +129,55 @@ def write_report(store: Store) -> list[str]:
     return ["report.html", "contact_sheet.png"]
 
 
+def _pending(store: Store, retry: Sequence[str]) -> list[Unit]:
+    """The units that no commit names yet; for a retry, those with rejects of these errors, cut down to them.
+
+    Raises RetryError where the store has no such rejects.
+    """
+    units = read_units(store)
+    if not retry:
+        done = store.committed()
+        pending = [unit for unit in units if unit.unit not in done]
+        if len(pending) < len(units):
+            print(f"{len(units) - len(pending)} of {len(units)} units are done already", file=sys.stderr)
+        return pending
+    commits = store.commits()
+    known = Counter(reject.error for commit in commits.values() for reject in commit.rejects)
+    if unknown := [error for error in retry if error not in known]:
+        had = ", ".join(f"{error} ({count})" for error, count in known.most_common()) or "none"
+        raise RetryError(f"{store.location}: nothing was rejected for {', '.join(unknown)}; its rejects are: {had}")
+    pending = []
+    for unit in units:
+        commit = commits.get(unit.unit)
+        if commit and (rejects := [reject for reject in commit.rejects if reject.error in retry]):
+            only = frozenset((reject.index, reject.key) for reject in rejects)
+            pending.append(dataclasses.replace(unit, retry=commit.retry + 1, errors=tuple(retry), only=only))
+    return pending
+
+
 def _work(
-    store: Store, label: str, worker: type, task: Any, count: int, machine: Machine, *, per_row: int
+    store: Store,
+    label: str,
+    worker: type,
+    task: Any,
+    count: int,
+    machine: Machine,
+    pending: Sequence[Unit],
+    *,
+    per_row: int,
 ) -> list[str]:
-    """Process the units that no commit names yet; the units that failed."""
-    units, done = read_units(store), store.committed()
-    pending = [unit for unit in units if unit.unit not in done]
-    if len(pending) < len(units):
-        print(f"{label}: {len(units) - len(pending)} of {len(units)} units are done already", file=sys.stderr)
+    """Process units; those that failed."""
     failures: list[str] = []
     if not pending:
         return failures
     count = min(count, len(pending))
     rejected = 0
-    with connected(count, machine), Progress(label, sum(u.count for u in pending) * per_row, "images") as progress:
-        for outcome in run_units(pending, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus):
+    total = sum(len(unit.only) or unit.count * per_row for unit in pending)
+    with connected(count, machine), Journal(store) as journal, Progress(label, total, "images") as progress:
+        for outcome in run_units(
+            pending, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus, record=journal
+        ):
+            journal.tick()
             if outcome is None:
                 progress.advance(0)
             elif outcome.error is not None:

@@ -110,7 +110,10 @@ def expand(inputs: str | list[str]) -> list[str]:
     shards: dict[str, str] = {}
     for pattern in [inputs] if isinstance(inputs, str) else inputs:
         try:
+            local_path(pattern)  # refuses a secret, which no message below may repeat
             names = list(braceexpand(pattern))
+        except StorageError as error:
+            raise ShardError(f"input: {error}") from error
         except UnbalancedBracesError as error:
             raise ShardError(f"{pattern}: the braces do not match; write \\{{ for a brace in a name") from error
         for name in names:

@@ -8,23 +8,54 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import Any
 from urllib.parse import quote, unquote
 
 import obstore
-from obstore.exceptions import BaseError
+from obstore.exceptions import AlreadyExistsError, BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import LocalStore, ObjectStore, from_url
 
+from pipeline.credentials import PLACES, s3_provider
 from pipeline.errors import JobError
+from schemas.locations import without_secrets
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https")
 WINDOW = 1 << 20  # bytes that a Reader asks for at once: on an object store a request costs about as much as 1 MiB
 
+# What a store or a shard is asked is tried again after an error of the server (5xx, 429) or of the line, for about a
+# minute in all: the work that waits on it cost GPU hours. A signature, which a repeated request keeps, is good for 5.
+RETRIES = {
+    "max_retries": 10,
+    "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=30), "base": 3},
+    "retry_timeout": timedelta(minutes=4),
+}
+
+_KINDS = {"s3": "s3", "s3a": "s3", "gs": "gs"} | dict.fromkeys(("az", "azure", "adl", "abfs", "abfss"), "az")
+_NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
+_REFUSED = ("AuthenticationFailed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
+# what obstore says where it found nothing and asked the machine it runs on
+_NO_CREDENTIALS = r"http://(169\.254\.|metadata\.google|[^/]+/latest/(api|meta-data)/)|Missing (AccessKeyId|SecretAcc)"
+
+_HINTS = {
+    "redirect without LOCATION": "the bucket is in another region; set AWS_REGION to that one",
+    "Account must be specified": "names no storage account; set AZURE_STORAGE_ACCOUNT_NAME",
+    "Range request not supported": "the server sends whole files only; shards are read in ranges, fetch this one",
+}
+
 
 class StorageError(JobError):
     """A location that cannot be opened, read or understood; the message names it."""
+
+
+class NotThere(StorageError):
+    """There is no such object (a bucket that is not there is another error)."""
+
+
+class AlreadyThere(StorageError):
+    """There is such an object, or one is being written just now."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +70,15 @@ def open_prefix(location: str) -> ObjectStore:
     """A store rooted at a folder or prefix. A local folder is created, with its parents.
 
     Raises:
-        StorageError: the location cannot be understood, or its folder cannot be made.
+        StorageError: the location cannot be understood, is a web server, has no credentials, or cannot be made.
     """
     path = local_path(location)
     if path is None:
-        return _remote(_encoded(location))
-    with _naming(location):
+        if location.startswith("http"):
+            raise StorageError(f"{location}: a web server can only be read; give a folder or s3://, gs:// or az://")
+        with naming(location):
+            return _remote(_encoded(location))
+    with naming(location):
         path.mkdir(parents=True, exist_ok=True)
         return LocalStore(prefix=path)
 
@@ -65,18 +99,24 @@ def open_file(location: str) -> tuple[ObjectStore, str]:
         return _local(str(path.parent)), path.name
     if not name or folder.endswith("/"):
         raise StorageError(f"{location}: names no object; give the bucket and the path in it")
-    return _remote(_encoded(location).rpartition("/")[0]), unquote(name) if location.startswith("http") else name
+    with naming(location):
+        store = _remote(_encoded(location).rpartition("/")[0])
+    return store, unquote(name) if location.startswith("http") else name
 
 
 def head(location: str) -> Head:
-    """An object's size and ETag, by one request that transfers no content.
+    """An object's size and ETag, by a request that transfers no content.
 
     Raises:
         StorageError: there is no such object, or it cannot be reached.
     """
     store, path = open_file(location)
-    with _naming(location):
-        meta = obstore.head(store, path)
+    with naming(location):
+        try:
+            meta = obstore.head(store, path)
+        except FileNotFoundError:
+            # the answer to a HEAD has no body, which would tell a bucket that is not there from an object
+            meta = obstore.get(store, path).meta
     return Head(meta["size"], meta["e_tag"])
 
 
@@ -87,7 +127,7 @@ def read_range(location: str, start: int, end: int) -> tuple[bytes, Head]:
         StorageError: there is no such object, it cannot be reached, or the range is empty or starts beyond its end.
     """
     store, path = open_file(location)
-    with _naming(location):
+    with naming(location):
         result = obstore.get(store, path, options={"range": (start, end)})
         return bytes(result.bytes()), Head(result.meta["size"], result.meta["e_tag"])
 
@@ -149,10 +189,12 @@ def local_path(location: str) -> Path | None:
     """The absolute path that a plain path or a file:// URL names; None for any other URL.
 
     Raises:
-        StorageError: an empty location, or a URL of an unknown kind.
+        StorageError: an empty location, a URL of an unknown kind, or one with a secret in it.
     """
     if not location:
         raise StorageError("an empty location: give a path or a URL")
+    if (shown := without_secrets(location)) != location:
+        raise StorageError(f"{shown}: has credentials or a query in it; give the bare URL, credentials go elsewhere")
     scheme = re.match(r"([A-Za-z][A-Za-z0-9+.-]*)://", location)
     if scheme is None:
         # Not Path.resolve(): a link to a shard keeps the name that the job spec gave it.
@@ -170,8 +212,8 @@ def _encoded(location: str) -> str:
         scheme, _, rest = location.partition("://")
         # "@" stays: abfss://container@account... has it in the host.
         return f"{scheme}://{quote(rest, safe='/@')}"
-    if "?" in location or "#" in location:
-        raise StorageError(f"{location}: a URL with a query cannot be read in ranges; use s3://, gs:// or az://")
+    if "#" in location:
+        raise StorageError(f"{location}: a URL with a # names a part of a page; write %23 for one in a name")
     return location
 
 
@@ -182,20 +224,62 @@ def _local(folder: str) -> LocalStore:
 
 @lru_cache(maxsize=256)
 def _remote(url: str) -> ObjectStore:
-    """A store behind a URL, kept: a new one would fetch credentials and open connections again."""
-    with _naming(url):
-        # obstore gives up after 30 s by default, in which a slow line does not bring one unit's images.
-        options = {"timeout": "10m", "allow_http": url.startswith("http://")}
-        return cast(ObjectStore, from_url(url, client_options=options))  # type: ignore[call-overload]
+    """A store behind a URL, kept: a new one would fetch credentials and open connections again.
+
+    Raises what obstore raises, and ValueError where the environment does not do.
+    """
+    # obstore gives up after 30 s by default, in which a slow line does not bring one unit's images.
+    client: dict[str, Any] = {"timeout": "10m", "allow_http": url.startswith("http://")}
+    options: dict[str, Any] = {"client_options": client, "retry_config": RETRIES}
+    if _kind(url) == "s3":
+        names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
+        endpoint = next((os.environ[name] for name in names if os.environ.get(name)), "https://")
+        if not endpoint.startswith(("http://", "https://")):
+            raise ValueError(f"AWS_ENDPOINT_URL is {without_secrets(endpoint)!r}; write http:// or https:// first")
+        client["allow_http"] = endpoint.startswith("http://")
+        options["credential_provider"] = s3_provider()
+    return from_url(url, **options)
+
+
+def _kind(location: str) -> str | None:
+    """Which cloud a URL belongs to, by its scheme."""
+    return _KINDS.get(location.partition("://")[0])
 
 
 @contextmanager
-def _naming(location: str) -> Iterator[None]:
-    """Turn what obstore and the file system raise into a StorageError that names the location."""
+def naming(location: str) -> Iterator[None]:
+    """Turn what obstore and the file system raise into a StorageError: one line that names the location.
+
+    Raises:
+        NotThere, AlreadyThere, StorageError
+    """
     try:
         yield
-    except FileNotFoundError as error:
-        raise StorageError(f"{location}: does not exist") from error
-    except (BaseError, OSError, ValueError) as error:
-        # obstore appends its Rust structures, many lines long.
-        raise StorageError(f"{location}: {str(error).partition('Debug source:')[0].strip()}") from error
+    except (BaseError, OSError, ValueError, NotImplementedError) as error:
+        # Not "from error": what the server said may hold a key or a token, and a traceback would print it.
+        raise _explained(location, error) from None
+
+
+def _explained(location: str, error: Exception) -> StorageError:
+    # obstore appends its Rust structures, many lines long, and before them what the server said.
+    text = str(error).partition("Debug source:")[0].strip()
+    told = re.search(r"<Code>(\w+)</Code>", text)
+    text = re.sub(r"(status code: \d+[^:]*):.*", r"\1", text, flags=re.DOTALL)
+    status = text.partition("status code: ")[2]
+    code = told[1] if told else status
+    places = PLACES.get(_kind(location) or "")
+    if code in _NO_BUCKET:
+        return StorageError(f"{location}: the bucket does not exist ({code}); create it, or mend its name")
+    if isinstance(error, FileNotFoundError):
+        return NotThere(f"{location}: does not exist")
+    if isinstance(error, AlreadyExistsError):
+        return AlreadyThere(f"{location}: exists already, or is being written just now")
+    if places and re.search(_NO_CREDENTIALS, text):
+        return StorageError(f"{location}: no credentials found; give them by {places}")
+    if places and (isinstance(error, UnauthenticatedError) or code in _REFUSED):
+        why = code or without_secrets(text.partition("credential provider: ")[2])
+        return StorageError(f"{location}: the credentials are not accepted ({why}); renew them: {places}")
+    if places and (isinstance(error, PermissionDeniedError) or status.startswith("403")):
+        return StorageError(f"{location}: access denied ({code}); check the credentials ({places}) and what they allow")
+    hint = next((hint for words, hint in _HINTS.items() if words in text), without_secrets(text))
+    return StorageError(f"{location}: {hint}")

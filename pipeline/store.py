@@ -6,12 +6,15 @@
     parts/<unit>-<attempt>.parquet    rows
     shards/<unit>-<attempt>.tar       edited pictures
     commits/<unit>.json               put if absent: which files are data, and what became of every input
+    commits/<unit>+<n>.json           put if absent: what became of its rejects that were tried again
+    runs/<run>.jsonl                  what went wrong on the way
 
 A row exists when a commit names its file. Nothing else counts.
 """
 
 import io
 import json
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
@@ -20,13 +23,13 @@ from typing import Any
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
-from obstore.exceptions import AlreadyExistsError, NotFoundError
 
 from pipeline.errors import JobError
-from pipeline.storage import local_path, open_prefix
-from schemas.commit import Commit, File
+from pipeline.storage import AlreadyThere, NotThere, StorageError, local_path, naming, open_prefix
+from schemas.commit import Commit, File, merged
 
 READERS = 16  # commits are small: reading them is bound by latency
+CONFLICTS = (0.1, 0.3, 1.0, 3.0, 10.0)  # seconds to wait while another's put is under way
 
 
 class StoreError(JobError):
@@ -36,7 +39,8 @@ class StoreError(JobError):
 class Store:
     """Reading and writing the files of one store. Cheap to make; a worker makes its own.
 
-    Raises StoreError for a local folder that does not exist, unless it is to be made (`create`).
+    Raises StoreError for a local folder that does not exist, unless it is to be made (`create`). Every method raises
+    StorageError where the location cannot be reached or does not allow it.
     """
 
     def __init__(self, location: str, *, create: bool = False) -> None:
@@ -48,41 +52,63 @@ class Store:
 
     def put(self, path: str, data: bytes) -> File:
         """Write a file whole, replacing what is there."""
-        obstore.put(self._objects, path, data)
+        with naming(self.location):
+            obstore.put(self._objects, path, data)
         return File(path=path, sha256=sha256(data).hexdigest(), bytes=len(data))
 
     def put_new(self, path: str, data: bytes) -> bool:
-        """Write a file if there is none of that name; False where there is one. Atomic: one of two writers wins."""
-        try:
-            obstore.put(self._objects, path, data, mode="create")
-        except AlreadyExistsError:
-            return False
-        return True
+        """Write a file if there is none of that name; False where there is one of other bytes. One of two writers wins.
+
+        A put is repeated when its answer is lost on the way, and then finds the file that it wrote itself: these very
+        bytes are taken for this call's own.
+        """
+        for wait in (*CONFLICTS, None):
+            try:
+                with naming(self.location):
+                    obstore.put(self._objects, path, data, mode="create")
+                return True
+            except AlreadyThere:
+                try:
+                    return self._read(path) == data
+                except NotThere:
+                    # S3 also says "conflict" (409) of a file that is not there yet, and may never be: try again
+                    if wait is not None:
+                        time.sleep(wait)
+        raise StorageError(f"{self.location}: others keep writing {path}, and it is not there; run this again")
 
     def get(self, path: str) -> bytes:
         """A file's bytes. Raises StoreError where it is absent."""
         try:
-            return bytes(obstore.get(self._objects, path).bytes())
-        except (NotFoundError, FileNotFoundError) as error:
+            return self._read(path)
+        except NotThere as error:
             raise StoreError(f"{self.location}: has no {path}") from error
+
+    def _read(self, path: str) -> bytes:
+        with naming(self.location):
+            return bytes(obstore.get(self._objects, path).bytes())
 
     def has(self, path: str) -> bool:
         try:
-            obstore.head(self._objects, path)
-        except (NotFoundError, FileNotFoundError):
+            with naming(self.location):
+                obstore.head(self._objects, path)
+        except NotThere:
             return False
         return True
 
     def names(self, prefix: str) -> Iterator[str]:
         """The paths of all files under a folder of the store."""
-        for batch in obstore.list(self._objects, prefix):
-            yield from (item["path"] for item in batch)
+        with naming(self.location):
+            for batch in obstore.list(self._objects, prefix):
+                yield from (item["path"] for item in batch)
 
     def delete(self, path: str) -> None:
-        obstore.delete(self._objects, path)
+        with naming(self.location):
+            obstore.delete(self._objects, path)
 
     def get_json(self, path: str) -> dict[str, Any]:
-        data = self.get(path)
+        return self._json(path, self.get(path))
+
+    def _json(self, path: str, data: bytes) -> dict[str, Any]:
         try:
             return json.loads(data)
         except ValueError as error:
@@ -99,38 +125,57 @@ class Store:
 
     def job(self) -> dict[str, Any]:
         """job.json. Raises StoreError where this is no store."""
-        if not self.has("job.json"):
+        try:
+            return self._json("job.json", self._read("job.json"))
+        except NotThere as error:
             raise StoreError(
                 f"{self.location}: is no store (it has no job.json); give the `output` of a job that was run"
-            )
-        return self.get_json("job.json")
+            ) from error
 
     def commit(self, commit: Commit) -> bool:
         """Make a unit's files data; False where another attempt was first, whose files then are."""
         if commit.input != commit.ok + commit.rejected + commit.filtered or commit.rejected != len(commit.rejects):
             raise AssertionError(f"unit {commit.unit} does not add up, nothing is committed: {commit!r}")
-        return self.put_new(f"commits/{commit.unit}.json", commit.model_dump_json().encode())
+        name = f"{commit.unit}+{commit.retry:04d}" if commit.retry else commit.unit
+        return self.put_new(f"commits/{name}.json", commit.model_dump_json().encode())
 
     def committed(self) -> set[str]:
         """The units that are done."""
-        return {name.removeprefix("commits/").removesuffix(".json") for name in self.names("commits")}
+        return {name for name in self._commit_names() if "+" not in name}
 
     def commits(self) -> dict[str, Commit]:
-        """Every commit, by unit, in the units' order."""
-        units = sorted(self.committed())
+        """What became of every unit that is done, its retries counted in, in the units' order."""
+        names = sorted(self._commit_names())
+        commits: dict[str, Commit] = {}
         with ThreadPoolExecutor(READERS) as pool:
-            return dict(zip(units, pool.map(self._read_commit, units), strict=True))
+            for name, commit in zip(names, pool.map(self._read_commit, names), strict=True):
+                try:
+                    commits[commit.unit] = merged(commits[commit.unit], commit) if commit.retry else commit
+                except (KeyError, ValueError) as error:
+                    raise StoreError(f"{self.location}: commits/{name}.json does not fit those before it") from error
+        return commits
 
-    def _read_commit(self, unit: str) -> Commit:
+    def _commit_names(self) -> list[str]:
+        return [path.removeprefix("commits/").removesuffix(".json") for path in self.names("commits")]
+
+    def _read_commit(self, name: str) -> Commit:
         try:
-            return Commit.model_validate_json(self.get(f"commits/{unit}.json"))
+            return Commit.model_validate_json(self.get(f"commits/{name}.json"))
         except ValueError as error:
-            raise StoreError(f"{self.location}: commits/{unit}.json is damaged ({error})") from error
+            raise StoreError(f"{self.location}: commits/{name}.json is damaged ({error})") from error
 
     def sweep(self, commits: dict[str, Commit]) -> int:
-        """Remove the files that no commit names, so that a plain glob over parts/ is the data; how many went."""
+        """Remove the files of attempts that lost, so that a plain glob over parts/ is the data; how many went.
+
+        Files of a unit that no commit names are left: their attempt may be about to commit.
+        """
         named = {file.path for commit in commits.values() for file in commit.files}
-        loose = [path for folder in ("parts", "shards", "pictures") for path in self.names(folder) if path not in named]
+        loose = [
+            path
+            for folder in ("parts", "shards", "pictures")
+            for path in self.names(folder)
+            if path not in named and path.partition("/")[2].partition("-")[0] in commits
+        ]
         for path in loose:
             self.delete(path)
         return len(loose)

@@ -13,7 +13,7 @@ from pipeline.pool import run_units
 from pipeline.progress import Progress
 from pipeline.status import status
 from pipeline.store import Store, StoreError
-from pipeline.worker import Ahead, Machine, load_model
+from pipeline.worker import Ahead, Machine, Poison, Ready, load_model
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class VerifyTask:
     machine: Machine
 
 
-class VerifyWorker:
+class VerifyWorker(Ready):
     """A Ray actor's body: regenerates the rows of one unit after the other under their own captions."""
 
     def __init__(self, task: VerifyTask) -> None:
@@ -34,10 +34,7 @@ class VerifyWorker:
         self.model = load_model(task.model_folder, task.dtype, task.machine)
         self.ahead = Ahead(lambda unit: read_latents(self.store, unit))
 
-    def ready(self) -> None:
-        """Returns once the constructor is through."""
-
-    def process(self, unit: Unit, number: int, ahead: Unit | None) -> dict[str, Any]:
+    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> dict[str, Any]:
         """How many `rows` were regenerated, how many of them are `exact`, and what is wrong (`problems`)."""
         try:
             latents = self.ahead.take(unit, ahead)

@@ -4,12 +4,13 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Generic, TypeVar
 
+import ray
 import torch
 from transformers.utils import logging as transformers_logging
 
@@ -34,12 +35,32 @@ class Machine:
     gpus: float
 
 
+@dataclass(frozen=True)
+class Fault:
+    """Why a sample is left out, in the words of a reject."""
+
+    error: str
+    message: str
+
+
+Poison = Mapping[int, Fault]
+"""The samples to leave out of a unit, by their place in it: each killed, hung or failed its worker when tried alone."""
+
+
 def load_model(folder: str, dtype: str, machine: Machine) -> EDICT:
     """The model of one worker. Raises what EDICT.from_pretrained raises."""
     transformers_logging.disable_progress_bar()
     if machine.device == "cpu":
         torch.set_num_threads(machine.threads)
     return EDICT.from_pretrained(folder, dtype=DTYPES[dtype], device=machine.device)
+
+
+class Ready:
+    """What every worker answers when its constructor is through."""
+
+    def ready(self) -> str:
+        """The node it runs on."""
+        return str(ray.get_runtime_context().get_node_id())
 
 
 class Ahead(Generic[Loaded]):
@@ -79,8 +100,8 @@ class Attempt:
         self.seconds[on] += now - self._clock
         self._clock = now
 
-    def write(self, path: str, data: bytes) -> None:
-        self.files.append(self.store.put(path, data))
+    def write(self, path: str, data: bytes, rows: int = 0) -> None:
+        self.files.append(self.store.put(path, data).model_copy(update={"rows": rows}))
 
     def commit(self, *, count: int, ok: int, filtered: int, rejects: Sequence[Reject], device: str) -> bool:
         """Put the commit; False where another attempt was first."""
@@ -88,6 +109,8 @@ class Attempt:
         return self.store.commit(
             Commit(
                 unit=self.unit.unit,
+                retry=self.unit.retry,
+                errors=self.unit.errors,
                 attempt=self.name,
                 source=self.unit.source,
                 input=count,

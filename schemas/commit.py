@@ -10,11 +10,12 @@ class Record(BaseModel):
 
 
 class File(Record):
-    """One file of the store that the commit names."""
+    """One file of the store that the commit names; `rows` of a Parquet file."""
 
     path: str
     sha256: str
     bytes: int
+    rows: int = 0
 
 
 class Seconds(Record):
@@ -26,9 +27,15 @@ class Seconds(Record):
 
 
 class Commit(Record):
-    """What became of one unit. input = ok + rejected + filtered holds, or it is not written."""
+    """What became of one unit. input = ok + rejected + filtered holds, or it is not written.
+
+    The commit of the first, second ... `retry` tells of those rejects of the commits before it whose error is among
+    `errors`, and of nothing else.
+    """
 
     unit: str
+    retry: int = 0
+    errors: tuple[str, ...] = ()
     attempt: str
     source: str
     input: int
@@ -42,3 +49,24 @@ class Commit(Record):
     finished: float
     worker: dict[str, str]
     versions: dict[str, str]
+
+
+def merged(first: Commit, retry: Commit) -> Commit:
+    """A unit after a retry: its first commit with the rejects that were tried again replaced by what became of them.
+
+    Raises ValueError where it is not the next retry, or its input is not just those rejects.
+    """
+    again = [reject for reject in first.rejects if reject.error in retry.errors]
+    if len(again) != retry.input or retry.filtered or retry.retry != first.retry + 1:
+        raise ValueError(f"the retry of unit {retry.unit} had {retry.input} samples and not {len(again)}")
+    rejects = [reject for reject in first.rejects if reject.error not in retry.errors] + list(retry.rejects)
+    return first.model_copy(
+        update={
+            "retry": retry.retry,
+            "ok": first.ok + retry.ok,
+            "rejected": len(rejects),
+            "files": first.files + retry.files,
+            "rejects": tuple(sorted(rejects, key=lambda reject: (reject.shard, reject.index, reject.key))),
+            "finished": retry.finished,
+        }
+    )

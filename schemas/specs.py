@@ -10,9 +10,29 @@ import string
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+
+from schemas.locations import without_secrets
+
+
+def _bare(location: str) -> str:
+    if without_secrets(location) != location:
+        raise ValueError(
+            "a URL without credentials or a query, since it is stored with the job; "
+            "credentials are taken from the environment"
+        )
+    return location
+
+
+def _writable(location: str) -> str:
+    if location.startswith(("http://", "https://")):
+        raise ValueError("a folder or an object-store URL; a web server can only be read, and not be listed")
+    return location
+
 
 Text = Annotated[str, Field(min_length=1)]
+Location = Annotated[Text, AfterValidator(_bare)]
+StoreLocation = Annotated[Location, AfterValidator(_writable)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Strength = Annotated[float, Field(gt=0, le=1)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
@@ -20,15 +40,18 @@ Words = Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
 
 
 class Spec(BaseModel):
-    """Common ground of every model here: immutable, strict, no unknown fields, no NaN or infinity."""
+    """Common ground of every model here: immutable, strict, no unknown fields, no NaN or infinity.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    What pydantic says of an error does not show the input: a location that is refused may have a password in it.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class ModelSpec(Spec):
     """The latent diffusion model, in the standard diffusers folder format."""
 
-    path: Text = Field(
+    path: Location = Field(
         "default", description="'default' for the model that ships with the package, or a folder, or a hub id."
     )
     revision: Text | None = Field(
@@ -121,10 +144,10 @@ class InvertSpec(Spec):
     """Invert every image of the input shards, once, to the pair of latents it regenerates from."""
 
     kind: Literal["invert"] = Field(description="The kind of job.")
-    input: Text | Annotated[list[Text], Field(min_length=1)] = Field(
+    input: Location | Annotated[list[Location], Field(min_length=1)] = Field(
         description="WebDataset tar shards: one name or a list, local or URL; braces such as {00000..00031} expand."
     )
-    output: Text = Field(description="The latent store to write: a folder or an object-store URL.")
+    output: StoreLocation = Field(description="The latent store to write: a folder or an object-store URL.")
     model: ModelSpec = Field(default_factory=ModelSpec, description="The model.")
     sampler: SamplerSpec = Field(default_factory=SamplerSpec, description="The sampler.")
     image: ImageSpec = Field(default_factory=ImageSpec, description="The preprocessing of images.")
@@ -209,8 +232,8 @@ class EditSpec(Spec):
     """Edit the rows of a latent store: regenerate each under changed prompts."""
 
     kind: Literal["edit"] = Field(description="The kind of job.")
-    latents: Text = Field(description="The latent store to read: a folder or an object-store URL.")
-    output: Text = Field(description="The image shards to write: a folder or an object-store URL.")
+    latents: StoreLocation = Field(description="The latent store to read: a folder or an object-store URL.")
+    output: StoreLocation = Field(description="The image shards to write: a folder or an object-store URL.")
     edits: list[Edit] = Field(min_length=1, description="The edits; every row gets each one that changes its caption.")
     images: EditImages = Field(default_factory=EditImages, description="The format of the edited images.")
     workers: EditWorkers = Field(default_factory=EditWorkers, description="The workers.")

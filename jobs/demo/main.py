@@ -15,7 +15,7 @@ kind: invert
 input: {shard}
 output: {output}/latents
 model: {{path: default, dtype: float32}}
-sampler: {{steps: 50, guidance_scale: 3.0}}
+sampler: {{steps: 50, guidance_scale: 1.0}}
 workers: {{count: 2, batch_size: 16}}
 """
 

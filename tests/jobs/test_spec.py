@@ -111,6 +111,19 @@ def test_bad_specs_say_what_is_wrong(here: Path, text: str, said: list[str]) -> 
     assert [part for part in said if part not in message] == [], message
 
 
+@pytest.mark.parametrize(
+    "location", ["s3://AKIAKEY:pass@bucket/x", f"s3://AKIAKEY:pass{'/' * 60}@b/x", "https://host/x?sig=pass"]
+)
+def test_a_secret_in_a_location_is_not_repeated(here: Path, location: str) -> None:
+    path = write(here, INVERT)
+    in_file = write(here, INVERT.replace("photos.tar", f"[photos.tar, {location!r}]"), "secret.yaml")
+    for file, overrides in [(in_file, []), (path, [f"output={location}"]), (path, [f"kind={location}"])]:
+        with pytest.raises(SpecError) as caught:
+            load(file, overrides)
+        assert "..." in str(caught.value)
+        assert "pass" not in str(caught.value) and "AKIA" not in str(caught.value)
+
+
 def test_all_problems_at_once(here: Path) -> None:
     path = write(here, INVERT + "sampler: {steps: 0, bits: 3}\nimage: {crop: left}\n")
     with pytest.raises(SpecError, match=r"3 problems\n.*sampler.steps.*\n.*sampler.bits.*\n.*image.crop"):

@@ -1,7 +1,10 @@
-"""A real Ray for the session, and small real shards cut from the shipped demo data."""
+"""A real Ray and a real S3 server for the session, and small real shards cut from the shipped demo data."""
 
 import io
+import socket
 import tarfile
+import threading
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -16,7 +19,51 @@ Members = list[tuple[str, bytes]]
 
 
 @pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
+def s3_socket() -> Iterator[socket.socket]:
+    """Where the S3 server will listen; its address and credentials for it are in the environment from now on."""
+    with socket.socket() as bound, pytest.MonkeyPatch.context() as patch:
+        bound.bind(("127.0.0.1", 0))
+        for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AWS_DEFAULT_REGION"):
+            patch.delenv(name, raising=False)
+        patch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bound.getsockname()[1]}")
+        patch.setenv("AWS_REGION", "us-east-1")
+        patch.setenv("AWS_ACCESS_KEY_ID", "AKIATHEKEY")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret")
+        yield bound
+
+
+@pytest.fixture(scope="session")
+def s3_server(s3_socket: socket.socket) -> Iterator[str]:
+    """The endpoint of a moto server. Not started for those who do without: its imports take seconds."""
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import WSGIRequestHandler, make_server
+
+    class Quiet(WSGIRequestHandler):
+        def log_request(self, code: object = "-", size: object = "-") -> None:
+            pass
+
+    s3_socket.listen(128)
+    host, port = s3_socket.getsockname()
+    app = DomainDispatcherApplication(create_backend_app)
+    server = make_server(host, port, app, threaded=True, request_handler=Quiet, fd=s3_socket.fileno())
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://{host}:{port}"
+    server.shutdown()
+
+
+@pytest.fixture
+def s3(s3_server: str) -> str:
+    """An s3:// prefix in a bucket of its own; workers of `local_ray` reach it too."""
+    import boto3
+
+    bucket = f"bucket-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3", endpoint_url=s3_server).create_bucket(Bucket=bucket)
+    return f"s3://{bucket}/a prefix"
+
+
+@pytest.fixture(scope="session")
+def local_ray(s3_socket: socket.socket) -> Iterator[None]:
+    # after the socket: workers have the environment in which Ray was started
     ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="WARNING")
     yield
     ray.shutdown()

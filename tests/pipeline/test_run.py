@@ -1,6 +1,5 @@
 """Whole jobs on a real Ray with the real default model: few steps, few pictures, everything else as at scale."""
 
-import dataclasses
 import io
 import json
 import os
@@ -20,13 +19,13 @@ import webdataset
 from PIL import Image
 
 from edict.checkpoint import locate
-from jobs.run import run_spec
+from jobs.run import run_retry, run_spec
+from pipeline import run
 from pipeline.edit import EditError
-from pipeline.invert import InvertWorker
+from pipeline.invert import InvertWorker, Picture
 from pipeline.job import JobChanged
-from pipeline.plan import PlanError, Unit, read_units
-from pipeline.pool import WorkersFailed, run_units
-from pipeline.run import shown_rows
+from pipeline.plan import PlanError, Unit
+from pipeline.run import RetryError, shown_rows
 from pipeline.shards import Sample
 from pipeline.status import status
 from pipeline.store import Store, StoreError
@@ -301,51 +300,6 @@ def test_an_unfinished_store_is_not_edited(latents: Path, tmp_path: Path) -> Non
         run_spec(edit_spec(tmp_path / "latents", tmp_path / "edits", [{"name": "a", "prompt": "b"}]))
 
 
-@dataclasses.dataclass(frozen=True)
-class Fragile:
-    """What DyingWorker dies of: the unit of that name, as often as there are no marks of it in the folder."""
-
-    folder: str
-    unit: str
-    times: int
-
-
-class DyingWorker:
-    """A worker whose process ends in the middle of a unit, as a segfault or the kernel's OOM killer ends it."""
-
-    def __init__(self, task: Fragile) -> None:
-        self.task = task
-
-    def ready(self) -> None: ...
-
-    def process(self, unit: Unit, number: int, ahead: Unit | None) -> int:
-        if unit.unit == self.task.unit and number <= self.task.times:
-            os._exit(1)
-        Path(self.task.folder, f"{unit.unit}-{number}").touch()
-        return number
-
-
-def test_a_unit_whose_worker_dies_is_tried_on_another(latents: Path, tmp_path: Path) -> None:
-    units = read_units(Store(str(latents)))[:3]
-    task = Fragile(str(tmp_path), units[1].unit, times=1)
-    outcomes = [o for o in run_units(units, DyingWorker, task, count=2, cpus=1, gpus=0) if o is not None]
-    assert {o.unit.unit: o.result for o in outcomes} == {units[0].unit: 1, units[1].unit: 2, units[2].unit: 1}
-
-
-def test_a_unit_that_kills_every_worker_fails_alone(latents: Path, tmp_path: Path) -> None:
-    units = read_units(Store(str(latents)))[:3]
-    task = Fragile(str(tmp_path), units[0].unit, times=99)
-    outcomes = {o.unit.unit: o for o in run_units(units, DyingWorker, task, count=2, cpus=1, gpus=0) if o is not None}
-    assert len(outcomes) == 3
-    assert outcomes[units[0].unit].error is not None
-    assert [outcomes[unit.unit].result for unit in units[1:]] == [1, 1]
-
-
-def test_a_constructor_that_fails_ends_the_run(latents: Path) -> None:
-    with pytest.raises(WorkersFailed, match="3 workers in a row could not start"):
-        list(run_units(read_units(Store(str(latents))), InvertWorker, None, count=1, cpus=1, gpus=0))
-
-
 def test_a_second_commit_of_a_unit_loses(latents: Path) -> None:
     store = Store(str(latents))
     commit = store.commits()["00000000"]
@@ -358,3 +312,48 @@ def test_rows_shown_are_spread_and_add_up() -> None:
     assert sum(shown_rows(units, 8).values()) == 8
     assert sum(shown_rows(units, 200).values()) == 80
     assert all(shown_rows(units, 200)[unit.unit] == unit.count for unit in units)
+
+
+class DiesAt(InvertWorker):
+    """Ends as a segfault ends it, whenever the model is given the picture of one key."""
+
+    key = ""
+
+    def _invert(self, unit: Unit, loaded: list[Any]) -> Any:
+        if any(isinstance(item, Picture) and item.sample.key == self.key for item in loaded):
+            os._exit(1)
+        return super()._invert(unit, loaded)
+
+
+def test_a_sample_that_kills_its_workers_is_rejected_and_can_be_tried_again(
+    tmp_path: Path, samples: list[Sample], shard_of: ShardOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = shard_of(tmp_path / "a.tar", [member for sample in samples[:8] for member in members_of(sample)])
+    spec = invert_spec(shard, tmp_path / "latents", sampler={"steps": 1})
+    with monkeypatch.context() as patched:
+        patched.setattr(DiesAt, "key", samples[5].key)
+        patched.setattr(run, "InvertWorker", DiesAt)
+        found = run_spec(spec).status
+    assert (found.complete, found.ok, found.rejects) == (True, 7, {"WorkerDied": 1})
+    journals = [file.read_text() for file in (tmp_path / "latents" / "runs").iterdir()]
+    assert [json.loads(line)["event"] for text in journals for line in text.splitlines()].count("sample named") == 1
+
+    with pytest.raises(RetryError, match=r"nothing was rejected for Nonsense; its rejects are: WorkerDied \(1\)"):
+        run_retry(str(tmp_path / "latents"), ["Nonsense"])
+    retried = run_retry(str(tmp_path / "latents"), ["WorkerDied"])
+    assert (retried.status.complete, retried.status.ok, retried.status.rejects) == (True, 8, {})
+    whole = run_spec(invert_spec(shard, tmp_path / "whole", sampler={"steps": 1}))
+    assert whole.status.ok == 8
+    by_key = {row["key"]: row for row in rows(tmp_path / "latents")}
+    assert by_key == {row["key"]: row for row in rows(tmp_path / "whole")}
+
+
+def test_only_the_files_of_attempts_that_lost_are_removed(latents: Path, tmp_path: Path) -> None:
+    shutil.copytree(latents, tmp_path / "latents")
+    store = Store(str(tmp_path / "latents"))
+    (tmp_path / "latents" / "commits" / "00000000.json").unlink()
+    for unit in ("00000000", "00000001"):
+        store.put(f"parts/{unit}-7-cafe.parquet", b"of another attempt")
+    before = set(store.names("parts"))
+    assert store.sweep(store.commits()) == 1
+    assert before - set(store.names("parts")) == {"parts/00000001-7-cafe.parquet"}

@@ -7,21 +7,27 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import obstore
 import pytest
 
 from pipeline import storage
-from pipeline.storage import Head, Reader, StorageError, head, open_file, open_prefix, read_range
+from pipeline.errors import JobError
+from pipeline.shards import Sample, ShardChanged, expand, index_shard, read_samples, write_shard
+from pipeline.storage import Head, Reader, StorageError, head, local_path, open_file, open_prefix, read_range
+from pipeline.store import Store
+from schemas.locations import without_secrets
 
 ODD = ["a b.tar", "é.tar", "per%20cent.tar", "100%.tar", "#?&.tar", "[x]*{y}.tar", "~t.tar", "back\\s.tar", "a:b.tar"]
 CONTENT = bytes(range(256)) * 20
 
 
 class Files(BaseHTTPRequestHandler):
-    """Serves CONTENT at "/a b/100%.tar", in ranges; counts the requests."""
+    """Serves what is in `served`, in ranges; counts the requests."""
 
     requests = 0
+    served: ClassVar = {"/a%20b/100%25.tar": CONTENT}
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
@@ -31,20 +37,21 @@ class Files(BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         Files.requests += 1
-        if self.path != "/a%20b/100%25.tar":
+        content = Files.served.get(self.path)
+        if content is None:
             self.send_error(404)
             return
         found = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        start, end = (int(found[1]), min(int(found[2]) + 1, len(CONTENT))) if found else (0, len(CONTENT))
+        start, end = (int(found[1]), min(int(found[2]) + 1, len(content))) if found else (0, len(content))
         self.send_response(206 if found else 200)
         if found:
-            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(CONTENT)}")
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
         self.send_header("Content-Length", str(end - start))
-        self.send_header("ETag", '"v1"')
+        self.send_header("ETag", f'"v{len(content)}"')
         self.send_header("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT")
         self.end_headers()
         if body:
-            self.wfile.write(CONTENT[start:end])
+            self.wfile.write(content[start:end])
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -87,7 +94,7 @@ def test_errors_name_the_location(tmp_path: Path) -> None:
         "s4://bucket/x": "s4:// is not supported",
         "s3://bucket": "names no object",
         "s3://bucket/": "names no object",
-        "https://host/x?signed=1": "query",
+        "https://host/x#part": "write %23",
         f"{tmp_path}/": "folder",
         str(tmp_path): "does not exist",
         f"{tmp_path}/missing": "does not exist",
@@ -112,19 +119,65 @@ def test_read_range_ends_with_the_object(tmp_path: Path) -> None:
 
 def test_bucket_keys_are_taken_literally(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATHEKEY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret")
     store, path = open_file("s3://bucket/a b/c%20d#e?/f%20#?.tar")
     assert (getattr(store, "prefix", None), path) == ("a b/c%20d#e?", "f%20#?.tar")
     assert open_file("s3://bucket/x.tar")[0] is open_file("s3://bucket/y.tar")[0]
 
 
+@pytest.mark.parametrize(
+    "location",
+    [
+        "s3://AKIAKEY:pass@bucket/x.tar",
+        "s3://AKIAKEY:pa/ss@bucket/x.tar",
+        "gs://pass@bucket/x.tar",
+        "https://user:pass@host/x.tar",
+        "https://host/x.tar?X-Amz-Signature=pass",
+        "s3://bucket/x.tar?X-Amz-Signature=pass",
+        "abfss://container:pass@account.dfs.core.windows.net/x.tar",
+    ],
+)
+def test_a_secret_in_a_location_is_refused_and_not_repeated(location: str) -> None:
+    for use in (head, open_prefix, index_shard, lambda at: expand([at])):
+        with pytest.raises(JobError, match="credentials or a query") as error:
+            use(location)
+        assert "pass" not in str(error.value) and "AKIA" not in str(error.value)
+
+
+def test_a_container_is_no_user() -> None:
+    location = "abfss://container@account.dfs.core.windows.net/x.tar"
+    assert local_path(location) is None
+    assert without_secrets(f"see {location}: gone") == f"see {location}: gone"
+
+
+@pytest.mark.parametrize("location", ["http://host/store", "https://bucket.s3.amazonaws.com/store"])
+def test_a_web_server_is_no_store(location: str) -> None:
+    with pytest.raises(StorageError, match=f"{location}: a web server can only be read"):
+        Store(location, create=True)
+
+
 def test_http(server: str) -> None:
     location = f"{server}/a%20b/100%25.tar"
-    assert head(location) == Head(len(CONTENT), '"v1"')
+    assert head(location) == Head(len(CONTENT), f'"v{len(CONTENT)}"')
     before = Files.requests
-    assert read_range(location, 5, 12) == (CONTENT[5:12], Head(len(CONTENT), '"v1"'))
+    assert read_range(location, 5, 12) == (CONTENT[5:12], Head(len(CONTENT), f'"v{len(CONTENT)}"'))
     assert Files.requests == before + 1
     with pytest.raises(StorageError, match="missing"):
         head(f"{server}/missing")
+
+
+def test_shards_over_http(server: str, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+    shard = write_shard((s.key, {s.extension: s.image, "txt": s.caption.encode()}) for s in samples[:3])
+    monkeypatch.setitem(Files.served, "/x.tar", shard)
+    index = index_shard(f"{server}/x.tar")
+    read = list(read_samples(index.url, size=index.size, etag=index.etag, entries=index.entries))
+    assert [(s.key, s.image, s.caption) for s in read if isinstance(s, Sample)] == [
+        (s.key, s.image, s.caption) for s in samples[:3]
+    ]
+    monkeypatch.setitem(Files.served, "/x.tar", shard + b"more")
+    with pytest.raises(ShardChanged, match="plan again"):
+        list(read_samples(index.url, size=index.size, etag=index.etag, entries=index.entries))
 
 
 @pytest.mark.parametrize(("window", "requests"), [(1 << 20, 1), (64, 5)])

@@ -83,6 +83,31 @@ def test_output_apart_from_what_is_read(output: str) -> None:
         InvertSpec.model_validate({**INVERT, "input": ["x.tar", "latents/"], "output": output})
 
 
+@pytest.mark.parametrize("location", ["s3://AKIA:pa/ss@bucket/x", "https://u:pass@host/x", "https://host/x?sig=pass"])
+def test_a_secret_in_a_location_is_refused_and_not_repeated(location: str) -> None:
+    for kind, data in [
+        ("invert", {**INVERT, "input": location}),
+        ("invert", {**INVERT, "input": ["x.tar", location]}),
+        ("invert", {**INVERT, "output": location}),
+        ("invert", {**INVERT, "model": {"path": location}}),
+        ("edit", {**EDIT, "latents": location}),
+    ]:
+        with pytest.raises(ValidationError, match="a URL without credentials") as error:
+            KINDS[kind].model_validate(data)
+        assert "ss@" not in str(error.value) and "pass" not in str(error.value)
+
+
+def test_a_container_of_azure_is_no_user() -> None:
+    place = "abfss://container@account.dfs.core.windows.net/latents"
+    assert InvertSpec.model_validate({**INVERT, "output": place}).output == place
+
+
+def test_a_web_server_is_read_only() -> None:
+    assert InvertSpec.model_validate({**INVERT, "input": "https://host/x.tar"}).input == "https://host/x.tar"
+    with pytest.raises(ValidationError, match="a web server can only be read"):
+        InvertSpec.model_validate({**INVERT, "output": "https://host/latents"})
+
+
 @pytest.mark.parametrize("prompt", ["", "a cat", "{caption}", "{{literal}} {caption} {caption}", "}}{{"])
 def test_good_templates(prompt: str) -> None:
     assert Edit(name="a", prompt=prompt).prompt == prompt

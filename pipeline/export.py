@@ -1,0 +1,169 @@
+"""Exporting: a finished latent store written out as plain floats, for people's training code.
+
+    export.json                  what is exported, and as what; written first
+    <part>.parquet               parquet: key, shard, index, caption, x, y, json; x and y are floats [C][H][W]
+    <part>.npy, <part>.parquet   npy: floats [N, 2, C, H, W], x then y; key, shard, index, caption, json of its N rows
+    <part>.tar                   webdataset: key.npy [2, C, H, W], x then y; key.txt, the caption; key.json
+
+A file holds the rows of one part; parts are numbered from 00000000, in the order of the store's units, and an export
+is whole when it has as many as export.json counts. float = integer * 2^-bits * sqrt(alphas_cumprod), the model's usual
+scale, in float64, rounded once. It is not exact: only the store itself regenerates pictures to the bit.
+
+Half floats in Parquet open in pyarrow and polars as such, in DuckDB as FLOAT.
+"""
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from numpy.typing import NDArray
+
+from pipeline.errors import JobError
+from pipeline.latents import Latents, read_latents
+from pipeline.parts import ROW_GROUP
+from pipeline.plan import Unit, part_units
+from pipeline.progress import Progress
+from pipeline.shards import write_shard
+from pipeline.store import Store, StoreError
+from schemas.latents import NOISE
+
+DTYPES = ("float32", "float16")
+ABOUT = "export.json"
+TEXT = ["key", "shard", "index", "caption", "json"]
+
+
+class ExportError(JobError):
+    """An export that cannot be written as it is asked for; the message says why, and what to do."""
+
+
+def export(location: str, destination: str, *, format: str, dtype: str) -> dict[str, Any]:
+    """Write the finished latent store at `location` out as floats, for training code; what export.json says of it.
+
+    `format` is parquet, npy or webdataset, `dtype` float32 or float16, `destination` a folder or a URL. One part is in
+    memory at a time. The same export, given again, writes every file again, to the same bytes.
+
+    Raises StoreError where it is no latent store, not finished, or damaged; ExportError where the destination holds
+    anything but this very export, or a value is beyond float16.
+    """
+    if format not in FORMATS or dtype not in DTYPES:
+        raise ExportError(f"no export as {format} of {dtype}: give one of {', '.join(FORMATS)}; {' or '.join(DTYPES)}")
+    store = Store(location)
+    job = store.job()
+    if job["kind"] != "invert":
+        raise StoreError(f"{location} is the store of an {job['kind']} job; give one that `invert` wrote")
+    units = part_units(store, batch_size=sys.maxsize, workers=1)  # no part is longer, so none is split
+    about = {
+        "format": format,
+        "dtype": dtype,
+        "rows": sum(unit.count for unit in units),
+        "parts": len(units),
+        "parts_sha256": sha256("".join(str(unit.version) for unit in units).encode()).hexdigest(),
+        "fingerprint": job["fingerprint"],
+    }
+    target = Store(destination, create=True)
+    _claim(target, about)
+    with Progress("export", about["rows"], "rows") as progress:
+        for unit in units:
+            latents = read_latents(store, unit)
+            for extension, data in FORMATS[format](latents, _floats(unit, latents, dtype)):
+                target.put(f"{unit.ordinal:08d}.{extension}", data)
+            progress.advance(unit.count)
+    return about
+
+
+def _claim(target: Store, about: dict[str, Any]) -> None:
+    """Make a destination that of one export, before its first file: what a glob finds there is never of two."""
+    if not target.has(ABOUT) and (found := next(target.names(""), None)) is not None:
+        raise ExportError(f"{target.location}: is not empty (it has {found}) and no export; give another destination")
+    if not target.put_new(ABOUT, json.dumps(about, indent=2).encode()) and target.get_json(ABOUT) != about:
+        raise ExportError(f"{target.location}: holds another export (see its {ABOUT}); give another destination")
+
+
+def _floats(unit: Unit, latents: Latents, dtype: str) -> NDArray[Any]:
+    """The pairs in the model's scale, [N, 2, C, H, W]. Raises ExportError naming the first key that overflows."""
+    exact = torch.stack(latents.pair.to_float(), 1).numpy()
+    with np.errstate(over="ignore"):  # it is looked for below
+        # numpy rounds once; torch goes from double to half by way of float
+        floats = exact.astype(dtype)
+    overflown = np.flatnonzero(np.isinf(floats).reshape(len(floats), -1).any(1))
+    if len(overflown):
+        row = int(overflown[0])
+        raise ExportError(
+            f"{unit.source}: key {latents.column('key')[row]!r}: reaches {np.abs(exact[row]).max():.6g}, beyond "
+            f"{dtype} ({np.finfo(floats.dtype).max:.6g}); export to another destination as float32"
+        )
+    return floats
+
+
+def _parquet(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
+    columns = {name: latents.table[name] for name in TEXT[:-1]}
+    columns |= {"x": _nested(floats[:, 0]), "y": _nested(floats[:, 1]), "json": latents.table["json"]}
+    fields = [pa.field(name, column.type, nullable=name == "json") for name, column in columns.items()]
+    # the constants in the footer are applied already: this entry tells an export from a part
+    told = {b"edict.export": json.dumps({"dtype": str(floats.dtype), "scale_applied": True}).encode()}
+    table = pa.table(list(columns.values()), schema=pa.schema(fields, metadata=latents.table.schema.metadata | told))
+    # split into streams of bytes, floats take a tenth less; DuckDB reads no split halves
+    yield "parquet", _to_parquet(table, "BYTE_STREAM_SPLIT" if floats.dtype == np.float32 else "PLAIN")
+
+
+def _npy(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
+    yield "npy", _to_npy(floats)
+    yield "parquet", _to_parquet(latents.table.select(TEXT))
+
+
+def _webdataset(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
+    """Keys are unique here: a part has rows of one input shard, and planning lets a shard have a key once."""
+    noise = json.loads(latents.table.schema.metadata[NOISE])
+    constants = {name: noise[name] for name in ("scale", "bits", "alphas_cumprod")}
+    rows = latents.table.select(["key", "caption", "shard", "index", "image_sha256"]).to_pylist()
+    samples = []
+    for row, sample in zip(rows, floats, strict=True):
+        key, caption = row.pop("key"), row.pop("caption")
+        told = json.dumps(row | constants, ensure_ascii=False)
+        samples.append((key, {"npy": _to_npy(sample), "txt": caption.encode(), "json": told.encode()}))
+    yield "tar", write_shard(samples)
+
+
+FORMATS: dict[str, Callable[[Latents, NDArray[Any]], Iterator[tuple[str, bytes]]]] = {
+    "parquet": _parquet,
+    "npy": _npy,
+    "webdataset": _webdataset,
+}
+"""The files that a part becomes, by format: extensions and bytes."""
+
+
+def _to_npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _to_parquet(table: pa.Table, encoding: str = "PLAIN") -> bytes:
+    """A Parquet file with page checksums; `encoding` is that of x and y."""
+    buffer = io.BytesIO()
+    pq.write_table(
+        table,
+        buffer,
+        row_group_size=ROW_GROUP,
+        compression="zstd",
+        compression_level=1,
+        use_dictionary=["shard"],
+        column_encoding={f"{name}.list.element.list.element.list.element": encoding for name in ("x", "y")},
+        write_page_checksum=True,
+    )
+    return buffer.getvalue()
+
+
+def _nested(states: NDArray[Any]) -> pa.Array:
+    """[N, C, H, W] as N nested lists of fixed sizes."""
+    array: pa.Array = pa.array(states.ravel())
+    for length in reversed(states.shape[1:]):
+        array = pa.FixedSizeListArray.from_arrays(array, length)
+    return array

@@ -1,0 +1,175 @@
+"""The pool under fire: real Ray actors that are really killed, hang and raise, over units of nothing but numbers."""
+
+import ctypes
+import os
+import signal
+import threading
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import pool
+from pipeline.errors import JobError
+from pipeline.plan import Unit
+from pipeline.pool import ATTEMPTS, FAILURES, Outcome, WorkersFailed, run_units
+from pipeline.worker import Poison, Ready
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def units(number: int, count: int = 4) -> list[Unit]:
+    return [Unit(f"{i:08d}", "shard", 0, i * count, count, 1, None) for i in range(number)]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What happens at which sample; `once` in all tries of it together. `reading` happens while it is read ahead."""
+
+    folder: str
+    at: Mapping[int, str] = field(default_factory=dict)
+    once: bool = False
+    reading: bool = False
+
+
+class Plain(Ready):
+    """Names every sample that it is done with."""
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
+
+    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> list[int]:
+        if self.task.reading and ahead is not None:
+            self._each(ahead, {})
+        return self._each(unit, poison)
+
+    def _each(self, unit: Unit, poison: Poison) -> list[int]:
+        samples = [unit.first + i for i in range(unit.count) if i not in poison]
+        for sample in samples:
+            if sample in self.task.at and not (self.task.once and self._tried(sample)):
+                self._happen(self.task.at[sample])
+        return samples
+
+    def _tried(self, sample: int) -> bool:
+        try:
+            Path(self.task.folder, str(sample)).touch(exist_ok=False)
+        except FileExistsError:
+            return True
+        return False
+
+    def _happen(self, what: str) -> None:
+        if what == "exit":
+            os._exit(1)
+        elif what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif what == "segfault":
+            ctypes.string_at(0)
+        elif what == "hang":
+            threading.Event().wait()
+        elif what == "raise":
+            raise ZeroDivisionError("by a test")
+        elif what == "refuse":
+            raise JobError("the shard is gone")
+
+
+class Worker(Plain):
+    """A worker that can try a slice of a unit."""
+
+    def probe(self, unit: Unit, number: int) -> None:
+        self._each(unit, {})
+
+
+def run(
+    work: list[Unit], task: Task, *, worker: type = Worker, count: int = 2
+) -> tuple[dict[str, Outcome], Counter[str]]:
+    """The outcomes by unit, each told once, and how often which event was recorded."""
+    events: Counter[str] = Counter()
+
+    def record(event: str, **about: Any) -> None:
+        events[event] += 1
+
+    told = [o for o in run_units(work, worker, task, count=count, cpus=1, gpus=0, record=record) if o is not None]
+    outcomes = {outcome.unit.unit: outcome for outcome in told}
+    assert len(outcomes) == len(told)
+    return outcomes, events
+
+
+def done(outcomes: dict[str, Outcome]) -> list[int]:
+    return sorted(sample for outcome in outcomes.values() for sample in outcome.result or [])
+
+
+@pytest.mark.parametrize("end", ["exit", "kill", "segfault", "raise"])
+def test_what_happens_once_costs_nothing(end: str, tmp_path: Path) -> None:
+    outcomes, events = run(units(5), Task(str(tmp_path), {3: end, 12: end}, once=True))
+    assert done(outcomes) == list(range(20))
+    assert events == {"attempt failed": 2}
+
+
+@pytest.mark.parametrize("end", ["exit", "segfault", "raise"])
+def test_a_sample_that_ends_every_worker_is_named(end: str, tmp_path: Path) -> None:
+    outcomes, events = run(units(5), Task(str(tmp_path), {5: end, 6: end, 19: end}))
+    assert done(outcomes) == [i for i in range(20) if i not in (5, 6, 19)]
+    assert events == {"attempt failed": 2 * (ATTEMPTS - 1), "sample named": 3}
+
+
+def test_all_samples_of_a_unit_may_be_bad(tmp_path: Path) -> None:
+    outcomes, events = run(units(2, count=2), Task(str(tmp_path), {0: "exit", 1: "exit"}))
+    assert done(outcomes) == [2, 3]
+    assert events["sample named"] == 2
+
+
+def test_a_sample_that_ends_its_reader_takes_no_other_unit_with_it(tmp_path: Path) -> None:
+    """Which of the two units it was that the dead worker had, nobody can tell at first."""
+    outcomes, events = run(units(12), Task(str(tmp_path), {9: "exit"}, reading=True))
+    assert done(outcomes) == [i for i in range(48) if i != 9]
+    assert events["sample named"] == 1
+
+
+def test_a_worker_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "AT_LEAST", 2.0)
+    outcomes, events = run(units(4), Task(str(tmp_path), {14: "hang"}))
+    assert done(outcomes) == [i for i in range(16) if i != 14]
+    assert events == {"attempt failed": ATTEMPTS - 1, "sample named": 1}
+
+
+def test_workers_that_all_hang_at_once_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "UNMEASURED", 2.0)
+    monkeypatch.setattr(pool, "AT_LEAST", 2.0)
+    outcomes, _ = run(units(2), Task(str(tmp_path), {0: "hang", 7: "hang"}, once=True))
+    assert done(outcomes) == list(range(8))
+
+
+def test_an_input_that_is_not_right_is_no_samples_fault(tmp_path: Path) -> None:
+    outcomes, events = run(units(3), Task(str(tmp_path), {1: "refuse"}))
+    assert outcomes["00000000"].error == "JobError: the shard is gone"
+    assert done(outcomes) == list(range(4, 12))
+    assert events == {"attempt failed": ATTEMPTS}
+
+
+def test_a_unit_fails_alone_where_its_samples_cannot_be_tried(tmp_path: Path) -> None:
+    outcomes, _ = run(units(3), Task(str(tmp_path), {1: "exit"}), worker=Plain)
+    assert "WorkerDied" in (outcomes["00000000"].error or "")
+    assert done(outcomes) == list(range(4, 12))
+
+
+def test_a_hopeless_run_ends_with_the_reason(tmp_path: Path) -> None:
+    bad = {4 * i: "refuse" for i in range(2, 40)}
+    told: list[Outcome] = []
+    with pytest.raises(WorkersFailed, match=rf"{FAILURES} units in a row failed.*the shard is gone"):
+        for outcome in run_units(units(40), Worker, Task(str(tmp_path), bad), count=2, cpus=1, gpus=0):
+            if outcome is not None:
+                told.append(outcome)
+    assert len(told) < 10
+
+
+class Broken(Worker):
+    def __init__(self, task: Task) -> None:
+        raise OSError("no such model")
+
+
+def test_a_constructor_that_fails_ends_the_run(tmp_path: Path) -> None:
+    with pytest.raises(WorkersFailed, match=r"3 workers in a row could not start.*no such model"):
+        run(units(8), Task(str(tmp_path)), worker=Broken)
