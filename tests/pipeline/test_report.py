@@ -329,9 +329,10 @@ def test_an_edit_with_no_shown_rows(tmp_path: Path) -> None:
 
 def test_credentials_are_shown_nowhere(tmp_path: Path) -> None:
     secret = "https://ann:hunter2@host/a.tar"
-    store = invert_store(tmp_path / "store", 1, input=secret)
+    store = invert_store(tmp_path / "store", 1)
     job = store.job()
-    store.put("job.json", json.dumps({**job, "fingerprint": {"input": [secret]}}).encode())
+    job |= {"fingerprint": {"input": [secret]}, "spec": {**job["spec"], "input": secret}}  # as no spec could bring it
+    store.put("job.json", json.dumps(job).encode())
     commit(store, "00000000", 0, rejects=[reject(0, shard=secret, message=f"{secret}: is gone")])
     html = report(store)
     assert "hunter2" not in html

@@ -135,7 +135,7 @@ def test_verify_finds_a_changed_byte_and_a_changed_caption(
     store = Store(spec.output)
     (unit, commit), *_ = store.commits().items()
     data = part.read_bytes()
-    named = store.put(f"parts/{part.name}", data)
+    named = store.put(f"parts/{part.name}", data).model_copy(update={"rows": 4})
     store.put(f"commits/{unit}.json", commit.model_copy(update={"files": (named,)}).model_dump_json().encode())
     verified = run_verify(spec.output, rows=None, count=1, gpus=0)
     assert verified.exact == 0
@@ -314,15 +314,16 @@ def test_rows_shown_are_spread_and_add_up() -> None:
     assert all(shown_rows(units, 200)[unit.unit] == unit.count for unit in units)
 
 
-class DiesAt(InvertWorker):
-    """Ends as a segfault ends it, whenever the model is given the picture of one key."""
+def dies_at(key: str) -> type[InvertWorker]:
+    """A worker that ends as a segfault ends it, whenever the model is given the picture of this key."""
 
-    key = ""
+    class Dying(InvertWorker):
+        def _invert(self, unit: Unit, loaded: list[Any]) -> Any:
+            if any(isinstance(item, Picture) and item.sample.key == key for item in loaded):
+                os._exit(1)
+            return super()._invert(unit, loaded)
 
-    def _invert(self, unit: Unit, loaded: list[Any]) -> Any:
-        if any(isinstance(item, Picture) and item.sample.key == self.key for item in loaded):
-            os._exit(1)
-        return super()._invert(unit, loaded)
+    return Dying
 
 
 def test_a_sample_that_kills_its_workers_is_rejected_and_can_be_tried_again(
@@ -331,8 +332,7 @@ def test_a_sample_that_kills_its_workers_is_rejected_and_can_be_tried_again(
     shard = shard_of(tmp_path / "a.tar", [member for sample in samples[:8] for member in members_of(sample)])
     spec = invert_spec(shard, tmp_path / "latents", sampler={"steps": 1})
     with monkeypatch.context() as patched:
-        patched.setattr(DiesAt, "key", samples[5].key)
-        patched.setattr(run, "InvertWorker", DiesAt)
+        patched.setattr(run, "InvertWorker", dies_at(samples[5].key))
         found = run_spec(spec).status
     assert (found.complete, found.ok, found.rejects) == (True, 7, {"WorkerDied": 1})
     journals = [file.read_text() for file in (tmp_path / "latents" / "runs").iterdir()]
