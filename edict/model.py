@@ -92,21 +92,31 @@ class EDICT:
         return self.unet.device
 
     @torch.inference_mode()
-    def encode(self, images: Sequence[Image.Image], *, bits: int = BITS, posterior_seed: int | None = None) -> Pair:
+    def encode(
+        self,
+        images: Sequence[Image.Image],
+        *,
+        bits: int = BITS,
+        posterior_seed: int | None = None,
+        batch_size: int | None = None,
+    ) -> Pair:
         """The clean-end pair, x == y, of N pictures (any size: cropped to a centred square and resized).
 
         The mode of the autoencoder's posterior, or a sample of it: each picture's with a generator of that seed, so
-        that it does not depend on its neighbours.
+        that it does not depend on its neighbours. `batch_size` is the shape the autoencoder runs in (N if None): a
+        picture alone and in a batch of four has other last bits.
         """
         fitted = [
             ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.LANCZOS) for image in images
         ]
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in fitted])).to(self.device)
+        pixels = _padded(pixels, batch_size or len(images))
         posterior = self.vae.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
-        latents = posterior.mode()
+        latents = posterior.mode()[: len(images)]
         if posterior_seed is not None:
             generator = torch.Generator().manual_seed(posterior_seed)
-            latents = latents + posterior.std * torch.randn(latents.shape[1:], generator=generator).to(self.device)
+            noise = torch.randn(latents.shape[1:], generator=generator).to(self.device)
+            latents = latents + posterior.std[: len(images)] * noise
         alpha = final_alpha(self.scheduler_config)
         x = to_lattice(latents * self.vae.config.scaling_factor, alpha, bits).contiguous()
         return Pair(x, x.clone(), Schedule((), (alpha,)), 0, as_fraction(1.0), bits, 1.0, len(x))

@@ -42,12 +42,13 @@ class Pair:
     def drift(self) -> torch.Tensor:
         """How far the two states came apart, a sample: root mean square of x - y in the model's scale, float64 [N]."""
         x, y = self.to_float()
-        return (x - y).square().flatten(1).mean(1).sqrt()
+        # one by one: a sum over a batch is added up in an order that depends on the batch
+        return torch.stack([difference.square().mean().sqrt() for difference in x - y])
 
     def std(self) -> torch.Tensor:
         """The standard deviation of the mean state, a sample, float64 [N]: about 1 for noise the model knows."""
         x, y = self.to_float()
-        return ((x + y) / 2).flatten(1).std(1, correction=0)
+        return torch.stack([state.std(correction=0) for state in (x + y) / 2])
 
     def digests(self) -> list[str]:
         """sha256 over the little-endian int64 bytes of x then y, a sample: equal digests are equal integers."""

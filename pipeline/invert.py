@@ -91,6 +91,7 @@ class InvertWorker(Ready):
                 [picture.prepared.image for picture in batch],
                 bits=spec.sampler.bits,
                 posterior_seed=spec.image.posterior_seed,
+                batch_size=spec.workers.batch_size,
             )
             start = self.model.prepare(
                 start,

@@ -344,8 +344,8 @@ def test_a_sample_that_kills_its_workers_is_rejected_and_can_be_tried_again(
     assert (retried.status.complete, retried.status.ok, retried.status.rejects) == (True, 8, {})
     whole = run_spec(invert_spec(shard, tmp_path / "whole", sampler={"steps": 1}))
     assert whole.status.ok == 8
-    by_key = {row["key"]: row for row in rows(tmp_path / "latents")}
-    assert by_key == {row["key"]: row for row in rows(tmp_path / "whole")}
+    for row, undisturbed in zip(rows(tmp_path / "latents"), rows(tmp_path / "whole"), strict=True):
+        assert [name for name in row if row[name] != undisturbed[name]] == []
 
 
 def test_only_the_files_of_attempts_that_lost_are_removed(latents: Path, tmp_path: Path) -> None:
