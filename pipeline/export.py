@@ -21,13 +21,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import JobError
 from pipeline.latents import Latents, read_latents
-from pipeline.parts import ROW_GROUP
+from pipeline.parts import nested, to_parquet
 from pipeline.plan import Unit, part_units
 from pipeline.progress import Progress
 from pipeline.shards import write_shard
@@ -104,18 +103,18 @@ def _floats(unit: Unit, latents: Latents, dtype: str) -> NDArray[Any]:
 
 def _parquet(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
     columns = {name: latents.table[name] for name in TEXT[:-1]}
-    columns |= {"x": _nested(floats[:, 0]), "y": _nested(floats[:, 1]), "json": latents.table["json"]}
+    columns |= {"x": nested(floats[:, 0]), "y": nested(floats[:, 1]), "json": latents.table["json"]}
     fields = [pa.field(name, column.type, nullable=name == "json") for name, column in columns.items()]
     # the constants in the footer are applied already: this entry tells an export from a part
     told = {b"edict.export": json.dumps({"dtype": str(floats.dtype), "scale_applied": True}).encode()}
     table = pa.table(list(columns.values()), schema=pa.schema(fields, metadata=latents.table.schema.metadata | told))
     # split into streams of bytes, floats take a tenth less; DuckDB reads no split halves
-    yield "parquet", _to_parquet(table, "BYTE_STREAM_SPLIT" if floats.dtype == np.float32 else "PLAIN")
+    yield "parquet", to_parquet(table, "BYTE_STREAM_SPLIT" if floats.dtype == np.float32 else "PLAIN")
 
 
 def _npy(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
     yield "npy", _to_npy(floats)
-    yield "parquet", _to_parquet(latents.table.select(TEXT))
+    yield "parquet", to_parquet(latents.table.select(TEXT))
 
 
 def _webdataset(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
@@ -143,27 +142,3 @@ def _to_npy(array: NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
     np.save(buffer, array, allow_pickle=False)
     return buffer.getvalue()
-
-
-def _to_parquet(table: pa.Table, encoding: str = "PLAIN") -> bytes:
-    """A Parquet file with page checksums; `encoding` is that of x and y."""
-    buffer = io.BytesIO()
-    pq.write_table(
-        table,
-        buffer,
-        row_group_size=ROW_GROUP,
-        compression="zstd",
-        compression_level=1,
-        use_dictionary=["shard"],
-        column_encoding={f"{name}.list.element.list.element.list.element": encoding for name in ("x", "y")},
-        write_page_checksum=True,
-    )
-    return buffer.getvalue()
-
-
-def _nested(states: NDArray[Any]) -> pa.Array:
-    """[N, C, H, W] as N nested lists of fixed sizes."""
-    array: pa.Array = pa.array(states.ravel())
-    for length in reversed(states.shape[1:]):
-        array = pa.FixedSizeListArray.from_arrays(array, length)
-    return array

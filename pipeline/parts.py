@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from numpy.typing import NDArray
 
 from edict.lattice import LatticeOverflow
 from edict.pair import Pair
@@ -58,15 +59,20 @@ def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa
         "schedule": pair.schedule.alphas_cumprod,
     }
     columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in Row.__dataclass_fields__}
-    columns |= {"x": _nested(pair.x), "y": _nested(pair.y), "drift": pair.drift().tolist(), "std": pair.std().tolist()}
+    columns |= {
+        "x": _integers(pair.x),
+        "y": _integers(pair.y),
+        "drift": pair.drift().tolist(),
+        "std": pair.std().tolist(),
+    }
     schema = latents_schema(channels, height, width, fingerprint, noise)
     return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
 
 
-def to_parquet(table: pa.Table) -> bytes:
-    """A part's bytes: byte-stream-split states under zstd, page checksums, groups of ROW_GROUP rows."""
+def to_parquet(table: pa.Table, encoding: str = "BYTE_STREAM_SPLIT") -> bytes:
+    """A Parquet file's bytes: zstd, page checksums, groups of ROW_GROUP rows; `encoding` is that of x and y."""
     buffer = io.BytesIO()
-    states = {f"{name}.list.element.list.element.list.element": "BYTE_STREAM_SPLIT" for name in ("x", "y")}
+    states = {f"{name}.list.element.list.element.list.element": encoding for name in ("x", "y")}
     pq.write_table(
         table,
         buffer,
@@ -94,11 +100,16 @@ def to_pair(table: pa.Table, noise: dict[str, Any]) -> Pair:
     )
 
 
-def _nested(states: torch.Tensor) -> pa.Array:
-    array: pa.Array = pa.array(states.cpu().numpy().astype(np.int32).ravel())
+def nested(states: NDArray[Any]) -> pa.Array:
+    """[N, C, H, W] as N nested lists of fixed sizes."""
+    array: pa.Array = pa.array(states.ravel())
     for length in reversed(states.shape[1:]):
         array = pa.FixedSizeListArray.from_arrays(array, length)
     return array
+
+
+def _integers(states: torch.Tensor) -> pa.Array:
+    return nested(states.cpu().numpy().astype(np.int32))
 
 
 def _states(column: pa.ChunkedArray) -> torch.Tensor:
