@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from pipeline.run import Ran
     from pipeline.status import Status
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -63,9 +64,7 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
     with _errors():
         loaded = load(spec, overrides or ())
         ran = run_spec(loaded)
-    print_status(loaded.output, ran.status)
-    for failure in ran.failures:
-        print(f"failed: {failure}")
+    print_ran(loaded.output, ran)
     if not ran.status.complete:
         print(f"incomplete: run it again to finish what is missing: edict run {spec}")
         raise typer.Exit(INCOMPLETE)
@@ -120,9 +119,7 @@ def retry(
 
     with _errors():
         ran = run_retry(store, errors)
-    print_status(store, ran.status)
-    for failure in ran.failures:
-        print(f"failed: {failure}")
+    print_ran(store, ran)
     raise typer.Exit(INCOMPLETE if ran.failures or not ran.status.complete else 0)
 
 
@@ -177,6 +174,13 @@ def schema(kind: Annotated[str, typer.Argument(metavar="invert|edit", help="The 
     if kind not in KINDS:
         raise typer.BadParameter(f"there is no kind {kind!r}; the kinds are {', '.join(KINDS)}")
     print(json.dumps(json_schema(kind), indent=2))
+
+
+def print_ran(store: str, ran: "Ran") -> None:
+    """How a run ended: the counts of its store, and the units that failed."""
+    print_status(store, ran.status)
+    for failure in ran.failures:
+        print(f"failed: {failure}")
 
 
 def print_status(store: str, found: "Status") -> None:

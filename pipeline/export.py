@@ -25,12 +25,13 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import JobError
+from pipeline.job import inverted
 from pipeline.latents import Latents, read_latents
 from pipeline.parts import nested, to_parquet
 from pipeline.plan import Unit, part_units
 from pipeline.progress import Progress
 from pipeline.shards import write_shard
-from pipeline.store import Store, StoreError
+from pipeline.store import Store
 from schemas.latents import NOISE
 
 DTYPES = ("float32", "float16")
@@ -54,9 +55,7 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
     if format not in FORMATS or dtype not in DTYPES:
         raise ExportError(f"no export as {format} of {dtype}: give one of {', '.join(FORMATS)}; {' or '.join(DTYPES)}")
     store = Store(location)
-    job = store.job()
-    if job["kind"] != "invert":
-        raise StoreError(f"{location} is the store of an {job['kind']} job; give one that `invert` wrote")
+    job = inverted(store)
     units = part_units(store, batch_size=sys.maxsize, workers=1)  # no part is longer, so none is split
     about = {
         "format": format,

@@ -42,14 +42,20 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
     }
 
 
+def inverted(latents: Store) -> dict[str, Any]:
+    """A latent store's job.json. Raises StoreError where it is no latent store."""
+    job = latents.job()
+    if job["kind"] != "invert":
+        raise StoreError(f"{latents.location} is the store of an {job['kind']} job; give one that `invert` wrote")
+    return job
+
+
 def inverted_with(latents: Store) -> tuple[dict[str, Any], Path]:
     """A latent store's job.json and the folder of the very model it was inverted with.
 
     Raises StoreError where it is no latent store, or the model's files changed; ModelError where it is gone.
     """
-    job = latents.job()
-    if job["kind"] != "invert":
-        raise StoreError(f"{latents.location} is the store of an {job['kind']} job; give one that `invert` wrote")
+    job = inverted(latents)
     made, model = job["fingerprint"], job["spec"]["model"]
     folder = locate(model["path"], model["revision"])
     if (found := weights_digest(folder)) != made["weights"]:

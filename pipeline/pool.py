@@ -229,7 +229,7 @@ def _lost(error: Exception, slot: _Slot) -> bool:
 
 def _input(error: Exception) -> bool:
     """Whether a worker said that its input, its store or its model is not right: that is no sample's fault."""
-    return isinstance(error, RayTaskError) and isinstance(error.cause, JobError)
+    return isinstance(_origin(error), JobError)
 
 
 def _fault(error: Exception, seconds: float) -> Fault:
@@ -237,14 +237,19 @@ def _fault(error: Exception, seconds: float) -> Fault:
         return Fault("WorkerHung", f"was not done after {seconds:.0f} s, {SLOWER} times what the slowest unit took")
     if isinstance(error, RayActorError):
         return Fault("WorkerDied", f"killed its worker ({_last_line(error)})")
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    return Fault(type(cause).__name__, _last_line(cause))
+    origin = _origin(error)
+    return Fault(type(origin).__name__, _last_line(origin))
 
 
 def _cause(error: Exception) -> str:
-    """What happened on the worker, in a line: its own exception where there is one."""
-    cause = error.cause if isinstance(error, RayTaskError) else error
-    return f"{type(cause).__name__}: {_last_line(cause)}"
+    """What happened on the worker, in a line."""
+    origin = _origin(error)
+    return f"{type(origin).__name__}: {_last_line(origin)}"
+
+
+def _origin(error: Exception) -> Exception:
+    """The worker's own exception where there is one, or else what Ray says."""
+    return error.cause if isinstance(error, RayTaskError) else error
 
 
 def _last_line(error: Exception) -> str:
