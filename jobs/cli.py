@@ -5,10 +5,12 @@ spec, the input, the store or the model is not right.
 """
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,6 +70,46 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
     if not ran.status.complete:
         print(f"incomplete: run it again to finish what is missing: edict run {spec}")
         raise typer.Exit(INCOMPLETE)
+
+
+@app.command()
+def submit(
+    spec: SpecPath,
+    address: Annotated[
+        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, as http://head:8265.")
+    ] = "http://127.0.0.1:8265",
+    overrides: Overrides = None,
+) -> None:
+    """Run a job on a cluster through Ray Jobs, and follow its log; again, to follow it further, or to finish it.
+
+    Ctrl-C leaves the job running. Credentials stay here: the nodes take them from their own environment.
+
+    Local paths in the spec, the model's folder too, have to mean the same on every node: a folder that all share.
+    """
+    from jobs.spec import load
+    from jobs.submit import LostError, connect, follow, start
+    from schemas.locations import without_secrets
+
+    logging.disable(logging.INFO)  # Ray's client tells of every package and socket
+    with _errors():
+        loaded = load(spec, overrides or ())
+        client = connect(address)
+        name, new = start(client, loaded)
+        on = f"the same command follows it again; to stop it: ray job stop --address {without_secrets(address)} {name}"
+        try:
+            print(f"job {name} {'is started' if new else 'is running already'}; Ctrl-C leaves it running", flush=True)
+            ended = follow(client, name)
+        except LostError as error:
+            print(f"job {name}: {error}; {on}", file=sys.stderr)
+            raise typer.Exit(INCOMPLETE) from None
+        except KeyboardInterrupt:
+            print(f"\njob {name} goes on; {on}", file=sys.stderr)
+            raise typer.Exit(130) from None
+    if ended.driver_exit_code is None and ended.message:
+        print(ended.message)
+    print(f"job {name}: {ended.status.value.lower()}")
+    if ended.status != "SUCCEEDED":
+        raise typer.Exit(NOT_RUN if ended.driver_exit_code == NOT_RUN else INCOMPLETE)
 
 
 @app.command()
@@ -131,7 +173,7 @@ def gc(store: Location) -> None:
     with _errors():
         opened = Store(store)
         opened.job()
-        removed = opened.sweep(opened.commits())
+        removed = opened.sweep()
     print(f"{removed} files removed")
 
 
@@ -185,6 +227,8 @@ def print_ran(store: str, ran: "Ran") -> None:
 
 def print_status(store: str, found: "Status") -> None:
     """The counts of a store as a small table, its rejects by class."""
+    from pipeline.status import heard
+
     table = Table(show_header=False, box=None)
     table.add_row(found.kind, Text(store))
     counts = {
@@ -195,11 +239,17 @@ def print_status(store: str, found: "Status") -> None:
         "rejected": str(found.rejected) + "".join(f"  {name} {count}" for name, count in found.rejects.items()),
         "filtered": str(found.filtered),
         "images/s": f"{found.images_per_second:.2f}",
+        "attempts": f"{found.attempts} for {found.committed} units",
     }
+    if found.eta_seconds is not None:
+        counts["left"] = str(timedelta(seconds=round(found.eta_seconds)))
+    if found.run is not None and not found.complete:
+        counts["last run"] = heard(found.run)
     for name, value in counts.items():
         table.add_row(name, value)
-    for problem in found.problems:
-        table.add_row("problem", Text(problem))
+    for name, lines in (("problem", found.problems), ("straggler", found.stragglers)):
+        for line in lines:
+            table.add_row(name, Text(line))
     Console(soft_wrap=True).print(table, highlight=False)
 
 

@@ -7,8 +7,9 @@ from edict.checkpoint import image_size, locate
 from jobs.prompts import Variant, prompts, variants
 from pipeline.edit import executed_steps
 from pipeline.job import invert_fingerprint
-from pipeline.plan import index_shards, part_units, shard_units
+from pipeline.plan import Source, cut, index_shards, part_units, source_of
 from pipeline.run import edit_task
+from pipeline.shards import ShardIndex
 from pipeline.store import Store, read_table
 from schemas.specs import EditSpec, InvertSpec
 
@@ -23,15 +24,20 @@ def preview(spec: InvertSpec | EditSpec) -> str:
 def _invert(spec: InvertSpec) -> list[str]:
     folder = locate(spec.model.path, spec.model.revision)
     fingerprint = invert_fingerprint(spec, folder)
-    indexes = index_shards(spec.input)
-    units = shard_units(indexes, spec.workers.batch_size, spec.workers.count)
-    entries = [entry for index in indexes for entry in index.entries]
-    faults = Counter(entry.fault.error for entry in entries if entry.fault)
-    sound = len(entries) - faults.total()
+
+    def take(_: int, index: ShardIndex) -> tuple[Source, Counter[str]]:
+        return source_of(index), Counter(entry.fault.error for entry in index.entries if entry.fault)
+
+    found = index_shards(spec.input, take)
+    sources = [source for source, _ in found]
+    faults = sum((some for _, some in found), Counter[str]())
+    samples = sum(count for _, count, _, _ in sources)
+    units = cut(sources, spec.workers.batch_size, spec.workers.count)
+    sound = samples - faults.total()
     depth = len(fingerprint["timesteps"])
     size = image_size(folder)
     return [
-        f"invert {len(entries)} samples of {len(indexes)} shards into {spec.output}",
+        f"invert {samples} samples of {len(sources)} shards into {spec.output}",
         f"  sound         {sound}",
         f"  rejected      {faults.total()}" + "".join(f"  {name} {count}" for name, count in faults.most_common()),
         f"  units         {len(units)}, for {spec.workers.count} workers",

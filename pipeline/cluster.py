@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import ray
 
 from pipeline.errors import JobError
-from pipeline.worker import Machine
+from pipeline.work import Machine
 
 
 class ResourcesError(JobError):
@@ -25,11 +25,11 @@ def machine_for(gpus: float) -> Machine:
 
 
 @contextmanager
-def connected(count: int, machine: Machine) -> Iterator[None]:
+def connected(count: int, machine: Machine, *, needed: int | None = None) -> Iterator[None]:
     """A connection to Ray for as long as the context lasts. A Ray that is connected already is used and left alone.
 
-    Raises ResourcesError where the cluster has too little for even one worker, and ConnectionError where
-    RAY_ADDRESS names no cluster.
+    Raises ResourcesError where the cluster has no room for `needed` workers of `count` (all, if not given), and
+    ConnectionError where RAY_ADDRESS names no cluster.
     """
     ours = not ray.is_initialized()
     if ours:
@@ -40,19 +40,20 @@ def connected(count: int, machine: Machine) -> Iterator[None]:
             cpus = max(os.cpu_count() or 1, count * machine.threads)
             ray.init(address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.ERROR)
     try:
-        _require(count, machine)
+        _require(count if needed is None else needed, machine)
         yield
     finally:
         if ours:
             ray.shutdown()
 
 
-def _require(count: int, machine: Machine) -> None:
+def _require(needed: int, machine: Machine) -> None:
     total = ray.cluster_resources()
     for resource, each in (("GPU", machine.gpus), ("CPU", machine.threads)):
-        if count * each > total.get(resource, 0):
+        if needed * each > total.get(resource, 0):
             raise ResourcesError(
-                f"{count} workers of {each:g} {resource} each need {count * each:g}, and the cluster has "
-                f"{total.get(resource, 0):g}: lower workers.count"
-                + (" or set workers.gpus: 0" if resource == "GPU" else "")
+                f"{needed} workers of {each:g} {resource} each need {needed * each:g}, and the cluster has "
+                f"{total.get(resource, 0):g}: lower workers.count, "
+                + ("set workers.gpus: 0, " if resource == "GPU" else "")
+                + "or set workers.min_count: 0 where the cluster starts machines when they are asked for"
             )

@@ -18,7 +18,8 @@ from pipeline.parts import to_parquet
 from pipeline.plan import Unit, read_entries, read_units
 from pipeline.shards import Sample, read_samples, write_shard
 from pipeline.store import Store
-from pipeline.worker import Ahead, Attempt, Fault, Machine, Poison, Ready, load_model
+from pipeline.work import Done, Fault, Machine, Poison, Ready
+from pipeline.worker import Ahead, Attempt, load_model
 from schemas.edits import EDITS
 from schemas.pictures import PICTURES
 from schemas.rejects import Reject
@@ -109,8 +110,8 @@ class EditWorker(Ready):
         self.model = load_model(task.model_folder, task.dtype, task.machine)
         self.ahead = Ahead(self._load)
 
-    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> dict[str, int]:
-        """Edit a unit and commit it: how many pictures were made, rejected, and filtered (the caption is unchanged)."""
+    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
+        """Edit a unit and commit it; filtered are the edits that would change no caption."""
         attempt = Attempt(self.store, unit, number)
         latents = self.ahead.take(unit, ahead)
         attempt.spent("read")
@@ -138,8 +139,8 @@ class EditWorker(Ready):
             attempt.write(f"pictures/{attempt.name}.parquet", to_parquet(table))
         count = len(edits) if unit.retry else unit.count * self.task.variants_per_row
         filtered = count - len(edits)
-        attempt.commit(count=count, ok=len(made), filtered=filtered, rejects=rejects, device=self.task.machine.device)
-        return {"ok": len(made), "rejected": len(rejects), "filtered": filtered}
+        device = self.task.machine.device
+        return attempt.commit(count=count, ok=len(made), filtered=filtered, rejects=rejects, device=device)
 
     def probe(self, unit: Unit, number: int) -> None:
         """Edit the rows of a unit for nothing but to see whether this worker outlives it."""

@@ -104,6 +104,8 @@ def _decode(data: bytes) -> Image.Image:
             # An MPO is a JPEG with previews behind it, as phones write them: its first frame is the picture.
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise AnimatedImage(f"the {image.format} has more than one frame; keep one")
+            if image.format == "PNG":
+                _check(data)
             image.load()
             turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
             return _rgb(image if turn is None else image.transpose(turn))
@@ -118,6 +120,12 @@ def _decode(data: bytes) -> Image.Image:
         # Pillow's parsers let out nearly every builtin exception, MemoryError too, on hostile bytes.
         kind = DecompressionBomb if "MAX_TEXT_" in str(error) else CorruptImage
         raise kind(f"{type(error).__name__}: {error}") from error
+
+
+def _check(data: bytes) -> None:
+    """Hold a PNG against its checksums. Decoding does not look at those of pixels, and shows other pixels than were."""
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        image.verify()
 
 
 def _rgb(image: Image.Image) -> Image.Image:

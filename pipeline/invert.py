@@ -10,7 +10,8 @@ from pipeline.parts import Row, storable, to_parquet, to_table
 from pipeline.plan import Unit, read_entries
 from pipeline.shards import Sample, read_samples
 from pipeline.store import Store
-from pipeline.worker import Ahead, Attempt, Machine, Poison, Ready, load_model
+from pipeline.work import Done, Machine, Poison, Ready
+from pipeline.worker import Ahead, Attempt, load_model
 from schemas.rejects import Reject
 from schemas.specs import InvertSpec
 
@@ -42,8 +43,8 @@ class InvertWorker(Ready):
         self.model = load_model(task.model_folder, task.spec.model.dtype, task.machine)
         self.ahead = Ahead(self._load)
 
-    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> dict[str, int]:
-        """Invert a unit and commit it: how many samples were ok and rejected."""
+    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
+        """Invert a unit and commit it."""
         attempt = Attempt(self.store, unit, number)
         loaded = self._load(unit, poison) if poison else self.ahead.take(unit, ahead)
         attempt.spent("read")
@@ -52,8 +53,8 @@ class InvertWorker(Ready):
         if rows:
             part = to_parquet(to_table(rows, join(pairs), self.task.fingerprint))
             attempt.write(f"parts/{attempt.name}.parquet", part, len(rows))
-        attempt.commit(count=len(loaded), ok=len(rows), filtered=0, rejects=rejects, device=self.task.machine.device)
-        return {"ok": len(rows), "rejected": len(rejects), "filtered": 0}
+        device = self.task.machine.device
+        return attempt.commit(count=len(loaded), ok=len(rows), filtered=0, rejects=rejects, device=device)
 
     def probe(self, unit: Unit, number: int) -> None:
         """Invert the samples of a unit for nothing but to see whether this worker outlives it."""

@@ -11,7 +11,7 @@ from edict.lattice import as_fraction
 from edict.model import mixing_weight
 from edict.schedule import schedule
 from pipeline.store import Store, StoreError
-from pipeline.worker import Machine
+from pipeline.work import Machine
 from schemas.specs import InvertSpec
 
 

@@ -1,9 +1,10 @@
-"""The journal of a run: what happened that no commit tells of, as JSON lines in the store.
+"""The journal of a run: what happened that no commit tells of, and what goes on, both in the store.
 
     runs/<run id>.jsonl      {"time": ..., "run": ..., "event": "attempt failed", "unit": ..., ...}
+    runs/<run id>.json       {"time": ..., "run": ..., "ended": null, "workers": ..., "queued": ..., "at_work": [...]}
 
-An object store cannot append, so the file is written anew now and then: it holds only what went wrong and the run's
-beginning and end, never a line a unit.
+An object store cannot append, so the files are written anew now and then: the first holds only what went wrong and the
+run's beginning and end, never a line a unit; the second is the driver's sign of life.
 """
 
 import json
@@ -11,6 +12,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
@@ -18,16 +20,20 @@ from typing import Any, Self
 from pipeline.store import Store
 
 EVERY = 30.0  # seconds between two writes
+STARTING: dict[str, Any] = {"queued": 0, "workers": 0, "starting": 0, "at_work": []}
 
 
 class Journal:
-    """Called with an event and what there is to say of it; used as a context, which is the run."""
+    """Called with an event and what there is to say of it; used as a context, which is the run.
+
+    `state` gives what goes on, as Pool.state does, whenever it is asked for.
+    """
 
     def __init__(self, store: Store) -> None:
         self.store = store
+        self.state: Callable[[], dict[str, Any]] = lambda: STARTING
         self.run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         self._lines: list[str] = []
-        self._written = 0
         self._last = float("-inf")
 
     def __enter__(self) -> Self:
@@ -38,7 +44,7 @@ class Journal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self("run ended", **({"error": kind.__name__, "message": str(error)} if kind else {}))
-        self._write()
+        self._write(f"{kind.__name__}: {error}" if kind else "all that could be done is done")
 
     def __call__(self, event: str, **about: Any) -> None:
         line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "run": self.run, "event": event, **about}
@@ -46,11 +52,18 @@ class Journal:
         self.tick()
 
     def tick(self) -> None:
-        """Write what is not written yet, if the last write is long enough ago."""
+        """Write, if the last write is long enough ago."""
         if time.monotonic() - self._last >= EVERY:
             self._write()
 
-    def _write(self) -> None:
-        if self._written < len(self._lines):
-            self.store.put(f"runs/{self.run}.jsonl", "".join(line + "\n" for line in self._lines).encode())
-            self._written, self._last = len(self._lines), time.monotonic()
+    def _write(self, ended: str | None = None) -> None:
+        self.store.put(f"runs/{self.run}.jsonl", "".join(line + "\n" for line in self._lines).encode())
+        about = {"run": self.run, "host": socket.gethostname(), "time": time.time(), "ended": ended, **self.state()}
+        self.store.put(f"runs/{self.run}.json", json.dumps(about).encode())
+        self._last = time.monotonic()
+
+
+def last_state(store: Store) -> dict[str, Any] | None:
+    """What the latest run told of itself last; None where there was none."""
+    paths = [path for path in store.names("runs") if path.endswith(".json")]
+    return store.get_json(max(paths)) if paths else None

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import pyarrow as pa
 
 from pipeline.errors import JobError
+from pipeline.progress import Progress
 from pipeline.shards import Entry, ShardError, ShardIndex, expand, index_shard
-from pipeline.store import Store, StoreError
+from pipeline.store import Store, StoreError, table_bytes
 from schemas.plan import ENTRIES, UNITS
 from schemas.rejects import Reject
 
@@ -21,7 +23,13 @@ class PlanError(JobError):
     """The input cannot be planned; the message lists everything that is wrong with it."""
 
 
-@dataclass(frozen=True)
+Found = TypeVar("Found")
+
+Source = tuple[str, int, int, str | None]
+"""What units are cut from, a shard or a part: its location, its rows, its bytes, its version."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unit:
     """A contiguous slice of one source: `count` samples from `first`; the fields of schemas.plan.UNITS.
 
@@ -44,65 +52,93 @@ class Unit:
         return replace(self, first=self.first + first, count=count)
 
 
-def index_shards(inputs: str | list[str], tick: Callable[[], None] = lambda: None) -> list[ShardIndex]:
-    """The index of every shard, in order; `tick` is called as each is done.
+def index_shards(inputs: str | list[str], take: Callable[[int, ShardIndex], Found]) -> list[Found]:
+    """What `take(ordinal, index)` makes of the index of every shard, in order; all of them would not fit in memory.
 
     Raises PlanError naming every shard that cannot be used, not only the first.
     """
 
-    def attempt(url: str) -> ShardIndex | ShardError:
+    def attempt(ordinal: int, url: str) -> Found | ShardError:
         try:
-            return index_shard(url)
+            return take(ordinal, index_shard(url))
         except ShardError as error:
             return error
-        finally:
-            tick()
 
     try:
         urls = expand(inputs)
     except ShardError as error:
         raise PlanError(str(error)) from error
-    with ThreadPoolExecutor(INDEXERS) as pool:
-        results = list(pool.map(attempt, urls))
+    results = list[Found | ShardError]()
+    with Progress("index", len(urls), "shards") as progress, ThreadPoolExecutor(INDEXERS) as pool:
+        for result in pool.map(attempt, range(len(urls)), urls):
+            results.append(result)
+            progress.advance(1)
     broken = [result for result in results if isinstance(result, ShardError)]
     if broken:
         lines = "".join(f"\n  {error}" for error in broken)
         raise PlanError(f"{len(broken)} of {len(urls)} shards cannot be used, nothing was run:{lines}")
-    return [result for result in results if isinstance(result, ShardIndex)]
+    return [result for result in results if not isinstance(result, ShardError)]
 
 
-def shard_units(indexes: Sequence[ShardIndex], batch_size: int, workers: int) -> list[Unit]:
-    """Units over the samples of indexed shards."""
-    sources = [(index.url, len(index.entries), index.size, index.etag) for index in indexes]
-    return _units(sources, batch_size, workers)
+def source_of(index: ShardIndex) -> Source:
+    return index.url, len(index.entries), index.size, index.etag
+
+
+def plan_shards(store: Store, inputs: str | list[str], batch_size: int, workers: int) -> None:
+    """Index the input and write the plan over it. Raises PlanError where it cannot be used: then there is no plan."""
+
+    def write(ordinal: int, index: ShardIndex) -> Source:
+        write_entries(store, ordinal, index.entries)
+        return source_of(index)
+
+    write_units(store, cut(index_shards(inputs, write), batch_size, workers))
+
+
+def cut(sources: Sequence[Source], batch_size: int, workers: int) -> list[Unit]:
+    """Units over sources: whole batches but for the last of a source, and some for every worker."""
+    batches = sum(count for _, count, _, _ in sources) // (batch_size * workers * UNITS_A_WORKER)
+    length = max(1, min(UNIT_BATCHES, batches)) * batch_size
+    units: list[Unit] = []
+    for ordinal, (source, count, size, version) in enumerate(sources):
+        for first in range(0, count, length):
+            name = f"{len(units):08d}"
+            units.append(Unit(name, source, ordinal, first, min(length, count - first), size, version))
+    return units
 
 
 def part_units(latents: Store, batch_size: int, workers: int) -> list[Unit]:
     """Units over the rows of a finished latent store. Raises StoreError where it is not finished."""
-    planned, commits = read_units(latents), latents.commits()
-    if missing := len(planned) - len(commits):
-        raise StoreError(
-            f"{latents.location}: {missing} of {len(planned)} units are not done; finish its job first: edict run SPEC"
-        )
-    parts = []
-    for commit in commits.values():
+    planned, done = len(read_units(latents)), 0
+    parts = list[Source]()
+    for commit in latents.commits():
+        done += 1
         files = [file for file in commit.files if file.path.startswith("parts/")]
         if sum(file.rows for file in files) != commit.ok:
             raise StoreError(f"{latents.location}: the parts of unit {commit.unit} do not hold its {commit.ok} rows")
         parts += [(file.path, file.rows, file.bytes, file.sha256) for file in files]
-    return _units(parts, batch_size, workers)
+    if missing := planned - done:
+        raise StoreError(
+            f"{latents.location}: {missing} of {planned} units are not done; finish its job first: edict run SPEC"
+        )
+    return cut(parts, batch_size, workers)
 
 
-def write_plan(store: Store, units: Sequence[Unit], indexes: Sequence[ShardIndex] = ()) -> None:
-    """Write the plan; the units last, because a store with units is planned."""
-    for ordinal, index in enumerate(indexes):
-        rows = [
-            {"index": e.index, "key": e.key, "offset": e.offset, "end": e.end}
-            | ({"error": e.fault.error, "message": e.fault.message} if e.fault else {})
-            for e in index.entries
-        ]
-        store.put_table(_entries_path(ordinal), pa.Table.from_pylist(rows, schema=ENTRIES))
-    store.put_table("plan/units.parquet", pa.Table.from_pylist([asdict(unit) for unit in units], schema=UNITS))
+def write_entries(store: Store, ordinal: int, entries: Sequence[Entry]) -> None:
+    """Write what is planned of the samples of one shard."""
+    columns = {name: [getattr(entry, name) for entry in entries] for name in ("index", "key", "offset", "end")}
+    columns |= {
+        name: [entry.fault and getattr(entry.fault, name) for entry in entries] for name in ("error", "message")
+    }
+    store.put_table(_entries_path(ordinal), pa.table(columns, schema=ENTRIES))
+
+
+def write_units(store: Store, units: Sequence[Unit]) -> None:
+    """Write the units, unless another driver of the job was first: then its plan stands, and is to be read.
+
+    They are the last of a plan, because a store with units is planned.
+    """
+    columns = {name: [getattr(unit, name) for unit in units] for name in UNITS.names}
+    store.put_new("plan/units.parquet", table_bytes(pa.table(columns, schema=UNITS)))
 
 
 def is_planned(store: Store) -> bool:
@@ -133,14 +169,3 @@ def read_entries(store: Store, unit: Unit) -> list[Entry]:
 
 def _entries_path(ordinal: int) -> str:
     return f"plan/shards/{ordinal:06d}.parquet"
-
-
-def _units(sources: Sequence[tuple[str, int, int, str | None]], batch_size: int, workers: int) -> list[Unit]:
-    batches = sum(count for _, count, _, _ in sources) // (batch_size * workers * UNITS_A_WORKER)
-    length = max(1, min(UNIT_BATCHES, batches)) * batch_size
-    units: list[Unit] = []
-    for ordinal, (source, count, size, version) in enumerate(sources):
-        for first in range(0, count, length):
-            name = f"{len(units):08d}"
-            units.append(Unit(name, source, ordinal, first, min(length, count - first), size, version))
-    return units

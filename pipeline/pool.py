@@ -19,7 +19,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 
 from pipeline.errors import JobError
 from pipeline.plan import Unit
-from pipeline.worker import Fault
+from pipeline.work import Fault
 
 ATTEMPTS = 3  # of a unit, each on another worker; before the last one it is halved in search of a culprit
 LOSSES = 10  # of nodes under a unit, that are no attempts; more are the unit's own doing (it fills its host's memory)
@@ -61,54 +61,105 @@ class _Work:
     suspects: list[tuple[int, int]] = field(default_factory=list)
     poison: dict[int, Fault] = field(default_factory=dict)
 
+    @property
+    def size(self) -> int:
+        """The samples that are worked on next."""
+        return self.suspects[-1][1] if self.suspects else self.unit.count
+
 
 @dataclass
 class _Slot:
-    """A worker: on which node (None while it starts), and since when it is at which work; what it may read ahead."""
+    """A worker: on which node (None while it starts), and since when it is at which work; what it may read ahead.
+
+    `nodes` were alive when it was asked for.
+    """
 
     actor: Any
+    nodes: frozenset[str]
     node: str | None = None
     work: _Work | None = None
     ahead: _Work | None = None
     since: float = 0.0
 
 
-def run_units(
-    units: Sequence[Unit],
-    worker: type,
-    task: Any,
-    *,
-    count: int,
-    cpus: float,
-    gpus: float,
-    record: Record = lambda event, **about: None,
-) -> Iterator[Outcome | None]:
-    """Outcomes as they come, in no order; None about every second while there is nothing to tell.
+class Pool:
+    """`worker(task)` is made once an actor, `count` of them at most, as the cluster has room.
 
-    `worker(task)` is made once an actor, `count` of them at most, as the cluster has room. For each unit
-    `process(unit, number, ahead, poison)` is called, with the samples to leave out by their place in the unit, and
-    in search of them `probe(unit, number)` with a slice of the unit, where the worker has such a method. Raises
-    WorkersFailed when actors cannot be started or FAILURES units in a row fail.
+    For each unit `process(unit, number, ahead, poison)` is called, with the samples to leave out by their place in the
+    unit, and in search of them `probe(unit, number)` with a slice of the unit, where the worker has such a method.
     """
-    options: Any = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1, "num_cpus": cpus, "num_gpus": gpus}
-    Actor: Any = ray.remote(**options)(worker)
-    queue = deque(_Work(unit) for unit in units)
-    slots: dict[ray.ObjectRef, _Slot] = {}
-    failed_starts = failed_units = 0
-    slowest = 0.0  # seconds a sample, of the units that were done
 
-    def start() -> None:
-        actor = Actor.remote(task)
-        slots[actor.ready.remote()] = _Slot(actor)
+    def __init__(
+        self,
+        units: Sequence[Unit],
+        worker: type,
+        task: Any,
+        *,
+        count: int,
+        cpus: float,
+        gpus: float,
+        record: Record = lambda event, **about: None,
+    ) -> None:
+        options: Any = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1}
+        self._actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(worker)
+        self._probes = hasattr(worker, "probe")
+        self._task, self._record = task, record
+        self._queue = deque(_Work(unit) for unit in units)
+        self._count = min(count, len(units))
+        self._slots: dict[ray.ObjectRef, _Slot] = {}
+        self._failed_starts = self._failed_units = 0
+        self._slowest = 0.0  # seconds a sample, of the units that were done
 
-    def give(slot: _Slot) -> None:
-        work, slot.ahead = slot.ahead or (queue.popleft() if queue else None), None
+    def outcomes(self) -> Iterator[Outcome | None]:
+        """Outcomes as they come, in no order; None about every second while there is nothing to tell.
+
+        Raises WorkersFailed when actors cannot be started or FAILURES units in a row fail.
+        """
+        try:
+            for _ in range(self._count):
+                self._start()
+            # workers that the cluster has no room for yet are not waited for once there is nothing left to give them
+            while self._queue or any(slot.work for slot in self._slots.values()):
+                done, _ = ray.wait(list(self._slots), num_returns=1, timeout=1.0)
+                ended = done or self._hung()
+                if not ended:
+                    yield None
+                for ref in ended:
+                    outcome = self._ended(ref, hung=not done)
+                    if outcome is not None:
+                        yield outcome
+        finally:
+            for slot in self._slots.values():
+                ray.kill(slot.actor)
+
+    def state(self) -> dict[str, Any]:
+        """What goes on: the units that wait, the workers that are ready and that start, and what is at work where."""
+        now = time.time() - time.monotonic()
+        slots = self._slots.values()
+        return {
+            "queued": len(self._queue) + sum(slot.ahead is not None for slot in slots),
+            "workers": sum(slot.node is not None for slot in slots),
+            "starting": sum(slot.node is None for slot in slots),
+            "at_work": [
+                {"unit": slot.work.unit.unit, "samples": slot.work.size, "node": slot.node, "since": now + slot.since}
+                for slot in slots
+                if slot.work
+            ],
+        }
+
+    def _start(self) -> None:
+        actor = self._actor.remote(self._task)
+        self._slots[actor.ready.remote()] = _Slot(actor, _alive())
+
+    def _give(self, slot: _Slot) -> None:
+        """The next unit, or a slice of one that is searched, for a worker that is ready; the end where none is left."""
+        work, slot.ahead = slot.ahead or (self._queue.popleft() if self._queue else None), None
         if work is None:
             ray.kill(slot.actor)
             return
         # what one worker reads ahead no other can take, so near the end nothing is read ahead
-        if len(queue) >= count and not work.apart and not queue[0].apart:
-            slot.ahead = queue.popleft()
+        if len(self._queue) >= self._count and not work.apart and not self._queue[0].apart:
+            slot.ahead = self._queue.popleft()
         slot.work, slot.since = work, time.monotonic()
         number = work.attempts + work.losses + 1
         if work.suspects:
@@ -116,101 +167,98 @@ def run_units(
         else:
             ahead = slot.ahead.unit if slot.ahead else None
             ref = slot.actor.process.remote(work.unit, number, ahead, work.poison)
-        slots[ref] = slot
+        self._slots[ref] = slot
 
-    def limit(work: _Work) -> float:
-        return max(AT_LEAST, SLOWER * slowest * work.unit.count) if slowest else UNMEASURED
+    def _hung(self) -> list[ray.ObjectRef]:
+        now = time.monotonic()
+        return [ref for ref, slot in self._slots.items() if slot.work and now - slot.since > self._limit(slot.work)]
 
-    def settled(slot: _Slot, work: _Work, result: Any) -> Outcome | None:
-        nonlocal slowest, failed_units
+    def _limit(self, work: _Work) -> float:
+        return max(AT_LEAST, SLOWER * self._slowest * work.size) if self._slowest else UNMEASURED
+
+    def _ended(self, ref: ray.ObjectRef, *, hung: bool) -> Outcome | None:
+        """Take what a worker has to say, or end it where it hangs, and go on; the outcome where a unit has one now."""
+        slot = self._slots.pop(ref)
+        work, slot.work = slot.work, None
+        try:
+            if hung:
+                raise TimeoutError
+            result = ray.get(ref)
+        except (RayError, TimeoutError) as error:
+            # a task that raised may have left its process damaged (CUDA does): both get a new actor
+            ray.kill(slot.actor)
+            if slot.ahead is not None:
+                slot.ahead.apart = True
+                self._queue.appendleft(slot.ahead)
+            outcome = None
+            if work is None:
+                self._not_started(slot, error)
+            else:
+                outcome = self._failed(slot, work, error)
+            if self._queue:
+                self._start()
+            return outcome
+        self._failed_starts = 0
+        outcome = None
+        if work is None:
+            slot.node = result
+        else:
+            outcome = self._done(slot, work, result)
+        self._give(slot)
+        return outcome
+
+    def _done(self, slot: _Slot, work: _Work, result: Any) -> Outcome | None:
         if work.suspects:
             work.suspects.pop()
-            queue.appendleft(work)
+            self._queue.appendleft(work)
             return None
-        slowest = max(slowest, (time.monotonic() - slot.since) / work.unit.count)
-        failed_units = 0
+        self._slowest = max(self._slowest, (time.monotonic() - slot.since) / work.unit.count)
+        self._failed_units = 0
         return Outcome(work.unit, result)
 
-    def failed(work: _Work, fault: Fault, *, lost: bool, input_error: bool) -> Outcome | None:
-        nonlocal failed_units
+    def _not_started(self, slot: _Slot, error: Exception) -> None:
+        self._record("worker not started", error=_cause(error))
+        if slot.nodes <= _alive() and not isinstance(error, ActorUnavailableError):  # or else it went with its node
+            self._failed_starts += 1
+        # those that start together fail together
+        if self._failed_starts >= max(STARTS, self._count):
+            raise WorkersFailed(f"{self._failed_starts} workers in a row could not start: {_cause(error)}") from error
+
+    def _failed(self, slot: _Slot, work: _Work, error: Exception) -> Outcome | None:
+        """Put a unit back whose worker failed, with what there is to try next; the outcome where that was all."""
+        fault = _fault(error, time.monotonic() - slot.since)
         work.apart = True
         about = {"unit": work.unit.unit, "source": work.unit.source, "error": fault.error, "message": fault.message}
-        if lost and work.losses < LOSSES:
+        if _lost(error, slot) and work.losses < LOSSES:
             work.losses += 1
-            record("node lost", **about)
+            self._record("node lost", **about)
         elif work.suspects:
             first, count = work.suspects.pop()
             if count > 1:
                 work.suspects += _halves(first, count)
             else:
                 work.poison[first] = fault
-                record("sample named", **about, row=first)
+                self._record("sample named", **about, row=first)
         else:
             work.attempts += 1
-            record("attempt failed", **about, attempt=work.attempts)
+            self._record("attempt failed", **about, attempt=work.attempts)
             if work.attempts >= ATTEMPTS:
-                failed_units += 1
-                return Outcome(work.unit, error=f"{fault.error}: {fault.message}")
-            if work.attempts == ATTEMPTS - 1 and hasattr(worker, "probe") and not input_error:
+                return self._given_up(work, fault, error)
+            # what a worker says of its input, its store or its model is no sample's fault
+            if work.attempts == ATTEMPTS - 1 and self._probes and not isinstance(_origin(error), JobError):
                 work.suspects = _halves(0, work.unit.count)
-        queue.appendleft(work)
+        self._queue.appendleft(work)
         return None
 
-    try:
-        for _ in range(min(count, len(units))):
-            start()
-        while slots:
-            done, _ = ray.wait(list(slots), num_returns=1, timeout=1.0)
-            now = time.monotonic()
-            hung = [ref for ref, slot in slots.items() if slot.work and now - slot.since > limit(slot.work)]
-            if not done and not hung:
-                yield None
-            for ref in done or hung:
-                slot = slots.pop(ref)
-                work, slot.work = slot.work, None
-                outcome = None
-                try:
-                    if not done:
-                        raise TimeoutError
-                    result = ray.get(ref)
-                except (RayError, TimeoutError) as error:
-                    # a task that raised may have left its process damaged (CUDA does): both get a new actor
-                    ray.kill(slot.actor)
-                    if slot.ahead is not None:
-                        slot.ahead.apart = True
-                        queue.appendleft(slot.ahead)
-                    if work is None:
-                        failed_starts += 1
-                        record("worker not started", error=_cause(error))
-                        # all that start on a node go with it
-                        if failed_starts >= max(STARTS, count):
-                            raise WorkersFailed(
-                                f"{failed_starts} workers in a row could not start: {_cause(error)}"
-                            ) from error
-                    else:
-                        seconds = now - slot.since
-                        outcome = failed(
-                            work, _fault(error, seconds), lost=_lost(error, slot), input_error=_input(error)
-                        )
-                        if failed_units >= FAILURES:
-                            raise WorkersFailed(
-                                f"{FAILURES} units in a row failed, each {ATTEMPTS} times, and nothing more is tried; "
-                                f"the last, unit {work.unit.unit} of {work.unit.source}: {outcome and outcome.error}"
-                            ) from error
-                    if queue:
-                        start()
-                else:
-                    failed_starts = 0
-                    if work is None:
-                        slot.node = result
-                    else:
-                        outcome = settled(slot, work, result)
-                    give(slot)
-                if outcome is not None:
-                    yield outcome
-    finally:
-        for slot in slots.values():
-            ray.kill(slot.actor)
+    def _given_up(self, work: _Work, fault: Fault, error: Exception) -> Outcome:
+        self._failed_units += 1
+        said = f"{fault.error}: {fault.message}"
+        if self._failed_units >= FAILURES:
+            raise WorkersFailed(
+                f"{FAILURES} units in a row failed, each {ATTEMPTS} times, and nothing more is tried; "
+                f"the last, unit {work.unit.unit} of {work.unit.source}: {said}"
+            ) from error
+        return Outcome(work.unit, error=said)
 
 
 def _halves(first: int, count: int) -> list[tuple[int, int]]:
@@ -223,13 +271,11 @@ def _lost(error: Exception, slot: _Slot) -> bool:
     """Whether the worker went with its node. One that cannot be reached went so, until it is known to have died."""
     if isinstance(error, ActorUnavailableError):
         return True
-    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    return isinstance(error, RayActorError) and slot.node not in alive
+    return isinstance(error, RayActorError) and slot.node not in _alive()
 
 
-def _input(error: Exception) -> bool:
-    """Whether a worker said that its input, its store or its model is not right: that is no sample's fault."""
-    return isinstance(_origin(error), JobError)
+def _alive() -> frozenset[str]:
+    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
 
 
 def _fault(error: Exception, seconds: float) -> Fault:

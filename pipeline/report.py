@@ -8,7 +8,7 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,12 @@ from pipeline.sheet import CELL, read_pictures
 from pipeline.status import status
 from pipeline.storage import Reader
 from pipeline.store import READERS, Store, StoreError
-from schemas.commit import Commit, File
 from schemas.rejects import Reject
 
 EXAMPLES = 20  # rejects shown of a class
 SAMPLED = 100  # parts read for the histograms, at most
 BINS = 32
+LONGEST = 1000  # characters shown of a caption, a prompt, a key: to mark and to search longer ones takes minutes
 
 TEMPLATE = Path(__file__).with_name("report.html")
 
@@ -66,15 +66,31 @@ class Distributions:
     parts: int
 
 
+@dataclass
+class Told:
+    """What the commits tell, added up: by worker (host, process, device) the units and images; EXAMPLES of each reject.
+
+    There may be several versions of one package, where a run was finished after an upgrade.
+    """
+
+    seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "compute": 0.0, "write": 0.0})
+    units: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    images: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    versions: defaultdict[str, set[str]] = field(default_factory=lambda: defaultdict(set))
+    rejects: defaultdict[str, list[Reject]] = field(default_factory=lambda: defaultdict(list))
+    parts: list[str] = field(default_factory=list)
+
+
 def report(store: Store) -> str:
     """The HTML report of an inversion or an edit, complete or not, from the store alone.
 
     Raises StoreError and StorageError where there is no store, or a file that its commits name is absent or damaged.
     """
-    job, found, commits = store.job(), status(store), list(store.commits().values())
+    job, found, told = store.job(), status(store), _told(store)
     shown = read_pictures(store)
     # finalize sees every text that is written, so that no field can be forgotten
     environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=public, trim_blocks=True)
+    environment.filters["short"] = short
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         job=job,
         found=found,
@@ -83,12 +99,15 @@ def report(store: Store) -> str:
         spec=yaml.safe_dump(job["spec"], sort_keys=False, allow_unicode=True, width=2**31),
         fingerprint=json.dumps(job["fingerprint"], indent=2, ensure_ascii=False),
         latents=shlex.quote(public(job["spec"]["latents"] if job["kind"] == "edit" else store.location)),
-        seconds={name: sum(getattr(c.seconds, name) for c in commits) for name in ("read", "compute", "write")},
-        workers=_workers(commits),
-        versions=_versions(commits),
-        rejects=_rejects(commits),
-        limit=EXAMPLES,
-        distributions=_distributions(store, commits) if job["kind"] == "invert" else None,
+        seconds=told.seconds,
+        workers=[
+            {"host": host, "pid": pid, "device": device, "units": told.units[worker], "images": told.images[worker]}
+            for worker in sorted(told.units)
+            for host, pid, device in [worker]
+        ],
+        versions={name: ", ".join(sorted(told.versions[name])) for name in sorted(told.versions)},
+        rejects=[(error, count, told.rejects[error]) for error, count in found.rejects.items()],
+        distributions=_distributions(store, told.parts) if job["kind"] == "invert" else None,
         pictures=[_pictured(row) for row in shown],
         exact=sum(row["exact"] for row in shown),
     )
@@ -115,40 +134,26 @@ def marked(prompt: str, caption: str) -> Markup:
     return html + escape(prompt[done:])
 
 
-def _workers(commits: Sequence[Commit]) -> list[dict[str, Any]]:
-    """What each worker did, by host, process and device."""
-    units, images = Counter[tuple[str, ...]](), Counter[tuple[str, ...]]()
-    for commit in commits:
-        worker = tuple(commit.worker[name] for name in ("host", "pid", "device"))
-        units[worker] += 1
-        images[worker] += commit.ok
-    return [
-        {"host": worker[0], "pid": worker[1], "device": worker[2], "units": units[worker], "images": images[worker]}
-        for worker in sorted(units)
-    ]
-
-
-def _versions(commits: Sequence[Commit]) -> dict[str, str]:
-    """The versions that were at work; several of one package where a run was finished after an upgrade."""
-    versions = defaultdict[str, set[str]](set)
-    for commit in commits:
+def _told(store: Store) -> Told:
+    """One pass over the commits, which may be too many to keep."""
+    told = Told()
+    for commit in store.commits():
+        for name in told.seconds:
+            told.seconds[name] += getattr(commit.seconds, name)
+        worker = (commit.worker["host"], commit.worker["pid"], commit.worker["device"])
+        told.units[worker] += 1
+        told.images[worker] += commit.ok
         for name, version in commit.versions.items():
-            versions[name].add(version)
-    return {name: ", ".join(sorted(versions[name])) for name in sorted(versions)}
-
-
-def _rejects(commits: Sequence[Commit]) -> list[tuple[str, list[Reject]]]:
-    """Rejects by error class, the most frequent first."""
-    classes = defaultdict[str, list[Reject]](list)
-    for commit in commits:
+            told.versions[name].add(version)
         for reject in commit.rejects:
-            classes[reject.error].append(reject)
-    return sorted(classes.items(), key=lambda item: (-len(item[1]), item[0]))
+            if len(told.rejects[reject.error]) < EXAMPLES:
+                told.rejects[reject.error].append(reject)
+        told.parts += [file.path for file in commit.files if file.path.startswith("parts/")]
+    return told
 
 
-def _distributions(store: Store, commits: Sequence[Commit]) -> Distributions | None:
+def _distributions(store: Store, parts: Sequence[str]) -> Distributions | None:
     """How drift and std are distributed over a latent store's rows; None where it has none yet."""
-    parts = [file for commit in commits for file in commit.files if file.path.startswith("parts/")]
     if not parts:
         return None
     count = min(SAMPLED, len(parts))
@@ -162,15 +167,15 @@ def _distributions(store: Store, commits: Sequence[Commit]) -> Distributions | N
     return Distributions(histograms, table.num_rows, count, len(parts))
 
 
-def _numbers(store: Store, part: File) -> pa.Table:
+def _numbers(store: Store, part: str) -> pa.Table:
     """The drift and std of a part's rows, by range requests: the states, nearly all of a part, are not read."""
-    reader = Reader(f"{store.location.rstrip('/')}/{part.path}")
+    reader = Reader(f"{store.location.rstrip('/')}/{part}")
     try:
         # without threads, since a Reader has one position
         file = pq.ParquetFile(pa.PythonFile(reader, mode="r"), page_checksum_verification=True, pre_buffer=False)
         return file.read(["drift", "std"], use_threads=False)
     except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{store.location}: {part.path} is damaged ({error})") from error
+        raise StoreError(f"{store.location}: {part} is damaged ({error})") from error
 
 
 def _histogram(name: str, meaning: str, values: np.ndarray) -> Histogram:
@@ -179,18 +184,23 @@ def _histogram(name: str, meaning: str, values: np.ndarray) -> Histogram:
     return Histogram(name, meaning, bars, float(values.min()), float(np.median(values)), float(values.max()))
 
 
+def short(text: str) -> str:
+    """A text of at most LONGEST characters, and an ellipsis where there were more."""
+    return text if len(text) <= LONGEST else text[:LONGEST] + "…"
+
+
 def _pictured(row: dict[str, Any]) -> dict[str, Any]:
     """A shown row, its pictures as data: URIs and its prompts marked."""
-    side = max(_open(row["reconstruction"]).size)
+    side, caption = max(_open(row["reconstruction"]).size), short(row["caption"])
     return {
         "small": side <= CELL // 2,
-        "key": row["key"],
-        "caption": row["caption"],
+        "key": short(row["key"]),
+        "caption": caption,
         "exact": row["exact"],
         "source": None if row["source"] is None else _data_uri(row["source"]),
         "reconstruction": _data_uri(row["reconstruction"]),
         "edits": [
-            {"edit": edit["edit"], "prompt": marked(edit["prompt"], row["caption"]), "image": _data_uri(edit["image"])}
+            {"edit": edit["edit"], "prompt": marked(short(edit["prompt"]), caption), "image": _data_uri(edit["image"])}
             for edit in row["edits"]
         ],
     }

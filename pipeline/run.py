@@ -16,15 +16,17 @@ from pipeline.images import encode
 from pipeline.invert import InvertTask, InvertWorker
 from pipeline.job import invert_fingerprint, inverted_with, open_job
 from pipeline.journal import Journal
-from pipeline.plan import Unit, index_shards, is_planned, part_units, read_units, shard_units, write_plan
-from pipeline.pool import run_units
+from pipeline.ledger import Ledger
+from pipeline.metrics import Metrics
+from pipeline.plan import Unit, is_planned, part_units, plan_shards, read_units, write_units
+from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.report import report
 from pipeline.sheet import contact_sheet
 from pipeline.status import Status, status
 from pipeline.store import Store
-from pipeline.worker import Machine
-from schemas.specs import EditSpec, InvertSpec
+from pipeline.work import Done, Machine
+from schemas.specs import EditSpec, InvertSpec, Workers
 
 
 @dataclass(frozen=True)
@@ -50,14 +52,10 @@ def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
     fingerprint = invert_fingerprint(spec, folder)
     job = open_job(store, "invert", spec.model_dump(mode="json"), fingerprint, machine_for(spec.workers.gpus))
     if not is_planned(store):
-        indexes = index_shards(spec.input)
-        write_plan(store, shard_units(indexes, spec.workers.batch_size, spec.workers.count), indexes)
+        plan_shards(store, spec.input, spec.workers.batch_size, spec.workers.count)
     machine = Machine(**job["machine"])
     task = InvertTask(spec, str(folder), fingerprint, machine)
-    failures = _work(
-        store, "invert", InvertWorker, task, spec.workers.count, machine, _pending(store, retry), per_row=1
-    )
-    return _finish(store, failures)
+    return _work(store, read_units(store), retry, InvertWorker, task, spec.workers, per_row=1)
 
 
 def run_edit(spec: EditSpec, variants: Sequence[Variant], prompts: Prompts, *, retry: Sequence[str] = ()) -> Ran:
@@ -78,12 +76,11 @@ def run_edit(spec: EditSpec, variants: Sequence[Variant], prompts: Prompts, *, r
         variants_per_row=len(variants),
     )
     if not is_planned(store):
-        write_plan(store, part_units(latents, fingerprint["batch_size"], spec.workers.count))
+        write_units(store, part_units(latents, fingerprint["batch_size"], spec.workers.count))
+    units = read_units(store)
     machine = Machine(**job["machine"])
-    task = dataclasses.replace(task, machine=machine, shown=shown_rows(read_units(store), spec.contact_sheet))
-    pending = _pending(store, retry)
-    failures = _work(store, "edit", EditWorker, task, spec.workers.count, machine, pending, per_row=len(variants))
-    return _finish(store, failures)
+    task = dataclasses.replace(task, machine=machine, shown=shown_rows(units, spec.contact_sheet))
+    return _work(store, units, retry, EditWorker, task, spec.workers, per_row=len(variants))
 
 
 def edit_task(
@@ -129,69 +126,81 @@ def write_report(store: Store) -> list[str]:
     return ["report.html", "contact_sheet.png"]
 
 
-def _pending(store: Store, retry: Sequence[str]) -> list[Unit]:
+def _pending(store: Store, units: Sequence[Unit], retry: Sequence[str]) -> list[Unit]:
     """The units that no commit names yet; for a retry, those with rejects of these errors, cut down to them.
 
     Raises RetryError where the store has no such rejects.
     """
-    units = read_units(store)
     if not retry:
         done = store.committed()
         pending = [unit for unit in units if unit.unit not in done]
         if len(pending) < len(units):
             print(f"{len(units) - len(pending)} of {len(units)} units are done already", file=sys.stderr)
         return pending
-    commits = store.commits()
-    known = Counter(reject.error for commit in commits.values() for reject in commit.rejects)
+    known, again = Counter[str](), dict[str, tuple[int, frozenset[tuple[int, str]]]]()
+    for commit in store.commits():
+        known.update(reject.error for reject in commit.rejects)
+        if rejects := [reject for reject in commit.rejects if reject.error in retry]:
+            again[commit.unit] = commit.retry + 1, frozenset((reject.index, reject.key) for reject in rejects)
     if unknown := [error for error in retry if error not in known]:
         had = ", ".join(f"{error} ({count})" for error, count in known.most_common()) or "none"
         raise RetryError(f"{store.location}: nothing was rejected for {', '.join(unknown)}; its rejects are: {had}")
-    pending = []
-    for unit in units:
-        commit = commits.get(unit.unit)
-        if commit and (rejects := [reject for reject in commit.rejects if reject.error in retry]):
-            only = frozenset((reject.index, reject.key) for reject in rejects)
-            pending.append(dataclasses.replace(unit, retry=commit.retry + 1, errors=tuple(retry), only=only))
-    return pending
+    return [
+        dataclasses.replace(unit, retry=number, errors=tuple(retry), only=only)
+        for unit in units
+        if unit.unit in again
+        for number, only in [again[unit.unit]]
+    ]
 
 
 def _work(
     store: Store,
-    label: str,
+    units: Sequence[Unit],
+    retry: Sequence[str],
     worker: type,
-    task: Any,
-    count: int,
-    machine: Machine,
-    pending: Sequence[Unit],
+    task: InvertTask | EditTask,
+    workers: Workers,
     *,
     per_row: int,
-) -> list[str]:
-    """Process units; those that failed."""
+) -> Ran:
+    """Process what is missing, or to be tried again, and finish."""
     failures: list[str] = []
-    if not pending:
-        return failures
-    count = min(count, len(pending))
-    rejected = 0
-    total = sum(len(unit.only) or unit.count * per_row for unit in pending)
-    with connected(count, machine), Journal(store) as journal, Progress(label, total, "images") as progress:
-        for outcome in run_units(
-            pending, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus, record=journal
+    if pending := _pending(store, units, retry):
+        kind, machine = task.spec.kind, task.machine
+        total, rejected = sum(len(unit.only) or unit.count * per_row for unit in pending), 0
+        count = min(workers.count, len(pending))
+        left = [] if retry else [unit.unit for unit in pending]
+        with (
+            connected(count, machine, needed=min(workers.needed, count)),
+            Journal(store) as journal,
+            Ledger(store, len(units), left) as ledger,
+            Progress(kind, total, "images") as progress,
         ):
-            journal.tick()
-            if outcome is None:
-                progress.advance(0)
-            elif outcome.error is not None:
-                failures.append(f"unit {outcome.unit.unit} ({outcome.unit.source}): {outcome.error}")
-            else:
-                rejected += outcome.result["rejected"]
-                progress.advance(sum(outcome.result.values()), f"{rejected} rejected" if rejected else "")
-    return failures
+            metrics = Metrics(kind, journal.run)
+            pool = Pool(pending, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus, record=journal)
+            journal.state = pool.state
+            for outcome in pool.outcomes():
+                if outcome is None:
+                    state = pool.state()
+                    metrics.state(state)
+                    progress.advance(0, "" if state["workers"] else "waiting for workers to start")
+                elif outcome.error is not None:
+                    failures.append(f"unit {outcome.unit.unit} ({outcome.unit.source}): {outcome.error}")
+                else:
+                    done: Done = outcome.result
+                    metrics.done(done)
+                    if not retry:
+                        ledger.done(outcome.unit.unit)
+                    rejected += done.rejected
+                    progress.advance(done.images, f"{rejected} rejected" if rejected else "")
+                journal.tick()
+    return _finish(store, failures)
 
 
 def _finish(store: Store, failures: list[str]) -> Ran:
     """A complete run leaves only files that a commit names, and its report."""
     found = status(store)
     if found.complete:
-        store.sweep(store.commits())
+        store.sweep()
     write_report(store)
     return Ran(found, failures)

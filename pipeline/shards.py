@@ -21,8 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, cast
 
-from braceexpand import UnbalancedBracesError, braceexpand  # type: ignore[attr-defined]
-from webdataset.tariterators import base_plus_ext
+from braceexpand import braceexpand
 from webdataset.writer import TarWriter
 
 from pipeline.errors import JobError
@@ -33,7 +32,16 @@ IMAGES = frozenset({"bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
 CAPTION = "txt"
 METADATA = "json"
 
-_COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
+MAX_SHARDS = 1_000_000  # of one job; braces that name more are a slip, and could name more than memory holds
+
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"PK\x03\x04": "zip",
+}
+_BRACES = re.compile(r"\\.|\{(-?\d+|[a-zA-Z])\.\.(-?\d+|[a-zA-Z])(?:\.\.-?(\d+))?\}|[{},]", re.DOTALL)
 # webdataset's own rule for meta names, and the litter of macOS and of hidden files.
 _IGNORED = re.compile(r"__[^/]*__(/|$)|(.*/)?(__MACOSX(/|$)|\.[^/]*$)", re.DOTALL)
 # What tarfile raises on damaged headers beside its own errors.
@@ -105,16 +113,20 @@ def expand(inputs: str | list[str]) -> list[str]:
     """The shards that paths or URLs with braces name: "{00000..00031}.tar", "{a,b}.tar"; a backslash escapes.
 
     Raises:
-        ShardError: nothing is named, braces do not match, a pipe: is named, or a shard is named twice.
+        ShardError: nothing is named, more than MAX_SHARDS are, braces do not match, a pipe: is named, or a shard is
+            named twice.
     """
     shards: dict[str, str] = {}
-    for pattern in [inputs] if isinstance(inputs, str) else inputs:
+    patterns, total = [inputs] if isinstance(inputs, str) else inputs, 0
+    for pattern in patterns:
         try:
             local_path(pattern)  # refuses a secret, which no message below may repeat
+            if (total := total + _named(pattern)) > MAX_SHARDS:
+                raise ShardError(f"{pattern}: the input names {total:,} shards, and a job has at most {MAX_SHARDS:,}")
             names = list(braceexpand(pattern))
         except StorageError as error:
             raise ShardError(f"input: {error}") from error
-        except UnbalancedBracesError as error:
+        except (ValueError, RecursionError) as error:  # UnbalancedBracesError, numbers of 5,000 digits
             raise ShardError(f"{pattern}: the braces do not match; write \\{{ for a brace in a name") from error
         for name in names:
             if name.startswith("pipe:"):
@@ -141,6 +153,9 @@ def index_shard(url: str) -> ShardIndex:
     Raises:
         ShardError: the shard does not exist, cannot be reached, is empty, compressed or not a tar.
     """
+    path = local_path(url)
+    if path is not None and os.path.exists(path) and not os.path.isfile(path):
+        raise ShardError(f"{url}: is a folder or a device, not a file; give the shards in it by name, braces expand")
     try:
         reader = Reader(url)
         if reader.head.size == 0:
@@ -219,6 +234,25 @@ def write_shard(samples: Iterable[tuple[str, dict[str, bytes]]]) -> bytes:
                     raise ValueError(f"member {name!r}: not a name that a WebDataset reader returns; rename it")
             writer.write({"__key__": key, **members})
     return buffer.getvalue()
+
+
+def _named(pattern: str) -> int:
+    """How many names a pattern with braces has, or a few more: counted before any is made."""
+    # of each open brace, how many names the alternatives before its last comma have, and the one since
+    counts = [[0, 1]]
+    for token in _BRACES.finditer(pattern):
+        first, last, step = token.groups()
+        if first is not None:
+            start, end = (ord(place) if place.isalpha() else int(place) for place in (first, last))
+            counts[-1][1] *= abs(end - start) // max(1, int(step or 1)) + 1
+        elif token[0] == "{":
+            counts.append([0, 1])
+        elif token[0] == "," and len(counts) > 1:
+            counts[-1] = [sum(counts[-1]), 1]
+        elif token[0] == "}" and len(counts) > 1:
+            inside = sum(counts.pop())
+            counts[-1][1] *= inside
+    return counts[0][1]
 
 
 def _scan(file: BinaryIO) -> tuple[list[list[_Member]], _Stop | None]:
@@ -300,10 +334,12 @@ def _split(info: tarfile.TarInfo) -> tuple[str | None, str]:
     """A member's key and lower-case extension; no key for a member that does not count."""
     if info.isdir() or _IGNORED.match(info.name):
         return None, ""
-    key, extension = base_plus_ext(info.name)
-    if key is None:
+    # webdataset's own expression takes quadratic time on a long name, and gives up on one with a newline
+    folder, slash, name = info.name.rpartition("/")
+    base, dot, extension = name.partition(".")
+    if not dot:
         return (info.name, "") if _unsafe(info) else (None, "")
-    return key, extension.lower()
+    return f"{folder}{slash}{base}", extension.lower()
 
 
 def _unsafe(info: tarfile.TarInfo) -> str | None:
@@ -384,6 +420,8 @@ def _not_a_tar(reader: Reader) -> str:
     for magic, name in _COMPRESSED.items():
         if start.startswith(magic):
             return f"is compressed with {name}, which cannot be read in slices; unpack it to a plain .tar"
+    if start.lstrip().startswith(b"<"):
+        return "is a web page, such as a server sends for an error, not a tar; fetch it again"
     return "is not a tar, or is cut within its first header; fetch it again"
 
 

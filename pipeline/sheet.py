@@ -31,7 +31,7 @@ def read_pictures(store: Store) -> list[dict[str, Any]]:
     """The rows of schemas.pictures that the store's commits name, in the units' order."""
     return [
         row
-        for commit in store.commits().values()
+        for commit in store.commits()
         for file in commit.files
         if file.path.startswith("pictures/")
         for row in store.get_table(file.path).to_pylist()

@@ -1,18 +1,28 @@
 """What a store says of its job, from storage alone."""
 
+import time
 from collections import Counter
 from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
 
+import numpy as np
+
+from pipeline.journal import last_state
 from pipeline.plan import is_planned, read_units
 from pipeline.store import Store
-from schemas.commit import Commit
+
+STRAGGLES = 3.0  # times what a sample usually takes
+SILENT = 120.0  # seconds without a word of a driver, which speaks every 30
 
 
 @dataclass(frozen=True)
 class Status:
     """Counts over a store. `planned` is what the plan holds; input = ok + rejected + filtered counts what is committed.
 
-    For an edit everything is counted in pictures: rows times edits.
+    For an edit everything is counted in pictures: rows times edits. `attempts` counts those behind the commits, so that
+    what it is more than `committed` was lost work. `eta_seconds` is None where nothing is left or no rate is known.
+    `run` is what the last driver told of itself: when, how many workers, and what is at work where since when.
     """
 
     kind: str
@@ -26,45 +36,88 @@ class Status:
     complete: bool
     problems: list[str] = field(default_factory=list)
     rejects: dict[str, int] = field(default_factory=dict)
+    attempts: int = 0
     images_per_second: float = 0.0
+    eta_seconds: float | None = None
+    run: dict[str, Any] | None = None
+    stragglers: list[str] = field(default_factory=list)
 
 
 def status(store: Store) -> Status:
     """Read the plan and the commits, and check that the sums hold. Raises StoreError where there is no store."""
     job = store.job()
-    units = {unit.unit: unit for unit in read_units(store)} if is_planned(store) else {}
-    commits = store.commits()
+    planned = is_planned(store)
     per_row = job.get("variants_per_row", 1)
-    problems = [f"unit {name} is committed but not planned" for name in commits.keys() - units.keys()]
-    for name, commit in commits.items():
-        if name in units and commit.input != units[name].count * per_row:
-            problems.append(f"unit {name} committed {commit.input} of {units[name].count * per_row} planned")
-    inputs, ok, rejected, filtered = (
-        sum(getattr(c, n) for c in commits.values()) for n in ("input", "ok", "rejected", "filtered")
-    )
-    if inputs != ok + rejected + filtered:
-        problems.append(f"{inputs} went in, {ok} + {rejected} + {filtered} came out")
+    expected = {unit.unit: unit.count * per_row for unit in read_units(store)} if planned else {}
+    problems = list[str]()
+    counts, rejects = Counter[str](), Counter[str]()
+    spans, paces = list[tuple[float, float]](), list[float]()
+    for commit in store.commits():
+        if commit.unit not in expected:
+            problems.append(f"unit {commit.unit} is committed but not planned")
+        elif commit.input != expected[commit.unit]:
+            problems.append(f"unit {commit.unit} committed {commit.input} of {expected[commit.unit]} planned")
+        counts["committed"] += 1
+        counts["attempts"] += commit.number
+        for name in ("input", "ok", "rejected", "filtered"):
+            counts[name] += getattr(commit, name)
+        rejects.update(reject.error for reject in commit.rejects)
+        spans.append((commit.started, commit.finished))
+        paces.append((commit.finished - commit.started) * per_row / max(1, commit.input))
+    if counts["input"] != counts["ok"] + counts["rejected"] + counts["filtered"]:
+        problems.append(
+            f"{counts['input']} went in, {counts['ok']} + {counts['rejected']} + {counts['filtered']} came out"
+        )
+    busy = union(spans)
+    left = sum(expected.values()) - counts["input"]
+    complete = planned and counts["committed"] == len(expected) and not problems
+    run = last_state(store)
     return Status(
         kind=job["kind"],
-        planned=sum(unit.count for unit in units.values()) * per_row,
-        input=inputs,
-        ok=ok,
-        rejected=rejected,
-        filtered=filtered,
-        units=len(units),
-        committed=len(commits),
-        complete=is_planned(store) and len(commits) == len(units) and not problems,
+        planned=sum(expected.values()),
+        input=counts["input"],
+        ok=counts["ok"],
+        rejected=counts["rejected"],
+        filtered=counts["filtered"],
+        units=len(expected),
+        committed=counts["committed"],
+        complete=complete,
         problems=problems,
-        rejects=dict(Counter(reject.error for commit in commits.values() for reject in commit.rejects).most_common()),
-        images_per_second=rate(commits),
+        rejects=dict(sorted(rejects.items(), key=lambda item: (-item[1], item[0]))),
+        attempts=counts["attempts"],
+        images_per_second=counts["ok"] / busy if busy else 0.0,
+        eta_seconds=left * busy / counts["input"] if left > 0 and counts["input"] else None,
+        run=run,
+        stragglers=_stragglers(run, median(paces)) if run and paces and not complete else [],
     )
 
 
-def rate(commits: dict[str, Commit]) -> float:
-    """Pictures a second over the time in which any worker was at work on a unit; 0.0 where there is none."""
-    spans = sorted((commit.started, commit.finished) for commit in commits.values())
-    busy, end = 0.0, float("-inf")
-    for started, finished in spans:
-        busy += max(0.0, finished - max(started, end))
-        end = max(end, finished)
-    return sum(commit.ok for commit in commits.values()) / busy if busy else 0.0
+def union(spans: list[tuple[float, float]]) -> float:
+    """The seconds in which any of these spans of time ran."""
+    if not spans:
+        return 0.0
+    began, ended = np.array(sorted(spans)).T
+    reached = np.maximum.accumulate(ended)
+    return float(np.maximum(0.0, reached - np.maximum(began, np.append(-np.inf, reached[:-1]))).sum())
+
+
+def heard(run: dict[str, Any]) -> str:
+    """What a run's last words come to, in words."""
+    ago = time.time() - run["time"]
+    if run["ended"]:
+        return f"{run['run']} ended {ago:.0f} s ago: {run['ended']}"
+    doing = f"{run['workers']} workers, {run['starting']} starting, {run['queued']} units wait"
+    silent = "; its driver is silent: run the job again to go on" if ago > SILENT else ""
+    return f"{run['run']} on {run['host']}: {doing}, {ago:.0f} s ago{silent}"
+
+
+def _stragglers(run: dict[str, Any], pace: float) -> list[str]:
+    """The units that are at work for longer than they should be at the usual seconds a sample."""
+    if run["ended"]:
+        return []
+    lasts = {work["unit"]: (time.time() - work["since"], work) for work in run["at_work"]}
+    return [
+        f"unit {unit} on node {work['node'][:12]} for {seconds:.0f} s; usual are {pace * work['samples']:.0f} s"
+        for unit, (seconds, work) in lasts.items()
+        if seconds > STRAGGLES * pace * work["samples"]
+    ]

@@ -6,10 +6,12 @@
     parts/<unit>-<attempt>.parquet    rows
     shards/<unit>-<attempt>.tar       edited pictures
     commits/<unit>.json               put if absent: which files are data, and what became of every input
-    commits/<unit>+<n>.json           put if absent: what became of its rejects that were tried again
-    runs/<run>.jsonl                  what went wrong on the way
+    retries/<unit>+<n>.json           put if absent: what became of its rejects that were tried again
+    ledger/<block>.parquet            the commits of BLOCK units in one file, once they are all there
+    runs/<run>.jsonl, <run>.json      what went wrong on the way, and what goes on
 
-A row exists when a commit names its file. Nothing else counts.
+A row exists when a commit names its file. Nothing else counts; the ledger only repeats commits, which never change, so
+that a million of them can be read.
 """
 
 import io
@@ -18,6 +20,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
+from itertools import count
 from typing import Any
 
 import obstore
@@ -29,6 +32,7 @@ from pipeline.storage import AlreadyThere, NotThere, StorageError, local_path, n
 from schemas.commit import Commit, File, merged
 
 READERS = 16  # commits are small: reading them is bound by latency
+BLOCK = 4096  # units whose commits share a file of the ledger
 CONFLICTS = (0.1, 0.3, 1.0, 3.0, 10.0)  # seconds to wait while another's put is under way
 
 
@@ -95,10 +99,10 @@ class Store:
             return False
         return True
 
-    def names(self, prefix: str) -> Iterator[str]:
-        """The paths of all files under a folder of the store."""
+    def names(self, prefix: str, after: str | None = None) -> Iterator[str]:
+        """The paths of all files under a folder of the store, in no order; only those that sort `after` a path."""
         with naming(self.location):
-            for batch in obstore.list(self._objects, prefix):
+            for batch in obstore.list(self._objects, prefix, offset=after):
                 yield from (item["path"] for item in batch)
 
     def delete(self, path: str) -> None:
@@ -115,10 +119,8 @@ class Store:
             raise StoreError(f"{self.location}: {path} is damaged, no JSON ({error})") from error
 
     def put_table(self, path: str, table: pa.Table) -> File:
-        """A small table of the plan."""
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd", compression_level=1)
-        return self.put(path, buffer.getvalue())
+        """Write a table of the plan or the ledger."""
+        return self.put(path, table_bytes(table))
 
     def get_table(self, path: str) -> pa.Table:
         return read_table(self.get(path), f"{self.location}: {path}")
@@ -136,49 +138,95 @@ class Store:
         """Make a unit's files data; False where another attempt was first, whose files then are."""
         if commit.input != commit.ok + commit.rejected + commit.filtered or commit.rejected != len(commit.rejects):
             raise AssertionError(f"unit {commit.unit} does not add up, nothing is committed: {commit!r}")
-        name = f"{commit.unit}+{commit.retry:04d}" if commit.retry else commit.unit
-        return self.put_new(f"commits/{name}.json", commit.model_dump_json().encode())
+        folder = "retries" if commit.retry else "commits"
+        return self.put_new(f"{folder}/{attempted(commit.unit, commit.retry)}.json", commit.model_dump_json().encode())
 
     def committed(self) -> set[str]:
         """The units that are done."""
-        return {name for name in self._commit_names() if "+" not in name}
+        blocks = self.settled()
+        return {unit for block in blocks for unit in _units(block)} | set(self._loose(blocks))
 
-    def commits(self) -> dict[str, Commit]:
-        """What became of every unit that is done, its retries counted in, in the units' order."""
-        names = sorted(self._commit_names())
-        commits: dict[str, Commit] = {}
-        with ThreadPoolExecutor(READERS) as pool:
-            for name, commit in zip(names, pool.map(self._read_commit, names), strict=True):
+    def commits(self) -> Iterator[Commit]:
+        """What became of every unit that is done, its retries counted in; units in order within a block."""
+        retries: dict[str, list[str]] = {}
+        for path in sorted(self.names("retries")):
+            retries.setdefault(path.removeprefix("retries/").partition("+")[0], []).append(path)
+        for commit in self._first_commits():
+            for path in retries.get(commit.unit, ()):
                 try:
-                    commits[commit.unit] = merged(commits[commit.unit], commit) if commit.retry else commit
-                except (KeyError, ValueError) as error:
-                    raise StoreError(f"{self.location}: commits/{name}.json does not fit those before it") from error
-        return commits
+                    commit = merged(commit, self._commit(path, self.get(path)))
+                except ValueError as error:
+                    raise StoreError(f"{self.location}: {path} does not fit the commits before it") from error
+            yield commit
 
-    def _commit_names(self) -> list[str]:
-        return [path.removeprefix("commits/").removesuffix(".json") for path in self.names("commits")]
+    def settle(self, block: int) -> None:
+        """Write the ledger's file of a block of units that are all done. Any number of writers write the same."""
+        paths = [_commit_path(unit) for unit in _units(block)]
+        with ThreadPoolExecutor(READERS) as pool:
+            commits = [data.decode() for data in pool.map(self.get, paths)]
+        self.put_table(_ledger_path(block), pa.table({"commit": commits}))
 
-    def _read_commit(self, name: str) -> Commit:
+    def _first_commits(self) -> Iterator[Commit]:
+        blocks = self.settled()
+        for block in blocks:
+            path = _ledger_path(block)
+            for text in self.get_table(path)["commit"]:
+                yield self._commit(path, text.as_py())
+        paths = [_commit_path(unit) for unit in sorted(self._loose(blocks))]
+        with ThreadPoolExecutor(READERS) as pool:
+            for first in range(0, len(paths), BLOCK):  # read ahead no further: they are many
+                some = paths[first : first + BLOCK]
+                for path, data in zip(some, pool.map(self.get, some), strict=True):
+                    yield self._commit(path, data)
+
+    def settled(self) -> list[int]:
+        """The blocks that are in the ledger."""
+        return sorted(self._number(path) for path in self.names("ledger"))
+
+    def _loose(self, blocks: list[int]) -> Iterator[str]:
+        """The units that are done and not in these blocks. Commits before the first gap between them are not listed."""
+        settled = set(blocks)
+        whole = next(block for block in count() if block not in settled)
+        after = _commit_path(f"{whole * BLOCK - 1:08d}") if whole else None
+        for path in self.names("commits", after):
+            number = self._number(path)
+            if number // BLOCK not in settled:
+                yield f"{number:08d}"
+
+    def _number(self, path: str) -> int:
         try:
-            return Commit.model_validate_json(self.get(f"commits/{name}.json"))
-        except ValueError as error:
-            raise StoreError(f"{self.location}: commits/{name}.json is damaged ({error})") from error
+            return int(path.partition("/")[2].partition(".")[0])
+        except ValueError:
+            raise StoreError(f"{self.location}: {path} is no file of a store; move it elsewhere") from None
 
-    def sweep(self, commits: dict[str, Commit]) -> int:
+    def _commit(self, path: str, data: bytes | str) -> Commit:
+        try:
+            return Commit.model_validate_json(data)
+        except ValueError as error:
+            raise StoreError(f"{self.location}: {path} is damaged ({error})") from error
+
+    def sweep(self) -> int:
         """Remove the files of attempts that lost, so that a plain glob over parts/ is the data; how many went.
 
-        Files of a unit that no commit names are left: their attempt may be about to commit.
+        Files of a unit that is not done are left: their attempt may be about to commit. (Listed first, then held
+        against the commits: what is committed in between is named.)
         """
-        named = {file.path for commit in commits.values() for file in commit.files}
-        loose = [
-            path
-            for folder in ("parts", "shards", "pictures")
-            for path in self.names(folder)
-            if path not in named and path.partition("/")[2].partition("-")[0] in commits
-        ]
-        for path in loose:
+        paths = [path for folder in ("parts", "shards", "pictures") for path in self.names(folder)]
+        named, done = set[str](), set[str]()
+        for commit in self.commits():
+            done.update(attempted(commit.unit, retry) for retry in range(commit.retry + 1))
+            named.update(file.path for file in commit.files)
+        lost = [path for path in paths if path not in named and path.partition("/")[2].partition("-")[0] in done]
+        for path in lost:
             self.delete(path)
-        return len(loose)
+        return len(lost)
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """A Parquet file of a table; the same for the same rows."""
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", compression_level=1)
+    return buffer.getvalue()
 
 
 def read_table(data: bytes, name: str) -> pa.Table:
@@ -187,3 +235,20 @@ def read_table(data: bytes, name: str) -> pa.Table:
         return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{name} is damaged ({error})") from error
+
+
+def attempted(unit: str, retry: int) -> str:
+    """What an attempt is at: a unit, or the so-manieth retry of its rejects. Its files and its commit begin with it."""
+    return f"{unit}+{retry:04d}" if retry else unit
+
+
+def _units(block: int) -> list[str]:
+    return [f"{number:08d}" for number in range(block * BLOCK, (block + 1) * BLOCK)]
+
+
+def _commit_path(unit: str) -> str:
+    return f"commits/{unit}.json"
+
+
+def _ledger_path(block: int) -> str:
+    return f"ledger/{block:06d}.parquet"

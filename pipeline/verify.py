@@ -9,11 +9,12 @@ from pipeline.cluster import connected
 from pipeline.job import inverted_with
 from pipeline.latents import read_latents
 from pipeline.plan import Unit, part_units
-from pipeline.pool import run_units
+from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.status import status
 from pipeline.store import Store, StoreError
-from pipeline.worker import Ahead, Machine, Poison, Ready, load_model
+from pipeline.work import Machine, Poison, Ready
+from pipeline.worker import Ahead, load_model
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def run_verify(location: str, *, rows: int | None, count: int, gpus: float) -> V
     task = VerifyTask(location, str(folder), job["fingerprint"]["dtype"], machine)
     tried = exact = 0
     with connected(count, machine), Progress("verify", sum(unit.count for unit in units), "rows") as progress:
-        for outcome in run_units(units, VerifyWorker, task, count=count, cpus=machine.threads, gpus=gpus):
+        for outcome in Pool(units, VerifyWorker, task, count=count, cpus=machine.threads, gpus=gpus).outcomes():
             if outcome is None:
                 progress.advance(0)
             elif outcome.error is not None:

@@ -4,19 +4,19 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Generic, TypeVar
 
-import ray
 import torch
 from transformers.utils import logging as transformers_logging
 
 from edict import EDICT
 from pipeline.plan import Unit
-from pipeline.store import Store
+from pipeline.store import Store, attempted
+from pipeline.work import Done, Machine
 from schemas.commit import Commit, File, Seconds
 from schemas.rejects import Reject
 
@@ -26,41 +26,12 @@ VERSIONS = {name: version(name) for name in ("edict-pipeline", "torch", "diffuse
 Loaded = TypeVar("Loaded")
 
 
-@dataclass(frozen=True)
-class Machine:
-    """What a worker runs the model on. Kept with a store, because a prediction's last bits depend on it."""
-
-    device: str
-    threads: int
-    gpus: float
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Why a sample is left out, in the words of a reject."""
-
-    error: str
-    message: str
-
-
-Poison = Mapping[int, Fault]
-"""The samples to leave out of a unit, by their place in it: each killed, hung or failed its worker when tried alone."""
-
-
 def load_model(folder: str, dtype: str, machine: Machine) -> EDICT:
     """The model of one worker. Raises what EDICT.from_pretrained raises."""
     transformers_logging.disable_progress_bar()
     if machine.device == "cpu":
         torch.set_num_threads(machine.threads)
     return EDICT.from_pretrained(folder, dtype=DTYPES[dtype], device=machine.device)
-
-
-class Ready:
-    """What every worker answers when its constructor is through."""
-
-    def ready(self) -> str:
-        """The node it runs on."""
-        return str(ray.get_runtime_context().get_node_id())
 
 
 class Ahead(Generic[Loaded]):
@@ -91,7 +62,7 @@ class Attempt:
 
     def __post_init__(self) -> None:
         # unique even among drivers that do not know of each other
-        self.name = f"{self.unit.unit}-{self.number}-{uuid.uuid4().hex[:8]}"
+        self.name = f"{attempted(self.unit.unit, self.unit.retry)}-{self.number}-{uuid.uuid4().hex[:8]}"
         self._clock = time.monotonic()
 
     def spent(self, on: str) -> None:
@@ -103,10 +74,10 @@ class Attempt:
     def write(self, path: str, data: bytes, rows: int = 0) -> None:
         self.files.append(self.store.put(path, data).model_copy(update={"rows": rows}))
 
-    def commit(self, *, count: int, ok: int, filtered: int, rejects: Sequence[Reject], device: str) -> bool:
-        """Put the commit; False where another attempt was first."""
+    def commit(self, *, count: int, ok: int, filtered: int, rejects: Sequence[Reject], device: str) -> Done:
+        """Put the commit, unless another attempt was first: then that one's files are the data."""
         self.spent("write")
-        return self.store.commit(
+        self.store.commit(
             Commit(
                 unit=self.unit.unit,
                 retry=self.unit.retry,
@@ -126,3 +97,4 @@ class Attempt:
                 versions=VERSIONS,
             )
         )
+        return Done(ok, len(rejects), filtered, self.seconds["compute"])

@@ -50,6 +50,11 @@ class Commit(Record):
     worker: dict[str, str]
     versions: dict[str, str]
 
+    @property
+    def number(self) -> int:
+        """Which attempt it was that succeeded, from 1."""
+        return int(self.attempt.split("-")[1])
+
 
 def merged(first: Commit, retry: Commit) -> Commit:
     """A unit after a retry: its first commit with the rejects that were tried again replaced by what became of them.

@@ -7,6 +7,7 @@ never a default. Messages raised here complete the sentence "expected ...".
 import math
 import posixpath
 import string
+from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +30,8 @@ def _writable(location: str) -> str:
         raise ValueError("a folder or an object-store URL; a web server can only be read, and not be listed")
     return location
 
+
+MAX_VARIANTS = 10_000  # of a job: each has its name in memory, and in the plan's count of pictures
 
 Text = Annotated[str, Field(min_length=1)]
 Location = Annotated[Text, AfterValidator(_bare)]
@@ -117,8 +120,25 @@ class ImageSpec(Spec):
 class Workers(Spec):
     """Worker processes, each with its own copy of the model."""
 
-    count: int = Field(1, ge=1, description="Number of workers.")
+    count: int = Field(1, ge=1, description="Number of workers; on a cluster that grows, at most so many.")
+    min_count: int | None = Field(
+        None,
+        ge=0,
+        description="How many the cluster must have room for at the start, or the job is refused. null: all of them; "
+        "0 on a cluster that starts machines when they are asked for.",
+    )
     gpus: float = Field(0.0, ge=0, description="GPUs per worker; a fraction shares one, 0 runs on the CPU.")
+
+    @property
+    def needed(self) -> int:
+        """How many the cluster must have room for at once."""
+        return self.count if self.min_count is None else self.min_count
+
+    @model_validator(mode="after")
+    def _min_is_least(self) -> Self:
+        if self.needed > self.count:
+            raise ValueError(f"min_count of at most count, but {self.min_count} is more than {self.count}")
+        return self
 
 
 class WorkerSpec(Workers):
@@ -184,6 +204,11 @@ class Edit(Spec):
     steps: Steps | None = Field(
         None, description="The same said in steps: how many of the last steps run under the new prompt."
     )
+
+    @property
+    def variants(self) -> int:
+        """How many edits it fans out to."""
+        return math.prod(len(words) for words in (self.replace or {}).values() if isinstance(words, list))
 
     @field_validator("prompt")
     @classmethod
@@ -254,6 +279,8 @@ class EditSpec(Spec):
     def _distinct_names(cls, edits: list[Edit]) -> list[Edit]:
         if (twice := _repeated([edit.name for edit in edits])) is not None:
             raise ValueError(f"edits with distinct names, and {twice!r} is there twice")
+        if (count := sum(edit.variants for edit in edits)) > MAX_VARIANTS:
+            raise ValueError(f"edits of at most {MAX_VARIANTS:,} variants in all; combined, these lists make {count:,}")
         return edits
 
 
@@ -275,4 +302,4 @@ def _apart(output: str, others: list[str], field: str) -> str:
 
 def _repeated(words: list[str]) -> str | None:
     """The first word that is there twice."""
-    return next((word for i, word in enumerate(words) if word in words[:i]), None)
+    return next((word for word, count in Counter(words).items() if count > 1), None)

@@ -26,7 +26,7 @@ from edict.schedule import Schedule
 from jobs.cli import app
 from pipeline.export import DTYPES, FORMATS, ExportError, export
 from pipeline.parts import Row, to_parquet, to_table
-from pipeline.plan import Unit, write_plan
+from pipeline.plan import Unit, write_units
 from pipeline.store import Store, StoreError
 from schemas.commit import Commit, Seconds
 from schemas.latents import FINGERPRINT, NOISE
@@ -83,7 +83,7 @@ def write_store(folder: Path, *, bits: int = 12, spread: float = 30_000.0, kind:
     store = Store(str(folder), create=True)
     store.put("job.json", json.dumps({"kind": kind, "fingerprint": FINGERPRINTED}).encode())
     units = [unit(0, 5), unit(1, 2), unit(2, 4)]
-    write_plan(store, units)
+    write_units(store, units)
     captions = ["a dog", "ein Hündchen, süß", "雪の中の犬", "كلب في الثلج", '🐕 "quoted"\nin two lines']
     keys = ["000", "folder.of/001", "k" * 120, "日本/犬", "004"]
     # the last key of the first shard is the first of the next: neighbours, where tars are read one after the other
@@ -210,7 +210,7 @@ def test_halves_are_rounded_once(latents: Path, tmp_path: Path) -> None:
     """512.25 is a tie of halves, and just above it is not: rounded to float32 on the way, it would be."""
     store = Store(str(latents), create=True)
     store.put("job.json", json.dumps({"kind": "invert", "fingerprint": FINGERPRINTED}).encode())
-    write_plan(store, [unit(0, 1)])
+    write_units(store, [unit(0, 1)])
     states = torch.full((1, 1, 1, 1), 2**30 + 2**19 + 1)
     pair = Pair(states, -states, Schedule((1,), (0.25, 1.0)), 0, Fraction(93, 100), 20, 3.0, 4)
     write_unit(store, unit(0, 1), pair, [row("in/0.tar", 0, "k", "a")])
@@ -222,7 +222,7 @@ def test_halves_are_rounded_once(latents: Path, tmp_path: Path) -> None:
 def test_a_value_beyond_halves_is_an_error_that_names_the_key(format: str, latents: Path, tmp_path: Path) -> None:
     store = Store(str(latents), create=True)
     store.put("job.json", json.dumps({"kind": "invert", "fingerprint": FINGERPRINTED}).encode())
-    write_plan(store, [unit(0, 2)])
+    write_units(store, [unit(0, 2)])
     x = torch.ones(2, 1, 1, 2, dtype=torch.int64)
     y = x.clone()
     y[1, 0, 0, 1] = -(2**31 - 1)  # -65536 at scale 2^-15
@@ -254,7 +254,7 @@ def test_page_checksums_are_read_even_where_the_commit_agrees(latents: Path, tmp
     column = pq.read_metadata(io.BytesIO(data)).row_group(0).column(5)
     data[column.data_page_offset + column.total_compressed_size // 2] ^= 1
     named = store.put("parts/00000000-1.parquet", bytes(data))
-    commit = store.commits()["00000000"]
+    commit = next(store.commits())
     commit = commit.model_copy(update={"files": (named.model_copy(update={"rows": commit.ok}),)})
     store.put("commits/00000000.json", commit.model_dump_json().encode())
     with pytest.raises(StoreError, match=r"00000000-1.parquet is damaged"):

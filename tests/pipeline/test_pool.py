@@ -15,8 +15,8 @@ import pytest
 from pipeline import pool
 from pipeline.errors import JobError
 from pipeline.plan import Unit
-from pipeline.pool import ATTEMPTS, FAILURES, Outcome, WorkersFailed, run_units
-from pipeline.worker import Poison, Ready
+from pipeline.pool import ATTEMPTS, FAILURES, Outcome, Pool, WorkersFailed
+from pipeline.work import Poison, Ready
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -91,7 +91,8 @@ def run(
     def record(event: str, **about: Any) -> None:
         events[event] += 1
 
-    told = [o for o in run_units(work, worker, task, count=count, cpus=1, gpus=0, record=record) if o is not None]
+    pool = Pool(work, worker, task, count=count, cpus=1, gpus=0, record=record)
+    told = [outcome for outcome in pool.outcomes() if outcome is not None]
     outcomes = {outcome.unit.unit: outcome for outcome in told}
     assert len(outcomes) == len(told)
     return outcomes, events
@@ -159,7 +160,7 @@ def test_a_hopeless_run_ends_with_the_reason(tmp_path: Path) -> None:
     bad = {4 * i: "refuse" for i in range(2, 40)}
     told: list[Outcome] = []
     with pytest.raises(WorkersFailed, match=rf"{FAILURES} units in a row failed.*the shard is gone"):
-        for outcome in run_units(units(40), Worker, Task(str(tmp_path), bad), count=2, cpus=1, gpus=0):
+        for outcome in Pool(units(40), Worker, Task(str(tmp_path), bad), count=2, cpus=1, gpus=0).outcomes():
             if outcome is not None:
                 told.append(outcome)
     assert len(told) < 10

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from pipeline.parts import to_parquet
-from pipeline.plan import Unit, write_plan
+from pipeline.plan import Unit, write_units
 from pipeline.report import BINS, EXAMPLES, SAMPLED, marked, public, report
 from pipeline.store import Store, StoreError
 from schemas.commit import Commit, File, Seconds
@@ -91,7 +91,7 @@ def open_store(folder: Path, spec: InvertSpec | EditSpec, planned: list[Unit], *
         **more,
     }
     store.put("job.json", json.dumps(job).encode())
-    write_plan(store, planned)
+    write_units(store, planned)
     return store
 
 

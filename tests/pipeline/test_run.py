@@ -30,7 +30,8 @@ from pipeline.shards import Sample
 from pipeline.status import status
 from pipeline.store import Store, StoreError
 from pipeline.verify import run_verify
-from pipeline.worker import Machine, load_model
+from pipeline.work import Machine
+from pipeline.worker import load_model
 from schemas.latents import NOISE
 from schemas.specs import EditSpec, InvertSpec
 
@@ -133,7 +134,8 @@ def test_verify_finds_a_changed_byte_and_a_changed_caption(
     swapped = table.set_column(captions, "caption", [["another caption altogether"] * 4])
     pq.write_table(swapped.cast(table.schema), part)
     store = Store(spec.output)
-    (unit, commit), *_ = store.commits().items()
+    commit = next(store.commits())
+    unit = commit.unit
     data = part.read_bytes()
     named = store.put(f"parts/{part.name}", data).model_copy(update={"rows": 4})
     store.put(f"commits/{unit}.json", commit.model_copy(update={"files": (named,)}).model_dump_json().encode())
@@ -224,7 +226,7 @@ def test_every_bad_sample_is_accounted_for(tmp_path: Path, samples: list[Sample]
     ran = run_spec(invert_spec([str(whole), str(cut)], tmp_path / "latents", sampler={"steps": 1}))
     assert ran.status.complete
     assert (ran.status.input, ran.status.ok, ran.status.rejected) == (13, 6, 7)
-    commits = Store(str(tmp_path / "latents")).commits().values()
+    commits = list(Store(str(tmp_path / "latents")).commits())
     rejects = {(reject.key, reject.error) for commit in commits for reject in commit.rejects}
     assert rejects == {
         ("corrupt", "CorruptImage"),
@@ -302,9 +304,9 @@ def test_an_unfinished_store_is_not_edited(latents: Path, tmp_path: Path) -> Non
 
 def test_a_second_commit_of_a_unit_loses(latents: Path) -> None:
     store = Store(str(latents))
-    commit = store.commits()["00000000"]
+    commit = next(store.commits())
     assert store.commit(commit.model_copy(update={"attempt": "another"})) is False
-    assert store.commits()["00000000"] == commit
+    assert next(store.commits()) == commit
 
 
 def test_rows_shown_are_spread_and_add_up() -> None:
@@ -335,7 +337,7 @@ def test_a_sample_that_kills_its_workers_is_rejected_and_can_be_tried_again(
         patched.setattr(run, "InvertWorker", dies_at(samples[5].key))
         found = run_spec(spec).status
     assert (found.complete, found.ok, found.rejects) == (True, 7, {"WorkerDied": 1})
-    journals = [file.read_text() for file in (tmp_path / "latents" / "runs").iterdir()]
+    journals = [file.read_text() for file in (tmp_path / "latents" / "runs").glob("*.jsonl")]
     assert [json.loads(line)["event"] for text in journals for line in text.splitlines()].count("sample named") == 1
 
     with pytest.raises(RetryError, match=r"nothing was rejected for Nonsense; its rejects are: WorkerDied \(1\)"):
@@ -355,5 +357,5 @@ def test_only_the_files_of_attempts_that_lost_are_removed(latents: Path, tmp_pat
     for unit in ("00000000", "00000001"):
         store.put(f"parts/{unit}-7-cafe.parquet", b"of another attempt")
     before = set(store.names("parts"))
-    assert store.sweep(store.commits()) == 1
+    assert store.sweep() == 1
     assert before - set(store.names("parts")) == {"parts/00000001-7-cafe.parquet"}

@@ -1,0 +1,49 @@
+"""What passes between the pool and its workers. Imports no model, so that whoever only drives starts fast."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import ray
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a worker runs the model on. Kept with a store, because a prediction's last bits depend on it."""
+
+    device: str
+    threads: int
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why a sample is left out, in the words of a reject."""
+
+    error: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a worker tells of a unit: its images by what became of them, and the seconds that its model was at work."""
+
+    ok: int
+    rejected: int
+    filtered: int
+    compute: float
+
+    @property
+    def images(self) -> int:
+        return self.ok + self.rejected + self.filtered
+
+
+Poison = Mapping[int, Fault]
+"""The samples to leave out of a unit, by their place in it: each killed, hung or failed its worker when tried alone."""
+
+
+class Ready:
+    """What every worker answers when its constructor is through."""
+
+    def ready(self) -> str:
+        """The node it runs on."""
+        return str(ray.get_runtime_context().get_node_id())
