@@ -7,9 +7,8 @@ from edict.checkpoint import image_size, locate
 from jobs.prompts import Variant, prompts, variants
 from pipeline.edit import executed_steps
 from pipeline.job import invert_fingerprint
-from pipeline.plan import Source, cut, index_shards, part_units, source_of
+from pipeline.plan import cut, index_shards, part_units
 from pipeline.run import edit_task
-from pipeline.shards import ShardIndex
 from pipeline.store import Store, read_table
 from schemas.specs import EditSpec, InvertSpec
 
@@ -25,12 +24,10 @@ def _invert(spec: InvertSpec) -> list[str]:
     folder = locate(spec.model.path, spec.model.revision)
     fingerprint = invert_fingerprint(spec, folder)
 
-    def take(_: int, index: ShardIndex) -> tuple[Source, Counter[str]]:
-        return source_of(index), Counter(entry.fault.error for entry in index.entries if entry.fault)
-
-    found = index_shards(spec.input, take)
-    sources = [source for source, _ in found]
-    faults = sum((some for _, some in found), Counter[str]())
+    sources, found = index_shards(
+        spec.input, lambda index: Counter(entry.fault.error for entry in index.entries if entry.fault)
+    )
+    faults = sum(found, Counter[str]())
     samples = sum(count for _, count, _, _ in sources)
     units = cut(sources, spec.workers.batch_size, spec.workers.count)
     sound = samples - faults.total()

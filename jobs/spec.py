@@ -15,6 +15,8 @@ from pydantic_core import ErrorDetails
 from schemas.locations import without_secrets
 from schemas.specs import KINDS, EditSpec, InvertSpec
 
+LARGEST = 16 << 20  # bytes of a spec
+
 Place = tuple[str | int, ...]  # ("edits", 1, "strength"), written edits[1].strength
 
 
@@ -40,7 +42,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> InvertSpec | EditSp
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with path.open("rb") as file:
+            read = file.read(LARGEST + 1)
+        if len(read) > LARGEST:
+            raise SpecError(f"{path}: is larger than {LARGEST:,} bytes; name shards with braces, {{00000..00031}}.tar")
+        text = read.decode("utf-8-sig")
     except OSError as error:
         raise SpecError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -73,7 +79,16 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> InvertSpec | EditSp
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader, which lets the last of two equal keys win, made to refuse the second."""
+    """YAML's safe loader, which lets the last of two equal keys win, made to refuse the second.
+
+    It refuses merges too: a few lines of them, each of all before, make a mapping that no memory holds.
+    """
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":
+                problem = "merge keys (<<) are not read; write the fields out"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
@@ -160,12 +175,14 @@ def _resolved(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _absolute(path: Any) -> Any:
-    local = isinstance(path, str) and path and "://" not in path
+    # a pipe: is refused by its name, which as a path it would not have
+    local = isinstance(path, str) and path and "://" not in path and not path.startswith("pipe:")
     return os.path.abspath(os.path.expanduser(path)) if local else path
 
 
 _EXPECTED = {
     "string_type": "text",
+    "string_unicode": "text in Unicode, and a surrogate stands alone in it",
     "string_too_short": "text that is not empty",
     "string_too_long": "at most {max_length} characters",
     "string_pattern_mismatch": "text that matches {pattern}",

@@ -69,20 +69,27 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Path]:
 def open_job(
     store: Store, kind: str, spec: dict[str, Any], fingerprint: dict[str, Any], machine: Machine, **more: Any
 ) -> dict[str, Any]:
-    """job.json as it stands: written now, or what an earlier run of the very same job wrote."""
+    """job.json as it stands: written now, or what an earlier run of the very same job wrote. Raises JobChanged."""
     fresh = {"kind": kind, "spec": spec, "fingerprint": fingerprint, "machine": asdict(machine), **more}
     fresh["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-    if not store.put_new("job.json", json.dumps(fresh, indent=2).encode()):
-        job = store.job()
-        if job["kind"] != kind or job["fingerprint"] != json.loads(json.dumps(fingerprint)):
-            here, there = {"kind": kind, **fingerprint}, {"kind": job["kind"], **job["fingerprint"]}
-            lines = "".join(f"\n  {line}" for line in _differences(there, here))
-            raise JobChanged(
-                f"{store.location} holds another job, and rows of two jobs do not mix; "
-                f"give another output, or the same parameters again:{lines}"
-            )
-        return job
-    return fresh
+    if store.put_new("job.json", json.dumps(fresh, indent=2).encode()):
+        return fresh
+    check_job(store, kind, fingerprint)
+    return store.job()
+
+
+def check_job(store: Store, kind: str, fingerprint: dict[str, Any]) -> None:
+    """Raises JobChanged where the store holds another job than this one already."""
+    if not store.has("job.json"):
+        return
+    job = store.job()
+    if job["kind"] != kind or job["fingerprint"] != json.loads(json.dumps(fingerprint)):
+        here, there = {"kind": kind, **fingerprint}, {"kind": job["kind"], **job["fingerprint"]}
+        lines = "".join(f"\n  {line}" for line in _differences(there, here))
+        raise JobChanged(
+            f"{store.location} holds another job, and rows of two jobs do not mix; "
+            f"give another output, or the same parameters again:{lines}"
+        )
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from typing import TypeVar
 
 import pyarrow as pa
@@ -52,15 +53,16 @@ class Unit:
         return replace(self, first=self.first + first, count=count)
 
 
-def index_shards(inputs: str | list[str], take: Callable[[int, ShardIndex], Found]) -> list[Found]:
-    """What `take(ordinal, index)` makes of the index of every shard, in order; all of them would not fit in memory.
+def index_shards(inputs: str | list[str], take: Callable[[ShardIndex], Found]) -> tuple[list[Source], list[Found]]:
+    """Every shard as a source, in order, and what `take` makes of its index; all indexes would not fit in memory.
 
-    Raises PlanError naming every shard that cannot be used, not only the first.
+    Raises PlanError naming every shard that cannot be used, not only the first, and where there is not one sample.
     """
 
-    def attempt(ordinal: int, url: str) -> Found | ShardError:
+    def attempt(url: str) -> tuple[Source, Found] | ShardError:
         try:
-            return take(ordinal, index_shard(url))
+            index = index_shard(url)
+            return (index.url, len(index.entries), index.size, index.etag), take(index)
         except ShardError as error:
             return error
 
@@ -68,30 +70,27 @@ def index_shards(inputs: str | list[str], take: Callable[[int, ShardIndex], Foun
         urls = expand(inputs)
     except ShardError as error:
         raise PlanError(str(error)) from error
-    results = list[Found | ShardError]()
+    sources, taken, broken = list[Source](), list[Found](), list[ShardError]()
     with Progress("index", len(urls), "shards") as progress, ThreadPoolExecutor(INDEXERS) as pool:
-        for result in pool.map(attempt, range(len(urls)), urls):
-            results.append(result)
+        for result in pool.map(attempt, urls):
             progress.advance(1)
-    broken = [result for result in results if isinstance(result, ShardError)]
+            if isinstance(result, ShardError):
+                broken.append(result)
+            else:
+                sources.append(result[0])
+                taken.append(result[1])
     if broken:
         lines = "".join(f"\n  {error}" for error in broken)
         raise PlanError(f"{len(broken)} of {len(urls)} shards cannot be used, nothing was run:{lines}")
-    return [result for result in results if not isinstance(result, ShardError)]
+    if not any(count for _, count, _, _ in sources):
+        raise PlanError(f"there is not one sample in {len(urls)} shards; a sample is an image and a .txt of one name")
+    return sources, taken
 
 
-def source_of(index: ShardIndex) -> Source:
-    return index.url, len(index.entries), index.size, index.etag
-
-
-def plan_shards(store: Store, inputs: str | list[str], batch_size: int, workers: int) -> None:
-    """Index the input and write the plan over it. Raises PlanError where it cannot be used: then there is no plan."""
-
-    def write(ordinal: int, index: ShardIndex) -> Source:
-        write_entries(store, ordinal, index.entries)
-        return source_of(index)
-
-    write_units(store, cut(index_shards(inputs, write), batch_size, workers))
+def plan_shards(store: Store, inputs: str | list[str], batch_size: int, workers: int) -> list[Unit]:
+    """Index the input, write what each shard holds, and cut it into units. Raises PlanError where it cannot be used."""
+    sources, _ = index_shards(inputs, lambda index: write_entries(store, index))
+    return cut(sources, batch_size, workers)
 
 
 def cut(sources: Sequence[Source], batch_size: int, workers: int) -> list[Unit]:
@@ -123,13 +122,14 @@ def part_units(latents: Store, batch_size: int, workers: int) -> list[Unit]:
     return cut(parts, batch_size, workers)
 
 
-def write_entries(store: Store, ordinal: int, entries: Sequence[Entry]) -> None:
+def write_entries(store: Store, index: ShardIndex) -> None:
     """Write what is planned of the samples of one shard."""
+    entries = index.entries
     columns = {name: [getattr(entry, name) for entry in entries] for name in ("index", "key", "offset", "end")}
     columns |= {
         name: [entry.fault and getattr(entry.fault, name) for entry in entries] for name in ("error", "message")
     }
-    store.put_table(_entries_path(ordinal), pa.table(columns, schema=ENTRIES))
+    store.put_table(_entries_path(index.url, index.size, index.etag), pa.table(columns, schema=ENTRIES))
 
 
 def write_units(store: Store, units: Sequence[Unit]) -> None:
@@ -147,12 +147,16 @@ def is_planned(store: Store) -> bool:
 
 def read_units(store: Store) -> list[Unit]:
     """The units of a planned store, in order."""
-    return [Unit(**row) for row in store.get_table("plan/units.parquet").to_pylist()]
+    return [Unit(**row) for row in _planned(store, "plan/units.parquet", UNITS).to_pylist()]
 
 
 def read_entries(store: Store, unit: Unit) -> list[Entry]:
     """The planned samples of a unit of shards."""
-    rows = store.get_table(_entries_path(unit.ordinal)).slice(unit.first, unit.count).to_pylist()
+    rows = (
+        _planned(store, _entries_path(unit.source, unit.size, unit.version), ENTRIES)
+        .slice(unit.first, unit.count)
+        .to_pylist()
+    )
     return [
         Entry(
             row["index"],
@@ -167,5 +171,13 @@ def read_entries(store: Store, unit: Unit) -> list[Entry]:
     ]
 
 
-def _entries_path(ordinal: int) -> str:
-    return f"plan/shards/{ordinal:06d}.parquet"
+def _planned(store: Store, path: str, schema: pa.Schema) -> pa.Table:
+    table = store.get_table(path)
+    if not table.schema.equals(schema):
+        raise StoreError(f"{store.location}: {path} is damaged (its columns are not those of a plan)")
+    return table
+
+
+def _entries_path(url: str, size: int, version: str | None) -> str:
+    """Named after the very version of the shard: whoever plans it, whenever, for whichever job, writes the same."""
+    return f"plan/shards/{sha256(repr((url, size, version)).encode()).hexdigest()[:32]}.parquet"

@@ -31,9 +31,9 @@ class Progress:
             self._tell()
 
     def advance(self, count: int, note: str = "") -> None:
-        """`count` more are done; 0 to only let time pass."""
+        """`count` more are done; 0 to only let time pass. The note is what there is to say now."""
         self.done += count
-        self.note = note or self.note
+        self.note = note
         if self._bar is not None:
             self._bar.set_postfix_str(self.note, refresh=False)
             self._bar.update(count)

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from pipeline.edit import EditTask, EditWorker, Prompts, Variant, executed_steps
 from pipeline.errors import JobError
 from pipeline.images import encode
 from pipeline.invert import InvertTask, InvertWorker
-from pipeline.job import invert_fingerprint, inverted_with, open_job
+from pipeline.job import check_job, invert_fingerprint, inverted_with, open_job
 from pipeline.journal import Journal
 from pipeline.ledger import Ledger
 from pipeline.metrics import Metrics
@@ -50,12 +50,11 @@ def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
     folder = locate(spec.model.path, spec.model.revision)
     store = Store(spec.output, create=True)
     fingerprint = invert_fingerprint(spec, folder)
-    job = open_job(store, "invert", spec.model_dump(mode="json"), fingerprint, machine_for(spec.workers.gpus))
-    if not is_planned(store):
-        plan_shards(store, spec.input, spec.workers.batch_size, spec.workers.count)
-    machine = Machine(**job["machine"])
+    machine, units = _open(
+        store, spec, fingerprint, lambda: plan_shards(store, spec.input, spec.workers.batch_size, spec.workers.count)
+    )
     task = InvertTask(spec, str(folder), fingerprint, machine)
-    return _work(store, read_units(store), retry, InvertWorker, task, spec.workers, per_row=1)
+    return _work(store, units, retry, InvertWorker, task, spec.workers, per_row=1)
 
 
 def run_edit(spec: EditSpec, variants: Sequence[Variant], prompts: Prompts, *, retry: Sequence[str] = ()) -> Ran:
@@ -67,18 +66,13 @@ def run_edit(spec: EditSpec, variants: Sequence[Variant], prompts: Prompts, *, r
     latents = Store(spec.latents)
     task, fingerprint = edit_task(spec, latents, variants, prompts)
     store = Store(spec.output, create=True)
-    job = open_job(
+    machine, units = _open(
         store,
-        "edit",
-        spec.model_dump(mode="json"),
+        spec,
         fingerprint,
-        machine_for(spec.workers.gpus),
+        lambda: part_units(latents, fingerprint["batch_size"], spec.workers.count),
         variants_per_row=len(variants),
     )
-    if not is_planned(store):
-        write_units(store, part_units(latents, fingerprint["batch_size"], spec.workers.count))
-    units = read_units(store)
-    machine = Machine(**job["machine"])
     task = dataclasses.replace(task, machine=machine, shown=shown_rows(units, spec.contact_sheet))
     return _work(store, units, retry, EditWorker, task, spec.workers, per_row=len(variants))
 
@@ -124,6 +118,25 @@ def write_report(store: Store) -> list[str]:
         return ["report.html"]
     store.put("contact_sheet.png", encode(sheet, "png"))
     return ["report.html", "contact_sheet.png"]
+
+
+def _open(
+    store: Store,
+    spec: InvertSpec | EditSpec,
+    fingerprint: dict[str, Any],
+    plan: Callable[[], list[Unit]],
+    **more: Any,
+) -> tuple[Machine, list[Unit]]:
+    """The machine and the units of a job: as an earlier run left them, or planned and written now.
+
+    An input that cannot be planned leaves no job behind, so that a slip in a spec can be mended.
+    """
+    check_job(store, spec.kind, fingerprint)
+    planned = None if is_planned(store) else plan()
+    job = open_job(store, spec.kind, spec.model_dump(mode="json"), fingerprint, machine_for(spec.workers.gpus), **more)
+    if planned is not None:
+        write_units(store, planned)
+    return Machine(**job["machine"]), read_units(store)
 
 
 def _pending(store: Store, units: Sequence[Unit], retry: Sequence[str]) -> list[Unit]:
@@ -179,11 +192,15 @@ def _work(
             metrics = Metrics(kind, journal.run)
             pool = Pool(pending, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus, record=journal)
             journal.state = pool.state
+
+            def rejects() -> str:
+                return f"{rejected} rejected" if rejected else ""
+
             for outcome in pool.outcomes():
                 if outcome is None:
                     state = pool.state()
                     metrics.state(state)
-                    progress.advance(0, "" if state["workers"] else "waiting for workers to start")
+                    progress.advance(0, rejects() if state["workers"] else "waiting for workers to start")
                 elif outcome.error is not None:
                     failures.append(f"unit {outcome.unit.unit} ({outcome.unit.source}): {outcome.error}")
                 else:
@@ -192,7 +209,7 @@ def _work(
                     if not retry:
                         ledger.done(outcome.unit.unit)
                     rejected += done.rejected
-                    progress.advance(done.images, f"{rejected} rejected" if rejected else "")
+                    progress.advance(done.images, rejects())
                 journal.tick()
     return _finish(store, failures)
 

@@ -19,7 +19,7 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, cast
+from typing import BinaryIO, Self, cast
 
 from braceexpand import braceexpand
 from webdataset.writer import TarWriter
@@ -45,6 +45,9 @@ _BRACES = re.compile(r"\\.|\{(-?\d+|[a-zA-Z])\.\.(-?\d+|[a-zA-Z])(?:\.\.-?(\d+))
 # webdataset's own rule for meta names, and the litter of macOS and of hidden files.
 _IGNORED = re.compile(r"__[^/]*__(/|$)|(.*/)?(__MACOSX(/|$)|\.[^/]*$)", re.DOTALL)
 # What tarfile raises on damaged headers beside its own errors.
+# Headers whose content tarfile reads at once, whatever length they claim, and the most bytes that are let pass.
+_LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
+_LONGEST = 1 << 20
 _DAMAGE = (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError)
 
 
@@ -99,6 +102,17 @@ class _Member:
     end: int
     data: slice
     unsafe: str | None
+
+
+class _Header(tarfile.TarInfo):
+    """A header whose size can be followed. A long name of a negative or a huge one is the whole shard to tarfile."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.size < 0 or (header.type in _LONG and header.size > _LONGEST):
+            raise tarfile.HeaderError(f"a member or a name of {header.size} bytes")
+        return header
 
 
 class _Stop(Exception):
@@ -286,7 +300,7 @@ def _members(file: BinaryIO) -> Iterator[_Member]:
     """
     try:
         # Not closed: that would do nothing but close the caller's file, were it tarfile's own.
-        tar = tarfile.TarFile(fileobj=file, encoding="utf-8", errors="surrogateescape")
+        tar = tarfile.TarFile(fileobj=file, tarinfo=_Header, encoding="utf-8", errors="surrogateescape")
     except _DAMAGE as error:
         raise tarfile.ReadError(str(error)) from error
     end = 0

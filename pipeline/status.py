@@ -57,6 +57,8 @@ def status(store: Store) -> Status:
             problems.append(f"unit {commit.unit} is committed but not planned")
         elif commit.input != expected[commit.unit]:
             problems.append(f"unit {commit.unit} committed {commit.input} of {expected[commit.unit]} planned")
+        if commit.input != commit.ok + commit.rejected + commit.filtered or commit.rejected != len(commit.rejects):
+            problems.append(f"unit {commit.unit} does not add up: {commit.input} went in; its commit is damaged")
         counts["committed"] += 1
         counts["attempts"] += commit.number
         for name in ("input", "ok", "rejected", "filtered"):
@@ -64,10 +66,6 @@ def status(store: Store) -> Status:
         rejects.update(reject.error for reject in commit.rejects)
         spans.append((commit.started, commit.finished))
         paces.append((commit.finished - commit.started) * per_row / max(1, commit.input))
-    if counts["input"] != counts["ok"] + counts["rejected"] + counts["filtered"]:
-        problems.append(
-            f"{counts['input']} went in, {counts['ok']} + {counts['rejected']} + {counts['filtered']} came out"
-        )
     busy = union(spans)
     left = sum(expected.values()) - counts["input"]
     complete = planned and counts["committed"] == len(expected) and not problems

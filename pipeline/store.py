@@ -1,7 +1,7 @@
 """A store: a folder or an object-store prefix that holds one job's spec, plan, parts and commits.
 
     job.json                          what is run: the resolved spec, the fingerprint; written once
-    plan/shards/<ordinal>.parquet     the samples of each input shard
+    plan/shards/<digest>.parquet      the samples of each input shard
     plan/units.parquet                the units of work
     parts/<unit>-<attempt>.parquet    rows
     shards/<unit>-<attempt>.tar       edited pictures
@@ -16,6 +16,7 @@ that a million of them can be read.
 
 import io
 import json
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +34,9 @@ from schemas.commit import Commit, File, merged
 
 READERS = 16  # commits are small: reading them is bound by latency
 BLOCK = 4096  # units whose commits share a file of the ledger
+COMMIT = re.compile(r"commits/(\d{8})\.json")
+LEDGER = re.compile(r"ledger/(\d{6})\.parquet")
+JOB = {"kind", "spec", "fingerprint", "machine"}  # what job.json has at the least
 CONFLICTS = (0.1, 0.3, 1.0, 3.0, 10.0)  # seconds to wait while another's put is under way
 
 
@@ -128,11 +132,15 @@ class Store:
     def job(self) -> dict[str, Any]:
         """job.json. Raises StoreError where this is no store."""
         try:
-            return self._json("job.json", self._read("job.json"))
+            job = self._json("job.json", self._read("job.json"))
         except NotThere as error:
             raise StoreError(
                 f"{self.location}: is no store (it has no job.json); give the `output` of a job that was run"
             ) from error
+        if not isinstance(job, dict) or (missing := JOB - job.keys()):
+            lacks = "it is no JSON object" if not isinstance(job, dict) else f"it lacks {', '.join(sorted(missing))}"
+            raise StoreError(f"{self.location}: job.json is damaged ({lacks})")
+        return job
 
     def commit(self, commit: Commit) -> bool:
         """Make a unit's files data; False where another attempt was first, whose files then are."""
@@ -154,7 +162,7 @@ class Store:
         for commit in self._first_commits():
             for path in retries.get(commit.unit, ()):
                 try:
-                    commit = merged(commit, self._commit(path, self.get(path)))
+                    commit = merged(commit, self._commit(path, self.get(path), commit.unit))
                 except ValueError as error:
                     raise StoreError(f"{self.location}: {path} does not fit the commits before it") from error
             yield commit
@@ -170,18 +178,22 @@ class Store:
         blocks = self.settled()
         for block in blocks:
             path = _ledger_path(block)
-            for text in self.get_table(path)["commit"]:
-                yield self._commit(path, text.as_py())
-        paths = [_commit_path(unit) for unit in sorted(self._loose(blocks))]
+            texts = self.get_table(path)["commit"].to_pylist()
+            if len(texts) != BLOCK:
+                raise StoreError(f"{self.location}: {path} is damaged (it has {len(texts)} commits, and not {BLOCK})")
+            for unit, text in zip(_units(block), texts, strict=True):
+                yield self._commit(path, text, unit)
+        units = sorted(self._loose(blocks))
         with ThreadPoolExecutor(READERS) as pool:
-            for first in range(0, len(paths), BLOCK):  # read ahead no further: they are many
-                some = paths[first : first + BLOCK]
-                for path, data in zip(some, pool.map(self.get, some), strict=True):
-                    yield self._commit(path, data)
+            for first in range(0, len(units), BLOCK):  # read ahead no further: they are many
+                some = units[first : first + BLOCK]
+                paths = [_commit_path(unit) for unit in some]
+                for path, data, unit in zip(paths, pool.map(self.get, paths), some, strict=True):
+                    yield self._commit(path, data, unit)
 
     def settled(self) -> list[int]:
         """The blocks that are in the ledger."""
-        return sorted(self._number(path) for path in self.names("ledger"))
+        return sorted(self._number(path, LEDGER) for path in self.names("ledger"))
 
     def _loose(self, blocks: list[int]) -> Iterator[str]:
         """The units that are done and not in these blocks. Commits before the first gap between them are not listed."""
@@ -189,21 +201,23 @@ class Store:
         whole = next(block for block in count() if block not in settled)
         after = _commit_path(f"{whole * BLOCK - 1:08d}") if whole else None
         for path in self.names("commits", after):
-            number = self._number(path)
+            number = self._number(path, COMMIT)
             if number // BLOCK not in settled:
                 yield f"{number:08d}"
 
-    def _number(self, path: str) -> int:
-        try:
-            return int(path.partition("/")[2].partition(".")[0])
-        except ValueError:
-            raise StoreError(f"{self.location}: {path} is no file of a store; move it elsewhere") from None
+    def _number(self, path: str, pattern: re.Pattern[str]) -> int:
+        if (match := pattern.fullmatch(path)) is None:
+            raise StoreError(f"{self.location}: {path} is no file of a store; move it elsewhere")
+        return int(match[1])
 
-    def _commit(self, path: str, data: bytes | str) -> Commit:
+    def _commit(self, path: str, data: bytes | str, unit: str) -> Commit:
         try:
-            return Commit.model_validate_json(data)
+            commit = Commit.model_validate_json(data)
         except ValueError as error:
             raise StoreError(f"{self.location}: {path} is damaged ({error})") from error
+        if commit.unit != unit:
+            raise StoreError(f"{self.location}: {path} is the commit of unit {commit.unit}, and not of {unit}")
+        return commit
 
     def sweep(self) -> int:
         """Remove the files of attempts that lost, so that a plain glob over parts/ is the data; how many went.
@@ -225,7 +239,7 @@ class Store:
 def table_bytes(table: pa.Table) -> bytes:
     """A Parquet file of a table; the same for the same rows."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd", compression_level=1)
+    pq.write_table(table, buffer, compression="zstd", compression_level=1, write_page_checksum=True)
     return buffer.getvalue()
 
 
@@ -233,7 +247,7 @@ def read_table(data: bytes, name: str) -> pa.Table:
     """A Parquet file's rows, its page checksums verified. Raises StoreError naming the file where it is damaged."""
     try:
         return pq.read_table(io.BytesIO(data), page_checksum_verification=True)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise StoreError(f"{name} is damaged ({error})") from error
 
 

@@ -22,6 +22,8 @@ def _bare(location: str) -> str:
             "a URL without credentials or a query, since it is stored with the job; "
             "credentials are taken from the environment"
         )
+    if any(ord(character) < 32 for character in location):
+        raise ValueError("a name without control characters")
     return location
 
 

@@ -1,0 +1,289 @@
+"""Samples that are taken into one shard of one job, where each becomes a row or a reject, and harms no other."""
+
+import io
+import struct
+import tarfile
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.corpus.case import Case
+
+Samples = Case[Callable[[str], list[bytes]]]  # of a key, the members as they lie in a tar
+
+CAPTION = b"a red heart"
+HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)"> "'>&amp; {{ 7 * 7 }} {caption}"""
+
+
+def picture(width: int = 64, height: int = 64) -> Image.Image:
+    """An RGB image without any symmetry."""
+    y, x = np.mgrid[:height, :width]
+    levels = np.stack([x * 255 // width, y * 255 // height, (x * y * 7 + x) % 256], axis=-1)
+    return Image.fromarray(levels.astype(np.uint8))
+
+
+def file(image: Image.Image, format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def flipped(data: bytes, place: int) -> bytes:
+    """The data with one bit of it changed."""
+    place %= len(data)
+    return data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
+
+
+def png(width: int, height: int, pixels: bytes, *chunks: tuple[bytes, bytes], depth: int = 8, colour: int = 2) -> bytes:
+    """A PNG by hand, whose chunks may hold anything. `pixels` are compressed already."""
+    header = (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, content in [header, *chunks, (b"IDAT", pixels), (b"IEND", b"")]:
+        data += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return data
+
+
+def deflated(length: int) -> bytes:
+    """So many zeros, compressed."""
+    packer, block = zlib.compressobj(), bytes(1 << 20)
+    return b"".join(packer.compress(block) for _ in range(length >> 20)) + packer.flush()
+
+
+JPEG, PNG = file(picture(), "JPEG", quality=90), file(picture(), "PNG")
+BOMB = deflated(64 << 20)  # 64 KB that become 64 MB
+
+
+def member(name: str, data: bytes = b"", *, format: int = tarfile.PAX_FORMAT, **header: Any) -> bytes:
+    """A member as it lies in a tar, whatever its header is to say."""
+    info = tarfile.TarInfo(name)
+    info.size = len(data)
+    for field, value in header.items():
+        setattr(info, field, value)
+    return info.tobuf(format, "utf-8", "surrogateescape") + data + bytes(-len(data) % tarfile.BLOCKSIZE)
+
+
+def sample(key: str, image: bytes = PNG, caption: bytes = CAPTION, extension: str = "png") -> list[bytes]:
+    return [member(f"{key}.{extension}", image), member(f"{key}.txt", caption)]
+
+
+def image(name: str, words: str, data: bytes, gets: str, says: str = "", extension: str = "png") -> Samples:
+    return Case(name, words, lambda key: sample(key, data, extension=extension), (gets,), says)
+
+
+def caption(name: str, words: str, text: bytes, gets: str, says: str = "") -> Samples:
+    return Case(name, words, lambda key: sample(key, caption=text), (gets,), says)
+
+
+def json(name: str, words: str, text: bytes, gets: str, says: str = "") -> Samples:
+    return Case(name, words, lambda key: [*sample(key), member(f"{key}.json", text)], (gets,), says)
+
+
+def turned() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return file(picture(64, 32), "JPEG", exif=exif)
+
+
+ROW, CORRUPT, ANIMATED = "row", "reject decode CorruptImage", "reject decode AnimatedImage"
+BOMBED, UNSAFE, INVALID = "reject decode DecompressionBomb", "reject index UnsafeMember", "reject read InvalidJson"
+NO_CAPTION, ENCODING = "reject read MissingCaption", "reject read CaptionEncoding"
+MORE = [picture().rotate(90)]
+UNREADABLE = "not an image that can be read"
+DHT = JPEG.index(b"\xff\xc4")
+
+IMAGES: list[Samples] = [
+    image("image-empty", "an image of 0 bytes", b"", "reject index EmptyMember", "0 bytes"),
+    image("image-text", "an error page called .jpg", b"<html>404</html>", CORRUPT, UNREADABLE, "jpg"),
+    image("image-svg", "an SVG", b"<svg xmlns='http://www.w3.org/2000/svg'/>", CORRUPT, UNREADABLE),
+    image("image-pdf", "a PDF called .jpg", file(picture(), "PDF"), CORRUPT, UNREADABLE, "jpg"),
+    image("image-eps", "an EPS, which Pillow would hand to Ghostscript", file(picture(), "EPS"), CORRUPT, UNREADABLE),
+    image("jpeg-cut", "a JPEG cut in its pixels", JPEG[: len(JPEG) // 2], CORRUPT, "truncated", "jpg"),
+    image("jpeg-header-flipped", "a JPEG with a flipped bit in its tables", flipped(JPEG, DHT + 10), CORRUPT, "broken"),
+    image(
+        "jpeg-pixels-flipped", "a JPEG with a flipped bit in its pixels (no checksum tells)", flipped(JPEG, -700), ROW
+    ),
+    image("png-crc", "a PNG whose pixels fail their checksum", flipped(PNG, -30), CORRUPT, "checksum"),
+    image("png-header-crc", "a PNG whose header fails its checksum", flipped(PNG, 29), CORRUPT, UNREADABLE),
+    image("png-unfinished", "a PNG without its end", PNG[:-12], CORRUPT, "truncated PNG"),
+    image(
+        "png-gigapixel",
+        "a PNG of 10^9 pixels in 130 KB",
+        png(32000, 32000, deflated(128 << 20), depth=1, colour=0),
+        BOMBED,
+        "1024000000 pixels",
+    ),
+    image(
+        "png-profile-bomb",
+        "a PNG whose colour profile unpacks to 64 MB",
+        png(1, 1, zlib.compress(bytes(4)), (b"iCCP", b"a\0\0" + BOMB)),
+        BOMBED,
+    ),
+    image(
+        "png-text-bomb",
+        "a PNG whose text unpacks to 64 MB",
+        png(1, 1, zlib.compress(bytes(4)), (b"zTXt", b"a\0\0" + BOMB)),
+        BOMBED,
+    ),
+    image(
+        "gif-animated", "an animated GIF", file(picture(), "GIF", save_all=True, append_images=MORE), ANIMATED, "GIF"
+    ),
+    image("webp-animated", "an animated WebP", file(picture(), "WEBP", save_all=True, append_images=MORE), ANIMATED),
+    image("png-animated", "an animated PNG", file(picture(), "PNG", save_all=True, append_images=MORE), ANIMATED),
+    image("tiff-pages", "a TIFF of two pages", file(picture(), "TIFF", save_all=True, append_images=MORE), ANIMATED),
+    image("gif-still", "a GIF of one frame", file(picture(), "GIF"), ROW),
+    image("tiff", "a TIFF called .png", file(picture(), "TIFF"), ROW),
+    image("bmp", "a BMP", file(picture(), "BMP"), ROW, extension="bmp"),
+    image("pixel", "an image of 1 x 1", file(picture(1, 1), "PNG"), ROW),
+    image("strip", "an image of 1 x 10,000", file(picture(1, 10_000), "PNG"), ROW),
+    image(
+        "grey-16", "16-bit grey", file(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)), "PNG"), ROW
+    ),
+    image("grey-float", "32-bit grey", file(Image.fromarray(np.ones((64, 64), np.float32)), "TIFF"), CORRUPT, "32-bit"),
+    image("cmyk", "a CMYK JPEG", file(picture().convert("CMYK"), "JPEG"), ROW, extension="jpg"),
+    image("palette", "a palette with transparency", file(picture().convert("P"), "PNG", transparency=0), ROW),
+    image("turned", "a JPEG that its EXIF turns", turned(), ROW, extension="jpg"),
+]
+
+CAPTIONS: list[Samples] = [
+    Case("caption-missing", "no caption", lambda key: sample(key)[:1], ("reject index MissingCaption",), "no .txt"),
+    caption("caption-empty", "a caption of 0 bytes", b"", NO_CAPTION, "blank"),
+    caption("caption-blank", "a caption of nothing but blanks", b" \t\r\n\xe3\x80\x80", NO_CAPTION, "blank"),
+    caption("caption-mark-only", "a caption of nothing but a byte order mark", b"\xef\xbb\xbf", NO_CAPTION, "blank"),
+    caption("caption-latin", "a caption in Latin-1", "café".encode("latin-1"), ENCODING, "not UTF-8"),
+    caption("caption-utf-16", "a caption in UTF-16", "a heart".encode("utf-16"), ENCODING, "not UTF-8"),
+    caption("caption-mark", "a caption with a byte order mark (left out)", b"\xef\xbb\xbf" + CAPTION, ROW),
+    caption("caption-nul", "a caption with NUL bytes", b"a red\0 heart\0", ROW),
+    caption("caption-html", "a caption of HTML and script (escaped in every report)", HOSTILE.encode(), ROW),
+    caption("caption-long", "a caption of 10^5 characters (its row says truncated)", b"a cat " * 16_667, ROW),
+    caption("caption-urls", "a caption that a search for passwords takes long over", b"://:" * 25_000, ROW),
+    caption(
+        "caption-emoji",
+        "a caption of emoji, right-to-left and control characters",
+        "👩‍👩‍👧 قلب أحمر \u202e\x1b[31m\x07\x85".encode(),
+        ROW,
+    ),
+]
+
+JSONS: list[Samples] = [
+    json("json-empty", "a json of 0 bytes", b"", INVALID, "line 1"),
+    json("json-malformed", "a json that breaks off", b'{"a": ', INVALID, "line 1"),
+    json("json-list", "a json that is no object", b"[1, 2]", INVALID, "not an object"),
+    json("json-deep", "a json nested 10^5 deep", b"[" * 100_000, INVALID, "recursion"),
+    json("json-latin", "a json in Latin-1", b'{"a": "\xe9"}', INVALID, "utf-8"),
+    json("json-mark", "a json with a byte order mark", b"\xef\xbb\xbf{}", INVALID, "BOM"),
+    json("json-digits", "a json with a number of 5,000 digits", b'{"a": ' + b"9" * 5000 + b"}", INVALID, "4300"),
+    json("json-huge", "a json of 4 MB (kept byte for byte)", b'{"a": "' + b"x" * (4 << 20) + b'"}', ROW),
+    json("json-nan", "a json with NaN (kept byte for byte)", b'{"a": NaN}', ROW),
+    json("json-twice", "a json with one field twice (kept byte for byte)", b'{"a": 1, "a": 2}', ROW),
+]
+
+
+def linked(kind: bytes) -> Callable[[str], list[bytes]]:
+    return lambda key: [member(f"{key}.png", type=kind, linkname="/etc/passwd"), member(f"{key}.txt", CAPTION)]
+
+
+def beside(*names: str, **header: Any) -> Callable[[str], list[bytes]]:
+    """A sound sample, and among its members others."""
+    return lambda key: [sample(key)[0], *(member(n.replace("KEY", key), **header) for n in names), sample(key)[1]]
+
+
+def named(pattern: str, format: int = tarfile.PAX_FORMAT) -> Callable[[str], list[bytes]]:
+    files = {"png": PNG, "txt": CAPTION}
+    return lambda key: [member(f"{pattern.replace('KEY', key)}.{e}", files[e], format=format) for e in files]
+
+
+def sparse(key: str) -> list[bytes]:
+    """A sparse file as GNU tar's pax format has it: a map of its data, and the data."""
+    told = {
+        "GNU.sparse.major": "1",
+        "GNU.sparse.minor": "0",
+        "GNU.sparse.name": f"{key}.png",
+        "GNU.sparse.realsize": "9",
+    }
+    return [member(f"{key}.png", b"1\n0\n9\n".ljust(512, b"\0") + b"123456789", pax_headers=told), *sample(key)[1:]]
+
+
+def only(*extensions: str) -> Callable[[str], list[bytes]]:
+    return lambda key: [
+        member(f"{key}.{extension}", PNG if extension.lower() == "png" else CAPTION) for extension in extensions
+    ]
+
+
+MISSING, TWICE = "reject index MissingImage", "reject index DuplicateKey"
+LITTER = ["._KEY.png", "__MACOSX/KEY.png", "x/.DS_Store", "__index__", "README"]
+
+MEMBERS: list[Samples] = [
+    Case(
+        "member-folder",
+        "a folder among a sample's members (passed over)",
+        beside("d.png", type=tarfile.DIRTYPE),
+        (ROW,),
+    ),
+    Case(
+        "member-litter",
+        "hidden files, ._ twins, meta names, names without a dot (passed over)",
+        beside(*LITTER),
+        (ROW,),
+    ),
+    Case("member-symlink", "an image that is a symlink", linked(tarfile.SYMTYPE), (UNSAFE,), "link"),
+    Case("member-hardlink", "an image that is a hard link", linked(tarfile.LNKTYPE), (UNSAFE,), "link"),
+    Case("member-device", "an image that is a device", linked(tarfile.CHRTYPE), (UNSAFE,), "device"),
+    Case("member-pipe", "an image that is a named pipe", linked(tarfile.FIFOTYPE), (UNSAFE,), "device"),
+    Case("member-sparse", "an image that is a sparse file", sparse, (UNSAFE,), "sparse"),
+    Case("name-absolute", "an absolute path", named("/KEY"), (UNSAFE,), "leads outside"),
+    Case("name-outside", "a path with ..", named("x/../../KEY"), (UNSAFE,), "leads outside"),
+    Case("name-latin", "a name that is not UTF-8", named("KEY\udce9"), ("reject index KeyEncoding",), "not UTF-8"),
+    Case("name-long", "a name of 5,000 characters, as pax has it", named("d/" * 2500 + "KEY"), (ROW,)),
+    Case("name-long-gnu", "the same, as GNU tar has it", named("d/" * 2500 + "KEY", tarfile.GNU_FORMAT), (ROW,)),
+    Case(
+        "name-slow",
+        "a name of 10^5 characters and folders, without a dot (passed over)",
+        lambda key: [member("a/" * 50_000 + key)],
+        (),
+    ),
+    Case("name-newline", "a folder with a newline and a dot in its name", named("a\nb.c/KEY"), (ROW,)),
+    Case(
+        "name-html",
+        "a name of HTML and script (escaped in every report)",
+        named("<img src=x onerror=alert(3)> KEY"),
+        (ROW,),
+    ),
+    Case(
+        "name-html-alone",
+        "the same without a caption",
+        lambda key: sample(f"<img src=x onerror=alert(4)> {key}")[:1],
+        ("reject index MissingCaption",),
+    ),
+    Case("extension-html", "an extension of HTML", only("<img src=x onerror=alert(5)>"), (MISSING,), "alert(5)"),
+    Case("name-upper", "an extension in upper case", only("PNG", "TXT"), (ROW,)),
+    Case("name-dots", "a name with a dot too many", lambda key: sample(f"{key}/v1.5"), (MISSING,), "first dot"),
+    Case("extension-unknown", "nothing but extensions that are not known", only("mp4", "cls"), (MISSING,), "mp4, cls"),
+    Case(
+        "images-several",
+        "a png and a jpg of one key",
+        only("png", "jpg", "txt"),
+        ("reject index SeveralImages",),
+        "keep one",
+    ),
+    Case(
+        "images-twice",
+        "two png members of one key",
+        only("png", "png", "txt"),
+        ("reject index MissingCaption", TWICE),
+        "came before",
+    ),
+    Case(
+        "key-twice", "a key that comes again (the first stands)", lambda key: [*sample(key), *sample(key)], (ROW, TWICE)
+    ),
+    Case(
+        "key-apart",
+        "a key whose members lie apart",
+        lambda key: [sample(key)[0], *sample(f"{key}/other"), sample(key)[1]],
+        ("reject index MissingCaption", ROW, TWICE),
+    ),
+]
+
+SAMPLES = [*IMAGES, *CAPTIONS, *JSONS, *MEMBERS]

@@ -1,0 +1,147 @@
+"""Crashes at named places: processes that really end there, by SIGKILL, with what they were doing half done."""
+
+import os
+import resource
+import signal
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+from urllib.parse import urlsplit
+
+import pipeline.edit
+import pipeline.invert
+import pipeline.ledger
+import pipeline.plan
+import pipeline.run
+import pipeline.storage
+from pipeline.plan import Unit
+from pipeline.store import Store
+from pipeline.work import Done, Poison
+
+CUT = 1500  # bytes after which a write is cut: the part's beginning is there, its end is not
+
+
+def die(*_: Any) -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("outlived SIGKILL")
+
+
+def before(owner: Any, name: str, path: str = "") -> None:
+    """From now on this process dies as it is about to call `owner.name`, of a `path` that begins so if one is given."""
+    _patch(owner, name, path, after=False)
+
+
+def after(owner: Any, name: str, path: str = "") -> None:
+    """From now on this process dies when `owner.name` has done its work, and before anyone hears of it."""
+    _patch(owner, name, path, after=True)
+
+
+def during(folder: str) -> None:
+    """From now on this process dies while it writes a file of a store's folder: the file is there in part."""
+    put = Store.put
+
+    def cut(store: Store, path: str, data: bytes) -> Any:
+        if path.startswith(folder):
+            if "://" in store.location:
+                os.environ["AWS_ENDPOINT_URL"] = _cutting(os.environ["AWS_ENDPOINT_URL"])
+                pipeline.storage._remote.cache_clear()
+                store = Store(store.location)
+            else:
+                resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+                signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (CUT, CUT))
+        return put(store, path, data)
+
+    Store.put = cut  # type: ignore[method-assign]
+
+
+def _patch(owner: Any, name: str, path: str, *, after: bool) -> None:
+    whole = getattr(owner, name)
+
+    def dying(*args: Any, **kwargs: Any) -> Any:
+        if path and not str(args[1]).startswith(path):
+            return whole(*args, **kwargs)
+        if after:
+            whole(*args, **kwargs)
+        die()
+
+    setattr(owner, name, dying)
+
+
+def _cutting(upstream: str) -> str:
+    """An endpoint that passes CUT bytes on to `upstream` and then ends this process."""
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        client, _ = listening.accept()
+        with socket.create_connection((urlsplit(upstream).hostname, urlsplit(upstream).port or 80)) as server:
+            sent = 0
+            while sent < CUT:
+                some = client.recv(CUT - sent)
+                server.sendall(some)
+                sent += len(some)
+            die()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return f"http://127.0.0.1:{listening.getsockname()[1]}"
+
+
+WORKER: Mapping[str, Callable[[Any], Any]] = {
+    "while the shard is read": lambda worker: before(pipeline.invert, "read_samples"),
+    "while an image is decoded": lambda worker: before(pipeline.invert, "prepare"),
+    "in the network": lambda worker: worker.model.unet.register_forward_hook(die),
+    "before the data is written": lambda worker: before(Store, "put", "parts/"),
+    "while the data is written": lambda worker: during("parts/"),
+    "between the data and the commit": lambda worker: after(Store, "put", "parts/"),
+    "before the commit": lambda worker: before(Store, "put_new", "commits/"),
+    "after the commit, before the driver hears of it": lambda worker: after(Store, "put_new", "commits/"),
+}
+EDITOR: Mapping[str, Callable[[Any], Any]] = {
+    "while the latents are read": lambda worker: before(pipeline.edit, "read_latents"),
+    "in the network of an edit": lambda worker: worker.model.unet.register_forward_hook(die),
+    "while the pictures are written": lambda worker: during("shards/"),
+    "between the pictures and their index": lambda worker: after(Store, "put", "shards/"),
+    "between the index and the sheet's pictures": lambda worker: after(Store, "put", "parts/"),
+    "after an edit's commit": lambda worker: after(Store, "put_new", "commits/"),
+}
+DRIVER: Mapping[str, Callable[[], Any]] = {
+    "before job.json": lambda: before(Store, "put_new", "job.json"),
+    "after job.json": lambda: after(Store, "put_new", "job.json"),
+    "while planning": lambda: after(pipeline.plan, "write_entries"),
+    "before the units are written": lambda: before(Store, "put_new", "plan/units"),
+    "when the plan is written": lambda: after(Store, "put_new", "plan/units"),
+    "when a unit is done": lambda: before(pipeline.ledger.Ledger, "done"),
+    "before the ledger is written": lambda: before(Store, "put_table", "ledger/"),
+    "when the last unit is done": lambda: before(pipeline.run, "_finish"),
+    "while the losers' files are removed": lambda: after(Store, "delete"),
+    "between the report's files": lambda: after(Store, "put", "report.html"),
+}
+
+
+def crashing(worker: type, windows: Mapping[str, Callable[[Any], Any]], folder: Path) -> type:
+    """A worker that ends in one window after the other: at the first attempt of unit 0 in the first, and so on.
+
+    Of each window that an attempt went into `folder` holds a file, and one of each that it came through alive. The
+    first process of all ends while its model loads.
+    """
+
+    class Crashing(worker):  # type: ignore[misc, valid-type]
+        def __init__(self, task: Any) -> None:
+            if not (folder / "loading").exists():
+                (folder / "loading").touch()
+                die()
+            super().__init__(task)
+
+        def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
+            name = dict(enumerate(windows)).get(int(unit.unit))
+            if name is None or number > 1:
+                return super().process(unit, number, ahead, poison)  # type: ignore[no-any-return]
+            (folder / name).touch()
+            windows[name](self)
+            super().process(unit, number, ahead, poison)
+            (folder / f"alive after all: {name}").touch()
+            die()
+
+    return Crashing

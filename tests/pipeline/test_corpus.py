@@ -1,0 +1,280 @@
+"""Every input of the corpus gets what it is promised: no traceback, no hang, no boundless memory, no lost sample."""
+
+import json
+import re
+import resource
+import shutil
+import signal
+from collections import defaultdict
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from jobs.run import run_spec
+from pipeline.errors import JobError
+from pipeline.shards import index_shard, read_samples
+from pipeline.status import status
+from pipeline.store import Store
+from pipeline.verify import run_verify
+from schemas.specs import EditSpec, InvertSpec
+from tests.corpus.__main__ import KINDS, page
+from tests.corpus.case import Case
+from tests.corpus.samples import HOSTILE, SAMPLES
+from tests.corpus.shards import CHANGED, DAMAGE, END, UNUSABLE, WHOLE
+from tests.corpus.specs import SPECS
+from tests.corpus.stores import PARTS, RECORDS
+
+Outcome = tuple[str, str]  # "row", or "reject", its stage and its error; and its message
+
+SECONDS, MEMORY = 120, 2 << 20  # that a case may take, and KiB by which it may grow this process
+
+
+def ids(cases: list[Any]) -> Any:
+    return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
+
+
+@pytest.fixture(autouse=True)
+def bounded() -> Iterator[None]:
+    """No case takes long, or much memory."""
+
+    def late(*_: object) -> None:
+        raise TimeoutError(f"not done after {SECONDS} s")
+
+    before, handler = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, signal.signal(signal.SIGALRM, late)
+    signal.alarm(SECONDS)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, handler)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < MEMORY
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
+    """The store of one job over all samples, in one shard, and all damaged shards."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "samples.tar").write_bytes(b"".join(m for case in SAMPLES for m in case.build(case.name)) + END)
+    for case in DAMAGE:
+        (folder / f"{case.name}.tar").write_bytes(case.build())
+    fields = {
+        "kind": "invert",
+        "input": [str(folder / f"{name}.tar") for name in ["samples", *(case.name for case in DAMAGE)]],
+        "output": str(folder / "latents"),
+        "sampler": {"steps": 1, "guidance_scale": 1.0},
+        "workers": {"count": 1, "batch_size": 4},
+    }
+    ran = run_spec(InvertSpec.model_validate(fields))
+    assert ran.failures == []
+    assert ran.status.complete
+    return folder / "latents"
+
+
+@pytest.fixture(scope="module")
+def rows(latents: Path) -> list[dict[str, Any]]:
+    columns = ["key", "shard", "index", "caption", "caption_truncated", "json", "width", "height"]
+    return [row for part in (latents / "parts").iterdir() for row in pq.read_table(part, columns=columns).to_pylist()]
+
+
+@pytest.fixture(scope="module")
+def outcomes(latents: Path, rows: list[dict[str, Any]]) -> dict[str, list[tuple[str, Outcome]]]:
+    """What became of every sample of each shard, in order: its key and its outcome."""
+    found: dict[str, dict[int, tuple[str, Outcome]]] = defaultdict(dict)
+    for row in rows:
+        found[Path(row["shard"]).stem][row["index"]] = row["key"], ("row", "")
+    for commit in Store(str(latents)).commits():
+        for reject in commit.rejects:
+            outcome = f"reject {reject.stage} {reject.error}", reject.message
+            assert reject.index not in found[Path(reject.shard).stem]
+            found[Path(reject.shard).stem][reject.index] = reject.key, outcome
+    for shard, entries in found.items():
+        assert sorted(entries) == list(range(len(entries))), f"lost in {shard}"
+    return {shard: [entries[i] for i in sorted(entries)] for shard, entries in found.items()}
+
+
+def check(case: Case[Any], found: list[Outcome]) -> None:
+    assert tuple(gets for gets, _ in found) == case.gets
+    assert any(case.says in message for _, message in found) or not case.says
+
+
+@ids(SAMPLES)
+def test_a_sample(case: Case[Any], outcomes: dict[str, list[tuple[str, Outcome]]]) -> None:
+    named = re.compile(rf"(?<![\w-]){case.name}(?![\w-])")
+    check(case, [outcome for key, outcome in outcomes["samples"] if named.search(key)])
+
+
+@ids(DAMAGE)
+def test_a_damaged_shard(case: Case[Any], outcomes: dict[str, list[tuple[str, Outcome]]]) -> None:
+    check(case, [outcome for _, outcome in outcomes.get(case.name, [])])
+
+
+def test_the_sums_hold(latents: Path) -> None:
+    expected = [gets for case in [*SAMPLES, *DAMAGE] for gets in case.gets]
+    told = json.loads(CliRunner().invoke(app, ["status", "--json", str(latents)]).stdout)
+    assert told["complete"]
+    assert told["problems"] == []
+    assert (told["input"], told["ok"], told["filtered"]) == (len(expected), expected.count("row"), 0)
+    assert told["rejected"] == len(expected) - expected.count("row")
+
+
+def test_what_rows_say_of_odd_samples(rows: list[dict[str, Any]]) -> None:
+    of = {row["key"]: row for row in rows}
+    assert of["caption-mark"]["caption"] == "a red heart"
+    assert of["caption-nul"]["caption"] == "a red\0 heart\0"
+    assert of["caption-html"]["caption"] == HOSTILE
+    assert [key for key, row in of.items() if row["caption_truncated"]].count("caption-long") == 1
+    assert len(of["json-huge"]["json"]) == (4 << 20) + 9
+    assert of["json-twice"]["json"] == '{"a": 1, "a": 2}'
+    assert (of["turned"]["width"], of["turned"]["height"]) == (32, 64)
+
+
+class Tags(HTMLParser):
+    """The tags of a page, and the attributes they have."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.feed(path.read_text(encoding="utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes.update(name for name, _ in attrs)
+
+
+def harmless(report: Path) -> bool:
+    page = Tags(report)
+    return "script" not in page.tags and not any(name.startswith("on") for name in page.attributes)
+
+
+def test_reports_escape_and_edits_survive_what_captions_and_names_say(latents: Path, tmp_path: Path) -> None:
+    edits = [{"name": "snow", "prompt": "{caption}, in snow"}]
+    fields = {"kind": "edit", "latents": str(latents), "output": str(tmp_path / "edits"), "edits": edits}
+    ran = run_spec(EditSpec.model_validate(fields | {"contact_sheet": 64}))
+    assert ran.status.complete
+    assert ran.status.ok == status(Store(str(latents))).ok <= 64
+    assert harmless(latents / "report.html")
+    assert "&lt;img src=x onerror=alert(4)&gt;" in (latents / "report.html").read_text()
+    assert "&lt;img src=x onerror=alert(5)&gt;" in (latents / "report.html").read_text()
+    assert harmless(tmp_path / "edits" / "report.html")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in (tmp_path / "edits" / "report.html").read_text()
+    assert (tmp_path / "edits" / "contact_sheet.png").stat().st_size > 0
+    index = index_shard(str(next((tmp_path / "edits" / "shards").iterdir())))
+    assert not [entry for entry in index.entries if entry.fault]
+
+
+def edict(*arguments: str) -> Result:
+    """The command line, which says what is wrong in words."""
+    result = CliRunner().invoke(app, arguments)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
+    assert "Traceback" not in result.output
+    return result
+
+
+def refused(case: Case[Any], *arguments: str) -> str:
+    result = edict(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert case.says in result.stderr
+    return result.stderr
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    Path("demo.tar").write_bytes(WHOLE)
+    return tmp_path
+
+
+@ids(UNUSABLE)
+def test_what_is_no_shard(case: Case[Any], folder: Path) -> None:
+    case.build(folder / "bad.tar")
+    Path("spec.json").write_text(json.dumps({"kind": "invert", "input": ["demo.tar", "bad.tar"], "output": "latents"}))
+    said = refused(case, "plan", "spec.json")
+    assert f"{folder}/bad.tar: " in said
+    assert "1 of 2 shards cannot be used, nothing was run" in said
+    assert not Path("latents").exists()
+
+
+def test_all_that_is_no_shard_is_told_at_once(folder: Path) -> None:
+    names = [f"{case.name}.tar" for case in UNUSABLE]
+    for case in UNUSABLE:
+        case.build(folder / f"{case.name}.tar")
+    Path("spec.json").write_text(json.dumps({"kind": "invert", "input": names, "output": "latents"}))
+    result = edict("run", "spec.json")
+    assert result.exit_code == 2
+    assert all(f"{folder}/{case.name}.tar: " in result.stderr and case.says in result.stderr for case in UNUSABLE)
+    assert not Path("latents/plan/units.parquet").exists()
+
+
+@ids(CHANGED)
+def test_a_shard_that_is_not_what_was_planned(case: Case[Any], folder: Path) -> None:
+    index = index_shard("demo.tar")
+    case.build(folder / "demo.tar")
+    with pytest.raises(JobError, match=case.says) as error:
+        list(read_samples("demo.tar", size=index.size, etag=index.etag, entries=index.entries))
+    assert case.gets == (f"error {error.type.__name__}",)
+
+
+@ids(SPECS)
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_spec(command: str, case: Case[Any], folder: Path) -> None:
+    path = folder / ("spec.json" if case.name.startswith("json-") else "spec.yaml")
+    case.build(path)
+    before = set(folder.iterdir())
+    said = refused(case, command, str(path))
+    assert "hunter2" not in said
+    assert len(said) < 20_000
+    made = {found.name for found in set(folder.iterdir()) - before}
+    assert made <= ({"latents"} if command == "run" and case.gets == ("error PlanError",) else set())
+
+
+@pytest.fixture(scope="module")
+def harmed(latents: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What `verify` says of each part that came to harm, all in one store; the others are exact."""
+    store = tmp_path_factory.mktemp("harmed") / "latents"
+    shutil.copytree(latents, store)
+    commits = [commit for commit in Store(str(store)).commits() if commit.files]
+    for case, commit in zip(PARTS, commits, strict=False):
+        case.build(store / commit.files[0].path, store / "commits" / f"{commit.unit}.json")
+    sound = sum(commit.ok for commit in commits[len(PARTS) :])
+    verified = run_verify(str(store), rows=None, count=1, gpus=0)
+    assert verified.rows == sum(commit.ok for commit in commits)
+    assert sound > 0
+    assert verified.exact == sound + commits[len(PARTS) - 1].ok - 1
+    return {
+        case.name: [problem for problem in verified.problems if commit.files[0].path in problem]
+        for case, commit in zip(PARTS, commits, strict=False)
+    }
+
+
+@ids(PARTS)
+def test_a_part_that_came_to_harm(case: Case[Any], harmed: dict[str, list[str]]) -> None:
+    assert harmed[case.name]
+    assert all(case.says in problem for problem in harmed[case.name])
+
+
+@ids(RECORDS)
+def test_a_record_that_came_to_harm(case: Case[Any], latents: Path, tmp_path: Path) -> None:
+    store = tmp_path / "latents"
+    shutil.copytree(latents, store)
+    case.build(store)
+    if case.gets == ("error StoreError",):
+        for command in ("status", "verify", "report"):
+            assert str(store) in refused(case, command, str(store))
+    else:
+        result = edict("verify", str(store))
+        assert result.exit_code == 1
+        assert re.search(f"^problem: .*{case.says}", result.stdout, re.MULTILINE)
+        assert edict("status", str(store)).exit_code == 1
+
+
+def test_the_corpus_is_the_page_of_the_documentation() -> None:
+    names = [case.name for cases in KINDS.values() for case in cases]
+    assert len(names) == len(set(names)) >= 45
+    assert (Path(__file__).parents[2] / "docs" / "inputs.md").read_text() == page()

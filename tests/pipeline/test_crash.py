@@ -1,0 +1,157 @@
+"""The fault matrix: every window in which a run can end, on a disk and on S3, and what is stored then.
+
+Processes really end there (tests/crash.py). Whatever happened, the rows that the store holds in the end are those of an
+undisturbed run, each once, by the sha256 of all that they hold: nothing is lost, nothing is doubled, nothing differs.
+"""
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+import pipeline.ledger
+from benchmarks.contents import contents
+from jobs.run import run_spec
+from pipeline import run, store
+from pipeline.shards import Sample
+from pipeline.status import status
+from pipeline.store import Store
+from schemas.specs import EditSpec, InvertSpec, JobSpec
+from tests.crash import DRIVER, EDITOR, WORKER, crashing
+
+Members = list[tuple[str, bytes]]
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+# Drivers are forked from a process that has imported everything, since they are many.
+DRIVERS = multiprocessing.get_context("forkserver")
+DRIVERS.set_forkserver_preload(["tests.crash"])
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where stores are written."""
+    return str(tmp_path / "stores") if request.param == "disk" else request.getfixturevalue("s3")
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory, samples: list[Sample], shard_of: Callable[..., Path]) -> str:
+    """Two shards of 11 and 9 samples, one of which has no caption."""
+    folder = tmp_path_factory.mktemp("crash")
+    for name, part in (("0", samples[:11]), ("1", samples[11:20])):
+        members = [
+            (f"{sample.key}.{extension}", data)
+            for sample in part
+            for extension, data in ((sample.extension, sample.image), ("txt", sample.caption.encode()))
+            if not (sample is samples[4] and extension == "txt")
+        ]
+        shard_of(folder / f"{name}.tar", members)
+    return str(folder / "{0,1}.tar")
+
+
+def invert_spec(shards: str, output: str, **workers: int) -> InvertSpec:
+    fields: dict[str, Any] = {"kind": "invert", "input": shards, "output": output}
+    fields["sampler"] = {"steps": 1, "guidance_scale": 1.0}
+    return InvertSpec.model_validate(fields | {"workers": {"count": 3, "batch_size": 2} | workers})
+
+
+def edit_spec(latents: str, output: str) -> EditSpec:
+    edits = [{"name": "snow", "prompt": "{caption} in snow"}, {"name": "colour", "replace": {"red": ["blue", "green"]}}]
+    fields = {"kind": "edit", "latents": latents, "output": output, "edits": edits, "contact_sheet": 20}
+    return EditSpec.model_validate(fields | {"workers": {"count": 3, "batch_size": 2}})
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, shards: str, local_ray: None) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    for spec in (invert_spec(shards, f"{folder}/latents"), edit_spec(f"{folder}/latents", f"{folder}/edits")):
+        assert run_spec(spec).status.complete
+    return folder
+
+
+def same(location: str, undisturbed: Path) -> None:
+    """The store is complete, holds what the undisturbed run's holds, and nothing beside it."""
+    found, expected = Store(location), Store(str(undisturbed))
+    assert status(found).complete
+    assert contents(found) == contents(expected)
+    assert contents(found).total() == status(expected).input - status(expected).filtered
+    named = {file.path for commit in found.commits() for file in commit.files}
+    assert {path for folder in ("parts", "shards", "pictures") for path in found.names(folder)} == named
+
+
+def test_a_worker_dies_in_every_window(
+    place: str, shards: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "InvertWorker", crashing(run.InvertWorker, WORKER, tmp_path))
+        assert run_spec(invert_spec(shards, f"{place}/latents")).failures == []
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"loading", *WORKER}
+    same(f"{place}/latents", undisturbed / "latents")
+    assert status(Store(f"{place}/latents")).attempts == 11 + len(WORKER) - 1  # what was committed is not tried again
+
+
+def test_an_editor_dies_in_every_window(
+    place: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "EditWorker", crashing(run.EditWorker, EDITOR, tmp_path))
+        assert run_spec(edit_spec(str(undisturbed / "latents"), f"{place}/edits")).failures == []
+    assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"loading", *EDITOR}
+    same(f"{place}/edits", undisturbed / "edits")
+
+
+def drive(spec: JobSpec, environment: dict[str, str], window: str | None) -> None:
+    """A driver of its own; it ends in a window where one is named."""
+    os.environ.update(environment)
+    store.BLOCK = pipeline.ledger.BLOCK = 2
+    if window is not None:
+        DRIVER[window]()
+    assert run_spec(spec).status.complete
+
+
+def driver(spec: JobSpec, window: str | None = None) -> Any:
+    environment = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    environment["RAY_ADDRESS"] = ray.get_runtime_context().gcs_address
+    process = DRIVERS.Process(target=drive, args=(spec, environment, window))
+    process.start()
+    return process
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The ledger that `drive` keeps is read here too."""
+    monkeypatch.setattr(store, "BLOCK", 2)
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_the_driver_dies_in_every_window(place: str, shards: str, undisturbed: Path) -> None:
+    """One driver after the other, each of which finds what those before it left."""
+    spec = invert_spec(shards, f"{place}/latents", count=1)
+    for window in DRIVER:
+        if window == "while the losers' files are removed":
+            Store(spec.output).put("parts/00000000-7-aaaaaaaa.parquet", b"of an attempt that lost")
+        dying = driver(spec, window)
+        dying.join()
+        assert dying.exitcode == -signal.SIGKILL, window
+    last = driver(spec)
+    last.join()
+    assert last.exitcode == 0
+    same(spec.output, undisturbed / "latents")
+    assert Store(spec.output).settled() == [0, 1]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_two_drivers_of_one_job(place: str, shards: str, undisturbed: Path) -> None:
+    """As when a cluster starts a job again that it thinks is dead: each unit has one commit, and both end well."""
+    spec = invert_spec(shards, f"{place}/latents", count=1)
+    both = [driver(spec), driver(spec)]
+    for one in both:
+        one.join()
+    assert [one.exitcode for one in both] == [0, 0]
+    Store(spec.output).sweep()
+    same(spec.output, undisturbed / "latents")
