@@ -9,8 +9,9 @@ from typing import TypeVar
 import pyarrow as pa
 
 from pipeline.errors import JobError
+from pipeline.inputs import expand
 from pipeline.progress import Progress
-from pipeline.shards import Entry, ShardError, ShardIndex, expand, index_shard
+from pipeline.shards import Entry, ShardError, ShardIndex, index_shard
 from pipeline.store import Store, StoreError, table_bytes
 from schemas.plan import ENTRIES, UNITS
 from schemas.rejects import Reject

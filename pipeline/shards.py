@@ -21,9 +21,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Self, cast
 
-from braceexpand import braceexpand
-from webdataset.writer import TarWriter
-
 from pipeline.errors import JobError
 from pipeline.storage import Head, Reader, StorageError, head, local_path, read_range
 from schemas.rejects import Reject
@@ -32,8 +29,6 @@ IMAGES = frozenset({"bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
 CAPTION = "txt"
 METADATA = "json"
 
-MAX_SHARDS = 1_000_000  # of one job; braces that name more are a slip, and could name more than memory holds
-
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -41,13 +36,12 @@ _COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"PK\x03\x04": "zip",
 }
-_BRACES = re.compile(r"\\.|\{(-?\d+|[a-zA-Z])\.\.(-?\d+|[a-zA-Z])(?:\.\.-?(\d+))?\}|[{},]", re.DOTALL)
 # webdataset's own rule for meta names, and the litter of macOS and of hidden files.
 _IGNORED = re.compile(r"__[^/]*__(/|$)|(.*/)?(__MACOSX(/|$)|\.[^/]*$)", re.DOTALL)
-# What tarfile raises on damaged headers beside its own errors.
 # Headers whose content tarfile reads at once, whatever length they claim, and the most bytes that are let pass.
 _LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _LONGEST = 1 << 20
+# What tarfile raises on damaged headers beside its own errors.
 _DAMAGE = (tarfile.TarError, ValueError, LookupError, OverflowError, RecursionError)
 
 
@@ -123,40 +117,6 @@ class _Stop(Exception):
         self.error, self.message, self.offset, self.whole = error, message, offset, whole
 
 
-def expand(inputs: str | list[str]) -> list[str]:
-    """The shards that paths or URLs with braces name: "{00000..00031}.tar", "{a,b}.tar"; a backslash escapes.
-
-    Raises:
-        ShardError: nothing is named, more than MAX_SHARDS are, braces do not match, a pipe: is named, or a shard is
-            named twice.
-    """
-    shards: dict[str, str] = {}
-    patterns, total = [inputs] if isinstance(inputs, str) else inputs, 0
-    for pattern in patterns:
-        try:
-            local_path(pattern)  # refuses a secret, which no message below may repeat
-            if (total := total + _named(pattern)) > MAX_SHARDS:
-                raise ShardError(f"{pattern}: the input names {total:,} shards, and a job has at most {MAX_SHARDS:,}")
-            names = list(braceexpand(pattern))
-        except StorageError as error:
-            raise ShardError(f"input: {error}") from error
-        except (ValueError, RecursionError) as error:  # UnbalancedBracesError, numbers of 5,000 digits
-            raise ShardError(f"{pattern}: the braces do not match; write \\{{ for a brace in a name") from error
-        for name in names:
-            if name.startswith("pipe:"):
-                raise ShardError(f"{name}: pipes run a shell and are not supported; give a path or a URL")
-            try:
-                same = str(local_path(name) or name)
-            except StorageError as error:
-                raise ShardError(f"input {pattern!r}: {error}") from error
-            if same in shards:
-                raise ShardError(f"{name}: named twice in the input (as {shards[same]} before); name each shard once")
-            shards[same] = name
-    if not shards:
-        raise ShardError("the input names no shard; give a path or a URL of a .tar, or a list of them")
-    return list(shards.values())
-
-
 def index_shard(url: str) -> ShardIndex:
     """List a shard's samples from its headers, with a fault for each that cannot be used.
 
@@ -220,7 +180,7 @@ def read_samples(url: str, *, size: int, etag: str | None, entries: Sequence[Ent
         if found != Head(size, etag):
             raise ShardChanged(
                 f"{url}: was {size} bytes with ETag {etag} when it was planned and is {found.size} bytes with ETag"
-                f" {found.etag} now; plan again"
+                f" {found.etag} now; put the planned version back, or give another output"
             )
     for entry in entries:
         yield entry.fault or _sample(url, entry, data[entry.offset - base : entry.end - base])
@@ -233,6 +193,8 @@ def write_shard(samples: Iterable[tuple[str, dict[str, bytes]]]) -> bytes:
         ValueError: a key comes twice, or a name would not be read back as it is written (a dot in the key's last
             part, upper case in the extension, a meta name).
     """
+    from webdataset.writer import TarWriter  # brings torch with it, which reading and planning do without
+
     buffer = io.BytesIO()
     seen: set[str] = set()
     with TarWriter(buffer, user="", group="", mode=0o644, mtime=0, encoder=False) as writer:
@@ -248,25 +210,6 @@ def write_shard(samples: Iterable[tuple[str, dict[str, bytes]]]) -> bytes:
                     raise ValueError(f"member {name!r}: not a name that a WebDataset reader returns; rename it")
             writer.write({"__key__": key, **members})
     return buffer.getvalue()
-
-
-def _named(pattern: str) -> int:
-    """How many names a pattern with braces has, or a few more: counted before any is made."""
-    # of each open brace, how many names the alternatives before its last comma have, and the one since
-    counts = [[0, 1]]
-    for token in _BRACES.finditer(pattern):
-        first, last, step = token.groups()
-        if first is not None:
-            start, end = (ord(place) if place.isalpha() else int(place) for place in (first, last))
-            counts[-1][1] *= abs(end - start) // max(1, int(step or 1)) + 1
-        elif token[0] == "{":
-            counts.append([0, 1])
-        elif token[0] == "," and len(counts) > 1:
-            counts[-1] = [sum(counts[-1]), 1]
-        elif token[0] == "}" and len(counts) > 1:
-            inside = sum(counts.pop())
-            counts[-1][1] *= inside
-    return counts[0][1]
 
 
 def _scan(file: BinaryIO) -> tuple[list[list[_Member]], _Stop | None]:
@@ -403,7 +346,10 @@ def _sample(url: str, entry: Entry, data: bytes) -> Sample | Reject:
         groups = []
     places = [(group[0].key, group[0].offset, group[-1].end, _fault(group, set())) for group in groups]
     if places != [(entry.key, 0, entry.end - entry.offset, None)]:
-        raise ShardChanged(f"{url}: sample {entry.index} ({entry.key!r}) is not where it was planned; plan again")
+        raise ShardChanged(
+            f"{url}: sample {entry.index} ({entry.key!r}) is not where it was planned; "
+            "put the planned version back, or give another output"
+        )
 
     def reject(error: str, message: str) -> Reject:
         return Reject(url, entry.index, entry.key, "read", error, message)

@@ -203,7 +203,7 @@ def test_a_shard_reads_as_it_does_here(s3: str) -> None:
 
     assert read(there, url, there.etag) == read(here, str(DEMO), here.etag)
     store.put("shards/demo.tar", data[:-1] + b"\1")
-    with pytest.raises(ShardChanged, match="plan again"):
+    with pytest.raises(ShardChanged, match="put the planned version back"):
         read(there, url, there.etag)
 
 

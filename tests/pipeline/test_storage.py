@@ -14,7 +14,8 @@ import pytest
 
 from pipeline import storage
 from pipeline.errors import JobError
-from pipeline.shards import Sample, ShardChanged, expand, index_shard, read_samples, write_shard
+from pipeline.inputs import expand
+from pipeline.shards import Sample, ShardChanged, index_shard, read_samples, write_shard
 from pipeline.storage import Head, Reader, StorageError, head, local_path, open_file, open_prefix, read_range
 from pipeline.store import Store
 from schemas.locations import without_secrets
@@ -176,7 +177,7 @@ def test_shards_over_http(server: str, samples: list[Sample], monkeypatch: pytes
         (s.key, s.image, s.caption) for s in samples[:3]
     ]
     monkeypatch.setitem(Files.served, "/x.tar", shard + b"more")
-    with pytest.raises(ShardChanged, match="plan again"):
+    with pytest.raises(ShardChanged, match="put the planned version back"):
         list(read_samples(index.url, size=index.size, etag=index.etag, entries=index.entries))
 
 
