@@ -95,15 +95,16 @@ def drive(spec: InvertSpec, address: str, log: str) -> None:
 
 
 def kill_worker(chance: random.Random) -> bool:
-    """Kill one of the processes that hold a model, or are about to; False where there is none."""
+    """Kill one of this cluster's processes that hold a model, or are about to; False where there is none."""
     workers = []
-    for process in psutil.process_iter(["cmdline"]):
-        if "InvertWorker" in (process.info["cmdline"] or [""])[0]:
-            workers.append(process)
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "InvertWorker" in (process.cmdline() or [""])[0]:
+                workers.append(process)
     if not workers:
         return False
     with contextlib.suppress(psutil.NoSuchProcess):
-        chance.choice(sorted(workers, key=lambda process: process.pid)).kill()
+        chance.choice(workers).kill()
     return True
 
 

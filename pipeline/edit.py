@@ -18,7 +18,7 @@ from pipeline.parts import to_parquet
 from pipeline.plan import Unit, read_entries, read_units
 from pipeline.shards import Sample, read_samples, write_shard
 from pipeline.store import Store
-from pipeline.work import Done, Fault, Machine, Poison, Ready
+from pipeline.work import Done, Fault, Machine, Poison, Ready, Weights
 from pipeline.worker import Ahead, Attempt, load_model
 from schemas.edits import EDITS
 from schemas.pictures import PICTURES
@@ -55,8 +55,7 @@ class EditTask:
     prompts: Prompts
     variants_per_row: int
     shown: dict[str, int]
-    model_folder: str
-    dtype: str
+    weights: Weights
     crop: str
     schedule_steps: int
     machine: Machine
@@ -107,7 +106,7 @@ class EditWorker(Ready):
     def __init__(self, task: EditTask) -> None:
         self.task = task
         self.store, self.latents = Store(task.spec.output), Store(task.spec.latents)
-        self.model = load_model(task.model_folder, task.dtype, task.machine)
+        self.model = load_model(task.weights, task.machine)
         self.ahead = Ahead(self._load)
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:

@@ -10,7 +10,7 @@ from pipeline.parts import Row, storable, to_parquet, to_table
 from pipeline.plan import Unit, read_entries
 from pipeline.shards import Sample, read_samples
 from pipeline.store import Store
-from pipeline.work import Done, Machine, Poison, Ready
+from pipeline.work import Done, Machine, Poison, Ready, Weights
 from pipeline.worker import Ahead, Attempt, load_model
 from schemas.rejects import Reject
 from schemas.specs import InvertSpec
@@ -21,7 +21,7 @@ class InvertTask:
     """All that a worker needs to invert units of a store."""
 
     spec: InvertSpec
-    model_folder: str
+    weights: Weights
     fingerprint: dict[str, Any]
     machine: Machine
 
@@ -40,7 +40,7 @@ class InvertWorker(Ready):
     def __init__(self, task: InvertTask) -> None:
         self.task = task
         self.store = Store(task.spec.output)
-        self.model = load_model(task.model_folder, task.spec.model.dtype, task.machine)
+        self.model = load_model(task.weights, task.machine)
         self.ahead = Ahead(self._load)
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:

@@ -11,8 +11,8 @@ from edict.lattice import as_fraction
 from edict.model import mixing_weight
 from edict.schedule import schedule
 from pipeline.store import Store, StoreError
-from pipeline.work import Machine
-from schemas.specs import InvertSpec
+from pipeline.work import Machine, Weights
+from schemas.specs import InvertSpec, ModelSpec
 
 
 class JobChanged(StoreError):
@@ -50,20 +50,26 @@ def inverted(latents: Store) -> dict[str, Any]:
     return job
 
 
-def inverted_with(latents: Store) -> tuple[dict[str, Any], Path]:
-    """A latent store's job.json and the folder of the very model it was inverted with.
+def weights_of(model: ModelSpec, folder: Path, fingerprint: dict[str, Any]) -> Weights:
+    """What workers load. A folder is made absolute; the shipped model and a hub id each node finds for itself."""
+    path = str(folder.absolute()) if Path(model.path).expanduser().is_dir() else model.path
+    return Weights(path, model.revision, fingerprint["weights"], fingerprint["dtype"])
+
+
+def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
+    """A latent store's job.json and the very model it was inverted with.
 
     Raises StoreError where it is no latent store, or the model's files changed; ModelError where it is gone.
     """
     job = inverted(latents)
-    made, model = job["fingerprint"], job["spec"]["model"]
-    folder = locate(model["path"], model["revision"])
+    made, model = job["fingerprint"], ModelSpec.model_validate(job["spec"]["model"])
+    folder = locate(model.path, model.revision)
     if (found := weights_digest(folder)) != made["weights"]:
         raise StoreError(
             f"the model {folder} is not the one {latents.location} was inverted with (sha256 {found[:12]}, "
             f"the store's {made['weights'][:12]}): pairs mean nothing to other weights"
         )
-    return job, folder
+    return job, weights_of(model, folder, made)
 
 
 def open_job(

@@ -14,7 +14,7 @@ from pipeline.edit import EditTask, EditWorker, Prompts, Variant, executed_steps
 from pipeline.errors import JobError
 from pipeline.images import encode
 from pipeline.invert import InvertTask, InvertWorker
-from pipeline.job import check_job, invert_fingerprint, inverted_with, open_job
+from pipeline.job import check_job, invert_fingerprint, inverted_with, open_job, weights_of
 from pipeline.journal import Journal
 from pipeline.ledger import Ledger
 from pipeline.metrics import Metrics
@@ -53,7 +53,7 @@ def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
     machine, units = _open(
         store, spec, fingerprint, lambda: plan_shards(store, spec.input, spec.workers.batch_size, spec.workers.count)
     )
-    task = InvertTask(spec, str(folder), fingerprint, machine)
+    task = InvertTask(spec, weights_of(spec.model, folder, fingerprint), fingerprint, machine)
     return _work(store, units, retry, InvertWorker, task, spec.workers, per_row=1)
 
 
@@ -81,13 +81,13 @@ def edit_task(
     spec: EditSpec, latents: Store, variants: Sequence[Variant], prompts: Prompts
 ) -> tuple[EditTask, dict[str, Any]]:
     """An edit's task and its fingerprint. Raises EditError where the store cannot serve a variant."""
-    job, folder = inverted_with(latents)
+    job, weights = inverted_with(latents)
     made = job["fingerprint"]
     depth = executed(made["steps"], made["strength"])
     for variant in variants:
         executed_steps(variant, made["steps"], depth)
     machine = machine_for(spec.workers.gpus)
-    task = EditTask(spec, prompts, len(variants), {}, str(folder), made["dtype"], made["crop"], made["steps"], machine)
+    task = EditTask(spec, prompts, len(variants), {}, weights, made["crop"], made["steps"], machine)
     fingerprint = {
         "latents": made,
         "edits": [edit.model_dump(mode="json") for edit in spec.edits],

@@ -13,7 +13,7 @@ from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.status import status
 from pipeline.store import Store, StoreError
-from pipeline.work import Machine, Poison, Ready
+from pipeline.work import Machine, Poison, Ready, Weights
 from pipeline.worker import Ahead, load_model
 
 
@@ -22,8 +22,7 @@ class VerifyTask:
     """All that a worker needs to verify units of a latent store."""
 
     latents: str
-    model_folder: str
-    dtype: str
+    weights: Weights
     machine: Machine
 
 
@@ -32,7 +31,7 @@ class VerifyWorker(Ready):
 
     def __init__(self, task: VerifyTask) -> None:
         self.store = Store(task.latents)
-        self.model = load_model(task.model_folder, task.dtype, task.machine)
+        self.model = load_model(task.weights, task.machine)
         self.ahead = Ahead(lambda unit: read_latents(self.store, unit))
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> dict[str, Any]:
@@ -69,7 +68,7 @@ def run_verify(location: str, *, rows: int | None, count: int, gpus: float) -> V
     Raises StoreError where it is no latent store, or another model's.
     """
     store = Store(location)
-    job, folder = inverted_with(store)
+    job, weights = inverted_with(store)
     found = status(store)
     problems = list(found.problems)
     if not found.complete:
@@ -85,7 +84,7 @@ def run_verify(location: str, *, rows: int | None, count: int, gpus: float) -> V
             f"note: inverted on {stored.device}, regenerated on {machine.device}: expect close, not exact",
             file=sys.stderr,
         )
-    task = VerifyTask(location, str(folder), job["fingerprint"]["dtype"], machine)
+    task = VerifyTask(location, weights, machine)
     tried = exact = 0
     with connected(count, machine), Progress("verify", sum(unit.count for unit in units), "rows") as progress:
         for outcome in Pool(units, VerifyWorker, task, count=count, cpus=machine.threads, gpus=gpus).outcomes():

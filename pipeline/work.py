@@ -16,6 +16,16 @@ class Machine:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """The model of a job, as each worker finds it on its own node: by path and revision, with this very digest."""
+
+    path: str
+    revision: str | None
+    digest: str
+    dtype: str
+
+
+@dataclass(frozen=True)
 class Fault:
     """Why a sample is left out, in the words of a reject."""
 

@@ -14,9 +14,11 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from edict import EDICT
+from edict.checkpoint import locate, weights_digest
+from pipeline.errors import JobError
 from pipeline.plan import Unit
 from pipeline.store import Store, attempted
-from pipeline.work import Done, Machine
+from pipeline.work import Done, Machine, Weights
 from schemas.commit import Commit, File, Seconds
 from schemas.rejects import Reject
 
@@ -26,12 +28,22 @@ VERSIONS = {name: version(name) for name in ("edict-pipeline", "torch", "diffuse
 Loaded = TypeVar("Loaded")
 
 
-def load_model(folder: str, dtype: str, machine: Machine) -> EDICT:
-    """The model of one worker. Raises what EDICT.from_pretrained raises."""
+class OtherWeights(JobError):
+    """The model that a node has under a job's name for it is another one."""
+
+
+def load_model(weights: Weights, machine: Machine) -> EDICT:
+    """The model of one worker. Raises OtherWeights, ModelError, and what EDICT.from_pretrained raises."""
     transformers_logging.disable_progress_bar()
+    folder = locate(weights.path, weights.revision)
+    if (found := weights_digest(folder)) != weights.digest:
+        raise OtherWeights(
+            f"{folder} on {socket.gethostname()} is not the model of this job (sha256 {found[:12]}, the job's "
+            f"{weights.digest[:12]}): give every node the same files, or a hub id with a revision"
+        )
     if machine.device == "cpu":
         torch.set_num_threads(machine.threads)
-    return EDICT.from_pretrained(folder, dtype=DTYPES[dtype], device=machine.device)
+    return EDICT.from_pretrained(folder, dtype=DTYPES[weights.dtype], device=machine.device)
 
 
 class Ahead(Generic[Loaded]):

@@ -18,7 +18,7 @@ import pytest
 import webdataset
 from PIL import Image
 
-from edict.checkpoint import locate
+from edict.checkpoint import locate, weights_digest
 from jobs.run import run_retry, run_spec
 from pipeline import run
 from pipeline.edit import EditError
@@ -30,8 +30,8 @@ from pipeline.shards import Sample
 from pipeline.status import status
 from pipeline.store import Store, StoreError
 from pipeline.verify import run_verify
-from pipeline.work import Machine
-from pipeline.worker import load_model
+from pipeline.work import Machine, Weights
+from pipeline.worker import OtherWeights, load_model
 from schemas.latents import NOISE
 from schemas.specs import EditSpec, InvertSpec
 
@@ -96,7 +96,8 @@ def test_every_sample_becomes_a_row_with_its_own_text(latents: Path, samples: li
 
 def test_a_stored_pair_is_what_the_model_inverts_in_this_process(latents: Path, samples: list[Sample]) -> None:
     """The pipeline adds nothing: the first batch has the same integers here, in as many threads as a worker has."""
-    model = load_model(str(locate()), "float32", Machine(**Store(str(latents)).job()["machine"]))
+    weights = Weights("default", None, weights_digest(locate()), "float32")
+    model = load_model(weights, Machine(**Store(str(latents)).job()["machine"]))
     pictures = [Image.open(io.BytesIO(sample.image)) for sample in samples[:4]]
     start = model.encode(pictures)
     pair = model.invert(start, [sample.caption for sample in samples[:4]], steps=3)
@@ -143,6 +144,11 @@ def test_verify_finds_a_changed_byte_and_a_changed_caption(
     assert verified.exact == 0
     assert len(verified.problems) == 4
     assert samples[0].key in verified.problems[0]
+
+
+def test_a_node_with_other_weights_does_not_work() -> None:
+    with pytest.raises(OtherWeights, match=r"is not the model of this job \(sha256 .*, the job's 000000000000\)"):
+        load_model(Weights("default", None, "0" * 64, "float32"), Machine("cpu", 1, 0))
 
 
 def test_the_store_opens_everywhere_and_scale_gives_the_floats(latents: Path) -> None:
