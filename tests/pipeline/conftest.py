@@ -64,7 +64,13 @@ def s3(s3_server: str) -> str:
 @pytest.fixture(scope="session")
 def local_ray(s3_socket: socket.socket) -> Iterator[None]:
     # after the socket: workers have the environment in which Ray was started
-    ray.init(address="local", num_cpus=4, include_dashboard=False, logging_level="WARNING")
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        logging_level="WARNING",
+        _system_config={"metrics_report_interval_ms": 500},
+    )
     yield
     ray.shutdown()
 

@@ -102,6 +102,14 @@ def done(outcomes: dict[str, Outcome]) -> list[int]:
     return sorted(sample for outcome in outcomes.values() for sample in outcome.result or [])
 
 
+def test_workers_that_the_cluster_has_no_room_for_are_not_waited_for(tmp_path: Path) -> None:
+    """As on a cluster that grows on demand, and not as far as was asked for: four CPUs, eight workers."""
+    pool = Pool(units(9), Worker, Task(str(tmp_path)), count=8, cpus=1, gpus=0)
+    outcomes = [outcome for outcome in pool.outcomes() if outcome is not None]
+    assert sorted(sample for outcome in outcomes for sample in outcome.result) == list(range(36))
+    assert pool.state()["workers"] <= 4
+
+
 @pytest.mark.parametrize("end", ["exit", "kill", "segfault", "raise"])
 def test_what_happens_once_costs_nothing(end: str, tmp_path: Path) -> None:
     outcomes, events = run(units(5), Task(str(tmp_path), {3: end, 12: end}, once=True))

@@ -1,0 +1,147 @@
+"""What a store says of its job: the ledger repeats commits and nothing else; what goes on, and what takes too long."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import ledger as ledgers
+from pipeline import store as stores
+from pipeline.journal import Journal
+from pipeline.ledger import Ledger
+from pipeline.plan import Unit, write_units
+from pipeline.status import heard, status, union
+from pipeline.store import Store, StoreError
+from schemas.commit import Commit, File, Seconds
+from schemas.rejects import Reject
+
+COUNT = 4  # samples a unit
+
+
+def commit(number: int, *, retry: int = 0, rejects: int = 0, seconds: float = 8.0) -> Commit:
+    left_out = tuple(Reject("a.tar", i, f"key{i}", "invert", "WorkerDied", "no") for i in range(rejects))
+    count = 1 if retry else COUNT
+    return Commit(
+        unit=f"{number:08d}",
+        retry=retry,
+        errors=("WorkerDied",) if retry else (),
+        attempt=f"{number:08d}-2-0123abcd",
+        source="a.tar",
+        input=count,
+        ok=count - rejects,
+        rejected=rejects,
+        filtered=0,
+        files=(File(path=f"parts/{number}-{retry}.parquet", sha256="0" * 64, bytes=1, rows=count - rejects),),
+        rejects=left_out,
+        seconds=Seconds(read=1, compute=6, write=1),
+        started=100.0 + 10 * number,
+        finished=100.0 + 10 * number + seconds,
+        worker={"host": "a", "pid": "1", "device": "cpu"},
+        versions={},
+    )
+
+
+@pytest.fixture
+def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Store]:
+    """Makes a store of so many units, whose ledger has two to a block."""
+    for module in (stores, ledgers):
+        monkeypatch.setattr(module, "BLOCK", 2)
+
+    def make(units: int) -> Store:
+        store = Store(str(tmp_path / "store"), create=True)
+        store.put("job.json", json.dumps({"kind": "invert", "spec": {}, "fingerprint": {}, "machine": {}}).encode())
+        write_units(store, [Unit(f"{i:08d}", "a.tar", 0, i * COUNT, COUNT, 1, None) for i in range(units)])
+        return store
+
+    return make
+
+
+def settle(store: Store, units: int, done: list[int]) -> None:
+    """A run that finishes these units, of those that are pending."""
+    pending = [f"{i:08d}" for i in range(units) if f"{i:08d}" not in store.committed()]
+    with Ledger(store, units, pending) as ledger:
+        for number in done:
+            store.commit(commit(number))
+            ledger.done(f"{number:08d}")
+
+
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 3, 4, 1]])
+def test_the_ledger_changes_nothing_that_is_read(order: list[int], planned: Callable[[int], Store]) -> None:
+    store = planned(5)
+    settle(store, 5, order)
+    units = [f"{i:08d}" for i in sorted(order)]
+    assert store.settled() == ([0, 1] if 0 in order else [1])
+    assert sorted(store.committed()) == units
+    assert sorted((c.unit, c) for c in store.commits()) == [(f"{i:08d}", commit(i)) for i in sorted(order)]
+
+
+def test_a_block_that_a_dead_driver_left_is_settled_by_the_next(planned: Callable[[int], Store]) -> None:
+    store = planned(4)
+    for number in (0, 1, 2):
+        store.commit(commit(number))
+    settle(store, 4, [3])
+    assert store.settled() == [0, 1]
+
+
+def test_a_retry_counts_whether_its_unit_is_in_the_ledger_or_not(planned: Callable[[int], Store]) -> None:
+    store = planned(3)
+    for number in range(3):
+        store.commit(commit(number, rejects=1))
+    store.settle(0)
+    for number in (0, 2):
+        store.commit(commit(number, retry=1))
+    assert [(c.ok, c.rejected, c.retry) for c in store.commits()] == [(4, 0, 1), (3, 1, 0), (4, 0, 1)]
+
+
+def test_a_ledger_that_is_cut_is_found(planned: Callable[[int], Store]) -> None:
+    store = planned(2)
+    settle(store, 2, [0, 1])
+    table = store.get_table("ledger/000000.parquet")
+    store.put_table("ledger/000000.parquet", table.slice(0, 1))
+    with pytest.raises(StoreError, match=r"ledger/000000.parquet is damaged \(it has 1 commits, and not 2\)"):
+        list(store.commits())
+
+
+def test_what_is_left_and_what_straggles(planned: Callable[[int], Store]) -> None:
+    store = planned(4)
+    for number in (0, 1):
+        store.commit(commit(number))
+    now = time.time()
+    journal = Journal(store)
+    journal.state = lambda: {
+        "queued": 0,
+        "workers": 2,
+        "starting": 0,
+        "at_work": [
+            {"unit": "00000002", "samples": COUNT, "node": "abc", "since": now - 60},
+            {"unit": "00000003", "samples": COUNT, "node": "def", "since": now - 10},
+        ],
+    }
+    journal.tick()
+    found = status(store)
+    assert (found.complete, found.attempts, found.images_per_second) == (False, 4, 0.5)
+    assert found.eta_seconds == 16.0
+    assert [line[:13] for line in found.stragglers] == ["unit 00000002"]
+    assert found.run is not None
+    assert "2 workers, 0 starting, 0 units wait" in heard(found.run)
+    assert "its driver is silent" in heard({**found.run, "time": now - 1000})
+
+
+def test_a_run_tells_how_it_ended(planned: Callable[[int], Store]) -> None:
+    store = planned(2)
+    with pytest.raises(ZeroDivisionError), Journal(store):
+        raise ZeroDivisionError("by a test")
+    found = status(store)
+    assert found.run is not None
+    assert heard(found.run).endswith("ended 0 s ago: ZeroDivisionError: by a test")
+    assert found.stragglers == []
+
+
+@pytest.mark.parametrize(
+    ("spans", "seconds"), [([], 0), ([(0, 2)], 2), ([(5, 6), (0, 4), (1, 2), (3, 5.5)], 6), ([(0, 1), (2, 3)], 2)]
+)
+def test_union(spans: list[Any], seconds: float) -> None:
+    assert union(spans) == seconds
