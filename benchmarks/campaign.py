@@ -16,8 +16,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from itertools import count
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,8 +172,8 @@ def s3() -> Iterator[str]:
         server.shutdown()
 
 
-def campaign(folder: Path, bucket: str, runs: int, seed: int) -> dict[str, Any]:
-    """So many runs, the seeds counted up from `seed`, every second one's store on S3; all figures."""
+def campaign(folder: Path, bucket: str, seeds: Sequence[int]) -> dict[str, Any]:
+    """A run of each seed, those of odd ones with their store on S3; all figures."""
     shards = write_shards(folder)
     nodes = Nodes()
     total: Counter[str] = Counter()
@@ -187,7 +186,7 @@ def campaign(folder: Path, bucket: str, runs: int, seed: int) -> dict[str, Any]:
         first.join()
         expected = contents(Store(undisturbed.output))
         assert expected.total() == status(Store(undisturbed.output)).planned
-        for number, run in zip(range(runs), count(seed), strict=False):
+        for number, run in enumerate(seeds, 1):
             spec = job(shards, f"{bucket}/{run}" if run % 2 else str(folder / str(run)))
             did = run_killed(spec, nodes, run, folder / f"{run}.log")
             store = Store(spec.output)
@@ -203,12 +202,12 @@ def campaign(folder: Path, bucket: str, runs: int, seed: int) -> dict[str, Any]:
             bad = found != expected or did["files left over"] > 0
             wrong += [run] if bad else []
             told = ", ".join(f"{name} {value}" for name, value in did.items() if value)
-            print(f"{number + 1}/{runs} seed {run} {'WRONG' if bad else 'ok'}: {told}", flush=True)
+            print(f"{number}/{len(seeds)} seed {run} {'WRONG' if bad else 'ok'}: {told}", flush=True)
     finally:
         nodes.shutdown()
     return {
-        "runs": runs,
-        "seeds": [seed, seed + runs - 1],
+        "runs": len(seeds),
+        "seeds": [seeds[0], seeds[-1]],
         "seconds": round(time.monotonic() - began),
         "rows_a_run": expected.total(),
         "wrong_seeds": wrong,
@@ -230,7 +229,7 @@ def main() -> None:
     arguments.add_argument("--seed", type=int, default=1, help="of the first; each further one has the next")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder, s3() as bucket:
-        figures = campaign(Path(folder), bucket, given.runs, given.seed)
+        figures = campaign(Path(folder), bucket, range(given.seed, given.seed + given.runs))
     print(table(["", ""], [(name.replace("_", " "), value) for name, value in figures.items()]))
     print(save("campaign", given, **figures))
     raise SystemExit(1 if figures["wrong_seeds"] else 0)

@@ -1,0 +1,14 @@
+"""A few runs of the random campaign; all 200 are `python -m benchmarks.campaign`."""
+
+from pathlib import Path
+
+from benchmarks.campaign import campaign
+
+SEEDS = (2, 33)  # of which one or the other kills a worker, a raylet, and the driver twice
+
+
+def test_nothing_is_lost_or_doubled_whatever_is_killed(tmp_path: Path, s3: str) -> None:
+    figures = campaign(tmp_path, s3, SEEDS)
+    assert figures["wrong_seeds"] == []
+    assert (figures["rows_lost"], figures["rows_doubled"], figures["rows_differing"]) == (0, 0, 0)
+    assert sum(figures["killed"].values()) > 0
