@@ -98,14 +98,14 @@ def edit_task(
 
 
 def shown_rows(units: Sequence[Unit], count: int) -> dict[str, int]:
-    """How many rows each unit gives to the contact sheet, `count` in all, spread evenly over the rows."""
+    """How many rows a unit gives to the contact sheet, `count` in all, spread evenly; only of units that give any."""
     total = sum(unit.count for unit in units)
     shown = {}
     before = 0
     for unit in units:
         after = before + unit.count
-        share = min(count, total) * after // total - min(count, total) * before // total
-        shown[unit.unit] = share
+        if share := min(count, total) * after // total - min(count, total) * before // total:
+            shown[unit.unit] = share
         before = after
     return shown
 

@@ -1,22 +1,15 @@
-"""The command line as a person uses it: exit status, what is printed, and a driver that is killed."""
+"""The command line as a person uses it: exit status, and what is printed."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from pipeline.store import Store
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
-EDICT = [str(Path(sys.executable).parent / "edict")]
 
 
 def write_spec(folder: Path, output: str, **more: Any) -> Path:
@@ -29,43 +22,6 @@ def write_spec(folder: Path, output: str, **more: Any) -> Path:
     }
     (folder / f"{output}.yaml").write_text(json.dumps(fields | more))
     return folder / f"{output}.yaml"
-
-
-def rows(store: Path) -> list[dict[str, Any]]:
-    found = [row for part in (store / "parts").iterdir() for row in pq.read_table(part).to_pylist()]
-    return sorted(found, key=lambda row: (row["shard"], row["index"]))
-
-
-def test_a_killed_run_is_finished_by_the_same_command(tmp_path: Path) -> None:
-    """SIGKILL to the driver's whole process group once units are committed; the rows end as if nothing had happened."""
-    killed, undisturbed = write_spec(tmp_path, "killed"), write_spec(tmp_path, "undisturbed")
-    driver = subprocess.Popen([*EDICT, "run", str(killed)], start_new_session=True, stderr=subprocess.DEVNULL)
-    commits = tmp_path / "killed" / "commits"
-    while not (commits.is_dir() and any(commits.iterdir())):
-        try:
-            driver.wait(timeout=0.02)
-        except subprocess.TimeoutExpired:
-            continue
-        pytest.fail(f"the driver ended by itself with {driver.returncode}")
-    os.killpg(driver.pid, signal.SIGKILL)
-    assert driver.wait() == -signal.SIGKILL
-    done = Store(str(tmp_path / "killed")).committed()
-    assert 0 < len(done) < 4
-
-    state = CliRunner().invoke(app, ["status", "--json", str(tmp_path / "killed")])
-    assert state.exit_code == 1
-    assert json.loads(state.stdout)["complete"] is False
-
-    again = subprocess.run([*EDICT, "run", str(killed)], capture_output=True, text=True)
-    assert again.returncode == 0, again.stderr
-    assert subprocess.run([*EDICT, "run", str(undisturbed)], capture_output=True).returncode == 0
-    assert rows(tmp_path / "killed") == rows(tmp_path / "undisturbed")
-    assert len(rows(tmp_path / "killed")) == 64
-
-    state = CliRunner().invoke(app, ["status", "--json", str(tmp_path / "killed")])
-    assert state.exit_code == 0
-    counts = {"input": 64, "ok": 64, "rejected": 0, "filtered": 0, "units": 4, "committed": 4, "complete": True}
-    assert counts.items() <= json.loads(state.stdout).items()
 
 
 def test_plan_counts_and_writes_nothing(tmp_path: Path) -> None:

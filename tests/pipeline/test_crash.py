@@ -7,6 +7,8 @@ undisturbed run, each once, by the sha256 of all that they hold: nothing is lost
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -103,6 +105,29 @@ def test_an_editor_dies_in_every_window(
         assert run_spec(edit_spec(str(undisturbed / "latents"), f"{place}/edits")).failures == []
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"loading", *EDITOR}
     same(f"{place}/edits", undisturbed / "edits")
+
+
+def test_the_whole_group_of_a_run_is_killed(shards: str, undisturbed: Path, tmp_path: Path) -> None:
+    """SIGKILL to a run with a Ray of its own, once a unit is committed; the same command finishes what is missing."""
+    spec = tmp_path / "spec.json"
+    spec.write_text(invert_spec(shards, str(tmp_path / "latents"), count=2).model_dump_json())
+    command = [str(Path(sys.executable).parent / "edict"), "run", str(spec)]
+    killed = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    commits = tmp_path / "latents" / "commits"
+    while not (commits.is_dir() and any(commits.iterdir())):
+        try:
+            killed.wait(timeout=0.02)
+        except subprocess.TimeoutExpired:
+            continue
+        pytest.fail(f"the run ended by itself with {killed.returncode}")
+    os.killpg(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    state = status(Store(str(tmp_path / "latents")))
+    assert 0 < state.committed < state.units
+    assert not state.complete
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    same(str(tmp_path / "latents"), undisturbed / "latents")
 
 
 def drive(spec: JobSpec, environment: dict[str, str], window: str | None) -> None:
