@@ -129,6 +129,7 @@ def run_killed(spec: InvertSpec, nodes: Nodes, seed: int, log: Path) -> Counter[
             ended = drivers.pop(0)
             if ended.exitcode not in (0, -signal.SIGKILL):
                 did["drivers that failed"] += 1
+                print(f"seed {seed}: a driver ended with {ended.exitcode}:\n{log.read_text()[-3000:]}", flush=True)
             if ended.exitcode != 0 and not drivers:
                 if did["drivers"] >= DRIVERS:
                     raise RuntimeError(f"seed {seed}: not complete after {DRIVERS} drivers; see {log}")
