@@ -1,10 +1,10 @@
-"""A few runs of the random campaign; all 200 are `python -m benchmarks.campaign`."""
+"""A run of the random campaign; all 200 are `python -m benchmarks.campaign`."""
 
 from pathlib import Path
 
 from benchmarks.campaign import campaign
 
-SEEDS = (2, 33)  # of which one or the other kills a worker, a raylet, and the driver twice
+SEEDS = (33,)  # it kills a worker and a raylet, with its store on S3
 
 
 def test_nothing_is_lost_or_doubled_whatever_is_killed(tmp_path: Path, s3: str) -> None:
