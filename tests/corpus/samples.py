@@ -1,6 +1,5 @@
 """Samples that are taken into one shard of one job, where each becomes a row or a reject, and harms no other."""
 
-import io
 import struct
 import tarfile
 import zlib
@@ -11,24 +10,12 @@ import numpy as np
 from PIL import Image
 
 from tests.corpus.case import Case
+from tests.pictures import file, picture
 
 Samples = Case[Callable[[str], list[bytes]]]  # of a key, the members as they lie in a tar
 
 CAPTION = b"a red heart"
 HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)"> "'>&amp; {{ 7 * 7 }} {caption}"""
-
-
-def picture(width: int = 64, height: int = 64) -> Image.Image:
-    """An RGB image without any symmetry."""
-    y, x = np.mgrid[:height, :width]
-    levels = np.stack([x * 255 // width, y * 255 // height, (x * y * 7 + x) % 256], axis=-1)
-    return Image.fromarray(levels.astype(np.uint8))
-
-
-def file(image: Image.Image, format: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 def flipped(data: bytes, place: int) -> bytes:
@@ -52,7 +39,8 @@ def deflated(length: int) -> bytes:
     return b"".join(packer.compress(block) for _ in range(length >> 20)) + packer.flush()
 
 
-JPEG, PNG = file(picture(), "JPEG", quality=90), file(picture(), "PNG")
+PICTURE = picture(64, 64)
+JPEG, PNG = file(PICTURE, "JPEG", quality=90), file(PICTURE, "PNG")
 BOMB = deflated(64 << 20)  # 64 KB that become 64 MB
 
 
@@ -90,7 +78,7 @@ def turned() -> bytes:
 ROW, CORRUPT, ANIMATED = "row", "reject decode CorruptImage", "reject decode AnimatedImage"
 BOMBED, UNSAFE, INVALID = "reject decode DecompressionBomb", "reject index UnsafeMember", "reject read InvalidJson"
 NO_CAPTION, ENCODING = "reject read MissingCaption", "reject read CaptionEncoding"
-MORE = [picture().rotate(90)]
+MORE = [PICTURE.rotate(90)]
 UNREADABLE = "not an image that can be read"
 DHT = JPEG.index(b"\xff\xc4")
 
@@ -98,8 +86,8 @@ IMAGES: list[Samples] = [
     image("image-empty", "an image of 0 bytes", b"", "reject index EmptyMember", "0 bytes"),
     image("image-text", "an error page called .jpg", b"<html>404</html>", CORRUPT, UNREADABLE, "jpg"),
     image("image-svg", "an SVG", b"<svg xmlns='http://www.w3.org/2000/svg'/>", CORRUPT, UNREADABLE),
-    image("image-pdf", "a PDF called .jpg", file(picture(), "PDF"), CORRUPT, UNREADABLE, "jpg"),
-    image("image-eps", "an EPS, which Pillow would hand to Ghostscript", file(picture(), "EPS"), CORRUPT, UNREADABLE),
+    image("image-pdf", "a PDF called .jpg", file(PICTURE, "PDF"), CORRUPT, UNREADABLE, "jpg"),
+    image("image-eps", "an EPS, which Pillow would hand to Ghostscript", file(PICTURE, "EPS"), CORRUPT, UNREADABLE),
     image("jpeg-cut", "a JPEG cut in its pixels", JPEG[: len(JPEG) // 2], CORRUPT, "truncated", "jpg"),
     image("jpeg-header-flipped", "a JPEG with a flipped bit in its tables", flipped(JPEG, DHT + 10), CORRUPT, "broken"),
     image(
@@ -128,22 +116,26 @@ IMAGES: list[Samples] = [
         BOMBED,
     ),
     image(
-        "gif-animated", "an animated GIF", file(picture(), "GIF", save_all=True, append_images=MORE), ANIMATED, "GIF"
+        "gif-animated",
+        "an animated GIF",
+        file(PICTURE, "GIF", save_all=True, append_images=MORE),
+        ANIMATED,
+        "GIF",
     ),
-    image("webp-animated", "an animated WebP", file(picture(), "WEBP", save_all=True, append_images=MORE), ANIMATED),
-    image("png-animated", "an animated PNG", file(picture(), "PNG", save_all=True, append_images=MORE), ANIMATED),
-    image("tiff-pages", "a TIFF of two pages", file(picture(), "TIFF", save_all=True, append_images=MORE), ANIMATED),
-    image("gif-still", "a GIF of one frame", file(picture(), "GIF"), ROW),
-    image("tiff", "a TIFF called .png", file(picture(), "TIFF"), ROW),
-    image("bmp", "a BMP", file(picture(), "BMP"), ROW, extension="bmp"),
+    image("webp-animated", "an animated WebP", file(PICTURE, "WEBP", save_all=True, append_images=MORE), ANIMATED),
+    image("png-animated", "an animated PNG", file(PICTURE, "PNG", save_all=True, append_images=MORE), ANIMATED),
+    image("tiff-pages", "a TIFF of two pages", file(PICTURE, "TIFF", save_all=True, append_images=MORE), ANIMATED),
+    image("gif-still", "a GIF of one frame", file(PICTURE, "GIF"), ROW),
+    image("tiff", "a TIFF called .png", file(PICTURE, "TIFF"), ROW),
+    image("bmp", "a BMP", file(PICTURE, "BMP"), ROW, extension="bmp"),
     image("pixel", "an image of 1 x 1", file(picture(1, 1), "PNG"), ROW),
     image("strip", "an image of 1 x 10,000", file(picture(1, 10_000), "PNG"), ROW),
     image(
         "grey-16", "16-bit grey", file(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)), "PNG"), ROW
     ),
     image("grey-float", "32-bit grey", file(Image.fromarray(np.ones((64, 64), np.float32)), "TIFF"), CORRUPT, "32-bit"),
-    image("cmyk", "a CMYK JPEG", file(picture().convert("CMYK"), "JPEG"), ROW, extension="jpg"),
-    image("palette", "a palette with transparency", file(picture().convert("P"), "PNG", transparency=0), ROW),
+    image("cmyk", "a CMYK JPEG", file(PICTURE.convert("CMYK"), "JPEG"), ROW, extension="jpg"),
+    image("palette", "a palette with transparency", file(PICTURE.convert("P"), "PNG", transparency=0), ROW),
     image("turned", "a JPEG that its EXIF turns", turned(), ROW, extension="jpg"),
 ]
 
