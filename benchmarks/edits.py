@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.record import parser, save, table
 from benchmarks.truth import Edit, squared_error, truth
-from edict import EDICT, Pair, ddim
+from edict import EDICT, Control, Pair, ddim
 from edict.training.emoji import KINDS
 
 SHEET = Path(__file__).parents[1] / "docs" / "pictures" / "edits.png"
@@ -50,7 +50,27 @@ def by_ddim(model: EDICT, start: Pair, sources: list[str], targets: list[str]) -
     return ddim.generate(noise, schedule, predict, start=0, stop=schedule.depth), set()
 
 
-METHODS: dict[str, Method] = {"EDICT": by_edict, "DDIM": by_ddim}
+def by_control(model: EDICT, start: Pair, sources: list[str], targets: list[str]) -> tuple[torch.Tensor, set[int]]:
+    """EDICT with prompt-to-prompt attention control: each source's attention is regenerated beside its edit."""
+    noise, faults = model.move(start, sources, 0)
+    both, more = model.edit(noise, sources, [[target] for target in targets], control=Control())
+    # source, edit, source, edit, ...
+    return both[1::2].to_float()[0], {*faults, *(i // 2 for i in more)}
+
+
+@torch.inference_mode()
+def by_sdedit(model: EDICT, start: Pair, sources: list[str], targets: list[str]) -> tuple[torch.Tensor, set[int]]:
+    """SDEdit (Meng et al., 2108.01073): noised at random, with one seed, to the strength's depth; then DDIM."""
+    schedule, alpha = start.schedule, start.schedule.alpha(0)
+    latents = start.to_float()[0]
+    noise = torch.randn(latents.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    noised = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise.to(latents.device)
+    predict = model.predictor(targets, start.guidance_scale)
+    return ddim.generate(noised, schedule, predict, start=0, stop=schedule.depth), set()
+
+
+METHODS: dict[str, Method] = {"EDICT": by_edict, "DDIM": by_ddim, "control": by_control, "SDEdit": by_sdedit}
+"""By the names they are printed under; "control" is EDICT with attention control."""
 
 
 def edited(
@@ -100,15 +120,20 @@ def summary(kind: str, errors: dict[str, np.ndarray]) -> dict[str, Any]:
     """The row of one kind: means with their intervals, and the share of pairs whose edit is nearer than the source."""
     row: dict[str, Any] = {"kind": kind, "n": len(errors["source"])}
     row |= {name: mean_interval(values) for name, values in errors.items()}
-    row["EDICT - DDIM"] = mean_interval(errors["EDICT"] - errors["DDIM"])
+    row |= {f"EDICT - {name}": mean_interval(errors["EDICT"] - errors[name]) for name in METHODS if name != "EDICT"}
     row["nearer"] = {name: float((errors[name] < errors["source"]).mean()) for name in METHODS}
     row["failed"] = {name: int(np.isnan(errors[name]).sum()) for name in METHODS}
     return row
 
 
+def compared() -> list[str]:
+    """What is printed with an interval: every method, and EDICT less each other."""
+    return [*METHODS, *(f"EDICT - {name}" for name in METHODS if name != "EDICT")]
+
+
 def line(row: dict[str, Any]) -> list[object]:
     """A row as it is printed."""
-    intervals = ["{:.4f} [{:.4f}, {:.4f}]".format(*row[name]) for name in (*METHODS, "EDICT - DDIM")]
+    intervals = ["{:.4f} [{:.4f}, {:.4f}]".format(*row[name]) for name in compared()]
     shares = [f"{row['nearer'][name]:.0%}" for name in METHODS]
     failed = " + ".join(str(row["failed"][name]) for name in METHODS)
     return [
@@ -185,8 +210,9 @@ def main() -> None:
     kinds = np.array([edit.kind for edit in test])
     results = [summary(kind, {name: values[kinds == kind] for name, values in errors.items()}) for kind in KINDS]
     results.append(summary("all", errors))
-    head = ("kind", "n", "source", "autoencoder", "EDICT [95 %]", "DDIM [95 %]", "EDICT - DDIM [95 %]")
-    print(table((*head, "EDICT nearer", "DDIM nearer", "failed"), [line(row) for row in results]))
+    head = ["kind", "n", "source", "autoencoder", *(f"{name} [95 %]" for name in compared())]
+    head += [*(f"{name} nearer" for name in METHODS), "failed"]
+    print(table(head, [line(row) for row in results]))
     shown = [i for kind in KINDS for i in np.flatnonzero(kinds == kind)[: given.columns]]
     SHEET.parent.mkdir(parents=True, exist_ok=True)
     sheet([test[i] for i in shown], {name: [images[i] for i in shown] for name, images in rows.items()}).save(SHEET)

@@ -6,9 +6,10 @@
 >>> pictures = model.generate(pair, new_captions)
 """
 
+from edict.attention import Blend, Control
 from edict.checkpoint import ModelError
 from edict.lattice import LatticeOverflow, NonFinite
 from edict.model import EDICT
 from edict.pair import Pair
 
-__all__ = ["EDICT", "LatticeOverflow", "ModelError", "NonFinite", "Pair"]
+__all__ = ["EDICT", "Blend", "Control", "LatticeOverflow", "ModelError", "NonFinite", "Pair"]

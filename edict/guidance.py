@@ -9,8 +9,8 @@ from edict.sampler import Predict
 def guided(unet: UNet2DConditionModel, text: torch.Tensor, empty: torch.Tensor, guidance_scale: float) -> Predict:
     """eps = eps(empty) + guidance_scale * (eps(text) - eps(empty)), combined in float32.
 
-    text [N, L, D] and empty [1, L, D] are text encoder states. Guidance 1 needs only the conditional branch and
-    guidance 0 only the unconditional one; the other is then not computed.
+    text [N, L, D] and empty [1, L, D] (or [N, L, D], negative captions) are text encoder states. Guidance 1 needs only
+    the conditional branch and guidance 0 only the unconditional one; the other is then not computed.
     """
     unconditional = empty.expand_as(text)
     if guidance_scale == 1:

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, overload
+from typing import Literal, TypeVar, overload
 
 import numpy as np
 import torch
@@ -11,7 +12,8 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image, ImageOps
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from edict import sampler
+from edict import attention, sampler
+from edict.attention import Control
 from edict.checkpoint import image_size, locate, read_config
 from edict.guidance import guided
 from edict.lattice import LIMIT, LatticeOverflow, NonFinite, as_fraction, to_lattice
@@ -22,6 +24,7 @@ from edict.schedule import Schedule, executed, final_alpha, schedule
 BITS = 12
 MIXING = 0.93
 Faults = dict[int, ArithmeticError]
+T = TypeVar("T")
 
 
 def mixing_weight(executed_steps: int) -> float:
@@ -199,14 +202,20 @@ class EDICT:
 
     @torch.inference_mode()
     def move(
-        self, pair: Pair, captions: Sequence[str], position: int, *, guidance_scale: float | None = None
+        self,
+        pair: Pair,
+        captions: Sequence[str],
+        position: int,
+        *,
+        guidance_scale: float | None = None,
+        negative_captions: Sequence[str] | None = None,
     ) -> tuple[Pair, Faults]:
         """The pair at `position` of its schedule, inverted or generated there, and what went wrong, by sample.
 
-        Samples do not influence each other: those without a fault are right whatever happened to the rest.
+        Samples do not influence each other: those without a fault are right whatever happened to the rest. Guidance
+        leads away from `negative_captions`, one a pair, in place of the empty caption.
         """
-        if len(captions) != len(pair):
-            raise ValueError(f"{len(pair)} pairs but {len(captions)} captions: give one caption a pair")
+        _one_each(pair, {"captions": captions, "negative captions": negative_captions})
         if not 0 <= position <= pair.schedule.depth:
             raise ValueError(f"position {position} is not on a schedule of {pair.schedule.depth} steps")
         run = sampler.invert if position < pair.position else sampler.generate
@@ -215,14 +224,14 @@ class EDICT:
         for first in range(0, len(pair), pair.batch_size):
             rows = slice(first, first + pair.batch_size)
             x, y = _padded(pair.x[rows], pair.batch_size), _padded(pair.y[rows], pair.batch_size)
-            texts = list(captions[rows])
-            texts += texts[-1:] * (pair.batch_size - len(texts))
+            texts = _filled(captions[rows], pair.batch_size)
+            negative = None if negative_captions is None else _filled(negative_captions[rows], pair.batch_size)
             extent = Extent(x)
             x, y = run(
                 x,
                 y,
                 pair.schedule,
-                self.predictor(texts, guidance_scale),
+                self.predictor(texts, guidance_scale, negative),
                 p=pair.p,
                 bits=pair.bits,
                 start=pair.position,
@@ -235,11 +244,109 @@ class EDICT:
             faults |= {first + i: fault for i, fault in _faults(extent, pair.bits).items() if i < real}
         return replace(pair, x=torch.cat(xs), y=torch.cat(ys), position=position), faults
 
-    def predictor(self, captions: Sequence[str], guidance_scale: float) -> Predict:
+    @torch.inference_mode()
+    def edit(
+        self,
+        pair: Pair,
+        captions: Sequence[str],
+        prompts: Sequence[Sequence[str]],
+        *,
+        control: Control,
+        guidance_scale: float | None = None,
+        steps: int | None = None,
+        negative_captions: Sequence[str] | None = None,
+    ) -> tuple[Pair, Faults]:
+        """Edits under attention control: the clean pairs of every row and its edits, and what went wrong, by sample.
+
+        Row after row: its own under its caption, exact, then one a prompt of `prompts[row]`. The edits leave where the
+        pair stands, or at their last `steps` steps, down to which all goes by the captions. `guidance_scale` is the
+        edits'; a row's own stays the pair's. What goes wrong with a row goes wrong with its edits.
+        """
+        depth = pair.schedule.depth
+        counts = [len(ours) for ours in prompts]
+        _one_each(pair, {"captions": captions, "lists of prompts": prompts, "negative captions": negative_captions})
+        if isinstance(control.blend, torch.Tensor) and control.blend.shape != (len(pair), *pair.x.shape[2:]):
+            raise ValueError(
+                f"the mask is {[*control.blend.shape]}: make it {[len(pair), *pair.x.shape[2:]]}, one a pair"
+            )
+        lost = Faults()
+        if steps is not None:
+            if not 0 < steps <= depth - pair.position:
+                raise ValueError(f"an edit of {steps} steps, but the pair has {depth - pair.position} to go")
+            pair, lost = self.move(pair, captions, depth - steps, negative_captions=negative_captions)
+        states: dict[attention.Place, tuple[torch.Tensor, torch.Tensor]] = {}
+        faults: dict[attention.Place, ArithmeticError] = {}
+        for places in attention.batches(counts, pair.batch_size):
+            moved, met = self._edit_batch(
+                pair, captions, prompts, _filled(places, pair.batch_size), control, guidance_scale, negative_captions
+            )
+            for i, (row, j) in enumerate(places):
+                states.setdefault((row, j), (moved.x[i], moved.y[i]))
+                fault = lost.get(row) or met.get(places.index((row, 0))) or met.get(i)
+                if fault is not None:
+                    faults.setdefault((row, j), fault)
+        order = [(row, j) for row, count in enumerate(counts) for j in range(count + 1)]
+        x, y = (torch.stack([states[place][side] for place in order]) for side in (0, 1))
+        return (
+            replace(pair, x=x, y=y, position=depth),
+            {i: faults[place] for i, place in enumerate(order) if place in faults},
+        )
+
+    def _edit_batch(
+        self,
+        pair: Pair,
+        captions: Sequence[str],
+        prompts: Sequence[Sequence[str]],
+        places: list[attention.Place],
+        control: Control,
+        guidance_scale: float | None,
+        negative_captions: Sequence[str] | None,
+    ) -> tuple[Pair, Faults]:
+        """One batch of `edit`, and its faults by place."""
+        of = [row for row, _ in places]
+        texts = [prompts[row][j - 1] if j else captions[row] for row, j in places]
+        rows = attention.rows(places, texts, control, self.tokenizer, self.device)
+        scales = torch.full((len(places),), pair.guidance_scale, device=self.device)
+        if guidance_scale is not None:
+            scales[rows.edits] = guidance_scale
+        predictor = partial(
+            attention.guided,
+            self.unet,
+            self._encode_text(texts),
+            self._unconditional(None if negative_captions is None else [negative_captions[row] for row in of]),
+            scales,
+            pair.guidance_scale,
+            rows,
+        )
+        extent = Extent(pair.x[of])
+        x, y = attention.generate(
+            pair.x[of],
+            pair.y[of],
+            pair.schedule,
+            predictor,
+            rows,
+            control,
+            control.blend[of][rows.edits] if isinstance(control.blend, torch.Tensor) else None,
+            p=pair.p,
+            bits=pair.bits,
+            start=pair.position,
+            extent=extent,
+        )
+        return replace(pair, x=x, y=y, position=pair.schedule.depth), _faults(extent, pair.bits)
+
+    def predictor(
+        self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str] | None = None
+    ) -> Predict:
         """The guided noise prediction under these captions, one a sample of the batch it will be called with."""
+        return guided(self.unet, self._encode_text(captions), self._unconditional(negative_captions), guidance_scale)
+
+    def _unconditional(self, negative_captions: Sequence[str] | None) -> torch.Tensor:
+        """What guidance leads away from: text states [N, L, D] of negative captions, or [1, L, D] of the empty one."""
+        if negative_captions is not None:
+            return self._encode_text(negative_captions)
         if self._empty is None:
             self._empty = self._encode_text([""])
-        return guided(self.unet, self._encode_text(captions), self._empty, guidance_scale)
+        return self._empty
 
     def truncated(self, caption: str) -> bool:
         """Whether the text encoder sees only the caption's beginning."""
@@ -252,6 +359,16 @@ class EDICT:
 
 def _padded(states: torch.Tensor, count: int) -> torch.Tensor:
     return torch.cat([states, states[-1:].expand(count - len(states), *states.shape[1:])])
+
+
+def _one_each(pair: Pair, given: dict[str, Sequence | None]) -> None:
+    for kind, ones in given.items():
+        if ones is not None and len(ones) != len(pair):
+            raise ValueError(f"{len(pair)} pairs but {len(ones)} {kind}: give one a pair")
+
+
+def _filled(given: Sequence[T], count: int) -> list[T]:
+    return [*given, *[given[-1]] * (count - len(given))]
 
 
 def _faults(extent: Extent, bits: int) -> Faults:

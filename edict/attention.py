@@ -1,0 +1,386 @@
+"""Prompt-to-prompt (Hertz et al., 2208.01626): an edit that keeps the attention maps of the picture it is an edit of.
+
+A row's base, regenerated under its own caption, and its edits share a batch, and for the first steps an edit attends
+as its base does. A base's rows are not touched: they take the same path through the same kernels as without control,
+so they come back to the same integers. What is asked of the network beside the same batch shape is that a row's bits do
+not depend on its place in it, which on a CPU needs one thread.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from difflib import SequenceMatcher
+from fractions import Fraction
+from functools import partial
+from itertools import pairwise
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch.utils.hooks import RemovableHandle
+from transformers import CLIPTokenizer
+
+from edict import sampler
+from edict.sampler import Extent, Predict
+from edict.schedule import Schedule, executed
+
+SMALL = 16 * 16
+"""Self-attention is injected, and maps are read for the mask, where there are at most so many pixels, as in the paper's
+code: finer layers draw the detail that an edit is to change. The shipped model attends at 8x8 and 4x4: everywhere."""
+
+
+@dataclass(frozen=True)
+class Blend:
+    """A mask made from cross-attention maps (the paper's code, LocalBlend): what is outside it stays the base's.
+
+    A pixel is inside where the map of `words`, averaged over heads, layers and the steps so far, in the base's caption
+    or in the edit's, is above `threshold` times its maximum. `words` None is the words that the edit changes. It is
+    applied after the first `start` of the steps.
+    """
+
+    words: tuple[str, ...] | None = None
+    threshold: float = 0.3
+    start: float = 0.2
+
+
+@dataclass(frozen=True)
+class Control:
+    """How an edit is held to its base.
+
+    `cross` and `self_` are the shares of the edit's steps, from the first, that take the base's cross- and
+    self-attention probabilities. `weights` multiply the attention to words of the edit's caption at every step (the
+    paper's re-weighting). `blend` is a Blend, or bool [N, H, W] at the latents' size for N rows: True where an edit
+    may differ.
+    """
+
+    cross: float = 0.4
+    self_: float = 0.6
+    weights: Mapping[str, float] = field(default_factory=dict)
+    blend: Blend | torch.Tensor | None = None
+
+    def __post_init__(self) -> None:
+        shares = {"cross": self.cross, "self_": self.self_}
+        if isinstance(self.blend, Blend):
+            shares |= {"blend.threshold": self.blend.threshold, "blend.start": self.blend.start}
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} is {share}: a share lies between 0 and 1")
+
+
+Place = tuple[int, int]
+"""(row, 0) is the row's base, (row, j) its j-th edit, from 1."""
+
+
+def batches(counts: Sequence[int], batch_size: int) -> list[list[Place]]:
+    """The base and the `counts[row]` edits of every row, in batches of at most `batch_size`.
+
+    Every edit has its base in its batch: a row with more edits than fit has its base again in the next. Raises
+    ValueError where none fits.
+    """
+    if batch_size < 2 and any(counts):
+        raise ValueError(
+            "batch_size is 1: with attention control an edit and its base share a batch; invert with 2 or more"
+        )
+    packed: list[list[Place]] = [[]]
+    for row, count in enumerate(counts):
+        left = range(1, count + 1)
+        while True:
+            if batch_size - len(packed[-1]) < min(2, 1 + len(left)):
+                packed.append([])
+            room = batch_size - len(packed[-1]) - 1
+            packed[-1] += [(row, 0), *((row, j) for j in left[:room])]
+            left = left[room:]
+            if not left:
+                break
+    return packed
+
+
+Words = list[tuple[str, range]]
+"""The words of a caption, each with the positions of its tokens."""
+
+
+def split(tokenizer: CLIPTokenizer, caption: str) -> Words:
+    """The words that the text encoder sees, as CLIP's byte pairs end them."""
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer(caption, truncation=True).input_ids)[1:-1]
+    ends = [i for i, token in enumerate(tokens, 1) if token.endswith("</w>") or i == len(tokens)]
+    return [("".join(tokens[a:b]).removesuffix("</w>"), range(a + 1, b + 1)) for a, b in pairwise([0, *ends])]
+
+
+def align(base: Words, edit: Words, length: int) -> torch.Tensor:
+    """How the attention to a base's tokens becomes that to its edit's: float [length, length], base by edit.
+
+    Words in both captions, in order, keep theirs (the paper's refinement); words that replace others get theirs, shared
+    evenly among their tokens (its replacement); the end of the text and the padding go with the end and the padding.
+    A column of zeros is a token that has no counterpart.
+    """
+    mapping = torch.zeros(length, length)
+    for change, old, new in _changes(base, edit):
+        if change in ("insert", "delete"):
+            continue
+        one_by_one = len(old) == len(new)  # or else a phrase for a phrase
+        for these, those in zip(*(_spans(words, one_by_one) for words in (old, new)), strict=True):
+            block = torch.eye(len(these)) if len(these) == len(those) else 1 / len(those)
+            mapping[these.start : these.stop, those.start : those.stop] = block
+    mapping[0, 0] = 1  # the start of the text
+    for this, that in zip(range(_end(base), length), range(_end(edit), length), strict=False):
+        mapping[this, that] = 1
+    return mapping
+
+
+def _changes(base: Words, edit: Words) -> list[tuple[str, Words, Words]]:
+    """What makes the edit's words of the base's: equal, replace, insert or delete, and the words of either."""
+    matcher = SequenceMatcher(None, [word for word, _ in base], [word for word, _ in edit], autojunk=False)
+    return [(change, base[b0:b1], edit[e0:e1]) for change, b0, b1, e0, e1 in matcher.get_opcodes()]
+
+
+def _spans(words: Words, one_by_one: bool) -> list[range]:
+    spans = [tokens for _, tokens in words]
+    return spans if one_by_one else [range(spans[0].start, spans[-1].stop)]
+
+
+def _end(words: Words) -> int:
+    """Where the end of the text stands."""
+    return words[-1][1].stop if words else 1
+
+
+def find(words: Words, phrase: Words) -> list[int]:
+    """The positions of the tokens of a word, or of several in a row, wherever they occur."""
+    texts, sought = [word for word, _ in words], [word for word, _ in phrase]
+    places = [i for i in range(len(texts) - len(sought) + 1) if sought and texts[i : i + len(sought)] == sought]
+    return [token for i in places for token in _tokens(words[i : i + len(sought)])]
+
+
+def _tokens(words: Words) -> list[int]:
+    return [token for _, tokens in words for token in tokens]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What control asks of a batch of B rows of which E are edits, captions being L tokens long.
+
+    `base` int64 [B] is the place of each row's base, its own for a base; `edits` int64 [E] are the places of the
+    edits. Of each edit: `mapping` float32 [E, L, L] is `align`'s, `weights` float32 [E, L] multiply its attention,
+    `words` float32 [E, 2, L] is 1 at the tokens, in the base's caption and in its own, that its mask is made from.
+    """
+
+    base: torch.Tensor
+    edits: torch.Tensor
+    mapping: torch.Tensor
+    weights: torch.Tensor
+    words: torch.Tensor
+
+
+def rows(
+    places: Sequence[Place], captions: Sequence[str], control: Control, tokenizer: CLIPTokenizer, device: torch.device
+) -> Rows:
+    """The Rows of a batch with these places, each under its caption. A place more than once is the batch's padding.
+
+    Raises ValueError where a caption lacks a word that `control` names.
+    """
+    base = [places.index((row, 0)) for row, _ in places]
+    edits = [i for i, (_, edit) in enumerate(places) if edit]
+    length = tokenizer.model_max_length
+    mapping = torch.zeros(len(edits), length, length)
+    weights, words = torch.ones(len(edits), length), torch.zeros(len(edits), 2, length)
+    for e, i in enumerate(edits):
+        theirs, ours = split(tokenizer, captions[base[i]]), split(tokenizer, captions[i])
+        mapping[e] = align(theirs, ours, length)
+        for word, weight in control.weights.items():
+            if not (found := find(ours, split(tokenizer, word))):
+                raise ValueError(f"the word {word!r} has a weight, but it is not in the prompt {captions[i]!r}")
+            weights[e, found] = weight
+        if isinstance(control.blend, Blend):
+            sides = _mask_words(theirs, ours, control.blend, tokenizer)
+            if control.blend.words is not None and not any(sides):
+                raise ValueError(
+                    f"none of the mask's words {', '.join(map(repr, control.blend.words))} is in the caption "
+                    f"{captions[base[i]]!r} or in the prompt {captions[i]!r}"
+                )
+            for side, tokens in enumerate(sides):
+                words[e, side, tokens] = 1
+    return Rows(
+        torch.tensor(base, device=device),
+        torch.tensor(edits, dtype=torch.long, device=device),
+        mapping.to(device),
+        weights.to(device),
+        words.to(device),
+    )
+
+
+def _mask_words(base: Words, edit: Words, blend: Blend, tokenizer: CLIPTokenizer) -> tuple[list[int], list[int]]:
+    """The tokens of a base's and of its edit's caption that the mask is made from."""
+    if blend.words is None:
+        changes = [(old, new) for change, old, new in _changes(base, edit) if change != "equal"]
+        sides = [word for old, _ in changes for word in old], [word for _, new in changes for word in new]
+        return _tokens(sides[0]), _tokens(sides[1])
+    phrases = [split(tokenizer, word) for word in blend.words]
+    found = [[token for phrase in phrases for token in find(words, phrase)] for words in (base, edit)]
+    return found[0], found[1]
+
+
+Maps = dict[int, torch.Tensor]
+"""The attention to the mask's words, summed over heads, layers and steps: by a layer's pixels Q, float32 [E, 2, Q]."""
+
+
+@contextmanager
+def attending(
+    unet: UNet2DConditionModel, rows: Rows, *, cross: bool, self_: bool, maps: Maps | None = None
+) -> Iterator[None]:
+    """Inside, the last B rows of a call of the UNet attend as `rows` says; `maps`, where there are any, are added to.
+
+    By hooks around the attention, which itself runs as it always does. None of them outlives the block.
+    """
+    weighted = bool((rows.weights != 1).any())
+    with ExitStack() as hooks:
+        for layer in unet.modules():
+            if not isinstance(layer, Attention) or not len(rows.edits):
+                continue
+            if layer.is_cross_attention and (cross or weighted or maps is not None):
+                for handle in _hook_cross(layer, rows, inject=cross, maps=maps):
+                    hooks.enter_context(handle)
+            elif self_ and not layer.is_cross_attention:
+                for projection in (layer.to_q, layer.to_k):
+                    hooks.enter_context(projection.register_forward_hook(_of_base(rows.base)))
+        yield
+
+
+def _of_base(base: torch.Tensor) -> Callable[..., torch.Tensor | None]:
+    """Every row is projected as its base is: of queries and keys, its self-attention is then its base's."""
+
+    def hook(_: Any, __: Any, projected: torch.Tensor) -> torch.Tensor | None:
+        if projected.shape[1] > SMALL:
+            return None
+        skipped = len(projected) - len(base)
+        return torch.cat([projected[:skipped], projected[skipped:][base]])
+
+    return hook
+
+
+def _hook_cross(layer: Attention, rows: Rows, *, inject: bool, maps: Maps | None) -> Iterator[RemovableHandle]:
+    """Add to what a layer attended to for an edit the difference that other probabilities make; nothing to a base.
+
+    So an edit that has its base's states is left with them, to the last bit.
+    """
+    seen: dict[str, torch.Tensor] = {}
+    size, edits, bases = len(rows.base), rows.edits, rows.base[rows.edits]
+    aligned = rows.mapping.any(1)[:, None, None]
+
+    def keep(name: str) -> Callable[..., None]:
+        def hook(_: Any, __: Any, projected: torch.Tensor) -> None:  # [.., Q or L, heads * D] -> [B, heads, Q or L, D]
+            seen[name] = projected[-size:].unflatten(-1, (layer.heads, -1)).transpose(1, 2)
+
+        return hook
+
+    def correct(_: Any, arguments: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        query, key, value = (seen.pop(name) for name in ("query", "key", "value"))
+        everyone = (query.float() @ key.float().mT * layer.scale).softmax(-1)  # [B, heads, Q, L]
+        own, of_base = everyone[edits], everyone[bases]
+        wanted = torch.where(aligned, of_base @ rows.mapping[:, None], own) if inject else own
+        wanted = wanted * rows.weights[:, None, None]
+        if maps is not None and query.shape[2] <= SMALL:
+            both = torch.stack([of_base.sum(1), wanted.sum(1)], 1)  # [E, 2, Q, L]
+            maps[query.shape[2]] = maps.get(query.shape[2], 0) + (both @ rows.words[..., None]).squeeze(-1)
+        difference = ((wanted - own).to(value.dtype) @ value[edits]).transpose(1, 2).flatten(2)
+        attended = arguments[0].clone()
+        attended[len(attended) - size + edits] += difference
+        return (attended,)
+
+    yield layer.to_q.register_forward_hook(keep("query"))
+    yield layer.to_k.register_forward_hook(keep("key"))
+    yield layer.to_v.register_forward_hook(keep("value"))
+    yield layer.to_out[0].register_forward_pre_hook(correct)
+
+
+def mask(maps: Maps, threshold: float, size: tuple[int, int]) -> torch.Tensor:
+    """Where each edit may differ, bool [E, H, W] for `size` (H, W): the union of its base's map and its own.
+
+    Where the finest maps, widened by a pixel of theirs, are above `threshold` of their largest value, as in LocalBlend.
+    """
+    finest = maps[max(maps)]
+    height = round((finest.shape[-1] * size[0] / size[1]) ** 0.5)
+    widened = F.max_pool2d(finest.unflatten(-1, (height, -1)), 3, stride=1, padding=1)
+    drawn = F.interpolate(widened, size=size)
+    return (drawn > threshold * drawn.amax((2, 3), keepdim=True)).any(1)
+
+
+def guided(
+    unet: UNet2DConditionModel,
+    text: torch.Tensor,
+    empty: torch.Tensor,
+    guidance_scales: torch.Tensor,
+    base_scale: float,
+    rows: Rows,
+    *,
+    cross: bool,
+    self_: bool,
+    maps: Maps | None,
+) -> Predict:
+    """`guidance.guided` with a scale a row, float32 [B], and `attending` in the conditional branch.
+
+    A base comes back exactly from calls of the shape it was inverted in, and that is what its `base_scale` decides:
+    both branches in one call, or, at 0 and 1, one; the branch that only the edits need is then a call of its own.
+    """
+    scales = guidance_scales[:, None, None, None]
+    unconditional = empty.expand_as(text)
+    needs_text, needs_empty = bool((scales != 0).any()), bool((scales != 1).any())
+    inject = partial(attending, unet, rows, cross=cross, self_=self_, maps=maps)
+
+    def predict(latents: torch.Tensor, timestep: int) -> torch.Tensor:
+        latents = latents.to(unet.dtype).contiguous()  # as in `guidance.guided`
+        if base_scale not in (0, 1):
+            with inject():
+                states = torch.cat([unconditional, text])
+                without, with_text = unet(torch.cat([latents, latents]), timestep, states).sample.float().chunk(2)
+        else:
+            if needs_empty:
+                without = unet(latents, timestep, unconditional).sample.float()
+            if not needs_text:
+                return without
+            with inject():
+                with_text = unet(latents, timestep, text).sample.float()
+            if not needs_empty:
+                return with_text
+        return torch.where(scales == 1, with_text, without + scales * (with_text - without))
+
+    return predict
+
+
+def generate(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    schedule: Schedule,
+    predictor: Callable[..., Predict],
+    rows: Rows,
+    control: Control,
+    allowed: torch.Tensor | None,
+    *,
+    p: Fraction,
+    bits: int,
+    start: int,
+    extent: Extent,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`sampler.generate` from position `start` to the clean end, of a batch of bases and their edits.
+
+    `predictor` is `guided` but for its keywords; `allowed` bool [E, H, W], or None, is the mask where one is given.
+    Outside a mask an edit's integers become its base's, after each step; no mean is taken.
+    """
+    steps, blend = schedule.depth - start, control.blend
+    maps = Maps() if isinstance(blend, Blend) else None
+    for i in range(start, schedule.depth):
+        done = i - start
+        cross, self_ = done < executed(steps, control.cross), done < executed(steps, control.self_)
+        predict = predictor(cross=cross, self_=self_, maps=maps)
+        x, y = sampler.generate(x, y, schedule, predict, p=p, bits=bits, start=i, stop=i + 1, extent=extent)
+        if isinstance(blend, Blend) and maps and done >= executed(steps, blend.start):
+            allowed = mask(maps, blend.threshold, (x.shape[2], x.shape[3]))
+        if allowed is not None:
+            x, y = blended(x, rows, allowed), blended(y, rows, allowed)
+    return x, y
+
+
+def blended(states: torch.Tensor, rows: Rows, allowed: torch.Tensor) -> torch.Tensor:
+    """int64 [B, C, H, W] with each edit's integers outside its mask, bool [E, H, W], replaced by its base's."""
+    ours, theirs = states[rows.edits], states[rows.base[rows.edits]]
+    return states.index_copy(0, rows.edits, torch.where(allowed[:, None], ours, theirs))

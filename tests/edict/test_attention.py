@@ -1,0 +1,480 @@
+"""Attention control: bases exact, edits as the paper says, and nothing left behind."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from itertools import product
+
+import pytest
+import torch
+from diffusers.models.attention_processor import Attention
+from PIL import Image
+
+from edict import EDICT, Blend, Control, LatticeOverflow, NonFinite, Pair, attention, guidance
+from edict.attention import Place, align, attending, batches, find, mask, rows, split
+
+SOURCES = ["red heart", "a cat on a blue background", "dog face", "two green apples, close together"]
+PROMPTS = [
+    ["blue heart", "red heart on a yellow background"],
+    [],
+    ["polar bear face", "face", "cat face", "fox face", "dog face, noto emoji"],
+    ["two red apples, close together"],
+]
+MASK = torch.zeros(4, 16, 16, dtype=torch.bool)
+MASK[:, 4:12, 2:9] = True
+CONTROLS = {
+    "plain": Control(),
+    "whole": Control(cross=1, self_=1),
+    "cross": Control(cross=1, self_=0),
+    "self": Control(cross=0, self_=1),
+    "none": Control(cross=0, self_=0),
+    "blend": Control(blend=Blend(threshold=0.6)),
+    "mask": Control(blend=MASK),
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """A row's place in its batch then makes no difference (test_model)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def half(model: EDICT) -> EDICT:
+    return EDICT.from_pretrained(dtype=torch.bfloat16)
+
+
+def equal(one: Pair, other: Pair) -> bool:
+    return torch.equal(one.x, other.x) and torch.equal(one.y, other.y)
+
+
+def inverted(model: EDICT, images: list[Image.Image], *, guidance_scale: float, steps: int = 4) -> tuple[Pair, Pair]:
+    start = model.encode(images[:4])
+    ready = model.prepare(start, steps=steps, strength=1.0, guidance_scale=guidance_scale, batch_size=4)
+    noise, faults = model.move(ready, SOURCES, 0)
+    assert not faults
+    return ready, noise
+
+
+BASES = [0, 3, 4, 10]  # where the rows' own stand in the result, before their edits
+EDITS = [1, 2, 5, 6, 7, 8, 9, 11]
+
+
+@pytest.mark.parametrize(
+    ("control", "base_scale", "guidance_scale", "dtype"),
+    [
+        *((name, 3.0, None, torch.float32) for name in CONTROLS),
+        *(
+            ("plain", base, edit, torch.float32)
+            for base, edit in ((1, None), (1, 4.5), (3, 1), (0, 3), (7, 0), (0, None))
+        ),
+        ("whole", 3.3, 5.0, torch.bfloat16),
+        ("blend", 1.0, None, torch.bfloat16),
+    ],
+)
+def test_bases_come_back_to_the_very_integers(
+    model: EDICT,
+    half: EDICT,
+    images: list[Image.Image],
+    control: str,
+    base_scale: float,
+    guidance_scale: float | None,
+    dtype: torch.dtype,
+) -> None:
+    model = half if dtype == torch.bfloat16 else model
+    start, noise = inverted(model, images, guidance_scale=base_scale, steps=3)
+    made, faults = model.edit(noise, SOURCES, PROMPTS, control=CONTROLS[control], guidance_scale=guidance_scale)
+    assert not faults
+    assert (len(made), made.position) == (12, start.position)
+    assert equal(made[BASES], start)
+    changed = [not torch.equal(made.x[i], start.x[row]) for row, edits in ((0, (1, 2)), (3, (11,))) for i in edits]
+    assert all(changed) == any(changed) == (base_scale != 0 or guidance_scale is not None)  # 0 is told nothing
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.3])
+def test_without_windows_an_edit_is_the_uncontrolled_one(
+    model: EDICT, images: list[Image.Image], guidance_scale: float
+) -> None:
+    start, noise = inverted(model, images, guidance_scale=guidance_scale)
+    made, _ = model.edit(noise, SOURCES, PROMPTS, control=Control(cross=0, self_=0))
+    of = [row for row, edits in enumerate(PROMPTS) for _ in edits]
+    plain, _ = model.move(noise[of], [prompt for edits in PROMPTS for prompt in edits], start.position)
+    assert equal(made[EDITS], plain)
+    held, _ = model.edit(noise, SOURCES, PROMPTS, control=Control())
+    assert not any(torch.equal(a, b) for a, b in zip(held.x[EDITS], plain.x, strict=True))
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+def test_an_edit_to_the_same_caption_is_the_base(model: EDICT, images: list[Image.Image], control: str) -> None:
+    start, noise = inverted(model, images, guidance_scale=3.0, steps=3)
+    made, _ = model.edit(noise, SOURCES, [[caption] for caption in SOURCES], control=CONTROLS[control])
+    assert equal(made[0::2], start)
+    assert equal(made[1::2], start)
+
+
+def test_an_edit_is_in_its_place_whatever_its_batch(model: EDICT, images: list[Image.Image]) -> None:
+    _, noise = inverted(model, images, guidance_scale=3.0, steps=2)
+    control = Control(blend=Blend())
+    made, _ = model.edit(noise, SOURCES, PROMPTS, control=control)
+    for i, prompt in enumerate(PROMPTS[2]):
+        alone, _ = model.edit(noise[2:3], SOURCES[2:3], [[prompt]], control=control)
+        assert equal(alone[1:2], made[5 + i : 6 + i])
+
+
+def test_an_edit_may_leave_at_its_last_steps(model: EDICT, images: list[Image.Image]) -> None:
+    start, noise = inverted(model, images, guidance_scale=3.0)
+    made, _ = model.edit(noise, SOURCES, PROMPTS, control=Control(), steps=2)
+    branch, _ = model.move(noise, SOURCES, 2)
+    assert equal(made, model.edit(branch, SOURCES, PROMPTS, control=Control())[0])
+    assert equal(made[BASES], start)
+    for steps in (0, 5):
+        with pytest.raises(ValueError, match="the pair has 4 to go"):
+            model.edit(noise, SOURCES, PROMPTS, control=Control(), steps=steps)
+
+
+def test_a_window_is_a_share_of_the_edits_steps(model: EDICT, images: list[Image.Image]) -> None:
+    _, noise = inverted(model, images, guidance_scale=1.0, steps=6)
+
+    def made(**shares: float) -> Pair:  # of 5 steps
+        control = Control(**{"cross": 0, "self_": 0, **shares})
+        return model.edit(noise[:1], SOURCES[:1], [["blue heart"]], control=control, steps=5)[0]
+
+    for window in ("cross", "self_"):
+        none, two, also_two, three = (made(**{window: share}) for share in (0.19, 0.4, 0.59, 0.6))
+        assert equal(none, made())
+        assert equal(two, also_two)
+        assert len({one.digests()[1] for one in (none, two, three)}) == 3
+
+
+class PaperProcessor:
+    """The paper's Algorithm 1 in the plainest form: all probabilities made, an edit's replaced, then applied."""
+
+    def __init__(self, base: list[int], mapping: torch.Tensor, weights: torch.Tensor, cross: bool, self_: bool) -> None:
+        self.base, self.mapping, self.weights, self.cross, self.self_ = base, mapping, weights, cross, self_
+
+    def __call__(
+        self, layer: Attention, states: torch.Tensor, encoder_hidden_states: torch.Tensor | None = None, **_: object
+    ) -> torch.Tensor:
+        context = states if encoder_hidden_states is None else encoder_hidden_states
+        query, key, value = (
+            layer.head_to_batch_dim(projected, out_dim=4)
+            for projected in (layer.to_q(states), layer.to_k(context), layer.to_v(context))
+        )
+        probabilities = torch.einsum("bhqd,bhkd->bhqk", query * layer.scale, key).softmax(-1)
+        given = probabilities.clone()
+        first = len(states) - len(self.base)  # conditional branch last
+        for i, base in enumerate(self.base):
+            if encoder_hidden_states is None:
+                if self.self_:
+                    probabilities[first + i] = given[first + base]
+                continue
+            if i == base:
+                continue
+            for token in range(self.mapping.shape[-1]):
+                if self.cross and self.mapping[i, :, token].any():
+                    probabilities[first + i, ..., token] = given[first + base] @ self.mapping[i, :, token]
+                probabilities[first + i, ..., token] *= self.weights[i, token]
+        attended = torch.einsum("bhqk,bhkd->bqhd", probabilities, value).flatten(2)
+        return layer.to_out[1](layer.to_out[0](attended))
+
+
+@pytest.mark.parametrize(("cross", "self_", "both"), [(True, False, False), (False, True, True), (True, True, True)])
+@torch.inference_mode()
+def test_attention_is_replaced_as_in_the_paper(model: EDICT, cross: bool, self_: bool, both: bool) -> None:
+    """Against the paper's algorithm as an attention processor of diffusers, `both` branches of guidance or one."""
+    places = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    captions = [
+        "a cat on a blue background",
+        "a polar bear on a blue background",
+        "a cat",
+        "red heart",
+        "a big red heart",
+    ]
+    of = rows(places, captions, Control(weights={"a": 2.0}), model.tokenizer, model.device)
+    text, count = model._encode_text(captions), len(places)
+    states = torch.cat([model._encode_text([""]).expand_as(text), text]) if both else text
+    latents = torch.randn(len(states), 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    plain = model.unet(latents, 501, states).sample
+    with attending(model.unet, of, cross=cross, self_=self_, maps={}):
+        ours = model.unet(latents, 501, states).sample
+    mapping, weights = torch.eye(24).repeat(count, 1, 1), torch.ones(count, 24)
+    mapping[of.edits], weights[of.edits] = of.mapping, of.weights
+    before = model.unet.attn_processors
+    model.unet.set_attn_processor(PaperProcessor(of.base.tolist(), mapping, weights, cross, self_))
+    try:
+        theirs = model.unet(latents, 501, states).sample
+    finally:
+        model.unet.set_attn_processor(before)
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    edits = len(states) - count + of.edits
+    assert not torch.isclose(ours[edits], plain[edits], atol=1e-2).flatten(1).all(1).any()
+    bases = [i for i in range(len(states)) if i not in edits]
+    assert torch.equal(ours[bases], plain[bases])
+
+
+@pytest.mark.parametrize(
+    ("base_scale", "scale"), [(1, 1), (1, 4.5), (0, 0), (0, 3), (0, 1), (3.3, 3.3), (7, 3), (3, 1), (5, 0)]
+)
+@torch.inference_mode()
+def test_a_base_is_predicted_bit_for_bit_as_without_control(model: EDICT, base_scale: float, scale: float) -> None:
+    """And an edit outside the windows too, where one scale or one number of branches lets it."""
+    places, captions = [(0, 0), (0, 1), (1, 0), (1, 1)], ["red heart", "blue heart", "dog face", "cat face"]
+    of = rows(places, captions, Control(), model.tokenizer, model.device)
+    text, empty = model._encode_text(captions), model._encode_text([""])
+    latents = torch.randn(4, 4, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scales = torch.tensor([base_scale, scale, base_scale, scale], dtype=torch.float32)
+
+    def predicted(inside: bool) -> torch.Tensor:
+        make = attention.guided(model.unet, text, empty, scales, base_scale, of, cross=inside, self_=inside, maps=None)
+        return make(latents, 501)
+
+    plain = guidance.guided(model.unet, text, empty, base_scale)(latents, 501)
+    calls: list[int] = []
+    with model.unet.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0]))):
+        inside, outside = predicted(True), predicted(False)
+    assert set(calls) == {4 if base_scale in (0, 1) else 8}, "the shape of the batch is the base's"
+    assert torch.equal(inside[[0, 2]], plain[[0, 2]])
+    assert torch.equal(outside[[0, 2]], plain[[0, 2]])
+    uncontrolled = guidance.guided(model.unet, text, empty, scale)(latents, 501)
+    assert torch.allclose(outside[[1, 3]], uncontrolled[[1, 3]], atol=1e-4)
+    if base_scale == scale or {base_scale, scale}.isdisjoint({0, 1}) or (base_scale, scale) == (0, 1):
+        assert torch.equal(outside[[1, 3]], uncontrolled[[1, 3]])
+    assert torch.equal(inside[[1, 3]], outside[[1, 3]]) == (scale == 0)
+
+
+@pytest.mark.parametrize(
+    ("base", "edit", "expected"),
+    [
+        ("red heart", "blue heart", {1: [1], 2: [2]}),  # a word for a word
+        ("heart", "big heart", {1: [2]}),  # a word that is new has none
+        ("big heart", "heart", {2: [1]}),
+        ("", "heart", {}),
+        ("cat, noto emoji", "polar bear, noto emoji", {1: [1, 2], 2: [3], 3: [4], 4: [5]}),  # a phrase for a phrase
+    ],
+)
+def test_captions_are_aligned_word_by_word(model: EDICT, base: str, edit: str, expected: dict[int, list[int]]) -> None:
+    these, those = split(model.tokenizer, base), split(model.tokenizer, edit)
+    mapping = align(these, those, 24)
+    ends = [1 + sum(len(tokens) for _, tokens in words) for words in (these, those)]
+    words = mapping[1 : ends[0], 1 : ends[1]]
+    for i, j in product(range(1, ends[0]), range(1, ends[1])):
+        assert words[i - 1, j - 1] == (1 / len(expected[i]) if j in expected.get(i, []) else 0)
+    assert mapping[0, 0] == 1
+    assert mapping[ends[0], ends[1]] == 1, "the end goes with the end"
+    assert mapping.sum() == 1 + len(expected) + 24 - max(ends)
+    assert torch.equal(align(those, those, 24), torch.eye(24))
+
+
+def test_words_of_several_tokens_share_the_attention(model: EDICT) -> None:
+    one, three = split(model.tokenizer, "red heart"), split(model.tokenizer, "xqzj heart")
+    count = len(three[0][1])
+    assert count > 1
+    mapping = align(one, three, 24)
+    assert mapping[1, 1 : 1 + count].tolist() == pytest.approx([1 / count] * count)
+    assert mapping.sum(1)[:3].tolist() == pytest.approx([1.0] * 3)
+    back = align(three, one, 24)
+    assert back[1 : 1 + count, 1].tolist() == [1.0] * count
+    assert find(three, split(model.tokenizer, "XQZJ")) == list(range(1, 1 + count))
+
+
+@pytest.mark.parametrize("caption", ["", "a", "snow-covered cat's café, 🐈 no. 42", "a red heart and " * 20])
+def test_words_are_what_the_text_encoder_sees(model: EDICT, caption: str) -> None:
+    ids = model.tokenizer(caption, truncation=True).input_ids
+    words = split(model.tokenizer, caption)
+    assert [token for _, tokens in words for token in tokens] == list(range(1, len(ids) - 1))
+    assert len(words) <= len(caption)
+    assert not any(" " in word for word, _ in words)
+
+
+def test_a_word_is_found_wherever_it_is(model: EDICT) -> None:
+    words = split(model.tokenizer, "a dog face and a dog")
+    assert find(words, split(model.tokenizer, "dog")) == [2, 6]
+    assert find(words, split(model.tokenizer, "dog face")) == [2, 3]
+    assert find(words, split(model.tokenizer, "cat")) == []
+    assert find(words, []) == []
+
+
+@pytest.mark.parametrize(
+    ("counts", "batch_size", "expected"),
+    [
+        ([1, 1], 4, [[(0, 0), (0, 1), (1, 0), (1, 1)]]),
+        ([1, 1], 3, [[(0, 0), (0, 1)], [(1, 0), (1, 1)]]),
+        ([4], 3, [[(0, 0), (0, 1), (0, 2)], [(0, 0), (0, 3), (0, 4)]]),
+        ([0, 0, 0], 2, [[(0, 0), (1, 0)], [(2, 0)]]),
+        ([0, 0], 1, [[(0, 0)], [(1, 0)]]),
+        ([1, 0, 2], 3, [[(0, 0), (0, 1), (1, 0)], [(2, 0), (2, 1), (2, 2)]]),
+    ],
+)
+def test_every_batch_holds_the_bases_of_its_edits(
+    counts: list[int], batch_size: int, expected: list[list[Place]]
+) -> None:
+    assert batches(counts, batch_size) == expected
+
+
+def test_no_edit_fits_into_a_batch_of_one(model: EDICT) -> None:
+    with pytest.raises(ValueError, match="invert with 2 or more"):
+        batches([1], 1)
+
+
+@pytest.mark.parametrize("blend", [MASK[:2], Blend(threshold=0.8, start=0.0)], ids=["given", "words"])
+def test_outside_the_mask_an_edit_is_its_base_after_every_step(
+    model: EDICT, images: list[Image.Image], blend: Blend | torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    masks: list[torch.Tensor] = []
+    blended = attention.blended
+
+    def seen(states: torch.Tensor, of: attention.Rows, allowed: torch.Tensor) -> torch.Tensor:
+        masks.append(allowed)
+        return blended(states, of, allowed)
+
+    monkeypatch.setattr(attention, "blended", seen)  # to read the mask; it runs as it is
+    start, noise = inverted(model, images, guidance_scale=1.0)
+    shown: list[torch.Tensor] = []
+    with model.unet.register_forward_pre_hook(lambda _, arguments: shown.append(arguments[0].clone())):
+        made, _ = model.edit(noise[[0, 3]], [SOURCES[0], SOURCES[3]], [PROMPTS[0][:1], PROMPTS[3]], control=Control(
+            cross=0.5, self_=0.5, blend=blend
+        ))  # fmt: skip
+    assert len(shown) == len(masks) == 8  # two calls a step; two states a step
+    for i in range(4):
+        outside = ~masks[2 * i][:, None].expand(-1, 4, -1, -1)
+        assert 0 < outside.sum() < outside.numel()
+        base, edit = (shown[2 * i + 2][[0, 2]], shown[2 * i + 2][[1, 3]]) if i < 3 else (made.x[[0, 2]], made.x[[1, 3]])
+        assert torch.equal(base[outside], edit[outside])
+        assert not torch.equal(base[~outside], edit[~outside])
+    assert torch.equal(made.y[[0, 2]][outside], made.y[[1, 3]][outside])
+    assert equal(made[[0, 2]], start[[0, 3]])
+
+
+def test_a_mask_is_where_the_attention_is() -> None:
+    """The finest maps, a pixel wider, for either side."""
+    fine = torch.zeros(2, 2, 8, 8)
+    fine[0, 0, 2, 3], fine[0, 1, 6, 6], fine[0, 1, 0, 0] = 4.0, 2.0, 0.5
+    drawn = mask({64: fine.flatten(2), 16: torch.ones(2, 2, 16)}, 0.3, (16, 16))
+    expected = torch.zeros(2, 16, 16, dtype=torch.bool)
+    expected[0, 2:8, 4:10] = expected[0, 10:16, 10:16] = True
+    assert torch.equal(drawn, expected), "and no attention at all is no mask"
+
+
+def test_weights_change_what_a_word_does(model: EDICT, images: list[Image.Image]) -> None:
+    start, noise = inverted(model, images, guidance_scale=1.0, steps=2)
+
+    def made(**weights: float) -> Pair:
+        control = Control(cross=0, self_=0, weights=weights)
+        return model.edit(noise[:1], SOURCES[:1], [["blue heart"]], control=control)[0]
+
+    digests = {one.digests()[1] for one in (made(), made(blue=2.0), made(blue=0.0), made(heart=2.0))}
+    assert len(digests) == 4
+    assert equal(made(blue=1.0), made())
+    assert equal(made(blue=2.0)[:1], start[:1])
+
+
+def test_a_word_that_is_not_there_is_said(model: EDICT, images: list[Image.Image]) -> None:
+    noise = model.prepare(model.encode(images[:1]), steps=1, strength=1.0, guidance_scale=1.0, batch_size=2)
+    for control, message in (
+        (Control(weights={"snow": 2.0}), "'snow' has a weight, but it is not in the prompt 'blue heart'"),
+        (Control(blend=Blend(("snow", "ice"))), "none of the mask's words 'snow', 'ice' is in the caption 'red heart'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.edit(noise, ["red heart"], [["blue heart"]], control=control)
+
+
+@pytest.mark.parametrize(
+    ("name", "control"),
+    [
+        ("cross", {"cross": -0.1}),
+        ("self_", {"self_": 1.1}),
+        ("blend.threshold", {"blend": Blend(threshold=2.0)}),
+        ("blend.start", {"blend": Blend(start=-1)}),
+    ],
+)
+def test_a_share_out_of_range_is_refused(name: str, control: dict) -> None:
+    with pytest.raises(ValueError, match=f"{name} is .* between 0 and 1"):
+        Control(**control)
+
+
+def test_what_does_not_fit_is_refused(model: EDICT, images: list[Image.Image]) -> None:
+    pair = model.prepare(model.encode(images[:2]), steps=1, strength=1.0, guidance_scale=1.0)
+    with pytest.raises(ValueError, match="2 pairs but 1 lists of prompts"):
+        model.edit(pair, SOURCES[:2], [["a"]], control=Control())
+    with pytest.raises(ValueError, match=r"the mask is \[4, 16, 16\]: make it \[2, 16, 16\]"):
+        model.edit(pair, SOURCES[:2], [["a"], ["b"]], control=Control(blend=MASK))
+    with pytest.raises(ValueError, match="2 pairs but 1 negative captions"):
+        model.edit(pair, SOURCES[:2], [["a"], ["b"]], control=Control(), negative_captions=["blurred"])
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_network_is_left_as_it_was(model: EDICT, images: list[Image.Image], fails: bool) -> None:
+    def hooks() -> int:
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.unet.modules())
+
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("for a test")
+
+    _, noise = inverted(model, images, guidance_scale=3.0, steps=1)
+    before, processors = hooks(), dict(model.unet.attn_processors)
+    with ExitStack() as stack:
+        if fails:
+            stack.enter_context(model.unet.conv_out.register_forward_pre_hook(out_of_memory))
+            stack.enter_context(pytest.raises(torch.OutOfMemoryError))
+        model.edit(noise, SOURCES, PROMPTS, control=Control(1, 1, {}, Blend()))
+    assert hooks() == before
+    assert model.unet.attn_processors == processors
+
+
+def test_a_rows_fault_is_also_its_edits(model: EDICT, images: list[Image.Image]) -> None:
+    ready, noise = inverted(model, images, guidance_scale=1.0, steps=2)
+    wild = replace(noise, x=noise.x.clone(), y=noise.y.clone())
+    wild.x[0] = wild.y[0] = 2**46
+    for steps in (None, 1):
+        made, faults = model.edit(wild, SOURCES, PROMPTS, control=Control(), steps=steps)
+        assert sorted(faults) == [0, 1, 2]
+        assert all(isinstance(fault, LatticeOverflow) for fault in faults.values())
+        assert equal(made[BASES[1:]], ready[1:])
+
+
+def test_a_fault_of_the_base_alone_is_also_its_edits(model: EDICT, images: list[Image.Image]) -> None:
+    """They would stand on attention that is not a number's."""
+
+    def lose_the_first(_: object, __: object, predicted: torch.Tensor) -> torch.Tensor:
+        return torch.cat([predicted[:1] * torch.nan, predicted[1:]])
+
+    _, noise = inverted(model, images, guidance_scale=1.0, steps=1)
+    with model.unet.conv_out.register_forward_hook(lose_the_first):
+        _, faults = model.edit(noise[:2], SOURCES[:2], PROMPTS[:2], control=Control())
+    assert sorted(faults) == [0, 1, 2]
+    assert all(isinstance(fault, NonFinite) for fault in faults.values())
+
+
+NEGATIVES = ["blurred", "grey background", "", "cat"]
+
+
+def test_negative_captions_are_exact(model: EDICT, images: list[Image.Image]) -> None:
+    start, plain = inverted(model, images, guidance_scale=3.0, steps=3)
+    noise, _ = model.move(start, SOURCES, 0, negative_captions=NEGATIVES)
+    assert not any(torch.equal(noise.x[i], plain.x[i]) for i in (0, 1, 3))
+    same, _ = model.move(noise, SOURCES, start.position, negative_captions=NEGATIVES)
+    assert equal(same, start)
+    made, _ = model.edit(noise, SOURCES, PROMPTS, control=Control(), steps=2, negative_captions=NEGATIVES)
+    assert equal(made[BASES], start)
+    other, _ = model.edit(noise, SOURCES, PROMPTS, control=Control(), steps=2)
+    assert not equal(other[BASES], start)
+    part, _ = model.move(replace(start, batch_size=3), SOURCES, 0, negative_captions=NEGATIVES)  # a padded batch
+    assert equal(model.move(part, SOURCES, start.position, negative_captions=NEGATIVES)[0], start)
+
+
+@torch.inference_mode()
+def test_negative_captions_stand_in_the_empty_ones_place(model: EDICT) -> None:
+    latents = torch.randn(2, 4, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    captions = ["red heart", "dog face"]
+
+    def predicted(guidance_scale: float, negative_captions: list[str] | None = None) -> torch.Tensor:
+        return model.predictor(captions, guidance_scale, negative_captions)(latents, 501)
+
+    assert torch.equal(predicted(1.0, ["blurred", "cat"]), predicted(1.0))
+    assert torch.allclose(predicted(3.0, ["", ""]), predicted(3.0), atol=1e-4)
+    away, with_text = model.predictor(["blurred", "cat"], 1.0)(latents, 501), predicted(1.0)
+    assert torch.allclose(predicted(3.0, ["blurred", "cat"]), away + 3 * (with_text - away), atol=1e-4)
+    assert torch.allclose(predicted(0.0, ["blurred", "cat"]), away, atol=1e-4)
