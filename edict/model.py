@@ -199,7 +199,13 @@ class EDICT:
 
     @torch.inference_mode()
     def move(
-        self, pair: Pair, captions: Sequence[str], position: int, *, guidance_scale: float | None = None
+        self,
+        pair: Pair,
+        captions: Sequence[str],
+        position: int,
+        *,
+        guidance_scale: float | None = None,
+        negative_captions: Sequence[str] | None = None,
     ) -> tuple[Pair, Faults]:
         """The pair at `position` of its schedule, inverted or generated there, and what went wrong, by sample.
 
@@ -217,12 +223,15 @@ class EDICT:
             x, y = _padded(pair.x[rows], pair.batch_size), _padded(pair.y[rows], pair.batch_size)
             texts = list(captions[rows])
             texts += texts[-1:] * (pair.batch_size - len(texts))
+            negatives = None if negative_captions is None else list(negative_captions[rows])
+            if negatives is not None:
+                negatives += negatives[-1:] * (pair.batch_size - len(negatives))
             extent = Extent(x)
             x, y = run(
                 x,
                 y,
                 pair.schedule,
-                self.predictor(texts, guidance_scale),
+                self.predictor(texts, guidance_scale, negatives),
                 p=pair.p,
                 bits=pair.bits,
                 start=pair.position,
@@ -235,11 +244,14 @@ class EDICT:
             faults |= {first + i: fault for i, fault in _faults(extent, pair.bits).items() if i < real}
         return replace(pair, x=torch.cat(xs), y=torch.cat(ys), position=position), faults
 
-    def predictor(self, captions: Sequence[str], guidance_scale: float) -> Predict:
+    def predictor(
+        self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str] | None = None
+    ) -> Predict:
         """The guided noise prediction under these captions, one a sample of the batch it will be called with."""
         if self._empty is None:
             self._empty = self._encode_text([""])
-        return guided(self.unet, self._encode_text(captions), self._empty, guidance_scale)
+        empty = self._empty if negative_captions is None else self._encode_text(negative_captions)
+        return guided(self.unet, self._encode_text(captions), empty, guidance_scale)
 
     def truncated(self, caption: str) -> bool:
         """Whether the text encoder sees only the caption's beginning."""
