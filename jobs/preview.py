@@ -1,15 +1,18 @@
 """What a job would do and cost, told before anything runs."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from edict.checkpoint import image_size, locate
-from jobs.prompts import Variant, prompts, variants
-from pipeline.edit import executed_steps
+from jobs.prompts import read_tables, resolve
+from jobs.tables import PromptTable
+from pipeline.edit import Variant, executed_steps
 from pipeline.job import invert_fingerprint
-from pipeline.plan import cut, index_shards, part_units
+from pipeline.latents import read_columns
+from pipeline.plan import Source, cut, index_shards, parts_of
 from pipeline.run import edit_task
-from pipeline.store import Store, read_table
+from pipeline.selection import SelectionError, no_row, planned, read_selection
+from pipeline.store import Store
 from schemas.specs import EditSpec, InvertSpec
 
 SHOWN = 10  # prompt pairs
@@ -46,31 +49,80 @@ def _invert(spec: InvertSpec) -> list[str]:
 
 
 def _edit(spec: EditSpec) -> list[str]:
-    latents, found = Store(spec.latents), variants(spec.edits)
-    _, fingerprint = edit_task(spec, latents, found, lambda caption: prompts(caption, found))
-    made = fingerprint["latents"]
+    latents, wanted, tables = Store(spec.latents), read_selection(spec), read_tables(spec.edits)
+    edits = resolve(spec.edits, tables)
+    _, fingerprint = edit_task(spec, latents, edits, wanted)
+    made, parts = fingerprint["latents"], parts_of(latents)
     depth = len(made["timesteps"])
-    units = part_units(latents, fingerprint["batch_size"], spec.workers.count)
-    counts, pairs, rows, cost = Counter[str](), list[tuple[str, str, str]](), 0, 0
-    for part in dict.fromkeys(unit.source for unit in units):
-        for caption in read_table(latents.get(part), part)["caption"].to_pylist():
-            rows += 1
-            changed = prompts(caption, found)
+    counts, pairs, sources, cost = Counter[str](), Spread(), list[Source](), 0
+    for part, rows in planned(latents, parts, wanted, edits.listed):
+        sources.append((part[0], rows.num_rows, part[2], part[3]))
+        captions = read_columns(latents, part, ["caption"])["caption"].take(rows["row"]).to_pylist()
+        for caption, listed in zip(captions, rows["prompts"].to_pylist(), strict=True):
+            changed = edits.prompts(caption, dict(listed or ()))
             cost += _edit_cost(changed, made["steps"], depth, made["guidance_scale"])
             for variant, prompt in changed:
                 counts[variant.name] += 1
-                pairs.append((variant.name, caption, prompt))
-    shown = pairs[:: max(1, len(pairs) // SHOWN)][:SHOWN]
+                pairs.add((variant.name, caption, prompt))
+    if not sources and spec.planned_rows:
+        raise SelectionError(no_row(latents, parts))
+    units = cut(sources, fingerprint["batch_size"], spec.workers.count)
+    total, rows_taken = sum(count for _, count, _, _ in parts), sum(count for _, count, _, _ in sources)
+    of = "" if rows_taken == total else f" of the {total}"
     return [
-        f"edit {rows} rows of {spec.latents} into {spec.output}",
+        f"edit {rows_taken} rows{of} of {spec.latents} into {spec.output}",
         f"  pictures      {counts.total()}" + "".join(f"  {name} {count}" for name, count in counts.items()),
-        f"  filtered      {rows * len(found) - counts.total()} (the caption would not change)",
+        f"  filtered      {rows_taken * len(edits.variants) - counts.total()} (the caption would not change)",
         f"  units         {len(units)}, for {spec.workers.count} workers",
         f"  network cost  {cost:,} evaluations",
-        *(f"  unused        {v.name}: changes no caption" for v in found if not counts[v.name]),
+        *(f"  unused        {v.name}: changes no caption" for v in edits.variants if not counts[v.name]),
+        *_strangers(latents, parts, tables),
         "",
-        *(line for name, caption, prompt in shown for line in (f"  {name}", f"    - {caption}", f"    + {prompt}")),
+        *(
+            line
+            for name, caption, prompt in pairs.kept()
+            for line in (f"  {name}", f"    - {caption}", f"    + {prompt}")
+        ),
     ]
+
+
+class Spread:
+    """Some of what is added, spread evenly over all of it, however much it is."""
+
+    def __init__(self) -> None:
+        self._kept, self._every, self._seen = list[tuple[str, str, str]](), 1, 0
+
+    def add(self, pair: tuple[str, str, str]) -> None:
+        if self._seen % self._every == 0:
+            self._kept.append(pair)
+        self._seen += 1
+        if len(self._kept) >= SHOWN * SHOWN:
+            self._kept, self._every = self._kept[::2], self._every * 2
+
+    def kept(self) -> list[tuple[str, str, str]]:
+        """SHOWN of them, or all where they are fewer."""
+        count = min(SHOWN, len(self._kept))
+        return [self._kept[i * len(self._kept) // count] for i in range(count)]
+
+
+def _strangers(latents: Store, parts: Sequence[Source], tables: Mapping[str, PromptTable]) -> list[str]:
+    """What tables have prompts for, and the store no row."""
+    if not tables:
+        return []
+    met: dict[str, set[str]] = {edit: set() for edit in tables}
+    for part in parts:
+        for key in read_columns(latents, part, ["key"])["key"].to_pylist():
+            for edit, table in tables.items():
+                if (known := table.key(key)) is not None:
+                    met[edit].add(known)
+    lines = []
+    for edit, table in tables.items():
+        if strangers := [key for key in table.first if key not in met[edit]]:
+            shown = ", ".join(strangers[:5]) + (", ..." if len(strangers) > 5 else "")
+            lines.append(
+                f"  no row        {edit}: for {len(strangers)} of {len(table.first)} keys of its table: {shown}"
+            )
+    return lines
 
 
 def _edit_cost(changed: Sequence[tuple[Variant, str]], steps: int, depth: int, guidance_scale: float) -> int:

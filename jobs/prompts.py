@@ -4,11 +4,18 @@ import functools
 import itertools
 import re
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
-from schemas.specs import Edit
+import pyarrow.compute as pc
 
+from jobs.tables import PromptTable, TableError, read_table
+from pipeline.edit import Edits
+from schemas.specs import MAX_VARIANTS, Edit
+
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 _NAME_LENGTH = 100  # a variant's name becomes part of file names
 
 # A word is one whose neighbours do not go on with it. Python's \w leaves out combining marks, without which most Indic
@@ -22,44 +29,104 @@ _INSIDE = rf"(?![{_UNSPACED}])[\w{_MARKS}]"
 
 @dataclass(frozen=True)
 class Variant:
-    """One way to change captions: a template edit, or one combination of a replace edit's words."""
+    """One way to change captions: an edit, one combination of a replace edit's words, or one name of a table."""
 
     name: str
-    edit: str
-    prompt: str | None
-    replace: tuple[tuple[str, str], ...]
-    guidance_scale: float | None
-    strength: float | None
-    steps: int | None
+    edit: Edit
+    words: tuple[tuple[str, str], ...] = ()
+    row: str = ""
 
-    def rewrite(self, caption: str) -> str | None:
-        """The new prompt; None when it is the caption itself, so that there is nothing to edit."""
-        template = self.prompt
-        prompt = _replaced(caption, self.replace) if template is None else template.format(caption=caption)
+    @property
+    def guidance_scale(self) -> float | None:
+        return self.edit.guidance_scale
+
+    @property
+    def strength(self) -> float | None:
+        return self.edit.strength
+
+    @property
+    def steps(self) -> int | None:
+        return self.edit.steps
+
+    @property
+    def negative_prompt(self) -> str | None:
+        return self.edit.negative_prompt
+
+    def rewrite(self, caption: str, listed: Mapping[str, str] = NOTHING) -> str | None:
+        """The new prompt; None when it is the caption itself, so that there is nothing to edit.
+
+        A template that is the caption itself changes the picture all the same where it has a negative prompt. `listed`
+        are the prompts that tables give the row.
+        """
+        edit, prompt = self.edit, None
+        if edit.prompt is not None:
+            prompt = edit.prompt.format(caption=caption)
+            if edit.negative_prompt is not None:
+                return prompt
+        elif edit.listed is not None:
+            prompt = listed.get(self.name)
+        elif edit.regex is not None:
+            prompt = _substituted(caption, edit.regex)
+        elif edit.replace is not None:
+            prompt = _replaced(caption, self.words)
+        else:
+            prompt = f"{edit.prefix or ''}{caption}{edit.suffix or ''}"
         return None if prompt == caption else prompt
 
 
-def variants(edits: Sequence[Edit]) -> list[Variant]:
+def resolve(edits: Sequence[Edit], tables: Mapping[str, PromptTable] | None = None) -> Edits:
+    """What a job runs on: its variants, how they make prompts, and what decides them.
+
+    `tables` are those of the edits that have one, by the edit's name, read now if not given. Raises TableError.
+    """
+    tables = read_tables(edits) if tables is None else tables
+    found = variants(edits, tables)
+    named = {(variant.edit.name, variant.row): variant.name for variant in found}
+
+    def listed(key: str) -> dict[str, str]:
+        return {named[edit, row]: prompt for edit, table in tables.items() for row, prompt in table.of(key).items()}
+
+    digests = [
+        {"pie_bench" if edit.table is None else "table": f"sha256:{tables[edit.name].digest}"} if edit.listed else {}
+        for edit in edits
+    ]
+    fingerprint = [edit.model_dump(mode="json") | digest for edit, digest in zip(edits, digests, strict=True)]
+    return Edits(found, functools.partial(prompts, variants=found), listed if tables else None, fingerprint)
+
+
+def read_tables(edits: Iterable[Edit]) -> dict[str, PromptTable]:
+    """The tables of those edits that have one, by the edit's name. Raises TableError."""
+    return {edit.name: read_table(edit) for edit in edits if edit.listed is not None}
+
+
+def variants(edits: Sequence[Edit], tables: Mapping[str, PromptTable] = NOTHING) -> list[Variant]:
     """Every edit's variants, in order. A list of words fans out: {dog: [cat, fox]} of "breed": breed-cat, breed-fox.
+    So do the names of a table, or the numbers of a key's rows in it.
 
     Names are unique over all edits and hold only a-z, 0-9, _ and -; a name the spec itself gives is never altered.
+    Raises TableError where they are more than MAX_VARIANTS.
     """
     taken = {edit.name for edit in edits}
-    return [variant for edit in edits for variant in _fan_out(edit, taken)]
+    if (count := sum(len(table.names) for table in tables.values())) > MAX_VARIANTS:
+        raise TableError(f"edits: their tables have {count:,} names in all, expected at most {MAX_VARIANTS:,} variants")
+    return [variant for edit in edits for variant in _fan_out(edit, taken, tables)]
 
 
-def prompts(caption: str, variants: Iterable[Variant]) -> list[tuple[Variant, str]]:
+def prompts(caption: str, listed: Mapping[str, str], variants: Iterable[Variant]) -> list[tuple[Variant, str]]:
     """The variants that change `caption`, with their prompts. Of an edit's equal prompts only the first is kept:
     where one word of a fan-out is absent from the caption, its alternatives all come to the same."""
     first: dict[tuple[str, str], Variant] = {}
     for variant in variants:
-        prompt = variant.rewrite(caption)
+        prompt = variant.rewrite(caption, listed)
         if prompt is not None:
-            first.setdefault((variant.edit, prompt), variant)
+            first.setdefault((variant.edit.name, prompt), variant)
     return [(variant, prompt) for (_, prompt), variant in first.items()]
 
 
-def _fan_out(edit: Edit, taken: set[str]) -> list[Variant]:
+def _fan_out(edit: Edit, taken: set[str], tables: Mapping[str, PromptTable]) -> list[Variant]:
+    if edit.listed is not None:
+        rows = tables[edit.name].names
+        return [Variant(_unique(f"{edit.name}-{_slug(r)}", taken) if r else edit.name, edit, row=r) for r in rows]
     replace = edit.replace or {}
     fans = [key for key, words in replace.items() if isinstance(words, list)]
     choices = [words if isinstance(words, list) else [words] for words in replace.values()]
@@ -68,7 +135,7 @@ def _fan_out(edit: Edit, taken: set[str]) -> list[Variant]:
         pairs = tuple(zip(replace, words, strict=True))
         slugs = [_slug(word) for key, word in pairs if key in fans]
         name = _unique("-".join([edit.name, *slugs]), taken) if fans else edit.name
-        found.append(Variant(name, edit.name, edit.prompt, pairs, edit.guidance_scale, edit.strength, edit.steps))
+        found.append(Variant(name, edit, pairs))
     return found
 
 
@@ -103,3 +170,10 @@ def _replaced(caption: str, pairs: tuple[tuple[str, str], ...]) -> str:
 def _pattern(keys: tuple[str, ...]) -> re.Pattern[str]:
     words = "|".join("(" + r"\s+".join(map(re.escape, key.split())) + ")" for key in keys)
     return re.compile(rf"(?<!{_INSIDE})(?:{words})(?!{_INSIDE})", re.IGNORECASE)
+
+
+def _substituted(caption: str, regex: Mapping[str, str]) -> str:
+    """One pattern after the other, by RE2 (as pyarrow brings it), whose time grows with the caption and no faster."""
+    for pattern, replacement in regex.items():
+        caption = pc.replace_substring_regex(caption, pattern=pattern, replacement=replacement).as_py()
+    return caption

@@ -1,11 +1,10 @@
 """From a spec to a run."""
 
-import functools
 from collections.abc import Sequence
 
 from pydantic import TypeAdapter
 
-from jobs.prompts import prompts, variants
+from jobs.prompts import resolve
 from pipeline.run import Ran, run_edit, run_invert
 from pipeline.store import Store
 from schemas.specs import EditSpec, InvertSpec
@@ -15,8 +14,7 @@ def run_spec(spec: InvertSpec | EditSpec, *, retry: Sequence[str] = ()) -> Ran:
     """Run a job, finish what is missing of it, or `retry` its rejects of these errors. Raises JobError, ModelError."""
     if isinstance(spec, InvertSpec):
         return run_invert(spec, retry=retry)
-    found = variants(spec.edits)
-    return run_edit(spec, found, functools.partial(prompts, variants=found), retry=retry)
+    return run_edit(spec, resolve(spec.edits), retry=retry)
 
 
 def run_retry(location: str, errors: Sequence[str]) -> Ran:

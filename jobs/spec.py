@@ -34,9 +34,9 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> InvertSpec | EditSp
     """Read, override, resolve and validate the spec in `path`: JSON where the name ends in .json, else YAML.
 
     `overrides` are fields with YAML values, `sampler.steps=25` or `edits[0].strength=0.5`, and win over the file.
-    Relative local paths in input, output, latents and model.path are taken from the current working directory, and ~
-    from the home; URLs are left alone. model.path is a folder if there is one of that name or it starts with `.` or
-    `~`; otherwise it is a hub id.
+    Relative local paths in input, output, latents, keys, tables and model.path are taken from the current working
+    directory, and ~ from the home; URLs are left alone. model.path is a folder if there is one of that name or it
+    starts with `.` or `~`; otherwise it is a hub id.
 
     Raises SpecError for anything wrong with the file, the overrides or the fields, all of the fields' problems at once.
     """
@@ -167,6 +167,15 @@ def _resolved(data: dict[str, Any]) -> dict[str, Any]:
     for field in {"input", "output", "latents"} & data.keys():
         value = data[field]
         resolved[field] = [_absolute(part) for part in value] if isinstance(value, list) else _absolute(value)
+    if isinstance(keys := data.get("keys"), str):
+        resolved["keys"] = _absolute(keys)
+    if isinstance(edits := data.get("edits"), list):
+        resolved["edits"] = [
+            edit | {field: _absolute(edit[field]) for field in {"table", "pie_bench"} & edit.keys()}
+            if isinstance(edit, dict)
+            else edit
+            for edit in edits
+        ]
     model = data.get("model")
     if isinstance(model, dict) and isinstance(path := model.get("path"), str) and path != "default":
         folder = path.startswith((".", "~")) or Path(path).is_dir()

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -15,7 +15,7 @@ from pipeline.errors import JobError
 from pipeline.images import ImageError, encode, prepare
 from pipeline.latents import Latents, read_latents
 from pipeline.parts import to_parquet
-from pipeline.plan import Unit, read_entries, read_units
+from pipeline.plan import Unit, read_entries, read_rows, read_units
 from pipeline.shards import Sample, read_samples, write_shard
 from pipeline.store import Store
 from pipeline.work import Done, Fault, Machine, Poison, Ready, Weights
@@ -37,10 +37,25 @@ class Variant(Protocol):
     def strength(self) -> float | None: ...
     @property
     def steps(self) -> int | None: ...
+    @property
+    def negative_prompt(self) -> str | None: ...
 
 
-Prompts = Callable[[str], Sequence[tuple[Variant, str]]]
-"""The variants that change a caption, each with its prompt."""
+Prompts = Callable[[str, Mapping[str, str]], Sequence[tuple[Variant, str]]]
+"""The variants that change a caption, each with its prompt, given those that tables have for the row, by variant."""
+
+
+@dataclass(frozen=True)
+class Edits:
+    """What a job makes of prompts. `prompts` goes to the workers; `listed`, what tables say of a key, into the plan.
+
+    `fingerprint` is what decides both; `listed` is None where there is no table.
+    """
+
+    variants: Sequence[Variant]
+    prompts: Prompts
+    listed: Callable[[str], Mapping[str, str]] | None
+    fingerprint: list[dict[str, Any]]
 
 
 class EditError(JobError):
@@ -73,6 +88,7 @@ class Change:
     prompt: str
     guidance_scale: float
     steps: int
+    negative_prompt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -147,7 +163,8 @@ class EditWorker(Ready):
         self._draw(latents, self._edits(latents, unit), {})
 
     def _load(self, unit: Unit) -> Latents:
-        latents = read_latents(self.latents, unit)
+        planned = read_rows(self.store, unit) if self.task.spec.planned_rows else None
+        latents = read_latents(self.latents, unit, planned)
         if (batch_size := self.task.spec.workers.batch_size) is None:
             return latents
         return replace(latents, pair=replace(latents.pair, batch_size=batch_size))
@@ -161,9 +178,10 @@ class EditWorker(Ready):
                 prompt,
                 pair.guidance_scale if variant.guidance_scale is None else variant.guidance_scale,
                 executed_steps(variant, self.task.schedule_steps, pair.schedule.depth),
+                variant.negative_prompt,
             )
-            for row, caption in enumerate(latents.column("caption"))
-            for variant, prompt in self.task.prompts(caption)
+            for row, (caption, listed) in enumerate(zip(latents.column("caption"), latents.prompts(), strict=True))
+            for variant, prompt in self.task.prompts(caption, listed)
             if not unit.retry or (indexes[row], f"{variant.name}/{keys[row]}") in unit.only
         ]
 
@@ -182,18 +200,19 @@ class EditWorker(Ready):
         """What came of each change: the picture, or what went wrong.
 
         All changes that leave the base prompt at one step share the exact regeneration down to it, and those with one
-        guidance scale on top share their batches.
+        guidance scale on top share their batches; not with those that have a negative prompt, each its own, because the
+        empty caption has other last bits in a batch than alone.
         """
         results: dict[int, Drawn | Fault] = {}
-        together = defaultdict[tuple[int, float], list[int]](list)
+        together = defaultdict[tuple[int, float, bool], list[int]](list)
         for i, change in enumerate(changes):
-            together[change.steps, change.guidance_scale].append(i)
+            together[change.steps, change.guidance_scale, change.negative_prompt is not None].append(i)
         rows = [row for row in range(len(latents.pair)) if row not in poison]
         place = {row: i for i, row in enumerate(rows)}
         captions = latents.column("caption")
         base, lost = latents.pair[rows], dict(poison)
         # the deepest first, so that each branch point is reached from the one before
-        for (steps, guidance_scale), members in sorted(together.items(), reverse=True):
+        for (steps, guidance_scale, _), members in sorted(together.items(), reverse=True):
             if all(changes[i].row in lost for i in members):
                 continue
             depth = base.schedule.depth
@@ -207,6 +226,7 @@ class EditWorker(Ready):
                 [changes[i].prompt for i in members],
                 depth,
                 guidance_scale=guidance_scale,
+                negative_captions=[negative for i in members if (negative := changes[i].negative_prompt)] or None,
             )
             drift, digests = clean.drift().tolist(), clean.digests()
             for first in range(0, len(members), clean.batch_size):
@@ -229,6 +249,7 @@ class EditWorker(Ready):
             "edit": edit.name,
             "caption": source["caption"],
             "prompt": edit.prompt,
+            "negative_prompt": edit.negative_prompt,
             "guidance_scale": edit.guidance_scale,
             "strength": edit.steps / self.task.schedule_steps,
             "steps": edit.steps,

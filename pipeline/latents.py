@@ -1,15 +1,19 @@
 """Reading a latent store: its parts' rows, checked, and their pairs."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from edict.pair import Pair
 from pipeline.parts import to_pair
-from pipeline.plan import Unit
+from pipeline.plan import Source, Unit
+from pipeline.storage import Reader
 from pipeline.store import Store, StoreError, read_table
 from schemas.latents import NOISE
 
@@ -24,17 +28,49 @@ class Latents:
     def column(self, name: str) -> list[Any]:
         return self.table[name].to_pylist()
 
+    def prompts(self) -> list[dict[str, str]]:
+        """What tables give each row: its prompts by the name of the edit."""
+        if "prompts" not in self.table.column_names:
+            return [{}] * len(self.table)
+        return [dict(listed or ()) for listed in self.column("prompts")]
 
-def read_latents(store: Store, unit: Unit) -> Latents:
+
+def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> Latents:
     """The rows of a unit over a part, after its sha256 and its page checksums were checked.
 
+    The unit's slice of the part, or the rows that are `planned` for it (schemas.plan.ROWS), with the column `prompts`.
     Raises StoreError naming the part where it is absent, damaged or not the committed one.
     """
     data = store.get(unit.source)
     name = f"{store.location}: {unit.source}"
     if sha256(data).hexdigest() != unit.version:
         raise StoreError(f"{name} is not what was committed (its sha256 differs): it was damaged or replaced")
-    table = read_table(data, name).slice(unit.first, unit.count)
-    if table.num_rows != unit.count:
-        raise StoreError(f"{name} has no rows {unit.first} to {unit.first + unit.count}, which its commit counts")
+    whole = read_table(data, name)
+    if planned is None:
+        table = whole.slice(unit.first, unit.count)
+        if table.num_rows != unit.count:
+            raise StoreError(f"{name} has no rows {unit.first} to {unit.first + unit.count}, which its commit counts")
+    else:
+        if (last := pc.max(planned["row"]).as_py()) >= whole.num_rows:
+            raise StoreError(f"{name} has no row {last}, which the plan takes")
+        table = whole.take(planned["row"]).append_column("prompts", planned["prompts"])
     return Latents(table, to_pair(table, json.loads(table.schema.metadata[NOISE])))
+
+
+def read_columns(store: Store, part: Source, columns: Sequence[str]) -> pa.Table:
+    """Some columns of a part, by range requests: the states, nearly all of it, are not read.
+
+    Page checksums are checked, and not the sha256, which takes the whole of it.
+    Raises StoreError naming the part where it is damaged, StorageError where it is not there.
+    """
+    path, rows, _, _ = part
+    reader = Reader(f"{store.location.rstrip('/')}/{path}")
+    try:
+        # without threads, since a Reader has one position
+        file = pq.ParquetFile(pa.PythonFile(reader, mode="r"), page_checksum_verification=True, pre_buffer=False)
+        table = file.read(list(columns), use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{store.location}: {path} is damaged ({error})") from error
+    if table.num_rows != rows:
+        raise StoreError(f"{store.location}: {path} has {table.num_rows} rows, and its commit counts {rows}")
+    return table

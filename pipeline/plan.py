@@ -13,7 +13,7 @@ from pipeline.inputs import expand
 from pipeline.progress import Progress
 from pipeline.shards import Entry, ShardError, ShardIndex, index_shard
 from pipeline.store import Store, StoreError, table_bytes
-from schemas.plan import ENTRIES, UNITS
+from schemas.plan import ENTRIES, ROWS, UNITS
 from schemas.rejects import Reject
 
 UNIT_BATCHES = 4  # a unit is at most this many batches: seconds to minutes of work, and what a death costs
@@ -108,6 +108,11 @@ def cut(sources: Sequence[Source], batch_size: int, workers: int) -> list[Unit]:
 
 def part_units(latents: Store, batch_size: int, workers: int) -> list[Unit]:
     """Units over the rows of a finished latent store. Raises StoreError where it is not finished."""
+    return cut(parts_of(latents), batch_size, workers)
+
+
+def parts_of(latents: Store) -> list[Source]:
+    """The parts of a finished latent store. Raises StoreError where it is not finished."""
     planned, done = len(read_units(latents)), 0
     parts = list[Source]()
     for commit in latents.commits():
@@ -120,7 +125,7 @@ def part_units(latents: Store, batch_size: int, workers: int) -> list[Unit]:
         raise StoreError(
             f"{latents.location}: {missing} of {planned} units are not done; finish its job first: edict run SPEC"
         )
-    return cut(parts, batch_size, workers)
+    return parts
 
 
 def write_entries(store: Store, index: ShardIndex) -> None:
@@ -172,6 +177,21 @@ def read_entries(store: Store, unit: Unit) -> list[Entry]:
     ]
 
 
+def write_rows(store: Store, part: Source, rows: pa.Table) -> None:
+    """Write which rows of a part are taken: a table of schemas.plan.ROWS."""
+    path, _, size, version = part
+    store.put_table(_rows_path(path, size, version), rows)
+
+
+def read_rows(store: Store, unit: Unit) -> pa.Table:
+    """The planned rows of a unit of parts: a table of schemas.plan.ROWS. Raises StoreError where they are not there."""
+    path = _rows_path(unit.source, unit.size, unit.version)
+    rows = _planned(store, path, ROWS).slice(unit.first, unit.count)
+    if rows.num_rows != unit.count:
+        raise StoreError(f"{store.location}: {path} is damaged (unit {unit.unit} has {rows.num_rows} rows in it)")
+    return rows
+
+
 def _planned(store: Store, path: str, schema: pa.Schema) -> pa.Table:
     table = store.get_table(path)
     if not table.schema.equals(schema):
@@ -180,5 +200,13 @@ def _planned(store: Store, path: str, schema: pa.Schema) -> pa.Table:
 
 
 def _entries_path(url: str, size: int, version: str | None) -> str:
-    """Named after the very version of the shard: whoever plans it, whenever, for whichever job, writes the same."""
-    return f"plan/shards/{sha256(repr((url, size, version)).encode()).hexdigest()[:32]}.parquet"
+    return f"plan/shards/{_version(url, size, version)}.parquet"
+
+
+def _rows_path(part: str, size: int, version: str | None) -> str:
+    return f"plan/rows/{_version(part, size, version)}.parquet"
+
+
+def _version(source: str, size: int, version: str | None) -> str:
+    """A name for the very version of a shard or part: whoever plans it, whenever, writes the same under it."""
+    return sha256(repr((source, size, version)).encode()).hexdigest()[:32]

@@ -10,7 +10,7 @@ from typing import Any
 from edict.checkpoint import locate
 from edict.schedule import executed
 from pipeline.cluster import connected, machine_for
-from pipeline.edit import EditTask, EditWorker, Prompts, Variant, executed_steps
+from pipeline.edit import EditError, Edits, EditTask, EditWorker, executed_steps
 from pipeline.errors import JobError
 from pipeline.images import encode
 from pipeline.invert import InvertTask, InvertWorker
@@ -22,6 +22,7 @@ from pipeline.plan import Unit, is_planned, part_units, plan_shards, read_units,
 from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.report import report
+from pipeline.selection import Selection, plan_rows, read_selection
 from pipeline.sheet import contact_sheet
 from pipeline.status import Status, status
 from pipeline.store import Store
@@ -57,40 +58,45 @@ def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
     return _work(store, units, retry, InvertWorker, task, spec.workers, per_row=1)
 
 
-def run_edit(spec: EditSpec, variants: Sequence[Variant], prompts: Prompts, *, retry: Sequence[str] = ()) -> Ran:
-    """Edit every row of the latent store `spec.latents` into the store `spec.output`, or finish what is missing.
+def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> Ran:
+    """Edit the rows of the latent store `spec.latents` into the store `spec.output`, or finish what is missing.
 
-    With `retry`, only the pictures that were rejected there for one of these errors are tried again. `prompts` gives
-    the variants that change a caption. Raises EditError, StoreError, RetryError, ModelError, WorkersFailed.
+    With `retry`, only the pictures that were rejected there for one of these errors are tried again. Raises EditError,
+    SelectionError, StoreError, StorageError, RetryError, ModelError, WorkersFailed.
     """
-    latents = Store(spec.latents)
-    task, fingerprint = edit_task(spec, latents, variants, prompts)
+    latents, wanted = Store(spec.latents), read_selection(spec)
+    task, fingerprint = edit_task(spec, latents, edits, wanted)
     store = Store(spec.output, create=True)
-    machine, units = _open(
-        store,
-        spec,
-        fingerprint,
-        lambda: part_units(latents, fingerprint["batch_size"], spec.workers.count),
-        variants_per_row=len(variants),
-    )
+    cut_for = fingerprint["batch_size"], spec.workers.count
+
+    def plan() -> list[Unit]:
+        if not spec.planned_rows:
+            return part_units(latents, *cut_for)
+        return plan_rows(store, latents, wanted, edits.listed, *cut_for)
+
+    machine, units = _open(store, spec, fingerprint, plan, variants_per_row=len(edits.variants))
     task = dataclasses.replace(task, machine=machine, shown=shown_rows(units, spec.contact_sheet))
-    return _work(store, units, retry, EditWorker, task, spec.workers, per_row=len(variants))
+    return _work(store, units, retry, EditWorker, task, spec.workers, per_row=len(edits.variants))
 
 
-def edit_task(
-    spec: EditSpec, latents: Store, variants: Sequence[Variant], prompts: Prompts
-) -> tuple[EditTask, dict[str, Any]]:
+def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -> tuple[EditTask, dict[str, Any]]:
     """An edit's task and its fingerprint. Raises EditError where the store cannot serve a variant."""
     job, weights = inverted_with(latents)
     made = job["fingerprint"]
     depth = executed(made["steps"], made["strength"])
-    for variant in variants:
+    for variant in edits.variants:
         executed_steps(variant, made["steps"], depth)
+        if variant.negative_prompt and variant.guidance_scale is None and made["guidance_scale"] == 1:
+            raise EditError(
+                f"edit {variant.name!r} has a negative_prompt, which guidance alone heeds, and {latents.location} was "
+                "inverted without (its guidance_scale is 1): give the edit a guidance_scale"
+            )
     machine = machine_for(spec.workers.gpus)
-    task = EditTask(spec, prompts, len(variants), {}, weights, made["crop"], made["steps"], machine)
+    task = EditTask(spec, edits.prompts, len(edits.variants), {}, weights, made["crop"], made["steps"], machine)
     fingerprint = {
         "latents": made,
-        "edits": [edit.model_dump(mode="json") for edit in spec.edits],
+        **wanted.fingerprint(),
+        "edits": edits.fingerprint,
         "format": spec.images.format,
         "batch_size": spec.workers.batch_size or made["batch_size"],
     }

@@ -2,6 +2,7 @@
 
     job.json                          what is run: the resolved spec, the fingerprint; written once
     plan/shards/<digest>.parquet      the samples of each input shard
+    plan/rows/<digest>.parquet        the rows that an edit takes of each part, where the spec chooses or tables
     plan/units.parquet                the units of work
     parts/<unit>-<attempt>.parquet    rows
     shards/<unit>-<attempt>.tar       edited pictures

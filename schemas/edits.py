@@ -9,6 +9,7 @@ EDITS = pa.schema(
         pa.field("edit", pa.string(), nullable=False),
         pa.field("caption", pa.string(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
+        pa.field("negative_prompt", pa.string()),
         pa.field("guidance_scale", pa.float64(), nullable=False),
         pa.field("strength", pa.float64(), nullable=False),
         pa.field("steps", pa.int32(), nullable=False),

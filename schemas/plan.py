@@ -29,3 +29,14 @@ UNITS = pa.schema(
 
 `version` is the shard's ETag or the part's sha256.
 """
+
+ROWS = pa.schema(
+    [
+        pa.field("row", pa.int64(), nullable=False),
+        pa.field("prompts", pa.map_(pa.string(), pa.string())),
+    ]
+)
+"""The rows of one part that an edit job takes, by their place in it, with the prompts that tables give them by edit.
+
+A unit is then a slice of these, and not of the part.
+"""

@@ -11,9 +11,12 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from schemas.locations import without_secrets
+from schemas.where import check_where
 
 
 def _bare(location: str) -> str:
@@ -33,6 +36,13 @@ def _writable(location: str) -> str:
     return location
 
 
+def _table_name(location: str) -> str:
+    if not location.lower().endswith(TABLES):
+        raise ValueError(f"a file whose name ends in one of {', '.join(TABLES)}")
+    return location
+
+
+TABLES = (".csv", ".parquet", ".jsonl")
 MAX_VARIANTS = 10_000  # of a job: each has its name in memory, and in the plan's count of pictures
 
 Text = Annotated[str, Field(min_length=1)]
@@ -183,7 +193,7 @@ class InvertSpec(Spec):
 
 
 class Edit(Spec):
-    """One change of the prompt: a template, or words to replace."""
+    """One change of the prompt: a template, words or patterns to replace, words around it, or a table of prompts."""
 
     name: str = Field(
         pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64, description="Names the edit's output; distinct within a spec."
@@ -195,6 +205,24 @@ class Edit(Spec):
         None,
         min_length=1,
         description="Whole words of the caption to replace, all at once; lists fan out over every combination.",
+    )
+    regex: dict[Text, str] | None = Field(
+        None,
+        min_length=1,
+        description="Patterns in RE2 syntax and what they become, one after the other; \\1 is what group 1 holds.",
+    )
+    prefix: Text | None = Field(None, description="Put before the caption, as it is written.")
+    suffix: Text | None = Field(None, description="Put after the caption, as it is written.")
+    table: Annotated[Location, AfterValidator(_table_name)] | None = Field(
+        None,
+        description="A CSV, Parquet or JSONL file of prompts with the columns key and prompt; where it also has the "
+        "column name, or a key several rows, they are so many edits. Rows whose key it lacks are left out.",
+    )
+    pie_bench: Location | None = Field(
+        None, description="PIE-Bench's mapping_file.json as it is: keys are its ids, or image paths without .jpg."
+    )
+    negative_prompt: Text | None = Field(
+        None, description="Takes the place of the empty caption that guidance leads away from."
     )
     guidance_scale: Guidance | None = Field(
         None, description="Guidance under the new prompt; null takes the store's own."
@@ -208,8 +236,13 @@ class Edit(Spec):
     )
 
     @property
+    def listed(self) -> str | None:
+        """The file that its prompts stand in; None where captions make them."""
+        return self.table if self.pie_bench is None else self.pie_bench
+
+    @property
     def variants(self) -> int:
-        """How many edits it fans out to."""
+        """How many edits it fans out to, as far as the spec alone tells."""
         return math.prod(len(words) for words in (self.replace or {}).values() if isinstance(words, list))
 
     @field_validator("prompt")
@@ -237,11 +270,29 @@ class Edit(Spec):
             raise ValueError(f"keys that differ in more than case, and {twice!r} is there twice")
         return replace
 
+    @field_validator("regex")
+    @classmethod
+    def _patterns(cls, regex: dict[str, str] | None) -> dict[str, str] | None:
+        for pattern, replacement in (regex or {}).items():
+            try:
+                pc.replace_substring_regex("", pattern=pattern, replacement=replacement)
+            except pa.ArrowInvalid as error:
+                raise ValueError(
+                    f"patterns in RE2 syntax and what they become, and {pattern!r}: {replacement!r} is not ({error})"
+                ) from error
+        return regex
+
     @model_validator(mode="after")
     def _one_of(self) -> Self:
-        if (self.prompt is None) == (self.replace is None):
-            given = "neither is" if self.prompt is None else "both are"
-            raise ValueError(f"exactly one of prompt and replace; {given} given")
+        around = self.prefix if self.suffix is None else self.suffix
+        kinds = {"prompt": self.prompt, "replace": self.replace, "regex": self.regex, "prefix or suffix": around}
+        kinds |= {"table": self.table, "pie_bench": self.pie_bench}
+        given = [name for name, value in kinds.items() if value is not None]
+        if len(given) != 1:
+            found = f"{' and '.join(given)} are given" if given else "none is given"
+            raise ValueError(f"exactly one of {', '.join(kinds)}; {found}")
+        if self.negative_prompt is not None and self.guidance_scale == 1:
+            raise ValueError("a guidance_scale other than 1 with negative_prompt, which guidance alone heeds")
         if self.strength is not None and self.steps is not None:
             raise ValueError("strength or steps, which say the same thing; both are given")
         return self
@@ -255,12 +306,29 @@ class EditImages(Spec):
     )
 
 
+class SampleSpec(Spec):
+    """A draw of rows, the same whenever it is made."""
+
+    count: int = Field(ge=1, description="How many rows; all, where there are fewer.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Another number draws other rows.")
+
+
 class EditSpec(Spec):
     """Edit the rows of a latent store: regenerate each under changed prompts."""
 
     kind: Literal["edit"] = Field(description="The kind of job.")
     latents: StoreLocation = Field(description="The latent store to read: a folder or an object-store URL.")
     output: StoreLocation = Field(description="The image shards to write: a folder or an object-store URL.")
+    where: Annotated[Text, Field(max_length=20_000), AfterValidator(check_where)] | None = Field(
+        None,
+        description="Only rows of which this is true: SQL over key, shard, index, caption, width, height, drift, std "
+        "and json, which is the sample's own (json->>'field').",
+    )
+    keys: Location | Annotated[list[Text], Field(min_length=1)] | None = Field(
+        None, description="Only rows with these keys: a list, or a text file with a key a line, local or URL."
+    )
+    sample: SampleSpec | None = Field(None, description="Of those, only a draw.")
+    limit: int | None = Field(None, ge=1, description="Of those, only the first so many.")
     edits: list[Edit] = Field(min_length=1, description="The edits; every row gets each one that changes its caption.")
     images: EditImages = Field(default_factory=EditImages, description="The format of the edited images.")
     workers: EditWorkers = Field(default_factory=EditWorkers, description="The workers.")
@@ -270,6 +338,12 @@ class EditSpec(Spec):
         le=64,
         description="Rows shown in contact_sheet.png, each also reconstructed under its own caption; 0 for none.",
     )
+
+    @property
+    def planned_rows(self) -> bool:
+        """Whether the plan says which rows are edited, or what tables give them: else it is all rows, by caption."""
+        chosen = (self.where, self.keys, self.sample, self.limit) != (None,) * 4
+        return chosen or any(edit.listed for edit in self.edits)
 
     @field_validator("output")
     @classmethod

@@ -33,6 +33,12 @@ def edit(name: str, words: str, edits: object, says: str) -> Spec:
     return text(name, words, json.dumps({"kind": "edit", "latents": "x", "output": "y", "edits": edits}), says)
 
 
+def rows(name: str, words: str, where: object, says: str) -> Spec:
+    """An edit that is right but for its where."""
+    fields = {"kind": "edit", "latents": "x", "output": "y", "edits": [{"name": "a", "prompt": "x"}], "where": where}
+    return text(name, words, json.dumps(fields), says)
+
+
 SPECS: list[Spec] = [
     Case("spec-absent", "no spec", lambda path: None, NO_SPEC, "cannot be read: No such file"),
     Case(
@@ -122,6 +128,42 @@ SPECS: list[Spec] = [
     edit(
         "edit-fan", "lists of words with 10^12 combinations", [{"name": "a", "replace": FAN}], "make 1,000,000,000,000"
     ),
+    edit(
+        "edit-pattern",
+        "a pattern that backtracks for ever, were it Python's",
+        [{"name": "a", "regex": {r"(a+)+\1": "x"}}],
+        "invalid escape sequence",
+    ),
+    edit(
+        "edit-pattern-large",
+        "a pattern of 10^6 states",
+        [{"name": "a", "regex": {"(a{1000}){1000}": "x"}}],
+        "invalid repetition size",
+    ),
+    edit(
+        "edit-table-secret",
+        "a password in a table's URL (not repeated)",
+        [{"name": "a", "table": "https://ann:hunter2@host/a.csv"}],
+        "expected a URL without credentials",
+    ),
+    edit(
+        "edit-two", "an edit that says two things", [{"name": "a", "prompt": "x", "table": "x.csv"}], "exactly one of"
+    ),
+    rows("where-half", "half an SQL expression", "drift <", 'where: found "drift <", expected an SQL expression'),
+    rows(
+        "where-reads", "SQL that reads a file", "exists (from read_text('/etc/passwd'))", "a subquery is no part of one"
+    ),
+    rows("where-writes", "SQL that writes a file", "true; copy (select 1) to 'made'", "more than one statement"),
+    rows("where-injects", "SQL that closes its bracket", "true) or (true", "syntax error"),
+    rows("where-random", "SQL that rolls dice", "random() < 0.5", "random is no function of one row"),
+    rows(
+        "where-bill",
+        "SQL that makes a text of 4 GB",
+        "repeat('x', 4000000000) = key",
+        "repeat is no function of one row",
+    ),
+    rows("where-deep", "SQL of 10^4 brackets", "(" * 10_000, "10000 brackets within each other"),
+    rows("where-number", "no SQL", 7, "where: found 7, expected text"),
     shards(
         "input-nothing", "a pattern that matches nothing", "photos/{00000..00003}.tar", "4 of 4 shards cannot be used"
     ),

@@ -1,6 +1,8 @@
 """Prompt edits: what is replaced, what is left alone, and how a fan-out is named."""
 
 import pickle
+import time
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -85,20 +87,62 @@ def test_names_are_unique_and_given_names_kept() -> None:
 def test_only_the_first_of_equal_prompts_is_kept_within_an_edit() -> None:
     fan = Edit(name="fan", replace={"dog": ["cat", "fox"], "red": ["blue", "green"]})
     again = Edit(name="again", replace={"dog": "cat"})
-    found = prompts("a dog", variants([fan, again]))
+    found = prompts("a dog", {}, variants([fan, again]))
     assert [(v.name, prompt) for v, prompt in found] == [
         ("fan-cat-blue", "a cat"),
         ("fan-fox-blue", "a fox"),
         ("again", "a cat"),
     ]
-    assert prompts("a bird", variants([fan, again])) == []
+    assert prompts("a bird", {}, variants([fan, again])) == []
+
+
+def rewritten(caption: str, **fields: Any) -> str | None:
+    (variant,) = variants([Edit(name="e", **fields)])
+    return variant.rewrite(caption)
+
+
+@pytest.mark.parametrize(
+    ("regex", "caption", "prompt"),
+    [
+        ({"dog": "cat"}, "a dog, dogs", "a cat, cats"),
+        ({r"\bdogs?\b": "cat"}, "a dog, dogs, hotdog", "a cat, cat, hotdog"),
+        ({r"^an? (\w+) (\w+)$": r"\2, very \1"}, "a red dog", "dog, very red"),
+        ({"(?i)RED": "blue"}, "Red", "blue"),
+        ({r"\p{Han}+": "?"}, "雪 and ice", "? and ice"),
+        ({"a": "b", "b": "c"}, "a b", "c c"),
+        ({", .*": ""}, "a dog, in snow", "a dog"),
+        ({"(?s).*": r"{caption} \\1"}, "x", r"{caption} \1"),
+        ({"fox": "cat"}, "a dog", None),
+        ({"(dog)": r"\1"}, "a dog", None),
+    ],
+)
+def test_regex(regex: dict[str, str], caption: str, prompt: str | None) -> None:
+    assert rewritten(caption, regex=regex) == prompt
+
+
+def test_a_pattern_that_would_backtrack_for_ever_does_not() -> None:
+    began = time.monotonic()
+    assert rewritten("a" * 100_000 + "!", regex={"(a+)+$": "x", "(a|aa)*c": "y"}) is None
+    assert time.monotonic() - began < 5
+
+
+def test_prefix_and_suffix_are_what_is_written() -> None:
+    assert rewritten("a dog", prefix="a sketch of ", suffix=", {caption}") == "a sketch of a dog, {caption}"
+    assert rewritten("a dog", suffix="!") == "a dog!"
+    assert rewritten("", prefix=" ") == " "
+
+
+def test_a_negative_prompt_alone_is_an_edit_of_every_row() -> None:
+    assert rewritten("a dog", prompt="{caption}", negative_prompt="blurry") == "a dog"
+    assert rewritten("a dog", replace={"fox": "cat"}, negative_prompt="blurry") is None
+    assert variants([Edit(name="e", prompt="x", negative_prompt="blurry")])[0].negative_prompt == "blurry"
 
 
 def test_variants_travel_to_workers() -> None:
     sent = variants([Edit(name="a", prompt="{caption}!"), Edit(name="b", replace={"dog": ["cat", "fox"]})])
     received = pickle.loads(pickle.dumps(sent))
     assert received == sent
-    assert prompts("dog", received) == prompts("dog", sent)
+    assert prompts("dog", {}, received) == prompts("dog", {}, sent)
 
 
 OLD, NEW, OTHER = (st.text(alphabet, min_size=1, max_size=4) for alphabet in ("abc", "xyz", "mno"))

@@ -1,6 +1,7 @@
 """Reading a spec: good ones come out equal, bad ones say where, what was found and what was expected."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,10 @@ BAD = {
         ["found 2024-01-01, expected text (put it in quo"],
     ),
     "placeholder": (EDIT + "edits: [{name: a, prompt: '{dog}'}]\n", ['edits[0].prompt: found "{dog}"', "{caption}"]),
-    "neither": (EDIT + "edits:\n- name: a\n", ["line 5: edits[0]:", "exactly one of prompt and replace; neither"]),
+    "neither": (
+        EDIT + "edits:\n- name: a\n",
+        ["line 5: edits[0]:", "exactly one of prompt, replace, regex", "; none is given"],
+    ),
     "same names": (
         EDIT + "edits: [{name: a, prompt: x}, {name: a, prompt: y}]\n",
         ["line 4: edits:", "'a' is there twice"],
@@ -273,6 +277,10 @@ EDITS = st.lists(
         lambda name: st.one_of(
             st.fixed_dictionaries({"prompt": TEMPLATES}, optional={"strength": UNIT, "guidance_scale": GUIDANCE}),
             st.fixed_dictionaries({"replace": REPLACES}, optional={"steps": st.none() | st.integers(1, 1000)}),
+            st.fixed_dictionaries({"suffix": TEXT.filter(bool)}, optional={"negative_prompt": TEXT.filter(bool)}),
+            st.fixed_dictionaries({"regex": st.dictionaries(WORDS.map(re.escape), SEGMENT, min_size=1, max_size=2)}),
+            st.fixed_dictionaries({"table": URL.map("{}.csv".format)}),
+            st.fixed_dictionaries({"pie_bench": URL}),
         ).map(lambda fields: {**name, **fields})
     ),
     min_size=1,
@@ -285,6 +293,10 @@ EDIT_SPECS = st.fixed_dictionaries(
         "images": st.fixed_dictionaries({"format": st.sampled_from(["png", "jpeg", "webp"])}),
         "workers": workers(st.none() | st.integers(1, 1024)),
         "contact_sheet": st.integers(0, 64),
+        "where": st.sampled_from(["drift < 0.5", "(json->>'n') = 'é'", "key in ('a', 'b') -- these"]),
+        "keys": URL | st.lists(SEGMENT, min_size=1, max_size=3),
+        "sample": st.fixed_dictionaries({"count": st.integers(1)}, optional={"seed": st.integers(0, 9)}),
+        "limit": st.none() | st.integers(1),
     },
 )
 

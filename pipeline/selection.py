@@ -1,0 +1,184 @@
+"""Which rows of a latent store an edit takes, and what tables say of them: decided once, when the job is planned."""
+
+import heapq
+import posixpath
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import blake2b, sha256
+from itertools import islice
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from pipeline.errors import JobError
+from pipeline.latents import read_columns
+from pipeline.plan import Source, Unit, cut, parts_of, write_rows
+from pipeline.storage import Reader, StorageError
+from pipeline.store import READERS, Store
+from schemas.plan import ROWS
+from schemas.specs import EditSpec, SampleSpec
+from schemas.where import columns_of, places, said, sandbox
+
+Listed = Callable[[str], Mapping[str, str]]
+"""The prompts that tables give a key, by the name of the variant."""
+
+Chosen = tuple[Source, Sequence[int], pa.Table | None]
+"""Of a part the rows that are taken, by their place in it, and of all its rows the columns that were read."""
+
+
+class SelectionError(JobError):
+    """Rows that a latent store does not have, or cannot be asked for; the message names the field of the spec."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which rows: the fields of EditSpec, with the keys of a file read."""
+
+    where: str | None
+    keys: frozenset[str] | None
+    sample: SampleSpec | None
+    limit: int | None
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides the rows of a store, short even for a million keys."""
+        keys = None if self.keys is None else sha256("\n".join(sorted(self.keys)).encode()).hexdigest()
+        sample = None if self.sample is None else self.sample.model_dump()
+        return {"where": self.where, "keys": keys, "sample": sample, "limit": self.limit}
+
+
+def read_selection(spec: EditSpec) -> Selection:
+    """What a spec says of rows. Raises SelectionError where its file of keys cannot be used."""
+    keys = _read_keys(spec.keys) if isinstance(spec.keys, str) else spec.keys
+    return Selection(spec.where, None if keys is None else frozenset(keys), spec.sample, spec.limit)
+
+
+def select(latents: Store, parts: Sequence[Source], wanted: Selection) -> Iterator[tuple[Source, Sequence[int]]]:
+    """The parts that have rows which are wanted, in order, each with the places of these rows.
+
+    Of the store, one part after the other is looked at, and only the columns that are asked about are read. Raises
+    SelectionError where `where` fails on a row or the store lacks one of the keys; StoreError where a part is damaged.
+    """
+    parts = sorted(parts)  # in the order of their units, whatever order the commits were read in
+    chosen = _filtered(latents, parts, wanted)
+    if wanted.sample is not None:
+        chosen = _sampled(chosen, wanted.sample)
+    left = wanted.limit
+    for part, rows, _ in chosen:
+        taken = rows if left is None else rows[:left]
+        if taken:
+            yield part, taken
+        if left is not None:
+            left -= len(taken)
+            if left == 0 and wanted.keys is None:  # what is left has to be seen for keys that are nowhere
+                return
+
+
+def planned(
+    latents: Store, parts: Sequence[Source], wanted: Selection, listed: Listed | None
+) -> Iterator[tuple[Source, pa.Table]]:
+    """The rows that are wanted, part by part, as tables of schemas.plan.ROWS. Raises what `select` raises."""
+    selected = select(latents, parts, wanted)
+    while some := list(islice(selected, READERS)):
+        found = _read(latents, [part for part, _ in some], ["key"] if listed else [])
+        for (part, rows), (_, table) in zip(some, found, strict=True):
+            keys = table["key"].take(pa.array(rows)).to_pylist() if listed and table is not None else []
+            prompts = [list(listed(key).items()) for key in keys] if listed else [None] * len(rows)
+            yield part, pa.table({"row": pa.array(rows, pa.int64()), "prompts": prompts}, schema=ROWS)
+
+
+def plan_rows(
+    store: Store, latents: Store, wanted: Selection, listed: Listed | None, batch_size: int, workers: int
+) -> list[Unit]:
+    """Write which rows of each part are wanted, and cut them into units: each is a slice of the rows of one part.
+
+    Whoever plans writes the same. Raises SelectionError, StoreError; SelectionError also where it is not one row.
+    """
+    sources, parts = list[Source](), parts_of(latents)
+    tables = planned(latents, parts, wanted, listed)
+    with ThreadPoolExecutor(READERS) as pool:
+        while some := list(islice(tables, READERS)):
+            list(pool.map(lambda item: write_rows(store, *item), some))
+            sources += [(path, table.num_rows, size, version) for (path, _, size, version), table in some]
+    if not sources:
+        raise SelectionError(no_row(latents, parts))
+    return cut(sources, batch_size, workers)
+
+
+def no_row(latents: Store, parts: Sequence[Source]) -> str:
+    """What is said of a selection that takes nothing."""
+    rows = sum(count for _, count, _, _ in parts)
+    return f"where, keys: not one of the {rows} rows of {latents.location} is what they ask for; nothing was run"
+
+
+def _filtered(latents: Store, parts: Sequence[Source], wanted: Selection) -> Iterator[Chosen]:
+    """The rows that `where` and `keys` leave of every part."""
+    columns = set(columns_of(wanted.where) if wanted.where else [])
+    columns |= {"key"} if wanted.keys else set()
+    columns |= {"key", "shard"} if wanted.sample else set()
+    missing = set(wanted.keys or ())
+    with sandbox() as connection:
+        for part, table in _read(latents, parts, sorted(columns)):
+            rows: Sequence[int] = range(part[1])
+            if wanted.where is not None:
+                table = pa.table({"row": rows}) if table is None else table
+                try:
+                    rows = places(connection, wanted.where, table)
+                except duckdb.Error as error:
+                    raise SelectionError(
+                        f"where: {wanted.where!r} fails on a row of {latents.location}: {part[0]}: {said(error)}"
+                    ) from error
+            if wanted.keys is not None and table is not None:
+                keys = table["key"].to_pylist()
+                missing.difference_update(keys)
+                rows = [row for row in rows if keys[row] in wanted.keys]
+            yield part, rows, table
+    if missing:
+        shown = ", ".join(map(repr, sorted(missing)[:5])) + (", ..." if len(missing) > 5 else "")
+        some = "the key" if len(missing) == 1 else f"{len(missing)} of the keys:"
+        raise SelectionError(f"keys: {latents.location} does not have {some} {shown}")
+
+
+def _sampled(chosen: Iterator[Chosen], sample: SampleSpec) -> Iterator[Chosen]:
+    """The rows whose hash with the seed is least: the same of the same rows, however they lie in parts."""
+    parts = list[Source]()
+
+    def ranked() -> Iterator[tuple[bytes, int, int]]:
+        for number, (part, rows, table) in enumerate(chosen):
+            parts.append(part)
+            if rows and table is not None:
+                keys, shards = table["key"].to_pylist(), table["shard"].to_pylist()
+                for row in rows:
+                    name = f"{sample.seed}\0{posixpath.basename(shards[row])}\0{keys[row]}"
+                    yield blake2b(name.encode(), digest_size=16).digest(), number, row
+
+    drawn: dict[int, list[int]] = {}
+    for _, number, row in heapq.nsmallest(sample.count, ranked()):
+        drawn.setdefault(number, []).append(row)
+    for number in sorted(drawn):
+        yield parts[number], sorted(drawn[number]), None
+
+
+def _read(latents: Store, parts: Sequence[Source], columns: Sequence[str]) -> Iterator[tuple[Source, pa.Table | None]]:
+    """Columns of each part, a few parts ahead; None where no columns are wanted."""
+    if not columns:
+        yield from ((part, None) for part in parts)
+        return
+    with ThreadPoolExecutor(READERS) as pool:
+        for first in range(0, len(parts), READERS):
+            some = parts[first : first + READERS]
+            yield from zip(some, pool.map(lambda part: read_columns(latents, part, columns), some), strict=True)
+
+
+def _read_keys(location: str) -> list[str]:
+    try:
+        lines = Reader(location).read().decode("utf-8-sig").splitlines()
+    except StorageError as error:
+        raise SelectionError(f"keys: {error}") from error
+    except UnicodeDecodeError as error:
+        raise SelectionError(f"keys: {location} is not UTF-8 text; save it as UTF-8 ({error})") from error
+    keys = [line.strip() for line in lines if line.strip()]
+    if not keys:
+        raise SelectionError(f"keys: {location} is empty; expected a key a line")
+    return keys

@@ -1,0 +1,191 @@
+"""docs/specs.md, run: every example is planned, the edits are made, and every bad spec is told what the page says."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+import yaml
+from typer.testing import CliRunner
+
+from edict.checkpoint import locate
+from jobs.cli import app
+from jobs.preview import preview
+from jobs.run import run_spec
+from jobs.spec import load
+from pipeline.job import JobChanged
+from pipeline.shards import Sample, index_shard, read_samples, write_shard
+
+PAGE = (Path(__file__).parents[2] / "docs" / "specs.md").read_text(encoding="utf-8")
+DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
+SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
+FILES = dict(re.findall(r"^```text (\S+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
+
+
+def examples(title: str) -> list[dict[str, Any]]:
+    """The specs of a section: the first one, and each of the others laid over it."""
+    head, *others = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```", SECTIONS[title], re.MULTILINE | re.DOTALL))
+    return [head, *(head | other for other in others)]
+
+
+INVERTS, ROWS, CHANGES = (examples(title) for title in ("Invert", "Edit: which rows", "Edit: which changes"))
+BAD = [
+    (title, *(cell.replace(r"\|", "|") for cell in cells))
+    for title in SECTIONS
+    for cells in re.findall(r"^\| `(.*)` \| `(.*)` \|$", SECTIONS[title], re.MULTILINE)
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two shards of 8 pictures, their latent store of 5 steps, and the files of the page."""
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "photos").mkdir()
+    index = index_shard(str(DEMO))
+    read = list(read_samples(index.url, size=index.size, etag=index.etag, entries=index.entries[:16]))
+    for shard in (0, 1):
+        some = [sample for sample in read[shard * 8 : shard * 8 + 8] if isinstance(sample, Sample)]
+        members = (
+            (s.key, {s.extension: s.image, "txt": s.caption.encode(), "json": (s.json or "{}").encode()}) for s in some
+        )
+        (folder / "photos" / f"{shard:05d}.tar").write_bytes(write_shard(members))
+    (folder / "my-model").symlink_to(locate())
+    for name, content in FILES.items():
+        (folder / name).write_text(content, encoding="utf-8")
+    fields = {"input": str(folder / "photos" / "{00000..00001}.tar"), "output": str(folder / "latents")}
+    path = folder / "invert.yaml"
+    sampler = {"steps": 5, "guidance_scale": 3.0}
+    path.write_text(yaml.safe_dump({"kind": "invert", **fields, "sampler": sampler, "workers": {"batch_size": 4}}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        assert run_spec(load(path)).status.ok == 16
+    yield folder
+    ray.shutdown()
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def written(folder: Path, spec: dict[str, Any]) -> Path:
+    path = folder / "spec.yaml"
+    path.write_text(yaml.safe_dump(spec, allow_unicode=True, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def planned(folder: Path, spec: dict[str, Any]) -> str:
+    return preview(load(written(folder, spec)))
+
+
+@pytest.mark.parametrize("spec", INVERTS, ids=lambda spec: "-".join(spec))
+def test_every_inversion_is_planned(spec: dict[str, Any], here: Path) -> None:
+    assert "invert 16 samples of 2 shards" in planned(here, spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "rows"),
+    zip(ROWS, (16, 2, 3, 2, 6, 4), strict=True),
+    ids=["all", "where", "keys", "file", "sample", "limit"],
+)
+def test_every_selection_is_planned(spec: dict[str, Any], rows: int, here: Path) -> None:
+    of = "" if rows == 16 else " of the 16"
+    assert planned(here, spec).startswith(f"edit {rows} rows{of} of {here}/latents into {here}/edits\n")
+
+
+@pytest.mark.parametrize("spec", CHANGES, ids=lambda spec: spec["edits"][0]["name"])
+def test_every_edit_is_planned(spec: dict[str, Any], here: Path) -> None:
+    said = planned(here, spec)
+    assert "unused" not in said
+    assert re.search(r"^  pictures      [1-9]", said, re.MULTILINE)
+
+
+def test_a_plan_tells_ten_pairs_what_is_unused_and_whom_no_row_has(here: Path) -> None:
+    (here / "far.csv").write_text("key,prompt\n000000003,x\nz9,y\nz8,y\n")
+    edits = [
+        {"name": "snow", "suffix": ", in snow"},
+        {"name": "dog", "regex": {"dog": "cat"}},
+        {"name": "far", "table": "far.csv"},
+        {"name": "other", "table": "prompts.csv"},
+    ]
+    said = planned(here, CHANGES[0] | {"edits": edits, "where": "key < '000000008'"}).splitlines()
+    assert "  pictures      9  snow 8  far 1" in said
+    assert "  filtered      31 (the caption would not change)" in said
+    assert [line for line in said if "unused" in line] == [
+        f"  unused        {name}: changes no caption" for name in ("dog", "other-1", "other-2")
+    ]
+    assert "  no row        far: for 2 of 3 keys of its table: z8, z9" in said
+    assert sum(line.startswith("    + ") for line in said) == 9
+    said = planned(here, CHANGES[0]).splitlines()
+    assert sum(line.startswith("    + ") for line in said) == 10
+
+
+def test_all_edits_are_made_of_the_rows_that_are_chosen(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One job with every edit of the page, on rows chosen by all four fields, on a real Ray."""
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    (here / "some.txt").write_text("".join(f"{n:09d}\n" for n in (3, 9, 10, 11, 12)))
+    edits = [edit for spec in CHANGES for edit in spec["edits"]]
+    edits = list({edit["name"]: edit for edit in edits}.values())
+    choice = {"where": "(json->>'vendor') is not null and index < 5", "keys": "some.txt"}
+    spec = CHANGES[-1] | {"edits": edits, **choice, "sample": {"count": 4}, "limit": 4}
+    ran = run_spec(load(written(here, spec)))
+    assert ran.failures == []
+    assert ran.status.complete and ran.status.rejected == 0
+    index = [row for part in (here / "edits" / "parts").iterdir() for row in pq.read_table(part).to_pylist()]
+    assert len(index) == ran.status.ok
+    made = {(row["edit"], row["source_key"]): row for row in index}
+    keys = {row["source_key"] for row in index}
+    assert len(keys) == 4 and keys < {f"{n:09d}" for n in (3, 9, 10, 11, 12)}
+    assert {edit for edit, _ in made} >= {"snow", "drawing", "vendor-fluent", "inside-out", "sketch", "late", "clear"}
+    told = re.search(r"pictures +(\d+)", planned(here, spec))
+    assert told is not None and int(told[1]) == ran.status.ok
+    assert ran.status.input == 4 * (len(edits) + 3)  # three of them are two
+    for (edit, key), row in made.items():
+        assert row["negative_prompt"] == ("blurry, dark" if edit == "clear" else None)
+        assert row["caption"] == row["prompt"] or edit != "clear"
+        if edit == "sketch":
+            assert row["prompt"] == f"a sketch of {row['caption']}, on paper"
+        if edit.startswith("mine") or edit.startswith("named"):
+            assert key in ("000000009", "000000010")
+    # its negative prompt, and nothing else, sets this one apart from a regeneration
+    assert {row["image_sha256"] for (edit, _), row in made.items() if edit == "clear"}.isdisjoint(
+        row["image_sha256"] for (edit, _), row in made.items() if edit != "clear"
+    )
+    for change, said in [
+        ({"limit": 3}, "limit: 4 in the store, 3 in the spec"),
+        ({"keys": ["000000009"]}, "keys: '"),
+        ({"where": "true"}, "where: "),
+    ]:
+        with pytest.raises(JobChanged, match=re.escape(said)):
+            run_spec(load(written(here, spec | change)))
+    monkeypatch.setitem(FILES, "prompts.csv", FILES["prompts.csv"] + "x,y\n")
+    (here / "prompts.csv").write_text(FILES["prompts.csv"])
+    with pytest.raises(JobChanged, match=r"edits: .*sha256:"):
+        run_spec(load(written(here, spec)))
+
+
+Told = Callable[[str], str]
+
+
+def told(folder: Path, fragment: str, head: dict[str, Any]) -> str:
+    """What `edict plan` says of a spec with this fragment in it, without its file and line."""
+    result = CliRunner().invoke(app, ["plan", str(written(folder, head | yaml.safe_load(fragment)))])
+    assert result.exit_code == 2, result.output
+    said = result.stderr.removeprefix("error: ").removeprefix(f"{folder}/spec.yaml: 1 problem\n")
+    said = re.sub(r"(?<=parts/)[\w-]+", "...", said)
+    return re.sub(r"^  line \d+: ", "", said).replace(f"{folder}/", "").strip()
+
+
+@pytest.mark.parametrize(("title", "fragment", "says"), BAD, ids=[fragment[:40] for _, fragment, _ in BAD])
+def test_every_bad_spec_is_told_what_the_page_says(title: str, fragment: str, says: str, here: Path) -> None:
+    said = told(here, fragment, (INVERTS if "invert" in title else ROWS)[0])
+    assert said == says, f"docs/specs.md: | `{fragment}` | `{said}` |"
+    assert re.match(r"(edit '\w+', )?[\w.\[\], ]+: |edit '\w+' asks for", said), "it names no field"
+
+
+def test_the_page_has_bad_specs_enough() -> None:
+    assert len(BAD) >= 25

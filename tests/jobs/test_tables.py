@@ -1,0 +1,192 @@
+"""Tables of prompts: what each kind of file gives which key, and what is said of one that cannot be used."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import jobs.prompts
+from jobs.prompts import resolve, variants
+from jobs.tables import TableError, read_table
+from schemas.specs import Edit
+
+Rows = list[dict[str, str]]
+
+
+def as_csv(rows: Rows) -> bytes:
+    sink = io.BytesIO()
+    pyarrow.csv.write_csv(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+def as_parquet(rows: Rows) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows), sink)
+    return sink.getvalue()
+
+
+def as_jsonl(rows: Rows) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+WRITERS: dict[str, Callable[[Rows], bytes]] = {"csv": as_csv, "parquet": as_parquet, "jsonl": as_jsonl}
+formats = pytest.mark.parametrize("kind", WRITERS)
+
+
+def table_edit(folder: Path, kind: str, rows: Rows | bytes, **more: Any) -> Edit:
+    path = folder / f"prompts.{kind}"
+    path.write_bytes(rows if isinstance(rows, bytes) else WRITERS[kind](rows))
+    return Edit(name="t", table=str(path), **more)
+
+
+def given_by(edit: Edit, key: str, caption: str = "a caption") -> list[tuple[str, str]]:
+    """What a worker makes of a row, when the plan holds what the tables give it."""
+    edits = resolve([edit])
+    assert edits.listed is not None
+    return [(variant.name, prompt) for variant, prompt in edits.prompts(caption, edits.listed(key))]
+
+
+@formats
+def test_a_prompt_a_key(kind: str, tmp_path: Path) -> None:
+    rows = [
+        {"key": "0002", "prompt": 'two, "quoted"\nin lines', "more": "x"},
+        {"key": "0001", "prompt": "雪", "more": "y"},
+    ]
+    edit = table_edit(tmp_path, kind, rows)
+    assert given_by(edit, "0001") == [("t", "雪")]
+    assert given_by(edit, "0002") == [("t", 'two, "quoted"\nin lines')]
+    assert given_by(edit, "0003") == []
+    assert given_by(edit, "0001", caption="雪") == []
+
+
+@formats
+def test_several_prompts_a_key_are_numbered_in_their_order(kind: str, tmp_path: Path) -> None:
+    rows = [{"key": key, "prompt": f"{key}{i}"} for i, key in enumerate("abacaa")]
+    edit = table_edit(tmp_path, kind, rows)
+    assert given_by(edit, "a") == [("t-1", "a0"), ("t-2", "a2"), ("t-3", "a4"), ("t-4", "a5")]
+    assert given_by(edit, "b") == [("t-1", "b1")]
+    assert [variant.name for variant in resolve([edit]).variants] == ["t-1", "t-2", "t-3", "t-4"]
+
+
+@formats
+def test_a_column_of_names(kind: str, tmp_path: Path) -> None:
+    rows = [
+        {"key": "b", "prompt": "x", "name": "In Snow"},
+        {"key": "a", "prompt": "y", "name": "at night"},
+        {"key": "a", "prompt": "z", "name": "In Snow"},
+    ]
+    edit = table_edit(tmp_path, kind, rows)
+    assert given_by(edit, "a") == [("t-in-snow", "z"), ("t-at-night", "y")]
+    assert given_by(edit, "b") == [("t-in-snow", "x")]
+
+
+def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path: Path) -> None:
+    rows = [{"key": "a", "prompt": "x"}]
+    edit = table_edit(tmp_path, "csv", rows)
+    before = resolve([edit]).fingerprint
+    (tmp_path / "other").mkdir()
+    assert resolve([table_edit(tmp_path / "other", "csv", rows)]).fingerprint == before
+    assert str(tmp_path) not in json.dumps(before)
+    assert resolve([table_edit(tmp_path, "csv", [{"key": "a", "prompt": "y"}])]).fingerprint != before
+
+
+@formats
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.text("abé0", min_size=1, max_size=2), st.text("xyz ,\"'\n{}", max_size=6)), min_size=1))
+def test_every_row_of_a_file_comes_out_under_its_key(kind: str, tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
+    table = read_table(table_edit(tmp_path, kind, [{"key": key, "prompt": prompt} for key, prompt in pairs]))
+    for key in {key for key, _ in pairs}:
+        assert list(table.of(key).values()) == [prompt for other, prompt in pairs if other == key]
+    assert set(table.first) == {key for key, _ in pairs}
+
+
+MAPPING = {
+    "000000000000": {
+        "image_path": "0_random_140/000000000000.jpg",
+        "original_prompt": "a slanted mountain bicycle",
+        "editing_prompt": "a slanted [rusty] mountain [motorcycle]",
+        "blended_word": "bicycle motorcycle",
+        "editing_instruction": "...",
+        "editing_type_id": "0",
+        "mask": [0, 262144],
+    },
+    "111000000001": {"image_path": "1_change/111000000001.jpg", "editing_prompt": "a cat"},
+}
+
+
+def test_pie_bench(tmp_path: Path) -> None:
+    path = tmp_path / "mapping_file.json"
+    path.write_text(json.dumps(MAPPING))
+    edit = Edit(name="pie", pie_bench=str(path))
+    for key in ("000000000000", "0_random_140/000000000000"):
+        assert given_by(edit, key) == [("pie", "a slanted rusty mountain motorcycle")]
+    assert given_by(edit, "1_change/111000000001") == [("pie", "a cat")]
+    assert given_by(edit, "0_random_140/111000000001") == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "said"),
+    [
+        ("csv", b"key,text\na,b\n", "found no column prompt, expected the columns key, prompt"),
+        ("csv", b"a,b\nc,d\n", "found no column key and no column prompt"),
+        ("csv", b"key,prompt\n", "is empty"),
+        ("csv", b"", "Empty CSV file"),
+        ("csv", b"key,prompt\na,b,c\n", "Expected 2 columns, got 3"),
+        ("csv", b"key,prompt\ncaf\xe9,b\n", "invalid UTF8"),
+        ("parquet", b"no parquet", "Parquet"),
+        ("parquet", as_parquet([{"key": 1, "prompt": "a"}]), "column key: found int64, expected text"),  # type: ignore[dict-item]
+        ("jsonl", b'{"key": "a", "prompt": "b"}\n{"key": "b"}\n', "row 2: found no prompt, expected text"),
+        ("jsonl", b'{"key": 7, "prompt": "b"}\n', "changed from string to number"),
+        ("jsonl", b'{"key": "a"', "JSON parse error"),
+        (
+            "csv",
+            b"key,prompt,name\na,b,n\na,c,n\n",
+            "found the key 'a' twice under the name 'n', expected it once",
+        ),
+    ],
+)
+def test_what_is_no_table_is_told(kind: str, data: bytes, said: str, tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"edit 't', table: .*prompts\.") as error:
+        read_table(table_edit(tmp_path, kind, data))
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "expected a mapping of ids"),
+        ("{}", "is empty"),
+        ('{"7": 3}', "entry '7': found None for image_path, expected text"),
+        ('{"7": {"image_path": "a.jpg", "editing_prompt": 3}}', "entry '7': found 3 for editing_prompt, expected text"),
+        (
+            '{"7": {"image_path": "a.jpg", "editing_prompt": ""}, "8": {"image_path": "a.png", "editing_prompt": ""}}',
+            "entry '8': its image_path 'a.png' stands for another one too",
+        ),
+    ],
+)
+def test_what_is_no_mapping_file_is_told(content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "m.json").write_text(content)
+    with pytest.raises(TableError, match=r"edit 'p', pie_bench: .*m\.json: ") as error:
+        read_table(Edit(name="p", pie_bench=str(tmp_path / "m.json")))
+    assert said in str(error.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match=r"edit 'p', table: .*absent\.csv: does not exist"):
+        read_table(Edit(name="p", table=str(tmp_path / "absent.csv")))
+
+
+def test_names_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jobs.prompts, "MAX_VARIANTS", 2)
+    edit = table_edit(tmp_path, "csv", [{"key": "a", "prompt": str(i)} for i in range(3)])
+    with pytest.raises(TableError, match="3 names in all, expected at most 2"):
+        variants([edit], {"t": read_table(edit)})
