@@ -34,6 +34,7 @@ from schemas.rejects import Reject
 
 SCHEDULE = Schedule((999, 500), (0.0047, 0.3, 1.0))
 FINGERPRINTED = {"weights": "abc123", "bits": 12}
+JOB = {"spec": {}, "fingerprint": FINGERPRINTED, "machine": {}}
 C, H, W = 4, 3, 2
 
 Written = list[tuple[Row, NDArray[np.int64]]]
@@ -81,7 +82,7 @@ def write_store(folder: Path, *, bits: int = 12, spread: float = 30_000.0, kind:
     """A store of three units: 5 rows; none, as all were rejected; 3 rows and a reject, with keys of the first."""
     random = np.random.default_rng(0)
     store = Store(str(folder), create=True)
-    store.put("job.json", json.dumps({"kind": kind, "fingerprint": FINGERPRINTED}).encode())
+    store.put("job.json", json.dumps({"kind": kind} | JOB).encode())
     units = [unit(0, 5), unit(1, 2), unit(2, 4)]
     write_units(store, units)
     captions = ["a dog", "ein Hündchen, süß", "雪の中の犬", "كلب في الثلج", '🐕 "quoted"\nin two lines']
@@ -209,7 +210,7 @@ def test_the_footer_keeps_what_made_the_rows(latents: Path, tmp_path: Path) -> N
 def test_halves_are_rounded_once(latents: Path, tmp_path: Path) -> None:
     """512.25 is a tie of halves, and just above it is not: rounded to float32 on the way, it would be."""
     store = Store(str(latents), create=True)
-    store.put("job.json", json.dumps({"kind": "invert", "fingerprint": FINGERPRINTED}).encode())
+    store.put("job.json", json.dumps({"kind": "invert"} | JOB).encode())
     write_units(store, [unit(0, 1)])
     states = torch.full((1, 1, 1, 1), 2**30 + 2**19 + 1)
     pair = Pair(states, -states, Schedule((1,), (0.25, 1.0)), 0, Fraction(93, 100), 20, 3.0, 4)
@@ -221,7 +222,7 @@ def test_halves_are_rounded_once(latents: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_value_beyond_halves_is_an_error_that_names_the_key(format: str, latents: Path, tmp_path: Path) -> None:
     store = Store(str(latents), create=True)
-    store.put("job.json", json.dumps({"kind": "invert", "fingerprint": FINGERPRINTED}).encode())
+    store.put("job.json", json.dumps({"kind": "invert"} | JOB).encode())
     write_units(store, [unit(0, 2)])
     x = torch.ones(2, 1, 1, 2, dtype=torch.int64)
     y = x.clone()
