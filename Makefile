@@ -23,6 +23,7 @@ demo: venv  ## run the shipped model end to end on the shipped pictures
 	$(BIN)/edict demo
 
 test: lint  ## lint, then run the tests
+	$(BIN)/python -m tests.browser >/dev/null || echo "the tests in a browser are left out"
 	$(BIN)/python -m pytest -q
 
 lint: venv  ## check format, style, types and the import contract

@@ -179,7 +179,7 @@ def gc(store: Location) -> None:
 
 @app.command()
 def report(store: Location) -> None:
-    """Write report.html (and contact_sheet.png for an edit) into a store, from what is stored."""
+    """Write report.html (and the contact sheets of an edit) into a store, from what is stored."""
     from pipeline.run import write_report
     from pipeline.store import Store
 
@@ -194,18 +194,36 @@ def report(store: Location) -> None:
 def export(
     store: Location,
     destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="A folder or a URL, empty or new.")],
-    format: Annotated[str, typer.Option(metavar="parquet|npy|webdataset", help="What the files are.")] = "parquet",
-    dtype: Annotated[str, typer.Option(metavar="float32|float16", help="What the floats are.")] = "float32",
+    format: Annotated[
+        str,
+        typer.Option(
+            metavar="FORMAT", help="Of latents: parquet, npy or webdataset. Of edits: instructpix2pix or pie_bench."
+        ),
+    ] = "parquet",
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="float32|float16", help="The floats of latents; float32 if not given."),
+    ] = None,
 ) -> None:
-    """Write a finished latent store out as plain floats, for training code.
+    """Write a finished store out for other people's code: latents as plain floats, edits as a data set of pictures.
 
     Floats are not exact: only the store itself regenerates pictures to the bit.
     """
+    from pipeline.dataset import FORMATS, export_edits
+    from pipeline.export import ExportError
     from pipeline.export import export as write
 
     with _errors():
-        written = write(store, destination, format=format, dtype=dtype)
-    print(f"{written['rows']} rows of {written['parts']} parts, {dtype} {format}: {destination}")
+        if format in FORMATS:
+            if dtype is not None:
+                raise ExportError(f"{format} has no floats: leave --dtype out")
+            written = export_edits(store, destination, format=format)
+            print(f"{written['written']} rows of {written['parts']} parts, {format}: {destination}")
+            if left_out := written["rows"] - written["written"]:
+                print(f"{left_out} of {written['rows']} rows are left out: their source shard was changed or is gone")
+            return
+        written = write(store, destination, format=format, dtype=dtype or "float32")
+    print(f"{written['rows']} rows of {written['parts']} parts, {written['dtype']} {format}: {destination}")
 
 
 @app.command()

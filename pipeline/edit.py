@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from edict.schedule import executed
 from pipeline.errors import JobError
-from pipeline.images import ImageError, encode, prepare
+from pipeline.images import EXTENSIONS, ImageError, encode, prepare
 from pipeline.latents import Latents, read_latents
 from pipeline.parts import to_parquet
 from pipeline.plan import Unit, read_entries, read_rows, read_units
@@ -232,7 +232,7 @@ class EditWorker(Ready):
             for first in range(0, len(members), clean.batch_size):
                 images = self.model.decode(clean[first : first + clean.batch_size].to_float()[0])
                 for j, image in enumerate(images, first):
-                    file = encode(image, self.task.spec.images.format)
+                    file = encode(image, self.task.spec.images.format, self.task.spec.images.quality)
                     results[members[j]] = Drawn(file, drift[j], digests[j])
             results |= {members[j]: _fault(error) for j, error in met.items()}
         return [results.get(i) or lost[change.row] for i, change in enumerate(changes)]
@@ -263,7 +263,7 @@ class EditWorker(Ready):
     def _members(self, row: dict[str, Any], picture: bytes) -> dict[str, bytes]:
         told = {name: value for name, value in row.items() if name != "shard"}
         return {
-            {"jpeg": "jpg"}.get(self.task.spec.images.format, self.task.spec.images.format): picture,
+            EXTENSIONS[self.task.spec.images.format]: picture,
             "txt": row["prompt"].encode(),
             "json": json.dumps(told, ensure_ascii=False).encode(),
         }
@@ -277,7 +277,17 @@ class EditWorker(Ready):
         """The unit's share of the contact sheet: rows of schemas.pictures."""
         edits = defaultdict[int, list[dict[str, Any]]](list)
         for edit, drawn in made:
-            edits[edit.row].append({"edit": edit.name, "prompt": edit.prompt, "image": drawn.file})
+            edits[edit.row].append(
+                {
+                    "edit": edit.name,
+                    "prompt": edit.prompt,
+                    "image": drawn.file,
+                    "guidance_scale": edit.guidance_scale,
+                    "strength": edit.steps / self.task.schedule_steps,
+                    "steps": edit.steps,
+                    "drift": drawn.drift,
+                }
+            )
         pictures = []
         for change, result in reconstructions:
             if isinstance(result, Drawn) and change.row in edits:

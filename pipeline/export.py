@@ -31,7 +31,7 @@ from pipeline.parts import nested, to_parquet
 from pipeline.plan import Unit, part_units
 from pipeline.progress import Progress
 from pipeline.shards import write_shard
-from pipeline.store import Store
+from pipeline.store import Store, StoreError
 from schemas.latents import NOISE
 
 DTYPES = ("float32", "float16")
@@ -55,6 +55,11 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
     if format not in FORMATS or dtype not in DTYPES:
         raise ExportError(f"no export as {format} of {dtype}: give one of {', '.join(FORMATS)}; {' or '.join(DTYPES)}")
     store = Store(location)
+    if store.job()["kind"] == "edit":
+        raise StoreError(
+            f"{location} is the store of an edit job; give one that `invert` wrote, or export it as instructpix2pix or "
+            "pie_bench"
+        )
     job = inverted(store)
     units = part_units(store, batch_size=sys.maxsize, workers=1)  # no part is longer, so none is split
     about = {
@@ -66,7 +71,7 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
         "fingerprint": job["fingerprint"],
     }
     target = Store(destination, create=True)
-    _claim(target, about)
+    claim(target, about)
     with Progress("export", about["rows"], "rows") as progress:
         for unit in units:
             latents = read_latents(store, unit)
@@ -76,7 +81,7 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
     return about
 
 
-def _claim(target: Store, about: dict[str, Any]) -> None:
+def claim(target: Store, about: dict[str, Any]) -> None:
     """Make a destination that of one export, before its first file: what a glob finds there is never of two."""
     if not target.has(ABOUT) and (found := next(target.names(""), None)) is not None:
         raise ExportError(f"{target.location}: is not empty (it has {found}) and no export; give another destination")

@@ -14,6 +14,9 @@ MAX_PIXELS = 100_000_000
 # Only these are tried: Pillow would run Ghostscript on an EPS.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
+EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
+"""Of the formats that `encode` writes."""
+
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -24,10 +27,11 @@ _UPRIGHT = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
+_QUALITY = 95
 _ENCODING: dict[str, dict[str, Any]] = {
     "png": {"compress_level": 6},
-    "jpeg": {"quality": 95, "subsampling": 0},
-    "webp": {"quality": 95, "method": 4},
+    "jpeg": {"subsampling": 0},
+    "webp": {"method": 4},
 }
 
 
@@ -79,15 +83,16 @@ def prepare(data: bytes, size: int, crop: str) -> Prepared:
     return Prepared(square, image.width, image.height)
 
 
-def encode(image: Image.Image, format: Literal["png", "jpeg", "webp"]) -> bytes:
+def encode(image: Image.Image, format: Literal["png", "jpeg", "webp"], quality: int | None = None) -> bytes:
     """An image file of an RGB image, without metadata: the same pixels give the same bytes.
 
-    JPEG and WebP are written at quality 95, JPEG without chroma subsampling.
+    JPEG and WebP are written at a quality from 1 to 100, 95 where none is given; JPEG without chroma subsampling.
     """
     # Pillow would write an ICC profile that lies about in image.info.
     bare = Image.frombytes(image.mode, image.size, image.tobytes())
     buffer = io.BytesIO()
-    bare.save(buffer, format, **_ENCODING[format])
+    lossy = {} if format == "png" else {"quality": quality or _QUALITY}
+    bare.save(buffer, format, **_ENCODING[format], **lossy)
     return buffer.getvalue()
 
 

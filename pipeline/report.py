@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,10 @@ from schemas.rejects import Reject
 EXAMPLES = 20  # rejects shown of a class
 SAMPLED = 100  # parts read for the histograms, at most
 BINS = 32
+EMBEDDED, EMBEDDED_BYTES = 1000, 48 * 2**20  # edited pictures in the page, and their bytes, at most
 LONGEST = 1000  # characters shown of a caption, a prompt, a key: to mark and to search longer ones takes minutes
 
-TEMPLATE = Path(__file__).with_name("report.html")
+TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_name(f"report.{kind}") for kind in ("html", "css", "js"))
 
 # A password may hold slashes and at signs; digits and a slash after the colon are a port.
 PASSWORD = re.compile(r"(?<=://)[^\s/@:]*:(?!\d+/)[^\s@]*(?:@[^\s/@]*)*@")
@@ -88,6 +90,8 @@ def report(store: Store) -> str:
     """
     job, found, told = store.job(), status(store), _told(store)
     shown = read_pictures(store)
+    embedded, left_out = bounded(shown)
+    style, script = (Markup(path.read_text(encoding="utf-8")) for path in (STYLE, SCRIPT))
     # finalize sees every text that is written, so that no field can be forgotten
     environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=public, trim_blocks=True)
     environment.filters["short"] = short
@@ -108,8 +112,43 @@ def report(store: Store) -> str:
         versions={name: ", ".join(sorted(told.versions[name])) for name in sorted(told.versions)},
         rejects=[(error, count, told.rejects[error]) for error, count in found.rejects.items()],
         distributions=_distributions(store, told.parts) if job["kind"] == "invert" else None,
-        pictures=[_pictured(row) for row in shown],
+        pictures=[_pictured(row) for row in embedded],
+        edits=list(dict.fromkeys(edit["edit"] for row in embedded for edit in row["edits"])),
+        left_out=left_out,
         exact=sum(row["exact"] for row in shown),
+        rows=len(shown),
+        style=style,
+        script=script,
+        policy=Markup(_policy(style, script)),
+    )
+
+
+def bounded(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
+    """As many rows, in order, as keep the page to EMBEDDED edited pictures and to about EMBEDDED_BYTES of them all;
+    and how many edited pictures are left out, which may be some of the last row's.
+    """
+    kept, count, size = list[dict[str, Any]](), 0, 0
+    for row in rows:
+        size += len(row["source"] or b"") + len(row["reconstruction"])
+        edits = []
+        for edit in row["edits"]:
+            size += len(edit["image"])
+            if count == EMBEDDED or size > EMBEDDED_BYTES:
+                break
+            edits.append(edit)
+            count += 1
+        if row["edits"] and not edits:
+            break
+        kept.append({**row, "edits": edits})
+    return kept, sum(len(row["edits"]) for row in rows) - count
+
+
+def _policy(style: str, script: str) -> str:
+    """The page may do nothing but show the pictures in it, in this very style, and run this very script."""
+    digests = [base64.b64encode(sha256(text.encode()).digest()).decode() for text in (style, script)]
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digests[0]}'; script-src 'sha256-{digests[1]}'; "
+        "base-uri 'none'; form-action 'none'"
     )
 
 
@@ -200,7 +239,12 @@ def _pictured(row: dict[str, Any]) -> dict[str, Any]:
         "source": None if row["source"] is None else _data_uri(row["source"]),
         "reconstruction": _data_uri(row["reconstruction"]),
         "edits": [
-            {"edit": edit["edit"], "prompt": marked(short(edit["prompt"]), caption), "image": _data_uri(edit["image"])}
+            {
+                "edit": edit["edit"],
+                "prompt": marked(short(edit["prompt"]), caption),
+                "image": _data_uri(edit["image"]),
+                **{name: edit.get(name) for name in ("drift", "steps", "guidance_scale", "strength")},
+            }
             for edit in row["edits"]
         ],
     }

@@ -23,7 +23,7 @@ from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.report import report
 from pipeline.selection import Selection, plan_rows, read_selection
-from pipeline.sheet import contact_sheet
+from pipeline.sheet import contact_sheets
 from pipeline.status import Status, status
 from pipeline.store import Store
 from pipeline.work import Done, Machine
@@ -100,6 +100,8 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
         "format": spec.images.format,
         "batch_size": spec.workers.batch_size or made["batch_size"],
     }
+    if spec.images.quality is not None:  # jobs from before there was a choice go on as they are
+        fingerprint["quality"] = spec.images.quality
     return task, fingerprint
 
 
@@ -117,13 +119,13 @@ def shown_rows(units: Sequence[Unit], count: int) -> dict[str, int]:
 
 
 def write_report(store: Store) -> list[str]:
-    """Write report.html, and contact_sheet.png where the store has pictures to show; the names written."""
+    """Write report.html, and the contact sheets of what the store has to show; the names written."""
     store.put("report.html", report(store).encode())
-    sheet = contact_sheet(store)
-    if sheet is None:
-        return ["report.html"]
-    store.put("contact_sheet.png", encode(sheet, "png"))
-    return ["report.html", "contact_sheet.png"]
+    written = ["report.html"]
+    for name, sheet in contact_sheets(store):
+        store.put(name, encode(sheet, "png"))
+        written.append(name)
+    return written
 
 
 def _open(

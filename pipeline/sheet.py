@@ -2,6 +2,7 @@
 
 import io
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ CELL = 192  # pixels of a cell's picture, at most
 GAP, BETWEEN, MARGIN = 16, 28, 32  # between columns, between rows, around all
 LEADING = 18
 LINES = 3  # of a caption
+SHEETS = 32  # edits that have a sheet of their own, at most
 PAPER, INK, PALE, FRAME = "#ffffff", "#1f2328", "#6e7781", "#d8dee4"
 
 
@@ -38,14 +40,22 @@ def read_pictures(store: Store) -> list[dict[str, Any]]:
     ]
 
 
-def contact_sheet(store: Store) -> Image.Image | None:
-    """The shown rows of an edit job, one below the other; None where there is none.
+def contact_sheets(store: Store) -> Iterator[tuple[str, Image.Image]]:
+    """The names and the pictures of an edit job's contact sheets: one of all its edits, and where there are several,
+    one of each, for the first SHEETS. There are none where no row is shown.
 
     A row is its source, its reconstruction under its own caption, and its edits, of which each row has its own number.
-    Text is set in Pillow's own font, which has Latin letters only: others show as boxes.
+    Text is set in Pillow's own font, which has Latin letters only: others show as boxes. Pillow takes one font for a
+    text, and no font has all scripts; report.html has the browser's, and shows them.
     """
-    rows = [_cells(row) for row in read_pictures(store)]
-    return _draw(rows) if rows else None
+    rows = read_pictures(store)
+    if not rows:
+        return
+    yield "contact_sheet.png", _draw([_cells(row) for row in rows])
+    edits = list(dict.fromkeys(edit["edit"] for row in rows for edit in row["edits"]))
+    for name in edits[:SHEETS] if len(edits) > 1 else ():
+        alone = [{**row, "edits": [edit for edit in row["edits"] if edit["edit"] == name]} for row in rows]
+        yield f"contact_sheet-{name}.png", _draw([_cells(row) for row in alone if row["edits"]])
 
 
 def _cells(row: dict[str, Any]) -> list[Cell]:

@@ -11,7 +11,19 @@ PICTURES = pa.schema(
         pa.field("reconstruction", pa.binary(), nullable=False),
         pa.field(
             "edits",
-            pa.list_(pa.struct([("edit", pa.string()), ("prompt", pa.string()), ("image", pa.binary())])),
+            pa.list_(
+                pa.struct(
+                    [
+                        ("edit", pa.string()),
+                        ("prompt", pa.string()),
+                        ("image", pa.binary()),
+                        ("guidance_scale", pa.float64()),
+                        ("strength", pa.float64()),
+                        ("steps", pa.int32()),
+                        ("drift", pa.float64()),
+                    ]
+                )
+            ),
             nullable=False,
         ),
     ]
@@ -19,5 +31,6 @@ PICTURES = pa.schema(
 """`source` is PNG, the others are as the job writes its pictures, all at the model's size.
 
 `source` is null where its shard is no longer what was inverted. `exact` says that the row's pair, regenerated under
-its own caption, came to the very integers it was inverted from.
+its own caption, came to the very integers it was inverted from. The figures of an edit are those of schemas.edits;
+stores written before they were kept lack them.
 """

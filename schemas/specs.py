@@ -304,6 +304,15 @@ class EditImages(Spec):
     format: Literal["png", "jpeg", "webp"] = Field(
         "png", description="File format of the edited images; png is lossless."
     )
+    quality: int | None = Field(
+        None, ge=1, le=100, description="Of jpeg and webp, which lose less the higher it is; null: 95. png takes none."
+    )
+
+    @model_validator(mode="after")
+    def _png_has_no_quality(self) -> Self:
+        if self.format == "png" and self.quality is not None:
+            raise ValueError(f"no quality with png, which is lossless, and {self.quality} is given; take jpeg or webp")
+        return self
 
 
 class SampleSpec(Spec):

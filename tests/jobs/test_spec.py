@@ -102,6 +102,14 @@ BAD = {
         EDIT + "edits: [{name: a, prompt: x}]\ncontact_sheet: -1\n",
         ["contact_sheet: found -1, expected at least 0"],
     ),
+    "quality of png": (
+        EDIT + "edits: [{name: a, prompt: x}]\nimages: {quality: 90}\n",
+        ["images: ", "expected no quality with png, which is lossless, and 90 is given; take jpeg or webp"],
+    ),
+    "quality beyond": (
+        EDIT + "edits: [{name: a, prompt: x}]\nimages: {format: webp, quality: 101}\n",
+        ["images.quality: found 101, expected at most 100"],
+    ),
 }
 
 
@@ -290,7 +298,8 @@ EDITS = st.lists(
 EDIT_SPECS = st.fixed_dictionaries(
     {"kind": st.just("edit"), "latents": URL, "output": st.just("/out"), "edits": EDITS},
     optional={
-        "images": st.fixed_dictionaries({"format": st.sampled_from(["png", "jpeg", "webp"])}),
+        "images": st.fixed_dictionaries({"format": st.sampled_from(["png", "jpeg", "webp"])})
+        | st.fixed_dictionaries({"format": st.sampled_from(["jpeg", "webp"]), "quality": st.integers(1, 100)}),
         "workers": workers(st.none() | st.integers(1, 1024)),
         "contact_sheet": st.integers(0, 64),
         "where": st.sampled_from(["drift < 0.5", "(json->>'n') = 'é'", "key in ('a', 'b') -- these"]),

@@ -138,18 +138,19 @@ class Tags(HTMLParser):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.tags: set[str] = set()
+        self.tags: list[str] = []
         self.attributes: set[str] = set()
         self.feed(path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
+        self.tags.append(tag)
         self.attributes.update(name for name, _ in attrs)
 
 
-def harmless(report: Path) -> bool:
+def harmless(report: Path, scripts: int) -> bool:
+    """A page of which only so many scripts, its own, can run."""
     page = Tags(report)
-    return "script" not in page.tags and not any(name.startswith("on") for name in page.attributes)
+    return page.tags.count("script") == scripts and not any(name.startswith("on") for name in page.attributes)
 
 
 def test_reports_escape_and_edits_survive_what_captions_and_names_say(latents: Path, tmp_path: Path) -> None:
@@ -158,10 +159,10 @@ def test_reports_escape_and_edits_survive_what_captions_and_names_say(latents: P
     ran = run_spec(EditSpec.model_validate(fields | {"contact_sheet": 64}))
     assert ran.status.complete
     assert ran.status.ok == status(Store(str(latents))).ok <= 64
-    assert harmless(latents / "report.html")
+    assert harmless(latents / "report.html", 0)
     assert "&lt;img src=x onerror=alert(4)&gt;" in (latents / "report.html").read_text()
     assert "&lt;img src=x onerror=alert(5)&gt;" in (latents / "report.html").read_text()
-    assert harmless(tmp_path / "edits" / "report.html")
+    assert harmless(tmp_path / "edits" / "report.html", 1)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in (tmp_path / "edits" / "report.html").read_text()
     assert (tmp_path / "edits" / "contact_sheet.png").stat().st_size > 0
     index = index_shard(str(next((tmp_path / "edits" / "shards").iterdir())))

@@ -258,3 +258,11 @@ def test_encoding_is_deterministic_and_free_of_metadata(format: Literal["png", "
         assert image.format == format.upper()
         difference = np.abs(np.asarray(image.convert("RGB")).astype(int) - np.asarray(plain))
     assert difference.max() == 0 if format == "png" else difference.mean() < 12
+
+
+@pytest.mark.parametrize("format", ["jpeg", "webp"])
+def test_a_lower_quality_is_smaller_and_none_is_95(format: Literal["jpeg", "webp"]) -> None:
+    image = picture(64, 64)
+    sizes = [len(encode(image, format, quality)) for quality in (1, 50, 95, 100)]
+    assert sizes == sorted(set(sizes))
+    assert encode(image, format) == encode(image, format, 95)

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.parts import to_parquet
 from pipeline.plan import Unit, write_units
-from pipeline.report import BINS, EXAMPLES, SAMPLED, marked, public, report
+from pipeline.report import BINS, EXAMPLES, SAMPLED, bounded, marked, public, report
 from pipeline.store import Store, StoreError
 from schemas.commit import Commit, File, Seconds
 from schemas.latents import latents_schema
@@ -192,7 +192,7 @@ def test_text_from_a_data_set_stays_text(tmp_path: Path) -> None:
     )
     page = Page(report(store))
     tags = Counter(tag for tag, _, _ in page.elements)
-    assert tags["script"] == 0
+    assert tags["script"] == 1  # the page's own
     assert tags["img"] == 3
     assert {key for tag, attrs, _ in page.elements for key in attrs if key.startswith("on")} == set()
     assert all(str(attrs["src"]).startswith("data:image/") for attrs in page.attributes("img"))
@@ -205,8 +205,10 @@ def test_the_page_needs_no_other(tmp_path: Path) -> None:
     commit(store, "00000000", 1, files=(pictures(store, [shown("a dog", "a cat")]),))
     html = report(store)
     page = Page(html)
-    assert {"script", "link", "iframe"}.isdisjoint(tag for tag, _, _ in page.elements)
+    assert {"link", "iframe", "form"}.isdisjoint(tag for tag, _, _ in page.elements)
+    assert list(page.attributes("script")) == [{}]
     assert "url(" not in html
+    assert not any("style" in attrs for _, attrs, _ in page.elements)  # the policy would ignore it
     sources = [str(attrs["src"]) for attrs in page.attributes("img")]
     assert sources == [
         f"data:image/png;base64,{base64.b64encode(png('red')).decode()}",
@@ -325,6 +327,41 @@ def test_an_edit_with_no_shown_rows(tmp_path: Path) -> None:
     page = Page(report(store))
     assert "No rows are shown." in page.flat
     assert "Pictures" not in page.of("h2")
+
+
+def test_figures_of_an_edit_are_told_where_the_store_has_them(tmp_path: Path) -> None:
+    store = edit_store(tmp_path / "store", 2)
+    row = shown("a dog", "a cat", "a fox")
+    row["edits"][0] |= {"drift": 0.01234, "steps": 40, "guidance_scale": 5.0, "strength": 0.8}
+    commit(store, "00000000", 2, files=(pictures(store, [row]),))
+    page = Page(report(store))
+    assert page.flat.count("drift") == 1
+    assert "drift 0.0123 · 40 steps · guidance 5 · strength 0.8" in page.flat
+
+
+def test_pictures_of_an_older_store_are_shown(tmp_path: Path) -> None:
+    """Before their figures were kept, an edit had three fields."""
+    store = edit_store(tmp_path / "store", 1)
+    three = pa.list_(pa.struct([("edit", pa.string()), ("prompt", pa.string()), ("image", pa.binary())]))
+    older = PICTURES.set(PICTURES.get_field_index("edits"), pa.field("edits", three, nullable=False))
+    table = pa.Table.from_pylist([shown("a dog", "a cat")], schema=older)
+    commit(store, "00000000", 1, files=(store.put("pictures/00000000-1.parquet", to_parquet(table)),))
+    page = Page(report(store))
+    assert page.of("mark") == ["cat"]
+    assert "drift" not in page.flat
+
+
+def test_only_so_many_pictures_are_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{"source": b"s" * 10, "reconstruction": b"r" * 10, "edits": [{"image": b"e" * 10}] * 3}] * 4
+    assert bounded(rows) == (rows, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.report.EMBEDDED", 7)
+        kept, left_out = bounded(rows)
+        assert ([len(row["edits"]) for row in kept], left_out) == ([3, 3, 1], 5)
+    with monkeypatch.context() as patched:
+        patched.setattr("pipeline.report.EMBEDDED_BYTES", 50 + 30)
+        kept, left_out = bounded(rows)
+        assert ([len(row["edits"]) for row in kept], left_out) == ([3, 1], 8)
 
 
 def test_credentials_are_shown_nowhere(tmp_path: Path) -> None:

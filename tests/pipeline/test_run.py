@@ -290,6 +290,8 @@ def test_edits_make_pictures_an_index_and_a_sheet(latents: Path, tmp_path: Path)
     assert len(shown) == 5
     assert all(row["exact"] and row["source"] for row in shown)
     assert Image.open(tmp_path / "edits" / "contact_sheet.png").width > 400
+    named = {path.name for path in (tmp_path / "edits").glob("contact_sheet-*.png")}
+    assert named == {f"contact_sheet-{edit}.png" for row in shown for edit in (edit["edit"] for edit in row["edits"])}
     assert "covered in snow" in (tmp_path / "edits" / "report.html").read_text()
 
 

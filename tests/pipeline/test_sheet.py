@@ -12,7 +12,7 @@ import pytest
 from PIL import Image, ImageFont
 
 from pipeline.parts import to_parquet
-from pipeline.sheet import BETWEEN, CELL, GAP, LEADING, LINES, MARGIN, _wrapped, contact_sheet, read_pictures
+from pipeline.sheet import BETWEEN, CELL, GAP, LEADING, LINES, MARGIN, SHEETS, _wrapped, contact_sheets, read_pictures
 from pipeline.store import Store
 from schemas.commit import Commit, Seconds
 from schemas.pictures import PICTURES
@@ -67,9 +67,7 @@ def store_of(folder: Path, *units: list[dict[str, Any]]) -> Store:
 
 
 def sheet_of(folder: Path, *units: list[dict[str, Any]]) -> Image.Image:
-    sheet = contact_sheet(store_of(folder, *units))
-    assert sheet is not None
-    return sheet
+    return dict(contact_sheets(store_of(folder, *units)))["contact_sheet.png"]
 
 
 def centre(row: int, column: int, side: int = CELL, lines: int = 1) -> tuple[int, int]:
@@ -131,8 +129,23 @@ def test_exact_and_close_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_no_shown_rows_make_no_sheet(tmp_path: Path) -> None:
-    assert contact_sheet(store_of(tmp_path / "store", [], [])) is None
-    assert contact_sheet(Store(str(tmp_path / "empty"), create=True)) is None
+    assert list(contact_sheets(store_of(tmp_path / "store", [], []))) == []
+    assert list(contact_sheets(Store(str(tmp_path / "empty"), create=True))) == []
+
+
+def test_each_of_several_edits_has_a_sheet_of_the_rows_it_changed(tmp_path: Path) -> None:
+    sheets = dict(contact_sheets(store_of(tmp_path / "store", [row(RED, GREEN, BLUE), row(BLUE, RED, GREEN, BLACK)])))
+    assert list(sheets) == ["contact_sheet.png", "contact_sheet-e0.png", "contact_sheet-e1.png"]
+    e0, e1 = sheets["contact_sheet-e0.png"], sheets["contact_sheet-e1.png"]
+    assert [[e0.getpixel(centre(i, j)) for j in range(3)] for i in range(2)] == [[RED, GREEN, BLUE], [BLUE, RED, GREEN]]
+    assert [e1.getpixel(centre(0, j)) for j in range(3)] == [BLUE, RED, BLACK]
+    assert e1.height < e0.height
+
+
+def test_one_edit_has_no_second_sheet_and_many_have_no_more_than_some(tmp_path: Path) -> None:
+    assert len(list(contact_sheets(store_of(tmp_path / "one", [row(RED, GREEN, BLUE)])))) == 1
+    many = row(RED, GREEN, *[BLUE] * (SHEETS + 1))
+    assert len(list(contact_sheets(store_of(tmp_path / "many", [many])))) == 1 + SHEETS
 
 
 def test_what_no_commit_names_is_not_shown(tmp_path: Path) -> None:

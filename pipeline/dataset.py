@@ -1,0 +1,174 @@
+"""Exporting the pictures of a finished edit, as the data sets that people train and measure with.
+
+    export.json                                  what is exported, and as what; written first
+    <part>.parquet                               instructpix2pix: the columns of schemas.instruct, pictures in the rows
+    <edit>/annotation_images/<source key>.png    pie_bench: the tree that PIE-Bench's evaluation reads, one of each edit
+
+Parts are numbered as in an export of latents (pipeline.export), whose refusals these share. The original of a picture
+is read again from the shard it was inverted from; where that was changed or is gone, the row is left out and counted,
+and a part without rows has no file.
+"""
+
+import io
+import sys
+import tarfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from pipeline.export import ExportError, claim
+from pipeline.images import EXTENSIONS, encode, prepare
+from pipeline.images import FORMATS as READABLE
+from pipeline.latents import read_latents
+from pipeline.parts import to_parquet
+from pipeline.plan import Unit, part_units, read_entries, read_units
+from pipeline.progress import Progress
+from pipeline.shards import Sample, ShardChanged, read_samples
+from pipeline.storage import NotThere
+from pipeline.store import Store, StoreError, read_table
+from schemas.instruct import INSTRUCT
+
+
+@dataclass(frozen=True)
+class Edits:
+    """A part of an edit's store: its `number`, its index `rows`, the picture file of each, the `unit` they are of."""
+
+    number: int
+    rows: list[dict[str, Any]]
+    pictures: list[bytes]
+    unit: Unit
+
+
+def export_edits(location: str, destination: str, *, format: str) -> dict[str, Any]:
+    """Write the pictures of the finished edit at `location` out; what export.json says of it, and how many are written.
+
+    `format` is one of FORMATS, `destination` a folder or a URL. One part is in memory at a time. The same export, given
+    again, writes every file again; to the same bytes, while the source shards stay as they are.
+
+    Raises StoreError where it is no edit's store, not finished, or damaged, or its latent store is gone; ExportError
+    where the destination holds anything but this very export, or two pictures would have one name.
+    """
+    if format not in FORMATS:
+        raise ExportError(f"no export of edits as {format}: give one of {', '.join(FORMATS)}")
+    store = Store(location)
+    job = store.job()
+    if job["kind"] != "edit":
+        raise StoreError(f"{location} is the store of an {job['kind']} job; as {format}, give one that `edit` wrote")
+    parts = part_units(store, batch_size=sys.maxsize, workers=1)  # no part is longer, so none is split
+    units = {unit.unit: unit for unit in read_units(store)}
+    about = {
+        "format": format,
+        "rows": sum(part.count for part in parts),
+        "parts": len(parts),
+        "parts_sha256": sha256("".join(str(part.version) for part in parts).encode()).hexdigest(),
+        "fingerprint": job["fingerprint"],
+    }
+    extension = EXTENSIONS[job["spec"]["images"]["format"]]
+    write = FORMATS[format](job)
+    target = Store(destination, create=True)
+    claim(target, about)
+    written = 0
+    with Progress("export", about["rows"], "rows") as progress:
+        for part in parts:
+            written += write(target, _read(store, part, units, extension))
+            progress.advance(part.count)
+    return about | {"written": written}
+
+
+def _read(store: Store, part: Unit, units: dict[str, Unit], extension: str) -> Edits:
+    """A part's rows and pictures, each held against its sha256. Raises StoreError naming what is damaged."""
+    data, name = store.get(part.source), f"{store.location}: {part.source}"
+    if sha256(data).hexdigest() != part.version:
+        raise StoreError(f"{name} is not what was committed (its sha256 differs): it was damaged or replaced")
+    rows, stem = read_table(data, name).to_pylist(), PurePosixPath(part.source).stem
+    files = _files(store, f"shards/{stem}.tar")
+    pictures = [files.get(f"{row['key']}.{extension}", b"") for row in rows]
+    for row, picture in zip(rows, pictures, strict=True):
+        if sha256(picture).hexdigest() != row["image_sha256"]:
+            raise StoreError(f"{store.location}: shards/{stem}.tar: the picture {row['key']!r} is lost or damaged")
+    return Edits(part.ordinal, rows, pictures, units[stem[:8]])  # named after the unit, its retry and its attempt
+
+
+def _files(store: Store, path: str) -> dict[str, bytes]:
+    """The files of a tar that the store wrote, by name."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(store.get(path))) as tar:
+            return {info.name: file.read() for info in tar if (file := tar.extractfile(info))}
+    except tarfile.TarError as error:
+        raise StoreError(f"{store.location}: {path} is damaged ({error})") from error
+
+
+def _instructpix2pix(job: dict[str, Any]) -> Callable[[Store, Edits], int]:
+    """Triplets of a picture, what to do to it, and the picture it becomes."""
+    latents = Store(job["spec"]["latents"])
+    crop = job["fingerprint"]["latents"]["crop"]
+    shards = {unit.source: unit for unit in read_units(latents)}
+
+    def write(target: Store, edits: Edits) -> int:
+        side = max(Image.open(io.BytesIO(edits.pictures[0]), formats=READABLE).size)
+        originals = _originals(latents, shards, edits, side, crop)
+        rows = [
+            {
+                "key": row["source_key"],
+                "edit": row["edit"],
+                "original_prompt": row["caption"],
+                "original_image": {"bytes": originals[row["source_index"]], "path": None},
+                "edit_prompt": row["edit"],
+                "edited_prompt": row["prompt"],
+                "edited_image": {"bytes": picture, "path": None},
+            }
+            for row, picture in zip(edits.rows, edits.pictures, strict=True)
+            if row["source_index"] in originals
+        ]
+        if rows:  # `datasets` does not open a file of none
+            target.put(f"{edits.number:08d}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=INSTRUCT)))
+        return len(rows)
+
+    return write
+
+
+def _originals(latents: Store, shards: dict[str, Unit], edits: Edits, side: int, crop: str) -> dict[int, bytes]:
+    """The originals of a part's rows that are still what was inverted, by index, as the model saw them."""
+    rows = read_latents(latents, edits.unit).table.select(["shard", "index", "image_sha256"]).to_pylist()
+    wanted = {row["source_index"] for row in edits.rows}
+    digests = {row["index"]: row["image_sha256"] for row in rows if row["index"] in wanted}
+    shard, first, last = shards[rows[0]["shard"]], min(digests), max(digests)
+    entries = read_entries(latents, replace(shard, first=first, count=last - first + 1))
+    entries = [entry for entry in entries if entry.index in digests]
+    found = {}
+    try:
+        for sample in read_samples(shard.source, size=shard.size, etag=shard.version, entries=entries):
+            if isinstance(sample, Sample) and sha256(sample.image).hexdigest() == digests[sample.index]:
+                found[sample.index] = encode(prepare(sample.image, side, crop).image, "png")
+    except (ShardChanged, NotThere):  # any other trouble with the storage is no reason to leave rows out
+        return {}
+    return found
+
+
+def _pie_bench(job: dict[str, Any]) -> Callable[[Store, Edits], int]:
+    """The edited pictures as files, of each edit in the tree that PIE-Bench's evaluation takes for one method's."""
+    extension = EXTENSIONS[job["spec"]["images"]["format"]]
+
+    def write(target: Store, edits: Edits) -> int:
+        for row, picture in zip(edits.rows, edits.pictures, strict=True):
+            path = f"{row['edit']}/annotation_images/{row['source_key']}.{extension}"
+            if not target.put_new(path, picture):
+                raise ExportError(
+                    f"{target.location}: {path} is there, and is another picture: {row['source_key']!r} is the key of "
+                    f"samples of several shards (one is {row['source_shard']}); export as instructpix2pix"
+                )
+        return len(edits.rows)
+
+    return write
+
+
+FORMATS: dict[str, Callable[[dict[str, Any]], Callable[[Store, Edits], int]]] = {
+    "instructpix2pix": _instructpix2pix,
+    "pie_bench": _pie_bench,
+}
+"""By format, of an edit's job: what writes a part, and says how many rows it wrote."""

@@ -1,0 +1,259 @@
+"""Exports of a real, small edit, read back by the library that people read them with."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from datasets import Image as HFImage
+from datasets import load_dataset
+from PIL import Image
+from typer.testing import CliRunner
+
+from edict.checkpoint import locate
+from jobs.cli import app
+from jobs.prompts import prompts, variants
+from pipeline.dataset import FORMATS, export_edits
+from pipeline.edit import EditWorker
+from pipeline.export import ExportError, export
+from pipeline.images import prepare
+from pipeline.invert import InvertTask, InvertWorker
+from pipeline.job import invert_fingerprint, open_job, weights_of
+from pipeline.plan import part_units, plan_shards, read_units, write_units
+from pipeline.run import edit_task, shown_rows
+from pipeline.shards import Sample
+from pipeline.sheet import read_pictures
+from pipeline.store import Store, StoreError
+from pipeline.work import Machine
+from schemas.specs import EditSpec, InvertSpec
+
+Members = list[tuple[str, bytes]]
+CPU = Machine("cpu", 1, 0.0)
+EDITS = [{"name": "snow", "prompt": "{caption}, in snow"}, {"name": "red", "replace": {"background": "backdrop"}}]
+
+
+def large(sample: Sample) -> bytes:
+    """A sample's picture as a photograph comes: larger than the model's, no square, JPEG."""
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(sample.image)).convert("RGB").resize((150, 100)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory, samples: list[Sample], shard_of: Callable[[Path, Members], Path]
+) -> Path:
+    """A folder of two shards, their latents and edits of them, by workers in this process. Keys repeat over shards."""
+    folder = tmp_path_factory.mktemp("dataset")
+    for i, part in enumerate((samples[:3], samples[3:5])):
+        members = [
+            member
+            for j, sample in enumerate(part)
+            for member in ((f"犬/{j:03d}.jpg", large(sample)), (f"犬/{j:03d}.txt", sample.caption.encode()))
+        ]
+        shard_of(folder / f"{i}.tar", members)
+    fields: dict[str, Any] = {"kind": "invert", "input": str(folder / "{0..1}.tar"), "output": str(folder / "latents")}
+    invert = InvertSpec.model_validate(
+        fields | {"sampler": {"steps": 1, "guidance_scale": 1.0}, "workers": {"batch_size": 2}}
+    )
+    model = locate(invert.model.path)
+    fingerprint = invert_fingerprint(invert, model)
+    store = Store(invert.output, create=True)
+    open_job(store, "invert", invert.model_dump(mode="json"), fingerprint, CPU)
+    write_units(store, plan_shards(store, invert.input, 2, 1))
+    inverter = InvertWorker(InvertTask(invert, weights_of(invert.model, model, fingerprint), fingerprint, CPU))
+    for unit in read_units(store):
+        inverter.process(unit, 1, None, {})
+    write_edits(folder, "edits")
+    write_edits(folder, "jpegs", images={"format": "jpeg", "quality": 40})
+    return folder
+
+
+def write_edits(folder: Path, output: str, **more: Any) -> None:
+    fields = {"kind": "edit", "latents": str(folder / "latents"), "output": str(folder / output), "edits": EDITS}
+    spec = EditSpec.model_validate(fields | more)
+    found, latents, store = variants(spec.edits), Store(spec.latents), Store(spec.output, create=True)
+    task, fingerprint = edit_task(spec, latents, found, partial(prompts, variants=found))
+    open_job(store, "edit", spec.model_dump(mode="json"), fingerprint, CPU, variants_per_row=len(found))
+    write_units(store, part_units(latents, fingerprint["batch_size"], 1))
+    units = read_units(store)
+    editor = EditWorker(replace(task, machine=CPU, shown=shown_rows(units, 3)))
+    for unit in units:
+        editor.process(unit, 1, None, {})
+
+
+@pytest.fixture
+def copy(made: Path, tmp_path: Path) -> Path:
+    """The folder, to be damaged; its stores still name the shards of the first."""
+    shutil.copytree(made, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def index(folder: Path) -> list[dict[str, Any]]:
+    return [row for part in sorted((folder / "parts").iterdir()) for row in pq.read_table(part).to_pylist()]
+
+
+def test_the_rows_open_in_datasets_as_pictures(made: Path, samples: list[Sample], tmp_path: Path) -> None:
+    about = export_edits(str(made / "edits"), str(tmp_path / "out"), format="instructpix2pix")
+    assert (about["rows"], about["written"], about["parts"]) == (10, 10, 3)
+    said = json.loads((tmp_path / "out" / "export.json").read_text())
+    assert said == {name: value for name, value in about.items() if name != "written"}
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"export.json", "00000000.parquet", "00000001.parquet", "00000002.parquet"}
+    loaded = load_dataset(
+        "parquet", data_files=str(tmp_path / "out" / "*.parquet"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert isinstance(loaded.features["original_image"], HFImage)
+    assert isinstance(loaded.features["edited_image"], HFImage)
+    rows = index(made / "edits")
+    originals = {("0.tar", i): samples[i] for i in range(3)} | {("1.tar", i): samples[3 + i] for i in range(2)}
+    for found, row in zip(loaded, rows, strict=True):
+        source = originals[Path(row["source_shard"]).name, row["source_index"]]
+        assert found["key"] == row["source_key"]
+        assert (found["edit"], found["edit_prompt"]) == (row["edit"], row["edit"])
+        assert (found["original_prompt"], found["edited_prompt"]) == (source.caption, row["prompt"])
+        side = found["edited_image"].width
+        assert found["original_image"].size == (side, side)
+        assert np.array_equal(np.asarray(found["original_image"]), prepare(large(source), side, "center").image)
+    raw = [row for path in sorted((tmp_path / "out").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    digests = [hashlib.sha256(row["edited_image"]["bytes"]).hexdigest() for row in raw]
+    assert digests == [row["image_sha256"] for row in rows]
+
+
+@pytest.mark.parametrize(("damage", "left"), [("changed", 4), ("gone", 4), ("a byte", 8)])
+def test_rows_whose_source_is_no_longer_there_are_left_out_and_counted(
+    damage: str, left: int, made: Path, tmp_path: Path
+) -> None:
+    shard = made / "0.tar"
+    whole, stat = shard.read_bytes(), shard.stat()
+    try:
+        if damage == "gone":
+            shard.rename(tmp_path / "aside.tar")
+        elif damage == "changed":
+            shard.write_bytes(whole + bytes(512))
+        else:  # by a failing disk: the file's size and time are as they were
+            place = whole.index(b"\xff\xd8") + 500
+            shard.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        given = ["export", str(made / "edits"), str(tmp_path / "out"), "--format", "instructpix2pix"]
+        result = CliRunner().invoke(app, given)
+    finally:  # the same version as before, to the tests after this
+        if damage == "gone":
+            (tmp_path / "aside.tar").rename(shard)
+        shard.write_bytes(whole)
+        os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert result.exit_code == 0, result.output
+    assert f"{left} rows of 3 parts, instructpix2pix" in result.stdout
+    assert f"{10 - left} of 10 rows are left out: their source shard was changed or is gone" in result.stdout
+    loaded = load_dataset(
+        "parquet", data_files=str(tmp_path / "out" / "*.parquet"), split="train", cache_dir=str(tmp_path / "cache")
+    )
+    assert len(loaded) == left
+
+
+def test_pie_bench_has_a_tree_of_each_edit(made: Path, tmp_path: Path) -> None:
+    """Of one shard: keys that come in two would be one file."""
+    single = tmp_path / "single"
+    shutil.copytree(made / "jpegs", single)
+    part = sorted((single / "commits").iterdir())[2]
+    planned = pq.read_table(single / "plan" / "units.parquet").slice(0, 2)
+    pq.write_table(planned, single / "plan" / "units.parquet")
+    part.unlink()
+    about = export_edits(str(single), str(tmp_path / "out"), format="pie_bench")
+    assert (about["rows"], about["written"]) == (6, 6)
+    found = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    trees = {f"{edit}/annotation_images/犬/{i:03d}.jpg" for edit in ("snow", "red") for i in range(3)}
+    assert found == {"export.json"} | trees
+    for row in index(single)[:6]:
+        data = (tmp_path / "out" / row["edit"] / "annotation_images" / f"{row['source_key']}.jpg").read_bytes()
+        assert hashlib.sha256(data).hexdigest() == row["image_sha256"]
+        assert Image.open(io.BytesIO(data)).format == "JPEG"
+
+
+def test_two_pictures_of_one_name_are_an_error(made: Path, tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match=r"snow/annotation_images/.*png is there, and is another picture: '犬/000'"):
+        export_edits(str(made / "edits"), str(tmp_path / "out"), format="pie_bench")
+
+
+def test_an_interrupted_export_is_finished_to_the_same_bytes(made: Path, tmp_path: Path) -> None:
+    for out in ("whole", "cut"):
+        export_edits(str(made / "edits"), str(tmp_path / out), format="instructpix2pix")
+    (tmp_path / "cut" / "00000000.parquet").write_bytes(b"cut")
+    (tmp_path / "cut" / "00000002.parquet").unlink()
+    export_edits(str(made / "edits"), str(tmp_path / "cut"), format="instructpix2pix")
+    read = [{path.name: path.read_bytes() for path in (tmp_path / out).iterdir()} for out in ("whole", "cut")]
+    assert read[0] == read[1]
+
+
+def test_what_is_not_what_was_committed_is_refused(copy: Path, tmp_path: Path) -> None:
+    tar = sorted((copy / "edits" / "shards").iterdir())[1]
+    data = bytearray(tar.read_bytes())
+    data[data.index(b"\x89PNG") + 100] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(StoreError, match=rf"shards/{tar.name}: the picture '.*' is lost or damaged"):
+        export_edits(str(copy / "edits"), str(tmp_path / "a"), format="instructpix2pix")
+    tar.write_bytes(data[:700])
+    with pytest.raises(StoreError, match=rf"shards/{tar.name}"):
+        export_edits(str(copy / "edits"), str(tmp_path / "b"), format="instructpix2pix")
+    part = copy / "edits" / "parts" / f"{tar.stem}.parquet"
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(StoreError, match=r"is not what was committed"):
+        export_edits(str(copy / "edits"), str(tmp_path / "c"), format="instructpix2pix")
+
+
+def test_unfinished_stores_and_stores_of_another_kind_are_refused(made: Path, copy: Path, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    for format in FORMATS:
+        with pytest.raises(StoreError, match=rf"of an invert job; as {format}, give one that `edit` wrote"):
+            export_edits(str(made / "latents"), out, format=format)
+    with pytest.raises(StoreError, match=r"is the store of an edit job; give one that `invert` wrote"):
+        export(str(made / "edits"), out, format="parquet", dtype="float32")
+    sorted((copy / "edits" / "commits").iterdir())[0].unlink()
+    with pytest.raises(StoreError, match=r"1 of 3 units are not done"):
+        export_edits(str(copy / "edits"), out, format="instructpix2pix")
+    with pytest.raises(ExportError, match=r"no export of edits as csv: give one of instructpix2pix, pie_bench"):
+        export_edits(str(made / "edits"), out, format="csv")
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_exports_do_not_mix(made: Path, tmp_path: Path) -> None:
+    export_edits(str(made / "edits"), str(tmp_path / "out"), format="instructpix2pix")
+    for store, format in (("jpegs", "instructpix2pix"), ("edits", "pie_bench")):
+        with pytest.raises(ExportError, match=r"out: holds another export"):
+            export_edits(str(made / store), str(tmp_path / "out"), format=format)
+
+
+def test_what_is_shown_of_an_edit_has_its_figures(made: Path) -> None:
+    figures = ("edit", "prompt", "guidance_scale", "strength", "steps", "drift")
+    rows = {(row["source_shard"], row["caption"], row["edit"]): row for row in index(made / "edits")}
+    shown = [
+        ({name: edit[name] for name in figures}, row["caption"])
+        for row in read_pictures(Store(str(made / "edits")))
+        for edit in row["edits"]
+    ]
+    assert len(shown) == 6
+    for told, caption in shown:
+        assert told in [{name: row[name] for name in figures} for key, row in rows.items() if key[1] == caption]
+
+
+def test_floats_are_of_latents_only(made: Path, tmp_path: Path) -> None:
+    given = ["export", str(made / "edits"), str(tmp_path / "out"), "--format", "pie_bench", "--dtype", "float32"]
+    result = CliRunner().invoke(app, given)
+    assert result.exit_code == 2
+    assert "pie_bench has no floats: leave --dtype out" in result.stderr
+
+
+def test_quality_is_of_the_job(made: Path) -> None:
+    assert Store(str(made / "jpegs")).job()["fingerprint"]["quality"] == 40
+    assert "quality" not in Store(str(made / "edits")).job()["fingerprint"]
