@@ -31,6 +31,10 @@ SMALL = 16 * 16
 code: finer layers draw the detail that an edit is to change. The shipped model attends at 8x8 and 4x4: everywhere."""
 
 
+class WordNotFound(ValueError):
+    """A word that control names is in none of the texts it is looked for in."""
+
+
 @dataclass(frozen=True)
 class Blend:
     """A mask made from cross-attention maps (the paper's code, LocalBlend): what is outside it stays the base's.
@@ -51,8 +55,8 @@ class Control:
 
     `cross` and `self_` are the shares of the edit's steps, from the first, that take the base's cross- and
     self-attention probabilities. `weights` multiply the attention to words of the edit's caption at every step (the
-    paper's re-weighting). `blend` is a Blend, or bool [N, H, W] at the latents' size for N rows: True where an edit
-    may differ.
+    paper's re-weighting). `blend` is a Blend, or bool [E, H, W] at the latents' size for E edits, row after row: True
+    where an edit may differ.
     """
 
     cross: float = 0.4
@@ -177,7 +181,7 @@ def rows(
 ) -> Rows:
     """The Rows of a batch with these places, each under its caption. A place more than once is the batch's padding.
 
-    Raises ValueError where a caption lacks a word that `control` names.
+    Raises WordNotFound.
     """
     base = [places.index((row, 0)) for row, _ in places]
     edits = [i for i, (_, edit) in enumerate(places) if edit]
@@ -187,19 +191,10 @@ def rows(
     for e, i in enumerate(edits):
         theirs, ours = split(tokenizer, captions[base[i]]), split(tokenizer, captions[i])
         mapping[e] = align(theirs, ours, length)
-        for word, weight in control.weights.items():
-            if not (found := find(ours, split(tokenizer, word))):
-                raise ValueError(f"the word {word!r} has a weight, but it is not in the prompt {captions[i]!r}")
-            weights[e, found] = weight
-        if isinstance(control.blend, Blend):
-            sides = _mask_words(theirs, ours, control.blend, tokenizer)
-            if control.blend.words is not None and not any(sides):
-                raise ValueError(
-                    f"none of the mask's words {', '.join(map(repr, control.blend.words))} is in the caption "
-                    f"{captions[base[i]]!r} or in the prompt {captions[i]!r}"
-                )
-            for side, tokens in enumerate(sides):
-                words[e, side, tokens] = 1
+        for tokens, weight in _weighted(ours, control, tokenizer):
+            weights[e, tokens] = weight
+        for side, tokens in enumerate(_masked(theirs, ours, control, tokenizer)):
+            words[e, side, tokens] = 1
     return Rows(
         torch.tensor(base, device=device),
         torch.tensor(edits, dtype=torch.long, device=device),
@@ -209,15 +204,38 @@ def rows(
     )
 
 
-def _mask_words(base: Words, edit: Words, blend: Blend, tokenizer: CLIPTokenizer) -> tuple[list[int], list[int]]:
+def check(caption: str, prompt: str, control: Control, tokenizer: CLIPTokenizer) -> None:
+    """Raises WordNotFound where a word that `control` names is not in the prompt, or not in either text for a mask."""
+    theirs, ours = split(tokenizer, caption), split(tokenizer, prompt)
+    _weighted(ours, control, tokenizer)
+    _masked(theirs, ours, control, tokenizer)
+
+
+def _weighted(words: Words, control: Control, tokenizer: CLIPTokenizer) -> list[tuple[list[int], float]]:
+    """The tokens of an edit's prompt that have a weight."""
+    found = [(find(words, split(tokenizer, word)), word, weight) for word, weight in control.weights.items()]
+    if missing := [word for tokens, word, _ in found if not tokens]:
+        raise WordNotFound(f"{_quoted(missing)} has a weight, but is not in the prompt as far as the model reads it")
+    return [(tokens, weight) for tokens, _, weight in found]
+
+
+def _masked(base: Words, edit: Words, control: Control, tokenizer: CLIPTokenizer) -> tuple[list[int], list[int]]:
     """The tokens of a base's and of its edit's caption that the mask is made from."""
-    if blend.words is None:
+    if not isinstance(control.blend, Blend):
+        return [], []
+    if control.blend.words is None:
         changes = [(old, new) for change, old, new in _changes(base, edit) if change != "equal"]
         sides = [word for old, _ in changes for word in old], [word for _, new in changes for word in new]
         return _tokens(sides[0]), _tokens(sides[1])
-    phrases = [split(tokenizer, word) for word in blend.words]
+    phrases = [split(tokenizer, word) for word in control.blend.words]
     found = [[token for phrase in phrases for token in find(words, phrase)] for words in (base, edit)]
+    if not any(found):
+        raise WordNotFound(f"the mask is of {_quoted(control.blend.words)}, which neither caption nor prompt has")
     return found[0], found[1]
+
+
+def _quoted(words: Sequence[str]) -> str:
+    return ", ".join(map(repr, words))
 
 
 Maps = dict[int, torch.Tensor]
@@ -323,7 +341,7 @@ def guided(
     both branches in one call, or, at 0 and 1, one; the branch that only the edits need is then a call of its own.
     """
     scales = guidance_scales[:, None, None, None]
-    unconditional = empty.expand_as(text)
+    unconditional = empty.expand_as(text).contiguous()
     needs_text, needs_empty = bool((scales != 0).any()), bool((scales != 1).any())
     inject = partial(attending, unet, rows, cross=cross, self_=self_, maps=maps)
 

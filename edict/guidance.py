@@ -12,7 +12,7 @@ def guided(unet: UNet2DConditionModel, text: torch.Tensor, empty: torch.Tensor, 
     text [N, L, D] and empty [1, L, D] (or [N, L, D], negative captions) are text encoder states. Guidance 1 needs only
     the conditional branch and guidance 0 only the unconditional one; the other is then not computed.
     """
-    unconditional = empty.expand_as(text)
+    unconditional = empty.expand_as(text).contiguous()  # as negative captions are
     if guidance_scale == 1:
         states = text
     elif guidance_scale == 0:

@@ -208,12 +208,12 @@ class EDICT:
         position: int,
         *,
         guidance_scale: float | None = None,
-        negative_captions: Sequence[str] | None = None,
+        negative_captions: Sequence[str | None] | None = None,
     ) -> tuple[Pair, Faults]:
         """The pair at `position` of its schedule, inverted or generated there, and what went wrong, by sample.
 
         Samples do not influence each other: those without a fault are right whatever happened to the rest. Guidance
-        leads away from `negative_captions`, one a pair, in place of the empty caption.
+        leads away from `negative_captions`, one a pair, where they are given; elsewhere from the empty caption.
         """
         _one_each(pair, {"captions": captions, "negative captions": negative_captions})
         if not 0 <= position <= pair.schedule.depth:
@@ -254,31 +254,35 @@ class EDICT:
         control: Control,
         guidance_scale: float | None = None,
         steps: int | None = None,
-        negative_captions: Sequence[str] | None = None,
+        negative_prompts: Sequence[Sequence[str | None]] | None = None,
     ) -> tuple[Pair, Faults]:
         """Edits under attention control: the clean pairs of every row and its edits, and what went wrong, by sample.
 
         Row after row: its own under its caption, exact, then one a prompt of `prompts[row]`. The edits leave where the
-        pair stands, or at their last `steps` steps, down to which all goes by the captions. `guidance_scale` is the
-        edits'; a row's own stays the pair's. What goes wrong with a row goes wrong with its edits.
+        pair stands, or at their last `steps` steps, down to which all goes by the captions. `guidance_scale` and
+        `negative_prompts` are the edits'; a row's own guidance stays the pair's. What goes wrong with a row goes wrong
+        with its edits.
         """
         depth = pair.schedule.depth
         counts = [len(ours) for ours in prompts]
-        _one_each(pair, {"captions": captions, "lists of prompts": prompts, "negative captions": negative_captions})
-        if isinstance(control.blend, torch.Tensor) and control.blend.shape != (len(pair), *pair.x.shape[2:]):
+        _one_each(pair, {"captions": captions, "lists of prompts": prompts})
+        negatives = [[None] * count for count in counts] if negative_prompts is None else negative_prompts
+        if [len(ours) for ours in negatives] != counts:
+            raise ValueError("negative_prompts: give one a prompt, or None in its place")
+        if isinstance(control.blend, torch.Tensor) and control.blend.shape != (sum(counts), *pair.x.shape[2:]):
             raise ValueError(
-                f"the mask is {[*control.blend.shape]}: make it {[len(pair), *pair.x.shape[2:]]}, one a pair"
+                f"the mask is {[*control.blend.shape]}: make it {[sum(counts), *pair.x.shape[2:]]}, one an edit"
             )
         lost = Faults()
         if steps is not None:
             if not 0 < steps <= depth - pair.position:
                 raise ValueError(f"an edit of {steps} steps, but the pair has {depth - pair.position} to go")
-            pair, lost = self.move(pair, captions, depth - steps, negative_captions=negative_captions)
+            pair, lost = self.move(pair, captions, depth - steps)
         states: dict[attention.Place, tuple[torch.Tensor, torch.Tensor]] = {}
         faults: dict[attention.Place, ArithmeticError] = {}
         for places in attention.batches(counts, pair.batch_size):
             moved, met = self._edit_batch(
-                pair, captions, prompts, _filled(places, pair.batch_size), control, guidance_scale, negative_captions
+                pair, captions, prompts, _filled(places, pair.batch_size), control, guidance_scale, negatives
             )
             for i, (row, j) in enumerate(places):
                 states.setdefault((row, j), (moved.x[i], moved.y[i]))
@@ -300,10 +304,11 @@ class EDICT:
         places: list[attention.Place],
         control: Control,
         guidance_scale: float | None,
-        negative_captions: Sequence[str] | None,
+        negatives: Sequence[Sequence[str | None]],
     ) -> tuple[Pair, Faults]:
         """One batch of `edit`, and its faults by place."""
         of = [row for row, _ in places]
+        masks = [sum(map(len, prompts[:row])) + j - 1 for row, j in places if j]
         texts = [prompts[row][j - 1] if j else captions[row] for row, j in places]
         rows = attention.rows(places, texts, control, self.tokenizer, self.device)
         scales = torch.full((len(places),), pair.guidance_scale, device=self.device)
@@ -313,7 +318,7 @@ class EDICT:
             attention.guided,
             self.unet,
             self._encode_text(texts),
-            self._unconditional(None if negative_captions is None else [negative_captions[row] for row in of]),
+            self._unconditional([negatives[row][j - 1] if j else None for row, j in places]),
             scales,
             pair.guidance_scale,
             rows,
@@ -326,7 +331,7 @@ class EDICT:
             predictor,
             rows,
             control,
-            control.blend[of][rows.edits] if isinstance(control.blend, torch.Tensor) else None,
+            control.blend[masks].to(self.device) if isinstance(control.blend, torch.Tensor) else None,
             p=pair.p,
             bits=pair.bits,
             start=pair.position,
@@ -335,18 +340,23 @@ class EDICT:
         return replace(pair, x=x, y=y, position=pair.schedule.depth), _faults(extent, pair.bits)
 
     def predictor(
-        self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str] | None = None
+        self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None = None
     ) -> Predict:
         """The guided noise prediction under these captions, one a sample of the batch it will be called with."""
-        return guided(self.unet, self._encode_text(captions), self._unconditional(negative_captions), guidance_scale)
+        unconditional = self._unconditional(negative_captions or ())
+        return guided(self.unet, self._encode_text(captions), unconditional, guidance_scale)
 
-    def _unconditional(self, negative_captions: Sequence[str] | None) -> torch.Tensor:
-        """What guidance leads away from: text states [N, L, D] of negative captions, or [1, L, D] of the empty one."""
-        if negative_captions is not None:
-            return self._encode_text(negative_captions)
+    def _unconditional(self, negative_captions: Sequence[str | None]) -> torch.Tensor:
+        """What guidance leads away from: text states [N, L, D], or [1, L, D] where it is the empty caption for all.
+
+        The empty caption is always encoded alone: in a batch its last bits would be others.
+        """
         if self._empty is None:
             self._empty = self._encode_text([""])
-        return self._empty
+        none = torch.tensor([caption is None for caption in negative_captions], device=self.device)
+        if none.all():
+            return self._empty
+        return torch.where(none[:, None, None], self._empty, self._encode_text([c or "" for c in negative_captions]))
 
     def truncated(self, caption: str) -> bool:
         """Whether the text encoder sees only the caption's beginning."""

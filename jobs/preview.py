@@ -55,7 +55,7 @@ def _edit(spec: EditSpec) -> list[str]:
     made, parts = fingerprint["latents"], parts_of(latents)
     depth = len(made["timesteps"])
     counts, pairs, sources, cost = Counter[str](), Spread(), list[Source](), 0
-    for part, rows in planned(latents, parts, wanted, edits.listed):
+    for part, rows in planned(latents, parts, wanted, edits.listed, edits.masks):
         sources.append((part[0], rows.num_rows, part[2], part[3]))
         captions = read_columns(latents, part, ["caption"])["caption"].take(rows["row"]).to_pylist()
         for caption, listed in zip(captions, rows["prompts"].to_pylist(), strict=True):

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from jobs.tables import PromptTable, TableError, read_table
 from pipeline.edit import Edits
-from schemas.specs import MAX_VARIANTS, Edit
+from schemas.specs import MAX_VARIANTS, ControlSpec, Edit
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 _NAME_LENGTH = 100  # a variant's name becomes part of file names
@@ -52,6 +52,10 @@ class Variant:
     def negative_prompt(self) -> str | None:
         return self.edit.negative_prompt
 
+    @property
+    def control(self) -> ControlSpec | None:
+        return self.edit.control
+
     def rewrite(self, caption: str, listed: Mapping[str, str] = NOTHING) -> str | None:
         """The new prompt; None when it is the caption itself, so that there is nothing to edit.
 
@@ -86,12 +90,24 @@ def resolve(edits: Sequence[Edit], tables: Mapping[str, PromptTable] | None = No
     def listed(key: str) -> dict[str, str]:
         return {named[edit, row]: prompt for edit, table in tables.items() for row, prompt in table.of(key).items()}
 
+    masked = [edit.name for edit in edits if edit.control and edit.control.mask and edit.control.mask.pie_bench]
+
+    def masks(key: str) -> dict[str, list[int]]:
+        known = [(named[edit, row], tables[edit], key) for edit in masked for row in tables[edit].of(key)]
+        return {name: table.mask(key) for name, table, key in known}
+
     digests = [
         {"pie_bench" if edit.table is None else "table": f"sha256:{tables[edit.name].digest}"} if edit.listed else {}
         for edit in edits
     ]
     fingerprint = [edit.model_dump(mode="json") | digest for edit, digest in zip(edits, digests, strict=True)]
-    return Edits(found, functools.partial(prompts, variants=found), listed if tables else None, fingerprint)
+    return Edits(
+        found,
+        functools.partial(prompts, variants=found),
+        listed if tables else None,
+        masks if masked else None,
+        fingerprint,
+    )
 
 
 def read_tables(edits: Iterable[Edit]) -> dict[str, PromptTable]:

@@ -171,7 +171,7 @@ def _resolved(data: dict[str, Any]) -> dict[str, Any]:
         resolved["keys"] = _absolute(keys)
     if isinstance(edits := data.get("edits"), list):
         resolved["edits"] = [
-            edit | {field: _absolute(edit[field]) for field in {"table", "pie_bench"} & edit.keys()}
+            _resolved_control(edit | {field: _absolute(edit[field]) for field in {"table", "pie_bench"} & edit.keys()})
             if isinstance(edit, dict)
             else edit
             for edit in edits
@@ -181,6 +181,14 @@ def _resolved(data: dict[str, Any]) -> dict[str, Any]:
         folder = path.startswith((".", "~")) or Path(path).is_dir()
         resolved["model"] = {**model, "path": _absolute(path) if folder else path}
     return resolved
+
+
+def _resolved_control(edit: dict[str, Any]) -> dict[str, Any]:
+    """An edit whose masks, where they are files, have an absolute name."""
+    match edit:
+        case {"control": {"mask": {"file": file, **mask}, **control}, **rest}:
+            return rest | {"control": control | {"mask": mask | {"file": _absolute(file)}}}
+    return edit
 
 
 def _absolute(path: Any) -> Any:

@@ -4,7 +4,7 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ import pyarrow.json
 import pyarrow.parquet as pq
 
 from pipeline.errors import JobError
+from pipeline.masks import PIE_BENCH
 from pipeline.storage import Reader, StorageError
 from schemas.specs import Edit
 
@@ -29,7 +30,7 @@ class PromptTable:
     """The prompts of a file: of each key a run of rows. A million take some 300 MB.
 
     `names` tell a key's prompts apart: those of its column `name`, or 1, 2, ... where a key has several, or one empty
-    name. `aliases` are other ways to say a key. `digest` is the sha256 of the file.
+    name. `aliases` are other ways to say a key; `masks` are PIE-Bench's, by key. `digest` is the sha256 of the file.
     """
 
     digest: str
@@ -38,12 +39,17 @@ class PromptTable:
     keys: Sequence[str]
     named: pa.Array
     prompts: pa.Array
-    aliases: Mapping[str, str]
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    masks: Mapping[str, list[int]] = field(default_factory=dict)
 
     def key(self, key: str) -> str | None:
         """A row's key as the table has it; None where it does not."""
         key = self.aliases.get(key, key)
         return key if key in self.first else None
+
+    def mask(self, key: str) -> list[int]:
+        """PIE-Bench's mask of a row's key."""
+        return self.masks[self.aliases.get(key, key)]
 
     def of(self, key: str) -> dict[str, str]:
         """The prompts of a row's key, by name."""
@@ -58,21 +64,23 @@ class PromptTable:
 
 def read_table(edit: Edit) -> PromptTable:
     """The table of an edit that has one, local or URL. Raises TableError where it cannot be used."""
-    field = "table" if edit.pie_bench is None else "pie_bench"
+    where = "table" if edit.pie_bench is None else "pie_bench"
     location = str(edit.listed)
     try:
         data = Reader(location).read()
     except StorageError as error:
-        raise TableError(f"edit {edit.name!r}, {field}: {error}") from error
+        raise TableError(f"edit {edit.name!r}, {where}: {error}") from error
     try:
-        if field == "pie_bench":
-            keys, prompts, aliases = _pie_bench(data)
-            return _of_rows(data, pa.array(keys, pa.string()), pa.array(prompts, pa.string()), None, aliases)
+        if where == "pie_bench":
+            masked = bool(edit.control and edit.control.mask and edit.control.mask.pie_bench)
+            keys, prompts, aliases, masks = _pie_bench(data, masked)
+            table = _of_rows(data, pa.array(keys, pa.string()), pa.array(prompts, pa.string()), None)
+            return replace(table, aliases=aliases, masks=masks)
         table = _columns(data, location.rpartition(".")[2].lower())
         names = table["name"] if "name" in table.column_names else None
-        return _of_rows(data, table["key"], table["prompt"], names, {})
+        return _of_rows(data, table["key"], table["prompt"], names)
     except (pa.ArrowException, ValueError) as error:
-        raise TableError(f"edit {edit.name!r}, {field}: {location}: {error}") from error
+        raise TableError(f"edit {edit.name!r}, {where}: {location}: {error}") from error
 
 
 def _columns(data: bytes, kind: str) -> pa.Table:
@@ -104,9 +112,7 @@ def _columns(data: bytes, kind: str) -> pa.Table:
     return table.combine_chunks()
 
 
-def _of_rows(
-    data: bytes, keys: pa.Array, prompts: pa.Array, names: pa.Array | None, aliases: Mapping[str, str]
-) -> PromptTable:
+def _of_rows(data: bytes, keys: pa.Array, prompts: pa.Array, names: pa.Array | None) -> PromptTable:
     if not len(keys):
         raise ValueError("is empty; expected a key and a prompt at least")
     order = pc.sort_indices(keys)  # stable, so that a key's prompts keep their order
@@ -128,12 +134,13 @@ def _of_rows(
             if name in seen:
                 raise ValueError(f"found the key {key!r} twice under the name {name!r}, expected it once")
             seen.add(name)
-    return PromptTable(sha256(data).hexdigest(), distinct, first, ordered, named, prompts.take(order), aliases)
+    return PromptTable(sha256(data).hexdigest(), distinct, first, ordered, named, prompts.take(order))
 
 
-def _pie_bench(data: bytes) -> tuple[list[str], list[str], dict[str, str]]:
-    """Ids, prompts, and the image paths without extension that stand for ids. The words that change are in brackets.
+def _pie_bench(data: bytes, masked: bool) -> tuple[list[str], list[str], dict[str, str], dict[str, list[int]]]:
+    """Ids, prompts, and the image paths without extension that stand for ids; where `masked`, the masks by id.
 
+    The words that change are in brackets.
     Raises ValueError for what is no mapping_file.json.
     """
     try:
@@ -142,14 +149,19 @@ def _pie_bench(data: bytes) -> tuple[list[str], list[str], dict[str, str]]:
         raise ValueError(f"is no JSON ({error}); expected PIE-Bench's mapping_file.json") from error
     if not isinstance(entries, dict):
         raise ValueError("expected a mapping of ids, as PIE-Bench's mapping_file.json is")
-    prompts, aliases = [], dict[str, str]()
+    prompts, aliases, masks = list[str](), dict[str, str](), dict[str, list[int]]()
     for key, entry in entries.items():
         said = entry if isinstance(entry, dict) else {}
-        for field in ("image_path", "editing_prompt"):
-            if not isinstance(said.get(field), str):
-                raise ValueError(f"entry {key!r}: found {said.get(field)!r} for {field}, expected text")
+        for name in ("image_path", "editing_prompt"):
+            if not isinstance(said.get(name), str):
+                raise ValueError(f"entry {key!r}: found {said.get(name)!r} for {name}, expected text")
         path = re.sub(r"\.\w+$", "", said["image_path"])
         if aliases.setdefault(path, key) != key or (path in entries and path != key):
             raise ValueError(f"entry {key!r}: its image_path {said['image_path']!r} stands for another one too")
         prompts.append(re.sub(r"[\[\]]", "", said["editing_prompt"]))
-    return list(entries), prompts, aliases
+        if masked:
+            masks[key] = runs = said.get("mask") or []
+            whole = isinstance(runs, list) and all(type(n) is int and 0 <= n <= PIE_BENCH**2 for n in runs)
+            if not whole or not runs or len(runs) % 2:
+                raise ValueError(f"entry {key!r}: found no mask, expected runs of pixels (the first, how many, ...)")
+    return list(entries), prompts, aliases, masks

@@ -3,27 +3,35 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any, Protocol
 
 import pyarrow as pa
+import torch
 
+from edict import Blend, Control
+from edict.attention import WordNotFound, check
+from edict.model import Faults
+from edict.pair import Pair
 from edict.schedule import executed
 from pipeline.errors import JobError
 from pipeline.images import EXTENSIONS, ImageError, encode, prepare
 from pipeline.latents import Latents, read_latents
+from pipeline.masks import MaskError, mask_of_file, mask_of_runs, to_latents
 from pipeline.parts import to_parquet
 from pipeline.plan import Unit, read_entries, read_rows, read_units
 from pipeline.shards import Sample, read_samples, write_shard
-from pipeline.store import Store
+from pipeline.store import READERS, Store
 from pipeline.work import Done, Fault, Machine, Poison, Ready, Weights
 from pipeline.worker import Ahead, Attempt, load_model
 from schemas.edits import EDITS
 from schemas.pictures import PICTURES
 from schemas.rejects import Reject
-from schemas.specs import EditSpec
+from schemas.specs import ControlSpec, EditSpec
 
 
 class Variant(Protocol):
@@ -39,6 +47,8 @@ class Variant(Protocol):
     def steps(self) -> int | None: ...
     @property
     def negative_prompt(self) -> str | None: ...
+    @property
+    def control(self) -> ControlSpec | None: ...
 
 
 Prompts = Callable[[str, Mapping[str, str]], Sequence[tuple[Variant, str]]]
@@ -47,14 +57,16 @@ Prompts = Callable[[str, Mapping[str, str]], Sequence[tuple[Variant, str]]]
 
 @dataclass(frozen=True)
 class Edits:
-    """What a job makes of prompts. `prompts` goes to the workers; `listed`, what tables say of a key, into the plan.
+    """What a job makes of prompts. `prompts` goes to the workers; what tables say of a key, into the plan.
 
-    `fingerprint` is what decides both; `listed` is None where there is no table.
+    That are the prompts `listed` and the `masks`, by variant; None where no table has any. `fingerprint` is what
+    decides all of it.
     """
 
     variants: Sequence[Variant]
     prompts: Prompts
     listed: Callable[[str], Mapping[str, str]] | None
+    masks: Callable[[str], Mapping[str, Sequence[int]]] | None
     fingerprint: list[dict[str, Any]]
 
 
@@ -80,7 +92,8 @@ class EditTask:
 class Change:
     """One picture to make: row `row` of the unit under `prompt`, its last `steps` steps run under it.
 
-    `name` is the edit's; a reconstruction, under the row's own caption, has none.
+    `name` is the edit's; a reconstruction, under the row's own caption, has none. `mask`, where control has one that is
+    given, is bool [H, W] at the latents' size, or why there is none.
     """
 
     row: int
@@ -89,6 +102,16 @@ class Change:
     guidance_scale: float
     steps: int
     negative_prompt: str | None = None
+    control: ControlSpec | None = None
+    mask: torch.Tensor | Fault | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A unit's rows, and the edits to make of them."""
+
+    latents: Latents
+    edits: list[Change]
 
 
 @dataclass(frozen=True)
@@ -128,9 +151,9 @@ class EditWorker(Ready):
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
         """Edit a unit and commit it; filtered are the edits that would change no caption."""
         attempt = Attempt(self.store, unit, number)
-        latents = self.ahead.take(unit, ahead)
+        loaded = self.ahead.take(unit, ahead)
+        latents, edits = loaded.latents, loaded.edits
         attempt.spent("read")
-        edits = self._edits(latents, unit)
         shown = self._shown(latents, edits, self.task.shown.get(unit.unit, 0))
         drawn = self._draw(latents, edits + shown, poison)
         attempt.spent("compute")
@@ -159,15 +182,34 @@ class EditWorker(Ready):
 
     def probe(self, unit: Unit, number: int) -> None:
         """Edit the rows of a unit for nothing but to see whether this worker outlives it."""
-        latents = self._load(unit)
-        self._draw(latents, self._edits(latents, unit), {})
+        loaded = self._load(unit)
+        self._draw(loaded.latents, loaded.edits, {})
 
-    def _load(self, unit: Unit) -> Latents:
+    def _load(self, unit: Unit) -> Loaded:
         planned = read_rows(self.store, unit) if self.task.spec.planned_rows else None
         latents = read_latents(self.latents, unit, planned)
-        if (batch_size := self.task.spec.workers.batch_size) is None:
-            return latents
-        return replace(latents, pair=replace(latents.pair, batch_size=batch_size))
+        if (batch_size := self.task.spec.workers.batch_size) is not None:
+            latents = replace(latents, pair=replace(latents.pair, batch_size=batch_size))
+        edits = self._edits(latents, unit)
+        with ThreadPoolExecutor(READERS) as pool:
+            masks = pool.map(lambda edit: self._mask(latents, edit), edits)
+            return Loaded(latents, [replace(edit, mask=mask) for edit, mask in zip(edits, masks, strict=True)])
+
+    def _mask(self, latents: Latents, edit: Change) -> torch.Tensor | Fault | None:
+        """The mask that is given for an edit, or why it cannot be used; None where there is to be none."""
+        wanted = edit.control.mask if edit.control else None
+        if wanted is None or wanted.words is not None:
+            return None
+        size = self.model.size
+        if wanted.file is None:
+            mask = mask_of_runs(latents.masks[edit.row][edit.name or ""], size)
+        else:
+            key, *source = (latents.column(name)[edit.row] for name in ("key", "width", "height"))
+            try:
+                mask = mask_of_file(wanted.file, key, (source[0], source[1]), size, self.task.crop)
+            except MaskError as error:
+                return _fault(error)
+        return to_latents(mask, *latents.pair.x.shape[2:])
 
     def _edits(self, latents: Latents, unit: Unit) -> list[Change]:
         pair, indexes, keys = latents.pair, latents.column("index"), latents.column("key")
@@ -179,8 +221,9 @@ class EditWorker(Ready):
                 pair.guidance_scale if variant.guidance_scale is None else variant.guidance_scale,
                 executed_steps(variant, self.task.schedule_steps, pair.schedule.depth),
                 variant.negative_prompt,
+                variant.control,
             )
-            for row, (caption, listed) in enumerate(zip(latents.column("caption"), latents.prompts(), strict=True))
+            for row, (caption, listed) in enumerate(zip(latents.column("caption"), latents.prompts, strict=True))
             for variant, prompt in self.task.prompts(caption, listed)
             if not unit.retry or (indexes[row], f"{variant.name}/{keys[row]}") in unit.only
         ]
@@ -200,13 +243,14 @@ class EditWorker(Ready):
         """What came of each change: the picture, or what went wrong.
 
         All changes that leave the base prompt at one step share the exact regeneration down to it, and those with one
-        guidance scale on top share their batches; not with those that have a negative prompt, each its own, because the
-        empty caption has other last bits in a batch than alone.
+        guidance scale and one control on top share their batches.
         """
-        results: dict[int, Drawn | Fault] = {}
-        together = defaultdict[tuple[int, float, bool], list[int]](list)
+        results: dict[int, Drawn | Fault] = self._unheld(latents, changes)
+        together = defaultdict[tuple[int, float, str], list[int]](list)
         for i, change in enumerate(changes):
-            together[change.steps, change.guidance_scale, change.negative_prompt is not None].append(i)
+            if i not in results:
+                control = change.control.model_dump_json() if change.control else ""
+                together[change.steps, change.guidance_scale, control].append(i)
         rows = [row for row in range(len(latents.pair)) if row not in poison]
         place = {row: i for i, row in enumerate(rows)}
         captions = latents.column("caption")
@@ -221,13 +265,17 @@ class EditWorker(Ready):
             members = [i for i in members if changes[i].row not in lost]
             if not members:
                 continue
-            clean, met = self.model.move(
-                base[[place[changes[i].row] for i in members]],
-                [changes[i].prompt for i in members],
-                depth,
-                guidance_scale=guidance_scale,
-                negative_captions=[negative for i in members if (negative := changes[i].negative_prompt)] or None,
-            )
+            started = base[[place[changes[i].row] for i in members]]
+            if changes[members[0]].control is None:
+                clean, met = self.model.move(
+                    started,
+                    [changes[i].prompt for i in members],
+                    depth,
+                    guidance_scale=guidance_scale,
+                    negative_captions=[changes[i].negative_prompt for i in members],
+                )
+            else:
+                clean, met = self._hold(started, captions, [changes[i] for i in members])
             drift, digests = clean.drift().tolist(), clean.digests()
             for first in range(0, len(members), clean.batch_size):
                 images = self.model.decode(clean[first : first + clean.batch_size].to_float()[0])
@@ -236,6 +284,42 @@ class EditWorker(Ready):
                     results[members[j]] = Drawn(file, drift[j], digests[j])
             results |= {members[j]: _fault(error) for j, error in met.items()}
         return [results.get(i) or lost[change.row] for i, change in enumerate(changes)]
+
+    def _unheld(self, latents: Latents, changes: Sequence[Change]) -> dict[int, Drawn | Fault]:
+        """The changes that their control cannot hold, for want of a word or of a mask."""
+        captions, faults = latents.column("caption"), dict[int, Drawn | Fault]()
+        for i, change in enumerate(changes):
+            if isinstance(change.mask, Fault):
+                faults[i] = change.mask
+            elif change.control is not None:
+                try:
+                    check(captions[change.row], change.prompt, _control(change.control), self.model.tokenizer)
+                except WordNotFound as error:
+                    faults[i] = _fault(error)
+        return faults
+
+    def _hold(self, started: Pair, captions: Sequence[str], changes: Sequence[Change]) -> tuple[Pair, Faults]:
+        """The clean ends of changes in the order of their rows, each held to its row from its place in `started`."""
+        first = [i for i, change in enumerate(changes) if i == 0 or changes[i - 1].row != change.row]
+        of_row = [changes[a:b] for a, b in pairwise([*first, len(changes)])]
+        masks = [change.mask for change in changes if isinstance(change.mask, torch.Tensor)]
+        control = changes[0].control
+        assert control is not None
+        made, met = self.model.edit(
+            started[first],
+            [captions[ours[0].row] for ours in of_row],
+            [[change.prompt for change in ours] for ours in of_row],
+            control=_control(control, torch.stack(masks) if masks else None),
+            guidance_scale=changes[0].guidance_scale,
+            negative_prompts=[[change.negative_prompt for change in ours] for ours in of_row],
+        )
+        # of every row its own clean end comes first
+        places = [
+            at + 1 + number
+            for number, ours in enumerate(of_row)
+            for at in range(first[number], first[number] + len(ours))
+        ]
+        return made[places], {i: met[at] for i, at in enumerate(places) if at in met}
 
     def _reject(self, latents: Latents, edit: Change, fault: Fault) -> Reject:
         key, shard, index = (latents.column(name)[edit.row] for name in ("key", "shard", "index"))
@@ -250,6 +334,7 @@ class EditWorker(Ready):
             "caption": source["caption"],
             "prompt": edit.prompt,
             "negative_prompt": edit.negative_prompt,
+            "control": edit.control.model_dump_json() if edit.control else None,
             "guidance_scale": edit.guidance_scale,
             "strength": edit.steps / self.task.schedule_steps,
             "steps": edit.steps,
@@ -322,5 +407,14 @@ class EditWorker(Ready):
         return {unit.source: unit for unit in read_units(self.latents)}
 
 
-def _fault(error: ArithmeticError) -> Fault:
+def _control(spec: ControlSpec, mask: torch.Tensor | None = None) -> Control:
+    words = spec.mask.words if spec.mask else None
+    blend: Blend | torch.Tensor | None = mask
+    if spec.mask and words is not None:
+        named = None if words == "changed" else tuple(words)
+        blend = Blend(named, spec.mask.threshold, spec.mask.start)
+    return Control(spec.cross_attention, spec.self_attention, spec.weights, blend)
+
+
+def _fault(error: Exception) -> Fault:
     return Fault(type(error).__name__, str(error))

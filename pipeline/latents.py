@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -28,17 +29,27 @@ class Latents:
     def column(self, name: str) -> list[Any]:
         return self.table[name].to_pylist()
 
+    @cached_property
     def prompts(self) -> list[dict[str, str]]:
         """What tables give each row: its prompts by the name of the edit."""
-        if "prompts" not in self.table.column_names:
+        return self._listed("prompts")
+
+    @cached_property
+    def masks(self) -> list[dict[str, list[int]]]:
+        """The same of masks: their runs."""
+        return self._listed("masks")
+
+    def _listed(self, name: str) -> list[dict[str, Any]]:
+        if name not in self.table.column_names:
             return [{}] * len(self.table)
-        return [dict(listed or ()) for listed in self.column("prompts")]
+        return [dict(listed or ()) for listed in self.column(name)]
 
 
 def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> Latents:
     """The rows of a unit over a part, after its sha256 and its page checksums were checked.
 
-    The unit's slice of the part, or the rows that are `planned` for it (schemas.plan.ROWS), with the column `prompts`.
+    The unit's slice of the part, or the rows that are `planned` for it (schemas.plan.ROWS), with the columns
+    `prompts` and `masks`.
     Raises StoreError naming the part where it is absent, damaged or not the committed one.
     """
     data = store.get(unit.source)
@@ -53,7 +64,9 @@ def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> L
     else:
         if (last := pc.max(planned["row"]).as_py()) >= whole.num_rows:
             raise StoreError(f"{name} has no row {last}, which the plan takes")
-        table = whole.take(planned["row"]).append_column("prompts", planned["prompts"])
+        table = whole.take(planned["row"])
+        for name in ("prompts", "masks"):
+            table = table.append_column(name, planned[name])
     return Latents(table, to_pair(table, json.loads(table.schema.metadata[NOISE])))
 
 

@@ -72,7 +72,7 @@ def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> Ran:
     def plan() -> list[Unit]:
         if not spec.planned_rows:
             return part_units(latents, *cut_for)
-        return plan_rows(store, latents, wanted, edits.listed, *cut_for)
+        return plan_rows(store, latents, wanted, *cut_for, prompts=edits.listed, masks=edits.masks)
 
     machine, units = _open(store, spec, fingerprint, plan, variants_per_row=len(edits.variants))
     task = dataclasses.replace(task, machine=machine, shown=shown_rows(units, spec.contact_sheet))
@@ -91,6 +91,12 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
                 f"edit {variant.name!r} has a negative_prompt, which guidance alone heeds, and {latents.location} was "
                 "inverted without (its guidance_scale is 1): give the edit a guidance_scale"
             )
+    batch_size = spec.workers.batch_size or made["batch_size"]
+    if batch_size < 2 and any(variant.control for variant in edits.variants):
+        raise EditError(
+            "edits with control share a batch with the picture they are held to, and batches are of 1 here: give "
+            "workers.batch_size, 2 or more"
+        )
     machine = machine_for(spec.workers.gpus)
     task = EditTask(spec, edits.prompts, len(edits.variants), {}, weights, made["crop"], made["steps"], machine)
     fingerprint = {
@@ -98,7 +104,7 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
         **wanted.fingerprint(),
         "edits": edits.fingerprint,
         "format": spec.images.format,
-        "batch_size": spec.workers.batch_size or made["batch_size"],
+        "batch_size": batch_size,
     }
     if spec.images.quality is not None:  # jobs from before there was a choice go on as they are
         fingerprint["quality"] = spec.images.quality

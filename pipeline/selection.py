@@ -21,8 +21,8 @@ from schemas.plan import ROWS
 from schemas.specs import EditSpec, SampleSpec
 from schemas.where import columns_of, places, said, sandbox
 
-Listed = Callable[[str], Mapping[str, str]]
-"""The prompts that tables give a key, by the name of the variant."""
+Listed = Callable[[str], Mapping[str, Any]] | None
+"""The prompts, or the masks, that tables give a key, by the name of the variant; None where there are none."""
 
 Chosen = tuple[Source, Sequence[int], pa.Table | None]
 """Of a part the rows that are taken, by their place in it, and of all its rows the columns that were read."""
@@ -76,27 +76,37 @@ def select(latents: Store, parts: Sequence[Source], wanted: Selection) -> Iterat
 
 
 def planned(
-    latents: Store, parts: Sequence[Source], wanted: Selection, listed: Listed | None
+    latents: Store, parts: Sequence[Source], wanted: Selection, prompts: Listed, masks: Listed
 ) -> Iterator[tuple[Source, pa.Table]]:
     """The rows that are wanted, part by part, as tables of schemas.plan.ROWS. Raises what `select` raises."""
     selected = select(latents, parts, wanted)
     while some := list(islice(selected, READERS)):
-        found = _read(latents, [part for part, _ in some], ["key"] if listed else [])
+        found = _read(latents, [part for part, _ in some], ["key"] if prompts or masks else [])
         for (part, rows), (_, table) in zip(some, found, strict=True):
-            keys = table["key"].take(pa.array(rows)).to_pylist() if listed and table is not None else []
-            prompts = [list(listed(key).items()) for key in keys] if listed else [None] * len(rows)
-            yield part, pa.table({"row": pa.array(rows, pa.int64()), "prompts": prompts}, schema=ROWS)
+            keys = [] if table is None else table["key"].take(pa.array(rows)).to_pylist()
+            listed = {
+                name: [list(of(key).items()) for key in keys] if of else [None] * len(rows)
+                for name, of in (("prompts", prompts), ("masks", masks))
+            }
+            yield part, pa.table({"row": pa.array(rows, pa.int64()), **listed}, schema=ROWS)
 
 
 def plan_rows(
-    store: Store, latents: Store, wanted: Selection, listed: Listed | None, batch_size: int, workers: int
+    store: Store,
+    latents: Store,
+    wanted: Selection,
+    batch_size: int,
+    workers: int,
+    *,
+    prompts: Listed,
+    masks: Listed,
 ) -> list[Unit]:
     """Write which rows of each part are wanted, and cut them into units: each is a slice of the rows of one part.
 
     Whoever plans writes the same. Raises SelectionError, StoreError; SelectionError also where it is not one row.
     """
     sources, parts = list[Source](), parts_of(latents)
-    tables = planned(latents, parts, wanted, listed)
+    tables = planned(latents, parts, wanted, prompts, masks)
     with ThreadPoolExecutor(READERS) as pool:
         while some := list(islice(tables, READERS)):
             list(pool.map(lambda item: write_rows(store, *item), some))

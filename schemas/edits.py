@@ -10,6 +10,7 @@ EDITS = pa.schema(
         pa.field("caption", pa.string(), nullable=False),
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("negative_prompt", pa.string()),
+        pa.field("control", pa.string()),
         pa.field("guidance_scale", pa.float64(), nullable=False),
         pa.field("strength", pa.float64(), nullable=False),
         pa.field("steps", pa.int32(), nullable=False),
@@ -20,4 +21,7 @@ EDITS = pa.schema(
         pa.field("source_index", pa.int64(), nullable=False),
     ]
 )
-"""The picture is the sample `key` of `STORE/shards/<shard>`; `strength` and `steps` are what ran under `prompt`."""
+"""The picture is the sample `key` of `STORE/shards/<shard>`; `strength` and `steps` are what ran under `prompt`.
+
+`control` is the spec's, as JSON; null where there was none.
+"""

@@ -34,9 +34,11 @@ ROWS = pa.schema(
     [
         pa.field("row", pa.int64(), nullable=False),
         pa.field("prompts", pa.map_(pa.string(), pa.string())),
+        pa.field("masks", pa.map_(pa.string(), pa.list_(pa.int32()))),
     ]
 )
-"""The rows of one part that an edit job takes, by their place in it, with the prompts that tables give them by edit.
+"""The rows of one part that an edit job takes, by their place in it, with the prompts and the masks that tables give
+them by edit. A mask is PIE-Bench's: of 512x512 pixels, row after row, runs of (the first inside, how many).
 
 A unit is then a slice of these, and not of the part.
 """

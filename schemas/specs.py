@@ -51,6 +51,7 @@ StoreLocation = Annotated[Location, AfterValidator(_writable)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Strength = Annotated[float, Field(gt=0, le=1)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
+Share = Annotated[float, Field(ge=0, le=1)]
 Words = Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
 
 
@@ -192,6 +193,57 @@ class InvertSpec(Spec):
         return _apart(output, [given] if isinstance(given, str) else given, "input")
 
 
+class MaskSpec(Spec):
+    """Where an edit may change the picture; the rest stays as the picture regenerates, to the integer."""
+
+    words: Literal["changed"] | Annotated[list[Words], Field(min_length=1)] | None = Field(
+        None,
+        description="Where the caption or the prompt attends to these words, or to the words that are 'changed': "
+        "prompt-to-prompt's local blend.",
+    )
+    threshold: Share = Field(0.3, description="Of words: the share of the largest attention above which it is inside.")
+    start: Share = Field(0.2, description="Of words: the share of the edit's steps that go by before it is applied.")
+    file: Location | None = Field(
+        None,
+        description="A picture for each row, {key} in its name being the row's: white where the edit may change, at "
+        "the source's proportions.",
+    )
+    pie_bench: Literal[True] | None = Field(None, description="The mask that the edit's PIE-Bench mapping file gives.")
+
+    @field_validator("file")
+    @classmethod
+    def _keyed(cls, file: str | None) -> str | None:
+        if file is not None and "{key}" not in file:
+            raise ValueError("a name with {key} in it, which stands for the row's key")
+        return file
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        given = [name for name in ("words", "file", "pie_bench") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = f"{' and '.join(given)} are given" if given else "none is given"
+            raise ValueError(f"exactly one of words, file, pie_bench; {found}")
+        if self.words is None and (of_words := self.model_fields_set & {"threshold", "start"}):
+            raise ValueError(f"{' and '.join(sorted(of_words))} with words alone, whose attention has a scale")
+        return self
+
+
+class ControlSpec(Spec):
+    """How an edit is held to its picture by the picture's own attention (prompt-to-prompt)."""
+
+    cross_attention: Share = Field(
+        0.4,
+        description="The share of the edit's steps, from the first, that take the picture's cross-attention, where "
+        "words correspond (cross_replace_steps).",
+    )
+    self_attention: Share = Field(0.6, description="The same of the picture's self-attention (self_replace_steps).")
+    weights: dict[Words, Annotated[float, Field(ge=-100, le=100)]] = Field(
+        default_factory=dict,
+        description="Multiply the attention to words of the new prompt. A prompt that lacks one is rejected.",
+    )
+    mask: MaskSpec | None = Field(None, description="Where the edit may change the picture; null: everywhere.")
+
+
 class Edit(Spec):
     """One change of the prompt: a template, words or patterns to replace, words around it, or a table of prompts."""
 
@@ -223,6 +275,9 @@ class Edit(Spec):
     )
     negative_prompt: Text | None = Field(
         None, description="Takes the place of the empty caption that guidance leads away from."
+    )
+    control: ControlSpec | None = Field(
+        None, description="Attention control; null: none. It needs batches of two or more, and twice the work."
     )
     guidance_scale: Guidance | None = Field(
         None, description="Guidance under the new prompt; null takes the store's own."
@@ -293,6 +348,8 @@ class Edit(Spec):
             raise ValueError(f"exactly one of {', '.join(kinds)}; {found}")
         if self.negative_prompt is not None and self.guidance_scale == 1:
             raise ValueError("a guidance_scale other than 1 with negative_prompt, which guidance alone heeds")
+        if self.control and self.control.mask and self.control.mask.pie_bench and self.pie_bench is None:
+            raise ValueError("pie_bench with control.mask.pie_bench, whose mapping file has the masks")
         if self.strength is not None and self.steps is not None:
             raise ValueError("strength or steps, which say the same thing; both are given")
         return self

@@ -11,7 +11,7 @@ from diffusers.models.attention_processor import Attention
 from PIL import Image
 
 from edict import EDICT, Blend, Control, LatticeOverflow, NonFinite, Pair, attention, guidance
-from edict.attention import Place, align, attending, batches, find, mask, rows, split
+from edict.attention import Place, WordNotFound, align, attending, batches, find, mask, rows, split
 
 SOURCES = ["red heart", "a cat on a blue background", "dog face", "two green apples, close together"]
 PROMPTS = [
@@ -20,8 +20,9 @@ PROMPTS = [
     ["polar bear face", "face", "cat face", "fox face", "dog face, noto emoji"],
     ["two red apples, close together"],
 ]
-MASK = torch.zeros(4, 16, 16, dtype=torch.bool)
-MASK[:, 4:12, 2:9] = True
+MASK = torch.zeros(8, 16, 16, dtype=torch.bool)
+for i in range(8):
+    MASK[i, 4:12, i : i + 6] = True  # each edit's is its own
 CONTROLS = {
     "plain": Control(),
     "whole": Control(cross=1, self_=1),
@@ -110,7 +111,8 @@ def test_without_windows_an_edit_is_the_uncontrolled_one(
 @pytest.mark.parametrize("control", CONTROLS)
 def test_an_edit_to_the_same_caption_is_the_base(model: EDICT, images: list[Image.Image], control: str) -> None:
     start, noise = inverted(model, images, guidance_scale=3.0, steps=3)
-    made, _ = model.edit(noise, SOURCES, [[caption] for caption in SOURCES], control=CONTROLS[control])
+    held = Control(blend=MASK[:4]) if control == "mask" else CONTROLS[control]
+    made, _ = model.edit(noise, SOURCES, [[caption] for caption in SOURCES], control=held)
     assert equal(made[0::2], start)
     assert equal(made[1::2], start)
 
@@ -319,6 +321,15 @@ def test_no_edit_fits_into_a_batch_of_one(model: EDICT) -> None:
         batches([1], 1)
 
 
+def test_each_edit_has_its_own_mask_whatever_its_batch(model: EDICT, images: list[Image.Image]) -> None:
+    start, noise = inverted(model, images, guidance_scale=1.0, steps=2)
+    made, _ = model.edit(noise, SOURCES, PROMPTS, control=Control(0, 0, blend=MASK))
+    of = [row for row, edits in enumerate(PROMPTS) for _ in edits]
+    differs = (made.x[EDITS] != start.x[of]).any(1)
+    assert not (differs & ~MASK).any()
+    assert (differs & MASK).any((1, 2)).all()
+
+
 @pytest.mark.parametrize("blend", [MASK[:2], Blend(threshold=0.8, start=0.0)], ids=["given", "words"])
 def test_outside_the_mask_an_edit_is_its_base_after_every_step(
     model: EDICT, images: list[Image.Image], blend: Blend | torch.Tensor, monkeypatch: pytest.MonkeyPatch
@@ -374,10 +385,10 @@ def test_weights_change_what_a_word_does(model: EDICT, images: list[Image.Image]
 def test_a_word_that_is_not_there_is_said(model: EDICT, images: list[Image.Image]) -> None:
     noise = model.prepare(model.encode(images[:1]), steps=1, strength=1.0, guidance_scale=1.0, batch_size=2)
     for control, message in (
-        (Control(weights={"snow": 2.0}), "'snow' has a weight, but it is not in the prompt 'blue heart'"),
-        (Control(blend=Blend(("snow", "ice"))), "none of the mask's words 'snow', 'ice' is in the caption 'red heart'"),
+        (Control(weights={"snow": 2.0}), "'snow' has a weight, but is not in the prompt"),
+        (Control(blend=Blend(("snow", "ice"))), "the mask is of 'snow', 'ice', which neither caption nor prompt has"),
     ):
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(WordNotFound, match=message):
             model.edit(noise, ["red heart"], [["blue heart"]], control=control)
 
 
@@ -399,10 +410,12 @@ def test_what_does_not_fit_is_refused(model: EDICT, images: list[Image.Image]) -
     pair = model.prepare(model.encode(images[:2]), steps=1, strength=1.0, guidance_scale=1.0)
     with pytest.raises(ValueError, match="2 pairs but 1 lists of prompts"):
         model.edit(pair, SOURCES[:2], [["a"]], control=Control())
-    with pytest.raises(ValueError, match=r"the mask is \[4, 16, 16\]: make it \[2, 16, 16\]"):
+    with pytest.raises(ValueError, match=r"the mask is \[8, 16, 16\]: make it \[2, 16, 16\], one an edit"):
         model.edit(pair, SOURCES[:2], [["a"], ["b"]], control=Control(blend=MASK))
     with pytest.raises(ValueError, match="2 pairs but 1 negative captions"):
-        model.edit(pair, SOURCES[:2], [["a"], ["b"]], control=Control(), negative_captions=["blurred"])
+        model.move(pair, SOURCES[:2], 0, negative_captions=["blurred"])
+    with pytest.raises(ValueError, match="negative_prompts: give one a prompt"):
+        model.edit(pair, SOURCES[:2], [["a"], ["b"]], control=Control(), negative_prompts=[["blurred"], []])
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -448,21 +461,33 @@ def test_a_fault_of_the_base_alone_is_also_its_edits(model: EDICT, images: list[
     assert all(isinstance(fault, NonFinite) for fault in faults.values())
 
 
-NEGATIVES = ["blurred", "grey background", "", "cat"]
+NEGATIVES = ["blurred", None, "grey background", "cat"]
 
 
 def test_negative_captions_are_exact(model: EDICT, images: list[Image.Image]) -> None:
     start, plain = inverted(model, images, guidance_scale=3.0, steps=3)
     noise, _ = model.move(start, SOURCES, 0, negative_captions=NEGATIVES)
-    assert not any(torch.equal(noise.x[i], plain.x[i]) for i in (0, 1, 3))
+    assert [torch.equal(a, b) for a, b in zip(noise.x, plain.x, strict=True)] == [False, True, False, False]
     same, _ = model.move(noise, SOURCES, start.position, negative_captions=NEGATIVES)
     assert equal(same, start)
-    made, _ = model.edit(noise, SOURCES, PROMPTS, control=Control(), steps=2, negative_captions=NEGATIVES)
-    assert equal(made[BASES], start)
-    other, _ = model.edit(noise, SOURCES, PROMPTS, control=Control(), steps=2)
-    assert not equal(other[BASES], start)
     part, _ = model.move(replace(start, batch_size=3), SOURCES, 0, negative_captions=NEGATIVES)  # a padded batch
     assert equal(model.move(part, SOURCES, start.position, negative_captions=NEGATIVES)[0], start)
+
+
+@pytest.mark.parametrize("base_scale", [3.0, 0.0])
+def test_negative_prompts_are_the_edits_own(model: EDICT, images: list[Image.Image], base_scale: float) -> None:
+    start, noise = inverted(model, images, guidance_scale=base_scale)
+
+    def made(negative_prompts: list[list[str | None]] | None) -> Pair:
+        return model.edit(
+            noise, SOURCES, PROMPTS, control=Control(), steps=2, guidance_scale=3.0, negative_prompts=negative_prompts
+        )[0]
+
+    some = made([["cat", None], [], [None] * 5, ["blurred"]])
+    none = made(None)
+    assert equal(some[BASES], start)
+    same = [torch.equal(a, b) for a, b in zip(some.x, none.x, strict=True)]
+    assert same == [i not in (1, 11) for i in range(12)]
 
 
 @torch.inference_mode()
@@ -470,7 +495,7 @@ def test_negative_captions_stand_in_the_empty_ones_place(model: EDICT) -> None:
     latents = torch.randn(2, 4, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     captions = ["red heart", "dog face"]
 
-    def predicted(guidance_scale: float, negative_captions: list[str] | None = None) -> torch.Tensor:
+    def predicted(guidance_scale: float, negative_captions: list[str | None] | None = None) -> torch.Tensor:
         return model.predictor(captions, guidance_scale, negative_captions)(latents, 501)
 
     assert torch.equal(predicted(1.0, ["blurred", "cat"]), predicted(1.0))

@@ -176,18 +176,22 @@ def test_units_are_slices_of_the_rows_that_were_planned(latents: Store, tmp_path
     def listed(key: str) -> dict[str, str]:
         return {"e-1": f"one {key}", "e-2": "two"} if key.endswith("1") else {}
 
-    units = plan_rows(store, latents, wanted, listed, 2, 1)
+    def masks(key: str) -> dict[str, list[int]]:
+        return {"e-2": [0, int(key[1:])]} if key.endswith("1") else {}
+
+    units = plan_rows(store, latents, wanted, 2, 1, prompts=listed, masks=masks)
     assert sum(unit.count for unit in units) == 7
     found = [read_latents(latents, unit, read_rows(store, unit)) for unit in units]
     keys = [key for some in found for key in some.column("key")]
     assert keys == [f"k{n:02d}" for n in expected]
     assert [int(x) for some in found for x in some.pair.x[:, 0, 0, 0]] == expected
-    assert [said for some in found for said in some.prompts()] == [listed(key) for key in keys]
+    assert [said for some in found for said in some.prompts] == [listed(key) for key in keys]
+    assert [runs for some in found for runs in some.masks] == [masks(key) for key in keys]
     (unit, some) = next((unit, some) for unit, some in zip(units, found, strict=True) if unit.count > 1)
     half = unit.slice(1, 1)
     assert read_latents(latents, half, read_rows(store, half)).column("key") == some.column("key")[1:2]
     written = {path: store.get(path) for path in store.names("plan")}
-    assert plan_rows(store, latents, wanted, listed, 2, 1) == units
+    assert plan_rows(store, latents, wanted, 2, 1, prompts=listed, masks=masks) == units
     assert {path: store.get(path) for path in store.names("plan")} == written
     # the part in question, and no more than its rows
     assert len(written) == len({unit.source for unit in units})
@@ -197,12 +201,12 @@ def test_units_are_slices_of_the_rows_that_were_planned(latents: Store, tmp_path
 def test_nothing_selected_is_an_error(latents: Store, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "edits"), create=True)
     with pytest.raises(SelectionError, match=rf"where, keys: not one of the {ROWS} rows"):
-        plan_rows(store, latents, Selection("drift > 9", None, None, None), None, 4, 1)
+        plan_rows(store, latents, Selection("drift > 9", None, None, None), 4, 1, prompts=None, masks=None)
 
 
 def test_what_the_plan_lacks_or_makes_up_is_told(latents: Store, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "edits"), create=True)
-    (unit, *_) = plan_rows(store, latents, Selection(None, None, None, 3), None, 4, 1)
+    (unit, *_) = plan_rows(store, latents, Selection(None, None, None, 3), 4, 1, prompts=None, masks=None)
     planned = read_rows(store, unit)
     (plain, *_) = part_units(latents, 4, 1)
     with pytest.raises(StoreError, match="is damaged"):
