@@ -126,15 +126,25 @@ def _strangers(latents: Store, parts: Sequence[Source], tables: Mapping[str, Pro
 
 
 def _edit_cost(changed: Sequence[tuple[Variant, str]], steps: int, depth: int, guidance_scale: float) -> int:
-    """Network evaluations of one row: each edit's own steps, and the base prompt's down to the last branch point."""
-    ran = [executed_steps(variant, steps, depth) for variant, _ in changed]
-    own = sum(
-        _evaluations(n, guidance_scale if variant.guidance_scale is None else variant.guidance_scale)
-        for n, (variant, _) in zip(ran, changed, strict=True)
-    )
-    return own + _evaluations(depth - min(ran, default=depth), guidance_scale)
+    """Network evaluations of one row: each edit's own steps, and the base prompt's down to the last branch point.
+
+    Edits of one depth, guidance and control are held to the row's own regeneration, which takes one place beside them.
+    """
+    last, cost = depth, 0
+    seen = set[tuple[int, float, str]]()
+    for variant, _ in changed:
+        ran = executed_steps(variant, steps, depth)
+        scale = guidance_scale if variant.guidance_scale is None else variant.guidance_scale
+        last = min(last, ran)
+        if variant.control is None:
+            cost += _evaluations(ran, scale)
+        else:
+            group = ran, scale, variant.control.model_dump_json()
+            cost += _evaluations(ran, scale, guidance_scale) * (1 if group in seen else 2)
+            seen.add(group)
+    return cost + _evaluations(depth - last, guidance_scale)
 
 
-def _evaluations(steps: int, guidance_scale: float) -> int:
-    """Two half-steps a step, and with guidance two branches each."""
-    return steps * 2 * (1 if guidance_scale in (0, 1) else 2)
+def _evaluations(steps: int, *guidance_scales: float) -> int:
+    """Two half-steps a step, each with the branches that these scales need: the caption's, the empty one's, or both."""
+    return 2 * steps * (len(set(guidance_scales)) if {0, 1}.issuperset(guidance_scales) else 2)

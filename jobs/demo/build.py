@@ -1,4 +1,6 @@
-"""Build the demo shards from the pictures kept from training: `python -m jobs.demo.build --emoji FOLDER`.
+"""Build the shards of pictures kept from training: `python -m jobs.demo.build --emoji FOLDER`.
+
+SHARDS are the demo's; SECOND has the same pairs on other backgrounds, for figures that want more of them.
 
 FOLDER holds the pictures as `edict.training.emoji.download` leaves them. The same pictures give the same bytes.
 """
@@ -20,7 +22,7 @@ from PIL import Image
 from edict.training.emoji import BACKGROUNDS, KINDS, Pair, Picture, composite, held_out_pairs, pictures
 from pipeline.shards import write_shard
 
-SHARDS = Path(__file__).parent / "shards"
+SHARDS, SECOND = (Path(__file__).parent / name for name in ("shards", "second"))
 LICENCES = {"noto": "Apache-2.0", "twemoji": "CC-BY-4.0", "fluent": "MIT"}
 PAIRS, AGAIN = 28, 8  # a shard: its pairs, and how many sources come again on a second background; 64 samples in all
 
@@ -38,14 +40,21 @@ class Scene:
         return self.picture.caption(self.background)
 
 
-def shards(known: set[Picture]) -> list[list[Scene]]:
-    """The scenes of every shard, in order; every edit stays within its shard and is marked in both directions.
+def shards(known: set[Picture]) -> dict[Path, list[list[Scene]]]:
+    """The scenes of every shard of SHARDS and SECOND; every edit stays within its shard and is marked both ways.
 
     A pair's two pictures share a background: its target is then, to the pixel, what an edit of its source should give.
+    In SECOND no picture is on a background that it has in SHARDS, and every source comes on two.
     """
     pairs = _ordered(held_out_pairs(known))
+    parts = [pairs[first : first + PAIRS] for first in range(0, len(pairs), PAIRS)]
     used: Counter[str] = Counter()
-    return [_scenes(pairs[first : first + PAIRS], used) for first in range(0, len(pairs), PAIRS)]
+    first = [_scenes(part, used, AGAIN, {}) for part in parts]
+    seen: dict[Picture, set[str]] = {}
+    for scenes in first:
+        for scene in scenes:
+            seen.setdefault(scene.picture, set()).add(scene.background)
+    return {SHARDS: first, SECOND: [_scenes(part, used, len(part), seen) for part in parts]}
 
 
 def _ordered(pairs: list[Pair]) -> list[Pair]:
@@ -58,14 +67,16 @@ def _ordered(pairs: list[Pair]) -> list[Pair]:
     return [pair for turn in zip_longest(*by_kind) for pair in turn if pair is not None]
 
 
-def _scenes(pairs: list[Pair], used: Counter[str]) -> list[Scene]:
+def _scenes(pairs: list[Pair], used: Counter[str], twice: int, seen: dict[Picture, set[str]]) -> list[Scene]:
+    """The first `twice` sources come on a second background; none of them is one that was `seen`."""
     scenes = []
     for i, pair in enumerate(pairs):
-        background = _background(pair, used)
+        besides = seen.get(pair.source, set()) | seen.get(pair.target, set())
+        background = _background(pair, used, besides)
         source, target = Scene(pair.source, background), Scene(pair.target, background)
         _mark(pair.kind, source, target)
-        if i < AGAIN:
-            again = Scene(pair.source, _background(pair, used, besides=background))
+        if i < twice:
+            again = Scene(pair.source, _background(pair, used, besides | {background}))
             _mark("background", again, source)
             scenes.append(again)
         scenes += [source, target]
@@ -77,10 +88,10 @@ def _mark(kind: str, a: Scene, b: Scene) -> None:
     b.edits.append((kind, a))
 
 
-def _background(pair: Pair, used: Counter[str], besides: str = "") -> str:
+def _background(pair: Pair, used: Counter[str], besides: set[str]) -> str:
     """The least used so far, but none whose colour the pair names: a yellow heart would be lost on yellow."""
-    named = {besides, *pair.source.name.split(), *pair.target.name.split()}
-    order = random.Random(f"{pair.source} {besides}").sample(list(BACKGROUNDS), len(BACKGROUNDS))
+    named = {*besides, *pair.source.name.split(), *pair.target.name.split()}
+    order = random.Random(f"{pair.source} {' '.join(sorted(besides))}").sample(list(BACKGROUNDS), len(BACKGROUNDS))
     chosen = min((background for background in order if background not in named), key=lambda b: used[b])
     used[chosen] += 1
     return chosen
@@ -115,23 +126,24 @@ def samples(
         yield keys[scene], members
 
 
-def build(emoji: Path, folder: Path) -> list[Path]:
-    """Write the shards to `folder`; FileNotFoundError where `emoji` lacks a picture set."""
+def build(emoji: Path) -> list[Path]:
+    """Write the shards; FileNotFoundError where `emoji` lacks a picture set."""
     known = pictures(emoji)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for number, scenes in enumerate(shards(set(known))):
-        files.append(folder / f"demo-{number:05d}.tar")
-        files[-1].write_bytes(write_shard(samples(scenes, number, known)))
+    files, number = [], 0
+    for folder, name in ((SHARDS, "demo"), (SECOND, "second")):
+        folder.mkdir(exist_ok=True)
+        for i, scenes in enumerate(shards(set(known))[folder]):
+            files.append(folder / f"{name}-{i:05d}.tar")
+            files[-1].write_bytes(write_shard(samples(scenes, number, known)))
+            number += 1
     return files
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Build the demo shards.")
     parser.add_argument("--emoji", type=Path, required=True, help="the downloaded pictures")
-    parser.add_argument("--output", type=Path, default=SHARDS, help="where the shards go")
     arguments = parser.parse_args()
-    for file in build(arguments.emoji, arguments.output):
+    for file in build(arguments.emoji):
         content = file.read_bytes()
         print(f"{sha256(content).hexdigest()}  {file.name}  {len(content):,} bytes")
 

@@ -1,10 +1,11 @@
-"""The shipped demo shards: sound, and the ground truth they claim is there."""
+"""The shipped shards of pictures kept from training: sound, and the ground truth they claim is there."""
 
 import io
 import json
 from collections import Counter
 from dataclasses import dataclass
 from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 from PIL import Image
 
 from edict.training.emoji import KINDS, Picture
-from jobs.demo.build import LICENCES, SHARDS
+from jobs.demo.build import LICENCES, SECOND, SHARDS
 from pipeline.shards import Sample, index_shard, read_samples
 
-FILES = sorted(SHARDS.glob("*.tar"))
-PAIRS = {"colour": 18, "skin tone": 50, "person": 50, "object": 24, "style": 50, "background": 56}
+FILES = {folder: sorted(folder.glob("*.tar")) for folder in (SHARDS, SECOND)}
+PAIRS = {"colour": 18, "skin tone": 50, "person": 50, "object": 24, "style": 50}
+BACKGROUNDS = {SHARDS: 56, SECOND: 192}
 
 
 @dataclass(frozen=True)
@@ -36,17 +38,27 @@ class Demo:
         return Picture(*(self.metadata[name] for name in ("vendor", "name", "tone", "codepoints")))
 
 
+@pytest.fixture(scope="module", params=[SHARDS, SECOND], ids=["demo", "second"])
+def folder(request: pytest.FixtureRequest) -> Path:
+    folder: Path = request.param
+    return folder
+
+
 @pytest.fixture(scope="module")
-def demo() -> dict[str, Demo]:
+def demo(folder: Path) -> dict[str, Demo]:
     """Every sample, by key."""
+    return read(folder)
+
+
+def read(folder: Path) -> dict[str, Demo]:
     found = {}
-    for file in FILES:
+    for file in FILES[folder]:
         index = index_shard(str(file))
-        for read in read_samples(index.url, size=index.size, etag=index.etag, entries=index.entries):
-            assert isinstance(read, Sample), read
-            assert read.key not in found
-            assert read.json is not None
-            found[read.key] = Demo(file.name, read, json.loads(read.json))
+        for sample in read_samples(index.url, size=index.size, etag=index.etag, entries=index.entries):
+            assert isinstance(sample, Sample), sample
+            assert sample.key not in found
+            assert sample.json is not None
+            found[sample.key] = Demo(file.name, sample, json.loads(sample.json))
     return found
 
 
@@ -54,11 +66,18 @@ def edits(demo: dict[str, Demo]) -> list[tuple[str, Demo, Demo]]:
     return [(edit["kind"], a, demo[edit["target_key"]]) for a in demo.values() for edit in a.metadata["edits"]]
 
 
-def test_shards_are_sound_and_small() -> None:
-    indexes = [index_shard(str(file)) for file in FILES]
+def test_shards_are_sound_and_small(folder: Path) -> None:
+    indexes = [index_shard(str(file)) for file in FILES[folder]]
     assert [entry.fault for index in indexes for entry in index.entries if entry.fault] == []
-    assert {len(index.entries) for index in indexes[:-1]} == {64}
-    assert sum(file.stat().st_size for file in FILES) < 4_000_000
+    assert {len(index.entries) for index in indexes[:-1]} == {64 if folder == SHARDS else 84}
+    assert sum(file.stat().st_size for file in FILES[folder]) < 4_000_000
+
+
+def test_the_second_shards_have_the_pictures_of_the_first_on_other_backgrounds() -> None:
+    first, second = read(SHARDS), read(SECOND)
+    assert first.keys().isdisjoint(second)
+    assert {a.picture for a in first.values()} == {a.picture for a in second.values()}
+    assert {a.sample.caption for a in first.values()}.isdisjoint(a.sample.caption for a in second.values())
 
 
 def test_metadata_describes_the_sample(demo: dict[str, Demo]) -> None:
@@ -106,7 +125,7 @@ def test_backgrounds_are_those_of_the_pixels(demo: dict[str, Demo]) -> None:
     assert all(same[kind] > 0.8 * total[kind] for kind in KINDS if kind != "background")
 
 
-def test_pictures_are_those_of_the_held_out_pairs(demo: dict[str, Demo]) -> None:
+def test_pictures_are_those_of_the_held_out_pairs(folder: Path, demo: dict[str, Demo]) -> None:
     """As many of each kind as the split keeps from training, each picture in one pair and none beside.
 
     That training does leave these out takes all the pictures to check: see the next test.
@@ -114,11 +133,14 @@ def test_pictures_are_those_of_the_held_out_pairs(demo: dict[str, Demo]) -> None
     in_pairs = [a.picture for kind, a, _ in edits(demo) if kind != "background"]
     assert len(in_pairs) == len(set(in_pairs))
     assert {a.picture for a in demo.values()} == set(in_pairs)
-    assert Counter(kind for kind, a, b in edits(demo) if a.sample.key < b.sample.key) == PAIRS
+    assert Counter(kind for kind, a, b in edits(demo) if a.sample.key < b.sample.key) == {
+        **PAIRS,
+        "background": BACKGROUNDS[folder],
+    }
 
 
-def test_the_first_shard_has_every_kind(demo: dict[str, Demo]) -> None:
+def test_the_first_shard_has_every_kind() -> None:
     """The one that `edict demo` runs on."""
-    kinds = Counter(kind for kind, a, b in edits(demo) if a.shard == b.shard == FILES[0].name)
+    kinds = Counter(kind for kind, a, b in edits(read(SHARDS)) if a.shard == b.shard == FILES[SHARDS][0].name)
     assert set(kinds) == set(KINDS)
     assert min(kinds.values()) >= 8

@@ -2,22 +2,32 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 import yaml
+from PIL import Image
 from typer.testing import CliRunner
 
 from edict.checkpoint import locate
 from jobs.cli import app
 from jobs.preview import preview
+from jobs.prompts import resolve
 from jobs.run import run_spec
 from jobs.spec import load
+from pipeline.edit import EditWorker
 from pipeline.job import JobChanged
+from pipeline.plan import part_units
+from pipeline.run import edit_task
+from pipeline.selection import read_selection
 from pipeline.shards import Sample, index_shard, read_samples, write_shard
+from pipeline.store import Store
+from schemas.specs import EditSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "specs.md").read_text(encoding="utf-8")
 DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
@@ -31,6 +41,7 @@ def examples(title: str) -> list[dict[str, Any]]:
     return [head, *(head | other for other in others)]
 
 
+HELD = {"held", "shaped", "blended", "named-blend", "masked", "pie-masked"}
 INVERTS, ROWS, CHANGES = (examples(title) for title in ("Invert", "Edit: which rows", "Edit: which changes"))
 BAD = [
     (title, *(cell.replace(r"\|", "|") for cell in cells))
@@ -53,6 +64,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         (folder / "photos" / f"{shard:05d}.tar").write_bytes(write_shard(members))
     (folder / "my-model").symlink_to(locate())
+    (folder / "masks").mkdir()
+    for sample in read:
+        mask = Image.new("L", (64, 64))
+        mask.paste(255, (16, 16, 48, 56))
+        mask.save(folder / "masks" / f"{sample.key}.png")
     for name, content in FILES.items():
         (folder / name).write_text(content, encoding="utf-8")
     fields = {"input": str(folder / "photos" / "{00000..00001}.tar"), "output": str(folder / "latents")}
@@ -146,6 +162,7 @@ def test_all_edits_are_made_of_the_rows_that_are_chosen(here: Path, monkeypatch:
     assert ran.status.input == 4 * (len(edits) + 3)  # three of them are two
     for (edit, key), row in made.items():
         assert row["negative_prompt"] == ("blurry, dark" if edit == "clear" else None)
+        assert (row["control"] is not None) == (edit in HELD)
         assert row["caption"] == row["prompt"] or edit != "clear"
         if edit == "sketch":
             assert row["prompt"] == f"a sketch of {row['caption']}, on paper"
@@ -166,6 +183,63 @@ def test_all_edits_are_made_of_the_rows_that_are_chosen(here: Path, monkeypatch:
     (here / "prompts.csv").write_text(FILES["prompts.csv"])
     with pytest.raises(JobChanged, match=r"edits: .*sha256:"):
         run_spec(load(written(here, spec)))
+
+
+def test_the_network_is_asked_as_often_as_the_plan_says(here: Path, tmp_path: Path) -> None:
+    """Counted in a worker, over batches that are full: of 4 pictures, or of 2 held edits and their 2 pictures."""
+    snow = {"suffix": ", in snow"}
+    edits = [
+        {"name": "a", **snow, "strength": 0.6},
+        {"name": "b", "prefix": "a sketch of ", "strength": 0.6},
+        {"name": "c", **snow, "steps": 2, "guidance_scale": 1.0},
+        {"name": "d", **snow, "steps": 4, "control": {}},
+        {"name": "e", **snow, "steps": 4, "guidance_scale": 0.0, "control": {"weights": {"snow": 2.0}}},
+    ]
+    fields = {"kind": "edit", "latents": "latents", "output": str(tmp_path / "edits"), "edits": edits}
+    spec = load(written(here, fields | {"contact_sheet": 0}))
+    assert isinstance(spec, EditSpec)
+    told = re.search(r"network cost +([\d,]+) evaluations", preview(spec))
+    latents = Store(spec.latents)
+    task, fingerprint = edit_task(spec, latents, resolve(spec.edits), read_selection(spec))
+    threads, asked = torch.get_num_threads(), list[int]()
+    worker = EditWorker(replace(task, spec=spec.model_copy(update={"output": str(tmp_path)})))
+    try:
+        worker.model.unet.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
+        for unit in part_units(latents, fingerprint["batch_size"], 1):
+            loaded = worker._load(unit)
+            worker._draw(loaded.latents, loaded.edits, {})
+    finally:
+        torch.set_num_threads(threads)
+    assert told is not None and sum(asked) == int(told[1].replace(",", ""))
+
+
+def test_a_row_that_control_cannot_hold_is_rejected_with_the_reason(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    masks = {"000000001": (64, 64), "000000002": (64, 40), "000000003": b"not a picture"}
+    for key, size in masks.items():
+        if isinstance(size, bytes):
+            (tmp_path / f"{key}.png").write_bytes(size)
+        else:
+            Image.new("L", size, 255).save(tmp_path / f"{key}.png")
+    edits = [
+        {"name": "mask", "suffix": ", in snow", "control": {"mask": {"file": f"{tmp_path}/{{key}}.png"}}},
+        {"name": "weight", "suffix": ", in snow", "control": {"weights": {"ice": 2.0}}},
+        {"name": "words", "suffix": ", in snow", "control": {"mask": {"words": ["ice", "winter night"]}}},
+    ]
+    keys = [f"{n:09d}" for n in range(5)]
+    spec = {"kind": "edit", "latents": "latents", "output": str(tmp_path / "edits"), "edits": edits, "keys": keys}
+    ran = run_spec(load(written(here, spec)))
+    assert (ran.status.ok, ran.status.input, ran.status.rejects) == (1, 15, {"MaskError": 4, "WordNotFound": 10})
+    said = {
+        reject.key: reject.message for commit in Store(str(tmp_path / "edits")).commits() for reject in commit.rejects
+    }
+    assert "does not exist" in said["mask/000000000"] and f"{tmp_path}/000000000.png" in said["mask/000000000"]
+    assert "is of 64x40 pixels, which are not the proportions of the source, 64x64" in said["mask/000000002"]
+    assert "000000003.png: " in said["mask/000000003"]
+    assert said["weight/000000001"].startswith("'ice' has a weight, but is not in the prompt")
+    assert said["words/000000001"] == "the mask is of 'ice', 'winter night', which neither caption nor prompt has"
 
 
 Told = Callable[[str], str]
