@@ -244,7 +244,9 @@ def _problem(model: type[BaseModel], place: Place, errors: list[ErrorDetails]) -
         return f"unknown field, expected one of {', '.join(known)}{_did_you_mean(str(place[-1]), known)}"
     of_key = first["loc"][-1] == "[key]"
     branches = [error for error in errors if (error["loc"][-1] == "[key]") == of_key]
-    meant = [error for error in branches if not error["type"].endswith("_type")] or branches
+    meant = [error for error in branches if not error["type"].endswith("_type")]
+    if all(error["type"] == "literal_error" for error in meant):  # the one word that is taken is one of the branches
+        meant = branches
     expected = " or ".join(_EXPECTED.get(e["type"], e["msg"]).format(**e.get("ctx", {})) for e in meant)
     value = meant[0]["input"]
     if meant[0]["type"] == "value_error" and isinstance(value, dict | list):
@@ -309,4 +311,4 @@ def _show(value: Any) -> str:
     text = (
         json.dumps(value, ensure_ascii=False) if value is None or isinstance(value, str | bool | float) else str(value)
     )
-    return text if len(text) <= 60 else f"{text[:57]}..."
+    return text if len(text) <= 200 else f"{text[:197]}..."

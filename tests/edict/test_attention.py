@@ -1,6 +1,5 @@
 """Attention control: bases exact, edits as the paper says, and nothing left behind."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import product
@@ -32,15 +31,6 @@ CONTROLS = {
     "blend": Control(blend=Blend(threshold=0.6)),
     "mask": Control(blend=MASK),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """A row's place in its batch then makes no difference (test_model)."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -29,14 +29,6 @@ def models(model: EDICT) -> dict[torch.dtype, EDICT]:
     }
 
 
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @contextmanager
 def network_batches(model: EDICT) -> Iterator[list[int]]:
     """The batch size of every call of the UNet, in order."""
@@ -148,7 +140,7 @@ def test_a_sample_does_not_depend_on_its_neighbours(model: EDICT, images: Pictur
 
 
 def test_on_one_thread_a_sample_does_not_depend_on_its_place(
-    model: EDICT, images: Pictures, captions: list[str], one_thread: None
+    model: EDICT, images: Pictures, captions: list[str]
 ) -> None:
     """With more, threads share a batch's rows out: in float32 a row at a share's edge can have other last bits."""
     start = model.encode(images[:3])

@@ -22,5 +22,5 @@ def test_the_specs_load_and_every_edit_changes_captions(tmp_path: Path, monkeypa
     samples = read_samples(index.url, size=index.size, etag=index.etag, entries=index.entries)
     captions = [sample.caption for sample in samples if isinstance(sample, Sample)]
     found = variants(edit.edits)
-    changed = [variant.name for caption in captions for variant, _ in prompts(caption, found)]
+    changed = [variant.name for caption in captions for variant, _ in prompts(caption, {}, found)]
     assert {variant.name for variant in found} == set(changed)

@@ -9,7 +9,6 @@ import os
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from typer.testing import CliRunner
 
 from edict.checkpoint import locate
 from jobs.cli import app
-from jobs.prompts import prompts, variants
+from jobs.prompts import resolve
 from pipeline.dataset import FORMATS, export_edits
 from pipeline.edit import EditWorker
 from pipeline.export import ExportError, export
@@ -32,6 +31,7 @@ from pipeline.invert import InvertTask, InvertWorker
 from pipeline.job import invert_fingerprint, open_job, weights_of
 from pipeline.plan import part_units, plan_shards, read_units, write_units
 from pipeline.run import edit_task, shown_rows
+from pipeline.selection import read_selection
 from pipeline.shards import Sample
 from pipeline.sheet import read_pictures
 from pipeline.store import Store, StoreError
@@ -83,9 +83,9 @@ def made(
 def write_edits(folder: Path, output: str, **more: Any) -> None:
     fields = {"kind": "edit", "latents": str(folder / "latents"), "output": str(folder / output), "edits": EDITS}
     spec = EditSpec.model_validate(fields | more)
-    found, latents, store = variants(spec.edits), Store(spec.latents), Store(spec.output, create=True)
-    task, fingerprint = edit_task(spec, latents, found, partial(prompts, variants=found))
-    open_job(store, "edit", spec.model_dump(mode="json"), fingerprint, CPU, variants_per_row=len(found))
+    edits, latents, store = resolve(spec.edits), Store(spec.latents), Store(spec.output, create=True)
+    task, fingerprint = edit_task(spec, latents, edits, read_selection(spec))
+    open_job(store, "edit", spec.model_dump(mode="json"), fingerprint, CPU, variants_per_row=len(edits.variants))
     write_units(store, part_units(latents, fingerprint["batch_size"], 1))
     units = read_units(store)
     editor = EditWorker(replace(task, machine=CPU, shown=shown_rows(units, 3)))
