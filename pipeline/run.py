@@ -94,8 +94,8 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
     batch_size = spec.workers.batch_size or made["batch_size"]
     if batch_size < 2 and any(variant.control for variant in edits.variants):
         raise EditError(
-            "workers.batch_size: batches are of 1, and an edit with control shares its batch with the picture it is held "
-            "to; give 2 or more"
+            "workers.batch_size: batches are of 1, and an edit with control shares its batch with the picture it is "
+            "held to; give 2 or more"
         )
     machine = machine_for(spec.workers.gpus)
     task = EditTask(spec, edits.prompts, len(edits.variants), {}, weights, made["crop"], made["steps"], machine)
