@@ -14,6 +14,7 @@ from edict import EDICT, LatticeOverflow, NonFinite, Pair
 from edict.checkpoint import DEFAULT
 from edict.lattice import from_lattice
 from edict.model import mixing_weight
+from edict.schedule import executed
 from tests.edict import oracle
 
 Pictures = list[Image.Image]
@@ -230,19 +231,20 @@ def test_a_pair_in_floats_is_in_the_models_scale(model: EDICT, images: Pictures,
 def test_one_store_serves_every_strength(model: EDICT, images: Pictures, captions: list[str]) -> None:
     """Generated part of the way with the base prompts, a pair is the one that inversion had there: the branch point."""
     start = model.encode(images[:2])
-    stored = model.invert(start, captions[:2], steps=7)
+    stored = model.invert(start, captions[:2], steps=10)
     depth = stored.schedule.depth
-    ready = model.prepare(start, steps=7, strength=1.0, guidance_scale=3.0)
-    for branch in (2, 5):
-        direct, faults = model.move(ready, captions[:2], branch)
+    direct = model.prepare(start, steps=10, strength=1.0, guidance_scale=3.0)
+    for strength in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
+        branch = depth - executed(10, strength)
+        direct, faults = model.move(direct, captions[:2], branch)  # from where the last strength's inversion ended
         regenerated, more = model.move(stored, captions[:2], branch)
         assert not faults and not more
         assert direct.position == regenerated.position == branch
         assert equal(direct, regenerated)
-        edit = model.generate(regenerated, captions[2:4], guidance_scale=5.0, output_type="latent")
-        assert edit.position == depth
-        assert not torch.equal(edit.x, start.x)
-        assert equal(model.generate(regenerated, captions[:2], output_type="latent"), start)
+    edit = model.generate(regenerated, captions[2:4], guidance_scale=5.0, output_type="latent")
+    assert edit.position == depth
+    assert not torch.equal(edit.x, start.x)
+    assert equal(model.generate(regenerated, captions[:2], output_type="latent"), start)
 
 
 @torch.inference_mode()

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,10 +102,13 @@ class Line:
 class Three:
     """A cluster with a head that does no work, and workers of one CPU each."""
 
-    def __init__(self) -> None:
+    def __init__(self, folder: Path) -> None:
         port = free_port()
         head = {"num_cpus": 0, "dashboard_port": port, "dashboard_agent_listen_port": free_port()}
-        self.cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": True})
+        head |= {"include_dashboard": True, "temp_dir": str(folder)}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        # as `ray start` leaves it there: Ray Jobs look here for their cluster, and else take any on the machine
+        (folder / "ray_current_cluster").write_text(self.cluster.address)
         self.port, self.address = port, f"http://127.0.0.1:{port}"
         self.client = JobSubmissionClient(self.address)
 
@@ -133,9 +137,11 @@ def three() -> Iterator[Three]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")  # as where `ray start` was found by its name
         patch.delenv("RAY_ADDRESS", raising=False)
-        started = Three()
-        yield started
-        started.cluster.shutdown()
+        # not pytest's folder, whose name is too long for a socket's
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            started = Three(Path(folder))
+            yield started
+            started.cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
