@@ -1,0 +1,89 @@
+"""The held-out pictures of the demo shards, and which of them is the ground truth of which edit."""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+from PIL import Image
+
+from edict.training.emoji import SIZE
+from jobs.demo.build import SHARDS
+from jobs.evaluation.errors import EvaluationError
+from pipeline.images import ImageError, prepare
+from pipeline.shards import Sample, index_shard, read_samples
+
+ALIKE = 8  # of 255: what the file formats of two drawings may differ by where nothing was drawn otherwise
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A picture, an RGB square, and its caption."""
+
+    image: Image.Image
+    caption: str
+
+
+@dataclass(frozen=True)
+class Edit:
+    """`source` as an edit of `kind` should turn it out is `target`, to the pixel."""
+
+    kind: str
+    source: Captioned
+    target: Captioned
+
+
+def pictures(shards: Iterable[str] | None = None, count: int | None = None, size: int = SIZE) -> list[Captioned]:
+    """The first `count` pictures (None: all) of shards (None: those shipped), in order, as `size` x `size` pixels.
+
+    Raises EvaluationError at a sample that is not sound or where there is none, ShardError for what is no shard.
+    """
+    found = [picture for _, picture in islice(_read(shards, size), count)]
+    if not found:
+        raise EvaluationError("the input has no picture; give shards that have some")
+    return found
+
+
+def truth(shards: Iterable[str] | None = None) -> list[Edit]:
+    """Every pair once, from the earlier sample to the later, in order: a pair's two directions are not independent."""
+    read = {sample.key: (picture, json.loads(sample.json or "{}")) for sample, picture in _read(shards, SIZE)}
+    return [
+        Edit(edit["kind"], picture, read[edit["target_key"]][0])
+        for key, (picture, metadata) in read.items()
+        for edit in metadata["edits"]
+        if key < edit["target_key"]
+    ]
+
+
+def _read(shards: Iterable[str] | None, size: int) -> Iterator[tuple[Sample, Captioned]]:
+    for url in map(str, sorted(SHARDS.glob("*.tar"))) if shards is None else shards:
+        index = index_shard(url)
+        for entry in index.entries:
+            (sample,) = read_samples(index.url, size=index.size, etag=index.etag, entries=[entry])
+            if not isinstance(sample, Sample):
+                raise EvaluationError(f"{url}: sample {sample.key!r}: {sample.error}: {sample.message}; leave it out")
+            try:
+                image = prepare(sample.image, size, "center").image
+            except ImageError as error:
+                raise EvaluationError(f"{url}: sample {sample.key!r}: {error}; leave it out") from error
+            yield sample, Captioned(image, sample.caption)
+
+
+def squared_error(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> np.ndarray:
+    """The mean squared error of each of N pictures on [-1, 1] pixels, float64 [N]."""
+    pixels = [np.stack([np.asarray(image, np.float64) for image in images]) / 127.5 - 1 for images in (a, b)]
+    return np.square(pixels[0] - pixels[1]).mean((1, 2, 3))
+
+
+def outside_error(images: Sequence[Image.Image], edits: Sequence[Edit]) -> np.ndarray:
+    """The mean squared error to the truth where it agrees with the source, float64 [N]; nan where it never does.
+
+    It is the change outside what should change: places agree that are within ALIKE in each channel.
+    """
+    errors = []
+    for image, edit in zip(images, edits, strict=True):
+        drawn, source, target = (np.asarray(one, np.float64) for one in (image, edit.source.image, edit.target.image))
+        alike = (np.abs(source - target) <= ALIKE).all(-1)
+        errors.append(np.square((drawn - target)[alike] / 127.5).mean() if alike.any() else np.nan)
+    return np.array(errors)
