@@ -10,13 +10,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.edits import Setting, mean_interval, setting
-from benchmarks.record import parser, save, table
-from benchmarks.truth import Edit, squared_error, truth
+from benchmarks.record import parser, save
 from edict import EDICT, Blend, Control
 from edict.training.emoji import KINDS
+from jobs.evaluation.edits import Setting, mean_interval
+from jobs.evaluation.record import table
+from jobs.evaluation.truth import Edit, outside_error, squared_error, truth
 
-ALIKE = 8  # of 255: what the file formats of two drawings may differ by where nothing was drawn otherwise
+
+def setting(text: str) -> Setting:
+    """An argument such as 0.8,3."""
+    strength, guidance_scale = text.split(",")
+    return Setting(float(strength), float(guidance_scale))
 
 
 def control(text: str) -> Control:
@@ -44,16 +49,6 @@ def edited(
             parts = [pairs[first : first + batch] for first in range(0, len(pairs), batch)]
             made[rows] = [image for part in parts for image in model.decode(part.to_float()[0])]
     return made
-
-
-def outside_error(images: Sequence[Image.Image], edits: Sequence[Edit]) -> np.ndarray:
-    """The mean squared error to the truth where it agrees with the source, float64 [N]; nan where it never does."""
-    errors = []
-    for image, edit in zip(images, edits, strict=True):
-        drawn, source, target = (np.asarray(one, np.float64) for one in (image, edit.source.image, edit.target.image))
-        alike = (np.abs(source - target) <= ALIKE).all(-1)
-        errors.append(np.square((drawn - target)[alike] / 127.5).mean() if alike.any() else np.nan)
-    return np.array(errors)
 
 
 def main() -> None:

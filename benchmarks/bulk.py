@@ -12,8 +12,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from benchmarks.record import parser, save, table
+from benchmarks.record import parser, save
 from jobs.demo.build import SHARDS
+from jobs.evaluation.record import table
 from jobs.preview import preview
 from jobs.run import run_spec
 from pipeline.store import Store

@@ -24,7 +24,8 @@ import psutil
 from ray.cluster_utils import Cluster
 
 from benchmarks.contents import contents
-from benchmarks.record import parser, save, table
+from benchmarks.record import parser, save
+from jobs.evaluation.record import table
 from jobs.run import run_spec
 from pipeline.shards import Sample, index_shard, read_samples, write_shard
 from pipeline.status import status

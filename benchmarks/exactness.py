@@ -9,11 +9,12 @@ from itertools import product
 
 import torch
 
-from benchmarks.record import numbers, parser, save, table
-from benchmarks.truth import pictures
+from benchmarks.record import numbers, parser, save
 from edict import EDICT, Pair
 from edict.model import Faults
 from edict.schedule import executed
+from jobs.evaluation.record import table
+from jobs.evaluation.truth import pictures
 
 STRENGTHS = (0.3, 0.8, 1.0)
 GUIDANCE = (1.0, 3.0, 7.0, 15.0)

@@ -21,7 +21,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import psutil
 
-from benchmarks.record import RESULTS, save, table
+from benchmarks.record import RESULTS, save
+from jobs.evaluation.record import table
 from pipeline.shards import Sample, index_shard, read_samples
 from pipeline.status import status
 from pipeline.store import Store

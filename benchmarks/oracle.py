@@ -10,12 +10,13 @@ import torch
 from PIL import Image
 
 from benchmarks import published
-from benchmarks.record import numbers, parser, save, table
-from benchmarks.truth import pictures
+from benchmarks.record import numbers, parser, save
 from edict import EDICT, Pair
 from edict.model import BITS
 from edict.sampler import Predict
 from edict.schedule import Schedule
+from jobs.evaluation.record import table
+from jobs.evaluation.truth import pictures
 
 UNROUNDED = 40  # bits of a lattice too fine for float64 latents to tell from the reals here
 FLOATS = (  # of the states, of the network

@@ -1,18 +1,12 @@
-"""What a figure needs beside it: where it was measured, with what, and how to get it again."""
+"""What every program here takes, and where its results go."""
 
 import argparse
-import json
-import os
-import platform
-import re
-from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from edict.checkpoint import locate, weights_digest
+from jobs.evaluation import record
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -32,41 +26,6 @@ def numbers(text: str) -> list[int]:
 
 def save(name: str, arguments: argparse.Namespace, **content: Any) -> Path:
     """Write RESULTS/NAME.json: `content` with the hardware, versions, arguments and the default model's weights."""
-    environment = {
-        "hardware": {
-            "cpu": _cpu(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "machine": platform.machine(),
-        },
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in ("torch", "diffusers")}},
-        "weights": weights_digest(locate()),
-        "arguments": vars(arguments),
-    }
-    RESULTS.mkdir(exist_ok=True)
     file = RESULTS / f"{name}.json"
-    file.write_text(json.dumps(environment | content, indent=2) + "\n")
+    record.save(file, vars(arguments), **content)
     return file
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; columns with numbers to the right, others to the left."""
-    columns = list(zip(*([str(cell) for cell in row] for row in (head, *rows)), strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    left = [not any(re.match(r"-?\d", cell) for cell in column[1:]) for column in columns]
-    rule = ["-" * width if to_left else "-" * (width - 1) + ":" for width, to_left in zip(widths, left, strict=True)]
-    lines = [
-        [
-            cell.ljust(width) if to_left else cell.rjust(width)
-            for cell, width, to_left in zip(line, widths, left, strict=True)
-        ]
-        for line in zip(*columns, strict=True)
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
-
-
-def _cpu() -> str:
-    """The processor's name; Python itself knows it on no Linux."""
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
-    return named[1] if named else platform.processor() or platform.machine()

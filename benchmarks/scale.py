@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks.record import save, table
+from benchmarks.record import save
+from jobs.evaluation.record import table
 from pipeline.ledger import Ledger
 from pipeline.plan import Unit, cut, read_units, write_entries, write_units
 from pipeline.shards import Entry, ShardIndex

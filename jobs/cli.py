@@ -7,8 +7,6 @@ spec, the input, the store or the model is not right.
 import json
 import logging
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -19,11 +17,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from jobs.errors import NOT_RUN, reported
+from jobs.evaluation import commands
+
 if TYPE_CHECKING:
     from pipeline.run import Ran
     from pipeline.status import Status
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app.add_typer(commands.app, name="eval")
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="A job spec, YAML or JSON.")]
 Location = Annotated[str, typer.Argument(metavar="STORE", help="A store: the `output` of a job.")]
@@ -32,7 +34,7 @@ Overrides = Annotated[
     typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Override a field of the spec: -s sampler.steps=25."),
 ]
 
-INCOMPLETE, NOT_RUN = 1, 2
+INCOMPLETE = 1
 
 
 @app.command()
@@ -42,7 +44,7 @@ def demo(
     """The embedded default, end to end: invert shipped pictures, verify them, edit them, show them."""
     from jobs.demo.main import main
 
-    with _errors():
+    with reported():
         complete = main(output)
     raise typer.Exit(0 if complete else INCOMPLETE)
 
@@ -53,7 +55,7 @@ def plan(spec: SpecPath, overrides: Overrides = None) -> None:
     from jobs.preview import preview
     from jobs.spec import load
 
-    with _errors():
+    with reported():
         print(preview(load(spec, overrides or ())))
 
 
@@ -63,7 +65,7 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
     from jobs.run import run_spec
     from jobs.spec import load
 
-    with _errors():
+    with reported():
         loaded = load(spec, overrides or ())
         ran = run_spec(loaded)
     print_ran(loaded.output, ran)
@@ -91,7 +93,7 @@ def submit(
     from schemas.locations import without_secrets
 
     logging.disable(logging.INFO)  # Ray's client tells of every package and socket
-    with _errors():
+    with reported():
         loaded = load(spec, overrides or ())
         client = connect(address)
         name, new = start(client, loaded)
@@ -120,7 +122,7 @@ def status(
     from pipeline import status as counts
     from pipeline.store import Store
 
-    with _errors():
+    with reported():
         found = counts.status(Store(store))
     if as_json:
         print(json.dumps(asdict(found)))
@@ -141,7 +143,7 @@ def verify(
     """Regenerate stored pairs and compare every integer with where the inversion began; check sums and checksums."""
     from pipeline.verify import run_verify
 
-    with _errors():
+    with reported():
         verified = run_verify(store, rows=rows, count=workers, gpus=gpus)
     for problem in verified.problems:
         print(f"problem: {problem}")
@@ -159,7 +161,7 @@ def retry(
     """Try rejects of a store again, and nothing else; what succeeds becomes rows, the rest stays rejected."""
     from jobs.run import run_retry
 
-    with _errors():
+    with reported():
         ran = run_retry(store, errors)
     print_ran(store, ran)
     raise typer.Exit(INCOMPLETE if ran.failures or not ran.status.complete else 0)
@@ -170,7 +172,7 @@ def gc(store: Location) -> None:
     """Remove the files of attempts that lost: another attempt of their unit is committed. Safe while a job runs."""
     from pipeline.store import Store
 
-    with _errors():
+    with reported():
         opened = Store(store)
         opened.job()
         removed = opened.sweep()
@@ -183,7 +185,7 @@ def report(store: Location) -> None:
     from pipeline.run import write_report
     from pipeline.store import Store
 
-    with _errors():
+    with reported():
         opened = Store(store)
         opened.job()
         for name in write_report(opened):
@@ -213,7 +215,7 @@ def export(
     from pipeline.export import ExportError
     from pipeline.export import export as write
 
-    with _errors():
+    with reported():
         if format in FORMATS:
             if dtype is not None:
                 raise ExportError(f"{format} has no floats: leave --dtype out")
@@ -269,20 +271,3 @@ def print_status(store: str, found: "Status") -> None:
         for line in lines:
             table.add_row(name, Text(line))
     Console(soft_wrap=True).print(table, highlight=False)
-
-
-@contextmanager
-def _errors() -> Iterator[None]:
-    """What a person can put right is said in words, without a traceback."""
-    from edict.checkpoint import ModelError
-    from jobs.spec import SpecError
-    from pipeline.errors import JobError
-
-    try:
-        yield
-    except (SpecError, ModelError, JobError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(NOT_RUN) from None
-    except KeyboardInterrupt:
-        print("interrupted: what is committed stays; run the same spec again to go on", file=sys.stderr)
-        raise typer.Exit(130) from None

@@ -1,8 +1,6 @@
 """Tables of prompts: which edits a file gives which key."""
 
 import io
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -13,8 +11,8 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
+from jobs.mapping import mask_of, plain, read_entries, stem, text_of
 from pipeline.errors import JobError
-from pipeline.masks import PIE_BENCH
 from pipeline.storage import Reader, StorageError
 from schemas.specs import Edit
 
@@ -140,28 +138,16 @@ def _of_rows(data: bytes, keys: pa.Array, prompts: pa.Array, names: pa.Array | N
 def _pie_bench(data: bytes, masked: bool) -> tuple[list[str], list[str], dict[str, str], dict[str, list[int]]]:
     """Ids, prompts, and the image paths without extension that stand for ids; where `masked`, the masks by id.
 
-    The words that change are in brackets.
     Raises ValueError for what is no mapping_file.json.
     """
-    try:
-        entries = json.loads(data)
-    except ValueError as error:
-        raise ValueError(f"is no JSON ({error}); expected PIE-Bench's mapping_file.json") from error
-    if not isinstance(entries, dict):
-        raise ValueError("expected a mapping of ids, as PIE-Bench's mapping_file.json is")
+    entries = read_entries(data)
     prompts, aliases, masks = list[str](), dict[str, str](), dict[str, list[int]]()
     for key, entry in entries.items():
-        said = entry if isinstance(entry, dict) else {}
-        for name in ("image_path", "editing_prompt"):
-            if not isinstance(said.get(name), str):
-                raise ValueError(f"entry {key!r}: found {said.get(name)!r} for {name}, expected text")
-        path = re.sub(r"\.\w+$", "", said["image_path"])
+        image_path, prompt = text_of(key, entry, "image_path"), text_of(key, entry, "editing_prompt")
+        path = stem(image_path)
         if aliases.setdefault(path, key) != key or (path in entries and path != key):
-            raise ValueError(f"entry {key!r}: its image_path {said['image_path']!r} stands for another one too")
-        prompts.append(re.sub(r"[\[\]]", "", said["editing_prompt"]))
+            raise ValueError(f"entry {key!r}: its image_path {image_path!r} stands for another one too")
+        prompts.append(plain(prompt))
         if masked:
-            masks[key] = runs = said.get("mask") or []
-            whole = isinstance(runs, list) and all(type(n) is int and 0 <= n <= PIE_BENCH**2 for n in runs)
-            if not whole or not runs or len(runs) % 2:
-                raise ValueError(f"entry {key!r}: found no mask, expected runs of pixels (the first, how many, ...)")
+            masks[key] = mask_of(key, entry)
     return list(entries), prompts, aliases, masks

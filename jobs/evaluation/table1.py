@@ -1,6 +1,7 @@
-"""The paper's Table 1 on held-out pictures: what comes back from inversion and regeneration under the same caption.
+"""The paper's Table 1: what comes back from inversion and regeneration under the same caption.
 
-`python -m benchmarks.reconstruction`. Mean squared errors are of 8-bit pictures, on [-1, 1] pixels.
+Wallace, Gokul, Naik: EDICT: Exact Diffusion Inversion via Coupled Transformations, CVPR 2023, 2211.12446. Mean squared
+errors are of 8-bit pictures, on [-1, 1] pixels.
 """
 
 import time
@@ -9,9 +10,9 @@ from typing import Any
 
 import torch
 
-from benchmarks.record import numbers, parser, save, table
-from benchmarks.truth import Captioned, pictures, squared_error
 from edict import EDICT, Pair, ddim
+from jobs.evaluation.truth import Captioned, squared_error
+from pipeline.progress import Progress
 
 PROMPTS = {"unconditional": 0.0, "conditional": 7.0}  # guidance: 0 is the empty prompt alone, 7 is the paper's
 PAPER = {  # on COCO, with LDM: other pictures and another model, so that only the pattern compares
@@ -30,7 +31,27 @@ HEAD = (
     "integers differing",
     "left the lattice",
     "s/image",
+    "paper (COCO, LDM)",
 )
+
+
+def measure(model: EDICT, shown: Sequence[Captioned], *, steps: Sequence[int], batch: int) -> list[dict[str, Any]]:
+    """The rows of the table: the autoencoder, and both methods under both prompts at each number of steps."""
+    rows = autoencoder(model, shown)
+    clean = model.encode([picture.image for picture in shown])
+    methods = {"EDICT": by_edict, "DDIM": by_ddim}
+    with Progress("table1", len(methods) * len(PROMPTS) * sum(steps) * len(shown), "steps") as progress:
+        for method, come_back in methods.items():
+            for prompt, guidance_scale in PROMPTS.items():
+                for count in steps:
+                    start = model.prepare(
+                        clean, steps=count, strength=1.0, guidance_scale=guidance_scale, batch_size=batch
+                    )
+                    about = {"method": method, "prompt": prompt, "guidance_scale": guidance_scale, "steps": count}
+                    paper = {"paper": PAPER[method, prompt][count]} if count in PAPER[method, prompt] else {}
+                    rows.append(about | come_back(model, start, shown) | paper)
+                    progress.advance(count * len(shown), " ".join(filter(None, line(rows[-1]))))
+    return rows
 
 
 def autoencoder(model: EDICT, shown: Sequence[Captioned]) -> list[dict[str, Any]]:
@@ -118,31 +139,3 @@ def line(row: dict[str, Any]) -> list[str]:
         cell("seconds_per_image", ".3f"),
         cell("paper", ".3f"),
     ]
-
-
-def main() -> None:
-    arguments = parser(__doc__)
-    arguments.add_argument("--count", type=int, default=64, help="pictures, the first of the demo shards")
-    arguments.add_argument("--steps", type=numbers, default=[50, 100, 200], help="numbers of steps")
-    given = arguments.parse_args()
-    torch.set_num_threads(given.threads)
-    model = EDICT.from_pretrained()
-    shown = pictures()[: given.count]
-    rows = autoencoder(model, shown)
-    clean = model.encode([picture.image for picture in shown])
-    for method, measure in (("EDICT", by_edict), ("DDIM", by_ddim)):
-        for prompt, guidance_scale in PROMPTS.items():
-            for steps in given.steps:
-                start = model.prepare(
-                    clean, steps=steps, strength=1.0, guidance_scale=guidance_scale, batch_size=given.batch
-                )
-                about = {"method": method, "prompt": prompt, "guidance_scale": guidance_scale, "steps": steps}
-                paper = {"paper": PAPER[method, prompt][steps]} if steps in PAPER[method, prompt] else {}
-                rows.append(about | measure(model, start, shown) | paper)
-                print(" ".join(filter(None, line(rows[-1]))), flush=True)
-    print("\n" + table((*HEAD, "paper (COCO, LDM)"), [line(row) for row in rows]))
-    print(f"\nwritten to {save('reconstruction', given, rows=rows)}")
-
-
-if __name__ == "__main__":
-    main()

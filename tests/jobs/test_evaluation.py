@@ -1,0 +1,525 @@
+"""`edict eval`: the numbers by hand, and what is left out or wrong said in words."""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from hashlib import sha256
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.nn.functional import cosine_similarity, interpolate, max_pool2d
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from jobs.demo.build import SHARDS
+from jobs.evaluation.edits import COMPARED, KINDS, METHODS, mean_interval
+from jobs.evaluation.errors import EvaluationError
+from jobs.evaluation.lpips import load_lpips, squeezenet
+from jobs.evaluation.networks import MEAN, STD, load_clip_similarity, load_structure_distance
+from jobs.evaluation.pie_bench import Entry, Networks, find_pictures, means, measure, read_mapping, read_picture
+from jobs.evaluation.truth import ALIKE, Captioned, Edit, outside_error, pictures, split, truth
+
+CPU = torch.device("cpu")
+SIDE = 512
+PART = ("psnr_unedit_part", "mse_unedit_part", "ssim_unedit_part")
+SQUARE = [n for row in range(100, 200) for n in (row * SIDE + 100, 100)]  # 100 x 100 pixels
+
+
+def entry(key: str = "0", runs: Sequence[int] = SQUARE, type: str = "1") -> Entry:
+    return Entry(key, type, f"1_change_object_80/{key}.jpg", "a cat", "a dog", list(runs))
+
+
+def noise(seed: int, side: int = SIDE) -> torch.Tensor:
+    return torch.randint(0, 256, (3, side, side), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
+
+
+def write(file: Path, picture: torch.Tensor) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(file)
+
+
+def invoke(*arguments: object) -> Any:
+    return CliRunner().invoke(app, ["eval", *map(str, arguments)])
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Path:
+    """Three entries of PIE-Bench, of two types; the first two are edited, the first by id, the second by path."""
+    mapping = {}
+    for i, kind in enumerate("011"):
+        path = f"{kind}_some/{i:012d}"
+        mapping[f"{i:012d}"] = {
+            "image_path": f"{path}.png",
+            "original_prompt": "a [round] cake",
+            "editing_prompt": "a [square] cake",
+            "editing_type_id": kind,
+            "mask": SQUARE,
+        }
+        write(tmp_path / "images" / f"{path}.png", noise(i))
+    (tmp_path / "mapping_file.json").write_text(json.dumps(mapping))
+    write(tmp_path / "edit/annotation_images/000000000000.png", noise(0))
+    write(tmp_path / "edit/annotation_images/1_some/000000000001.png", 255 - noise(1))
+    return tmp_path
+
+
+def run(bench: Path, *more: object) -> Any:
+    given = (bench / "edit", bench / "mapping_file.json", "--images", bench / "images")
+    return invoke("pie-bench", *given, *more)
+
+
+# the unedited part
+
+
+def test_identical_pictures_differ_in_nothing() -> None:
+    assert measure(noise(0), noise(0), entry(), Networks()) == {
+        "psnr_unedit_part": float("inf"),
+        "mse_unedit_part": 0,
+        "ssim_unedit_part": 1,
+    }
+
+
+def test_what_changes_inside_the_mask_is_no_change() -> None:
+    changed = noise(0)
+    changed[:, 100:200, 100:200] = 255 - changed[:, 100:200, 100:200]
+    assert measure(noise(0), changed, entry(), Networks())["mse_unedit_part"] == 0
+    changed[:, 200, 100] = 255 - changed[:, 200, 100]  # the first row below it
+    assert measure(noise(0), changed, entry(), Networks())["mse_unedit_part"] > 0
+
+
+def test_errors_are_of_the_whole_picture_with_the_mask_in_black() -> None:
+    source, target = torch.zeros(3, SIDE, SIDE, dtype=torch.uint8), torch.full((3, SIDE, SIDE), 51, dtype=torch.uint8)
+    got = measure(source, target, entry(), Networks())
+    unedited = 510**2 - 100**2  # the border is inside the mask
+    assert got["mse_unedit_part"] == pytest.approx(0.2**2 * unedited / SIDE**2, rel=1e-5)
+    assert got["psnr_unedit_part"] == pytest.approx(-10 * np.log10(0.2**2 * unedited / SIDE**2), rel=1e-5)
+
+    source, target = noise(0), noise(1)
+    got = measure(source, target, entry(), Networks())
+    a, b = (np.where(by_loop(SQUARE), 0, one.numpy().astype(float) / 255) for one in (source, target))
+    mse = np.square(a - b).mean()
+    assert got["mse_unedit_part"] == pytest.approx(mse, rel=1e-5)
+    assert got["psnr_unedit_part"] == pytest.approx(10 * np.log10(1 / mse), rel=1e-5)
+    assert 0 < got["ssim_unedit_part"] < 0.5
+
+
+def by_loop(runs: Sequence[int]) -> np.ndarray:
+    """A mask as PIE-Bench's own code draws it: pixel by pixel, the rest of a run that is too long left out."""
+    flat = [0] * SIDE**2
+    for i in range(0, len(runs), 2):
+        for j in range(min(runs[i + 1], SIDE**2 - runs[i])):
+            flat[runs[i] + j] = 1
+    mask = np.array(flat).reshape(SIDE, SIDE)
+    for edge in (0, -1):
+        mask[edge, :] = mask[:, edge] = 1
+    return mask.astype(bool)
+
+
+@pytest.mark.parametrize("runs", [SQUARE, [0, 1], [5, 5000, 4000, 5000], [SIDE**2 - 3, 99], [0, SIDE**2]])
+def test_a_mask_is_that_of_a_plain_loop(runs: list[int]) -> None:
+    assert np.array_equal(entry(runs=runs).mask.numpy(), by_loop(runs))
+
+
+def test_the_border_may_change() -> None:
+    changed = noise(0)
+    for row, column in ((0, 7), (SIDE - 1, 7), (7, 0), (7, SIDE - 1)):
+        changed[:, row, column] = 255 - changed[:, row, column]
+    assert measure(noise(0), changed, entry(), Networks())["mse_unedit_part"] == 0
+
+
+def test_a_mask_that_covers_all_leaves_nothing_to_measure() -> None:
+    whole, part = entry("0", [0, SIDE**2]), entry("1")
+    measured = {one.key: measure(noise(0), noise(1), one, Networks()) for one in (whole, part)}
+    assert all(np.isnan(measured["0"][name]) for name in PART)
+    (row,) = [row for row in means([whole, part], measured) if row["type"] == "all"]
+    assert row["n"] == 2
+    assert row["mse_unedit_part"] == {"mean": measured["1"]["mse_unedit_part"], "n": 1}
+
+
+# the command
+
+
+def test_pie_bench_by_type(bench: Path) -> None:
+    said = run(bench, "--output", bench / "new" / "results.json")
+    assert said.exit_code == 0, said.output
+    assert "2 of 3 entries have a picture" in said.stdout
+    assert "without one: 000000000002" in said.stdout
+    results = json.loads((bench / "new" / "results.json").read_text())
+    assert {"hardware", "versions", "weights", "arguments"} < set(results)
+    assert results["missing"] == ["000000000002"]
+    rows = {row["type"]: row for row in results["rows"]}
+    assert {kind: row["n"] for kind, row in rows.items()} == {"all": 2, "0": 1, "1": 1}
+    assert rows["0"]["mse_unedit_part"]["mean"] == 0
+    assert rows["0"]["psnr_unedit_part"]["mean"] is None  # infinite
+    changed = rows["1"]["mse_unedit_part"]["mean"]
+    assert changed == results["pictures"]["000000000001"]["mse_unedit_part"] > 0.1
+    assert rows["all"]["mse_unedit_part"] == {"mean": pytest.approx(changed / 2), "n": 2}
+    assert "0 random" in said.stdout and "1 change object" in said.stdout
+
+
+def test_metrics_without_their_network_are_said_to_be_left_out(bench: Path) -> None:
+    lines = run(bench).stdout.splitlines()
+    for metric, option in (
+        ("structure_distance", "--dino"),
+        ("lpips_unedit_part", "--lpips"),
+        ("clip_similarity_target_image_edit_part", "--clip"),
+    ):
+        (line,) = [line for line in lines if line.startswith("left out: ") and metric in line]
+        assert option in line and "download" in line
+
+
+def test_pictures_of_another_size_are_resized_and_counted(bench: Path) -> None:
+    write(bench / "edit/annotation_images/000000000000.png", noise(0, 64))
+    assert "1 pictures were resized to 512 x 512" in run(bench).stdout
+    picture, resized = read_picture(bench / "edit/annotation_images/000000000000.png")
+    assert picture.shape == (3, SIDE, SIDE) and resized
+
+
+def damage(bench: Path, what: str) -> None:
+    pictures, images = bench / "edit/annotation_images", bench / "images"
+    mapping = json.loads((bench / "mapping_file.json").read_text())
+    match what:
+        case "no mapping":
+            (bench / "mapping_file.json").unlink()
+        case "no entry":
+            (bench / "mapping_file.json").write_text("{}")
+        case "no tree":
+            shutil.move(bench / "edit", bench / "snow")
+            shutil.move(bench / "snow", bench / "edit" / "snow")
+        case "no pictures":
+            shutil.rmtree(pictures)
+            pictures.mkdir()
+        case "two pictures":
+            shutil.copy(pictures / "000000000000.png", pictures / "000000000000.jpg")
+        case "no source":
+            (images / "1_some/000000000001.png").unlink()
+        case "not a picture":
+            (pictures / "000000000000.png").write_text("no picture")
+        case "not square":
+            write(pictures / "000000000000.png", noise(0)[:, :300])
+        case _:
+            del mapping["000000000001"][what]
+            (bench / "mapping_file.json").write_text(json.dumps(mapping))
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("no tree", "no folder annotation_images in it, so it is no edit's tree; give one of its edits: snow"),
+        ("no pictures", "has no picture of any of the 3 entries"),
+        ("two pictures", "entry '000000000000' has several pictures"),
+        ("no source", "there is no 1_some/000000000001.png, the source of entry '000000000001'"),
+        ("not a picture", "000000000000.png: not an image that can be read"),
+        ("not square", "is 512 x 300 pixels"),
+        ("no mapping", "mapping_file.json: cannot be read (No such file or directory)"),
+        ("no entry", "mapping_file.json: is empty"),
+        ("mask", "mapping_file.json: entry '000000000001': found no mask"),
+        ("original_prompt", "mapping_file.json: entry '000000000001': found None for original_prompt, expected text"),
+    ],
+)
+def test_what_cannot_be_measured_is_named(what: str, said: str, bench: Path) -> None:
+    damage(bench, what)
+    result = run(bench)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert "Traceback" not in result.output
+
+
+def test_prompts_lose_their_brackets(bench: Path) -> None:
+    entries = read_mapping(bench / "mapping_file.json")
+    assert (entries[0].source_prompt, entries[0].target_prompt) == ("a round cake", "a square cake")
+    assert [path.name for path in find_pictures(bench / "edit", entries).values()] == [
+        "000000000000.png",
+        "000000000001.png",
+    ]
+
+
+# the networks, tiny ones with random weights
+
+
+@pytest.fixture(scope="module")
+def dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("dino")
+    config = ViTConfig(
+        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=32, image_size=224, patch_size=32
+    )
+    ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("clip")
+    words = ["<|startoftext|>", "<|endoftext|>", *(letter + end for letter in "acdgot" for end in ("", "</w>"))]
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    CLIPTokenizer(str(folder / "vocab.json"), str(folder / "merges.txt")).save_pretrained(folder)
+    CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
+    tiny = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = {**tiny, "vocab_size": len(words), "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1}
+    config = CLIPConfig(text_config=text, vision_config={**tiny, "image_size": 32, "patch_size": 8}, projection_dim=12)
+    model = CLIPModel(config)
+    model.text_projection.weight.data.neg_()  # these few weights would put every picture opposite to every text
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def squeeze(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("lpips") / "squeezenet1_1-b8a52dc0.pth"
+    torch.save({f"features.{name}": tensor for name, tensor in squeezenet().state_dict().items()}, file)
+    return file
+
+
+def test_structure_distance_is_that_of_the_last_keys(dino: Path) -> None:
+    distance = load_structure_distance(dino, CPU)
+    assert distance(noise(0), noise(0)) == 0
+
+    model = ViTModel.from_pretrained(dino, add_pooling_layer=False).eval()
+    last = model.layers[-1]
+
+    def cosines(picture: torch.Tensor) -> torch.Tensor:
+        small = interpolate(picture[None].float(), (224, 224), mode="bilinear", antialias=False)
+        pixels = (small - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
+        before = model(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
+        keys = last.attention.k_proj(last.layernorm_before(before))[0]
+        assert keys.shape == (1 + 49, 24)
+        return cosine_similarity(keys[:, None], keys[None], dim=-1)
+
+    with torch.inference_mode():
+        expected = (cosines(noise(0)) - cosines(noise(1))).square().mean()
+    assert distance(noise(0), noise(1)) == pytest.approx(float(expected), rel=1e-4)
+    assert expected > 0
+
+
+def test_clip_similarity_is_the_cosine_of_the_embeddings(clip: Path) -> None:
+    similarity = load_clip_similarity(clip, CPU)
+    model = CLIPModel.from_pretrained(clip).eval()
+    mean, std = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+    found = []
+    for seed, text in ((0, "a cat"), (1, "a dog"), (2, "a cat got a dog to a cat to a dog")):
+        small = Image.fromarray(noise(seed).permute(1, 2, 0).numpy()).resize((32, 32), Image.Resampling.BICUBIC)
+        pixels = (torch.from_numpy(np.array(small)) / 255 - torch.tensor(mean)) / torch.tensor(std)
+        tokens = CLIPTokenizer.from_pretrained(clip)(text).input_ids
+        tokens = tokens if len(tokens) <= 8 else [*tokens[:7], tokens[-1]]
+        with torch.inference_mode():
+            seen = model.vision_model(pixel_values=pixels.permute(2, 0, 1)[None]).pooler_output
+            read = model.text_model(input_ids=torch.tensor([tokens])).pooler_output
+            cosine = cosine_similarity(model.visual_projection(seen), model.text_projection(read))
+        assert similarity(noise(seed), text) == pytest.approx(max(0, 100 * float(cosine)), abs=1e-3)
+        found.append(float(cosine))
+    assert max(found) > 0
+
+
+def test_lpips_is_that_of_its_definition(squeeze: Path) -> None:
+    distance = load_lpips(squeeze.parent, CPU)
+    a, b = (noise(seed, 64) / 127.5 - 1 for seed in (0, 1))
+    assert distance(a, a) == 0
+
+    weights = torch.load(squeeze)
+    heads = torch.load(
+        str(files("torchmetrics") / "functional/image/lpips_models/squeeze.pth"), map_location="cpu", weights_only=True
+    )
+
+    def convolve(x: torch.Tensor, name: str, **how: int) -> torch.Tensor:
+        return nn.functional.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], **how).relu()
+
+    def features(picture: torch.Tensor) -> list[torch.Tensor]:
+        x = (picture - torch.tensor((-0.030, -0.088, -0.188))[:, None, None]) / torch.tensor((0.458, 0.448, 0.450))[
+            :, None, None
+        ]
+        taken = [x := convolve(x[None], "features.0", stride=2)]
+        for layer in range(2, 13):
+            if layer in (2, 5, 8):
+                x = max_pool2d(x, 3, 2, ceil_mode=True)
+                continue
+            narrow = convolve(x, f"features.{layer}.squeeze")
+            x = torch.cat(
+                [
+                    convolve(narrow, f"features.{layer}.expand1x1"),
+                    convolve(narrow, f"features.{layer}.expand3x3", padding=1),
+                ],
+                1,
+            )
+            if layer in (4, 7, 9, 10, 11, 12):
+                taken.append(x)
+        return taken
+
+    expected = 0.0
+    for i, (one, other) in enumerate(zip(features(a), features(b), strict=True)):
+        one, other = (x / (x.square().sum(1, keepdim=True) + 1e-8).sqrt() for x in (one, other))
+        expected += float(((one - other).square() * heads[f"lin{i}.model.1.weight"]).sum(1).mean())
+    assert distance(a, b) == pytest.approx(expected, rel=1e-4)
+
+
+def test_all_metrics_of_an_edit(bench: Path, dino: Path, clip: Path, squeeze: Path) -> None:
+    said = run(bench, "--dino", dino, "--clip", clip, "--lpips", squeeze.parent, "--output", bench / "results.json")
+    assert said.exit_code == 0, said.output
+    assert "left out" not in said.stdout
+    assert "not comparable with published figures: --dino is of" in said.stdout
+    results = json.loads((bench / "results.json").read_text())
+    weights = {"dino": dino / "model.safetensors", "clip": clip / "model.safetensors", "lpips": squeeze}
+    assert results["weights"] == {name: sha256(file.read_bytes()).hexdigest() for name, file in weights.items()}
+    same, changed = (results["pictures"][f"{i:012d}"] for i in (0, 1))
+    assert same["structure_distance"] == same["lpips_unedit_part"] == 0
+    assert changed["structure_distance"] > 0 and changed["lpips_unedit_part"] > 0
+    assert list(same) == list(changed) and len(same) == 8
+
+    similarity = load_clip_similarity(clip, CPU)
+    edit = read_picture(bench / "edit/annotation_images/1_some/000000000001.png")[0]
+    assert changed["clip_similarity_target_image"] == similarity(edit, "a square cake")
+    assert changed["clip_similarity_source_image"] == similarity(noise(1), "a round cake")
+    masked = edit * torch.from_numpy(by_loop(SQUARE))
+    assert changed["clip_similarity_target_image_edit_part"] == similarity(masked, "a square cake")
+
+
+def test_what_is_no_network_is_named(bench: Path, dino: Path, clip: Path, squeeze: Path) -> None:
+    for given, said in (
+        (("--dino", bench), "there is no config.json, so it is no folder of a model"),
+        (("--dino", clip), "is a 'clip' model, expected 'vit'"),
+        (("--clip", dino), "is a 'vit' model, expected 'clip'"),
+        (("--lpips", bench), "there is no"),
+        (("--lpips", dino / "model.safetensors"), "is not torchvision's SqueezeNet 1.1"),
+    ):
+        result = run(bench, *given)
+        assert result.exit_code == 2
+        assert said in result.stderr and given[0] in result.stderr
+        assert "Traceback" not in result.output
+
+
+def test_a_network_without_some_of_its_weights_is_refused(dino: Path, tmp_path: Path) -> None:
+    config = ViTConfig.from_pretrained(dino)
+    config.num_hidden_layers = 1
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
+    shutil.copy(dino / "config.json", tmp_path)
+    with pytest.raises(EvaluationError, match=r"weights are missing, as layers\.1\."):
+        load_structure_distance(tmp_path, CPU)
+
+
+# on the default model
+
+
+def plain(colour: int) -> Image.Image:
+    return Image.new("RGB", (64, 64), (colour,) * 3)
+
+
+def test_outside_is_where_source_and_truth_agree() -> None:
+    source, target, made = plain(100), plain(100), plain(100)
+    target.paste((200, 200, 200), (0, 0, 32, 64))  # what should change
+    target.paste((100 + ALIKE, 100, 100), (32, 0, 33, 1))  # what may pass for the same
+    made.paste((151, 151, 151), (32, 32, 64, 64))  # half of the rest is changed by 0.4
+    edit = Edit("colour", Captioned(source, "a"), Captioned(target, "b"), "a / b")
+    apart = (ALIKE / 127.5) ** 2 / (32 * 64 * 3)
+    assert outside_error([made, target], [edit, edit]) == pytest.approx([0.4**2 / 2 + apart, 0])
+    nowhere = Edit("background", Captioned(plain(0), "a"), Captioned(plain(255), "b"), "a / b")
+    assert np.isnan(outside_error([plain(0)], [nowhere])).all()
+
+
+def test_the_truth_is_that_of_the_shipped_pictures() -> None:
+    assert len(pictures([str(SHARDS / "demo-00000.tar")], 5)) == 5
+    assert {edit.kind for edit in truth([str(SHARDS / "demo-00000.tar")])} >= {"colour", "background", "style"}
+
+
+def test_what_is_chosen_on_is_not_tested_on() -> None:
+    edits = truth()
+    tuning, test = split(edits, 6)
+    assert Counter(edit.kind for edit in tuning) == dict.fromkeys(KINDS, 6)
+    assert {edit.drawings for edit in tuning}.isdisjoint(edit.drawings for edit in test)
+    assert len(test) >= 500 and {edit.kind for edit in test} == set(KINDS)
+    kinds = {(edit.drawings, edit.kind) for edit in edits if edit.kind != "background"}
+    assert len(kinds) == len({edit.drawings for edit in edits}) == 192
+    assert split(edits, 0) == ([], edits)
+
+
+def test_an_interval_takes_groups_together() -> None:
+    """Four values that are one twice over: an interval of two groups, and wider than that of four."""
+    values = np.array([1.0, 1.0, 5.0, 5.0])
+    groups = np.array(["a", "a", "b", "b"])
+    assert mean_interval(values, groups) == (3.0, 1.0, 5.0)  # half of the draws are of one group alone
+    assert mean_interval(np.array([1.0, 5.0])) == (3.0, 1.0, 5.0)
+    alone = mean_interval(np.repeat(values, 8))
+    assert 1 < alone[1] < 3 < alone[2] < 5
+    assert mean_interval(np.array([1.0, np.nan, 3.0]), np.array(["a", "a", "b"])) == (2.0, 1.0, 3.0)
+    assert np.isnan(mean_interval(np.array([np.nan]))).all()
+
+
+def test_table1(tmp_path: Path) -> None:
+    file = tmp_path / "results" / "table1.json"
+    shard = SHARDS / "demo-00001.tar"
+    said = invoke("table1", "--input", shard, "--count", 2, "--steps", "1,2", "--output", file)
+    assert said.exit_code == 0, said.output
+    results = json.loads(file.read_text())
+    assert {"hardware", "versions", "weights", "arguments"} < set(results)
+    assert results["arguments"] | {"threads": 0} == {
+        "batch": 16,
+        "threads": 0,
+        "count": 2,
+        "steps": [1, 2],
+        "input": str(shard),
+    }
+    floor, _, *rows = results["rows"]
+    assert [(row["method"], row["prompt"], row["steps"]) for row in rows] == [
+        (method, prompt, steps)
+        for method in ("EDICT", "DDIM")
+        for prompt in ("unconditional", "conditional")
+        for steps in (1, 2)
+    ]
+    for row in rows:
+        assert row["n"] == 2 and f"| {row['mse']:.6f} |" in said.stdout
+        if row["method"] == "EDICT":
+            assert row["integers_differing"] == row["left_the_lattice"] == 0
+            assert row["mse"] == floor["mse"] > 0
+
+
+def test_edits(tmp_path: Path) -> None:
+    file, sheet = tmp_path / "edits.json", tmp_path / "edits.png"
+    options = ("--per-kind", 1, "--tune", 0, "--steps", 1, "--columns", 1)
+    settings = [word for name in METHODS for word in (f"--{name.lower()}", 1, 1)]
+    said = invoke("edits", *options, *settings, "--output", file, "--sheet", sheet)
+    assert said.exit_code == 0, said.output
+    results = json.loads(file.read_text())
+    assert results["settings"] == {name: {"strength": 1.0, "guidance_scale": 1.0} for name in METHODS}
+    *kinds, whole = results["rows"]
+    assert [row["kind"] for row in kinds] == ["colour", "skin tone", "person", "object", "background", "style"]
+    assert whole["kind"] == "all" and whole["n"] == 6
+    for row in results["rows"]:
+        assert set(row["nearer"]) == set(row["failed"]) == set(METHODS)
+        for name in COMPARED:
+            mean, low, high = row[name]
+            assert low <= mean <= high and f"{mean:.4f} [{low:.4f}, {high:.4f}]" in said.stdout
+    assert all(0 <= whole["outside"][name][0] < whole[name][0] for name in METHODS)
+    assert whole["source"][0] == pytest.approx(np.mean([row["source"][0] for row in kinds]))
+    for name in METHODS:
+        assert f"{name}: strength 1, guidance 1, given" in said.stdout
+    with Image.open(sheet) as drawn:
+        assert drawn.size == (84 + 6 * 128, 48 + (3 + len(METHODS)) * 128)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("edits", "--steps", 1), "1 steps at strength 0.8 execute no step"),
+        (("edits", "--edict", 1.5, 1), "strength 1.5: expected more than 0 and at most 1"),
+        (("edits", "--grid", "--tune", 0), "--grid has no pairs to choose on"),
+        (("edits", "--tune", 1000), "leaves no pair to test on"),
+        (("table1", "--steps", "1,5000"), "5000 steps were asked for"),
+        (("table1", "--steps", "few"), "'few' is no list of numbers"),
+        (("table1", "--steps", 1, "--input", "absent.tar"), "absent.tar"),
+        (("table1", "--steps", 1, "--output", "/dev/null/file.json"), "its folder cannot be made"),
+    ],
+)
+def test_what_is_asked_amiss_is_said_at_once(arguments: tuple[object, ...], said: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.replace("│", " ").split())
+    assert "Traceback" not in result.output
