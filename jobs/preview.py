@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from edict.checkpoint import image_size, locate
+from edict.samplers import SAMPLERS
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
 from pipeline.edit import Variant, executed_steps
@@ -36,15 +37,17 @@ def _invert(spec: InvertSpec) -> list[str]:
     sound = samples - faults.total()
     depth = len(fingerprint["timesteps"])
     size = image_size(folder)
+    sampler = spec.sampler.name
+    parameters = "".join(f", {name} {fingerprint[name]}" for name in SAMPLERS[sampler].parameters)
+    cost = _evaluations(SAMPLERS[sampler].calls(depth, depth, 0), spec.sampler.guidance_scale)
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
         f"  sound         {sound}",
         f"  rejected      {faults.total()}" + "".join(f"  {name} {count}" for name, count in faults.most_common()),
         f"  units         {len(units)}, for {spec.workers.count} workers",
         f"  model         {folder}, {spec.model.dtype}, {size}x{size} pixels",
-        f"  sampler       {depth} steps, p {fingerprint['p']}, guidance {spec.sampler.guidance_scale:g}",
-        f"  network cost  {_evaluations(depth, spec.sampler.guidance_scale)} evaluations a picture, "
-        f"{sound * _evaluations(depth, spec.sampler.guidance_scale):,} in all",
+        f"  sampler       {sampler}, {depth} steps{parameters}, guidance {spec.sampler.guidance_scale:g}",
+        f"  network cost  {cost} evaluations a picture, {sound * cost:,} in all",
     ]
 
 
@@ -60,7 +63,7 @@ def _edit(spec: EditSpec) -> list[str]:
         captions = read_columns(latents, part, ["caption"])["caption"].take(rows["row"]).to_pylist()
         for caption, listed in zip(captions, rows["prompts"].to_pylist(), strict=True):
             changed = edits.prompts(caption, dict(listed or ()))
-            cost += _edit_cost(changed, made["steps"], depth, made["guidance_scale"])
+            cost += _edit_cost(changed, made["steps"], depth, made["guidance_scale"], made["sampler"])
             for variant, prompt in changed:
                 counts[variant.name] += 1
                 pairs.add((variant.name, caption, prompt))
@@ -125,26 +128,30 @@ def _strangers(latents: Store, parts: Sequence[Source], tables: Mapping[str, Pro
     return lines
 
 
-def _edit_cost(changed: Sequence[tuple[Variant, str]], steps: int, depth: int, guidance_scale: float) -> int:
+def _edit_cost(
+    changed: Sequence[tuple[Variant, str]], steps: int, depth: int, guidance_scale: float, sampler: str
+) -> int:
     """Network evaluations of one row: each edit's own steps, and the base prompt's down to the last branch point.
 
     Edits of one depth, guidance and control are held to the row's own regeneration, which takes one place beside them.
     """
+    calls = SAMPLERS[sampler].calls
     last, cost = depth, 0
     seen = set[tuple[int, float, str]]()
     for variant, _ in changed:
-        ran = executed_steps(variant, steps, depth)
+        ran = executed_steps(variant, steps, depth, sampler)
+        asked = calls(depth, depth - ran, depth)
         scale = guidance_scale if variant.guidance_scale is None else variant.guidance_scale
         last = min(last, ran)
         if variant.control is None:
-            cost += _evaluations(ran, scale)
+            cost += _evaluations(asked, scale)
         else:
             group = ran, scale, variant.control.model_dump_json()
-            cost += _evaluations(ran, scale, guidance_scale) * (1 if group in seen else 2)
+            cost += _evaluations(asked, scale, guidance_scale) * (1 if group in seen else 2)
             seen.add(group)
-    return cost + _evaluations(depth - last, guidance_scale)
+    return cost + _evaluations(calls(depth, 0, depth - last), guidance_scale)
 
 
-def _evaluations(steps: int, *guidance_scales: float) -> int:
-    """Two half-steps a step, each with the branches that these scales need: the caption's, the empty one's, or both."""
-    return 2 * steps * (len(set(guidance_scales)) if {0, 1}.issuperset(guidance_scales) else 2)
+def _evaluations(calls: int, *guidance_scales: float) -> int:
+    """Calls, each with the branches that these scales need: the caption's, the empty one's, or both."""
+    return calls * (len(set(guidance_scales)) if {0, 1}.issuperset(guidance_scales) else 2)

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edict.checkpoint import locate, read_config, weights_digest
-from edict.lattice import as_fraction
-from edict.model import mixing_weight
+from edict.samplers import resolve
 from edict.schedule import schedule
 from pipeline.store import Store, StoreError
 from pipeline.work import Machine, Weights
@@ -23,7 +22,7 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
     """Everything that decides what a row holds."""
     sampler = spec.sampler
     noise = schedule(read_config(folder, "scheduler"), sampler.steps, sampler.strength)
-    p = mixing_weight(noise.depth) if sampler.p is None else sampler.p
+    parameters = resolve(sampler.name, noise.depth, sampler.parameters)
     return {
         "input": spec.input,
         "weights": weights_digest(folder),
@@ -34,7 +33,7 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
         "timesteps": list(noise.timesteps),
         "alphas_cumprod": list(noise.alphas_cumprod),
         "guidance_scale": sampler.guidance_scale,
-        "p": str(as_fraction(p)),
+        **{name: str(value) for name, value in parameters.items()},
         "bits": sampler.bits,
         "crop": spec.image.crop,
         "posterior_seed": spec.image.posterior_seed,
