@@ -1,0 +1,70 @@
+"""Which edits need the picture at all: SDEdit against drawing the target from its caption alone, out of noise.
+
+`python -m benchmarks.caption`. Where both are as far from the truth, SDEdit, at the strength that the grid chose,
+took nothing from the source, and the caption was enough. On the edits that `edict eval edits` tests on.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from benchmarks.record import parser, save
+from edict import EDICT, Pair, ddim
+from edict.training.emoji import KINDS
+from jobs.evaluation.edits import Method, Setting, by_sdedit, mean_interval
+from jobs.evaluation.record import table
+from jobs.evaluation.truth import Edit, split, squared_error, truth
+
+
+@torch.inference_mode()
+def by_caption(model: EDICT, start: Pair, sources: list[str], targets: list[str]) -> tuple[torch.Tensor, set[int]]:
+    """DDIM from pure noise, of one seed, under the target's caption; the source is not looked at."""
+    latents = start.to_float()[0]
+    noise = torch.randn(latents.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    predict = model.predictor(targets, start.guidance_scale)
+    return ddim.generate(noise, start.schedule, predict, start=0, stop=start.schedule.depth), set()
+
+
+def errors(
+    model: EDICT, method: Method, edits: Sequence[Edit], setting: Setting, *, steps: int, batch: int
+) -> np.ndarray:
+    """The mean squared distances to the truth, float64 [N]."""
+    images = []
+    for first in range(0, len(edits), batch):
+        part = edits[first : first + batch]
+        start = model.encode([edit.source.image for edit in part])
+        start = model.prepare(start, steps=steps, **setting._asdict(), batch_size=batch)
+        captions = ([edit.source.caption for edit in part], [edit.target.caption for edit in part])
+        images += model.decode(method(model, start, *captions)[0])
+    return squared_error(images, [edit.target.image for edit in edits])
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--kinds", nargs="+", choices=KINDS, default=["colour", "person"])
+    arguments.add_argument("--tune", type=int, default=6, help="as with `edict eval edits`")
+    arguments.add_argument("--steps", type=int, default=25)
+    arguments.add_argument("--setting", type=float, nargs=2, default=(1.0, 3.0), help="STRENGTH GUIDANCE of SDEdit")
+    given = arguments.parse_args()
+    torch.set_num_threads(given.threads)
+    model, setting = EDICT.from_pretrained(), Setting(*given.setting)
+    _, test = split(truth(), given.tune)
+    rows, results = [], []
+    for kind in given.kinds:
+        edits = [edit for edit in test if edit.kind == kind]
+        drawings = np.array([edit.drawings for edit in edits])
+        made = {
+            name: errors(model, method, edits, setting, steps=given.steps, batch=given.batch)
+            for name, method in (("SDEdit", by_sdedit), ("caption alone", by_caption))
+        }
+        made["SDEdit - caption alone"] = made["SDEdit"] - made["caption alone"]
+        found = {name: mean_interval(values, drawings) for name, values in made.items()}
+        results.append({"kind": kind, "n": len(edits), **found})
+        rows.append([kind, len(edits), *("{:.4f} [{:.4f}, {:.4f}]".format(*values) for values in found.values())])
+    print(table(("kind", "edits", *(f"{name} [95 %]" for name in found)), rows))
+    print(f"\nwritten to {save('caption', given, rows=results)}")
+
+
+if __name__ == "__main__":
+    main()
