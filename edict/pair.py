@@ -35,9 +35,9 @@ class Pair:
         return replace(self, x=self.x[rows], y=self.y[rows])
 
     def to_float(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """x and y in the model's usual scale, float64 [N, C, H, W]: integer * 2^-bits * sqrt(alphas_cumprod)."""
-        alpha = self.schedule.alpha(self.position)
-        return from_lattice(self.x, alpha, self.bits), from_lattice(self.y, alpha, self.bits)
+        """x and y in the model's usual scale, float64 [N, C, H, W]: integer * 2^-bits * scale."""
+        scale = self.schedule.scale(self.position)
+        return from_lattice(self.x, scale, self.bits), from_lattice(self.y, scale, self.bits)
 
     def drift(self) -> torch.Tensor:
         """How far the two states came apart, a sample: root mean square of x - y in the model's scale, float64 [N]."""

@@ -1,7 +1,8 @@
 """EDICT on the integer lattice: `generate` and `invert`, exact inverses of each other.
 
 Wallace, Gokul, Naik: EDICT: Exact Diffusion Inversion via Coupled Transformations, CVPR 2023, 2211.12446, equations 14
-and 15. On x / sqrt(alpha) a half-step is u' = u + (sigma' - sigma) * eps, so it is an integer addition here.
+and 15. On x / sqrt(alpha) a half-step is u' = u + (sigma' - sigma) * eps, so it is an integer addition here; a flow's
+is one on x itself, with the velocity for eps.
 """
 
 from collections.abc import Callable
@@ -12,8 +13,9 @@ import torch
 from edict.lattice import LIMIT, from_lattice, mix, unmix
 from edict.schedule import Schedule
 
-Predict = Callable[[torch.Tensor, int], torch.Tensor]
+Predict = Callable[[torch.Tensor, float], torch.Tensor]
 """predict(latents float64 [N, C, H, W] in the model's scale, timestep) -> their noise, the same shape, any float dtype.
+Of a flow, their velocity.
 
 Exactness asks one thing of it: the same bits for the same arguments.
 """
@@ -94,7 +96,7 @@ def _half_step(
     gain = schedule.sigma(i + 1) - schedule.sigma(i)
     if gain == 0:  # the no-op last step of some schedules: nothing to ask the network
         return torch.zeros_like(other)
-    eps = predict(from_lattice(other, schedule.alpha(position), bits), schedule.timesteps[i])
+    eps = predict(from_lattice(other, schedule.scale(position), bits), schedule.timesteps[i])
     extent.predicted(eps)
     half_step = torch.round(eps.double().nan_to_num() * (2.0**bits * gain))
     return half_step.clamp(-2 * LIMIT, 2 * LIMIT).long()  # beyond any state, and int64 does not wrap: extent sees it

@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from edict.checkpoint import image_size, locate
+from edict.checkpoint import locate
+from edict.models import describe
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
 from pipeline.edit import Variant, executed_steps
@@ -24,7 +26,7 @@ def preview(spec: InvertSpec | EditSpec) -> str:
 
 
 def _invert(spec: InvertSpec) -> list[str]:
-    folder = locate(spec.model.path, spec.model.revision)
+    folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     fingerprint = invert_fingerprint(spec, folder)
 
     sources, found = index_shards(
@@ -35,7 +37,8 @@ def _invert(spec: InvertSpec) -> list[str]:
     units = cut(sources, spec.workers.batch_size, spec.workers.count)
     sound = samples - faults.total()
     depth = len(fingerprint["timesteps"])
-    size = image_size(folder)
+    size = describe(folder).size
+    cost = _evaluations(depth, _branching(fingerprint, spec.sampler.guidance_scale))
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
         f"  sound         {sound}",
@@ -43,8 +46,7 @@ def _invert(spec: InvertSpec) -> list[str]:
         f"  units         {len(units)}, for {spec.workers.count} workers",
         f"  model         {folder}, {spec.model.dtype}, {size}x{size} pixels",
         f"  sampler       {depth} steps, p {fingerprint['p']}, guidance {spec.sampler.guidance_scale:g}",
-        f"  network cost  {_evaluations(depth, spec.sampler.guidance_scale)} evaluations a picture, "
-        f"{sound * _evaluations(depth, spec.sampler.guidance_scale):,} in all",
+        f"  network cost  {cost} evaluations a picture, {sound * cost:,} in all",
     ]
 
 
@@ -60,7 +62,7 @@ def _edit(spec: EditSpec) -> list[str]:
         captions = read_columns(latents, part, ["caption"])["caption"].take(rows["row"]).to_pylist()
         for caption, listed in zip(captions, rows["prompts"].to_pylist(), strict=True):
             changed = edits.prompts(caption, dict(listed or ()))
-            cost += _edit_cost(changed, made["steps"], depth, made["guidance_scale"])
+            cost += _edit_cost(changed, depth, made)
             for variant, prompt in changed:
                 counts[variant.name] += 1
                 pairs.add((variant.name, caption, prompt))
@@ -125,16 +127,16 @@ def _strangers(latents: Store, parts: Sequence[Source], tables: Mapping[str, Pro
     return lines
 
 
-def _edit_cost(changed: Sequence[tuple[Variant, str]], steps: int, depth: int, guidance_scale: float) -> int:
+def _edit_cost(changed: Sequence[tuple[Variant, str]], depth: int, made: Mapping[str, Any]) -> int:
     """Network evaluations of one row: each edit's own steps, and the base prompt's down to the last branch point.
 
     Edits of one depth, guidance and control are held to the row's own regeneration, which takes one place beside them.
     """
-    last, cost = depth, 0
+    last, cost, guidance_scale = depth, 0, _branching(made, made["guidance_scale"])
     seen = set[tuple[int, float, str]]()
     for variant, _ in changed:
-        ran = executed_steps(variant, steps, depth)
-        scale = guidance_scale if variant.guidance_scale is None else variant.guidance_scale
+        ran = executed_steps(variant, made["steps"], depth)
+        scale = guidance_scale if variant.guidance_scale is None else _branching(made, variant.guidance_scale)
         last = min(last, ran)
         if variant.control is None:
             cost += _evaluations(ran, scale)
@@ -143,6 +145,11 @@ def _edit_cost(changed: Sequence[tuple[Variant, str]], steps: int, depth: int, g
             cost += _evaluations(ran, scale, guidance_scale) * (1 if group in seen else 2)
             seen.add(group)
     return cost + _evaluations(depth - last, guidance_scale)
+
+
+def _branching(fingerprint: Mapping[str, Any], guidance_scale: float) -> float:
+    """The scale, as far as it asks for branches: 1 with a model that is guided without any."""
+    return 1.0 if "guidance" in fingerprint else guidance_scale
 
 
 def _evaluations(steps: int, *guidance_scales: float) -> int:

@@ -46,11 +46,10 @@ def storable(pair: Pair) -> dict[int, LatticeOverflow]:
 def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa.Table:
     """Rows and their noise pair, N each, as a table of schemas.latents. The pair must be `storable`."""
     _, channels, height, width = pair.x.shape
-    alpha = pair.schedule.alpha(pair.position)
     noise = {
-        "scale": alpha**0.5 / 2.0**pair.bits,
+        "scale": pair.schedule.scale(pair.position) / 2.0**pair.bits,
         "bits": pair.bits,
-        "alphas_cumprod": alpha,
+        "alphas_cumprod": pair.schedule.alpha(pair.position),
         "p": str(pair.p),
         "guidance_scale": pair.guidance_scale,
         "batch_size": pair.batch_size,
@@ -58,6 +57,8 @@ def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa
         "timesteps": pair.schedule.timesteps,
         "schedule": pair.schedule.alphas_cumprod,
     }
+    if pair.schedule.sigmas is not None:
+        noise["sigmas"] = pair.schedule.sigmas
     columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in Row.__dataclass_fields__}
     columns |= {
         "x": _integers(pair.x),
@@ -91,7 +92,9 @@ def to_pair(table: pa.Table, noise: dict[str, Any]) -> Pair:
     return Pair(
         _states(table["x"]),
         _states(table["y"]),
-        Schedule(tuple(noise["timesteps"]), tuple(noise["schedule"])),
+        Schedule(
+            tuple(noise["timesteps"]), tuple(noise["schedule"]), tuple(noise["sigmas"]) if "sigmas" in noise else None
+        ),
         noise["position"],
         Fraction(noise["p"]),
         noise["bits"],

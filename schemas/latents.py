@@ -15,7 +15,8 @@ def latents_schema(
     """The Arrow schema of a part.
 
     x and y are int32 [C][H][W]. latent = integer * scale, where scale = 2^-bits * sqrt(alphas_cumprod) stands in the
-    footer under `edict.noise` beside both of its factors. `edict.fingerprint` says what made the row.
+    footer under `edict.noise` beside both of its factors; the alpha of a flow is 1. `edict.fingerprint` says what made
+    the row.
     """
     state = pa.list_(pa.list_(pa.list_(pa.int32(), width), height), channels)
     return pa.schema(
