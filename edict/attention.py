@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
-from fractions import Fraction
 from functools import partial
 from itertools import pairwise
 from typing import Any
@@ -22,10 +21,9 @@ from diffusers.models.attention_processor import Attention
 from torch.utils.hooks import RemovableHandle
 from transformers import CLIPTokenizer
 
-from edict import sampler
 from edict.guidance import expanded, joined
 from edict.models import Conditions, Model
-from edict.sampler import Extent, Predict
+from edict.sampler import Extent, Predict, States
 from edict.schedule import Schedule, executed
 
 SMALL = 16 * 16
@@ -375,12 +373,12 @@ def generate(
     control: Control,
     allowed: torch.Tensor | None,
     *,
-    p: Fraction,
+    step: Callable[..., States],
     bits: int,
     start: int,
     extent: Extent,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`sampler.generate` from position `start` to the clean end, of a batch of bases and their edits.
+) -> States:
+    """A sampler's generate, `step` with its parameters, from `start` to the clean end, of a batch of bases and edits.
 
     `predictor` is `guided` but for its keywords; `allowed` bool [E, H, W], or None, is the mask where one is given.
     Outside a mask an edit's integers become its base's, after each step; no mean is taken.
@@ -391,7 +389,7 @@ def generate(
         done = i - start
         cross, self_ = done < executed(steps, control.cross), done < executed(steps, control.self_)
         predict = predictor(cross=cross, self_=self_, maps=maps)
-        x, y = sampler.generate(x, y, schedule, predict, p=p, bits=bits, start=i, stop=i + 1, extent=extent)
+        x, y = step(x, y, schedule, predict, bits=bits, start=i, stop=i + 1, extent=extent)
         if isinstance(blend, Blend) and maps and done >= executed(steps, blend.start):
             allowed = mask(maps, blend.threshold, (x.shape[2], x.shape[3]))
         if allowed is not None:

@@ -9,7 +9,9 @@ from fractions import Fraction
 
 import torch
 
-LIMIT = 2**45  # up to here no product of `mix` or `unmix` leaves int64
+LIMIT = 2**45  # up to here no product of this file leaves int64
+DENOMINATOR = 10_000  # the largest of a weight
+SHARE = Fraction(1, DENOMINATOR)  # the smallest weight there is
 
 
 class LatticeOverflow(ArithmeticError):
@@ -17,8 +19,9 @@ class LatticeOverflow(ArithmeticError):
 
     def __init__(self, largest: int, limit: int, bits: int) -> None:
         super().__init__(
-            f"a lattice state grew to {largest:.1e}, beyond {limit:.1e}, at {bits} bits. Unmixing expands x - y by "
-            "1/p^2 a step: raise p, execute fewer steps (steps, strength), lower the guidance scale, or lower the bits"
+            f"a lattice state grew to {largest:.1e}, beyond {limit:.1e}, at {bits} bits. Inversion expands x - y at "
+            "every step, edict by 1/p^2 and bdia by 1/gamma: raise p, or gamma, execute fewer steps (steps, strength), "
+            "lower the guidance scale, or lower the bits"
         )
 
 
@@ -42,8 +45,8 @@ def rdiv(a: torch.Tensor, d: int) -> torch.Tensor:
 
 
 def as_fraction(p: float) -> Fraction:
-    """The mixing weight as m/n with a denominator of at most 10,000 (0.93 is 93/100)."""
-    return Fraction(str(p)).limit_denominator(10_000)
+    """A weight as m/n with a denominator of at most DENOMINATOR (0.93 is 93/100)."""
+    return Fraction(str(p)).limit_denominator(DENOMINATOR)
 
 
 def mix(x: torch.Tensor, y: torch.Tensor, p: Fraction) -> tuple[torch.Tensor, torch.Tensor]:
@@ -64,3 +67,17 @@ def unmix(x: torch.Tensor, y: torch.Tensor, p: Fraction) -> tuple[torch.Tensor, 
     y = rdiv(n * y - (n - m) * x, m)
     x = rdiv(n * x - (n - m) * y, m)
     return x, y
+
+
+def contract(states: torch.Tensor, a: Fraction) -> torch.Tensor:
+    """a times int64 [...], rounded, for SHARE <= a <= 1. Undoes `expand` exactly. Holds up to 2 * LIMIT."""
+    return rdiv(a.numerator * states, a.denominator)
+
+
+def expand(states: torch.Tensor, a: Fraction) -> torch.Tensor:
+    """int64 [...] / a, rounded: contract(expand(states, a), a) == states for every integer. Holds up to 4 * LIMIT.
+
+    Rounding moves the quotient by at most 1/2, `contract` shrinks that by a < 1, and its own rounding removes it; at 1
+    neither rounds. At more than 1 it would be widened. The other order is not exact: contracting loses bits.
+    """
+    return rdiv(a.denominator * states, a.numerator)

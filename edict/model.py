@@ -10,25 +10,19 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from edict import attention, sampler
+from edict import attention
 from edict.attention import Control
 from edict.checkpoint import ModelError, locate, locate_lora
 from edict.guidance import guided
-from edict.lattice import LIMIT, LatticeOverflow, NonFinite, as_fraction, to_lattice
+from edict.lattice import LIMIT, LatticeOverflow, NonFinite, to_lattice
 from edict.models import Conditions, Model, describe
 from edict.pair import Pair
 from edict.sampler import Extent, Predict
-from edict.schedule import executed
+from edict.samplers import SAMPLERS, resolve
 
 BITS = 12
-MIXING = 0.93
 Faults = dict[int, ArithmeticError]
 T = TypeVar("T")
-
-
-def mixing_weight(executed_steps: int) -> float:
-    """The default p: the paper's 0.93 up to 50 steps; above, what expands x - y as much as 50 steps do."""
-    return MIXING if executed_steps <= 50 else round(MIXING ** (50 / executed_steps), 4)
 
 
 class EDICT:
@@ -109,7 +103,7 @@ class EDICT:
         latents = self.model.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, posterior_seed)[: len(images)]
         end = self.model.clean()
         x = to_lattice(latents, end.scale(0), bits).contiguous()
-        return Pair(x, x.clone(), end, 0, as_fraction(1.0), bits, 1.0, len(x))
+        return Pair(x, x.clone(), end, 0, bits, 1.0, len(x), "edict", resolve("edict", 0, {}))
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
@@ -126,17 +120,26 @@ class EDICT:
         steps: int = 50,
         strength: float = 1.0,
         guidance_scale: float = 3.0,
-        p: float | None = None,
         bits: int = BITS,
         batch_size: int | None = None,
+        sampler: str = "edict",
+        **parameters: float | None,
     ) -> Pair:
         """The noise pair of N pictures (or of the pair `encode` gave), each under its caption.
 
-        `batch_size` is the shape the network runs in, all N at once if None. Raises LatticeOverflow, NonFinite.
+        `sampler` is edict (which takes p), bdia (gamma), obelm, or ddim, which alone does not come back exactly; None
+        takes a parameter's default. `batch_size` is the shape the network runs in, all N at once if None.
+        Raises LatticeOverflow, NonFinite; ValueError where the sampler takes no such parameter.
         """
         start = images if isinstance(images, Pair) else self.encode(images, bits=bits)
         start = self.prepare(
-            start, steps=steps, strength=strength, guidance_scale=guidance_scale, p=p, batch_size=batch_size
+            start,
+            steps=steps,
+            strength=strength,
+            guidance_scale=guidance_scale,
+            batch_size=batch_size,
+            sampler=sampler,
+            **parameters,
         )
         return _checked(*self.move(start, captions, 0))
 
@@ -147,18 +150,28 @@ class EDICT:
         steps: int,
         strength: float,
         guidance_scale: float,
-        p: float | None = None,
         batch_size: int | None = None,
+        sampler: str = "edict",
+        **parameters: float | None,
     ) -> Pair:
-        """A clean-end pair put at the end of the schedule it is to be inverted along."""
+        """A clean-end pair put at the end of the schedule it is to be inverted along, by the sampler it is to go by.
+
+        Raises ValueError where the sampler takes no such parameter, or begins from one state and x is not y.
+        """
         plan = self.model.schedule(steps, strength)
-        p = mixing_weight(executed(steps, strength)) if p is None else p
-        batch_size = batch_size or len(start)
-        fraction = as_fraction(p)
-        if not 0.5 <= fraction <= 1:
-            raise ValueError(f"p is {p}: the mixing weight lies between 0.5 and 1")
+        weights = resolve(sampler, plan.depth, parameters)
+        if SAMPLERS[sampler].ahead and not torch.equal(start.x, start.y):
+            raise ValueError(
+                f"x and y differ, as edict's edits do, and {sampler} begins from one state: give x as both"
+            )
         return replace(
-            start, schedule=plan, position=plan.depth, p=fraction, guidance_scale=guidance_scale, batch_size=batch_size
+            start,
+            schedule=plan,
+            position=plan.depth,
+            guidance_scale=guidance_scale,
+            batch_size=batch_size or len(start),
+            sampler=sampler,
+            parameters=weights,
         )
 
     @overload
@@ -204,6 +217,7 @@ class EDICT:
         _one_each(pair, {"captions": captions, "negative captions": negative_captions})
         if not 0 <= position <= pair.schedule.depth:
             raise ValueError(f"position {position} is not on a schedule of {pair.schedule.depth} steps")
+        sampler = SAMPLERS[pair.sampler]
         run = sampler.invert if position < pair.position else sampler.generate
         guidance_scale = pair.guidance_scale if guidance_scale is None else guidance_scale
         xs, ys, faults = [], [], Faults()
@@ -218,11 +232,11 @@ class EDICT:
                 y,
                 pair.schedule,
                 self.predictor(texts, guidance_scale, negative),
-                p=pair.p,
                 bits=pair.bits,
                 start=pair.position,
                 stop=position,
                 extent=extent,
+                **pair.parameters,
             )
             real = min(pair.batch_size, len(pair) - first)
             xs.append(x[:real])
@@ -320,7 +334,7 @@ class EDICT:
             rows,
             control,
             control.blend[masks].to(self.device) if isinstance(control.blend, torch.Tensor) else None,
-            p=pair.p,
+            step=partial(SAMPLERS[pair.sampler].generate, **pair.parameters),
             bits=pair.bits,
             start=pair.position,
             extent=extent,

@@ -1,13 +1,14 @@
 """The pair of coupled states, with what is needed to go on from it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from hashlib import sha256
 
 import torch
 
 from edict.lattice import from_lattice
+from edict.samplers import SAMPLERS
 from edict.schedule import Schedule
 
 
@@ -15,6 +16,8 @@ from edict.schedule import Schedule
 class Pair:
     """x and y: int64 lattice states [N, C, H, W] at `position` of `schedule` (0 is the noisy end).
 
+    `sampler` is the method that the pair goes on by, `parameters` its own (EDICT's p, BDIA's gamma). What y is, is the
+    method's: EDICT's second state, a two-step method's next one (Sampler.ahead), DDIM's x again.
     `batch_size` is the shape the network was run in. It belongs to the pair because a network's last bits depend on it:
     regenerated in the same shape, a pair is exact.
     """
@@ -23,10 +26,11 @@ class Pair:
     y: torch.Tensor
     schedule: Schedule
     position: int
-    p: Fraction
     bits: int
     guidance_scale: float
     batch_size: int
+    sampler: str = "edict"
+    parameters: Mapping[str, Fraction] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -34,21 +38,34 @@ class Pair:
     def __getitem__(self, rows: slice | list[int]) -> "Pair":
         return replace(self, x=self.x[rows], y=self.y[rows])
 
+    @property
+    def scales(self) -> tuple[float, float]:
+        """The scales that x and y have."""
+        position = min(self.position + SAMPLERS[self.sampler].ahead, self.schedule.depth)
+        return self.schedule.scale(self.position), self.schedule.scale(position)
+
     def to_float(self) -> tuple[torch.Tensor, torch.Tensor]:
         """x and y in the model's usual scale, float64 [N, C, H, W]: integer * 2^-bits * scale."""
-        scale = self.schedule.scale(self.position)
-        return from_lattice(self.x, scale, self.bits), from_lattice(self.y, scale, self.bits)
+        of_x, of_y = self.scales
+        return from_lattice(self.x, of_x, self.bits), from_lattice(self.y, of_y, self.bits)
 
     def drift(self) -> torch.Tensor:
-        """How far the two states came apart, a sample: root mean square of x - y in the model's scale, float64 [N]."""
+        """How far the two states are apart, a sample: root mean square of x - y in the model's scale, float64 [N].
+
+        Of EDICT that is error alone; of a two-step method one step's change is in it.
+        """
         x, y = self.to_float()
         # one by one: a sum over a batch is added up in an order that depends on the batch
         return torch.stack([difference.square().mean().sqrt() for difference in x - y])
 
     def std(self) -> torch.Tensor:
-        """The standard deviation of the mean state, a sample, float64 [N]: about 1 for noise the model knows."""
+        """The standard deviation of the noise, a sample, float64 [N]: about 1 for noise the model knows.
+
+        Of the mean of x and y where they are at one position, else of x.
+        """
         x, y = self.to_float()
-        return torch.stack([state.std(correction=0) for state in (x + y) / 2])
+        noise = x if SAMPLERS[self.sampler].ahead else (x + y) / 2
+        return torch.stack([state.std(correction=0) for state in noise])
 
     def digests(self) -> list[str]:
         """sha256 over the little-endian int64 bytes of x then y, a sample: equal digests are equal integers."""

@@ -1,16 +1,15 @@
-"""EDICT on the integer lattice: `generate` and `invert`, exact inverses of each other.
+"""What a sampler is: two plain functions on the integer lattice, and what they share.
 
-Wallace, Gokul, Naik: EDICT: Exact Diffusion Inversion via Coupled Transformations, CVPR 2023, 2211.12446, equations 14
-and 15. On x / sqrt(alpha) a half-step is u' = u + (sigma' - sigma) * eps, so it is an integer addition here; a flow's
-is one on x itself, with the velocity for eps.
+On x / sqrt(alpha) a denoising step is u' = u + (sigma' - sigma) * eps, so here it is an integer addition; a flow's is
+one on x itself, with the velocity for eps.
 """
 
-from collections.abc import Callable
-from fractions import Fraction
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 
 import torch
 
-from edict.lattice import LIMIT, from_lattice, mix, unmix
+from edict.lattice import LIMIT, from_lattice
 from edict.schedule import Schedule
 
 Predict = Callable[[torch.Tensor, float], torch.Tensor]
@@ -19,6 +18,8 @@ Of a flow, their velocity.
 
 Exactness asks one thing of it: the same bits for the same arguments.
 """
+
+States = tuple[torch.Tensor, torch.Tensor]
 
 
 class Extent:
@@ -39,64 +40,38 @@ class Extent:
         self.finite &= eps.isfinite().flatten(1).all(1)
 
 
-def generate(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    schedule: Schedule,
-    predict: Predict,
-    *,
-    p: Fraction,
-    bits: int,
-    start: int,
-    stop: int,
-    extent: Extent,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Denoise the int64 pair [N, C, H, W] from position `start` to `stop` >= `start`: half-steps, then mix."""
-    for i in range(start, stop):
-        first, second = (x, y) if i % 2 == 0 else (y, x)
-        first = first + _half_step(second, i, i, schedule, predict, bits, extent)
-        second = second + _half_step(first, i + 1, i, schedule, predict, bits, extent)
-        x, y = (first, second) if i % 2 == 0 else (second, first)
-        extent.saw(x, y)  # before mixing, which never widens the pair
-        x, y = mix(x, y, p)
-    return x, y
+@dataclass(frozen=True)
+class Sampler:
+    """A method, as two functions (x, y, schedule, predict, *, bits, start, stop, extent, and its parameters) -> x, y.
 
-
-def invert(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    schedule: Schedule,
-    predict: Predict,
-    *,
-    p: Fraction,
-    bits: int,
-    start: int,
-    stop: int,
-    extent: Extent,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise the int64 pair [N, C, H, W] from position `start` to `stop` <= `start`: `generate` undone, last first.
-
-    The order within a step follows the step's own number, as in `generate`, never this loop's count.
+    `generate` denoises the int64 pair [N, C, H, W] from position `start` to `stop` >= `start`, `invert` leads from
+    `start` to `stop` <= `start`, and `calls(depth, start, stop)` is how often either asks the network on the way.
+    `exact`: generate undoes invert to the integer. `ahead`: by how many positions y is nearer to the clean end than x;
+    at the clean end itself they are one state. `parameters` are weights from 1/2 to 1 with their defaults (`resolve`).
     """
-    for i in reversed(range(stop, start)):
-        x, y = unmix(x, y, p)
-        extent.saw(x, y)
-        first, second = (x, y) if i % 2 == 0 else (y, x)
-        second = second - _half_step(first, i + 1, i, schedule, predict, bits, extent)
-        first = first - _half_step(second, i, i, schedule, predict, bits, extent)
-        x, y = (first, second) if i % 2 == 0 else (second, first)
-        extent.saw(x, y)
-    return x, y
+
+    generate: Callable[..., States]
+    invert: Callable[..., States]
+    calls: Callable[[int, int, int], int]
+    exact: bool = True
+    ahead: int = 0
+    parameters: Mapping[str, float] = field(default_factory=dict)
 
 
-def _half_step(
-    other: torch.Tensor, position: int, i: int, schedule: Schedule, predict: Predict, bits: int, extent: Extent
+def increment(
+    state: torch.Tensor,
+    position: int,
+    timestep: float,
+    gain: float,
+    schedule: Schedule,
+    predict: Predict,
+    bits: int,
+    extent: Extent,
 ) -> torch.Tensor:
-    """round(2^bits * (sigma' - sigma) * eps(other)), `other` being at the noise level of `position`."""
-    gain = schedule.sigma(i + 1) - schedule.sigma(i)
+    """round(2^bits * gain * eps(state)), int64, `state` being at the noise level of `position`."""
     if gain == 0:  # the no-op last step of some schedules: nothing to ask the network
-        return torch.zeros_like(other)
-    eps = predict(from_lattice(other, schedule.scale(position), bits), schedule.timesteps[i])
+        return torch.zeros_like(state)
+    eps = predict(from_lattice(state, schedule.scale(position), bits), timestep)
     extent.predicted(eps)
-    half_step = torch.round(eps.double().nan_to_num() * (2.0**bits * gain))
-    return half_step.clamp(-2 * LIMIT, 2 * LIMIT).long()  # beyond any state, and int64 does not wrap: extent sees it
+    step = torch.round(eps.double().nan_to_num() * (2.0**bits * gain))
+    return step.clamp(-2 * LIMIT, 2 * LIMIT).long()  # beyond any state, and int64 does not wrap: extent sees it

@@ -6,6 +6,7 @@ from typing import Any
 
 from edict.checkpoint import locate
 from edict.models import describe
+from edict.samplers import SAMPLERS
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
 from pipeline.edit import Variant, executed_steps
@@ -38,14 +39,17 @@ def _invert(spec: InvertSpec) -> list[str]:
     sound = samples - faults.total()
     depth = len(fingerprint["timesteps"])
     size = describe(folder).size
-    cost = _evaluations(depth, _branching(fingerprint, spec.sampler.guidance_scale))
+    sampler = spec.sampler.name
+    parameters = "".join(f", {name} {fingerprint[name]}" for name in SAMPLERS[sampler].parameters)
+    calls = SAMPLERS[sampler].calls(depth, depth, 0)
+    cost = _evaluations(calls, _branching(fingerprint, spec.sampler.guidance_scale))
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
         f"  sound         {sound}",
         f"  rejected      {faults.total()}" + "".join(f"  {name} {count}" for name, count in faults.most_common()),
         f"  units         {len(units)}, for {spec.workers.count} workers",
         f"  model         {folder}, {spec.model.dtype}, {size}x{size} pixels",
-        f"  sampler       {depth} steps, p {fingerprint['p']}, guidance {spec.sampler.guidance_scale:g}",
+        f"  sampler       {sampler}, {depth} steps{parameters}, guidance {spec.sampler.guidance_scale:g}",
         f"  network cost  {cost} evaluations a picture, {sound * cost:,} in all",
     ]
 
@@ -132,19 +136,21 @@ def _edit_cost(changed: Sequence[tuple[Variant, str]], depth: int, made: Mapping
 
     Edits of one depth, guidance and control are held to the row's own regeneration, which takes one place beside them.
     """
+    calls = SAMPLERS[made["sampler"]].calls
     last, cost, guidance_scale = depth, 0, _branching(made, made["guidance_scale"])
     seen = set[tuple[int, float, str]]()
     for variant, _ in changed:
-        ran = executed_steps(variant, made["steps"], depth)
+        ran = executed_steps(variant, made["steps"], depth, made["sampler"])
+        asked = calls(depth, depth - ran, depth)
         scale = guidance_scale if variant.guidance_scale is None else _branching(made, variant.guidance_scale)
         last = min(last, ran)
         if variant.control is None:
-            cost += _evaluations(ran, scale)
+            cost += _evaluations(asked, scale)
         else:
             group = ran, scale, variant.control.model_dump_json()
-            cost += _evaluations(ran, scale, guidance_scale) * (1 if group in seen else 2)
+            cost += _evaluations(asked, scale, guidance_scale) * (1 if group in seen else 2)
             seen.add(group)
-    return cost + _evaluations(depth - last, guidance_scale)
+    return cost + _evaluations(calls(depth, 0, depth - last), guidance_scale)
 
 
 def _branching(fingerprint: Mapping[str, Any], guidance_scale: float) -> float:
@@ -152,6 +158,6 @@ def _branching(fingerprint: Mapping[str, Any], guidance_scale: float) -> float:
     return 1.0 if "guidance" in fingerprint else guidance_scale
 
 
-def _evaluations(steps: int, *guidance_scales: float) -> int:
-    """Two half-steps a step, each with the branches that these scales need: the caption's, the empty one's, or both."""
-    return 2 * steps * (len(set(guidance_scales)) if {0, 1}.issuperset(guidance_scales) else 2)
+def _evaluations(calls: int, *guidance_scales: float) -> int:
+    """Calls, each with the branches that these scales need: the caption's, the empty one's, or both."""
+    return calls * (len(set(guidance_scales)) if {0, 1}.issuperset(guidance_scales) else 2)

@@ -17,6 +17,7 @@ from edict import Blend, Control
 from edict.attention import WordNotFound, check
 from edict.model import Faults
 from edict.pair import Pair
+from edict.samplers import SAMPLERS
 from edict.schedule import executed
 from pipeline.errors import JobError
 from pipeline.images import EXTENSIONS, ImageError, encode, prepare
@@ -123,10 +124,10 @@ class Drawn:
     digest: str
 
 
-def executed_steps(variant: Variant, schedule_steps: int, depth: int) -> int:
+def executed_steps(variant: Variant, schedule_steps: int, depth: int, sampler: str) -> int:
     """How many steps run under the variant's prompt, in a store of `depth` of `schedule_steps` steps.
 
-    Raises EditError where the store is not that deep.
+    Raises EditError where the store is not that deep, or its sampler would not ask for a prediction in so few.
     """
     steps = variant.steps
     if steps is None:
@@ -135,6 +136,11 @@ def executed_steps(variant: Variant, schedule_steps: int, depth: int) -> int:
         raise EditError(
             f"edit {variant.name!r} asks for {steps} steps under its prompt; the latent store holds {depth} of "
             f"{schedule_steps}: ask for a strength up to {depth / schedule_steps:g}, or {depth} steps, or invert deeper"
+        )
+    if not SAMPLERS[sampler].calls(depth, depth - steps, depth):
+        raise EditError(
+            f"edit {variant.name!r} asks for {steps} step under its prompt, which would change nothing: a pair of "
+            f"{sampler} holds the state after the next step already; ask for 2 or more"
         )
     return steps
 
@@ -219,7 +225,7 @@ class EditWorker(Ready):
                 variant.name,
                 prompt,
                 pair.guidance_scale if variant.guidance_scale is None else variant.guidance_scale,
-                executed_steps(variant, self.task.schedule_steps, pair.schedule.depth),
+                executed_steps(variant, self.task.schedule_steps, pair.schedule.depth, pair.sampler),
                 variant.negative_prompt,
                 variant.control,
             )

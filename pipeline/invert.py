@@ -99,8 +99,9 @@ class InvertWorker(Ready):
                 steps=spec.sampler.steps,
                 strength=spec.sampler.strength,
                 guidance_scale=spec.sampler.guidance_scale,
-                p=spec.sampler.p,
                 batch_size=spec.workers.batch_size,
+                sampler=spec.sampler.name,
+                **spec.sampler.parameters,
             )
             pair, faults = self.model.move(start, captions, 0)
             faults = {**storable(pair), **faults}

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from edict.checkpoint import LoRA, locate, locate_lora, weights_digest
-from edict.lattice import as_fraction
-from edict.model import mixing_weight
 from edict.models import describe
+from edict.samplers import resolve
 from pipeline.store import Store, StoreError
 from pipeline.work import Machine, Weights
 from schemas.specs import InvertSpec, ModelSpec
@@ -24,7 +23,7 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
     sampler = spec.sampler
     model = describe(folder)
     noise = model.schedule(sampler.steps, sampler.strength)
-    p = mixing_weight(noise.depth) if sampler.p is None else sampler.p
+    parameters = resolve(sampler.name, noise.depth, sampler.parameters)
     fingerprint = {
         "input": spec.input,
         "weights": weights_digest(folder, spec.model.variant, lora_of(spec.model)),
@@ -35,7 +34,7 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
         "timesteps": list(noise.timesteps),
         "alphas_cumprod": list(noise.alphas_cumprod),
         "guidance_scale": sampler.guidance_scale,
-        "p": str(as_fraction(p)),
+        **{name: str(value) for name, value in parameters.items()},
         "bits": sampler.bits,
         "crop": spec.image.crop,
         "posterior_seed": spec.image.posterior_seed,

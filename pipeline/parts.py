@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from edict.lattice import LatticeOverflow
 from edict.pair import Pair
+from edict.samplers import SAMPLERS
 from edict.schedule import Schedule
 from schemas.latents import latents_schema
 
@@ -46,11 +47,14 @@ def storable(pair: Pair) -> dict[int, LatticeOverflow]:
 def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa.Table:
     """Rows and their noise pair, N each, as a table of schemas.latents. The pair must be `storable`."""
     _, channels, height, width = pair.x.shape
+    of_x, of_y = pair.scales
     noise = {
-        "scale": pair.schedule.scale(pair.position) / 2.0**pair.bits,
+        "scale": of_x / 2.0**pair.bits,
+        "scale_y": of_y / 2.0**pair.bits,
         "bits": pair.bits,
         "alphas_cumprod": pair.schedule.alpha(pair.position),
-        "p": str(pair.p),
+        "sampler": pair.sampler,
+        **{name: str(value) for name, value in pair.parameters.items()},
         "guidance_scale": pair.guidance_scale,
         "batch_size": pair.batch_size,
         "position": pair.position,
@@ -89,6 +93,7 @@ def to_parquet(table: pa.Table, encoding: str = "BYTE_STREAM_SPLIT") -> bytes:
 
 def to_pair(table: pa.Table, noise: dict[str, Any]) -> Pair:
     """The noise pair of a part's rows; `noise` is the footer's `edict.noise`."""
+    sampler = noise.get("sampler", "edict")  # the only one that there was when it was not named
     return Pair(
         _states(table["x"]),
         _states(table["y"]),
@@ -96,10 +101,11 @@ def to_pair(table: pa.Table, noise: dict[str, Any]) -> Pair:
             tuple(noise["timesteps"]), tuple(noise["schedule"]), tuple(noise["sigmas"]) if "sigmas" in noise else None
         ),
         noise["position"],
-        Fraction(noise["p"]),
         noise["bits"],
         noise["guidance_scale"],
         noise["batch_size"],
+        sampler,
+        {name: Fraction(noise[name]) for name in SAMPLERS[sampler].parameters},
     )
 
 

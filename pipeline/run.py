@@ -87,7 +87,7 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
     made = job["fingerprint"]
     depth = executed(made["steps"], made["strength"])
     for variant in edits.variants:
-        executed_steps(variant, made["steps"], depth)
+        executed_steps(variant, made["steps"], depth, made["sampler"])
         if variant.negative_prompt and variant.guidance_scale is None and made["guidance_scale"] == 1:
             raise EditError(
                 f"edit {variant.name!r} has a negative_prompt, which guidance alone heeds, and {latents.location} was "

@@ -5,6 +5,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from edict.samplers import SAMPLERS
 from pipeline.cluster import connected
 from pipeline.job import inverted_with
 from pipeline.latents import read_latents
@@ -65,10 +66,16 @@ def run_verify(location: str, *, rows: int | None, count: int, gpus: float) -> V
     """Regenerate stored pairs: every one, or about `rows` of them, spread evenly.
 
     The sha256 and the page checksums of each part that is read are checked, and the counts over the whole store.
-    Raises StoreError where it is no latent store, or another model's.
+    Raises StoreError where it is no latent store, or another model's, or its sampler is not exact: a row has the digest
+    of its start and not the start, so how far a regeneration is off cannot be told.
     """
     store = Store(location)
     job, weights = inverted_with(store)
+    if not SAMPLERS[sampler := job["fingerprint"]["sampler"]].exact:
+        raise StoreError(
+            f"{location} was inverted with {sampler}, which is inexact by design: no pair regenerates its start, so "
+            "there is nothing to verify; `edict status` checks the counts, `edict eval table1` measures DDIM's error"
+        )
     found = status(store)
     problems = list(found.problems)
     if not found.complete:

@@ -43,6 +43,7 @@ def _table_name(location: str) -> str:
 
 
 TABLES = (".csv", ".parquet", ".jsonl")
+OWNERS = {"p": "edict", "gamma": "bdia"}  # whose the parameters of samplers are
 MAX_VARIANTS = 10_000  # of a job: each has its name in memory, and in the plan's count of pictures
 
 Text = Annotated[str, Field(min_length=1)]
@@ -91,9 +92,13 @@ class ModelSpec(Spec):
 
 
 class SamplerSpec(Spec):
-    """The exact sampler, and where on the noise schedule the stored pair stands."""
+    """The sampler, and where on the noise schedule the stored pair stands."""
 
-    name: Literal["edict"] = Field("edict", description="The sampling method: EDICT, two coupled states.")
+    name: Literal["edict", "bdia", "obelm", "ddim"] = Field(
+        "edict",
+        description="The sampling method, which edits follow: edict, two coupled states; bdia and obelm, two-step "
+        "methods at half the network's work; ddim, the baseline, which alone does not come back exactly.",
+    )
     steps: Steps = Field(50, description="Steps of the whole schedule; steps * strength of them are executed.")
     strength: Strength = Field(
         1.0,
@@ -106,17 +111,40 @@ class SamplerSpec(Spec):
         None,
         ge=0.5,
         le=1,
-        description="Mixing weight of the two states, taken to four decimals. "
+        description="Of edict: mixing weight of the two states, taken to four decimals. "
         "null: 0.93 up to 50 executed steps, 0.93^(50/executed) above.",
     )
+    gamma: float | None = Field(
+        None,
+        ge=0.5,
+        le=1,
+        description="Of bdia: weight of the step before, taken to four decimals. "
+        "null: 0.96 up to 50 executed steps, 0.96^(50/executed) above.",
+    )
     bits: int = Field(
-        12, ge=4, le=20, description="Fractional bits of the integer lattice; the round trip is exact at any number."
+        12,
+        ge=4,
+        le=20,
+        description="Fractional bits of the integer lattice; the round trip is exact at any number. How near the noise "
+        "is to that of real numbers goes with them: obelm wants 20.",
     )
 
     @property
     def executed_steps(self) -> int:
         """Steps that run: floor(steps * strength), with room for binary fractions such as 50 * 0.58."""
         return math.floor(self.steps * self.strength + 1e-9)
+
+    @property
+    def parameters(self) -> dict[str, float]:
+        """The method's own, as far as they are given."""
+        return {name: value for name in OWNERS if (value := getattr(self, name)) is not None}
+
+    @model_validator(mode="after")
+    def _takes_its_own(self) -> Self:
+        for parameter in self.parameters:
+            if OWNERS[parameter] != self.name:
+                raise ValueError(f"{parameter} with {OWNERS[parameter]} alone, and the sampler is {self.name}")
+        return self
 
     @model_validator(mode="after")
     def _executes_a_step(self) -> Self:

@@ -76,7 +76,7 @@ def by_edict(model: EDICT, start: Pair, shown: Sequence[Captioned]) -> dict[str,
     lost = faults | more
     row = {
         "n": len(shown),
-        "p": float(start.p),
+        "p": float(start.parameters["p"]),
         "left_the_lattice": len(lost),
         "seconds_per_image": seconds / len(shown),
     }

@@ -1,4 +1,4 @@
-"""EDICT in float64, written from the paper's equations and sharing no code with `edict`: what the lattice follows.
+"""The samplers in float64, from the papers' equations and sharing no code with `edict`: what the lattice follows.
 
 Wallace, Gokul, Naik: EDICT: Exact Diffusion Inversion via Coupled Transformations, CVPR 2023, 2211.12446, equations 14
 and 15, in the scale of x itself. `alphas_cumprod` has one entry more than `timesteps`: step i leads from entry i to
@@ -75,3 +75,79 @@ def analytic(latents: torch.Tensor, timestep: int) -> torch.Tensor:
     """
     coupled = 0.6 * torch.sin(latents + 0.5 * latents.roll(1, -1)) + 0.1 * torch.tanh(latents.mean(1, keepdim=True))
     return coupled * (1 - timestep / 4000)
+
+
+def ddim(x: torch.Tensor, eps: torch.Tensor, alpha: float, alpha_to: float) -> torch.Tensor:
+    """A DDIM step of x from one cumulative alpha to another, either way."""
+    a, b = coefficients(alpha, alpha_to)
+    return a * x + b * eps.double()
+
+
+def bdia(
+    before: torch.Tensor, x: torch.Tensor, eps: torch.Tensor, alphas: Sequence[float], gamma: float
+) -> torch.Tensor:
+    """Zhang, Lewis, Kleijn, 2307.10829: z_(i-1) of z_(i+1), z_i; `alphas` are those of i+1, i and i-1.
+
+    Both integrals by DDIM, that back to i+1 weighed with gamma against what the last step made of the same slot.
+    """
+    back, on = ddim(x, eps, alphas[1], alphas[0]), ddim(x, eps, alphas[1], alphas[2])
+    return before - (1 - gamma) * (before - x) - gamma * (back - x) + (on - x)
+
+
+def bdia_back(
+    after: torch.Tensor, x: torch.Tensor, eps: torch.Tensor, alphas: Sequence[float], gamma: float
+) -> torch.Tensor:
+    """The same solved for z_(i+1), given z_i and z_(i-1)."""
+    back, on = ddim(x, eps, alphas[1], alphas[0]), ddim(x, eps, alphas[1], alphas[2])
+    return (after - on) / gamma + back
+
+
+def obelm(before: torch.Tensor, x: torch.Tensor, eps: torch.Tensor, alphas: Sequence[float]) -> torch.Tensor:
+    """Wang et al., 2410.07273, O-BELM: x_(i-1) of x_(i+1), x_i; the paper's alpha is the root of the cumulative one."""
+    alpha = [math.sqrt(a) for a in alphas]
+    sigma = [math.sqrt(1 - a) / math.sqrt(a) for a in alphas]
+    h, h_before = sigma[1] - sigma[2], sigma[0] - sigma[1]
+    return (
+        h**2 / h_before**2 * alpha[2] / alpha[0] * before
+        + (h_before**2 - h**2) / h_before**2 * alpha[2] / alpha[1] * x
+        - h * (h + h_before) / h_before * alpha[2] * eps.double()
+    )
+
+
+def obelm_back(after: torch.Tensor, x: torch.Tensor, eps: torch.Tensor, alphas: Sequence[float]) -> torch.Tensor:
+    """The paper's inversion, x_(i+1) of x_(i-1), x_i: the same formula with the steps the other way round."""
+    alpha = [math.sqrt(a) for a in alphas]
+    sigma = [math.sqrt(1 - a) / math.sqrt(a) for a in alphas]
+    h, h_before = sigma[1] - sigma[2], sigma[0] - sigma[1]
+    return (
+        h_before**2 / h**2 * alpha[0] / alpha[2] * after
+        + (h**2 - h_before**2) / h**2 * alpha[0] / alpha[1] * x
+        + h_before * (h + h_before) / h * alpha[0] * eps.double()
+    )
+
+
+Next = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Sequence[float]], torch.Tensor]
+
+
+def generate_two_step(
+    x: torch.Tensor,
+    y: torch.Tensor,
+    timesteps: Sequence[int],
+    alphas_cumprod: Sequence[float],
+    predict: Predict,
+    step: Next,
+) -> torch.Tensor:
+    """From the states at positions 0 and 1 to the clean one."""
+    for i in range(1, len(timesteps)):
+        x, y = y, step(x, y, predict(y, timesteps[i]), alphas_cumprod[i - 1 : i + 2])
+    return y
+
+
+def invert_two_step(
+    clean: torch.Tensor, timesteps: Sequence[int], alphas_cumprod: Sequence[float], predict: Predict, step_back: Next
+) -> States:
+    """From the clean state, first by DDIM, to those at positions 0 and 1."""
+    x, y = ddim(clean, predict(clean, timesteps[-1]), alphas_cumprod[-1], alphas_cumprod[-2]), clean
+    for i in range(len(timesteps) - 1, 0, -1):
+        x, y = step_back(y, x, predict(x, timesteps[i]), alphas_cumprod[i - 1 : i + 2]), x
+    return x, y

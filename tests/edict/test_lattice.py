@@ -8,7 +8,19 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from edict.lattice import LIMIT, as_fraction, from_lattice, mix, rdiv, to_lattice, unmix
+from edict.lattice import (
+    DENOMINATOR,
+    LIMIT,
+    SHARE,
+    as_fraction,
+    contract,
+    expand,
+    from_lattice,
+    mix,
+    rdiv,
+    to_lattice,
+    unmix,
+)
 
 states = st.integers(-LIMIT, LIMIT)
 
@@ -54,6 +66,40 @@ def test_unmixing_does_not_undo_mixing() -> None:
     assert len(mixed.unique(dim=0)) < len(mixed)
     back = torch.stack(unmix(mixed[:, 0], mixed[:, 1], p), 1)
     assert not torch.equal(back, torch.stack([x, y], 1))
+
+
+@st.composite
+def shares(draw: st.DrawFn) -> Fraction:
+    """From SHARE to 1."""
+    n = draw(st.integers(1, DENOMINATOR))
+    return Fraction(draw(st.integers(1, n)), n)
+
+
+@settings(deadline=None, max_examples=500)
+@given(values=st.lists(st.integers(-4 * LIMIT, 4 * LIMIT), min_size=8, max_size=8), a=shares())
+@example(values=[4 * LIMIT, -4 * LIMIT] * 4, a=SHARE)
+@example(values=[4 * LIMIT, -4 * LIMIT] * 4, a=Fraction(DENOMINATOR - 1, DENOMINATOR))
+@example(values=[-3, -2, -1, 0, 1, 2, 3, 4], a=Fraction(2, 3))  # quotients with halves
+@example(values=[-3, -2, -1, 0, 1, 2, 3, 4], a=Fraction(1))
+def test_contracting_undoes_expanding_exactly(values: list[int], a: Fraction) -> None:
+    expanded = expand(torch.tensor(values), a)
+    assert expanded.tolist() == [half_up(value / a) for value in values]
+    if expanded.abs().max() <= 2 * LIMIT:  # beyond, the sampler has seen an overflow
+        assert contract(expanded, a).tolist() == values
+
+
+@settings(deadline=None, max_examples=300)
+@given(value=st.integers(-2 * LIMIT, 2 * LIMIT), a=shares())
+@example(value=2 * LIMIT, a=Fraction(1))
+@example(value=-2 * LIMIT, a=Fraction(DENOMINATOR - 1, DENOMINATOR))
+def test_contracting_rounds_the_exact_product_half_up(value: int, a: Fraction) -> None:
+    assert int(contract(torch.tensor(value), a)) == half_up(value * a)
+
+
+@pytest.mark.parametrize("a", [Fraction(5, 4), Fraction(2), Fraction(3, 2)])
+def test_a_weight_above_one_could_not_be_undone(a: Fraction) -> None:
+    values = torch.arange(-20, 20)
+    assert not torch.equal(contract(expand(values, a), a), values)
 
 
 @settings(deadline=None, max_examples=500)

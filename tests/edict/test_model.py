@@ -13,7 +13,7 @@ from PIL import Image
 from edict import EDICT, LatticeOverflow, NonFinite, Pair
 from edict.checkpoint import DEFAULT
 from edict.lattice import from_lattice
-from edict.model import mixing_weight
+from edict.samplers import resolve
 from edict.schedule import executed
 from tests.edict import oracle
 
@@ -80,7 +80,7 @@ def test_generation_returns_the_very_integers(
         start, captions[:2], steps=steps, strength=strength, guidance_scale=guidance_scale, p=p, batch_size=2
     )
     assert pair.position == 0
-    assert p is None or pair.p == Fraction(str(p))
+    assert p is None or pair.parameters == {"p": Fraction(str(p))}
     assert not torch.equal(pair.x, start.x)
     assert p == 1 or not torch.equal(pair.x, pair.y)
     same = model.generate(pair, captions[:2], output_type="latent")
@@ -291,17 +291,17 @@ def test_a_mixing_weight_out_of_range_is_refused(model: EDICT, images: Pictures,
 
 
 def test_the_default_mixing_expands_no_further_than_50_steps_do(model: EDICT, images: Pictures) -> None:
-    assert mixing_weight(1) == mixing_weight(50) == 0.93
-    assert mixing_weight(200) == round(0.93**0.25, 4) == 0.982
+    assert resolve("edict", 1, {}) == resolve("edict", 50, {"p": None}) == {"p": Fraction("0.93")}
+    assert resolve("edict", 200, {}) == {"p": Fraction(str(round(0.93**0.25, 4)))} == {"p": Fraction("0.982")}
     start = model.encode(images[:1])
     for strength, p in ((1.0, 0.982), (0.25, 0.93)):  # by what is executed, not by the steps
         prepared = model.prepare(start, steps=200, strength=strength, guidance_scale=1.0)
-        assert prepared.p == Fraction(str(p))
+        assert prepared.parameters == {"p": Fraction(str(p))}
 
 
 def test_an_overflow_has_a_name_and_a_remedy(model: EDICT, images: Pictures, captions: list[str]) -> None:
     """p = 0.5 expands x - y by 4 a step."""
-    with pytest.raises(LatticeOverflow, match="raise p, execute fewer steps") as caught:
+    with pytest.raises(LatticeOverflow, match="raise p, or gamma, execute fewer steps") as caught:
         model.invert(images[:1], captions[:1], steps=40, guidance_scale=1.0, p=0.5)
     assert caught.value.__notes__ == ["sample 0 of 1"]
 

@@ -1,13 +1,13 @@
-"""The sampler alone, with a noise prediction in closed form: exact in integers, and true to the paper's equations."""
+"""EDICT alone, with a noise prediction in closed form: exact in integers, and true to the paper's equations."""
 
 from fractions import Fraction
 
 import pytest
 import torch
 
-from edict import sampler
 from edict.lattice import LIMIT, from_lattice, to_lattice
 from edict.sampler import Extent, Predict
+from edict.samplers import edict
 from edict.schedule import Schedule, executed, schedule
 from tests.edict import oracle
 from tests.edict.oracle import analytic
@@ -31,10 +31,10 @@ class Run:
         self.plan, self.p, self.bits, self.predict = plan, p, bits, predict
 
     def invert(self, pair: States, start: int | None = None, stop: int = 0) -> States:
-        return self._move(sampler.invert, pair, self.plan.depth if start is None else start, stop)
+        return self._move(edict.invert, pair, self.plan.depth if start is None else start, stop)
 
     def generate(self, pair: States, start: int = 0, stop: int | None = None) -> States:
-        return self._move(sampler.generate, pair, start, self.plan.depth if stop is None else stop)
+        return self._move(edict.generate, pair, start, self.plan.depth if stop is None else stop)
 
     def _move(self, direction, pair: States, start: int, stop: int) -> States:
         self.extent = Extent(pair[0])

@@ -59,13 +59,13 @@ def shards(tmp_path_factory: pytest.TempPathFactory, samples: list[Sample], shar
 def invert_spec(shards: str, output: str, **workers: int) -> InvertSpec:
     fields: dict[str, Any] = {"kind": "invert", "input": shards, "output": output}
     fields["sampler"] = {"steps": 1, "guidance_scale": 1.0}
-    return InvertSpec.model_validate(fields | {"workers": {"count": 2, "batch_size": 2} | workers})
+    return InvertSpec.model_validate(fields | {"workers": {"count": 3, "batch_size": 2} | workers})
 
 
 def edit_spec(latents: str, output: str) -> EditSpec:
     edits = [{"name": "snow", "prompt": "{caption} in snow"}, {"name": "colour", "replace": {"red": ["blue", "green"]}}]
     fields = {"kind": "edit", "latents": latents, "output": output, "edits": edits, "contact_sheet": 20}
-    return EditSpec.model_validate(fields | {"workers": {"count": 2, "batch_size": 2}})
+    return EditSpec.model_validate(fields | {"workers": {"count": 3, "batch_size": 2}})
 
 
 @pytest.fixture(scope="module")

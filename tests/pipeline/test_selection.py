@@ -25,6 +25,7 @@ from schemas.commit import Commit, Seconds
 from schemas.specs import EditSpec, SampleSpec
 
 SCHEDULE = Schedule((999, 500), (0.0047, 0.3, 1.0))
+P = {"p": Fraction(93, 100)}
 SIZES = (5, 0, 7, 1, 12)
 ROWS = sum(SIZES)
 
@@ -46,7 +47,7 @@ def write_store(folder: Path, sizes: tuple[int, ...] = SIZES, *, name: str = "ca
             number += 1
         files = []
         if rows:
-            pair = Pair(x, x + 1, SCHEDULE, 0, Fraction(93, 100), 12, 3.0, 4)
+            pair = Pair(x, x + 1, SCHEDULE, 0, 12, 3.0, 4, "edict", P)
             table = to_table(rows, pair, {})
             at = table.column_names.index("drift")
             drift = [[(number - size + j) / 100 for j in range(size)]]

@@ -1,0 +1,393 @@
+"""Every sampler by its name: exact in integers, true to its paper, and asking the network as often as it says."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from functools import partial
+from hashlib import sha256
+from typing import get_args
+
+import pytest
+import torch
+from PIL import Image
+
+from edict import EDICT, Control, Pair, ddim
+from edict.lattice import LIMIT, SHARE, from_lattice, to_lattice
+from edict.sampler import Extent, Predict, States
+from edict.samplers import SAMPLERS, resolve, two_step
+from edict.schedule import Schedule, executed, schedule
+from schemas.specs import OWNERS, SamplerSpec
+from tests.edict import oracle
+from tests.edict.oracle import analytic
+from tests.edict.test_sampler import CONFIG, clean, equal, latents
+
+EXACT = [name for name, sampler in SAMPLERS.items() if sampler.exact]
+TWO_STEP = ["bdia", "obelm"]
+GEOMETRIC = Schedule(  # sigma falls by a third at every step: O-BELM's weight is 4/9 throughout
+    (900, 750, 600, 450, 300, 150, 1), tuple(1 / (1 + (8 * (2 / 3) ** k) ** 2) for k in range(8))
+)
+
+
+class Run:
+    """Both directions of a sampler along one schedule, and what the last run met and asked."""
+
+    def __init__(
+        self, name: str, plan: Schedule, bits: int = 12, predict: Predict = analytic, **parameters: float
+    ) -> None:
+        self.sampler, self.plan, self.bits, self.predict = SAMPLERS[name], plan, bits, predict
+        self.parameters = resolve(name, plan.depth, parameters)
+
+    def invert(self, states: States, start: int | None = None, stop: int = 0) -> States:
+        return self._move(self.sampler.invert, states, self.plan.depth if start is None else start, stop)
+
+    def generate(self, states: States, start: int = 0, stop: int | None = None) -> States:
+        return self._move(self.sampler.generate, states, start, self.plan.depth if stop is None else stop)
+
+    def _move(self, move: Callable[..., States], states: States, start: int, stop: int) -> States:
+        self.extent, self.asked = Extent(states[0]), list[int]()
+        return move(
+            *states,
+            self.plan,
+            self._predict,
+            bits=self.bits,
+            start=start,
+            stop=stop,
+            extent=self.extent,
+            **self.parameters,
+        )
+
+    def _predict(self, x: torch.Tensor, timestep: int) -> torch.Tensor:
+        assert (x.dtype, x.shape) == (torch.float64, (3, 4, 4, 4))
+        self.asked.append(timestep)
+        return self.predict(x, timestep)
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("bits", [8, 12, 20])
+@pytest.mark.parametrize(
+    ("steps", "strength"), [(n, s) for n in (1, 2, 7, 25, 50, 200) for s in (0.3, 0.8, 1.0) if executed(n, s)]
+)
+def test_generation_returns_the_integers_that_were_inverted(steps: int, strength: float, bits: int, name: str) -> None:
+    run = Run(name, schedule(CONFIG, steps, strength), bits)
+    start = clean(run.plan, bits)
+    noise = run.invert(start)
+    assert (run.extent.largest < LIMIT).all() and run.extent.finite.all()
+    assert not equal(noise, start)
+    assert equal(run.generate(noise), start)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 0.9, 0.96, 1.0])
+def test_bdia_is_exact_at_every_gamma(gamma: float) -> None:
+    run = Run("bdia", schedule(CONFIG, 25), gamma=gamma)
+    start = clean(run.plan)
+    noise = run.invert(start)
+    assert (run.extent.largest < LIMIT).all()
+    assert equal(run.generate(noise), start)
+
+
+@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("offset", [0, 1])
+def test_a_run_can_stop_anywhere_and_go_on(name: str, offset: int) -> None:
+    """Regenerated to position k is inverted to k: an edit's branch point. Offset 0 has a last step of no change."""
+    run = Run(name, schedule(CONFIG | {"steps_offset": offset}, 9))
+    at = {9: clean(run.plan)}
+    for position in range(8, -1, -1):
+        at[position] = run.invert(at[position + 1], position + 1, position)
+    assert equal(at[0], run.invert(at[9]))
+    for position in range(10):
+        assert equal(run.generate(at[0], 0, position), at[position])
+        assert equal(run.generate(at[position], position), at[9])
+        assert equal(run.invert(at[9], 9, position), at[position])
+        if SAMPLERS[name].ahead and position < 9:
+            assert torch.equal(at[position][1], at[position + 1][0]), "y is one position ahead"
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("steps", [1, 2, 7])
+def test_the_network_is_asked_as_often_as_the_sampler_says(name: str, steps: int) -> None:
+    run = Run(name, schedule(CONFIG, steps))
+    calls, states = run.sampler.calls, clean(run.plan)
+    for stop in range(steps, -1, -1):
+        states = run.invert(clean(run.plan), steps, stop)
+        assert len(run.asked) == calls(steps, steps, stop)
+        for end in range(stop, steps + 1):
+            run.generate(states, stop, end)
+            assert len(run.asked) == calls(steps, stop, end)
+    whole = {"edict": (2 * steps, 2 * steps), "ddim": (steps, steps)}.get(name, (steps, steps - 1))
+    assert (calls(steps, steps, 0), calls(steps, 0, steps)) == whole
+
+
+@pytest.mark.parametrize("name", TWO_STEP)
+def test_a_two_step_method_asks_at_the_timestep_of_the_state_it_shows(name: str) -> None:
+    run = Run(name, schedule(CONFIG, 5))
+    noise = run.invert(clean(run.plan))
+    assert run.asked == [run.plan.timesteps[i] for i in (4, 4, 3, 2, 1)]
+    assert run.generate(noise) and run.asked == [run.plan.timesteps[i] for i in (1, 2, 3, 4)]
+
+
+@pytest.mark.parametrize("name", TWO_STEP)
+def test_a_last_step_of_no_change_asks_for_nothing(name: str) -> None:
+    run = Run(name, schedule(CONFIG | {"steps_offset": 0}, 5))
+    assert run.plan.timesteps == (800, 600, 400, 200, 0)
+    noise = run.invert(clean(run.plan))
+    assert run.asked == [200, 200, 400, 600]
+    assert equal(run.generate(noise), clean(run.plan))
+    assert run.asked == [600, 400, 200]
+
+
+def test_the_integers_of_edict_are_those_of_the_first_stores() -> None:
+    """Of a prediction that no library's sine or root has a part in."""
+
+    def linear(x: torch.Tensor, timestep: int) -> torch.Tensor:
+        return (x + x.roll(1, -1) / 2) * (1 - timestep / 4000) / 2
+
+    x = torch.randint(-8000, 8000, (2, 4, 4, 4), generator=torch.Generator().manual_seed(0))
+    for steps, strength, p, digest in (
+        (7, 1.0, "0.93", "bc0254f96c09bc3e5b425dbe757e1ef4f00af20e7dc0ea2509cb2b07c3d93e2d"),
+        (25, 0.8, "0.97", "604a85b1aa225a088b3ca989360f2ff9af91045887aff07d674b6eb125f8aa3b"),
+    ):
+        plan = schedule(CONFIG, steps, strength)
+        noise = SAMPLERS["edict"].invert(
+            x, x, plan, linear, p=Fraction(p), bits=12, start=plan.depth, stop=0, extent=Extent(x)
+        )
+        assert sha256(torch.stack(noise).numpy().astype("<i8").tobytes()).hexdigest() == digest
+
+
+PAPERS: list[tuple[str, Schedule, dict[str, float], oracle.Next, oracle.Next]] = [
+    *(
+        ("bdia", plan, {"gamma": g}, partial(oracle.bdia, gamma=g), partial(oracle.bdia_back, gamma=g))
+        for plan in (schedule(CONFIG, 1), schedule(CONFIG, 6), schedule(CONFIG, 25), schedule(CONFIG, 50, 0.3))
+        for g in (0.9, 0.96, 1.0)
+    ),
+    (
+        "bdia",
+        schedule(CONFIG, 7),
+        {"gamma": 0.5},
+        partial(oracle.bdia, gamma=0.5),
+        partial(oracle.bdia_back, gamma=0.5),
+    ),
+    ("obelm", GEOMETRIC, {}, oracle.obelm, oracle.obelm_back),
+    ("obelm", schedule(CONFIG | {"set_alpha_to_one": True}, 3), {}, oracle.obelm, oracle.obelm_back),
+]
+
+
+@pytest.mark.parametrize(("name", "plan", "given", "step", "step_back"), PAPERS)
+def test_the_lattice_follows_the_papers_equations(
+    name: str, plan: Schedule, given: dict[str, float], step: oracle.Next, step_back: oracle.Next
+) -> None:
+    """Rounding, half a unit a step, is expanded by 1 / a_k on the way up; it goes with the bits."""
+    errors = {}
+    for bits in (10, 20):
+        run, start = Run(name, plan, bits, **given), latents()
+        x, y = run.invert(clean(plan, bits))
+        of_x, of_y = plan.scale(0), plan.scale(1)
+        expected = oracle.invert_two_step(start, plan.timesteps, plan.alphas_cumprod, analytic, step_back)
+        off = [from_lattice(x, of_x, bits) - expected[0], from_lattice(y, of_y, bits) - expected[1]]
+        down = run.generate((to_lattice(start, of_x, bits), to_lattice(start, of_y, bits)))
+        expected_down = oracle.generate_two_step(start, start, plan.timesteps, plan.alphas_cumprod, analytic, step)
+        off.append(from_lattice(down[0], plan.scale(plan.depth), bits) - expected_down)
+        errors[bits] = max(float(error.abs().max()) for error in off)
+        assert plan.depth == 1 or torch.equal(*down)
+    assert errors[20] < 2e-3
+    assert errors[20] < errors[10] / 100
+
+
+@pytest.mark.parametrize("name", TWO_STEP)
+@pytest.mark.parametrize("steps", [2, 7, 50])
+def test_every_step_is_consistent(name: str, steps: int) -> None:
+    """A prediction that never changes is integrated without error by any weight, the limited ones too."""
+    always = torch.randn(3, 4, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    plan, bits = schedule(CONFIG, steps), 30  # the last step is so small that rounding grows by 1e5
+    run = Run(name, plan, bits, predict=lambda x, _: always)
+    x, y = run.invert(clean(plan, bits))
+    for state, position in ((x, 0), (y, 1)):
+        straight = clean(plan, bits)[0] / 2**bits + (plan.sigma(position) - plan.sigma(steps)) * always
+        assert (state / 2**bits - straight).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize(("steps", "limited"), [(7, 1), (10, 1), (25, 3), (50, 6), (100, 12), (200, 24)])
+def test_obelm_asks_for_more_than_one_near_the_clean_end_alone(steps: int, limited: int) -> None:
+    """One step in eight of Stable Diffusion's schedule, which is the shipped model's too: there a_k is 1."""
+    plan = schedule(CONFIG, steps)
+    wanted = [two_step.obelm(plan, k) for k in range(1, steps)]
+    above = [k for k, a in enumerate(wanted, 1) if a > 1]
+    assert above == list(range(steps - 1 - limited, steps - 1))
+    for k, a in enumerate(wanted, 1):
+        taken, gain = two_step._coefficients(plan, k, two_step.obelm, {})
+        assert SHARE <= taken <= 1
+        assert abs(float(taken) - min(a, 1)) <= float(SHARE)
+        h, before = plan.sigma(k) - plan.sigma(k + 1), plan.sigma(k - 1) - plan.sigma(k)
+        assert gain == pytest.approx(-(h + float(taken) * before), rel=1e-12)
+
+
+@pytest.mark.parametrize(("name", "lowest", "highest"), [("ddim", 0.4, 0.6), ("obelm", 0.2, 0.3)])
+def test_the_order_of_a_method(name: str, lowest: float, highest: float) -> None:
+    """DDIM's error halves with the step, O-BELM's is quartered, where sigma falls evenly and the start is right."""
+
+    def error(steps: int) -> float:
+        sigmas = [2 - 1.9 * k / steps for k in range(steps + 1)]
+        plan = Schedule(tuple(range(steps, 0, -1)), tuple(1 / (1 + s**2) for s in sigmas))
+
+        def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:  # du/dsigma = u, solved by exp(sigma)
+            position = steps - timestep
+            return x / plan.scale(position)
+
+        bits = 24
+        begin = [
+            torch.full((3, 4, 4, 4), torch.tensor(s, dtype=torch.float64).exp().item()).double() for s in sigmas[:2]
+        ]
+        states = tuple(torch.round(u * 2**bits).long() for u in begin)
+        u = Run(name, plan, bits, predict).generate(states)[0] / 2**bits
+        return float((u - torch.tensor(sigmas[-1], dtype=torch.float64).exp()).abs().max())
+
+    assert lowest < error(160) / error(80) < highest
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (7, 1.0), (25, 0.8)])
+def test_ddim_is_ddim_in_floats_but_for_rounding(steps: int, strength: float) -> None:
+    plan, bits = schedule(CONFIG, steps, strength), 20
+    run = Run("ddim", plan, bits)
+    x, y = run.invert(clean(plan, bits))
+    assert torch.equal(x, y)
+    expected = ddim.invert(latents(), plan, analytic, start=plan.depth, stop=0)
+    assert (from_lattice(x, plan.scale(0), bits) - expected).abs().max() < 1e-4
+    again = run.generate((x, y))
+    expected = ddim.generate(expected, plan, analytic, start=0, stop=plan.depth)
+    assert (from_lattice(again[0], plan.scale(plan.depth), bits) - expected).abs().max() < 1e-4
+    assert not SAMPLERS["ddim"].exact and not equal(again, clean(plan, bits))
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("bad", [float("nan"), 1e30, -1e300])
+@pytest.mark.parametrize("direction", ["invert", "generate"])
+def test_one_samples_broken_prediction_is_its_own(name: str, bad: float, direction: str) -> None:
+    def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
+        eps = analytic(x, timestep)
+        eps[1, 3, 2, 1] = bad
+        return eps
+
+    sound = Run(name, schedule(CONFIG, 4))
+    broken = Run(name, sound.plan, predict=predict)
+    whole, part = getattr(sound, direction)(clean(sound.plan)), getattr(broken, direction)(clean(sound.plan))
+    faulty = ~broken.extent.finite | (broken.extent.largest >= LIMIT)
+    assert faulty.tolist() == [False, True, False]
+    assert equal((whole[0][::2], whole[1][::2]), (part[0][::2], part[1][::2]))
+
+
+def test_states_expanded_past_int64_are_seen() -> None:
+    """gamma 0.5 expands x - y by 2 a step."""
+    run = Run("bdia", schedule(CONFIG, 100), gamma=0.5)
+    run.invert(clean(run.plan))
+    assert (run.extent.largest >= LIMIT).all()
+
+
+def test_a_spec_names_the_samplers_and_their_parameters() -> None:
+    assert list(get_args(SamplerSpec.model_fields["name"].annotation)) == list(SAMPLERS)
+    assert {name: set(sampler.parameters) for name, sampler in SAMPLERS.items()} == {
+        name: {parameter for parameter, owner in OWNERS.items() if owner == name} for name in SAMPLERS
+    }
+    for name, sampler in SAMPLERS.items():
+        given = dict.fromkeys(sampler.parameters, 0.75)
+        assert SamplerSpec.model_validate({"name": name, **given}).parameters == given
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("bdia", {"p": 0.9}, "p: the sampler bdia takes gamma"),
+        ("obelm", {"gamma": 0.9}, "gamma: the sampler obelm takes no parameter"),
+        ("bdia", {"gamma": 0.49}, r"gamma is 0\.49: it lies between 0\.5 and 1"),
+        ("dpm", {}, "no sampler 'dpm': give one of edict, bdia, obelm, ddim"),
+    ],
+)
+def test_what_a_sampler_does_not_take_is_refused(name: str, given: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        resolve(name, 50, given)
+
+
+def test_a_default_expands_no_further_than_over_50_steps() -> None:
+    assert resolve("bdia", 50, {}) == resolve("bdia", 1, {"gamma": None}) == {"gamma": Fraction("0.96")}
+    assert resolve("bdia", 200, {}) == {"gamma": Fraction(str(round(0.96**0.25, 4)))}
+
+
+@pytest.fixture(scope="module")
+def rough() -> EDICT:
+    return EDICT.from_pretrained(dtype=torch.bfloat16)
+
+
+@pytest.mark.parametrize("name", TWO_STEP)
+@pytest.mark.parametrize(
+    ("steps", "strength", "guidance_scale", "dtype"),
+    [
+        (1, 1.0, 7.0, torch.float32),
+        (2, 1.0, 1.0, torch.float32),
+        (7, 1.0, 7.0, torch.float32),
+        (25, 0.3, 1.0, torch.float32),
+        (2, 1.0, 7.0, torch.bfloat16),
+        (7, 0.8, 1.0, torch.bfloat16),
+    ],
+)
+def test_the_shipped_model_comes_back_exactly(
+    model: EDICT,
+    rough: EDICT,
+    images: list[Image.Image],
+    captions: list[str],
+    name: str,
+    steps: int,
+    strength: float,
+    guidance_scale: float,
+    dtype: torch.dtype,
+) -> None:
+    network = model if dtype == torch.float32 else rough
+    start = network.encode(images[:2])
+    given = {"steps": steps, "strength": strength, "guidance_scale": guidance_scale}
+    pair = network.invert(start, captions[:2], **given, batch_size=2, sampler=name)
+    assert (pair.sampler, pair.position) == (name, 0)
+    assert not torch.equal(pair.x, start.x)
+    same = network.generate(pair, captions[:2], output_type="latent")
+    assert (same.digests(), same.drift().tolist()) == (start.digests(), [0.0] * 2)
+    branch, _ = network.move(pair, captions[:2], pair.schedule.depth // 2)
+    direct, _ = network.move(network.prepare(start, **given, batch_size=2, sampler=name), captions[:2], branch.position)
+    assert branch.digests() == direct.digests()
+
+
+def test_y_of_a_two_step_method_is_in_the_scale_of_the_next_position(
+    model: EDICT, images: list[Image.Image], captions: list[str]
+) -> None:
+    pair = model.invert(images[:2], captions[:2], steps=3, guidance_scale=1.0, sampler="bdia")
+    next_, _ = model.move(pair, captions[:2], 1)
+    assert torch.equal(pair.to_float()[1], next_.to_float()[0])
+    assert pair.scales == (pair.schedule.scale(0), pair.schedule.scale(1))
+    x, y = pair.to_float()
+    assert pair.drift()[1].item() == pytest.approx((x[1] - y[1]).square().mean().sqrt().item(), rel=1e-12)
+    assert pair.std()[1].item() == pytest.approx(x[1].std(correction=0).item(), rel=1e-12)
+    assert replace(pair, position=3).scales == (pair.schedule.scale(3),) * 2
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_an_edit_follows_the_pairs_sampler(
+    model: EDICT, images: list[Image.Image], captions: list[str], name: str
+) -> None:
+    """A caption's own edit under control is its regeneration; another prompt's is not, but after one step."""
+    start = model.encode(images[:2])
+    pair = model.invert(start, captions[:2], steps=4, guidance_scale=1.0, batch_size=4, sampler=name)
+    prompts = [[captions[0], "blue heart"], ["a dog on a blue background"]]
+    same = model.generate(pair, captions[:2], output_type="latent")
+    made, faults = model.edit(pair, captions[:2], prompts, control=Control())
+    assert not faults and (made.sampler, made.position) == (name, 4)
+    digests = made.digests()
+    if SAMPLERS[name].exact:
+        assert same.digests() == start.digests() == [digests[0], digests[3]]
+    assert digests[1] == digests[0] and len({*digests}) == 4
+    last, _ = model.move(pair, captions[:2], 3)
+    one_step: Pair = model.generate(last, ["green heart", "a fox"], output_type="latent")
+    assert (one_step.digests() == start.digests()) == (SAMPLERS[name].ahead == 1)
+
+
+def test_a_two_step_method_begins_from_one_state(model: EDICT, images: list[Image.Image]) -> None:
+    start = model.encode(images[:1])
+    apart = replace(start, y=start.y + 1)
+    given = {"steps": 2, "strength": 1.0, "guidance_scale": 1.0}
+    with pytest.raises(ValueError, match="bdia begins from one state: give x as both"):
+        model.prepare(apart, **given, sampler="bdia")
+    assert model.prepare(apart, **given).sampler == "edict"

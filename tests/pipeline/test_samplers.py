@@ -1,0 +1,152 @@
+"""A store of each sampler, by real workers in this process: written, read, verified and edited as its sampler can."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from edict.checkpoint import locate
+from edict.samplers import SAMPLERS
+from jobs.preview import preview
+from jobs.prompts import resolve
+from pipeline.edit import EditError, EditWorker
+from pipeline.invert import InvertTask, InvertWorker
+from pipeline.job import invert_fingerprint, open_job, weights_of
+from pipeline.latents import read_latents
+from pipeline.parts import to_pair
+from pipeline.plan import part_units, plan_shards, read_units, write_units
+from pipeline.run import edit_task
+from pipeline.selection import read_selection
+from pipeline.shards import Sample
+from pipeline.store import Store, StoreError
+from pipeline.verify import VerifyTask, VerifyWorker, run_verify
+from pipeline.work import Machine
+from schemas.latents import FINGERPRINT, NOISE
+from schemas.specs import EditSpec, InvertSpec
+
+CPU = Machine("cpu", 1, 0.0)
+STEPS = 3
+
+
+@pytest.fixture(scope="module", params=SAMPLERS)
+def made(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    samples: list[Sample],
+    shard_of: Callable[[Path, list[tuple[str, bytes]]], Path],
+) -> tuple[str, Path, int, str]:
+    """The sampler, a folder with a store of two rows inverted with it, the network's rows asked for, and the plan."""
+    folder = tmp_path_factory.mktemp(request.param)
+    members = [
+        member
+        for i, sample in enumerate(samples[:2])
+        for member in ((f"{i}.{sample.extension}", sample.image), (f"{i}.txt", sample.caption.encode()))
+    ]
+    shard_of(folder / "0.tar", members)
+    spec = InvertSpec.model_validate(
+        {
+            "kind": "invert",
+            "input": str(folder / "0.tar"),
+            "output": str(folder / "latents"),
+            "sampler": {"name": request.param, "steps": STEPS},
+            "workers": {"batch_size": 2},
+        }
+    )
+    model = locate(spec.model.path)
+    fingerprint = invert_fingerprint(spec, model)
+    store = Store(spec.output, create=True)
+    open_job(store, "invert", spec.model_dump(mode="json"), fingerprint, CPU)
+    write_units(store, plan_shards(store, spec.input, 2, 1))
+    worker = InvertWorker(InvertTask(spec, weights_of(spec.model, model, fingerprint), fingerprint, CPU))
+    asked = list[int]()
+    worker.model.network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
+    for unit in read_units(store):
+        worker.process(unit, 1, None, {})
+    return request.param, folder, sum(asked), preview(spec)
+
+
+def test_a_row_says_its_sampler_and_is_read_as_it_was(made: tuple[str, Path, int, str]) -> None:
+    name, folder, _, _ = made
+    store = Store(str(folder / "latents"))
+    (unit,) = part_units(store, 2, 1)
+    metadata = pq.read_schema(folder / "latents" / unit.source).metadata
+    noise, fingerprint = (json.loads(metadata[key]) for key in (NOISE, FINGERPRINT))
+    parameters = {"edict": {"p": "93/100"}, "bdia": {"gamma": "24/25"}}.get(name, {})
+    for said in (noise, fingerprint):
+        assert said["sampler"] == name
+        assert {parameter: said[parameter] for parameter in ("p", "gamma") if parameter in said} == parameters
+    latents = read_latents(store, unit)
+    assert (latents.pair.sampler, latents.pair.parameters) == (
+        name,
+        {parameter: Fraction(value) for parameter, value in parameters.items()},
+    )
+    for state, floats, scale in zip("xy", latents.pair.to_float(), ("scale", "scale_y"), strict=True):
+        assert torch.allclose(floats, torch.tensor(latents.column(state)).double() * noise[scale], rtol=1e-12)
+    assert (noise["scale_y"] > noise["scale"]) == (SAMPLERS[name].ahead == 1)
+
+
+def test_the_plan_tells_the_networks_work(made: tuple[str, Path, int, str]) -> None:
+    name, _, asked, said = made
+    parameters = {"edict": ", p 93/100", "bdia": ", gamma 24/25"}.get(name, "")
+    assert f"  sampler       {name}, {STEPS} steps{parameters}, guidance 3\n" in said
+    assert f"  network cost  {asked // 2} evaluations a picture, {asked} in all" in said
+    assert asked // 2 == {"edict": 12}.get(name, 6)  # both branches of guidance
+
+
+def test_a_store_verifies_as_its_sampler_can(made: tuple[str, Path, int, str]) -> None:
+    name, folder, _, _ = made
+    store = Store(str(folder / "latents"))
+    job, units = store.job(), part_units(store, 2, 1)
+    weights = weights_of(InvertSpec.model_validate(job["spec"]).model, locate(), job["fingerprint"])
+    verified = VerifyWorker(VerifyTask(store.location, weights, CPU)).process(units[0], 1, None, {})
+    assert (verified["rows"], verified["exact"]) == (2, 2 if SAMPLERS[name].exact else 0)
+    if not SAMPLERS[name].exact:
+        with pytest.raises(StoreError, match=r"inverted with ddim, which is inexact by design"):
+            run_verify(store.location, rows=None, count=1, gpus=0)
+
+
+def edit_spec(folder: Path, **edit: Any) -> EditSpec:
+    fields = {"kind": "edit", "latents": str(folder / "latents"), "output": str(folder / "edits")}
+    edits = [{"name": "snow", "suffix": ", in snow", **edit}, {"name": "held", "suffix": ", at night", "control": {}}]
+    return EditSpec.model_validate(fields | {"edits": edits, "contact_sheet": 0})
+
+
+def test_edits_follow_the_store(made: tuple[str, Path, int, str]) -> None:
+    _, folder, _, _ = made
+    spec, latents = edit_spec(folder, steps=2), Store(str(folder / "latents"))
+    task, _ = edit_task(spec, latents, resolve(spec.edits), read_selection(spec))
+    Store(spec.output, create=True)
+    editor = EditWorker(replace(task, machine=CPU))
+    asked = list[int]()
+    editor.model.network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
+    for unit in part_units(latents, 2, 1):
+        done = editor.process(unit, 1, None, {})
+        assert (done.images, done.rejected) == (4, 0)
+    assert f"  network cost  {sum(asked)} evaluations\n" in preview(spec)
+
+
+@pytest.mark.parametrize("made", ["bdia", "obelm"], indirect=True)
+def test_an_edit_in_which_nothing_is_asked_is_refused(made: tuple[str, Path, int, str]) -> None:
+    name, folder, _, _ = made
+    spec = edit_spec(folder, steps=1)
+    with pytest.raises(EditError, match=rf"'snow' asks for 1 step .* a pair of {name} holds .* ask for 2 or more"):
+        preview(spec)
+
+
+@pytest.mark.parametrize("made", ["edict"], indirect=True)
+def test_a_store_from_before_samplers_were_named_is_edicts(made: tuple[str, Path, int, str]) -> None:
+    _, folder, _, _ = made
+    store = Store(str(folder / "latents"))
+    (unit,) = part_units(store, 2, 1)
+    table = pq.read_table(folder / "latents" / unit.source)
+    noise = json.loads(table.schema.metadata[NOISE])
+    old = {key: value for key, value in noise.items() if key not in ("sampler", "scale_y")}
+    pair, same = to_pair(table, noise), to_pair(table, old)
+    assert (same.sampler, same.parameters) == (pair.sampler, pair.parameters) == ("edict", {"p": Fraction(93, 100)})
+    assert same.digests() == pair.digests()
