@@ -79,9 +79,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = folder / "invert.yaml"
     sampler = {"steps": 5, "guidance_scale": 3.0}
     path.write_text(yaml.safe_dump({"kind": "invert", **fields, "sampler": sampler, "workers": {"batch_size": 4}}))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("RAY_ADDRESS", raising=False)
-        assert run_spec(load(path)).status.ok == 16
+    ray.init(address="local", num_cpus=2, include_dashboard=False, logging_level="ERROR")
+    assert run_spec(load(path)).status.ok == 16
     yield folder
     ray.shutdown()
 
@@ -146,7 +145,6 @@ def test_a_plan_tells_ten_pairs_what_is_unused_and_whom_no_row_has(here: Path) -
 
 def test_all_edits_are_made_of_the_rows_that_are_chosen(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One job with every edit of the page, on rows chosen by all four fields, on a real Ray."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     (here / "some.txt").write_text("".join(f"{n:09d}\n" for n in (3, 9, 10, 11, 12)))
     edits = [edit for spec in CHANGES for edit in spec["edits"]]
     edits = list({edit["name"]: edit for edit in edits}.values())
@@ -213,10 +211,7 @@ def test_the_network_is_asked_as_often_as_the_plan_says(here: Path, tmp_path: Pa
     assert told is not None and sum(asked) == int(told[1].replace(",", ""))
 
 
-def test_a_row_that_control_cannot_hold_is_rejected_with_the_reason(
-    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def test_a_row_that_control_cannot_hold_is_rejected_with_the_reason(here: Path, tmp_path: Path) -> None:
     masks = {"000000001": (64, 64), "000000002": (64, 40), "000000003": b"not a picture"}
     for key, size in masks.items():
         if isinstance(size, bytes):
