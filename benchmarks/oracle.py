@@ -31,13 +31,14 @@ def network(model: EDICT, captions: list[str], guidance_scale: float) -> Predict
     """The guided prediction in the network's own dtype; `model.predictor` would round a float64 one to float32."""
 
     def encode(texts: list[str]) -> torch.Tensor:
-        tokens = model.tokenizer(texts, padding="max_length", truncation=True, return_tensors="pt")
-        return model.text_encoder(tokens.input_ids).last_hidden_state
+        return model.model.condition(texts)["encoder_hidden_states"]
 
     states = torch.cat([encode([""] * len(captions)), encode(captions)])
 
-    def predict(latents: torch.Tensor, timestep: int) -> torch.Tensor:
-        without, with_text = model.unet(torch.cat([latents] * 2).to(model.unet.dtype), timestep, states).sample.chunk(2)
+    def predict(latents: torch.Tensor, timestep: float) -> torch.Tensor:
+        without, with_text = model.network(
+            torch.cat([latents] * 2).to(model.network.dtype), timestep, states
+        ).sample.chunk(2)
         return without + guidance_scale * (with_text - without)
 
     return predict

@@ -21,6 +21,8 @@ from diffusers.models.attention_processor import Attention
 from torch.utils.hooks import RemovableHandle
 from transformers import CLIPTokenizer
 
+from edict.guidance import expanded, joined
+from edict.models import Conditions, Model
 from edict.sampler import Extent, Predict, States
 from edict.schedule import Schedule, executed
 
@@ -322,9 +324,9 @@ def mask(maps: Maps, threshold: float, size: tuple[int, int]) -> torch.Tensor:
 
 
 def guided(
-    unet: UNet2DConditionModel,
-    text: torch.Tensor,
-    empty: torch.Tensor,
+    model: Model,
+    text: Conditions,
+    empty: Conditions,
     guidance_scales: torch.Tensor,
     base_scale: float,
     rows: Rows,
@@ -339,23 +341,22 @@ def guided(
     both branches in one call, or, at 0 and 1, one; the branch that only the edits need is then a call of its own.
     """
     scales = guidance_scales[:, None, None, None]
-    unconditional = empty.expand_as(text).contiguous()
+    unconditional = expanded(empty, text)
     needs_text, needs_empty = bool((scales != 0).any()), bool((scales != 1).any())
-    inject = partial(attending, unet, rows, cross=cross, self_=self_, maps=maps)
+    inject = partial(attending, model.network, rows, cross=cross, self_=self_, maps=maps)
 
-    def predict(latents: torch.Tensor, timestep: int) -> torch.Tensor:
-        latents = latents.to(unet.dtype).contiguous()  # as in `guidance.guided`
+    def predict(latents: torch.Tensor, timestep: float) -> torch.Tensor:
         if base_scale not in (0, 1):
             with inject():
-                states = torch.cat([unconditional, text])
-                without, with_text = unet(torch.cat([latents, latents]), timestep, states).sample.float().chunk(2)
+                twice = torch.cat([latents, latents])
+                without, with_text = model.predict(twice, timestep, joined(unconditional, text)).chunk(2)
         else:
             if needs_empty:
-                without = unet(latents, timestep, unconditional).sample.float()
+                without = model.predict(latents, timestep, unconditional)
             if not needs_text:
                 return without
             with inject():
-                with_text = unet(latents, timestep, text).sample.float()
+                with_text = model.predict(latents, timestep, text)
             if not needs_empty:
                 return with_text
         return torch.where(scales == 1, with_text, without + scales * (with_text - without))

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -10,81 +11,160 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
 DEFAULT = Path(__file__).parent / "default"
-_WEIGHTS = ("unet/diffusion_pytorch_model", "vae/diffusion_pytorch_model", "text_encoder/model")
-_FILES = (
+_WEIGHTS = {
+    "": "diffusion_pytorch_model",  # the first models on pixels have no folders
+    "unet": "diffusion_pytorch_model",
+    "transformer": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+    "text_encoder_3": "model",
+}
+_CONFIGURATIONS = (
     "model_index.json",
     "scheduler/*.json",
     "tokenizer/*",
+    "tokenizer_2/*",
+    "tokenizer_3/*",
     "*/config.json",
-    *(f"{w}.safetensors*" for w in _WEIGHTS),
+    "config.json",
+    "scheduler_config.json",
 )
+_DECIDES_NOTHING = {"safety_checker", "requires_safety_checker", "feature_extractor", "image_encoder"}
+LORA = "pytorch_lora_weights.safetensors"
 
 
 class ModelError(ValueError):
     """A model could not be found, or is not one this package can run."""
 
 
-def locate(path: str | Path | None = None, revision: str | None = None) -> Path:
-    """The folder of a Stable Diffusion 1.x checkpoint in the diffusers layout, downloaded first if it is a hub id.
+@dataclass(frozen=True)
+class LoRA:
+    """A file of LoRA weights, and what they are multiplied by."""
 
-    None or "default" is the shipped model. Raises ModelError naming what is missing.
+    file: Path
+    scale: float = 1.0
+
+
+def locate(path: str | Path | None = None, revision: str | None = None, variant: str | None = None) -> Path:
+    """The folder of a checkpoint in the diffusers layout, downloaded first if it is a hub id.
+
+    None or "default" is the shipped model. Of a hub id, the weights of `variant` (as fp16) where a part has them.
+    Raises ModelError naming what is missing.
     """
     if path is None or path == "default":
         folder = DEFAULT
     elif Path(path).expanduser().is_dir():
         folder = Path(path).expanduser()
-    elif isinstance(path, Path) or str(path).startswith((".", "/", "~")) or str(path).count("/") != 1:
+    elif _no_id(path):
         raise ModelError(f"model {str(path)!r}: there is no such folder, and it is no hub id (owner/name)")
     else:
-        folder = _download(str(path), revision)
-    index_file = folder / "model_index.json"
-    if not index_file.is_file():
+        folder = _download_model(str(path), revision, variant)
+    if not (folder / "model_index.json").is_file():
         raise ModelError(f"model {folder}: no model_index.json, so it is not in the diffusers folder layout")
-    kind = json.loads(index_file.read_text()).get("_class_name")
-    if kind != "StableDiffusionPipeline":
-        raise ModelError(f"model {folder} is a {kind}; the layout supported here is StableDiffusionPipeline")
-    prediction_type = read_config(folder, "scheduler").get("prediction_type", "epsilon")
-    if prediction_type != "epsilon":
-        raise ModelError(f"model {folder} predicts {prediction_type!r}; only epsilon prediction is supported")
+    if variant is not None and not any(variant_of(folder, part, variant) for part in _WEIGHTS):
+        raise ModelError(f"model {folder}: no weights of the variant {variant!r} in safetensors")
     return folder
 
 
-def _download(hub_id: str, revision: str | None) -> Path:
+def locate_lora(path: str | Path, scale: float = 1.0) -> LoRA:
+    """LoRA weights: a .safetensors file, a folder with one, or a hub id, downloaded first. Raises ModelError."""
+    place = Path(path).expanduser()
+    if not place.exists():
+        if _no_id(path):
+            raise ModelError(f"lora {str(path)!r}: there is no such file or folder, and it is no hub id (owner/name)")
+        place = _download("lora", str(path), None, ["*.safetensors"])
+    if place.is_dir():
+        found = [place / LORA] if (place / LORA).is_file() else sorted(place.glob("*.safetensors"))
+        if len(found) != 1:
+            names = ", ".join(file.name for file in found) or "none"
+            raise ModelError(f"lora {place}: one .safetensors file is wanted, or {LORA}, and there are: {names}")
+        place = found[0]
+    if place.suffix != ".safetensors":
+        raise ModelError(f"lora {place}: only .safetensors is read, since other formats can run code")
+    return LoRA(place, scale)
+
+
+def _no_id(path: str | Path) -> bool:
+    return isinstance(path, Path) or path.startswith((".", "/", "~")) or path.count("/") != 1
+
+
+def _download_model(hub_id: str, revision: str | None, variant: str | None) -> Path:
+    def fetched(weights: Sequence[str]) -> Path:
+        return _download("model", hub_id, revision, [*_CONFIGURATIONS, *weights])
+
+    folder = fetched([file for part in _WEIGHTS for file in _weights(part, variant)])
+    if variant is not None and (rest := [part for part in _WEIGHTS if part and not variant_of(folder, part, variant)]):
+        folder = fetched([file for part in rest for file in _weights(part)])
+    return folder
+
+
+def _download(kind: str, hub_id: str, revision: str | None, patterns: list[str]) -> Path:
     try:
-        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(_FILES)))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"model {hub_id!r}: no such folder here, and it could not be fetched from the hub ({reason}); "
+            f"{kind} {hub_id!r}: no such folder here, and it could not be fetched from the hub ({reason}); "
             "check the id and the revision, log in if it is gated, or give a local folder"
         ) from error
 
 
+def home(folder: Path, part: str) -> Path:
+    """Where a part's files are: its folder, or the checkpoint's own in the layout of the first models on pixels."""
+    return folder / part if (folder / part).is_dir() else folder
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """model_index.json: the pipeline's class, and each part's."""
+    return json.loads((folder / "model_index.json").read_text())
+
+
 def read_config(folder: Path, part: str) -> dict[str, Any]:
-    """One part's JSON configuration, as `scheduler` or `unet`."""
+    """One part's JSON configuration, as `scheduler` or `unet`. Raises ModelError where there is none."""
     name = "scheduler_config.json" if part == "scheduler" else "config.json"
-    file = folder / part / name
+    file = home(folder, part) / name
     if not file.is_file():
         raise ModelError(f"model {folder}: no {part}/{name}, so it is not whole")
     return json.loads(file.read_text())
 
 
-def image_size(folder: Path) -> int:
-    """Pixels a side of the pictures the checkpoint was made for."""
-    scale = 2 ** (len(read_config(folder, "vae")["block_out_channels"]) - 1)
-    return int(read_config(folder, "unet")["sample_size"]) * scale
+def variant_of(folder: Path, part: str, variant: str | None) -> str | None:
+    """`variant` where the part has weights of it, else None."""
+    if variant is None or (part and not (folder / part).is_dir()):
+        return None
+    return variant if any(any(folder.glob(pattern)) for pattern in _weights(part, variant)) else None
 
 
-def weights_digest(folder: Path) -> str:
-    """sha256 over every file that decides a prediction: weights, configurations, tokenizer; their names and bytes."""
-    files: Sequence[Path] = sorted(
-        {file for pattern in _FILES for file in folder.glob(pattern) if file.is_file()} - {folder / "model_index.json"}
-    )
+def _weights(part: str, variant: str | None = None) -> tuple[str, ...]:
+    """The names of a part's weights: whole, in shards, and their index."""
+    stem = f"{part}/{_WEIGHTS[part]}" if part else _WEIGHTS[part]
+    dot = f".{variant}" if variant else ""
+    return f"{stem}{dot}.safetensors", f"{stem}{dot}-*.safetensors", f"{stem}.safetensors.index{dot}.json"
+
+
+def weights_digest(folder: Path, variant: str | None = None, lora: LoRA | None = None) -> str:
+    """sha256 over all that decides a prediction: weights, configurations, tokenizers; their names and bytes.
+
+    Of model_index.json what it sets, as `force_zeros_for_empty_prompt`, or does without.
+    """
+    weights = [pattern for part in _WEIGHTS for pattern in _weights(part, variant_of(folder, part, variant))]
+    files = {file for pattern in (*_CONFIGURATIONS, *weights) for file in folder.glob(pattern) if file.is_file()}
     digest = sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            content = sha256()
-            while block := stream.read(1 << 22):
-                content.update(block)
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{content.hexdigest()}\n".encode())
+    for file in sorted(files - {folder / "model_index.json"}):
+        digest.update(f"{file.relative_to(folder).as_posix()}\0{_sha256(file)}\n".encode())
+    for name, value in sorted(read_index(folder).items()):
+        is_part = isinstance(value, list) and value[:1] != [None]
+        if not name.startswith("_") and name not in _DECIDES_NOTHING and not is_part:
+            digest.update(f"{name}\0{json.dumps(value)}\n".encode())
+    if lora is not None:
+        digest.update(f"lora\0{_sha256(lora.file)}\0{lora.scale}\n".encode())
     return digest.hexdigest()
+
+
+def _sha256(file: Path) -> str:
+    content = sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            content.update(block)
+    return content.hexdigest()

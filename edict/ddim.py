@@ -21,5 +21,5 @@ def invert(latents: torch.Tensor, schedule: Schedule, predict: Predict, *, start
 
 
 def _step(latents: torch.Tensor, eps: torch.Tensor, schedule: Schedule, here: int, there: int) -> torch.Tensor:
-    u = latents.double() / schedule.alpha(here) ** 0.5 + (schedule.sigma(there) - schedule.sigma(here)) * eps.double()
-    return u * schedule.alpha(there) ** 0.5
+    u = latents.double() / schedule.scale(here) + (schedule.sigma(there) - schedule.sigma(here)) * eps.double()
+    return u * schedule.scale(there)

@@ -1,30 +1,49 @@
-"""Noise prediction with classifier-free guidance (Ho & Salimans, 2207.12598), both branches in one network call."""
+"""The prediction with classifier-free guidance (Ho & Salimans, 2207.12598), both branches in one network call."""
 
 import torch
-from diffusers import UNet2DConditionModel
 
+from edict.models import Conditions, Model
 from edict.sampler import Predict
 
 
-def guided(unet: UNet2DConditionModel, text: torch.Tensor, empty: torch.Tensor, guidance_scale: float) -> Predict:
-    """eps = eps(empty) + guidance_scale * (eps(text) - eps(empty)), combined in float32.
+def guided(model: Model, text: Conditions, empty: Conditions, guidance_scale: float) -> Predict:
+    """eps = eps(empty) + guidance_scale * (eps(text) - eps(empty)), combined in float32 or 64.
 
-    text [N, L, D] and empty [1, L, D] (or [N, L, D], negative captions) are text encoder states. Guidance 1 needs only
-    the conditional branch and guidance 0 only the unconditional one; the other is then not computed.
+    `text` are conditions of N rows, `empty` of one (or of N, negative captions). Guidance 1 needs only the conditional
+    branch and guidance 0 only the unconditional one; the other is then not computed. A model that takes the scale
+    itself, or knows no guidance, has but the conditional one.
     """
-    unconditional = empty.expand_as(text).contiguous()  # as negative captions are
-    if guidance_scale == 1:
-        states = text
+    if model.guidance == "none":
+        conditions, branches = text, 1
+    elif model.guidance == "embedded":
+        conditions, branches = embedded(text, guidance_scale), 1
+    elif guidance_scale == 1:
+        conditions, branches = text, 1
     elif guidance_scale == 0:
-        states = unconditional
+        conditions, branches = expanded(empty, text), 1
     else:
-        states = torch.cat([unconditional, text])
+        conditions, branches = joined(expanded(empty, text), text), 2
 
-    def predict(latents: torch.Tensor, timestep: int) -> torch.Tensor:
-        latents = latents.to(unet.dtype).contiguous()  # one memory layout, or the same values give other last bits
-        if len(states) == len(latents):
-            return unet(latents, timestep, states).sample.float()
-        without, with_text = unet(torch.cat([latents, latents]), timestep, states).sample.float().chunk(2)
+    def predict(latents: torch.Tensor, timestep: float) -> torch.Tensor:
+        if branches == 1:
+            return model.predict(latents, timestep, conditions)
+        without, with_text = model.predict(torch.cat([latents, latents]), timestep, conditions).chunk(2)
         return without + guidance_scale * (with_text - without)
 
     return predict
+
+
+def expanded(empty: Conditions, text: Conditions) -> Conditions:
+    """The unconditional branch's conditions, a row for each of the text's, as negative captions have."""
+    return {name: empty[name].expand_as(rows).contiguous() for name, rows in text.items()}
+
+
+def joined(first: Conditions, second: Conditions) -> Conditions:
+    """The rows of both."""
+    return {name: torch.cat([rows, second[name]]) for name, rows in first.items()}
+
+
+def embedded(text: Conditions, guidance_scale: float) -> Conditions:
+    """The conditions of a guidance-distilled network: `guidance`, float32 [N], among them."""
+    rows = next(iter(text.values()))
+    return {**text, "guidance": torch.full((len(rows),), guidance_scale, dtype=torch.float32, device=rows.device)}

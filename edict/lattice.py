@@ -1,7 +1,8 @@
 """The integer lattice the coupled states live on, and the mixing of EDICT as an exactly undone integer map.
 
-A state x at cumulative alpha a is held as the int64 X = round(2^bits * x / sqrt(a)). On that scale a half-step of the
-sampler is an addition, undone by subtracting the same integer, and mixing is a division with rounding.
+A state x is held as the int64 X = round(2^bits * x / scale), scale being sqrt(alpha) at its noise level, 1 in a flow.
+On that scale a half-step of the sampler is an addition, undone by subtracting the same integer, and mixing is a
+division with rounding.
 """
 
 from fractions import Fraction
@@ -28,14 +29,14 @@ class NonFinite(ArithmeticError):
     """The network predicted NaN or infinity."""
 
 
-def to_lattice(latents: torch.Tensor, alpha: float, bits: int) -> torch.Tensor:
-    """float [...] in the model's scale at cumulative alpha `alpha` -> int64 [...]."""
-    return torch.round(latents.double() * (2.0**bits / alpha**0.5)).long()
+def to_lattice(latents: torch.Tensor, scale: float, bits: int) -> torch.Tensor:
+    """float [...] in the model's scale -> int64 [...]; `scale` is the schedule's where they stand."""
+    return torch.round(latents.double() * (2.0**bits / scale)).long()
 
 
-def from_lattice(states: torch.Tensor, alpha: float, bits: int) -> torch.Tensor:
-    """int64 [...] -> float64 [...] in the model's scale at cumulative alpha `alpha`."""
-    return states.double() * (alpha**0.5 / 2.0**bits)
+def from_lattice(states: torch.Tensor, scale: float, bits: int) -> torch.Tensor:
+    """int64 [...] -> float64 [...] in the model's scale."""
+    return states.double() * (scale / 2.0**bits)
 
 
 def rdiv(a: torch.Tensor, d: int) -> torch.Tensor:

@@ -4,23 +4,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from PIL import Image, ImageOps
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from edict import attention
 from edict.attention import Control
-from edict.checkpoint import image_size, locate, read_config
+from edict.checkpoint import ModelError, locate, locate_lora
 from edict.guidance import guided
 from edict.lattice import LIMIT, LatticeOverflow, NonFinite, to_lattice
+from edict.models import Conditions, Model, describe
 from edict.pair import Pair
 from edict.sampler import Extent, Predict
 from edict.samplers import SAMPLERS, resolve
-from edict.schedule import Schedule, final_alpha, schedule
 
 BITS = 12
 Faults = dict[int, ArithmeticError]
@@ -28,24 +26,14 @@ T = TypeVar("T")
 
 
 class EDICT:
-    """A Stable Diffusion 1.x checkpoint: encode, invert, generate, decode.
+    """A checkpoint of any kind in `edict.models`: encode, invert, generate, decode.
 
     The network runs in `dtype`, the autoencoder in float32. The states are integers, so exactness depends on neither.
     """
 
-    def __init__(
-        self,
-        vae: AutoencoderKL,
-        unet: UNet2DConditionModel,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        scheduler_config: dict,
-        size: int,
-    ) -> None:
-        self.vae, self.unet, self.text_encoder, self.tokenizer = vae, unet, text_encoder, tokenizer
-        self.scheduler_config = scheduler_config
-        self.size = size
-        self._empty: torch.Tensor | None = None
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._empty: Conditions | None = None
 
     @classmethod
     def from_pretrained(
@@ -53,14 +41,22 @@ class EDICT:
         path: str | Path | None = None,
         *,
         revision: str | None = None,
+        variant: str | None = None,
+        lora: str | Path | None = None,
+        lora_scale: float = 1.0,
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
     ) -> "EDICT":
         """Load the shipped default (None), a folder, or a hub id. Safetensors only; nothing in a checkpoint runs code.
 
+        `variant` takes the weights of that name, as fp16, where a part has them. `lora` is a .safetensors file, a
+        folder with one, or a hub id; it is added to the weights, times `lora_scale`.
+
         Raises ModelError where there is no such model, RuntimeError where the device is absent.
         """
-        folder = locate(path, revision)
+        folder = locate(path, revision, variant)
+        model = describe(folder)
+        adapter = None if lora is None else locate_lora(lora, lora_scale)
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise RuntimeError(
                 "device 'cuda' was asked for, but torch sees no CUDA device; use device='cpu' to run without"
@@ -68,26 +64,21 @@ class EDICT:
         # the same bits for the same arguments
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        plain = {"use_safetensors": True, "low_cpu_mem_usage": False}  # the other way needs accelerate
-        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", torch_dtype=dtype, **plain)
-        vae = AutoencoderKL.from_pretrained(folder, subfolder="vae", torch_dtype=torch.float32, **plain)
-        text_encoder = CLIPTextModel.from_pretrained(
-            folder, subfolder="text_encoder", dtype=dtype, use_safetensors=True
-        )
-        for network in (unet, vae, text_encoder):
-            network.requires_grad_(False).eval().to(device)
-        return cls(
-            vae,
-            unet,
-            text_encoder,
-            CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer"),
-            read_config(folder, "scheduler"),
-            image_size(folder),
-        )
+        return cls(model.load(dtype=dtype, device=device, variant=variant, adapter=adapter))
+
+    @property
+    def size(self) -> int:
+        """Pixels a side of the model's pictures."""
+        return self.model.size
+
+    @property
+    def network(self) -> Any:
+        """The network that predicts."""
+        return self.model.network
 
     @property
     def device(self) -> torch.device:
-        return self.unet.device
+        return self.model.device
 
     @torch.inference_mode()
     def encode(
@@ -109,21 +100,15 @@ class EDICT:
         ]
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in fitted])).to(self.device)
         pixels = _padded(pixels, batch_size or len(images))
-        posterior = self.vae.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist
-        latents = posterior.mode()[: len(images)]
-        if posterior_seed is not None:
-            generator = torch.Generator().manual_seed(posterior_seed)
-            noise = torch.randn(latents.shape[1:], generator=generator).to(self.device)
-            latents = latents + posterior.std[: len(images)] * noise
-        alpha = final_alpha(self.scheduler_config)
-        x = to_lattice(latents * self.vae.config.scaling_factor, alpha, bits).contiguous()
-        return Pair(x, x.clone(), Schedule((), (alpha,)), 0, bits, 1.0, len(x), "edict", resolve("edict", 0, {}))
+        latents = self.model.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, posterior_seed)[: len(images)]
+        end = self.model.clean()
+        x = to_lattice(latents, end.scale(0), bits).contiguous()
+        return Pair(x, x.clone(), end, 0, bits, 1.0, len(x), "edict", resolve("edict", 0, {}))
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
         """Latents [N, C, H, W] in the model's scale -> RGB pictures."""
-        latents = latents.to(self.device, torch.float32).contiguous() / self.vae.config.scaling_factor
-        drawn = self.vae.decode(latents).sample
+        drawn = self.model.decode(latents.to(self.device, torch.float32).contiguous())
         pixels = ((drawn + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(picture) for picture in pixels]
 
@@ -173,7 +158,7 @@ class EDICT:
 
         Raises ValueError where the sampler takes no such parameter, or begins from one state and x is not y.
         """
-        plan = schedule(self.scheduler_config, steps, strength)
+        plan = self.model.schedule(steps, strength)
         weights = resolve(sampler, plan.depth, parameters)
         if SAMPLERS[sampler].ahead and not torch.equal(start.x, start.y):
             raise ValueError(
@@ -278,6 +263,8 @@ class EDICT:
         `negative_prompts` are the edits'; a row's own guidance stays the pair's. What goes wrong with a row goes wrong
         with its edits.
         """
+        if not self.model.controllable:
+            raise ModelError(uncontrollable(self.model))
         depth = pair.schedule.depth
         counts = [len(ours) for ours in prompts]
         _one_each(pair, {"captions": captions, "lists of prompts": prompts})
@@ -325,14 +312,14 @@ class EDICT:
         of = [row for row, _ in places]
         masks = [sum(map(len, prompts[:row])) + j - 1 for row, j in places if j]
         texts = [prompts[row][j - 1] if j else captions[row] for row, j in places]
-        rows = attention.rows(places, texts, control, self.tokenizer, self.device)
+        rows = attention.rows(places, texts, control, self.model.tokenizer, self.device)
         scales = torch.full((len(places),), pair.guidance_scale, device=self.device)
         if guidance_scale is not None:
             scales[rows.edits] = guidance_scale
         predictor = partial(
             attention.guided,
-            self.unet,
-            self._encode_text(texts),
+            self.model,
+            self.model.condition(texts),
             self._unconditional([negatives[row][j - 1] if j else None for row, j in places]),
             scales,
             pair.guidance_scale,
@@ -357,29 +344,41 @@ class EDICT:
     def predictor(
         self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None = None
     ) -> Predict:
-        """The guided noise prediction under these captions, one a sample of the batch it will be called with."""
+        """The guided prediction under these captions, one a sample of the batch it will be called with."""
         unconditional = self._unconditional(negative_captions or ())
-        return guided(self.unet, self._encode_text(captions), unconditional, guidance_scale)
+        return guided(self.model, self.model.condition(captions), unconditional, guidance_scale)
 
-    def _unconditional(self, negative_captions: Sequence[str | None]) -> torch.Tensor:
-        """What guidance leads away from: text states [N, L, D], or [1, L, D] where it is the empty caption for all.
+    def _unconditional(self, negative_captions: Sequence[str | None]) -> Conditions:
+        """What guidance leads away from: [N, ...] each, or [1, ...] where it is the empty caption for all.
 
         The empty caption is always encoded alone: in a batch its last bits would be others.
         """
         if self._empty is None:
-            self._empty = self._encode_text([""])
+            self._empty = self.model.unconditional()
         none = torch.tensor([caption is None for caption in negative_captions], device=self.device)
         if none.all():
             return self._empty
-        return torch.where(none[:, None, None], self._empty, self._encode_text([c or "" for c in negative_captions]))
+        if self.model.guidance != "free":
+            raise ValueError(
+                f"a negative caption, which classifier-free guidance alone heeds; {self.model.folder} has none"
+            )
+        given = self.model.condition([caption or "" for caption in negative_captions])
+        return {
+            name: torch.where(none.view(-1, *[1] * (rows.ndim - 1)), self._empty[name], rows)
+            for name, rows in given.items()
+        }
 
     def truncated(self, caption: str) -> bool:
         """Whether the text encoder sees only the caption's beginning."""
-        return len(self.tokenizer(caption).input_ids) > self.tokenizer.model_max_length
+        return self.model.truncated(caption)
 
-    def _encode_text(self, captions: Sequence[str]) -> torch.Tensor:
-        tokens = self.tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt")
-        return self.text_encoder(tokens.input_ids.to(self.device)).last_hidden_state
+
+def uncontrollable(model: Model) -> str:
+    """Why attention control does not go with a model."""
+    return (
+        "attention control needs a UNet that attends to CLIP's tokens (Stable Diffusion 1, 2, XL), and "
+        f"{model.folder} is a {type(model).__name__}: leave control out"
+    )
 
 
 def _padded(states: torch.Tensor, count: int) -> torch.Tensor:

@@ -39,14 +39,14 @@ class Pair:
         return replace(self, x=self.x[rows], y=self.y[rows])
 
     @property
-    def alphas(self) -> tuple[float, float]:
-        """The cumulative alphas that x and y have."""
+    def scales(self) -> tuple[float, float]:
+        """The scales that x and y have."""
         position = min(self.position + SAMPLERS[self.sampler].ahead, self.schedule.depth)
-        return self.schedule.alpha(self.position), self.schedule.alpha(position)
+        return self.schedule.scale(self.position), self.schedule.scale(position)
 
     def to_float(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """x and y in the model's usual scale, float64 [N, C, H, W]: integer * 2^-bits * sqrt(alphas_cumprod)."""
-        of_x, of_y = self.alphas
+        """x and y in the model's usual scale, float64 [N, C, H, W]: integer * 2^-bits * scale."""
+        of_x, of_y = self.scales
         return from_lattice(self.x, of_x, self.bits), from_lattice(self.y, of_y, self.bits)
 
     def drift(self) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """What a sampler is: two plain functions on the integer lattice, and what they share.
 
-On x / sqrt(alpha) a denoising step is u' = u + (sigma' - sigma) * eps, so here it is an integer addition.
+On x / sqrt(alpha) a denoising step is u' = u + (sigma' - sigma) * eps, so here it is an integer addition; a flow's is
+one on x itself, with the velocity for eps.
 """
 
 from collections.abc import Callable, Mapping
@@ -11,8 +12,9 @@ import torch
 from edict.lattice import LIMIT, from_lattice
 from edict.schedule import Schedule
 
-Predict = Callable[[torch.Tensor, int], torch.Tensor]
+Predict = Callable[[torch.Tensor, float], torch.Tensor]
 """predict(latents float64 [N, C, H, W] in the model's scale, timestep) -> their noise, the same shape, any float dtype.
+Of a flow, their velocity.
 
 Exactness asks one thing of it: the same bits for the same arguments.
 """
@@ -59,7 +61,7 @@ class Sampler:
 def increment(
     state: torch.Tensor,
     position: int,
-    timestep: int,
+    timestep: float,
     gain: float,
     schedule: Schedule,
     predict: Predict,
@@ -69,7 +71,7 @@ def increment(
     """round(2^bits * gain * eps(state)), int64, `state` being at the noise level of `position`."""
     if gain == 0:  # the no-op last step of some schedules: nothing to ask the network
         return torch.zeros_like(state)
-    eps = predict(from_lattice(state, schedule.alpha(position), bits), timestep)
+    eps = predict(from_lattice(state, schedule.scale(position), bits), timestep)
     extent.predicted(eps)
     step = torch.round(eps.double().nan_to_num() * (2.0**bits * gain))
     return step.clamp(-2 * LIMIT, 2 * LIMIT).long()  # beyond any state, and int64 does not wrap: extent sees it

@@ -1,11 +1,12 @@
-"""When the network is called: the executed steps of a checkpoint's own noise schedule, noisy end first."""
+"""When the network is called: the executed steps of a checkpoint's own schedule, noisy end first."""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -14,10 +15,14 @@ class Schedule:
 
     Step i goes from noise level `alphas_cumprod[i]` to `alphas_cumprod[i + 1]` and calls the network at `timesteps[i]`.
     So `alphas_cumprod` has one entry more than `timesteps`: position 0 is the noisy end, `depth` the clean one.
+
+    A step adds (sigma' - sigma) * prediction to x / scale. A flow (x' = x + (s' - s) v) does so as it is: its
+    `alphas_cumprod` are 1, and `sigmas` are its own; None are those of the alphas.
     """
 
-    timesteps: tuple[int, ...]
+    timesteps: tuple[float, ...]
     alphas_cumprod: tuple[float, ...]
+    sigmas: tuple[float, ...] | None = None
 
     @property
     def depth(self) -> int:
@@ -27,10 +32,20 @@ class Schedule:
         """The cumulative alpha a state has at `position`."""
         return self.alphas_cumprod[position]
 
+    def scale(self, position: int) -> float:
+        """sqrt(alpha): what x is divided by at `position`; 1 in a flow."""
+        return self.alphas_cumprod[position] ** 0.5
+
     def sigma(self, position: int) -> float:
-        """sqrt(1 - alpha) / sqrt(alpha): the noise level of x / sqrt(alpha) at `position`."""
+        """The noise level of x / scale at `position`: sqrt(1 - alpha) / sqrt(alpha), or the flow's own."""
+        if self.sigmas is not None:
+            return self.sigmas[position]
         alpha = self.alphas_cumprod[position]
         return math.sqrt(1 - alpha) / math.sqrt(alpha)
+
+
+FLOW_END = Schedule((), (1.0,), (0.0,))
+"""The clean end of every flow."""
 
 
 def executed(steps: int, strength: float) -> int:
@@ -44,9 +59,7 @@ def schedule(scheduler_config: dict[str, Any], steps: int, strength: float = 1.0
     The cumulative alphas are the scheduler's, in float64. The last step goes to its final alpha (set_alpha_to_one).
     Raises ValueError where nothing would be executed or the scheduler has no such number of steps.
     """
-    depth = executed(steps, strength)
-    if depth < 1:
-        raise ValueError(f"{steps} steps at strength {strength} execute no step: raise the steps or the strength")
+    depth = _depth(steps, strength)
     scheduler = DDIMScheduler.from_config(scheduler_config)
     trained = scheduler.config.num_train_timesteps
     if steps > trained:
@@ -57,8 +70,47 @@ def schedule(scheduler_config: dict[str, Any], steps: int, strength: float = 1.0
         raise ValueError(
             f"{steps} steps do not fit the checkpoint's {trained} timesteps: use fewer, a divisor of {trained}"
         )
-    alphas_cumprod = scheduler.alphas_cumprod.double()
-    return Schedule(tuple(timesteps), (*(float(alphas_cumprod[t]) for t in timesteps), final_alpha(scheduler_config)))
+    alphas = scheduler.alphas_cumprod.double()
+    if (alphas[timesteps] == 0).any():
+        raise ValueError(
+            f"{steps} steps begin at pure noise (zero terminal SNR), where x / sqrt(alpha) does not exist: lower the "
+            "strength so that the first step is left out"
+        )
+    return Schedule(tuple(timesteps), (*(float(alphas[t]) for t in timesteps), final_alpha(scheduler_config)))
+
+
+def alphas_cumprod(scheduler_config: dict[str, Any]) -> torch.Tensor:
+    """The cumulative alpha of every timestep the checkpoint was trained with, float64."""
+    return DDIMScheduler.from_config(scheduler_config).alphas_cumprod.double()
+
+
+def flow(
+    scheduler_config: dict[str, Any],
+    steps: int,
+    strength: float = 1.0,
+    *,
+    tokens: int,
+    sigmas: NDArray[Any] | None = None,
+) -> Schedule:
+    """The last `executed(steps, strength)` of `steps` steps of FlowMatchEulerDiscreteScheduler, down to sigma 0.
+
+    `tokens` is the length of a picture's sequence, which dynamic shifting goes by (Esser et al., 2403.03206, 5.3.2),
+    `sigmas` are those before the shift; None: the scheduler's. Raises ValueError where nothing would be executed.
+    """
+    depth = _depth(steps, strength)
+    scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler_config)
+    config = scheduler.config
+    slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
+    mu = config.base_shift + slope * (tokens - config.base_image_seq_len)
+    scheduler.set_timesteps(steps, sigmas=sigmas, mu=mu if config.use_dynamic_shifting else None)
+    timesteps, levels = scheduler.timesteps.double().tolist(), scheduler.sigmas.double().tolist()
+    return Schedule(tuple(timesteps[-depth:]), (1.0,) * (depth + 1), tuple(levels[-depth - 1 :]))
+
+
+def _depth(steps: int, strength: float) -> int:
+    if (depth := executed(steps, strength)) < 1:
+        raise ValueError(f"{steps} steps at strength {strength} execute no step: raise the steps or the strength")
+    return depth
 
 
 def final_alpha(scheduler_config: dict[str, Any]) -> float:

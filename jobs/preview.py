@@ -2,8 +2,10 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from edict.checkpoint import image_size, locate
+from edict.checkpoint import locate
+from edict.models import describe
 from edict.samplers import SAMPLERS
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
@@ -25,7 +27,7 @@ def preview(spec: InvertSpec | EditSpec) -> str:
 
 
 def _invert(spec: InvertSpec) -> list[str]:
-    folder = locate(spec.model.path, spec.model.revision)
+    folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     fingerprint = invert_fingerprint(spec, folder)
 
     sources, found = index_shards(
@@ -36,10 +38,11 @@ def _invert(spec: InvertSpec) -> list[str]:
     units = cut(sources, spec.workers.batch_size, spec.workers.count)
     sound = samples - faults.total()
     depth = len(fingerprint["timesteps"])
-    size = image_size(folder)
+    size = describe(folder).size
     sampler = spec.sampler.name
     parameters = "".join(f", {name} {fingerprint[name]}" for name in SAMPLERS[sampler].parameters)
-    cost = _evaluations(SAMPLERS[sampler].calls(depth, depth, 0), spec.sampler.guidance_scale)
+    calls = SAMPLERS[sampler].calls(depth, depth, 0)
+    cost = _evaluations(calls, _branching(fingerprint, spec.sampler.guidance_scale))
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
         f"  sound         {sound}",
@@ -63,7 +66,7 @@ def _edit(spec: EditSpec) -> list[str]:
         captions = read_columns(latents, part, ["caption"])["caption"].take(rows["row"]).to_pylist()
         for caption, listed in zip(captions, rows["prompts"].to_pylist(), strict=True):
             changed = edits.prompts(caption, dict(listed or ()))
-            cost += _edit_cost(changed, made["steps"], depth, made["guidance_scale"], made["sampler"])
+            cost += _edit_cost(changed, depth, made)
             for variant, prompt in changed:
                 counts[variant.name] += 1
                 pairs.add((variant.name, caption, prompt))
@@ -128,20 +131,18 @@ def _strangers(latents: Store, parts: Sequence[Source], tables: Mapping[str, Pro
     return lines
 
 
-def _edit_cost(
-    changed: Sequence[tuple[Variant, str]], steps: int, depth: int, guidance_scale: float, sampler: str
-) -> int:
+def _edit_cost(changed: Sequence[tuple[Variant, str]], depth: int, made: Mapping[str, Any]) -> int:
     """Network evaluations of one row: each edit's own steps, and the base prompt's down to the last branch point.
 
     Edits of one depth, guidance and control are held to the row's own regeneration, which takes one place beside them.
     """
-    calls = SAMPLERS[sampler].calls
-    last, cost = depth, 0
+    calls = SAMPLERS[made["sampler"]].calls
+    last, cost, guidance_scale = depth, 0, _branching(made, made["guidance_scale"])
     seen = set[tuple[int, float, str]]()
     for variant, _ in changed:
-        ran = executed_steps(variant, steps, depth, sampler)
+        ran = executed_steps(variant, made["steps"], depth, made["sampler"])
         asked = calls(depth, depth - ran, depth)
-        scale = guidance_scale if variant.guidance_scale is None else variant.guidance_scale
+        scale = guidance_scale if variant.guidance_scale is None else _branching(made, variant.guidance_scale)
         last = min(last, ran)
         if variant.control is None:
             cost += _evaluations(asked, scale)
@@ -150,6 +151,11 @@ def _edit_cost(
             cost += _evaluations(asked, scale, guidance_scale) * (1 if group in seen else 2)
             seen.add(group)
     return cost + _evaluations(calls(depth, 0, depth - last), guidance_scale)
+
+
+def _branching(fingerprint: Mapping[str, Any], guidance_scale: float) -> float:
+    """The scale, as far as it asks for branches: 1 with a model that is guided without any."""
+    return 1.0 if "guidance" in fingerprint else guidance_scale
 
 
 def _evaluations(calls: int, *guidance_scales: float) -> int:

@@ -299,7 +299,7 @@ class EditWorker(Ready):
                 faults[i] = change.mask
             elif change.control is not None:
                 try:
-                    check(captions[change.row], change.prompt, _control(change.control), self.model.tokenizer)
+                    check(captions[change.row], change.prompt, _control(change.control), self.model.model.tokenizer)
                 except WordNotFound as error:
                     faults[i] = _fault(error)
         return faults

@@ -1,14 +1,14 @@
 """job.json: what a store is being filled with, written once, and held against every later run."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edict.checkpoint import locate, read_config, weights_digest
+from edict.checkpoint import LoRA, locate, locate_lora, weights_digest
+from edict.models import describe
 from edict.samplers import resolve
-from edict.schedule import schedule
 from pipeline.store import Store, StoreError
 from pipeline.work import Machine, Weights
 from schemas.specs import InvertSpec, ModelSpec
@@ -21,11 +21,12 @@ class JobChanged(StoreError):
 def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
     """Everything that decides what a row holds."""
     sampler = spec.sampler
-    noise = schedule(read_config(folder, "scheduler"), sampler.steps, sampler.strength)
+    model = describe(folder)
+    noise = model.schedule(sampler.steps, sampler.strength)
     parameters = resolve(sampler.name, noise.depth, sampler.parameters)
-    return {
+    fingerprint = {
         "input": spec.input,
-        "weights": weights_digest(folder),
+        "weights": weights_digest(folder, spec.model.variant, lora_of(spec.model)),
         "dtype": spec.model.dtype,
         "sampler": sampler.name,
         "steps": sampler.steps,
@@ -39,6 +40,16 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
         "posterior_seed": spec.image.posterior_seed,
         "batch_size": spec.workers.batch_size,
     }
+    if noise.sigmas is not None:
+        fingerprint["sigmas"] = list(noise.sigmas)
+    if model.guidance != "free":
+        fingerprint["guidance"] = model.guidance
+    return fingerprint
+
+
+def lora_of(model: ModelSpec) -> LoRA | None:
+    """The LoRA weights that a spec names. Raises ModelError."""
+    return None if model.lora is None else locate_lora(model.lora.path, model.lora.scale)
 
 
 def inverted(latents: Store) -> dict[str, Any]:
@@ -50,9 +61,14 @@ def inverted(latents: Store) -> dict[str, Any]:
 
 
 def weights_of(model: ModelSpec, folder: Path, fingerprint: dict[str, Any]) -> Weights:
-    """What workers load. A folder is made absolute; the shipped model and a hub id each node finds for itself."""
+    """What workers load. A path is made absolute; the shipped model and a hub id each node finds for itself."""
     path = str(folder.absolute()) if Path(model.path).expanduser().is_dir() else model.path
-    return Weights(path, model.revision, fingerprint["weights"], fingerprint["dtype"])
+    weights = Weights(path, model.revision, fingerprint["weights"], fingerprint["dtype"], model.variant)
+    if model.lora is None:
+        return weights
+    lora = Path(model.lora.path).expanduser()
+    at = str(lora.absolute()) if lora.exists() else model.lora.path
+    return replace(weights, lora=at, lora_scale=model.lora.scale)
 
 
 def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
@@ -62,8 +78,8 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
     """
     job = inverted(latents)
     made, model = job["fingerprint"], ModelSpec.model_validate(job["spec"]["model"])
-    folder = locate(model.path, model.revision)
-    if (found := weights_digest(folder)) != made["weights"]:
+    folder = locate(model.path, model.revision, model.variant)
+    if (found := weights_digest(folder, model.variant, lora_of(model))) != made["weights"]:
         raise StoreError(
             f"the model {folder} is not the one {latents.location} was inverted with (sha256 {found[:12]}, "
             f"the store's {made['weights'][:12]}): pairs mean nothing to other weights"

@@ -47,12 +47,12 @@ def storable(pair: Pair) -> dict[int, LatticeOverflow]:
 def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa.Table:
     """Rows and their noise pair, N each, as a table of schemas.latents. The pair must be `storable`."""
     _, channels, height, width = pair.x.shape
-    of_x, of_y = pair.alphas
+    of_x, of_y = pair.scales
     noise = {
-        "scale": of_x**0.5 / 2.0**pair.bits,
-        "scale_y": of_y**0.5 / 2.0**pair.bits,
+        "scale": of_x / 2.0**pair.bits,
+        "scale_y": of_y / 2.0**pair.bits,
         "bits": pair.bits,
-        "alphas_cumprod": of_x,
+        "alphas_cumprod": pair.schedule.alpha(pair.position),
         "sampler": pair.sampler,
         **{name: str(value) for name, value in pair.parameters.items()},
         "guidance_scale": pair.guidance_scale,
@@ -61,6 +61,8 @@ def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa
         "timesteps": pair.schedule.timesteps,
         "schedule": pair.schedule.alphas_cumprod,
     }
+    if pair.schedule.sigmas is not None:
+        noise["sigmas"] = pair.schedule.sigmas
     columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in Row.__dataclass_fields__}
     columns |= {
         "x": _integers(pair.x),
@@ -95,7 +97,9 @@ def to_pair(table: pa.Table, noise: dict[str, Any]) -> Pair:
     return Pair(
         _states(table["x"]),
         _states(table["y"]),
-        Schedule(tuple(noise["timesteps"]), tuple(noise["schedule"])),
+        Schedule(
+            tuple(noise["timesteps"]), tuple(noise["schedule"]), tuple(noise["sigmas"]) if "sigmas" in noise else None
+        ),
         noise["position"],
         noise["bits"],
         noise["guidance_scale"],

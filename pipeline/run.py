@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edict.checkpoint import locate
+from edict.model import uncontrollable
+from edict.models import describe
 from edict.schedule import executed
 from pipeline.cluster import connected, machine_for
 from pipeline.edit import EditError, Edits, EditTask, EditWorker, executed_steps
@@ -48,7 +50,7 @@ def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
     With `retry`, only what was rejected there for one of these errors is tried again. Raises PlanError, StoreError
     (JobChanged where the store is another job's), RetryError, ModelError, WorkersFailed.
     """
-    folder = locate(spec.model.path, spec.model.revision)
+    folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     store = Store(spec.output, create=True)
     fingerprint = invert_fingerprint(spec, folder)
     machine, units = _open(
@@ -91,8 +93,17 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
                 f"edit {variant.name!r} has a negative_prompt, which guidance alone heeds, and {latents.location} was "
                 "inverted without (its guidance_scale is 1): give the edit a guidance_scale"
             )
+        if variant.negative_prompt and "guidance" in made:
+            raise EditError(
+                f"edit {variant.name!r} has a negative_prompt, which classifier-free guidance alone heeds, and the "
+                f"model of {latents.location} is guided without: leave it out"
+            )
+    if held := [variant.name for variant in edits.variants if variant.control]:
+        model = describe(locate(weights.path, weights.revision, weights.variant))
+        if not model.controllable:
+            raise EditError(f"edit {held[0]!r}: {uncontrollable(model)}")
     batch_size = spec.workers.batch_size or made["batch_size"]
-    if batch_size < 2 and any(variant.control for variant in edits.variants):
+    if batch_size < 2 and held:
         raise EditError(
             "workers.batch_size: batches are of 1, and an edit with control shares its batch with the picture it is "
             "held to; give 2 or more"

@@ -17,12 +17,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Weights:
-    """The model of a job, as each worker finds it on its own node: by path and revision, with this very digest."""
+    """The model of a job, as each worker finds it on its own node: by where it is, with this very digest."""
 
     path: str
     revision: str | None
     digest: str
     dtype: str
+    variant: str | None = None
+    lora: str | None = None
+    lora_scale: float = 1.0
 
 
 @dataclass(frozen=True)

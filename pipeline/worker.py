@@ -14,7 +14,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from edict import EDICT
-from edict.checkpoint import locate, weights_digest
+from edict.checkpoint import locate, locate_lora, weights_digest
 from pipeline.errors import JobError
 from pipeline.plan import Unit
 from pipeline.store import Store, attempted
@@ -35,15 +35,23 @@ class OtherWeights(JobError):
 def load_model(weights: Weights, machine: Machine) -> EDICT:
     """The model of one worker. Raises OtherWeights, ModelError, and what EDICT.from_pretrained raises."""
     transformers_logging.disable_progress_bar()
-    folder = locate(weights.path, weights.revision)
-    if (found := weights_digest(folder)) != weights.digest:
+    folder = locate(weights.path, weights.revision, weights.variant)
+    lora = None if weights.lora is None else locate_lora(weights.lora, weights.lora_scale)
+    if (found := weights_digest(folder, weights.variant, lora)) != weights.digest:
         raise OtherWeights(
             f"{folder} on {socket.gethostname()} is not the model of this job (sha256 {found[:12]}, the job's "
             f"{weights.digest[:12]}): give every node the same files, or a hub id with a revision"
         )
     if machine.device == "cpu":
         torch.set_num_threads(machine.threads)
-    return EDICT.from_pretrained(folder, dtype=DTYPES[weights.dtype], device=machine.device)
+    return EDICT.from_pretrained(
+        folder,
+        variant=weights.variant,
+        lora=weights.lora,
+        lora_scale=weights.lora_scale,
+        dtype=DTYPES[weights.dtype],
+        device=machine.device,
+    )
 
 
 class Ahead(Generic[Loaded]):

@@ -15,8 +15,9 @@ def latents_schema(
     """The Arrow schema of a part.
 
     x and y are int32 [C][H][W]. latent = integer * scale, where scale = 2^-bits * sqrt(alphas_cumprod) stands in the
-    footer under `edict.noise` beside both of its factors; that of y is `scale_y`, another one where the `sampler` keeps
-    y a step nearer to the clean end (bdia, obelm). `edict.fingerprint` says what made the row.
+    footer under `edict.noise` beside both of its factors, the alpha of a flow being 1; that of y is `scale_y`, another
+    one where the `sampler` keeps y a step nearer to the clean end (bdia, obelm). `edict.fingerprint` says what made
+    the row.
     """
     state = pa.list_(pa.list_(pa.list_(pa.int32(), width), height), channels)
     return pa.schema(

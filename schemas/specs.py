@@ -65,8 +65,15 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
+class LoRASpec(Spec):
+    """LoRA weights that are added to the model's own."""
+
+    path: Location = Field(description="A .safetensors file, a folder with one, or a hub id.")
+    scale: float = Field(1.0, ge=-100, le=100, description="What they are multiplied by.")
+
+
 class ModelSpec(Spec):
-    """The latent diffusion model, in the standard diffusers folder format."""
+    """The diffusion model, in the standard diffusers folder format."""
 
     path: Location = Field(
         "default", description="'default' for the model that ships with the package, or a folder, or a hub id."
@@ -74,6 +81,11 @@ class ModelSpec(Spec):
     revision: Text | None = Field(
         None, description="Branch, tag or commit of a hub id; null takes the hub's default branch."
     )
+    variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(
+        None,
+        description="Take the weight files of that name, as fp16, of every part that has them; null: the plain ones.",
+    )
+    lora: LoRASpec | None = Field(None, description="LoRA weights; null: none.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Precision of the network. The round trip is exact in all three."
     )

@@ -91,7 +91,7 @@ def _cutting(upstream: str) -> str:
 WORKER: Mapping[str, Callable[[Any], Any]] = {
     "while the shard is read": lambda worker: before(pipeline.invert, "read_samples"),
     "while an image is decoded": lambda worker: before(pipeline.invert, "prepare"),
-    "in the network": lambda worker: worker.model.unet.register_forward_hook(die),
+    "in the network": lambda worker: worker.model.network.register_forward_hook(die),
     "before the data is written": lambda worker: before(Store, "put", "parts/"),
     "while the data is written": lambda worker: during("parts/"),
     "between the data and the commit": lambda worker: after(Store, "put", "parts/"),
@@ -100,7 +100,7 @@ WORKER: Mapping[str, Callable[[Any], Any]] = {
 }
 EDITOR: Mapping[str, Callable[[Any], Any]] = {
     "while the latents are read": lambda worker: before(pipeline.edit, "read_latents"),
-    "in the network of an edit": lambda worker: worker.model.unet.register_forward_hook(die),
+    "in the network of an edit": lambda worker: worker.model.network.register_forward_hook(die),
     "while the pictures are written": lambda worker: during("shards/"),
     "between the pictures and their index": lambda worker: after(Store, "put", "shards/"),
     "between the index and the sheet's pictures": lambda worker: after(Store, "put", "parts/"),

@@ -36,7 +36,7 @@ def bdia(schedule: Schedule, k: int, gamma: Fraction) -> float:
     gamma a step. The default lies within the authors' range for edits, 0.92 to 1: at 1 an edit keeps every oscillation
     that its prompt sets off, and below 0.96 the inversion blows up those of the picture.
     """
-    return float(gamma) * (schedule.alpha(k - 1) / schedule.alpha(k + 1)) ** 0.5
+    return float(gamma) * schedule.scale(k - 1) / schedule.scale(k + 1)
 
 
 def obelm(schedule: Schedule, k: int) -> float:

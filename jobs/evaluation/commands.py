@@ -225,7 +225,6 @@ def _model(output: Path | None, threads: int | None) -> "EDICT":
 
 def _check_steps(model: "EDICT", strengths: "Iterable[float]", steps: list[int]) -> None:
     """Raises EvaluationError for steps that are on no schedule of the model, before anything is computed."""
-    from edict.schedule import schedule
     from jobs.evaluation.errors import EvaluationError
 
     for strength in sorted(strengths):
@@ -233,7 +232,7 @@ def _check_steps(model: "EDICT", strengths: "Iterable[float]", steps: list[int])
             raise EvaluationError(f"strength {strength:g}: expected more than 0 and at most 1")
         for number in steps:
             try:
-                schedule(model.scheduler_config, number, strength)
+                model.model.schedule(number, strength)
             except ValueError as error:
                 raise EvaluationError(f"--steps: {error}") from error
 

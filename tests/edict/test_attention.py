@@ -183,21 +183,21 @@ def test_attention_is_replaced_as_in_the_paper(model: EDICT, cross: bool, self_:
         "red heart",
         "a big red heart",
     ]
-    of = rows(places, captions, Control(weights={"a": 2.0}), model.tokenizer, model.device)
-    text, count = model._encode_text(captions), len(places)
-    states = torch.cat([model._encode_text([""]).expand_as(text), text]) if both else text
+    of = rows(places, captions, Control(weights={"a": 2.0}), model.model.tokenizer, model.device)
+    text, empty = (model.model.condition(texts)["encoder_hidden_states"] for texts in (captions, [""]))
+    count, states = len(places), torch.cat([empty.expand_as(text), text]) if both else text
     latents = torch.randn(len(states), 4, 16, 16, generator=torch.Generator().manual_seed(0))
-    plain = model.unet(latents, 501, states).sample
-    with attending(model.unet, of, cross=cross, self_=self_, maps={}):
-        ours = model.unet(latents, 501, states).sample
+    plain = model.network(latents, 501, states).sample
+    with attending(model.network, of, cross=cross, self_=self_, maps={}):
+        ours = model.network(latents, 501, states).sample
     mapping, weights = torch.eye(24).repeat(count, 1, 1), torch.ones(count, 24)
     mapping[of.edits], weights[of.edits] = of.mapping, of.weights
-    before = model.unet.attn_processors
-    model.unet.set_attn_processor(PaperProcessor(of.base.tolist(), mapping, weights, cross, self_))
+    before = model.network.attn_processors
+    model.network.set_attn_processor(PaperProcessor(of.base.tolist(), mapping, weights, cross, self_))
     try:
-        theirs = model.unet(latents, 501, states).sample
+        theirs = model.network(latents, 501, states).sample
     finally:
-        model.unet.set_attn_processor(before)
+        model.network.set_attn_processor(before)
     assert torch.allclose(ours, theirs, atol=1e-4)
     edits = len(states) - count + of.edits
     assert not torch.isclose(ours[edits], plain[edits], atol=1e-2).flatten(1).all(1).any()
@@ -212,23 +212,23 @@ def test_attention_is_replaced_as_in_the_paper(model: EDICT, cross: bool, self_:
 def test_a_base_is_predicted_bit_for_bit_as_without_control(model: EDICT, base_scale: float, scale: float) -> None:
     """And an edit outside the windows too, where one scale or one number of branches lets it."""
     places, captions = [(0, 0), (0, 1), (1, 0), (1, 1)], ["red heart", "blue heart", "dog face", "cat face"]
-    of = rows(places, captions, Control(), model.tokenizer, model.device)
-    text, empty = model._encode_text(captions), model._encode_text([""])
+    of = rows(places, captions, Control(), model.model.tokenizer, model.device)
+    text, empty = model.model.condition(captions), model.model.unconditional()
     latents = torch.randn(4, 4, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     scales = torch.tensor([base_scale, scale, base_scale, scale], dtype=torch.float32)
 
     def predicted(inside: bool) -> torch.Tensor:
-        make = attention.guided(model.unet, text, empty, scales, base_scale, of, cross=inside, self_=inside, maps=None)
+        make = attention.guided(model.model, text, empty, scales, base_scale, of, cross=inside, self_=inside, maps=None)
         return make(latents, 501)
 
-    plain = guidance.guided(model.unet, text, empty, base_scale)(latents, 501)
+    plain = guidance.guided(model.model, text, empty, base_scale)(latents, 501)
     calls: list[int] = []
-    with model.unet.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0]))):
+    with model.network.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0]))):
         inside, outside = predicted(True), predicted(False)
     assert set(calls) == {4 if base_scale in (0, 1) else 8}, "the shape of the batch is the base's"
     assert torch.equal(inside[[0, 2]], plain[[0, 2]])
     assert torch.equal(outside[[0, 2]], plain[[0, 2]])
-    uncontrolled = guidance.guided(model.unet, text, empty, scale)(latents, 501)
+    uncontrolled = guidance.guided(model.model, text, empty, scale)(latents, 501)
     assert torch.allclose(outside[[1, 3]], uncontrolled[[1, 3]], atol=1e-4)
     if base_scale == scale or {base_scale, scale}.isdisjoint({0, 1}) or (base_scale, scale) == (0, 1):
         assert torch.equal(outside[[1, 3]], uncontrolled[[1, 3]])
@@ -246,7 +246,7 @@ def test_a_base_is_predicted_bit_for_bit_as_without_control(model: EDICT, base_s
     ],
 )
 def test_captions_are_aligned_word_by_word(model: EDICT, base: str, edit: str, expected: dict[int, list[int]]) -> None:
-    these, those = split(model.tokenizer, base), split(model.tokenizer, edit)
+    these, those = split(model.model.tokenizer, base), split(model.model.tokenizer, edit)
     mapping = align(these, those, 24)
     ends = [1 + sum(len(tokens) for _, tokens in words) for words in (these, those)]
     words = mapping[1 : ends[0], 1 : ends[1]]
@@ -259,7 +259,7 @@ def test_captions_are_aligned_word_by_word(model: EDICT, base: str, edit: str, e
 
 
 def test_words_of_several_tokens_share_the_attention(model: EDICT) -> None:
-    one, three = split(model.tokenizer, "red heart"), split(model.tokenizer, "xqzj heart")
+    one, three = split(model.model.tokenizer, "red heart"), split(model.model.tokenizer, "xqzj heart")
     count = len(three[0][1])
     assert count > 1
     mapping = align(one, three, 24)
@@ -267,23 +267,23 @@ def test_words_of_several_tokens_share_the_attention(model: EDICT) -> None:
     assert mapping.sum(1)[:3].tolist() == pytest.approx([1.0] * 3)
     back = align(three, one, 24)
     assert back[1 : 1 + count, 1].tolist() == [1.0] * count
-    assert find(three, split(model.tokenizer, "XQZJ")) == list(range(1, 1 + count))
+    assert find(three, split(model.model.tokenizer, "XQZJ")) == list(range(1, 1 + count))
 
 
 @pytest.mark.parametrize("caption", ["", "a", "snow-covered cat's café, 🐈 no. 42", "a red heart and " * 20])
 def test_words_are_what_the_text_encoder_sees(model: EDICT, caption: str) -> None:
-    ids = model.tokenizer(caption, truncation=True).input_ids
-    words = split(model.tokenizer, caption)
+    ids = model.model.tokenizer(caption, truncation=True).input_ids
+    words = split(model.model.tokenizer, caption)
     assert [token for _, tokens in words for token in tokens] == list(range(1, len(ids) - 1))
     assert len(words) <= len(caption)
     assert not any(" " in word for word, _ in words)
 
 
 def test_a_word_is_found_wherever_it_is(model: EDICT) -> None:
-    words = split(model.tokenizer, "a dog face and a dog")
-    assert find(words, split(model.tokenizer, "dog")) == [2, 6]
-    assert find(words, split(model.tokenizer, "dog face")) == [2, 3]
-    assert find(words, split(model.tokenizer, "cat")) == []
+    words = split(model.model.tokenizer, "a dog face and a dog")
+    assert find(words, split(model.model.tokenizer, "dog")) == [2, 6]
+    assert find(words, split(model.model.tokenizer, "dog face")) == [2, 3]
+    assert find(words, split(model.model.tokenizer, "cat")) == []
     assert find(words, []) == []
 
 
@@ -332,7 +332,7 @@ def test_outside_the_mask_an_edit_is_its_base_after_every_step(
     monkeypatch.setattr(attention, "blended", seen)  # to read the mask; it runs as it is
     start, noise = inverted(model, images, guidance_scale=1.0)
     shown: list[torch.Tensor] = []
-    with model.unet.register_forward_pre_hook(lambda _, arguments: shown.append(arguments[0].clone())):
+    with model.network.register_forward_pre_hook(lambda _, arguments: shown.append(arguments[0].clone())):
         made, _ = model.edit(noise[[0, 3]], [SOURCES[0], SOURCES[3]], [PROMPTS[0][:1], PROMPTS[3]], control=Control(
             cross=0.5, self_=0.5, blend=blend
         ))  # fmt: skip
@@ -409,20 +409,20 @@ def test_what_does_not_fit_is_refused(model: EDICT, images: list[Image.Image]) -
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_network_is_left_as_it_was(model: EDICT, images: list[Image.Image], fails: bool) -> None:
     def hooks() -> int:
-        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.unet.modules())
+        return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.network.modules())
 
     def out_of_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("for a test")
 
     _, noise = inverted(model, images, guidance_scale=3.0, steps=1)
-    before, processors = hooks(), dict(model.unet.attn_processors)
+    before, processors = hooks(), dict(model.network.attn_processors)
     with ExitStack() as stack:
         if fails:
-            stack.enter_context(model.unet.conv_out.register_forward_pre_hook(out_of_memory))
+            stack.enter_context(model.network.conv_out.register_forward_pre_hook(out_of_memory))
             stack.enter_context(pytest.raises(torch.OutOfMemoryError))
         model.edit(noise, SOURCES, PROMPTS, control=Control(1, 1, {}, Blend()))
     assert hooks() == before
-    assert model.unet.attn_processors == processors
+    assert model.network.attn_processors == processors
 
 
 def test_a_rows_fault_is_also_its_edits(model: EDICT, images: list[Image.Image]) -> None:
@@ -443,7 +443,7 @@ def test_a_fault_of_the_base_alone_is_also_its_edits(model: EDICT, images: list[
         return torch.cat([predicted[:1] * torch.nan, predicted[1:]])
 
     _, noise = inverted(model, images, guidance_scale=1.0, steps=1)
-    with model.unet.conv_out.register_forward_hook(lose_the_first):
+    with model.network.conv_out.register_forward_hook(lose_the_first):
         _, faults = model.edit(noise[:2], SOURCES[:2], PROMPTS[:2], control=Control())
     assert sorted(faults) == [0, 1, 2]
     assert all(isinstance(fault, NonFinite) for fault in faults.values())

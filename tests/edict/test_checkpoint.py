@@ -12,7 +12,8 @@ from PIL import Image
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from edict import EDICT, ModelError
-from edict.checkpoint import DEFAULT, image_size, locate, weights_digest
+from edict.checkpoint import DEFAULT, locate, weights_digest
+from edict.models import MODELS, describe
 
 WEIGHTS = [
     "unet/diffusion_pytorch_model.safetensors",
@@ -95,7 +96,7 @@ def change(file: Path, **fields: object) -> None:
 def test_another_checkpoint_of_the_family_round_trips_exactly(shipped_by_others: Path, as_type: type) -> None:
     model = EDICT.from_pretrained(as_type(shipped_by_others))
     assert model.size == 24
-    assert model.scheduler_config["_class_name"] == "PNDMScheduler"
+    assert model.model.scheduler_config["_class_name"] == "PNDMScheduler"
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (3, 40, 30, 3), dtype=torch.uint8, generator=generator).numpy()
     start = model.encode([Image.fromarray(picture) for picture in pixels])
@@ -110,7 +111,7 @@ def test_another_checkpoint_of_the_family_round_trips_exactly(shipped_by_others:
 
 def test_the_default_is_the_shipped_folder() -> None:
     assert locate() == locate(None) == locate("default") == DEFAULT
-    assert image_size(DEFAULT) == 64
+    assert describe(DEFAULT).size == 64
 
 
 def test_a_home_folder_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,21 +139,21 @@ def test_a_folder_without_an_index_is_no_model(tmp_path: Path) -> None:
 
 
 def test_another_pipeline_class_is_named(folder: Path) -> None:
-    change(folder / "model_index.json", _class_name="StableDiffusionXLPipeline")
-    with pytest.raises(ModelError, match="StableDiffusionXLPipeline"):
-        locate(folder)
+    change(folder / "model_index.json", _class_name="KandinskyPipeline")
+    with pytest.raises(ModelError, match=f"is a KandinskyPipeline; supported are {', '.join(MODELS)}"):
+        EDICT.from_pretrained(folder)
 
 
 def test_another_prediction_is_named(folder: Path) -> None:
-    change(folder / "scheduler/scheduler_config.json", prediction_type="v_prediction")
-    with pytest.raises(ModelError, match="'v_prediction'; only epsilon"):
-        locate(folder)
+    change(folder / "scheduler/scheduler_config.json", prediction_type="sample")
+    with pytest.raises(ModelError, match="'sample'; supported are epsilon and v_prediction"):
+        EDICT.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("part", ["scheduler/scheduler_config.json", "vae/config.json", "unet/config.json"])
 def test_a_missing_configuration_is_named(folder: Path, part: str) -> None:
     (folder / part).unlink()
-    with pytest.raises(ModelError if part.startswith("scheduler") else OSError, match=part.rpartition("/")[2]):
+    with pytest.raises(ModelError, match=f"no {part}, so it is not whole"):
         EDICT.from_pretrained(folder)
 
 

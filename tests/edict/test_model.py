@@ -34,7 +34,7 @@ def models(model: EDICT) -> dict[torch.dtype, EDICT]:
 def network_batches(model: EDICT) -> Iterator[list[int]]:
     """The batch size of every call of the UNet, in order."""
     batches: list[int] = []
-    hook = model.unet.register_forward_hook(lambda _, arguments, __: batches.append(len(arguments[0])))
+    hook = model.network.register_forward_hook(lambda _, arguments, __: batches.append(len(arguments[0])))
     try:
         yield batches
     finally:
@@ -74,7 +74,7 @@ def test_generation_returns_the_very_integers(
     dtype: torch.dtype,
 ) -> None:
     model = models[dtype]
-    assert model.unet.dtype == model.text_encoder.dtype == dtype
+    assert model.network.dtype == model.model.text_encoder.dtype == dtype
     start = model.encode(images[:2])
     pair = model.invert(
         start, captions[:2], steps=steps, strength=strength, guidance_scale=guidance_scale, p=p, batch_size=2
@@ -312,7 +312,7 @@ def test_a_samples_fault_is_its_own(models: dict[torch.dtype, EDICT], images: Pi
     sound = model.prepare(model.encode(images[:2]), steps=1, strength=1.0, guidance_scale=1.0)
     wild = replace(sound, x=sound.x.clone(), y=sound.y.clone())
     wild.x[0] = wild.y[0] = 2**40
-    assert from_lattice(wild.x, wild.schedule.alpha(1), wild.bits).max() > torch.finfo(torch.float16).max
+    assert from_lattice(wild.x, wild.schedule.scale(1), wild.bits).max() > torch.finfo(torch.float16).max
     moved, faults = model.move(wild, captions[:2], 0)
     assert list(faults) == [0]
     assert isinstance(faults[0], NonFinite)

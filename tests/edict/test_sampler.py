@@ -55,7 +55,7 @@ def latents(samples: int = 3, seed: int = 0) -> torch.Tensor:
 
 
 def clean(plan: Schedule, bits: int = 12) -> States:
-    x = to_lattice(latents(), plan.alpha(plan.depth), bits)
+    x = to_lattice(latents(), plan.scale(plan.depth), bits)
     return x, x.clone()
 
 
@@ -173,12 +173,12 @@ def test_the_lattice_follows_the_papers_equations(steps: int, strength: float, i
         here, there = (plan.depth, 0) if inverting else (0, plan.depth)
         start = latents()
         move, reference = (run.invert, oracle.invert) if inverting else (run.generate, oracle.generate)
-        states = move(tuple(to_lattice(start, plan.alpha(here), bits) for _ in "xy"))
+        states = move(tuple(to_lattice(start, plan.scale(here), bits) for _ in "xy"))
         expected = reference(start, start, plan.timesteps, plan.alphas_cumprod, analytic, 0.93)
         unit = plan.alpha(there) ** 0.5 / 2**bits
         errors[bits] = 0.0
         for state, float_state, bound in zip(states, expected, largest_error(plan, 0.93, inverting), strict=True):
-            error = (from_lattice(state, plan.alpha(there), bits) - float_state).abs().max().item()
+            error = (from_lattice(state, plan.scale(there), bits) - float_state).abs().max().item()
             assert error <= bound * unit + 1e-9
             errors[bits] = max(errors[bits], error)
         assert max(largest_error(plan, 0.93, inverting)) * unit < 1e-3 or bits < 20  # or the bound would prove little

@@ -180,12 +180,12 @@ def test_the_lattice_follows_the_papers_equations(
     for bits in (10, 20):
         run, start = Run(name, plan, bits, **given), latents()
         x, y = run.invert(clean(plan, bits))
-        of_x, of_y = plan.alpha(0), plan.alpha(1)
+        of_x, of_y = plan.scale(0), plan.scale(1)
         expected = oracle.invert_two_step(start, plan.timesteps, plan.alphas_cumprod, analytic, step_back)
         off = [from_lattice(x, of_x, bits) - expected[0], from_lattice(y, of_y, bits) - expected[1]]
         down = run.generate((to_lattice(start, of_x, bits), to_lattice(start, of_y, bits)))
         expected_down = oracle.generate_two_step(start, start, plan.timesteps, plan.alphas_cumprod, analytic, step)
-        off.append(from_lattice(down[0], plan.alpha(plan.depth), bits) - expected_down)
+        off.append(from_lattice(down[0], plan.scale(plan.depth), bits) - expected_down)
         errors[bits] = max(float(error.abs().max()) for error in off)
         assert plan.depth == 1 or torch.equal(*down)
     assert errors[20] < 2e-3
@@ -230,7 +230,7 @@ def test_the_order_of_a_method(name: str, lowest: float, highest: float) -> None
 
         def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:  # du/dsigma = u, solved by exp(sigma)
             position = steps - timestep
-            return x / plan.alpha(position) ** 0.5
+            return x / plan.scale(position)
 
         bits = 24
         begin = [
@@ -250,10 +250,10 @@ def test_ddim_is_ddim_in_floats_but_for_rounding(steps: int, strength: float) ->
     x, y = run.invert(clean(plan, bits))
     assert torch.equal(x, y)
     expected = ddim.invert(latents(), plan, analytic, start=plan.depth, stop=0)
-    assert (from_lattice(x, plan.alpha(0), bits) - expected).abs().max() < 1e-4
+    assert (from_lattice(x, plan.scale(0), bits) - expected).abs().max() < 1e-4
     again = run.generate((x, y))
     expected = ddim.generate(expected, plan, analytic, start=0, stop=plan.depth)
-    assert (from_lattice(again[0], plan.alpha(plan.depth), bits) - expected).abs().max() < 1e-4
+    assert (from_lattice(again[0], plan.scale(plan.depth), bits) - expected).abs().max() < 1e-4
     assert not SAMPLERS["ddim"].exact and not equal(again, clean(plan, bits))
 
 
@@ -357,11 +357,11 @@ def test_y_of_a_two_step_method_is_in_the_scale_of_the_next_position(
     pair = model.invert(images[:2], captions[:2], steps=3, guidance_scale=1.0, sampler="bdia")
     next_, _ = model.move(pair, captions[:2], 1)
     assert torch.equal(pair.to_float()[1], next_.to_float()[0])
-    assert pair.alphas == pair.schedule.alphas_cumprod[:2]
+    assert pair.scales == (pair.schedule.scale(0), pair.schedule.scale(1))
     x, y = pair.to_float()
     assert pair.drift()[1].item() == pytest.approx((x[1] - y[1]).square().mean().sqrt().item(), rel=1e-12)
     assert pair.std()[1].item() == pytest.approx(x[1].std(correction=0).item(), rel=1e-12)
-    assert replace(pair, position=3).alphas == (pair.schedule.alpha(3),) * 2
+    assert replace(pair, position=3).scales == (pair.schedule.scale(3),) * 2
 
 
 @pytest.mark.parametrize("name", SAMPLERS)

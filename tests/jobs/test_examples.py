@@ -1,6 +1,8 @@
 """docs/specs.md, run: every example is planned, the edits are made, and every bad spec is told what the page says."""
 
+import os
 import re
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -62,7 +64,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
             (s.key, {s.extension: s.image, "txt": s.caption.encode(), "json": (s.json or "{}").encode()}) for s in some
         )
         (folder / "photos" / f"{shard:05d}.tar").write_bytes(write_shard(members))
-    (folder / "my-model").symlink_to(locate())
+    shutil.copytree(locate(), folder / "my-model", copy_function=os.symlink)
+    unet = folder / "my-model" / "unet"
+    (unet / "diffusion_pytorch_model.fp16.safetensors").symlink_to(unet / "diffusion_pytorch_model.safetensors")
+    (folder / "my-lora.safetensors").write_bytes(b"weights, which planning does not read")
     (folder / "masks").mkdir()
     for sample in read:
         mask = Image.new("L", (64, 64))
@@ -200,7 +205,7 @@ def test_the_network_is_asked_as_often_as_the_plan_says(here: Path, tmp_path: Pa
     task, fingerprint = edit_task(spec, latents, resolve(spec.edits), read_selection(spec))
     asked = list[int]()
     worker = EditWorker(replace(task, spec=spec.model_copy(update={"output": str(tmp_path)})))
-    worker.model.unet.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
+    worker.model.network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
     for unit in part_units(latents, fingerprint["batch_size"], 1):
         worker.probe(unit, 0)
     assert told is not None and sum(asked) == int(told[1].replace(",", ""))

@@ -65,7 +65,7 @@ def made(
     write_units(store, plan_shards(store, spec.input, 2, 1))
     worker = InvertWorker(InvertTask(spec, weights_of(spec.model, model, fingerprint), fingerprint, CPU))
     asked = list[int]()
-    worker.model.unet.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
+    worker.model.network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
     for unit in read_units(store):
         worker.process(unit, 1, None, {})
     return request.param, folder, sum(asked), preview(spec)
@@ -124,7 +124,7 @@ def test_edits_follow_the_store(made: tuple[str, Path, int, str]) -> None:
     Store(spec.output, create=True)
     editor = EditWorker(replace(task, machine=CPU))
     asked = list[int]()
-    editor.model.unet.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
+    editor.model.network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
     for unit in part_units(latents, 2, 1):
         done = editor.process(unit, 1, None, {})
         assert (done.images, done.rejected) == (4, 0)

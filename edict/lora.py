@@ -1,0 +1,101 @@
+"""LoRA weights (Hu et al., 2106.09685) added to a checkpoint's own: W += scale * alpha / rank * B A.
+
+Once, on loading, in float32: so that a prediction costs what it did, and its bits depend on the files alone. diffusers
+reads the file formats (its own, PEFT's, kohya's); what it needs PEFT for, layers that can be taken off again, is not.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers.utils.state_dict_utils import (
+    convert_state_dict_to_diffusers,
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
+from torch import nn
+
+from edict.checkpoint import LoRA, ModelError
+
+Weights = dict[str, torch.Tensor]
+Alphas = Mapping[str, float]
+Metadata = Mapping[str, Any]
+
+
+def fuse(lora: LoRA, pipeline: str, networks: Mapping[str, nn.Module | None]) -> None:
+    """Add the weights of a LoRA file to the networks it is for, by their names, in place.
+
+    `pipeline` names the checkpoint's diffusers class. Raises ModelError where the file is no LoRA of it.
+    """
+    state, alphas, metadata = _read(lora.file, getattr(diffusers, pipeline), networks)
+    strangers = set(state)
+    for part, network in networks.items():
+        keys = {key.removeprefix(f"{part}."): key for key in state if key.startswith(f"{part}.")}
+        if network is None or not keys:
+            continue
+        try:
+            keys = _renamed(part, network, keys)
+        except ValueError as error:
+            raise ModelError(f"lora {lora.file}: its weights for {part} are in no known spelling ({error})") from error
+        for name, key in keys.items():
+            module = name.removesuffix(".lora_A.weight")
+            if module == name or f"{module}.lora_B.weight" not in keys:
+                continue
+            other = keys[f"{module}.lora_B.weight"]
+            down, up = state[key].float(), state[other].float()
+            factor = lora.scale * _alpha(key, module, len(down), alphas, metadata) / len(down)
+            try:
+                weight: Any = network.get_submodule(module).weight
+                change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
+            except (AttributeError, RuntimeError) as error:
+                raise ModelError(f"lora {lora.file}: {key} has no place in this model, or another shape") from error
+            weight.data = (weight.data.float() + factor * change).to(weight.dtype)
+            strangers -= {key, other}
+    if strangers or not state:
+        raise ModelError(f"lora {lora.file}: no plain LoRA of this model ({min(strangers, default='it is empty')})")
+
+
+def _read(file: Path, pipeline: Any, networks: Mapping[str, nn.Module | None]) -> tuple[Weights, Alphas, Metadata]:
+    """The weights by part and module, in one of diffusers' spellings; kohya's alphas; what PEFT noted."""
+    if not hasattr(pipeline, "lora_state_dict"):
+        raise ModelError(f"lora {file}: a {pipeline.__name__} takes no LoRA weights: leave lora out")
+    unet = networks.get("unet")
+    told = {"return_alphas": True} if unet is None else {"unet_config": getattr(unet, "config", None)}
+    try:
+        state, *alphas, metadata = pipeline.lora_state_dict(
+            str(file.parent),
+            weight_name=file.name,
+            use_safetensors=True,
+            local_files_only=True,
+            return_lora_metadata=True,
+            **told,
+        )
+    except (ValueError, KeyError, OSError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ModelError(f"lora {file}: cannot be read as LoRA weights ({reason})") from error
+    return state, (alphas and alphas[0]) or {}, metadata or {}
+
+
+def _renamed(part: str, network: nn.Module, keys: dict[str, str]) -> dict[str, str]:
+    """Keys of a file by PEFT's names: MODULE.lora_A.weight and MODULE.lora_B.weight."""
+    if part.startswith("text_encoder"):
+        keys = convert_state_dict_to_peft(convert_state_dict_to_diffusers(keys))
+        if not hasattr(network, "text_model"):  # as transformers 5 has it
+            keys = {name.removeprefix("text_model."): key for name, key in keys.items()}
+    elif not any("lora_A" in name for name in keys):
+        keys = convert_unet_state_dict_to_peft(keys)
+    return keys
+
+
+def _alpha(key: str, module: str, rank: int, alphas: Alphas, metadata: Metadata) -> float:
+    """kohya's of the module, or what PEFT noted of the part; else the rank, which is a factor of 1."""
+    if alphas:
+        return float(alphas.get(re.split(r"\.lora(?:_A)?\.", key)[0] + ".alpha", rank))
+    part = key.partition(".")[0]
+    if metadata.get(f"{part}.use_rslora") or metadata.get(f"{part}.use_dora"):
+        raise ModelError(f"lora: {key} is rank-stabilised or weight-decomposed, which is not supported")
+    patterns = metadata.get(f"{part}.alpha_pattern") or {}
+    return float(patterns.get(module) or metadata.get(f"{part}.lora_alpha") or rank)

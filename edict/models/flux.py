@@ -1,0 +1,95 @@
+"""FLUX.1 (Black Forest Labs, 2024): a flow by a transformer on packed latents, under CLIP's pooled text and T5.
+
+`guidance_scale` is what the network has an input for, where it was distilled to take one (dev): one call gives the
+guided velocity, and there is no branch to lead away from. Where it was not (schnell), guidance is classifier-free as
+with every other model, the pipeline's `true_cfg_scale`; the pipeline's default is a guidance_scale of 1 here.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel
+from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+from edict.checkpoint import read_config
+from edict.models.flow import FlowModel
+from edict.models.model import Conditions, cut_short, tokens_of
+from edict.schedule import Schedule, flow
+
+LENGTH = 512  # tokens of T5, the pipeline's default
+
+
+class Flux(FlowModel):
+    """The conditions are `encoder_hidden_states` [N, 512, D], T5's; `pooled_projections` [N, P], CLIP's; `guidance`
+
+    [N], the scale, where the network takes it. Its size is that of its autoencoder: the transformer has none.
+    """
+
+    parts: ClassVar = {
+        "transformer": FluxTransformer2DModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModel,
+        "text_encoder_2": T5EncoderModel,
+        "tokenizer": CLIPTokenizer,
+        "tokenizer_2": T5TokenizerFast,
+    }
+    transformer: FluxTransformer2DModel
+    text_encoder: CLIPTextModel
+    text_encoder_2: T5EncoderModel
+    tokenizer_2: T5TokenizerFast
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.guidance = "embedded" if read_config(folder, "transformer")["guidance_embeds"] else "free"
+
+    def _size(self) -> int:
+        return int(read_config(self.folder, "vae")["sample_size"])
+
+    def schedule(self, steps: int, strength: float = 1.0) -> Schedule:
+        sigmas = None if self.scheduler_config.get("use_flow_sigmas") else np.linspace(1.0, 1 / max(steps, 1), steps)
+        tokens = (self.size // self._factor() // 2) ** 2  # a token is 2x2 latents
+        return flow(self.scheduler_config, steps, strength, tokens=tokens, sigmas=sigmas)
+
+    def condition(self, captions: Sequence[str]) -> Conditions:
+        clip = tokens_of(self.tokenizer, captions, self.tokenizer.model_max_length, self.device)
+        t5 = tokens_of(self.tokenizer_2, captions, LENGTH, self.device)
+        return {
+            "encoder_hidden_states": self.text_encoder_2(t5).last_hidden_state,
+            "pooled_projections": self.text_encoder(clip).pooler_output,
+        }
+
+    def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
+        given = latents.to(self.transformer.dtype)
+        _, _, height, width = given.shape
+        velocity = self.transformer(
+            hidden_states=pack(given),
+            timestep=given.new_full((len(given),), timestep) / 1000,
+            img_ids=positions(height // 2, width // 2).to(given),
+            txt_ids=given.new_zeros(LENGTH, 3),
+            **conditions,
+        ).sample
+        return unpack(velocity, height, width).float()
+
+    def truncated(self, caption: str) -> bool:
+        return cut_short(self.tokenizer_2, caption, LENGTH)
+
+
+def pack(latents: torch.Tensor) -> torch.Tensor:
+    """[N, C, H, W] -> [N, H/2 * W/2, 4 C]: a token is 2x2 latents of every channel."""
+    blocks = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # [N, C, H/2, 2, W/2, 2]
+    return blocks.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2).contiguous()
+
+
+def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """`pack` undone, of latents [N, C, height, width]."""
+    blocks = tokens.unflatten(1, (height // 2, width // 2)).unflatten(3, (-1, 2, 2))
+    return blocks.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
+
+
+def positions(height: int, width: int) -> torch.Tensor:
+    """Where each token stands, float32 [height * width, 3]: zero, row, column."""
+    rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1).float()

@@ -1,0 +1,148 @@
+"""What a sampler needs of a checkpoint, whatever its kind: the interface, and what most kinds share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from diffusers import AutoencoderKL, ModelMixin
+from torch import nn
+from transformers import CLIPTokenizer
+
+from edict import lora
+from edict.checkpoint import LoRA, home, read_config, read_index, variant_of
+from edict.schedule import Schedule
+
+Conditions = Mapping[str, torch.Tensor]
+"""What a network takes beside latents and timestep, by the name of its argument: [N, ...] each, a row a sample."""
+
+
+class Model(ABC):
+    """A checkpoint of one kind. Made, it knows what the configurations say; loaded, it encodes, predicts, decodes.
+
+    `size` is the pixels a side of its pictures. The network runs in the dtype it was loaded in, the autoencoder always
+    in float32: SDXL's overflows in float16, and it costs little beside the network.
+    """
+
+    parts: ClassVar[Mapping[str, Any]]
+    """The classes of what it loads, by its name in model_index.json."""
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """The parts that a checkpoint may do without."""
+    denoiser: ClassVar[str] = "unet"
+    """The part that predicts."""
+
+    guidance: Literal["free", "embedded", "none"] = "free"
+    """free: classifier-free, from two branches. embedded: the network takes the scale itself. none: there is none."""
+    vae: AutoencoderKL
+    tokenizer: CLIPTokenizer
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.scheduler_config = read_config(folder, "scheduler")
+        self.size = self._size()
+
+    def load(self, *, dtype: torch.dtype, device: str, variant: str | None = None, adapter: LoRA | None = None) -> Self:
+        """Load its parts, from safetensors. Raises ModelError, and what diffusers and transformers raise."""
+        index = read_index(self.folder)
+        for part, kind in self.parts.items():
+            if part in self.optional and index.get(part, [None, None])[1] is None:
+                setattr(self, part, None)
+                continue
+            subfolder = "" if home(self.folder, part) == self.folder else part
+            where: dict[str, Any] = {"pretrained_model_name_or_path": self.folder, "subfolder": subfolder}
+            if part.startswith("tokenizer"):
+                setattr(self, part, kind.from_pretrained(**where))
+                continue
+            precision = torch.float32 if part == "vae" else dtype
+            where |= {"use_safetensors": True, "variant": variant_of(self.folder, part, variant)}
+            if issubclass(kind, ModelMixin):
+                # the other way needs accelerate; this one leaves some in the dtype of their files
+                network = kind.from_pretrained(torch_dtype=precision, low_cpu_mem_usage=False, **where)
+                nn.Module.to(network, precision)
+            else:
+                network = kind.from_pretrained(dtype=precision, **where)
+            setattr(self, part, network)
+        networks = {part: getattr(self, part) for part in self.parts if not part.startswith("tokenizer")}
+        if adapter is not None:
+            lora.fuse(adapter, index["_class_name"], networks)
+        for network in networks.values():
+            if network is not None:
+                network.requires_grad_(False).eval().to(device)
+        return self
+
+    @property
+    def network(self) -> Any:
+        """The network that predicts."""
+        return getattr(self, self.denoiser)
+
+    @property
+    def device(self) -> torch.device:
+        return self.network.device
+
+    @property
+    def controllable(self) -> bool:
+        """Whether prompt-to-prompt can hold its edits: it attends to CLIP's tokens by layers of their own."""
+        return False
+
+    @abstractmethod
+    def _size(self) -> int: ...
+
+    @abstractmethod
+    def schedule(self, steps: int, strength: float = 1.0) -> Schedule:
+        """The last executed(steps, strength) of its own `steps` steps. Raises ValueError where there are none."""
+
+    @abstractmethod
+    def clean(self) -> Schedule:
+        """The clean end alone: a schedule of no steps."""
+
+    @abstractmethod
+    def condition(self, captions: Sequence[str]) -> Conditions:
+        """What the network takes for these captions."""
+
+    def unconditional(self) -> Conditions:
+        """What guidance leads away from where no negative caption is given: [1, ...] each."""
+        return self.condition([""])
+
+    @abstractmethod
+    def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
+        """Of latents, float64 [N, C, H, W] in the model's scale: the noise, or of a flow the velocity; float32 or 64.
+
+        The same values give the same bits whatever their layout in memory.
+        """
+
+    @abstractmethod
+    def truncated(self, caption: str) -> bool:
+        """Whether the text encoder that sees most of a caption sees only its beginning."""
+
+    def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
+        """Pictures, float32 [N, 3, S, S] on [-1, 1] -> latents, float32 [N, C, H, W] in the model's scale.
+
+        The mode of the autoencoder's posterior; or a sample, each picture's with a generator of that seed.
+        """
+        posterior = self.vae.encode(pixels).latent_dist
+        latents = posterior.mode()
+        if posterior_seed is not None:
+            generator = torch.Generator().manual_seed(posterior_seed)
+            noise = torch.randn(latents.shape[1:], generator=generator).to(self.device)
+            latents = latents + posterior.std * noise
+        return (latents - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents, float32 [N, C, H, W] in the model's scale -> pictures, float32 [N, 3, S, S] on about [-1, 1]."""
+        return self.vae.decode(latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)).sample
+
+    def _factor(self) -> int:
+        """Pixels a side of a latent."""
+        return 2 ** (len(read_config(self.folder, "vae")["block_out_channels"]) - 1)
+
+
+def cut_short(tokenizer: Any, caption: str, length: int) -> bool:
+    """Whether a tokenizer makes more than `length` tokens of a caption."""
+    return len(tokenizer(caption).input_ids) > length
+
+
+def tokens_of(tokenizer: Any, captions: Sequence[str], length: int, device: torch.device) -> torch.Tensor:
+    """int64 [N, length]: cut, or padded with what the tokenizer pads with."""
+    given = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+    return tokenizer(list(captions), **given).input_ids.to(device)

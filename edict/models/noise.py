@@ -1,0 +1,40 @@
+"""Models that predict noise: the schedule is the checkpoint's, the prediction comes out as noise."""
+
+from pathlib import Path
+
+import torch
+
+from edict.checkpoint import ModelError
+from edict.models.model import Model
+from edict.schedule import Schedule, alphas_cumprod, final_alpha, schedule
+
+PREDICTIONS = ("epsilon", "v_prediction")
+
+
+class NoiseModel(Model):
+    """A model with a noise schedule, of epsilon or v-prediction (Salimans & Ho, 2202.00512)."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.prediction_type = self.scheduler_config.get("prediction_type", "epsilon")
+        if self.prediction_type not in PREDICTIONS:
+            raise ModelError(
+                f"model {folder} predicts {self.prediction_type!r}; supported are {' and '.join(PREDICTIONS)}"
+            )
+        self._alphas = alphas_cumprod(self.scheduler_config)
+
+    def schedule(self, steps: int, strength: float = 1.0) -> Schedule:
+        return schedule(self.scheduler_config, steps, strength)
+
+    def clean(self) -> Schedule:
+        return Schedule((), (final_alpha(self.scheduler_config),))
+
+    def noise(self, predicted: torch.Tensor, latents: torch.Tensor, timestep: float) -> torch.Tensor:
+        """The noise in what the network predicted of `latents`: eps = sqrt(alpha) v + sqrt(1 - alpha) x, in float64.
+
+        Alpha is the timestep's, the noise level that the network was told.
+        """
+        if self.prediction_type == "epsilon":
+            return predicted.float()
+        alpha = float(self._alphas[int(timestep)])
+        return alpha**0.5 * predicted.double() + (1 - alpha) ** 0.5 * latents.double()

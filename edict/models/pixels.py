@@ -1,0 +1,49 @@
+"""Diffusion on pixels (DDPM, Ho et al., 2006.11239): an unconditional UNet, whose latents are the picture on [-1, 1].
+
+No text: a caption is ignored, and there is nothing to guide by. The case that the paper names for models without one.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from diffusers import UNet2DModel
+
+from edict.checkpoint import ModelError, read_config
+from edict.models.model import Conditions
+from edict.models.noise import NoiseModel
+
+
+class Pixels(NoiseModel):
+    """It has no conditions. Of a network that predicts its variance too (2102.09672; 6 channels), the noise counts."""
+
+    parts: ClassVar = {"unet": UNet2DModel}
+    guidance: Literal["free", "embedded", "none"] = "none"
+    unet: UNet2DModel
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        if (channels := read_config(folder, "unet")["in_channels"]) != 3:
+            raise ModelError(f"model {folder} takes {channels} channels; a model on pixels has 3: red, green, blue")
+
+    def _size(self) -> int:
+        return int(read_config(self.folder, "unet")["sample_size"])
+
+    def condition(self, captions: Sequence[str]) -> Conditions:
+        return {}
+
+    def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
+        predicted = self.unet(latents.to(self.unet.dtype).contiguous(), timestep).sample
+        return self.noise(predicted[:, : latents.shape[1]], latents, timestep)
+
+    def truncated(self, caption: str) -> bool:
+        return False
+
+    def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
+        if posterior_seed is not None:
+            raise ValueError("posterior_seed: a model on pixels has no autoencoder, and so no posterior to draw from")
+        return pixels
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents

@@ -1,0 +1,74 @@
+"""Stable Diffusion 3 and 3.5 (Esser et al., 2403.03206): a flow by a transformer under two CLIPs and, if it is, T5."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL, SD3Transformer2DModel
+from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
+
+from edict.checkpoint import read_config
+from edict.models.flow import FlowModel
+from edict.models.model import Conditions, cut_short, tokens_of
+from edict.schedule import Schedule, flow
+
+LENGTH = 256  # tokens of T5, the pipeline's default
+
+
+class StableDiffusion3(FlowModel):
+    """The conditions are `encoder_hidden_states` [N, L + 256, D], the CLIPs' last but one side by side and padded to
+
+    T5's width, then T5's (zeros without one); `pooled_projections` [N, P], pooled by both CLIPs.
+    """
+
+    parts: ClassVar = {
+        "transformer": SD3Transformer2DModel,
+        "vae": AutoencoderKL,
+        "text_encoder": CLIPTextModelWithProjection,
+        "text_encoder_2": CLIPTextModelWithProjection,
+        "text_encoder_3": T5EncoderModel,
+        "tokenizer": CLIPTokenizer,
+        "tokenizer_2": CLIPTokenizer,
+        "tokenizer_3": T5TokenizerFast,
+    }
+    optional: ClassVar = frozenset({"text_encoder_3", "tokenizer_3"})
+    transformer: SD3Transformer2DModel
+    text_encoder: CLIPTextModelWithProjection
+    text_encoder_2: CLIPTextModelWithProjection
+    text_encoder_3: T5EncoderModel | None
+    tokenizer_2: CLIPTokenizer
+    tokenizer_3: T5TokenizerFast | None
+
+    def _size(self) -> int:
+        return int(read_config(self.folder, "transformer")["sample_size"]) * self._factor()
+
+    def schedule(self, steps: int, strength: float = 1.0) -> Schedule:
+        side = self.size // self._factor() // read_config(self.folder, "transformer")["patch_size"]
+        return flow(self.scheduler_config, steps, strength, tokens=side**2)
+
+    def condition(self, captions: Sequence[str]) -> Conditions:
+        hidden, pooled = [], []
+        for tokenizer, encoder in ((self.tokenizer, self.text_encoder), (self.tokenizer_2, self.text_encoder_2)):
+            tokens = tokens_of(tokenizer, captions, self.tokenizer.model_max_length, self.device)
+            encoded = encoder(tokens, output_hidden_states=True)
+            hidden.append(encoded.hidden_states[-2])
+            pooled.append(encoded.text_embeds)
+        if self.text_encoder_3 is None:
+            width = self.transformer.config.joint_attention_dim
+            t5 = hidden[0].new_zeros(len(captions), LENGTH, width)
+        else:
+            t5 = self.text_encoder_3(tokens_of(self.tokenizer_3, captions, LENGTH, self.device)).last_hidden_state
+        clip = torch.cat(hidden, -1)
+        clip = F.pad(clip, (0, t5.shape[-1] - clip.shape[-1]))
+        return {"encoder_hidden_states": torch.cat([clip, t5], 1), "pooled_projections": torch.cat(pooled, -1)}
+
+    def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
+        given = latents.to(self.transformer.dtype).contiguous()
+        timesteps = torch.full((len(given),), timestep, dtype=torch.float32, device=given.device)
+        return self.transformer(given, timestep=timesteps, **conditions).sample.float()
+
+    def truncated(self, caption: str) -> bool:
+        if self.tokenizer_3 is None:
+            return cut_short(self.tokenizer, caption, self.tokenizer.model_max_length)
+        return cut_short(self.tokenizer_3, caption, LENGTH)

@@ -1,0 +1,119 @@
+"""A flow model through the real workers: its store reads back to the same schedule, and edits start from it."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from edict.checkpoint import weights_digest
+from jobs.preview import preview
+from jobs.prompts import resolve
+from pipeline.edit import EditError, EditWorker
+from pipeline.invert import InvertTask, InvertWorker
+from pipeline.job import invert_fingerprint, lora_of, open_job, weights_of
+from pipeline.latents import read_latents
+from pipeline.plan import part_units, plan_shards, read_units, write_units
+from pipeline.run import edit_task
+from pipeline.selection import read_selection
+from pipeline.shards import Sample
+from pipeline.store import Store
+from pipeline.work import Machine
+from schemas.latents import NOISE
+from schemas.specs import EditSpec, InvertSpec
+from tests.edict.checkpoints import save
+
+CPU = Machine("cpu", 1, 0.0)
+
+
+@pytest.fixture(scope="module")
+def made(
+    tmp_path_factory: pytest.TempPathFactory,
+    samples: list[Sample],
+    shard_of: Callable[[Path, list[tuple[str, bytes]]], Path],
+) -> tuple[InvertSpec, InvertWorker]:
+    """A store of four pictures by a guidance-distilled flow, and the worker that made it."""
+    folder = tmp_path_factory.mktemp("flow")
+    members = [
+        member
+        for i, sample in enumerate(samples[:4])
+        for member in ((f"{i:03d}.png", sample.image), (f"{i:03d}.txt", sample.caption.encode()))
+    ]
+    shard_of(folder / "0.tar", members)
+    checkpoint = save("flux-dev", folder / "model")
+    fields: dict[str, Any] = {"kind": "invert", "input": str(folder / "0.tar"), "output": str(folder / "latents")}
+    fields |= {"model": {"path": str(checkpoint), "dtype": "bfloat16"}, "workers": {"batch_size": 2}}
+    spec = InvertSpec.model_validate(fields | {"sampler": {"steps": 4, "guidance_scale": 3.5}})
+    fingerprint = invert_fingerprint(spec, checkpoint)
+    store = Store(spec.output, create=True)
+    open_job(store, "invert", spec.model_dump(mode="json"), fingerprint, CPU)
+    write_units(store, plan_shards(store, spec.input, 2, 1))
+    worker = InvertWorker(InvertTask(spec, weights_of(spec.model, checkpoint, fingerprint), fingerprint, CPU))
+    for unit in read_units(store):
+        assert worker.process(unit, 1, None, {}).ok == unit.count
+    return spec, worker
+
+
+def test_a_flows_store_reads_back_to_the_same_schedule(made: tuple[InvertSpec, InvertWorker]) -> None:
+    spec, worker = made
+    store = Store(spec.output)
+    for unit in part_units(store, batch_size=2, workers=1):
+        latents = read_latents(store, unit)
+        assert latents.pair.schedule == worker.model.model.schedule(4)
+        noise = json.loads(latents.table.schema.metadata[NOISE])
+        assert (noise["alphas_cumprod"], noise["scale"], noise["sigmas"][-1]) == (1.0, 2.0**-12, 0.0)
+        same = worker.model.generate(latents.pair, latents.column("caption"), output_type="latent")
+        assert same.digests() == latents.column("digest")
+        floats = same.to_float()[0]
+        assert floats.equal(same.x.double() * 2.0**-12)
+
+
+def test_a_flows_store_is_edited(made: tuple[InvertSpec, InvertWorker], tmp_path: Path) -> None:
+    spec, _ = made
+    edits = [{"name": "snow", "prompt": "{caption}, in snow", "strength": 0.5, "guidance_scale": 7.0}]
+    fields = {"kind": "edit", "latents": spec.output, "output": str(tmp_path / "edits"), "edits": edits}
+    wanted = EditSpec.model_validate(fields)
+    latents, store, resolved = Store(spec.output), Store(wanted.output, create=True), resolve(wanted.edits)
+    task, fingerprint = edit_task(wanted, latents, resolved, read_selection(wanted))
+    open_job(store, "edit", wanted.model_dump(mode="json"), fingerprint, CPU, variants_per_row=1)
+    write_units(store, part_units(latents, fingerprint["batch_size"], 1))
+    units = read_units(store)
+    editor = EditWorker(replace(task, machine=CPU, shown={unit.unit: 1 for unit in units}))
+    for unit in units:
+        assert editor.process(unit, 1, None, {}).ok == unit.count
+    shown = [row for file in (tmp_path / "edits" / "pictures").iterdir() for row in pq.read_table(file).to_pylist()]
+    assert shown and all(row["exact"] for row in shown)
+    assert "network cost  32 evaluations" in preview(wanted)  # 4 rows, 4 steps, two half-steps: one branch
+    assert "network cost  8 evaluations a picture, 32 in all" in preview(spec)
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        ({"control": {}}, "edit 'a': attention control needs a UNet that attends to CLIP's tokens"),
+        ({"negative_prompt": "blurry"}, "which classifier-free guidance alone heeds"),
+    ],
+)
+def test_what_a_flow_cannot_do_is_told_before_anything_runs(
+    made: tuple[InvertSpec, InvertWorker], tmp_path: Path, edit: dict[str, Any], message: str
+) -> None:
+    fields = {"kind": "edit", "latents": made[0].output, "output": str(tmp_path / "edits")}
+    spec = EditSpec.model_validate(fields | {"edits": [{"name": "a", "prompt": "{caption} x", **edit}]})
+    with pytest.raises(EditError, match=message):
+        edit_task(spec, Store(spec.latents), resolve(spec.edits), read_selection(spec))
+
+
+def test_the_variant_and_the_lora_go_to_the_workers(made: tuple[InvertSpec, InvertWorker], tmp_path: Path) -> None:
+    (tmp_path / "lora.safetensors").write_bytes(b"weights")
+    model = made[0].model.model_validate(
+        {"path": made[0].model.path, "variant": "fp16", "lora": {"path": str(tmp_path), "scale": 0.5}}
+    )
+    lora = lora_of(model)
+    assert lora is not None and lora.file == tmp_path / "lora.safetensors"
+    digest = weights_digest(Path(model.path), "fp16", lora)
+    weights = weights_of(model, Path(model.path), {"weights": digest, "dtype": "float32"})
+    assert (weights.variant, weights.lora, weights.lora_scale) == ("fp16", str(tmp_path), 0.5)
+    assert digest != weights_digest(Path(model.path), "fp16")
