@@ -228,6 +228,12 @@ def test_a_pair_in_floats_is_in_the_models_scale(model: EDICT, images: Pictures,
     assert pair.std()[1].item() == pytest.approx(((x[1] + y[1]) / 2).std(correction=0).item(), rel=1e-12)
 
 
+def test_pictures_are_encoded_in_the_shape_that_is_asked_for(model: EDICT, images: Pictures) -> None:
+    whole = model.encode(images[:5], batch_size=2)
+    parts = [model.encode(images[first : first + 2][: 5 - first], batch_size=2) for first in (0, 2, 4)]
+    assert whole.digests() == [digest for part in parts for digest in part.digests()]
+
+
 def test_one_store_serves_every_strength(model: EDICT, images: Pictures, captions: list[str]) -> None:
     """Generated part of the way with the base prompts, a pair is the one that inversion had there: the branch point."""
     start = model.encode(images[:2])
