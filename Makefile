@@ -22,9 +22,9 @@ venv: .venv/.installed  ## create .venv with the pinned packages
 demo: venv  ## run the shipped model end to end on the shipped pictures
 	$(BIN)/edict demo
 
-test: lint  ## lint, then run the tests
+test: lint  ## lint, then run the tests, on as many cores as there are
 	$(BIN)/python -m tests.browser >/dev/null || echo "the tests in a browser are left out"
-	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/pipeline tests
 
 lint: venv  ## check format, style, types and the import contract
 	$(BIN)/ruff format --check --quiet .

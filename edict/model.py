@@ -99,9 +99,10 @@ class EDICT:
             ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.LANCZOS) for image in images
         ]
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in fitted])).to(self.device)
-        pixels = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-        parts = [_padded(part, batch_size or len(images)) for part in pixels.split(batch_size or len(images))]
-        latents = torch.cat([self.model.encode(part, posterior_seed) for part in parts])[: len(images)]
+        # padded first: a batch that is padded has then the layout of one that is full, and the same last bits
+        batches = [_padded(part, batch_size or len(images)) for part in pixels.split(batch_size or len(images))]
+        drawn = [batch.permute(0, 3, 1, 2).float() / 127.5 - 1 for batch in batches]
+        latents = torch.cat([self.model.encode(batch, posterior_seed) for batch in drawn])[: len(images)]
         end = self.model.clean()
         x = to_lattice(latents, end.scale(0), bits).contiguous()
         return Pair(x, x.clone(), end, 0, bits, 1.0, len(x), "edict", resolve("edict", 0, {}))

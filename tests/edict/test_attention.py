@@ -56,10 +56,7 @@ EDITS = [1, 2, 5, 6, 7, 8, 9, 11]
     ("control", "base_scale", "guidance_scale", "dtype"),
     [
         *((name, 3.0, None, torch.float32) for name in CONTROLS),
-        *(
-            ("plain", base, edit, torch.float32)
-            for base, edit in ((1, None), (1, 4.5), (3, 1), (0, 3), (7, 0), (0, None))
-        ),
+        *(("plain", base, edit, torch.float32) for base, edit in ((1, 4.5), (3, 1), (0, 3), (7, 0))),
         ("whole", 3.3, 5.0, torch.bfloat16),
         ("blend", 1.0, None, torch.bfloat16),
     ],

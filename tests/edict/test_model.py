@@ -232,6 +232,8 @@ def test_pictures_are_encoded_in_the_shape_that_is_asked_for(model: EDICT, image
     whole = model.encode(images[:5], batch_size=2)
     parts = [model.encode(images[first : first + 2][: 5 - first], batch_size=2) for first in (0, 2, 4)]
     assert whole.digests() == [digest for part in parts for digest in part.digests()]
+    alone = [model.encode([image], batch_size=2).digests()[0] for image in images[:5]]
+    assert whole.digests() == alone, "a padded batch has the bits of a full one"
 
 
 def test_one_store_serves_every_strength(model: EDICT, images: Pictures, captions: list[str]) -> None:

@@ -32,6 +32,7 @@ from schemas.specs import EditSpec, InvertSpec
 
 CPU = Machine("cpu", 1, 0.0)
 STEPS = 3
+DTYPES = {"edict": "bfloat16"}  # in float32 test_run has it
 
 
 @pytest.fixture(scope="module", params=SAMPLERS)
@@ -54,6 +55,7 @@ def made(
             "kind": "invert",
             "input": str(folder / "0.tar"),
             "output": str(folder / "latents"),
+            "model": {"dtype": DTYPES.get(request.param, "float32")},
             "sampler": {"name": request.param, "steps": STEPS},
             "workers": {"batch_size": 2},
         }
