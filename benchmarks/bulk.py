@@ -58,9 +58,8 @@ def measure(folder: Path, rows: int, steps: int, strength: float, workers: int) 
     """One job and ten, side by side."""
     latents, count = str(folder / "latents"), {"count": workers}
     sampler = {"steps": steps, "guidance_scale": 3.0}
-    inverted = run(
-        {"kind": "invert", "input": str(SHARDS / "*.tar"), "output": latents, "sampler": sampler, "workers": count}
-    )
+    shards = [str(file) for file in sorted(SHARDS.glob("*.tar"))]
+    inverted = run({"kind": "invert", "input": shards, "output": latents, "sampler": sampler, "workers": count})
     edits: list[dict[str, Any]] = [
         {"name": f"e{i}", "prompt": f"{{caption}}, {ending}", "strength": strength} for i, ending in enumerate(ENDINGS)
     ]
