@@ -24,7 +24,7 @@ demo: venv  ## run the shipped model end to end on the shipped pictures
 
 test: lint  ## lint, then run the tests, on as many cores as there are
 	$(BIN)/python -m tests.browser >/dev/null || echo "the tests in a browser are left out"
-	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/pipeline tests
+	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/pipeline tests/jobs tests
 
 lint: venv  ## check format, style, types and the import contract
 	$(BIN)/ruff format --check --quiet .

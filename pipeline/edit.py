@@ -284,8 +284,10 @@ class EditWorker(Ready):
                 clean, met = self._hold(started, captions, [changes[i] for i in members])
             drift, digests = clean.drift().tolist(), clean.digests()
             for first in range(0, len(members), clean.batch_size):
-                images = self.model.decode(clean[first : first + clean.batch_size].to_float()[0])
-                for j, image in enumerate(images, first):
+                batch = list(range(first, min(first + clean.batch_size, len(members))))
+                # padded, or a picture of a last batch would have other last bits, and now and then another pixel
+                full = clean[batch + batch[-1:] * (clean.batch_size - len(batch))]
+                for j, image in zip(batch, self.model.decode(full.to_float()[0]), strict=False):
                     file = encode(image, self.task.spec.images.format, self.task.spec.images.quality)
                     results[members[j]] = Drawn(file, drift[j], digests[j])
             results |= {members[j]: _fault(error) for j, error in met.items()}

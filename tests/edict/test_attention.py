@@ -71,7 +71,7 @@ def test_bases_come_back_to_the_very_integers(
     dtype: torch.dtype,
 ) -> None:
     model = half if dtype == torch.bfloat16 else model
-    start, noise = inverted(model, images, guidance_scale=base_scale, steps=3)
+    start, noise = inverted(model, images, guidance_scale=base_scale, steps=2)
     made, faults = model.edit(noise, SOURCES, PROMPTS, control=CONTROLS[control], guidance_scale=guidance_scale)
     assert not faults
     assert (len(made), made.position) == (12, start.position)
@@ -95,7 +95,7 @@ def test_without_windows_an_edit_is_the_uncontrolled_one(
 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_an_edit_to_the_same_caption_is_the_base(model: EDICT, images: list[Image.Image], control: str) -> None:
-    start, noise = inverted(model, images, guidance_scale=3.0, steps=3)
+    start, noise = inverted(model, images, guidance_scale=3.0, steps=2)
     held = Control(blend=MASK[:4]) if control == "mask" else CONTROLS[control]
     made, _ = model.edit(noise, SOURCES, [[caption] for caption in SOURCES], control=held)
     assert equal(made[0::2], start)
@@ -450,7 +450,7 @@ NEGATIVES = ["blurred", None, "grey background", "cat"]
 
 
 def test_negative_captions_are_exact(model: EDICT, images: list[Image.Image]) -> None:
-    start, plain = inverted(model, images, guidance_scale=3.0, steps=3)
+    start, plain = inverted(model, images, guidance_scale=3.0, steps=2)
     noise, _ = model.move(start, SOURCES, 0, negative_captions=NEGATIVES)
     assert [torch.equal(a, b) for a, b in zip(noise.x, plain.x, strict=True)] == [False, True, False, False]
     same, _ = model.move(noise, SOURCES, start.position, negative_captions=NEGATIVES)
@@ -461,7 +461,7 @@ def test_negative_captions_are_exact(model: EDICT, images: list[Image.Image]) ->
 
 @pytest.mark.parametrize("base_scale", [3.0, 0.0])
 def test_negative_prompts_are_the_edits_own(model: EDICT, images: list[Image.Image], base_scale: float) -> None:
-    start, noise = inverted(model, images, guidance_scale=base_scale, steps=3)
+    start, noise = inverted(model, images, guidance_scale=base_scale, steps=2)
 
     def made(negative_prompts: list[list[str | None]] | None) -> Pair:
         return model.edit(

@@ -258,7 +258,7 @@ def test_edits_make_pictures_an_index_and_a_sheet(latents: Path, tmp_path: Path)
         {"name": "style", "replace": {"noto": ["fluent", "twemoji"]}, "strength": 0.67, "guidance_scale": 5.0},
         {"name": "late", "prompt": "a {caption}", "steps": 1},
     ]
-    ran = run_spec(edit_spec(latents, tmp_path / "edits", edits, workers={"count": 2}, contact_sheet=5))
+    ran = run_spec(edit_spec(latents, tmp_path / "edits", edits, contact_sheet=5))
     assert ran.failures == []
     noto = sum("noto" in row["caption"] for row in rows(latents))
     assert 0 < noto < 24
