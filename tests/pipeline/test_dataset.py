@@ -93,6 +93,20 @@ def write_edits(folder: Path, output: str, **more: Any) -> None:
         editor.process(unit, 1, None, {})
 
 
+def test_a_picture_is_the_same_whatever_is_made_beside_it(made: Path) -> None:
+    """The batches of two edits of five rows are filled otherwise than those of one."""
+    write_edits(made, "alone", edits=EDITS[:1])
+    together, alone = (
+        {
+            (row["source_shard"], row["source_key"]): row["image_sha256"]
+            for row in index(made / name)
+            if row["edit"] == "snow"
+        }
+        for name in ("edits", "alone")
+    )
+    assert alone == together and len(alone) == 5
+
+
 @pytest.fixture
 def copy(made: Path, tmp_path: Path) -> Path:
     """The folder, to be damaged; its stores still name the shards of the first."""
