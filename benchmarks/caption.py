@@ -8,11 +8,12 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from PIL import Image
 
 from benchmarks.record import parser, save
 from edict import EDICT, Pair, ddim
 from edict.training.emoji import KINDS
-from jobs.evaluation.edits import Method, Setting, by_sdedit, mean_interval
+from jobs.evaluation.edits import Method, Setting, by_sdedit, edit_batch, interval, mean_interval
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import Edit, split, squared_error, truth
 
@@ -30,13 +31,9 @@ def errors(
     model: EDICT, method: Method, edits: Sequence[Edit], setting: Setting, *, steps: int, batch: int
 ) -> np.ndarray:
     """The mean squared distances to the truth, float64 [N]."""
-    images = []
+    images: list[Image.Image] = []
     for first in range(0, len(edits), batch):
-        part = edits[first : first + batch]
-        start = model.encode([edit.source.image for edit in part])
-        start = model.prepare(start, steps=steps, **setting._asdict(), batch_size=batch)
-        captions = ([edit.source.caption for edit in part], [edit.target.caption for edit in part])
-        images += model.decode(method(model, start, *captions)[0])
+        images += edit_batch(model, method, setting, edits[first : first + batch], steps=steps, batch=batch)[0]
     return squared_error(images, [edit.target.image for edit in edits])
 
 
@@ -61,7 +58,7 @@ def main() -> None:
         made["SDEdit - caption alone"] = made["SDEdit"] - made["caption alone"]
         found = {name: mean_interval(values, drawings) for name, values in made.items()}
         results.append({"kind": kind, "n": len(edits), **found})
-        rows.append([kind, len(edits), *("{:.4f} [{:.4f}, {:.4f}]".format(*values) for values in found.values())])
+        rows.append([kind, len(edits), *map(interval, found.values())])
     print(table(("kind", "edits", *(f"{name} [95 %]" for name in found)), rows))
     print(f"\nwritten to {save('caption', given, rows=results)}")
 

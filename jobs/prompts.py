@@ -90,11 +90,10 @@ def resolve(edits: Sequence[Edit], tables: Mapping[str, PromptTable] | None = No
     def listed(key: str) -> dict[str, str]:
         return {named[edit, row]: prompt for edit, table in tables.items() for row, prompt in table.of(key).items()}
 
-    masked = [edit.name for edit in edits if edit.control and edit.control.mask and edit.control.mask.pie_bench]
+    masked = [edit.name for edit in edits if edit.masked]
 
     def masks(key: str) -> dict[str, list[int]]:
-        known = [(named[edit, row], tables[edit], key) for edit in masked for row in tables[edit].of(key)]
-        return {name: table.mask(key) for name, table, key in known}
+        return {named[edit, row]: tables[edit].mask(key) for edit in masked for row in tables[edit].of(key)}
 
     digests = [
         {"pie_bench" if edit.table is None else "table": f"sha256:{tables[edit.name].digest}"} if edit.listed else {}

@@ -70,8 +70,7 @@ def read_table(edit: Edit) -> PromptTable:
         raise TableError(f"edit {edit.name!r}, {where}: {error}") from error
     try:
         if where == "pie_bench":
-            masked = bool(edit.control and edit.control.mask and edit.control.mask.pie_bench)
-            keys, prompts, aliases, masks = _pie_bench(data, masked)
+            keys, prompts, aliases, masks = _pie_bench(data, edit.masked)
             table = _of_rows(data, pa.array(keys, pa.string()), pa.array(prompts, pa.string()), None)
             return replace(table, aliases=aliases, masks=masks)
         table = _columns(data, location.rpartition(".")[2].lower())

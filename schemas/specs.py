@@ -336,6 +336,11 @@ class Edit(Spec):
         return self.table if self.pie_bench is None else self.pie_bench
 
     @property
+    def masked(self) -> bool:
+        """Whether its masks are those of its PIE-Bench mapping file."""
+        return bool(self.control and self.control.mask and self.control.mask.pie_bench)
+
+    @property
     def variants(self) -> int:
         """How many edits it fans out to, as far as the spec alone tells."""
         return math.prod(len(words) for words in (self.replace or {}).values() if isinstance(words, list))
@@ -388,7 +393,7 @@ class Edit(Spec):
             raise ValueError(f"exactly one of {', '.join(kinds)}; {found}")
         if self.negative_prompt is not None and self.guidance_scale == 1:
             raise ValueError("a guidance_scale other than 1 with negative_prompt, which guidance alone heeds")
-        if self.control and self.control.mask and self.control.mask.pie_bench and self.pie_bench is None:
+        if self.masked and self.pie_bench is None:
             raise ValueError("pie_bench with control.mask.pie_bench, whose mapping file has the masks")
         if self.strength is not None and self.steps is not None:
             raise ValueError("strength or steps, which say the same thing; both are given")

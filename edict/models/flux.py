@@ -23,9 +23,10 @@ LENGTH = 512  # tokens of T5, the pipeline's default
 
 
 class Flux(FlowModel):
-    """The conditions are `encoder_hidden_states` [N, 512, D], T5's; `pooled_projections` [N, P], CLIP's; `guidance`
+    """Its size is that of its autoencoder: the transformer has none.
 
-    [N], the scale, where the network takes it. Its size is that of its autoencoder: the transformer has none.
+    The conditions are `encoder_hidden_states` [N, 512, D], T5's; `pooled_projections` [N, P], CLIP's; `guidance` [N],
+    the scale, where the network takes it.
     """
 
     parts: ClassVar = {

@@ -17,9 +17,10 @@ LENGTH = 256  # tokens of T5, the pipeline's default
 
 
 class StableDiffusion3(FlowModel):
-    """The conditions are `encoder_hidden_states` [N, L + 256, D], the CLIPs' last but one side by side and padded to
+    """It does without T5 where the checkpoint has none.
 
-    T5's width, then T5's (zeros without one); `pooled_projections` [N, P], pooled by both CLIPs.
+    The conditions are `encoder_hidden_states` [N, L + 256, D], the CLIPs' last but one side by side and padded to T5's
+    width, then T5's (zeros without one); `pooled_projections` [N, P], pooled by both CLIPs.
     """
 
     parts: ClassVar = {

@@ -13,10 +13,11 @@ from edict.models.stable_diffusion import StableDiffusion
 
 
 class StableDiffusionXL(StableDiffusion):
-    """The conditions are `encoder_hidden_states` [N, L, D1 + D2], the encoders' last but one; `text_embeds` [N, P],
+    """Stable Diffusion with more conditions: its pictures have the model's size, whole, and it is told so.
 
-    pooled by the second; `time_ids` [N, 6]: the original size, the crop's corner, the target size. The pictures have
-    the model's size, whole, so that they are size, size, 0, 0, size, size.
+    The conditions are `encoder_hidden_states` [N, L, D1 + D2], the encoders' last but one; `text_embeds` [N, P], pooled
+    by the second; `time_ids` [N, 6]: the original size, the crop's corner, the target size, so size, size, 0, 0, size,
+    size.
     """
 
     parts: ClassVar = {

@@ -129,10 +129,10 @@ def samples(
 def build(emoji: Path) -> list[Path]:
     """Write the shards; FileNotFoundError where `emoji` lacks a picture set."""
     known = pictures(emoji)
-    files, number = [], 0
+    files, number, of_folder = [], 0, shards(set(known))
     for folder, name in ((SHARDS, "demo"), (SECOND, "second")):
         folder.mkdir(exist_ok=True)
-        for i, scenes in enumerate(shards(set(known))[folder]):
+        for i, scenes in enumerate(of_folder[folder]):
             files.append(folder / f"{name}-{i:05d}.tar")
             files[-1].write_bytes(write_shard(samples(scenes, number, known)))
             number += 1

@@ -173,14 +173,20 @@ def _model() -> EDICT:
 def _edit(
     name: str, setting: Setting, edits: Sequence[Edit], steps: int, batch: int
 ) -> tuple[list[Image.Image], list[bool]]:
-    """A batch of edits, and which of them failed."""
-    model = _model()
+    """A batch of edits in a worker process, and which of them failed."""
+    return edit_batch(_model(), METHODS[name], setting, edits, steps=steps, batch=batch)
+
+
+def edit_batch(
+    model: EDICT, method: Method, setting: Setting, edits: Sequence[Edit], *, steps: int, batch: int
+) -> tuple[list[Image.Image], list[bool]]:
+    """The pictures that a method makes of at most `batch` edits, and which of them failed."""
     start = model.encode([edit.source.image for edit in edits])
     start = model.prepare(start, steps=steps, **setting._asdict(), batch_size=batch)
     sources, targets = (
         [end.caption for end in ends] for ends in zip(*((e.source, e.target) for e in edits), strict=True)
     )
-    latents, faults = METHODS[name](model, start, sources, targets)
+    latents, faults = method(model, start, sources, targets)
     return model.decode(latents), [i in faults for i in range(len(edits))]
 
 
@@ -253,13 +259,14 @@ def line(row: dict[str, Any]) -> list[object]:
     shares = [f"{row['nearer'][name]:.0%}" for name in METHODS]
     failed = " + ".join(str(row["failed"][name]) for name in METHODS)
     means = [f"{row[name][0]:.4f}" for name in ("source", "autoencoder")]
-    return [row["kind"], row["n"], *means, *(_interval(row[name]) for name in COMPARED), *shares, failed]
+    return [row["kind"], row["n"], *means, *(interval(row[name]) for name in COMPARED), *shares, failed]
 
 
 def outside_line(row: dict[str, Any]) -> list[object]:
     """What a row says of the change outside what should change, as it is printed."""
-    return [row["kind"], *(_interval(row["outside"][name]) for name in ("autoencoder", *COMPARED))]
+    return [row["kind"], *(interval(row["outside"][name]) for name in ("autoencoder", *COMPARED))]
 
 
-def _interval(values: tuple[float, float, float]) -> str:
+def interval(values: tuple[float, float, float]) -> str:
+    """A mean and its interval, as they are printed."""
     return "{:.4f} [{:.4f}, {:.4f}]".format(*values)

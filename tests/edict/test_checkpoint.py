@@ -9,11 +9,11 @@ import pytest
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from PIL import Image
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from edict import EDICT, ModelError
 from edict.checkpoint import DEFAULT, locate, weights_digest
 from edict.models import MODELS, describe
+from tests.edict.checkpoints import text_encoder, tokenizer
 
 WEIGHTS = [
     "unet/diffusion_pytorch_model.safetensors",
@@ -26,7 +26,6 @@ WEIGHTS = [
 def shipped_by_others(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small random-weight Stable Diffusion 1.x as diffusers saves one: 24x24 pixels, 6x12x12 latents."""
     torch.manual_seed(0)
-    tokenizer = CLIPTokenizer.from_pretrained(DEFAULT / "tokenizer")
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL(
             down_block_types=("DownEncoderBlock2D",) * 2,
@@ -36,20 +35,8 @@ def shipped_by_others(tmp_path_factory: pytest.TempPathFactory) -> Path:
             latent_channels=6,
             sample_size=24,
         ),
-        text_encoder=CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=24,
-                intermediate_size=32,
-                num_hidden_layers=2,
-                num_attention_heads=2,
-                max_position_embeddings=tokenizer.model_max_length,
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-        ),
-        tokenizer=tokenizer,
+        text_encoder=text_encoder(width=24),
+        tokenizer=tokenizer(),
         unet=UNet2DConditionModel(
             sample_size=12,
             in_channels=6,

@@ -104,18 +104,6 @@ def test_exactness_does_not_depend_on_the_predictions_dtype(dtype: torch.dtype) 
     assert equal(run.generate(run.invert(start)), start)
 
 
-def test_a_run_can_stop_anywhere_and_go_on() -> None:
-    run = Run(schedule(CONFIG, 9))
-    at = {9: clean(run.plan)}
-    for position in range(8, -1, -1):
-        at[position] = run.invert(at[position + 1], position + 1, position)
-    assert equal(at[0], run.invert(at[9]))
-    for position in range(10):
-        assert equal(run.generate(at[0], 0, position), at[position])
-        assert equal(run.generate(at[position], position), at[9])
-        assert equal(run.invert(at[9], 9, position), at[position])
-
-
 @pytest.mark.parametrize("steps", [1, 7, 25, 51])
 def test_the_order_follows_the_steps_number_not_the_loops_count(steps: int) -> None:
     """Counting from the clean end gives every step of an odd schedule the other order: as if one step came before it.
