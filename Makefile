@@ -10,13 +10,15 @@ help:  ## list the targets
 venv: .venv/.installed  ## create .venv with the pinned packages
 
 # torch comes first and alone: its build (CPU or CUDA, as pip is configured) is settled before anything depends on it.
+# pip would compile on one core, which takes longer than to install.
 # For the small CPU build on Linux, set PIP_EXTRA_INDEX_URL to PyTorch's CPU index.
 .venv/.installed: pyproject.toml constraints.txt
 	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"needs Python 3.11 or newer: python3 is {sys.version.split()[0]}")'
 	echo "Installing into .venv ..."
 	test -x $(BIN)/python || python3 -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true  # some files there are of other Pythons
 	touch $@
 
 demo: venv  ## run the shipped model end to end on the shipped pictures

@@ -125,12 +125,14 @@ class EDICT:
         bits: int = BITS,
         batch_size: int | None = None,
         sampler: str = "edict",
+        steps_offset: int | None = None,
         **parameters: float | None,
     ) -> Pair:
         """The noise pair of N pictures (or of the pair `encode` gave), each under its caption.
 
         `sampler` is edict (which takes p), bdia (gamma), obelm, or ddim, which alone does not come back exactly; None
         takes a parameter's default. `batch_size` is the shape the network runs in, all N at once if None.
+        `steps_offset` takes the place of the checkpoint's.
         Raises LatticeOverflow, NonFinite; ValueError where the sampler takes no such parameter.
         """
         start = images if isinstance(images, Pair) else self.encode(images, bits=bits)
@@ -141,6 +143,7 @@ class EDICT:
             guidance_scale=guidance_scale,
             batch_size=batch_size,
             sampler=sampler,
+            steps_offset=steps_offset,
             **parameters,
         )
         return _checked(*self.move(start, captions, 0))
@@ -154,13 +157,14 @@ class EDICT:
         guidance_scale: float,
         batch_size: int | None = None,
         sampler: str = "edict",
+        steps_offset: int | None = None,
         **parameters: float | None,
     ) -> Pair:
         """A clean-end pair put at the end of the schedule it is to be inverted along, by the sampler it is to go by.
 
         Raises ValueError where the sampler takes no such parameter, or begins from one state and x is not y.
         """
-        plan = self.model.schedule(steps, strength)
+        plan = self.model.schedule(steps, strength, steps_offset)
         weights = resolve(sampler, plan.depth, parameters)
         if SAMPLERS[sampler].ahead and not torch.equal(start.x, start.y):
             raise ValueError(

@@ -53,14 +53,21 @@ def executed(steps: int, strength: float) -> int:
     return math.floor(steps * strength + 1e-9)
 
 
-def schedule(scheduler_config: dict[str, Any], steps: int, strength: float = 1.0) -> Schedule:
+def schedule(
+    scheduler_config: dict[str, Any], steps: int, strength: float = 1.0, steps_offset: int | None = None
+) -> Schedule:
     """The last `executed(steps, strength)` of `steps` timesteps that the checkpoint's scheduler config spaces.
 
     The cumulative alphas are the scheduler's, in float64. The last step goes to its final alpha (set_alpha_to_one).
-    Raises ValueError where nothing would be executed or the scheduler has no such number of steps.
+    `steps_offset` takes the place of the config's, and is for leading spacing.
+    Raises ValueError where nothing would be executed or the scheduler has no such number of steps, or no offset.
     """
     depth = _depth(steps, strength)
     scheduler = DDIMScheduler.from_config(scheduler_config)
+    if steps_offset is not None:
+        if (spacing := scheduler.config.timestep_spacing) != "leading":
+            raise ValueError(f"steps_offset is of leading spacing, and the checkpoint's is {spacing}: leave it out")
+        scheduler.register_to_config(steps_offset=steps_offset)
     trained = scheduler.config.num_train_timesteps
     if steps > trained:
         raise ValueError(f"{steps} steps were asked for, the checkpoint was trained with {trained}")
@@ -91,13 +98,17 @@ def flow(
     *,
     tokens: int,
     sigmas: NDArray[Any] | None = None,
+    steps_offset: int | None = None,
 ) -> Schedule:
     """The last `executed(steps, strength)` of `steps` steps of FlowMatchEulerDiscreteScheduler, down to sigma 0.
 
     `tokens` is the length of a picture's sequence, which dynamic shifting goes by (Esser et al., 2403.03206, 5.3.2),
-    `sigmas` are those before the shift; None: the scheduler's. Raises ValueError where nothing would be executed.
+    `sigmas` are those before the shift; None: the scheduler's. Raises ValueError where nothing would be executed, or a
+    `steps_offset` is given, which no flow has.
     """
     depth = _depth(steps, strength)
+    if steps_offset is not None:
+        raise ValueError("steps_offset is of a schedule of timesteps, and the checkpoint is a flow: leave it out")
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler_config)
     config = scheduler.config
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)

@@ -24,6 +24,7 @@ from PIL import Image
 from pipeline.export import ExportError, claim
 from pipeline.images import EXTENSIONS, encode, prepare
 from pipeline.images import FORMATS as READABLE
+from pipeline.job import fit_of
 from pipeline.latents import read_latents
 from pipeline.parts import to_parquet
 from pipeline.plan import Unit, part_units, read_entries, read_units
@@ -106,12 +107,12 @@ def _files(store: Store, path: str) -> dict[str, bytes]:
 def _instructpix2pix(job: dict[str, Any]) -> Callable[[Store, Edits], int]:
     """Triplets of a picture, what to do to it, and the picture it becomes."""
     latents = Store(job["spec"]["latents"])
-    crop = job["fingerprint"]["latents"]["crop"]
+    fit = fit_of(job["fingerprint"]["latents"])
     shards = {unit.source: unit for unit in read_units(latents)}
 
     def write(target: Store, edits: Edits) -> int:
         side = max(Image.open(io.BytesIO(edits.pictures[0]), formats=READABLE).size)
-        originals = _originals(latents, shards, edits, side, crop)
+        originals = _originals(latents, shards, edits, side, fit)
         rows = [
             {
                 "key": row["source_key"],
@@ -132,7 +133,9 @@ def _instructpix2pix(job: dict[str, Any]) -> Callable[[Store, Edits], int]:
     return write
 
 
-def _originals(latents: Store, shards: dict[str, Unit], edits: Edits, side: int, crop: str) -> dict[int, bytes]:
+def _originals(
+    latents: Store, shards: dict[str, Unit], edits: Edits, side: int, fit: tuple[str, str]
+) -> dict[int, bytes]:
     """The originals of a part's rows that are still what was inverted, by index, as the model saw them."""
     rows = read_latents(latents, edits.unit).table.select(["shard", "index", "image_sha256"]).to_pylist()
     wanted = {row["source_index"] for row in edits.rows}
@@ -144,7 +147,7 @@ def _originals(latents: Store, shards: dict[str, Unit], edits: Edits, side: int,
     try:
         for sample in read_samples(shard.source, size=shard.size, etag=shard.version, entries=entries):
             if isinstance(sample, Sample) and sha256(sample.image).hexdigest() == digests[sample.index]:
-                found[sample.index] = encode(prepare(sample.image, side, crop).image, "png")
+                found[sample.index] = encode(prepare(sample.image, side, *fit).image, "png")
     except (ShardChanged, NotThere):  # any other trouble with the storage is no reason to leave rows out
         return {}
     return found

@@ -77,14 +77,17 @@ class EditError(JobError):
 
 @dataclass(frozen=True)
 class EditTask:
-    """All that a worker needs to edit units of a latent store. `shown`: how many rows of a unit go to the sheet."""
+    """All that a worker needs to edit units of a latent store. `shown`: how many rows of a unit go to the sheet.
+
+    `fit` is how pictures were cropped and resized.
+    """
 
     spec: EditSpec
     prompts: Prompts
     variants_per_row: int
     shown: dict[str, int]
     weights: Weights
-    crop: str
+    fit: tuple[str, str]
     schedule_steps: int
     machine: Machine
 
@@ -212,7 +215,7 @@ class EditWorker(Ready):
         else:
             key, *source = (latents.column(name)[edit.row] for name in ("key", "width", "height"))
             try:
-                mask = mask_of_file(wanted.file, key, (source[0], source[1]), size, self.task.crop)
+                mask = mask_of_file(wanted.file, key, (source[0], source[1]), size, self.task.fit[0])
             except MaskError as error:
                 return _fault(error)
         return to_latents(mask, *latents.pair.x.shape[2:])
@@ -405,7 +408,7 @@ class EditWorker(Ready):
             sample = next(read_samples(shard.source, size=shard.size, etag=shard.version, entries=entry))
             if not isinstance(sample, Sample) or sha256(sample.image).hexdigest() != row["image_sha256"]:
                 return None
-            return encode(prepare(sample.image, self.model.size, self.task.crop).image, "png")
+            return encode(prepare(sample.image, self.model.size, *self.task.fit).image, "png")
         except (JobError, ImageError):
             return None
 

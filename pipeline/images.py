@@ -17,6 +17,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 """Of the formats that `encode` writes."""
 
+FILTERS = {"lanczos": Resampling.LANCZOS, "bicubic": Resampling.BICUBIC}
+
 _ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
@@ -64,22 +66,25 @@ class Prepared:
     height: int
 
 
-def prepare(data: bytes, size: int, crop: str) -> Prepared:
+def prepare(data: bytes, size: int, crop: str, resize: str = "lanczos") -> Prepared:
     """Decode an image file, turn it upright, put it on white, crop it and resize it to RGB, `size` x `size`.
 
-    `crop` is "center": the centred square. An image that is RGB and of that size already keeps every pixel.
+    `crop` is "center": the centred square; `resize` the filter, lanczos or bicubic. An image that is RGB and of that
+    size already keeps every pixel.
 
     Raises:
         ImageError: EmptyImage, CorruptImage, DecompressionBomb (told from the header, before decoding) or
             AnimatedImage.
-        ValueError: an unknown crop.
+        ValueError: an unknown crop or filter.
     """
     if crop != "center":
         raise ValueError(f"crop {crop!r}: is not known; use 'center'")
+    if resize not in FILTERS:
+        raise ValueError(f"resize {resize!r}: is not known; use {' or '.join(FILTERS)}")
     image = _decode(data)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
-    square = image.crop((left, top, left + side, top + side)).resize((size, size), Resampling.LANCZOS)
+    square = image.crop((left, top, left + side, top + side)).resize((size, size), FILTERS[resize])
     return Prepared(square, image.width, image.height)
 
 

@@ -61,6 +61,7 @@ class InvertWorker(Ready):
         self._invert(unit, self._load(unit))
 
     def _load(self, unit: Unit, poison: Poison | None = None) -> list[Picture | Reject]:
+        image = self.task.spec.image
         loaded: list[Picture | Reject] = []
         entries = read_entries(self.store, unit)
         for place, fault in (poison or {}).items():
@@ -72,7 +73,7 @@ class InvertWorker(Ready):
         for sample in read_samples(unit.source, size=unit.size, etag=unit.version, entries=entries):
             if isinstance(sample, Sample):
                 try:
-                    prepared = prepare(sample.image, self.model.size, self.task.spec.image.crop)
+                    prepared = prepare(sample.image, self.model.size, image.crop, image.resize)
                     loaded.append(Picture(sample, prepared))
                 except ImageError as error:
                     loaded.append(_reject(unit, sample, "decode", error))
@@ -101,6 +102,7 @@ class InvertWorker(Ready):
                 guidance_scale=spec.sampler.guidance_scale,
                 batch_size=spec.workers.batch_size,
                 sampler=spec.sampler.name,
+                steps_offset=spec.sampler.steps_offset,
                 **spec.sampler.parameters,
             )
             pair, faults = self.model.move(start, captions, 0)

@@ -22,7 +22,7 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
     """Everything that decides what a row holds."""
     sampler = spec.sampler
     model = describe(folder)
-    noise = model.schedule(sampler.steps, sampler.strength)
+    noise = model.schedule(sampler.steps, sampler.strength, sampler.steps_offset)
     parameters = resolve(sampler.name, noise.depth, sampler.parameters)
     fingerprint = {
         "input": spec.input,
@@ -40,6 +40,8 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
         "posterior_seed": spec.image.posterior_seed,
         "batch_size": spec.workers.batch_size,
     }
+    if spec.image.resize != "lanczos":  # jobs from before there was a choice go on as they are
+        fingerprint["resize"] = spec.image.resize
     if noise.sigmas is not None:
         fingerprint["sigmas"] = list(noise.sigmas)
     if model.guidance != "free":
@@ -50,6 +52,11 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
 def lora_of(model: ModelSpec) -> LoRA | None:
     """The LoRA weights that a spec names. Raises ModelError."""
     return None if model.lora is None else locate_lora(model.lora.path, model.lora.scale)
+
+
+def fit_of(fingerprint: dict[str, Any]) -> tuple[str, str]:
+    """How pictures were cropped, and the filter they were resized with."""
+    return fingerprint["crop"], fingerprint.get("resize", "lanczos")
 
 
 def inverted(latents: Store) -> dict[str, Any]:

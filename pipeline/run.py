@@ -16,7 +16,7 @@ from pipeline.edit import EditError, Edits, EditTask, EditWorker, executed_steps
 from pipeline.errors import JobError
 from pipeline.images import encode
 from pipeline.invert import InvertTask, InvertWorker
-from pipeline.job import check_job, invert_fingerprint, inverted_with, open_job, weights_of
+from pipeline.job import check_job, fit_of, invert_fingerprint, inverted_with, open_job, weights_of
 from pipeline.journal import Journal
 from pipeline.ledger import Ledger
 from pipeline.metrics import Metrics
@@ -109,7 +109,7 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
             "held to; give 2 or more"
         )
     machine = machine_for(spec.workers.gpus)
-    task = EditTask(spec, edits.prompts, len(edits.variants), {}, weights, made["crop"], made["steps"], machine)
+    task = EditTask(spec, edits.prompts, len(edits.variants), {}, weights, fit_of(made), made["steps"], machine)
     fingerprint = {
         "latents": made,
         **wanted.fingerprint(),

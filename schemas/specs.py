@@ -44,6 +44,12 @@ def _table_name(location: str) -> str:
 
 TABLES = (".csv", ".parquet", ".jsonl")
 OWNERS = {"p": "edict", "gamma": "bdia"}  # whose the parameters of samplers are
+PRESETS: Mapping[str, dict[str, dict[str, Any]]] = {
+    "paper": {  # as the authors' code edits: github.com/salesforce/EDICT, edict_functions.py, EDICT_editing
+        "sampler": {"steps": 50, "strength": 0.8, "guidance_scale": 3.0, "p": 0.93, "steps_offset": 0},
+        "image": {"resize": "bicubic", "posterior_seed": 1},
+    }
+}
 MAX_VARIANTS = 10_000  # of a job: each has its name in memory, and in the plan's count of pictures
 
 Text = Annotated[str, Field(min_length=1)]
@@ -121,6 +127,13 @@ class SamplerSpec(Spec):
         description="Of bdia: weight of the step before, taken to four decimals. "
         "null: 0.96 up to 50 executed steps, 0.96^(50/executed) above.",
     )
+    steps_offset: int | None = Field(
+        None,
+        ge=0,
+        lt=1000,
+        description="Added to the timesteps of a schedule with leading spacing; null: the checkpoint's own, which is 1 "
+        "for Stable Diffusion.",
+    )
     bits: int = Field(
         12,
         ge=4,
@@ -162,6 +175,7 @@ class ImageSpec(Spec):
     crop: Literal["center"] = Field(
         "center", description="The largest centred square is kept, then resized to the model's own size."
     )
+    resize: Literal["lanczos", "bicubic"] = Field("lanczos", description="The filter of that resizing.")
     posterior_seed: int | None = Field(
         None,
         ge=0,
@@ -221,6 +235,10 @@ class InvertSpec(Spec):
         description="WebDataset tar shards: one name or a list, local or URL; braces such as {00000..00031} expand."
     )
     output: StoreLocation = Field(description="The latent store to write: a folder or an object-store URL.")
+    preset: Literal["paper"] | None = Field(
+        None,
+        description="Other defaults of sampler and image: paper, those of the authors' code. What is written wins.",
+    )
     model: ModelSpec = Field(default_factory=ModelSpec, description="The model.")
     sampler: SamplerSpec = Field(default_factory=SamplerSpec, description="The sampler.")
     image: ImageSpec = Field(default_factory=ImageSpec, description="The preprocessing of images.")
@@ -231,6 +249,18 @@ class InvertSpec(Spec):
     def _output_is_not_input(cls, output: str, info: ValidationInfo) -> str:
         given = info.data.get("input", [])
         return _apart(output, [given] if isinstance(given, str) else given, "input")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _preset_under_what_is_written(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("preset"), str):
+            return data
+        merged = dict(data)
+        for section, defaults in PRESETS.get(data["preset"], {}).items():
+            written = data.get(section, {})
+            if isinstance(written, dict):
+                merged[section] = defaults | written
+        return merged
 
 
 class MaskSpec(Spec):

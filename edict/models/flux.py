@@ -49,10 +49,10 @@ class Flux(FlowModel):
     def _size(self) -> int:
         return int(read_config(self.folder, "vae")["sample_size"])
 
-    def schedule(self, steps: int, strength: float = 1.0) -> Schedule:
+    def schedule(self, steps: int, strength: float = 1.0, steps_offset: int | None = None) -> Schedule:
         sigmas = None if self.scheduler_config.get("use_flow_sigmas") else np.linspace(1.0, 1 / max(steps, 1), steps)
         tokens = (self.size // self._factor() // 2) ** 2  # a token is 2x2 latents
-        return flow(self.scheduler_config, steps, strength, tokens=tokens, sigmas=sigmas)
+        return flow(self.scheduler_config, steps, strength, tokens=tokens, sigmas=sigmas, steps_offset=steps_offset)
 
     def condition(self, captions: Sequence[str]) -> Conditions:
         clip = tokens_of(self.tokenizer, captions, self.tokenizer.model_max_length, self.device)

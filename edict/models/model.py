@@ -89,8 +89,11 @@ class Model(ABC):
     def _size(self) -> int: ...
 
     @abstractmethod
-    def schedule(self, steps: int, strength: float = 1.0) -> Schedule:
-        """The last executed(steps, strength) of its own `steps` steps. Raises ValueError where there are none."""
+    def schedule(self, steps: int, strength: float = 1.0, steps_offset: int | None = None) -> Schedule:
+        """The last executed(steps, strength) of its own `steps` steps; with another `steps_offset`, where one is given.
+
+        Raises ValueError where there are none, or it takes no offset.
+        """
 
     @abstractmethod
     def clean(self) -> Schedule:

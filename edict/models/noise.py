@@ -23,8 +23,8 @@ class NoiseModel(Model):
             )
         self._alphas = alphas_cumprod(self.scheduler_config)
 
-    def schedule(self, steps: int, strength: float = 1.0) -> Schedule:
-        return schedule(self.scheduler_config, steps, strength)
+    def schedule(self, steps: int, strength: float = 1.0, steps_offset: int | None = None) -> Schedule:
+        return schedule(self.scheduler_config, steps, strength, steps_offset)
 
     def clean(self) -> Schedule:
         return Schedule((), (final_alpha(self.scheduler_config),))

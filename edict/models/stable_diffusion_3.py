@@ -44,9 +44,9 @@ class StableDiffusion3(FlowModel):
     def _size(self) -> int:
         return int(read_config(self.folder, "transformer")["sample_size"]) * self._factor()
 
-    def schedule(self, steps: int, strength: float = 1.0) -> Schedule:
+    def schedule(self, steps: int, strength: float = 1.0, steps_offset: int | None = None) -> Schedule:
         side = self.size // self._factor() // read_config(self.folder, "transformer")["patch_size"]
-        return flow(self.scheduler_config, steps, strength, tokens=side**2)
+        return flow(self.scheduler_config, steps, strength, tokens=side**2, steps_offset=steps_offset)
 
     def condition(self, captions: Sequence[str]) -> Conditions:
         hidden, pooled = [], []

@@ -36,6 +36,9 @@ from transformers import (
 
 from edict.checkpoint import DEFAULT
 
+Folder = Callable[[str], Path]
+"""Where a checkpoint of a kind is."""
+
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 

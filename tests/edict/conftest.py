@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from edict import EDICT
+from tests.edict.checkpoints import Folder, save
 
 CAPTIONS = ["red heart", "a cat on a blue background", "", "two green apples, close together", "dog face"]
 
@@ -12,6 +13,13 @@ CAPTIONS = ["red heart", "a cat on a blue background", "", "two green apples, cl
 @pytest.fixture(scope="session")
 def model() -> EDICT:
     return EDICT.from_pretrained()
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """Small checkpoints, each saved at the first call that names its kind."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return lambda kind: root / kind if (root / kind).exists() else save(kind, root / kind)
 
 
 @pytest.fixture(scope="session")

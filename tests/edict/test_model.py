@@ -58,7 +58,7 @@ def equal(one: Pair, other: Pair) -> bool:
         (25, 0.8, 15.0, 0.97, torch.bfloat16),
         (50, 1.0, 1.0, 0.9, torch.bfloat16),
         (51, 1.0, 3.0, 0.93, torch.bfloat16),
-        (200, 0.8, 1.0, None, torch.bfloat16),
+        (200, 0.3, 1.0, None, torch.bfloat16),
         (2, 1.0, 1.0, 0.93, torch.float16),
         (1, 1.0, 15.0, 0.97, torch.float16),
     ],

@@ -1,7 +1,7 @@
 """Every kind of checkpoint: exact, and predicting what diffusers' own pipeline computes."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
@@ -20,18 +20,10 @@ from edict.models import MODELS, describe
 from edict.models.flux import pack, unpack
 from edict.samplers import SAMPLERS
 from edict.schedule import FLOW_END, schedule
-from tests.edict.checkpoints import KINDS, NOISE, save
+from tests.edict.checkpoints import KINDS, NOISE, Folder
 
 TEXTS = ["a red heart", "dog face"]
 WITH_TEXT = [kind for kind in KINDS if not kind.startswith("dd")]
-Folder = Callable[[str], Path]
-
-
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """Where a checkpoint of a kind is, which is saved at the first call."""
-    root = tmp_path_factory.mktemp("checkpoints")
-    return lambda kind: root / kind if (root / kind).exists() else save(kind, root / kind)
 
 
 def pipeline_of(folder: Path) -> DiffusionPipeline:
