@@ -75,7 +75,8 @@ def schedule(
     timesteps = [int(t) for t in scheduler.timesteps[steps - depth :]]
     if min(timesteps) < 0 or max(timesteps) >= trained:
         raise ValueError(
-            f"{steps} steps do not fit the checkpoint's {trained} timesteps: use fewer, a divisor of {trained}"
+            f"{steps} steps do not fit the checkpoint's {trained} timesteps, they go from {max(timesteps)} to "
+            f"{min(timesteps)}: use fewer, a divisor of {trained}, or a smaller steps_offset"
         )
     alphas = scheduler.alphas_cumprod.double()
     if (alphas[timesteps] == 0).any():

@@ -9,6 +9,7 @@ from typing import Any
 from edict.checkpoint import LoRA, locate, locate_lora, weights_digest
 from edict.models import describe
 from edict.samplers import resolve
+from pipeline.errors import JobError
 from pipeline.store import Store, StoreError
 from pipeline.work import Machine, Weights
 from schemas.specs import InvertSpec, ModelSpec
@@ -18,11 +19,18 @@ class JobChanged(StoreError):
     """A store holds another job than the one that is to be run."""
 
 
+class NoSchedule(JobError):
+    """The model has no schedule of the steps that are asked for."""
+
+
 def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
-    """Everything that decides what a row holds."""
+    """Everything that decides what a row holds. Raises NoSchedule."""
     sampler = spec.sampler
     model = describe(folder)
-    noise = model.schedule(sampler.steps, sampler.strength, sampler.steps_offset)
+    try:
+        noise = model.schedule(sampler.steps, sampler.strength, sampler.steps_offset)
+    except ValueError as error:
+        raise NoSchedule(f"sampler: {error}") from error
     parameters = resolve(sampler.name, noise.depth, sampler.parameters)
     fingerprint = {
         "input": spec.input,

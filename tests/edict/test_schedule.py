@@ -9,7 +9,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edict.schedule import Schedule, executed, final_alpha, schedule
+from edict.schedule import Schedule, executed, final_alpha, flow, schedule
 from schemas.specs import SamplerSpec
 
 # scheduler/scheduler_config.json of the Stable Diffusion 1.x repositories on the hub
@@ -150,3 +150,13 @@ def test_the_spec_counts_executed_steps_as_the_schedule_does(steps: int, strengt
             SamplerSpec(steps=steps, strength=strength)
     else:
         assert SamplerSpec(steps=steps, strength=strength).executed_steps == executed(steps, strength)
+
+
+def test_an_offset_that_is_asked_for_takes_the_configs_place() -> None:
+    config = {"steps_offset": 1, "timestep_spacing": "leading"}
+    assert schedule(config, 10, 1.0, 0) == schedule(config | {"steps_offset": 0}, 10)
+    assert schedule(config, 10, 1.0, 0).timesteps[-1] == 0 != schedule(config, 10).timesteps[-1]
+    with pytest.raises(ValueError, match="of leading spacing, and the checkpoint's is trailing"):
+        schedule(config | {"timestep_spacing": "trailing"}, 10, 1.0, 0)
+    with pytest.raises(ValueError, match="the checkpoint is a flow"):
+        flow({}, 10, tokens=16, steps_offset=0)
