@@ -5,6 +5,7 @@ from pathlib import Path
 from edict.checkpoint import ModelError, read_index
 from edict.models.flux import Flux
 from edict.models.model import Conditions, Model
+from edict.models.pixart_sigma import PixArtSigma
 from edict.models.pixels import Pixels
 from edict.models.stable_diffusion import StableDiffusion
 from edict.models.stable_diffusion_3 import StableDiffusion3
@@ -15,6 +16,7 @@ MODELS: dict[str, type[Model]] = {
     "StableDiffusionXLPipeline": StableDiffusionXL,
     "StableDiffusion3Pipeline": StableDiffusion3,
     "FluxPipeline": Flux,
+    "PixArtSigmaPipeline": PixArtSigma,
     "DDPMPipeline": Pixels,
     "DDIMPipeline": Pixels,
 }

@@ -12,10 +12,13 @@ from diffusers import (
     DDPMPipeline,
     DDPMScheduler,
     DiffusionPipeline,
+    DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    PixArtSigmaPipeline,
+    PixArtTransformer2DModel,
     PNDMScheduler,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
@@ -233,6 +236,32 @@ def flux(guidance_embeds: bool = True) -> DiffusionPipeline:
     )
 
 
+def pixart_sigma() -> DiffusionPipeline:
+    """With a variance, which its network predicts too.
+
+    The published one's timesteps are linspace, between which diffusers' DDIM does not go from one to the next.
+    """
+    return PixArtSigmaPipeline(
+        tokenizer=t5_tokenizer(),
+        text_encoder=t5_encoder(),
+        vae=autoencoder(scaling_factor=0.13025),
+        transformer=PixArtTransformer2DModel(
+            sample_size=8,
+            num_layers=2,
+            attention_head_dim=8,
+            num_attention_heads=2,
+            in_channels=4,
+            out_channels=8,
+            cross_attention_dim=16,
+            caption_channels=32,
+            norm_num_groups=4,
+        ),
+        scheduler=DPMSolverMultistepScheduler(
+            beta_schedule="linear", beta_start=0.0001, beta_end=0.02, timestep_spacing="leading"
+        ),
+    )
+
+
 KINDS: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd1": stable_diffusion,
     "sd2": stable_diffusion_2,
@@ -244,6 +273,7 @@ KINDS: dict[str, Callable[[], DiffusionPipeline]] = {
     "sd3-without-t5": lambda: stable_diffusion_3(t5=False),
     "flux-dev": flux,
     "flux-schnell": lambda: flux(guidance_embeds=False),
+    "pixart-sigma": pixart_sigma,
 }
 
 
