@@ -6,7 +6,7 @@ so they come back to the same integers. What is asked of the network beside the 
 not depend on its place in it, which on a CPU needs one thread.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -330,6 +330,7 @@ def guided(
     guidance_scales: torch.Tensor,
     base_scale: float,
     rows: Rows,
+    unguided: Container[float] = (),
     *,
     cross: bool,
     self_: bool,
@@ -339,6 +340,7 @@ def guided(
 
     A base comes back exactly from calls of the shape it was inverted in, and that is what its `base_scale` decides:
     both branches in one call, or, at 0 and 1, one; the branch that only the edits need is then a call of its own.
+    At the timesteps `unguided` every scale is 1.
     """
     scales = guidance_scales[:, None, None, None]
     unconditional = expanded(empty, text)
@@ -346,6 +348,9 @@ def guided(
     inject = partial(attending, model.network, rows, cross=cross, self_=self_, maps=maps)
 
     def predict(latents: torch.Tensor, timestep: float) -> torch.Tensor:
+        if timestep in unguided:
+            with inject():
+                return model.predict(latents, timestep, text)
         if base_scale not in (0, 1):
             with inject():
                 twice = torch.cat([latents, latents])

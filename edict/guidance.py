@@ -1,17 +1,22 @@
 """The prediction with classifier-free guidance (Ho & Salimans, 2207.12598), both branches in one network call."""
 
+from collections.abc import Container
+
 import torch
 
 from edict.models import Conditions, Model
 from edict.sampler import Predict
 
 
-def guided(model: Model, text: Conditions, empty: Conditions, guidance_scale: float) -> Predict:
+def guided(
+    model: Model, text: Conditions, empty: Conditions, guidance_scale: float, unguided: Container[float] = ()
+) -> Predict:
     """eps = eps(empty) + guidance_scale * (eps(text) - eps(empty)), combined in float32 or 64.
 
     `text` are conditions of N rows, `empty` of one (or of N, negative captions). Guidance 1 needs only the conditional
-    branch and guidance 0 only the unconditional one; the other is then not computed. A model that takes the scale
-    itself, or knows no guidance, has but the conditional one.
+    branch and guidance 0 only the unconditional one; the other is then not computed. At the timesteps `unguided` it is
+    the conditional one alone (Kynkaanniemi et al., 2404.07724). A model that takes the scale itself, or knows no
+    guidance, has but the conditional one.
     """
     if model.guidance == "none":
         conditions, branches = text, 1
@@ -25,6 +30,8 @@ def guided(model: Model, text: Conditions, empty: Conditions, guidance_scale: fl
         conditions, branches = joined(expanded(empty, text), text), 2
 
     def predict(latents: torch.Tensor, timestep: float) -> torch.Tensor:
+        if timestep in unguided:
+            return model.predict(latents, timestep, text)
         if branches == 1:
             return model.predict(latents, timestep, conditions)
         without, with_text = model.predict(torch.cat([latents, latents]), timestep, conditions).chunk(2)

@@ -1,6 +1,6 @@
 """A loaded checkpoint that inverts and generates exactly."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -126,13 +126,15 @@ class EDICT:
         batch_size: int | None = None,
         sampler: str = "edict",
         steps_offset: int | None = None,
+        guidance_interval: Sequence[float] | None = None,
         **parameters: float | None,
     ) -> Pair:
         """The noise pair of N pictures (or of the pair `encode` gave), each under its caption.
 
         `sampler` is edict (which takes p), bdia (gamma), obelm, or ddim, which alone does not come back exactly; None
         takes a parameter's default. `batch_size` is the shape the network runs in, all N at once if None.
-        `steps_offset` takes the place of the checkpoint's.
+        `steps_offset` takes the place of the checkpoint's. Guidance is limited to the noise levels in
+        `guidance_interval`, (low, high], where one is given; elsewhere the caption's branch is all that is computed.
         Raises LatticeOverflow, NonFinite; ValueError where the sampler takes no such parameter.
         """
         start = images if isinstance(images, Pair) else self.encode(images, bits=bits)
@@ -144,6 +146,7 @@ class EDICT:
             batch_size=batch_size,
             sampler=sampler,
             steps_offset=steps_offset,
+            guidance_interval=guidance_interval,
             **parameters,
         )
         return _checked(*self.move(start, captions, 0))
@@ -158,12 +161,16 @@ class EDICT:
         batch_size: int | None = None,
         sampler: str = "edict",
         steps_offset: int | None = None,
+        guidance_interval: Sequence[float] | None = None,
         **parameters: float | None,
     ) -> Pair:
         """A clean-end pair put at the end of the schedule it is to be inverted along, by the sampler it is to go by.
 
-        Raises ValueError where the sampler takes no such parameter, or begins from one state and x is not y.
+        Raises ValueError where the sampler takes no such parameter, or begins from one state and x is not y, or where
+        there is a guidance interval and a model without classifier-free guidance.
         """
+        if guidance_interval is not None and self.model.guidance != "free":
+            raise ValueError(uninterrupted(self.model))
         plan = self.model.schedule(steps, strength, steps_offset)
         weights = resolve(sampler, plan.depth, parameters)
         if SAMPLERS[sampler].ahead and not torch.equal(start.x, start.y):
@@ -178,6 +185,7 @@ class EDICT:
             batch_size=batch_size or len(start),
             sampler=sampler,
             parameters=weights,
+            guidance_interval=guidance_interval,
         )
 
     @overload
@@ -237,7 +245,7 @@ class EDICT:
                 x,
                 y,
                 pair.schedule,
-                self.predictor(texts, guidance_scale, negative),
+                self.predictor(texts, guidance_scale, negative, pair.unguided),
                 bits=pair.bits,
                 start=pair.position,
                 stop=position,
@@ -330,6 +338,7 @@ class EDICT:
             scales,
             pair.guidance_scale,
             rows,
+            pair.unguided,
         )
         extent = Extent(pair.x[of])
         x, y = attention.generate(
@@ -348,11 +357,18 @@ class EDICT:
         return replace(pair, x=x, y=y, position=pair.schedule.depth), _faults(extent, pair.bits)
 
     def predictor(
-        self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None = None
+        self,
+        captions: Sequence[str],
+        guidance_scale: float,
+        negative_captions: Sequence[str | None] | None = None,
+        unguided: Container[float] = (),
     ) -> Predict:
-        """The guided prediction under these captions, one a sample of the batch it will be called with."""
+        """The guided prediction under these captions, one a sample of the batch it will be called with.
+
+        At the timesteps `unguided` it is not guided.
+        """
         unconditional = self._unconditional(negative_captions or ())
-        return guided(self.model, self.model.condition(captions), unconditional, guidance_scale)
+        return guided(self.model, self.model.condition(captions), unconditional, guidance_scale, unguided)
 
     def _unconditional(self, negative_captions: Sequence[str | None]) -> Conditions:
         """What guidance leads away from: [N, ...] each, or [1, ...] where it is the empty caption for all.
@@ -385,6 +401,11 @@ def uncontrollable(model: Model) -> str:
         "attention control needs a UNet that attends to CLIP's tokens (Stable Diffusion 1, 2, XL), and "
         f"{model.folder} is a {type(model).__name__}: leave control out"
     )
+
+
+def uninterrupted(model: Model) -> str:
+    """Why a guidance interval does not go with a model."""
+    return f"guidance_interval is of classifier-free guidance, and {model.folder} is guided without: leave it out"
 
 
 def _padded(states: torch.Tensor, count: int) -> torch.Tensor:

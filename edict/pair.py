@@ -18,6 +18,7 @@ class Pair:
 
     `sampler` is the method that the pair goes on by, `parameters` its own (EDICT's p, BDIA's gamma). What y is, is the
     method's: EDICT's second state, a two-step method's next one (Sampler.ahead), DDIM's x again.
+    Guidance is limited to the steps that begin at a noise level in `guidance_interval`, where there is one.
     `batch_size` is the shape the network was run in. It belongs to the pair because a network's last bits depend on it:
     regenerated in the same shape, a pair is exact.
     """
@@ -31,12 +32,18 @@ class Pair:
     batch_size: int
     sampler: str = "edict"
     parameters: Mapping[str, Fraction] = field(default_factory=dict)
+    guidance_interval: Sequence[float] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, rows: slice | list[int]) -> "Pair":
         return replace(self, x=self.x[rows], y=self.y[rows])
+
+    @property
+    def unguided(self) -> frozenset[float]:
+        """The timesteps at which guidance does not apply."""
+        return frozenset(self.schedule.timesteps[i] for i in self.schedule.outside(self.guidance_interval))
 
     @property
     def scales(self) -> tuple[float, float]:

@@ -45,14 +45,15 @@ class Sampler:
     """A method, as two functions (x, y, schedule, predict, *, bits, start, stop, extent, and its parameters) -> x, y.
 
     `generate` denoises the int64 pair [N, C, H, W] from position `start` to `stop` >= `start`, `invert` leads from
-    `start` to `stop` <= `start`, and `calls(depth, start, stop)` is how often either asks the network on the way.
+    `start` to `stop` <= `start`, and `asked(depth, start, stop)` are the steps at whose timesteps either asks the
+    network on the way, in no order.
     `exact`: generate undoes invert to the integer. `ahead`: by how many positions y is nearer to the clean end than x;
     at the clean end itself they are one state. `parameters` are weights from 1/2 to 1 with their defaults (`resolve`).
     """
 
     generate: Callable[..., States]
     invert: Callable[..., States]
-    calls: Callable[[int, int, int], int]
+    asked: Callable[[int, int, int], list[int]]
     exact: bool = True
     ahead: int = 0
     parameters: Mapping[str, float] = field(default_factory=dict)

@@ -1,6 +1,7 @@
 """When the network is called: the executed steps of a checkpoint's own schedule, noisy end first."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +43,12 @@ class Schedule:
             return self.sigmas[position]
         alpha = self.alphas_cumprod[position]
         return math.sqrt(1 - alpha) / math.sqrt(alpha)
+
+    def outside(self, interval: Sequence[float] | None) -> list[int]:
+        """The steps that begin at a noise level outside `interval`, (low, high]; none, where there is no interval."""
+        if interval is None:
+            return []
+        return [i for i in range(self.depth) if not interval[0] < self.sigma(i) <= interval[1]]
 
 
 FLOW_END = Schedule((), (1.0,), (0.0,))

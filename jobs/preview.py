@@ -1,7 +1,7 @@
 """What a job would do and cost, told before anything runs."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from edict.checkpoint import locate
@@ -10,7 +10,7 @@ from edict.samplers import SAMPLERS
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
 from pipeline.edit import Variant, executed_steps
-from pipeline.job import invert_fingerprint
+from pipeline.job import invert_fingerprint, schedule_of
 from pipeline.latents import read_columns
 from pipeline.plan import Source, cut, index_shards, parts_of
 from pipeline.run import edit_task
@@ -41,15 +41,17 @@ def _invert(spec: InvertSpec) -> list[str]:
     size = describe(folder).size
     sampler = spec.sampler.name
     parameters = "".join(f", {name} {fingerprint[name]}" for name in SAMPLERS[sampler].parameters)
-    calls = SAMPLERS[sampler].calls(depth, depth, 0)
-    cost = _evaluations(calls, _branching(fingerprint, spec.sampler.guidance_scale))
+    interval = spec.sampler.guidance_interval
+    within = "" if interval is None else " at noise levels from {:g} to {:g}".format(*interval)
+    asked = SAMPLERS[sampler].asked(depth, depth, 0)
+    cost = _evaluations(asked, _unguided(fingerprint), _branching(fingerprint, spec.sampler.guidance_scale))
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
         f"  sound         {sound}",
         f"  rejected      {faults.total()}" + "".join(f"  {name} {count}" for name, count in faults.most_common()),
         f"  units         {len(units)}, for {spec.workers.count} workers",
         f"  model         {folder}, {spec.model.dtype}, {size}x{size} pixels",
-        f"  sampler       {sampler}, {depth} steps{parameters}, guidance {spec.sampler.guidance_scale:g}",
+        f"  sampler       {sampler}, {depth} steps{parameters}, guidance {spec.sampler.guidance_scale:g}{within}",
         f"  network cost  {cost} evaluations a picture, {sound * cost:,} in all",
     ]
 
@@ -60,13 +62,14 @@ def _edit(spec: EditSpec) -> list[str]:
     _, fingerprint = edit_task(spec, latents, edits, wanted)
     made, parts = fingerprint["latents"], parts_of(latents)
     depth = len(made["timesteps"])
+    unguided = _unguided(made)
     counts, pairs, sources, cost = Counter[str](), Spread(), list[Source](), 0
     for part, rows in planned(latents, parts, wanted, edits.listed, edits.masks):
         sources.append((part[0], rows.num_rows, part[2], part[3]))
         captions = read_columns(latents, part, ["caption"])["caption"].take(rows["row"]).to_pylist()
         for caption, listed in zip(captions, rows["prompts"].to_pylist(), strict=True):
             changed = edits.prompts(caption, dict(listed or ()))
-            cost += _edit_cost(changed, depth, made)
+            cost += _edit_cost(changed, depth, made, unguided)
             for variant, prompt in changed:
                 counts[variant.name] += 1
                 pairs.add((variant.name, caption, prompt))
@@ -131,26 +134,28 @@ def _strangers(latents: Store, parts: Sequence[Source], tables: Mapping[str, Pro
     return lines
 
 
-def _edit_cost(changed: Sequence[tuple[Variant, str]], depth: int, made: Mapping[str, Any]) -> int:
+def _edit_cost(
+    changed: Sequence[tuple[Variant, str]], depth: int, made: Mapping[str, Any], unguided: Container[int]
+) -> int:
     """Network evaluations of one row: each edit's own steps, and the base prompt's down to the last branch point.
 
     Edits of one depth, guidance and control are held to the row's own regeneration, which takes one place beside them.
     """
-    calls = SAMPLERS[made["sampler"]].calls
+    asks = SAMPLERS[made["sampler"]].asked
     last, cost, guidance_scale = depth, 0, _branching(made, made["guidance_scale"])
     seen = set[tuple[int, float, str]]()
     for variant, _ in changed:
         ran = executed_steps(variant, made["steps"], depth, made["sampler"])
-        asked = calls(depth, depth - ran, depth)
+        asked = asks(depth, depth - ran, depth)
         scale = guidance_scale if variant.guidance_scale is None else _branching(made, variant.guidance_scale)
         last = min(last, ran)
         if variant.control is None:
-            cost += _evaluations(asked, scale)
+            cost += _evaluations(asked, unguided, scale)
         else:
             group = ran, scale, variant.control.model_dump_json()
-            cost += _evaluations(asked, scale, guidance_scale) * (1 if group in seen else 2)
+            cost += _evaluations(asked, unguided, scale, guidance_scale) * (1 if group in seen else 2)
             seen.add(group)
-    return cost + _evaluations(calls(depth, 0, depth - last), guidance_scale)
+    return cost + _evaluations(asks(depth, 0, depth - last), unguided, guidance_scale)
 
 
 def _branching(fingerprint: Mapping[str, Any], guidance_scale: float) -> float:
@@ -158,6 +163,11 @@ def _branching(fingerprint: Mapping[str, Any], guidance_scale: float) -> float:
     return 1.0 if "guidance" in fingerprint else guidance_scale
 
 
-def _evaluations(calls: int, *guidance_scales: float) -> int:
-    """Calls, each with the branches that these scales need: the caption's, the empty one's, or both."""
-    return calls * (len(set(guidance_scales)) if {0, 1}.issuperset(guidance_scales) else 2)
+def _unguided(fingerprint: dict[str, Any]) -> set[int]:
+    return set(schedule_of(fingerprint).outside(fingerprint.get("guidance_interval")))
+
+
+def _evaluations(asked: Sequence[int], unguided: Container[int], *guidance_scales: float) -> int:
+    """Of steps, each with the branches that these scales need: the caption's, the empty one's, or both."""
+    branches = len(set(guidance_scales)) if {0, 1}.issuperset(guidance_scales) else 2
+    return sum(1 if step in unguided else branches for step in asked)

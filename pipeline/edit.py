@@ -140,7 +140,7 @@ def executed_steps(variant: Variant, schedule_steps: int, depth: int, sampler: s
             f"edit {variant.name!r} asks for {steps} steps under its prompt; the latent store holds {depth} of "
             f"{schedule_steps}: ask for a strength up to {depth / schedule_steps:g}, or {depth} steps, or invert deeper"
         )
-    if not SAMPLERS[sampler].calls(depth, depth - steps, depth):
+    if not SAMPLERS[sampler].asked(depth, depth - steps, depth):
         raise EditError(
             f"edit {variant.name!r} asks for {steps} step under its prompt, which would change nothing: a pair of "
             f"{sampler} holds the state after the next step already; ask for 2 or more"

@@ -103,6 +103,7 @@ class InvertWorker(Ready):
                 batch_size=spec.workers.batch_size,
                 sampler=spec.sampler.name,
                 steps_offset=spec.sampler.steps_offset,
+                guidance_interval=spec.sampler.guidance_interval,
                 **spec.sampler.parameters,
             )
             pair, faults = self.model.move(start, captions, 0)

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from edict.checkpoint import LoRA, locate, locate_lora, weights_digest
+from edict.model import uninterrupted
 from edict.models import describe
 from edict.samplers import resolve
+from edict.schedule import Schedule
 from pipeline.errors import JobError
 from pipeline.store import Store, StoreError
 from pipeline.work import Machine, Weights
@@ -20,7 +22,7 @@ class JobChanged(StoreError):
 
 
 class NoSchedule(JobError):
-    """The model has no schedule of the steps that are asked for."""
+    """The model has no schedule of the steps that are asked for, or cannot be guided along it as is asked for."""
 
 
 def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
@@ -54,12 +56,22 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
         fingerprint["sigmas"] = list(noise.sigmas)
     if model.guidance != "free":
         fingerprint["guidance"] = model.guidance
+    if sampler.guidance_interval is not None:
+        if model.guidance != "free":
+            raise NoSchedule(f"sampler: {uninterrupted(model)}")
+        fingerprint["guidance_interval"] = sampler.guidance_interval
     return fingerprint
 
 
 def lora_of(model: ModelSpec) -> LoRA | None:
     """The LoRA weights that a spec names. Raises ModelError."""
     return None if model.lora is None else locate_lora(model.lora.path, model.lora.scale)
+
+
+def schedule_of(fingerprint: dict[str, Any]) -> Schedule:
+    """The schedule of a store's rows."""
+    sigmas = tuple(fingerprint["sigmas"]) if "sigmas" in fingerprint else None
+    return Schedule(tuple(fingerprint["timesteps"]), tuple(fingerprint["alphas_cumprod"]), sigmas)
 
 
 def fit_of(fingerprint: dict[str, Any]) -> tuple[str, str]:

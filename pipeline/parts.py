@@ -63,6 +63,8 @@ def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa
     }
     if pair.schedule.sigmas is not None:
         noise["sigmas"] = pair.schedule.sigmas
+    if pair.guidance_interval is not None:
+        noise["guidance_interval"] = pair.guidance_interval
     columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in Row.__dataclass_fields__}
     columns |= {
         "x": _integers(pair.x),
@@ -106,6 +108,7 @@ def to_pair(table: pa.Table, noise: dict[str, Any]) -> Pair:
         noise["batch_size"],
         sampler,
         {name: Fraction(noise[name]) for name in SAMPLERS[sampler].parameters},
+        noise.get("guidance_interval"),
     )
 
 

@@ -58,6 +58,7 @@ StoreLocation = Annotated[Location, AfterValidator(_writable)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
 Strength = Annotated[float, Field(gt=0, le=1)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
+Level = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Words = Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
 
@@ -113,6 +114,13 @@ class SamplerSpec(Spec):
     guidance_scale: Guidance = Field(
         3.0, description="Classifier-free guidance; 1 turns it off and halves the network's work."
     )
+    guidance_interval: list[Level] | None = Field(
+        None,
+        json_schema_extra={"minItems": 2, "maxItems": 2},
+        description="Guidance applies to the steps that begin at noise levels above the first and up to the second, "
+        "in sqrt((1 - alpha) / alpha), of a flow its sigma; elsewhere the caption is followed at scale 1, by half the "
+        "network's work. null: everywhere.",
+    )
     p: float | None = Field(
         None,
         ge=0.5,
@@ -158,6 +166,13 @@ class SamplerSpec(Spec):
             if OWNERS[parameter] != self.name:
                 raise ValueError(f"{parameter} with {OWNERS[parameter]} alone, and the sampler is {self.name}")
         return self
+
+    @field_validator("guidance_interval")
+    @classmethod
+    def _rises(cls, interval: list[float] | None) -> list[float] | None:
+        if interval is not None and (len(interval) != 2 or not interval[0] < interval[1]):
+            raise ValueError("two noise levels, the lower first")
+        return interval
 
     @model_validator(mode="after")
     def _executes_a_step(self) -> Self:

@@ -48,8 +48,8 @@ def invert(
     return x, x
 
 
-def _calls(depth: int, start: int, stop: int) -> int:
-    return abs(stop - start)
+def _asked(depth: int, start: int, stop: int) -> list[int]:
+    return [*range(min(start, stop), max(start, stop))]
 
 
-DDIM = Sampler(generate, invert, _calls, exact=False)
+DDIM = Sampler(generate, invert, _asked, exact=False)

@@ -71,8 +71,8 @@ def _half_step(
     return increment(other, position, schedule.timesteps[i], gain, schedule, predict, bits, extent)
 
 
-def _calls(depth: int, start: int, stop: int) -> int:
-    return 2 * abs(stop - start)
+def _asked(depth: int, start: int, stop: int) -> list[int]:
+    return [*range(min(start, stop), max(start, stop))] * 2
 
 
-EDICT = Sampler(generate, invert, _calls, parameters={"p": 0.93})
+EDICT = Sampler(generate, invert, _asked, parameters={"p": 0.93})

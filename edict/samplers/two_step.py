@@ -120,11 +120,13 @@ def _clean(schedule: Schedule) -> int:
     return schedule.depth - (_step(schedule, schedule.depth - 1) == 0)
 
 
-def _calls(depth: int, start: int, stop: int) -> int:
-    return abs(stop - start) - (start < stop == depth)
+def _asked(depth: int, start: int, stop: int) -> list[int]:
+    if start < stop:
+        return [*range(start + 1, min(stop + 1, depth))]
+    return [min(k + 1, depth - 1) for k in range(stop, start)]
 
 
 BDIA = Sampler(
-    partial(generate, weight=bdia), partial(invert, weight=bdia), _calls, ahead=1, parameters={"gamma": 0.96}
+    partial(generate, weight=bdia), partial(invert, weight=bdia), _asked, ahead=1, parameters={"gamma": 0.96}
 )
-OBELM = Sampler(partial(generate, weight=obelm), partial(invert, weight=obelm), _calls, ahead=1)
+OBELM = Sampler(partial(generate, weight=obelm), partial(invert, weight=obelm), _asked, ahead=1)

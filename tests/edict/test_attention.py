@@ -87,6 +87,21 @@ def test_bases_come_back_to_the_very_integers(
     assert all(changed) == any(changed) == (base_scale != 0 or guidance_scale is not None)  # 0 is told nothing
 
 
+def test_bases_come_back_where_guidance_has_an_interval(model: EDICT, images: list[Image.Image]) -> None:
+    """Outside it an edit's scale is 1, as its base's is: with both inside, and without, it is another edit."""
+    start = model.encode(images[:4])
+    for interval in ((0.5, 5.0), (0, 0.01)):
+        ready = model.prepare(
+            start, steps=4, strength=1.0, guidance_scale=3.0, batch_size=4, guidance_interval=interval
+        )
+        noise, _ = model.move(ready, SOURCES, 0)
+        made, plain = (
+            model.edit(noise, SOURCES, PROMPTS, control=Control(), guidance_scale=scale)[0] for scale in (7.0, 1.0)
+        )
+        assert equal(made[BASES], ready) and equal(plain[BASES], ready)
+        assert equal(made, plain) == (interval == (0, 0.01))
+
+
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.3])
 def test_without_windows_an_edit_is_the_uncontrolled_one(
     model: EDICT, images: list[Image.Image], guidance_scale: float

@@ -160,6 +160,24 @@ def test_only_the_branches_that_count_are_computed(
     assert batches == [2 * branches] * 4  # two calls a step
 
 
+def test_guidance_is_limited_to_its_interval(model: EDICT, images: Pictures, captions: list[str]) -> None:
+    """Outside it the caption's branch is all that the network computes, either way; everywhere is nowhere limited."""
+    start, interval = model.encode(images[:2]), (0.5, 5.0)
+    for sampler, calls in (("edict", 2), ("bdia", 1)):
+        given = {"steps": 10, "sampler": sampler, "batch_size": 2}
+        with network_batches(model) as batches:
+            pair = model.invert(start, captions[:2], guidance_interval=interval, **given)
+        guided = [i for i in range(10) if 0.5 < pair.schedule.sigma(i) <= 5.0]
+        assert 0 < len(guided) < 10 and pair.schedule.outside(interval) == [i for i in range(10) if i not in guided]
+        assert sorted(batches) == [2] * calls * (10 - len(guided)) + [4] * calls * len(guided)
+        assert equal(model.generate(pair, captions[:2], output_type="latent"), start)
+        everywhere = model.invert(start, captions[:2], guidance_interval=(0, 100), **given)
+        assert equal(everywhere, model.invert(start, captions[:2], **given))
+        nowhere = model.invert(start, captions[:2], guidance_interval=(0, 0.01), **given)
+        assert equal(nowhere, model.invert(start, captions[:2], guidance_scale=1.0, **given))
+        assert len({one.digests()[0] for one in (pair, everywhere, nowhere)}) == 3
+
+
 @torch.inference_mode()
 def test_guidance_goes_from_the_empty_prompt_through_the_caption(model: EDICT) -> None:
     latents = torch.randn(2, 4, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

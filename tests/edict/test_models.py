@@ -407,6 +407,12 @@ def test_another_number_of_channels_is_refused(folder: Folder, tmp_path: Path) -
         describe(copy)
 
 
+@pytest.mark.parametrize("kind", ["flux-dev", "ddpm"])
+def test_an_interval_needs_classifier_free_guidance(folder: Folder, images: list[Image.Image], kind: str) -> None:
+    with pytest.raises(ValueError, match="guidance_interval is of classifier-free guidance"):
+        EDICT.from_pretrained(folder(kind)).invert(images[:1], [""], steps=2, guidance_interval=(0.2, 0.8))
+
+
 def test_every_kind_is_tested(folder: Folder) -> None:
     assert {read_index(folder(kind))["_class_name"] for kind in KINDS} == MODELS.keys()
 

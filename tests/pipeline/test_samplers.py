@@ -33,6 +33,7 @@ from schemas.specs import EditSpec, InvertSpec
 CPU = Machine("cpu", 1, 0.0)
 STEPS = 3
 DTYPES = {"edict": "bfloat16"}  # in float32 test_run has it
+INTERVALS = {"edict": [0.5, 5.0], "bdia": [0.5, 5.0]}  # without the last step
 
 
 @pytest.fixture(scope="module", params=SAMPLERS)
@@ -56,7 +57,11 @@ def made(
             "input": str(folder / "0.tar"),
             "output": str(folder / "latents"),
             "model": {"dtype": DTYPES.get(request.param, "float32")},
-            "sampler": {"name": request.param, "steps": STEPS},
+            "sampler": {
+                "name": request.param,
+                "steps": STEPS,
+                "guidance_interval": INTERVALS.get(request.param),
+            },
             "workers": {"batch_size": 2},
         }
     )
@@ -83,6 +88,7 @@ def test_a_row_says_its_sampler_and_is_read_as_it_was(made: tuple[str, Path, int
     for said in (noise, fingerprint):
         assert said["sampler"] == name
         assert {parameter: said[parameter] for parameter in ("p", "gamma") if parameter in said} == parameters
+        assert said.get("guidance_interval") == INTERVALS.get(name)
     latents = read_latents(store, unit)
     assert (latents.pair.sampler, latents.pair.parameters) == (
         name,
@@ -96,9 +102,10 @@ def test_a_row_says_its_sampler_and_is_read_as_it_was(made: tuple[str, Path, int
 def test_the_plan_tells_the_networks_work(made: tuple[str, Path, int, str]) -> None:
     name, _, asked, said = made
     parameters = {"edict": ", p 93/100", "bdia": ", gamma 24/25"}.get(name, "")
-    assert f"  sampler       {name}, {STEPS} steps{parameters}, guidance 3\n" in said
+    within = " at noise levels from 0.5 to 5" if name in INTERVALS else ""
+    assert f"  sampler       {name}, {STEPS} steps{parameters}, guidance 3{within}\n" in said
     assert f"  network cost  {asked // 2} evaluations a picture, {asked} in all" in said
-    assert asked // 2 == {"edict": 12}.get(name, 6)  # both branches of guidance
+    assert asked // 2 == {"edict": 10, "bdia": 4}.get(name, 6)  # both branches of guidance
 
 
 def test_a_store_verifies_as_its_sampler_can(made: tuple[str, Path, int, str]) -> None:
