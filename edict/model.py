@@ -17,10 +17,9 @@ from edict.guidance import guided
 from edict.lattice import LIMIT, LatticeOverflow, NonFinite, to_lattice
 from edict.models import Conditions, Model, describe
 from edict.pair import Pair
-from edict.sampler import Extent, Predict
-from edict.samplers import SAMPLERS, resolve
+from edict.sampler import BITS, Extent, Predict
+from edict.samplers import SAMPLERS, named, resolve
 
-BITS = 12
 Faults = dict[int, ArithmeticError]
 T = TypeVar("T")
 
@@ -122,7 +121,7 @@ class EDICT:
         steps: int = 50,
         strength: float = 1.0,
         guidance_scale: float = 3.0,
-        bits: int = BITS,
+        bits: int | None = None,
         batch_size: int | None = None,
         sampler: str = "edict",
         steps_offset: int | None = None,
@@ -132,12 +131,12 @@ class EDICT:
         """The noise pair of N pictures (or of the pair `encode` gave), each under its caption.
 
         `sampler` is edict (which takes p), bdia (gamma), obelm, or ddim, which alone does not come back exactly; None
-        takes a parameter's default. `batch_size` is the shape the network runs in, all N at once if None.
-        `steps_offset` takes the place of the checkpoint's. Guidance is limited to the noise levels in
+        takes a parameter's default, and the sampler's `bits`. `batch_size` is the shape the network runs in, all N at
+        once if None. `steps_offset` takes the place of the checkpoint's. Guidance is limited to the noise levels in
         `guidance_interval`, (low, high], where one is given; elsewhere the caption's branch is all that is computed.
         Raises LatticeOverflow, NonFinite; ValueError where the sampler takes no such parameter.
         """
-        start = images if isinstance(images, Pair) else self.encode(images, bits=bits)
+        start = images if isinstance(images, Pair) else self.encode(images, bits=bits or named(sampler).bits)
         start = self.prepare(
             start,
             steps=steps,

@@ -21,6 +21,9 @@ Exactness asks one thing of it: the same bits for the same arguments.
 
 States = tuple[torch.Tensor, torch.Tensor]
 
+BITS = 12
+"""Fractional bits of the lattice at which rounding is lost in the rounding of pixels: docs/choosing.md."""
+
 
 class Extent:
     """What a run of the sampler met, a sample: the largest |integer| and whether every prediction was finite.
@@ -48,7 +51,8 @@ class Sampler:
     `start` to `stop` <= `start`, and `asked(depth, start, stop)` are the steps at whose timesteps either asks the
     network on the way, in no order.
     `exact`: generate undoes invert to the integer. `ahead`: by how many positions y is nearer to the clean end than x;
-    at the clean end itself they are one state. `parameters` are weights from 1/2 to 1 with their defaults (`resolve`).
+    at the clean end itself they are one state. `parameters` are weights from 1/2 to 1 with their defaults (`resolve`),
+    `bits` those of the lattice where none are given.
     """
 
     generate: Callable[..., States]
@@ -56,6 +60,7 @@ class Sampler:
     asked: Callable[[int, int, int], list[int]]
     exact: bool = True
     ahead: int = 0
+    bits: int = BITS
     parameters: Mapping[str, float] = field(default_factory=dict)
 
 

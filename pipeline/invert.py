@@ -91,7 +91,7 @@ class InvertWorker(Ready):
             captions = [picture.sample.caption for picture in batch]
             start = self.model.encode(
                 [picture.prepared.image for picture in batch],
-                bits=spec.sampler.bits,
+                bits=self.task.fingerprint["bits"],
                 posterior_seed=spec.image.posterior_seed,
                 batch_size=spec.workers.batch_size,
             )

@@ -9,7 +9,7 @@ from typing import Any
 from edict.checkpoint import LoRA, locate, locate_lora, weights_digest
 from edict.model import uninterrupted
 from edict.models import describe
-from edict.samplers import resolve
+from edict.samplers import SAMPLERS, resolve
 from edict.schedule import Schedule
 from pipeline.errors import JobError
 from pipeline.store import Store, StoreError
@@ -45,7 +45,7 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
         "alphas_cumprod": list(noise.alphas_cumprod),
         "guidance_scale": sampler.guidance_scale,
         **{name: str(value) for name, value in parameters.items()},
-        "bits": sampler.bits,
+        "bits": sampler.bits or SAMPLERS[sampler.name].bits,
         "crop": spec.image.crop,
         "posterior_seed": spec.image.posterior_seed,
         "batch_size": spec.workers.batch_size,

@@ -142,12 +142,12 @@ class SamplerSpec(Spec):
         description="Added to the timesteps of a schedule with leading spacing; null: the checkpoint's own, which is 1 "
         "for Stable Diffusion.",
     )
-    bits: int = Field(
-        12,
+    bits: int | None = Field(
+        None,
         ge=4,
         le=20,
         description="Fractional bits of the integer lattice; the round trip is exact at any number. How near the noise "
-        "is to that of real numbers goes with them: obelm wants 20.",
+        "is to that of real numbers goes with them. null: 12, of obelm 16.",
     )
 
     @property

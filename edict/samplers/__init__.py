@@ -15,15 +15,20 @@ from edict.samplers.two_step import BDIA, OBELM
 SAMPLERS: dict[str, Sampler] = {"edict": EDICT, "bdia": BDIA, "obelm": OBELM, "ddim": DDIM}
 
 
+def named(name: str) -> Sampler:
+    """Raises ValueError where there is no such sampler."""
+    if name not in SAMPLERS:
+        raise ValueError(f"no sampler {name!r}: give one of {', '.join(SAMPLERS)}")
+    return SAMPLERS[name]
+
+
 def resolve(name: str, executed_steps: int, given: Mapping[str, float | None]) -> dict[str, Fraction]:
     """The parameters of the sampler `name`: as given, or, where none is or it is None, their defaults.
 
     A default is the published value up to 50 steps; above, what expands the states' distance as much as 50 steps do.
     Raises ValueError where there is no such sampler or parameter, or it is out of range.
     """
-    if name not in SAMPLERS:
-        raise ValueError(f"no sampler {name!r}: give one of {', '.join(SAMPLERS)}")
-    defaults = SAMPLERS[name].parameters
+    defaults = named(name).parameters
     if strange := given.keys() - defaults.keys():
         takes = " and ".join(defaults) or "no parameter"
         raise ValueError(f"{', '.join(sorted(strange))}: the sampler {name} takes {takes}")

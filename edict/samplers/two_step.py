@@ -129,4 +129,5 @@ def _asked(depth: int, start: int, stop: int) -> list[int]:
 BDIA = Sampler(
     partial(generate, weight=bdia), partial(invert, weight=bdia), _asked, ahead=1, parameters={"gamma": 0.96}
 )
-OBELM = Sampler(partial(generate, weight=obelm), partial(invert, weight=obelm), _asked, ahead=1)
+OBELM = Sampler(partial(generate, weight=obelm), partial(invert, weight=obelm), _asked, ahead=1, bits=16)
+"""Its inversion expands rounding more than the others'."""

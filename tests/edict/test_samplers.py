@@ -394,3 +394,8 @@ def test_a_two_step_method_begins_from_one_state(model: EDICT, images: list[Imag
     with pytest.raises(ValueError, match="bdia begins from one state: give x as both"):
         model.prepare(apart, **given, sampler="bdia")
     assert model.prepare(apart, **given).sampler == "edict"
+
+
+def test_an_unknown_sampler_is_refused_before_pictures_are_encoded(rough: EDICT) -> None:
+    with pytest.raises(ValueError, match="no sampler 'plms': give one of edict, bdia, obelm, ddim"):
+        rough.invert([], [], sampler="plms")

@@ -89,6 +89,7 @@ def test_a_row_says_its_sampler_and_is_read_as_it_was(made: tuple[str, Path, int
         assert said["sampler"] == name
         assert {parameter: said[parameter] for parameter in ("p", "gamma") if parameter in said} == parameters
         assert said.get("guidance_interval") == INTERVALS.get(name)
+    assert noise["bits"] == fingerprint["bits"] == {"obelm": 16}.get(name, 12)
     latents = read_latents(store, unit)
     assert (latents.pair.sampler, latents.pair.parameters) == (
         name,
