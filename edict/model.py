@@ -230,6 +230,7 @@ class EDICT:
         _one_each(pair, {"captions": captions, "negative captions": negative_captions})
         if not 0 <= position <= pair.schedule.depth:
             raise ValueError(f"position {position} is not on a schedule of {pair.schedule.depth} steps")
+        pair = pair.to(self.device)
         sampler = SAMPLERS[pair.sampler]
         run = sampler.invert if position < pair.position else sampler.generate
         guidance_scale = pair.guidance_scale if guidance_scale is None else guidance_scale
@@ -288,7 +289,7 @@ class EDICT:
             raise ValueError(
                 f"the mask is {[*control.blend.shape]}: make it {[sum(counts), *pair.x.shape[2:]]}, one an edit"
             )
-        lost = Faults()
+        pair, lost = pair.to(self.device), Faults()
         if steps is not None:
             if not 0 < steps <= depth - pair.position:
                 raise ValueError(f"an edit of {steps} steps, but the pair has {depth - pair.position} to go")

@@ -40,6 +40,10 @@ class Pair:
     def __getitem__(self, rows: slice | list[int]) -> "Pair":
         return replace(self, x=self.x[rows], y=self.y[rows])
 
+    def to(self, device: torch.device) -> "Pair":
+        """The same with its states on `device`."""
+        return replace(self, x=self.x.to(device), y=self.y.to(device))
+
     @property
     def unguided(self) -> frozenset[float]:
         """The timesteps at which guidance does not apply."""

@@ -28,7 +28,7 @@ from pipeline.plan import Unit, read_entries, read_rows, read_units
 from pipeline.shards import Sample, read_samples, write_shard
 from pipeline.store import READERS, Store
 from pipeline.work import Done, Fault, Machine, Poison, Ready, Weights
-from pipeline.worker import Ahead, Attempt, load_model
+from pipeline.worker import Ahead, Attempt, fitting, load_model
 from schemas.edits import EDITS
 from schemas.pictures import PICTURES
 from schemas.rejects import Reject
@@ -164,7 +164,8 @@ class EditWorker(Ready):
         latents, edits = loaded.latents, loaded.edits
         attempt.spent("read")
         shown = self._shown(latents, edits, self.task.shown.get(unit.unit, 0))
-        drawn = self._draw(latents, edits + shown, poison)
+        with fitting(latents.pair.batch_size):
+            drawn = self._draw(latents, edits + shown, poison)
         attempt.spent("compute")
         made = [(edit, result) for edit, result in zip(edits, drawn, strict=False) if isinstance(result, Drawn)]
         rejects = [

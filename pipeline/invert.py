@@ -11,7 +11,7 @@ from pipeline.plan import Unit, read_entries
 from pipeline.shards import Sample, read_samples
 from pipeline.store import Store
 from pipeline.work import Done, Machine, Poison, Ready, Weights
-from pipeline.worker import Ahead, Attempt, load_model
+from pipeline.worker import Ahead, Attempt, fitting, load_model
 from schemas.rejects import Reject
 from schemas.specs import InvertSpec
 
@@ -48,7 +48,8 @@ class InvertWorker(Ready):
         attempt = Attempt(self.store, unit, number)
         loaded = self._load(unit, poison) if poison else self.ahead.take(unit, ahead)
         attempt.spent("read")
-        rows, pairs, rejects = self._invert(unit, loaded)
+        with fitting(self.task.spec.workers.batch_size):
+            rows, pairs, rejects = self._invert(unit, loaded)
         attempt.spent("compute")
         if rows:
             part = to_parquet(to_table(rows, join(pairs), self.task.fingerprint))

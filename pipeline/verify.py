@@ -15,7 +15,7 @@ from pipeline.progress import Progress
 from pipeline.status import status
 from pipeline.store import Store, StoreError
 from pipeline.work import Machine, Poison, Ready, Weights
-from pipeline.worker import Ahead, load_model
+from pipeline.worker import Ahead, fitting, load_model
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class VerifyWorker(Ready):
         except StoreError as error:
             return {"rows": unit.count, "exact": 0, "problems": [str(error)]}
         pair = latents.pair
-        clean, faults = self.model.move(pair, latents.column("caption"), pair.schedule.depth)
+        with fitting(pair.batch_size):
+            clean, faults = self.model.move(pair, latents.column("caption"), pair.schedule.depth)
         problems = [
             f"{unit.source}: key {key}: does not regenerate its starting lattice"
             for i, (key, stored, digest) in enumerate(

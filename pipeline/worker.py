@@ -4,8 +4,9 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Generic, TypeVar
@@ -30,6 +31,22 @@ Loaded = TypeVar("Loaded")
 
 class OtherWeights(JobError):
     """The model that a node has under a job's name for it is another one."""
+
+
+class TooLarge(JobError):
+    """A batch does not fit into the device's memory."""
+
+
+@contextmanager
+def fitting(batch_size: int) -> Iterator[None]:
+    """Raises TooLarge where memory runs out: every batch has one shape, so that no sample is at fault."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise TooLarge(
+            f"a batch of {batch_size} does not fit into the device's memory: lower workers.batch_size, or take a "
+            f"device that has more ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def load_model(weights: Weights, machine: Machine) -> EDICT:

@@ -16,6 +16,7 @@ from edict.samplers import SAMPLERS
 from jobs.preview import preview
 from jobs.prompts import resolve
 from pipeline.edit import EditError, EditWorker
+from pipeline.errors import JobError
 from pipeline.invert import InvertTask, InvertWorker
 from pipeline.job import invert_fingerprint, open_job, weights_of
 from pipeline.latents import read_latents
@@ -27,6 +28,7 @@ from pipeline.shards import Sample
 from pipeline.store import Store, StoreError
 from pipeline.verify import VerifyTask, VerifyWorker, run_verify
 from pipeline.work import Machine
+from pipeline.worker import TooLarge
 from schemas.latents import FINGERPRINT, NOISE
 from schemas.specs import EditSpec, InvertSpec
 
@@ -119,6 +121,22 @@ def test_a_store_verifies_as_its_sampler_can(made: tuple[str, Path, int, str]) -
     if not SAMPLERS[name].exact:
         with pytest.raises(StoreError, match=r"inverted with ddim, which is inexact by design"):
             run_verify(store.location, rows=None, count=1, gpus=0)
+
+
+@pytest.mark.parametrize("made", ["edict"], indirect=True)
+def test_memory_that_runs_out_is_no_samples_fault(made: tuple[str, Path, int, str]) -> None:
+    _, folder, _, _ = made
+    store = Store(str(folder / "latents"))
+    weights = weights_of(InvertSpec.model_validate(store.job()["spec"]).model, locate(), store.job()["fingerprint"])
+    worker = VerifyWorker(VerifyTask(store.location, weights, CPU))
+
+    def out_of_memory(*_: object) -> None:
+        raise torch.OutOfMemoryError("for a test")
+
+    worker.model.network.register_forward_pre_hook(out_of_memory)
+    with pytest.raises(TooLarge, match=r"a batch of 2 .* lower workers.batch_size.*for a test") as caught:
+        worker.process(part_units(store, 2, 1)[0], 1, None, {})
+    assert isinstance(caught.value, JobError)  # whose units the pool does not search for a sample
 
 
 def edit_spec(folder: Path, **edit: Any) -> EditSpec:
