@@ -1,0 +1,1 @@
+"""Sweeps of a sampler's settings on the default model and the shipped pictures. `python -m benchmarks.sweep`."""
