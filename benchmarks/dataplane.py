@@ -79,7 +79,7 @@ def inverted(given: Namespace) -> tuple[Pair, list[Row]]:
     """The pairs of shipped pictures, and what a part says of them beside."""
     model = EDICT.from_pretrained()
     shown = pictures(count=given.rows)
-    start = model.encode([picture.image for picture in shown], batch_size=given.batch)
+    start = model.encode([picture.image for picture in shown])
     captions = [picture.caption for picture in shown]
     pair = model.invert(start, captions, steps=given.steps, batch_size=given.batch)
     rows = [

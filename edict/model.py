@@ -86,29 +86,24 @@ class EDICT:
         *,
         bits: int = BITS,
         posterior_seed: int | None = None,
-        batch_size: int | None = None,
     ) -> Pair:
         """The clean-end pair, x == y, of N pictures (any size: cropped to a centred square and resized).
 
-        The mode of the autoencoder's posterior, or a sample of it: each picture's with a generator of that seed, so
-        that it does not depend on its neighbours. `batch_size` is the shape the autoencoder runs in (N if None): a
-        picture alone and in a batch of four has other last bits.
+        The mode of the autoencoder's posterior, or a sample of it: each picture's with a generator of that seed. No
+        picture's pair depends on its neighbours.
         """
         fitted = [
             ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.LANCZOS) for image in images
         ]
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in fitted])).to(self.device)
-        # padded first: a batch that is padded has then the layout of one that is full, and the same last bits
-        batches = [_padded(part, batch_size or len(images)) for part in pixels.split(batch_size or len(images))]
-        drawn = [batch.permute(0, 3, 1, 2).float() / 127.5 - 1 for batch in batches]
-        latents = torch.cat([self.model.encode(batch, posterior_seed) for batch in drawn])[: len(images)]
+        latents = self.model.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, posterior_seed)
         end = self.model.clean()
         x = to_lattice(latents, end.scale(0), bits).contiguous()
         return Pair(x, x.clone(), end, 0, bits, 1.0, len(x), "edict", resolve("edict", 0, {}))
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Latents [N, C, H, W] in the model's scale -> RGB pictures."""
+        """Latents [N, C, H, W] in the model's scale -> RGB pictures, none of which depends on its neighbours."""
         drawn = self.model.decode(latents.to(self.device, torch.float32).contiguous())
         pixels = ((drawn + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(picture) for picture in pixels]

@@ -3,7 +3,7 @@
 import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
@@ -122,9 +122,14 @@ class Loaded:
 class Drawn:
     """A picture made: its file, how far its pair had come apart, and the digest of the pair."""
 
-    file: bytes
+    encoding: Future[bytes]
     drift: float
     digest: str
+
+    @property
+    def file(self) -> bytes:
+        """Waits for it where need be."""
+        return self.encoding.result()
 
 
 def executed_steps(variant: Variant, schedule_steps: int, depth: int, sampler: str) -> int:
@@ -156,6 +161,7 @@ class EditWorker(Ready):
         self.store, self.latents = Store(task.spec.output), Store(task.spec.latents)
         self.model = load_model(task.weights, task.machine)
         self.ahead = Ahead(self._load)
+        self.encoder = ThreadPoolExecutor(1)
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
         """Edit a unit and commit it; filtered are the edits that would change no caption."""
@@ -286,16 +292,17 @@ class EditWorker(Ready):
                 )
             else:
                 clean, met = self._hold(started, captions, [changes[i] for i in members])
-            drift, digests = clean.drift().tolist(), clean.digests()
-            for first in range(0, len(members), clean.batch_size):
-                batch = list(range(first, min(first + clean.batch_size, len(members))))
-                # padded, or a picture of a last batch would have other last bits, and now and then another pixel
-                full = clean[batch + batch[-1:] * (clean.batch_size - len(batch))]
-                for j, image in zip(batch, self.model.decode(full.to_float()[0]), strict=False):
-                    file = encode(image, self.task.spec.images.format, self.task.spec.images.quality)
-                    results[members[j]] = Drawn(file, drift[j], digests[j])
             results |= {members[j]: _fault(error) for j, error in met.items()}
+            ends = zip(clean.to_float()[0], clean.drift().tolist(), clean.digests(), strict=True)
+            for j, (latents_of, drift, digest) in enumerate(ends):
+                if j not in met:
+                    results[members[j]] = Drawn(self._encode(latents_of), drift, digest)
         return [results.get(i) or lost[change.row] for i, change in enumerate(changes)]
+
+    def _encode(self, latents: torch.Tensor) -> Future[bytes]:
+        """The picture's file, in the making beside the network."""
+        [image] = self.model.decode(latents[None])
+        return self.encoder.submit(encode, image, self.task.spec.images.format, self.task.spec.images.quality)
 
     def _unheld(self, latents: Latents, changes: Sequence[Change]) -> dict[int, Drawn | Fault]:
         """The changes that their control cannot hold, for want of a word or of a mask."""

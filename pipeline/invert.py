@@ -94,7 +94,6 @@ class InvertWorker(Ready):
                 [picture.prepared.image for picture in batch],
                 bits=self.task.fingerprint["bits"],
                 posterior_seed=spec.image.posterior_seed,
-                batch_size=spec.workers.batch_size,
             )
             start = self.model.prepare(
                 start,

@@ -74,7 +74,7 @@ def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Nam
     """
     steps, inverted_at = one["steps"], one["inverted_at"]
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
-    pair = model.encode([edit.source.image for edit in edits], batch_size=given.batch)
+    pair = model.encode([edit.source.image for edit in edits])
     pair = model.prepare(
         pair, steps=steps, strength=1.0, guidance_scale=inverted_at, batch_size=given.batch, p=one["p"]
     )

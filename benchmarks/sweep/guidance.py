@@ -38,7 +38,7 @@ def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Nam
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
     truth = [edit.target.image for edit in edits]
     drawings = np.array([edit.drawings for edit in edits])
-    clean = model.encode([edit.source.image for edit in edits], batch_size=given.batch)
+    clean = model.encode([edit.source.image for edit in edits])
     everywhere, rows = dict[float, np.ndarray](), list[dict[str, Any]]()
     for limits, strength in product(INTERVALS, STRENGTHS):
         start = model.prepare(

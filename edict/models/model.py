@@ -22,7 +22,7 @@ class Model(ABC):
     """A checkpoint of one kind. Made, it knows what the configurations say; loaded, it encodes, predicts, decodes.
 
     `size` is the pixels a side of its pictures. The network runs in the dtype it was loaded in, the autoencoder always
-    in float32: SDXL's overflows in float16, and it costs little beside the network.
+    in float32 and of one picture at a time: SDXL's overflows in float16, and it costs little beside the network.
     """
 
     parts: ClassVar[Mapping[str, Any]]
@@ -69,6 +69,9 @@ class Model(ABC):
         for network in networks.values():
             if network is not None:
                 network.requires_grad_(False).eval().to(device)
+        if "vae" in networks:
+            # in a batch a picture would have other last bits, and one of 1024 pixels takes gigabytes
+            self.vae.enable_slicing()
         return self
 
     @property

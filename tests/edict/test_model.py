@@ -244,12 +244,13 @@ def test_a_pair_in_floats_is_in_the_models_scale(model: EDICT, images: Pictures,
     assert pair.std()[1].item() == pytest.approx(((x[1] + y[1]) / 2).std(correction=0).item(), rel=1e-12)
 
 
-def test_pictures_are_encoded_in_the_shape_that_is_asked_for(model: EDICT, images: Pictures) -> None:
-    whole = model.encode(images[:5], batch_size=2)
-    parts = [model.encode(images[first : first + 2][: 5 - first], batch_size=2) for first in (0, 2, 4)]
-    assert whole.digests() == [digest for part in parts for digest in part.digests()]
-    alone = [model.encode([image], batch_size=2).digests()[0] for image in images[:5]]
-    assert whole.digests() == alone, "a padded batch has the bits of a full one"
+def test_the_autoencoder_knows_no_neighbours(model: EDICT, images: Pictures) -> None:
+    """Encoded and decoded together, pictures have the very bits they have alone."""
+    together = model.encode(images[:5])
+    assert together.digests() == [model.encode([image]).digests()[0] for image in images[:5]]
+    latents = together.to_float()[0]
+    alone = [model.decode(one[None])[0] for one in latents]
+    assert [image.tobytes() for image in model.decode(latents)] == [image.tobytes() for image in alone]
 
 
 def test_one_store_serves_every_strength(model: EDICT, images: Pictures, captions: list[str]) -> None:
