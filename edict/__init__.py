@@ -6,10 +6,31 @@
 >>> pictures = model.generate(pair, new_captions)
 """
 
-from edict.attention import Blend, Control
-from edict.checkpoint import ModelError
-from edict.lattice import LatticeOverflow, NonFinite
-from edict.model import EDICT
-from edict.pair import Pair
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from edict.attention import Blend, Control
+    from edict.checkpoint import ModelError
+    from edict.lattice import LatticeOverflow, NonFinite
+    from edict.model import EDICT
+    from edict.pair import Pair
 
 __all__ = ["EDICT", "Blend", "Control", "LatticeOverflow", "ModelError", "NonFinite", "Pair"]
+
+_HOMES = {
+    "EDICT": "model",
+    "Blend": "attention",
+    "Control": "attention",
+    "LatticeOverflow": "lattice",
+    "ModelError": "checkpoint",
+    "NonFinite": "lattice",
+    "Pair": "pair",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imported when asked for: torch and diffusers take seconds, and who asks for a store's status needs neither."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edict' has no attribute {name!r}")
+    return getattr(import_module(f"edict.{_HOMES[name]}"), name)

@@ -52,21 +52,24 @@ def demo(
 @app.command()
 def plan(spec: SpecPath, overrides: Overrides = None) -> None:
     """Index and validate the input, print what would run and what it would cost; loads no model, writes nothing."""
-    from jobs.preview import preview
     from jobs.spec import load
 
     with reported():
-        print(preview(load(spec, overrides or ())))
+        loaded = load(spec, overrides or ())
+        from jobs.preview import preview  # takes seconds, for which a slip in the spec need not wait
+
+        print(preview(loaded))
 
 
 @app.command()
 def run(spec: SpecPath, overrides: Overrides = None) -> None:
     """Run a job here, or on the cluster that RAY_ADDRESS names; run it again to finish what is missing."""
-    from jobs.run import run_spec
     from jobs.spec import load
 
     with reported():
         loaded = load(spec, overrides or ())
+        from jobs.run import run_spec  # takes seconds, for which a slip in the spec need not wait
+
         ran = run_spec(loaded)
     print_ran(loaded.output, ran)
     if not ran.status.complete:

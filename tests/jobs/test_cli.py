@@ -1,6 +1,8 @@
 """The command line as a person uses it: exit status, and what is printed."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,15 @@ def write_spec(folder: Path, output: str, **more: Any) -> Path:
     }
     (folder / f"{output}.yaml").write_text(json.dumps(fields | more))
     return folder / f"{output}.yaml"
+
+
+@pytest.mark.parametrize("arguments", [["run", "absent.yaml"], ["plan", "absent.yaml"], ["status", "nowhere"]])
+def test_what_needs_no_model_does_not_wait_for_torch(arguments: list[str]) -> None:
+    program = (
+        "import sys; from typer.testing import CliRunner; from jobs.cli import app; "
+        f"assert CliRunner().invoke(app, {arguments}).exit_code == 2; assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_plan_counts_and_writes_nothing(tmp_path: Path) -> None:
