@@ -7,7 +7,6 @@ part; what fails leaves its message there, and what there was no time for is ski
 """
 
 import argparse
-import gc
 import re
 import shutil
 import signal
@@ -37,12 +36,12 @@ from edict.model import BITS
 from edict.sampler import Extent
 from edict.samplers import SAMPLERS, resolve
 from jobs.evaluation.record import table
+from pipeline.cost import clocked, fresh, peak, smallest, timed
 
 CAPTION = "a red heart on a blue background"
 STEPS, GUIDANCE = 50, 7.0
 CALLS = len(SAMPLERS["edict"].asked(STEPS, STEPS, 0))
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
-NEAR = 1.02  # the best batch is the smallest that is within 2 % of the fastest
 NETWORK = ("size", "bits", "step", "as published")  # parts that are no variant and no sampler
 EXACT = [name for name, sampler in SAMPLERS.items() if sampler.exact]
 
@@ -70,25 +69,6 @@ def guided(model: EDICT, pictures: int) -> Callable[[], torch.Tensor]:
     x, _ = start.to_float()
     predict = model.predictor([CAPTION] * pictures, GUIDANCE)
     return lambda: predict(x, start.schedule.timesteps[0])
-
-
-def run(call: Callable[[], Any], device: torch.device, times: int = 1) -> float:
-    """Seconds of a call, until the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    for _ in range(times):
-        call()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return (time.perf_counter() - began) / times
-
-
-def timed(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of a call that is not the first: the median of three runs of .2 s, or one call where it takes 1 s."""
-    run(call, device)
-    once = run(call, device)
-    return once if once > 1 else sorted(run(call, device, max(1, round(0.2 / once))) for _ in range(3))[1]
 
 
 def machine(device: str) -> Found:
@@ -146,9 +126,7 @@ def sweep(model: EDICT, found: Found, batches: Sequence[int], rates: Found) -> l
     on_cuda = model.device.type == "cuda"
     rows: list[Found] = []
     for pictures in batches:
-        free()
-        if on_cuda:
-            torch.cuda.reset_peak_memory_stats()
+        fresh(model.device)
         try:
             seconds = timed(guided(model, pictures), model.device)
         except RuntimeError as error:  # as out of memory
@@ -162,15 +140,14 @@ def sweep(model: EDICT, found: Found, batches: Sequence[int], rates: Found) -> l
             "of_product_rate": tflops / rates[named(model.network.dtype)],
             "seconds_a_picture": CALLS * seconds / pictures,
         }
-        rows.append(row | ({"peak_gib": torch.cuda.max_memory_allocated() / 2**30} if on_cuda else {}))
+        rows.append(row | ({"peak_gib": peak(model.device) / 2**30} if on_cuda else {}))
     return rows
 
 
 def best(found: Found) -> int:
     """The batch that the rest is measured at."""
     rows = [row for row in found["sweep"] if "failed" not in row]
-    fastest = min(row["seconds_a_picture"] for row in rows)
-    return next(row["pictures"] for row in rows if row["seconds_a_picture"] <= NEAR * fastest)
+    return smallest({row["pictures"]: row["seconds_a_picture"] for row in rows})
 
 
 @torch.inference_mode()
@@ -244,7 +221,7 @@ def speed(model: EDICT, found: Found) -> Found:
     pictures = best(found)
     call = guided(model, pictures)
     return {
-        "seconds_of_first_call": run(call, model.device),
+        "seconds_of_first_call": clocked(call, model.device),
         "seconds_a_picture": CALLS * timed(call, model.device) / pictures,
         "sha256": sha256(call().float().cpu().numpy().tobytes()).hexdigest(),
         **round_trip(model, found, pictures, 2, "edict"),
@@ -340,7 +317,7 @@ def attempt(part: Part, models: dict[Any, EDICT], found: Found, folder: Path, le
     try:
         if (key := (part.shape, part.dtype)) not in models:
             models.clear()
-            free()
+            fresh(torch.device(given.device))
             models[key] = load(
                 part.shape, folder / part.shape, dtype=part.dtype, device=given.device, small=given.small
             )
@@ -354,13 +331,6 @@ def attempt(part: Part, models: dict[Any, EDICT], found: Found, folder: Path, le
 
 def stop(*_: object) -> None:
     raise OutOfTime("the time was up")
-
-
-def free() -> None:
-    """Give back the memory that nothing uses any more."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
 
 
 def named(dtype: torch.dtype) -> str:

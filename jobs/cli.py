@@ -21,6 +21,7 @@ from jobs.errors import NOT_RUN, reported
 from jobs.evaluation import commands
 
 if TYPE_CHECKING:
+    from pipeline.batch import Trial
     from pipeline.run import Ran
     from pipeline.status import Status
 
@@ -59,6 +60,36 @@ def plan(spec: SpecPath, overrides: Overrides = None) -> None:
         from jobs.preview import preview  # takes seconds, for which a slip in the spec need not wait
 
         print(preview(loaded))
+
+
+@app.command()
+def batch(
+    spec: SpecPath,
+    largest: Annotated[int, typer.Option(min=1, max=1024, help="Measure no larger batch.")] = 1024,
+    overrides: Overrides = None,
+) -> None:
+    """Measure an inversion's batch sizes on one worker, and say which to take; reads no input, writes nothing.
+
+    1, 2, 4, ..., until one does not fit, might fill the machine, or two in a row bring no gain. To be taken is the
+    smallest that is within 2 % of the fastest.
+    """
+    from jobs.spec import SpecError, load
+    from schemas.specs import EditSpec
+
+    with reported("nothing is written; the same command starts again"):
+        loaded = load(spec, overrides or ())
+        if isinstance(loaded, EditSpec):
+            raise SpecError(
+                f"{spec}: is an edit, whose batch is that of its latent store, which alone regenerates to the bit; "
+                "expected the spec of an inversion"
+            )
+        from pipeline.batch import run_batch  # takes seconds, for which a slip in the spec need not wait
+
+        swept = run_batch(loaded, largest=largest, tell=print_trial)
+    best = swept.best
+    print(f"ended: {swept.ended}")
+    print(f"take workers.batch_size: {best.size}, {best.seconds:.3g} s a picture on one worker")
+    print("It is part of the job, since rows of another batch have other last bits: set it before the first run.")
 
 
 @app.command()
@@ -239,6 +270,16 @@ def schema(kind: Annotated[str, typer.Argument(metavar="invert|edit", help="The 
     if kind not in KINDS:
         raise typer.BadParameter(f"there is no kind {kind!r}; the kinds are {', '.join(KINDS)}")
     print(json.dumps(json_schema(kind), indent=2))
+
+
+def print_trial(trial: "Trial") -> None:
+    """What was measured at a batch size: a network call, the inversion that such calls make, and the peak of memory."""
+    rates = (trial.call, 1 / trial.seconds, trial.seconds)
+    lines = [(str(trial.size), *(f"{rate:#.4g}" for rate in rates), f"{trial.peak / 2**30:.2f}")]
+    if trial.size == 1:
+        lines.insert(0, ("batch_size", "s a call", "pictures/s", "s a picture", "peak GiB"))
+    for line in lines:
+        print("".join(f"{cell:>12}" for cell in line), flush=True)
 
 
 def print_ran(store: str, ran: "Ran") -> None:

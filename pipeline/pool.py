@@ -217,12 +217,12 @@ class Pool:
         return Outcome(work.unit, result)
 
     def _not_started(self, slot: _Slot, error: Exception) -> None:
-        self._record("worker not started", error=_cause(error))
+        self._record("worker not started", error=cause(error))
         if slot.nodes <= _alive() and not isinstance(error, ActorUnavailableError):  # or else it went with its node
             self._failed_starts += 1
         # those that start together fail together
         if self._failed_starts >= max(STARTS, self._count):
-            raise WorkersFailed(f"{self._failed_starts} workers in a row could not start: {_cause(error)}") from error
+            raise WorkersFailed(f"{self._failed_starts} workers in a row could not start: {cause(error)}") from error
 
     def _failed(self, slot: _Slot, work: _Work, error: Exception) -> Outcome | None:
         """Put a unit back whose worker failed, with what there is to try next; the outcome where that was all."""
@@ -287,7 +287,7 @@ def _fault(error: Exception, seconds: float) -> Fault:
     return Fault(type(origin).__name__, _last_line(origin))
 
 
-def _cause(error: Exception) -> str:
+def cause(error: Exception) -> str:
     """What happened on the worker, in a line."""
     origin = _origin(error)
     return f"{type(origin).__name__}: {_last_line(origin)}"

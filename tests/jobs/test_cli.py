@@ -26,7 +26,9 @@ def write_spec(folder: Path, output: str, **more: Any) -> Path:
     return folder / f"{output}.yaml"
 
 
-@pytest.mark.parametrize("arguments", [["run", "absent.yaml"], ["plan", "absent.yaml"], ["status", "nowhere"]])
+@pytest.mark.parametrize(
+    "arguments", [["run", "absent.yaml"], ["plan", "absent.yaml"], ["batch", "absent.yaml"], ["status", "nowhere"]]
+)
 def test_what_needs_no_model_does_not_wait_for_torch(arguments: list[str]) -> None:
     program = (
         "import sys; from typer.testing import CliRunner; from jobs.cli import app; "
@@ -51,6 +53,7 @@ def test_plan_counts_and_writes_nothing(tmp_path: Path) -> None:
         (["plan", "SPEC", "-s", "sampler.stepz=3"], "did you mean"),
         (["plan", "SPEC", "-s", "input=absent.tar"], "absent.tar"),
         (["plan", "SPEC", "-s", "model.path=./nowhere"], "no such folder"),
+        (["batch", "SPEC", "-s", "model.path=./nowhere"], "no such folder"),
         (["run", "SPEC", "-s", "workers.gpus=1"], "GPU"),
         (["status", "nowhere"], "no such folder"),
         (["verify", "nowhere"], "no such folder"),

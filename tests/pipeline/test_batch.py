@@ -1,0 +1,264 @@
+"""The batch size to take: the rules on made-up figures, the measuring on a real worker of the real model."""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from edict.checkpoint import locate
+from jobs.cli import app
+from jobs.preview import preview
+from pipeline import batch
+from pipeline.batch import BatchWorker, Swept, Trial, ending, measured, room_of, run_batch, sweep
+from pipeline.cluster import ResourcesError
+from pipeline.cost import smallest
+from pipeline.invert import InvertTask
+from pipeline.job import invert_fingerprint, weights_of
+from pipeline.pool import WorkersFailed
+from pipeline.work import Machine, Ready
+from pipeline.worker import TooLarge, fitting
+from schemas.specs import InvertSpec
+
+DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
+SIZES = [2**i for i in range(11)]
+CPU = Machine("cpu", 1, 0)
+
+seconds = st.floats(1e-6, 1e6)
+
+
+def invert_spec(**more: Any) -> InvertSpec:
+    fields = {"kind": "invert", "input": "absent.tar", "output": "latents", "sampler": {"steps": 2}}
+    return InvertSpec.model_validate(fields | more)
+
+
+def trial(size: int, a_picture: float = 1.0, peak: int = 0, weights: int = 0) -> Trial:
+    return Trial(size, 0.0, size * a_picture, 1, peak, weights)
+
+
+def trials(*a_picture: float) -> list[Trial]:
+    return [trial(size, taken) for size, taken in zip(SIZES, a_picture, strict=False)]
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(SIZES), seconds, min_size=1))
+def test_to_be_taken_is_the_smallest_near_the_fastest(taken: dict[int, float]) -> None:
+    best = smallest(taken)
+    assert taken[best] <= 1.02 * min(taken.values())
+    assert all(taken[size] > 1.02 * min(taken.values()) for size in taken if size < best)
+
+
+@pytest.mark.parametrize(
+    ("taken", "best"), [([3.0], 1), ([3.0, 2.0, 1.0], 4), ([1.03, 1.01, 1.0], 2), ([1.0, 2.0, 1.5], 1)]
+)
+def test_what_is_taken(taken: list[float], best: int) -> None:
+    assert Swept(trials(*taken), "").best.size == best
+
+
+@pytest.mark.parametrize(
+    ("taken", "said"),
+    [
+        ([8], None),
+        ([8, 8], None),  # one doubling
+        ([8, 8, 8], "batches of 2 and 4 bring no gain"),
+        ([8, 8, 7.9], "batches of 2 and 4 bring no gain"),
+        ([8, 8, 7.8], None),
+        ([8, 7.8, 9], None),
+        ([8, 4, 9, 4.1], "batches of 4 and 8 bring no gain"),
+    ],
+)
+def test_two_doublings_without_a_gain_are_the_end(taken: list[float], said: str | None) -> None:
+    assert ending(trials(*taken), largest=1024, room=math.inf) == said
+
+
+def test_a_batch_that_might_fill_the_machine_is_not_tried() -> None:
+    last = trial(4, peak=5 << 30, weights=3 << 30)  # at 8 it may take 7
+    assert ending([last], largest=1024, room=7 << 30) is None
+    said = ending([last], largest=1024, room=(7 << 30) - 1)
+    assert said is not None
+    assert said.startswith("a batch of 8 may take 7.0 GiB, and each worker of a node has 7.0 GiB")
+
+
+@settings(deadline=None)
+@given(
+    taken=st.lists(seconds, min_size=11, max_size=11),
+    weights=st.integers(0, 1000),
+    other=st.integers(0, 1000),
+    a_picture=st.integers(0, 1000),
+    room=st.integers(0, 100_000),
+    largest=st.integers(1, 1024),
+)
+def test_a_sweep_stays_within_its_bounds(
+    taken: list[float], weights: int, other: int, a_picture: int, room: int, largest: int
+) -> None:
+    asked, told = list[int](), list[Trial]()
+
+    def peak(size: int) -> int:
+        return weights + other + a_picture * size
+
+    def measure(size: int) -> Trial:
+        asked.append(size)
+        return trial(size, taken[len(asked) - 1], peak(size), weights)
+
+    try:
+        swept = sweep(measure, largest=largest, room=room, tell=told.append)
+    except TooLarge:
+        assert asked == [1]
+        assert peak(1) > room
+        return
+    assert asked == SIZES[: len(asked)]
+    assert asked[-1] <= largest
+    assert all(peak(size) <= room for size in asked)
+    assert [trial.size for trial in told] == [trial.size for trial in swept.trials] == asked
+    if swept.ended.endswith("no gain"):
+        assert swept.best.size <= asked[-3]
+
+
+def test_what_does_not_fit_ends_the_sweep_and_is_told() -> None:
+    def measure(size: int) -> Trial:
+        with fitting(size):
+            if size == 4:
+                raise torch.OutOfMemoryError("for a test")
+            return trial(size, 1 / size)
+
+    swept = sweep(measure, largest=1024, room=math.inf)
+    assert [one.size for one in swept.trials] == [1, 2]
+    assert swept.best.size == 2
+    assert "a batch of 4 does not fit into the device's memory" in swept.ended
+
+
+def test_where_nothing_fits_there_is_nothing_to_take() -> None:
+    with pytest.raises(TooLarge, match=r"a batch of 1 takes 2.0 GiB, and each worker of a node has 1.0 GiB"):
+        sweep(lambda size: trial(size, peak=2 << 30), largest=1024, room=1 << 30)
+
+
+def test_no_size_that_a_spec_refuses_is_tried(tmp_path: Path) -> None:
+    invert_spec(workers={"batch_size": SIZES[-1]})
+    with pytest.raises(ValidationError):
+        invert_spec(workers={"batch_size": SIZES[-1] + 1})
+    more = CliRunner().invoke(app, ["batch", str(tmp_path / "absent.yaml"), "--largest", str(SIZES[-1] + 1)])
+    assert "1024" in more.output
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"name": "edict", "guidance_scale": 1.0},
+        {"name": "edict", "guidance_scale": 3.0},
+        {"name": "bdia", "guidance_scale": 3.0, "guidance_interval": [1.0, 5.0]},
+    ],
+)
+def test_its_calls_are_those_that_the_plan_counts(sampler: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With rows of the network for seconds, an inversion takes what `edict plan` says of it."""
+    spec = invert_spec(input=str(DEMO), sampler={"steps": 8, **sampler})
+    made = invert_fingerprint(spec, locate())
+    worker = BatchWorker(InvertTask(spec, weights_of(spec.model, locate(), made), made, CPU))
+    rows = []
+    worker.model.network.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
+
+    def counted(call: Any, device: torch.device) -> float:
+        rows.clear()
+        call()
+        return sum(rows)
+
+    monkeypatch.setattr(batch, "timed", counted)
+    found = worker.measure(2)
+    assert found.begin == 0
+    assert found.weights == 4 * sum(
+        weight.numel()
+        for part in (worker.model.model.unet, worker.model.model.vae, worker.model.model.text_encoder)
+        for weight in part.parameters()
+    )
+    assert f"{round(found.seconds)} evaluations a picture" in preview(spec)
+    assert found.seconds == pytest.approx(round(found.seconds))
+
+
+class Fake(Ready):
+    """Measures nothing; what happens goes by the size."""
+
+    def __init__(self, task: InvertTask | None = None) -> None:
+        if task is not None:
+            raise OSError("no such model")
+
+    def measure(self, size: int) -> Trial:
+        if size == 2:
+            raise ValueError("no posterior")
+        with fitting(size):
+            if size == 4:
+                raise torch.OutOfMemoryError("for a test")
+        if size == 8:
+            os._exit(1)
+        return trial(size)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_worker_that_dies_of_a_batch_had_no_room_for_it() -> None:
+    worker = ray.remote(num_cpus=1, max_restarts=0)(Fake).remote()
+    assert measured(worker, 1) == trial(1)
+    with pytest.raises(WorkersFailed, match="a batch of 2 failed: ValueError: no posterior"):
+        measured(worker, 2)
+    with pytest.raises(TooLarge, match=r"^a batch of 4 does not fit into the device's memory.*for a test"):
+        measured(worker, 4)
+    with pytest.raises(TooLarge, match=r"^a batch of 8 ended its worker"):
+        measured(worker, 8)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_worker_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "BatchWorker", Fake)
+    with pytest.raises(WorkersFailed, match=r"a worker could not start: .*no such model"):
+        run_batch(invert_spec(), largest=1, tell=lambda trial: None)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_without_a_gpu_none_is_measured() -> None:
+    with pytest.raises(ResourcesError, match="GPU"):
+        run_batch(invert_spec(workers={"gpus": 1.0}), largest=1, tell=lambda trial: None)
+
+
+def test_workers_of_a_node_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"NodeID": name, "Resources": {"memory": 8.0, "CPU": cores}} for name, cores in (("a", 2), ("b", 16))]
+    monkeypatch.setattr(batch.ray, "nodes", lambda: nodes)
+    assert room_of("a", CPU, 4) == 4
+    assert room_of("b", CPU, 4) == 2
+    assert room_of("b", Machine("cuda", 1, 0.5), 4) == math.inf
+
+
+def test_an_edit_has_the_batch_of_its_store(tmp_path: Path) -> None:
+    fields = {"kind": "edit", "latents": "latents", "output": "edits", "edits": [{"name": "a", "prompt": "x"}]}
+    (tmp_path / "edit.json").write_text(json.dumps(fields))
+    said = CliRunner().invoke(app, ["batch", str(tmp_path / "edit.json")])
+    assert said.exit_code == 2
+    assert "is an edit, whose batch is that of its latent store" in said.output
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_the_command_measures_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "invert.json").write_text(invert_spec().model_dump_json())
+    said = CliRunner().invoke(app, ["batch", "invert.json", "--largest", "4"])
+    assert said.exit_code == 0, said.output
+    assert [path.name for path in tmp_path.iterdir()] == ["invert.json"]
+    head, *rows, ended, taken, _ = (line.split() for line in said.stdout.splitlines())
+    assert head[0] == "batch_size"
+    found = {int(size): [float(cell) for cell in cells] for size, *cells in rows}
+    assert list(found) == SIZES[: len(found)]
+    assert list(found) == [1, 2, 4] or "gain" in ended
+    a_picture = {}
+    for size, (call, pictures_a_second, seconds, peak) in found.items():
+        assert 4 * call / size < seconds  # the pictures are encoded too
+        assert pictures_a_second * seconds == pytest.approx(1, rel=1e-3)
+        assert 0.1 < peak < 4
+        a_picture[size] = seconds
+    best = int(taken[2].rstrip(","))
+    fastest = min(a_picture.values())
+    assert a_picture[best] <= 1.021 * fastest  # as printed, in four digits
+    assert all(seconds > 1.019 * fastest for size, seconds in a_picture.items() if size < best)
