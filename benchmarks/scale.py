@@ -55,7 +55,7 @@ def commit(unit: Unit) -> Commit:
         seconds=Seconds(read=1.25, compute=20.5, write=0.75),
         started=1_700_000_000.0 + number // 8 * 22.5,
         finished=1_700_000_000.0 + number // 8 * 22.5 + 22.5,
-        worker={"host": f"node-{number % 8}", "pid": "4711", "device": "cuda"},
+        worker={"host": f"node-{number % 8}", "pid": "4711", "device": "cuda", "processor": "NVIDIA H200"},
         versions={"edict-pipeline": "0.1.0", "torch": "2.13.0", "diffusers": "0.39.0", "transformers": "5.23.0"},
     )
 

@@ -172,7 +172,9 @@ def verify(
         int | None, typer.Option(help="Regenerate about so many rows, spread evenly; all if not given.")
     ] = None,
     workers: Annotated[int, typer.Option(help="Number of workers.")] = 1,
-    gpus: Annotated[float, typer.Option(help="GPUs per worker; 0 runs on the CPU.")] = 0,
+    gpus: Annotated[
+        float | None, typer.Option(help="GPUs per worker; 0 runs on the CPU; as the job had if not given.")
+    ] = None,
 ) -> None:
     """Regenerate stored pairs and compare every integer with where the inversion began; check sums and checksums."""
     from pipeline.verify import run_verify
@@ -311,7 +313,7 @@ def print_status(store: str, found: "Status") -> None:
         counts["last run"] = heard(found.run)
     for name, value in counts.items():
         table.add_row(name, value)
-    for name, lines in (("problem", found.problems), ("straggler", found.stragglers)):
+    for name, lines in (("problem", found.problems), ("note", found.notes), ("straggler", found.stragglers)):
         for line in lines:
             table.add_row(name, Text(line))
     Console(soft_wrap=True).print(table, highlight=False)

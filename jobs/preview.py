@@ -13,7 +13,7 @@ from pipeline.edit import Variant, executed_steps
 from pipeline.job import invert_fingerprint, schedule_of
 from pipeline.latents import read_columns
 from pipeline.plan import Source, cut, index_shards, parts_of
-from pipeline.run import edit_task
+from pipeline.run import edit_task, note_float16
 from pipeline.selection import SelectionError, no_row, planned, read_selection
 from pipeline.store import Store
 from schemas.specs import EditSpec, InvertSpec
@@ -27,6 +27,7 @@ def preview(spec: InvertSpec | EditSpec) -> str:
 
 
 def _invert(spec: InvertSpec) -> list[str]:
+    note_float16(spec.model.dtype, spec.workers.gpus)
     folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     fingerprint = invert_fingerprint(spec, folder)
 

@@ -54,6 +54,6 @@ def _require(needed: int, machine: Machine) -> None:
             raise ResourcesError(
                 f"{needed} workers of {each:g} {resource} each need {needed * each:g}, and the cluster has "
                 f"{total.get(resource, 0):g}: lower workers.count, "
-                + ("set workers.gpus: 0, " if resource == "GPU" else "")
+                + ("set workers.gpus: 0 (of verify: --gpus 0), " if resource == "GPU" else "")
                 + "or set workers.min_count: 0 where the cluster starts machines when they are asked for"
             )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.journal import last_state
+from pipeline.place import Place, place_of, told
 from pipeline.plan import is_planned, read_units
 from pipeline.store import Store
 
@@ -22,6 +23,7 @@ class Status:
 
     For an edit everything is counted in pictures: rows times edits. `attempts` counts those behind the commits, so that
     what it is more than `committed` was lost work. `eta_seconds` is None where nothing is left or no rate is known.
+    `notes` tell what is no problem by itself: units made with several processors or versions.
     `run` is what the last driver told of itself: when, how many workers, and what is at work where since when.
     """
 
@@ -35,6 +37,7 @@ class Status:
     committed: int
     complete: bool
     problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     rejects: dict[str, int] = field(default_factory=dict)
     attempts: int = 0
     images_per_second: float = 0.0
@@ -50,7 +53,7 @@ def status(store: Store) -> Status:
     per_row = job.get("variants_per_row", 1)
     expected = {unit.unit: unit.count * per_row for unit in read_units(store)} if planned else {}
     problems = list[str]()
-    counts, rejects = Counter[str](), Counter[str]()
+    counts, rejects, places = Counter[str](), Counter[str](), Counter[Place]()
     spans, paces = list[tuple[float, float]](), list[float]()
     for commit in store.commits():
         if commit.unit not in expected:
@@ -64,6 +67,7 @@ def status(store: Store) -> Status:
         for name in ("input", "ok", "rejected", "filtered"):
             counts[name] += getattr(commit, name)
         rejects.update(reject.error for reject in commit.rejects)
+        places[place_of(commit)] += 1
         spans.append((commit.started, commit.finished))
         paces.append((commit.finished - commit.started) * per_row / max(1, commit.input))
     busy = union(spans)
@@ -81,6 +85,7 @@ def status(store: Store) -> Status:
         committed=counts["committed"],
         complete=complete,
         problems=problems,
+        notes=_mixed(places),
         rejects=dict(sorted(rejects.items(), key=lambda item: (-item[1], item[0]))),
         attempts=counts["attempts"],
         images_per_second=counts["ok"] / busy if busy else 0.0,
@@ -88,6 +93,16 @@ def status(store: Store) -> Status:
         run=run,
         stragglers=_stragglers(run, median(paces)) if run and paces and not complete else [],
     )
+
+
+def _mixed(places: Counter[Place]) -> list[str]:
+    """That units were made in several places, where they were."""
+    if len(places) < 2:
+        return []
+    ordered = places.most_common()
+    words = told([place for place, _ in ordered])
+    each = "; ".join(f"{units} {where}" for (_, units), where in zip(ordered, words, strict=True))
+    return [f"units were made with {len(places)} kinds of processor or versions, whose last bits may differ: {each}"]
 
 
 def union(spans: list[tuple[float, float]]) -> float:

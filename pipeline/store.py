@@ -147,8 +147,13 @@ class Store:
         """Make a unit's files data; False where another attempt was first, whose files then are."""
         if commit.input != commit.ok + commit.rejected + commit.filtered or commit.rejected != len(commit.rejects):
             raise AssertionError(f"unit {commit.unit} does not add up, nothing is committed: {commit!r}")
-        folder = "retries" if commit.retry else "commits"
-        return self.put_new(f"{folder}/{attempted(commit.unit, commit.retry)}.json", commit.model_dump_json().encode())
+        return self.put_new(_commit_path(attempted(commit.unit, commit.retry)), commit.model_dump_json().encode())
+
+    def commit_of(self, path: str) -> Commit:
+        """The commit that names a file, a retry's where one wrote it. Raises StoreError where it is not there."""
+        name = _attempted(path)
+        commit = _commit_path(name)
+        return self._commit(commit, self.get(commit), name.partition("+")[0])
 
     def committed(self) -> set[str]:
         """The units that are done."""
@@ -231,7 +236,7 @@ class Store:
         for commit in self.commits():
             done.update(attempted(commit.unit, retry) for retry in range(commit.retry + 1))
             named.update(file.path for file in commit.files)
-        lost = [path for path in paths if path not in named and path.partition("/")[2].partition("-")[0] in done]
+        lost = [path for path in paths if path not in named and _attempted(path) in done]
         for path in lost:
             self.delete(path)
         return len(lost)
@@ -261,8 +266,13 @@ def _units(block: int) -> list[str]:
     return [f"{number:08d}" for number in range(block * BLOCK, (block + 1) * BLOCK)]
 
 
-def _commit_path(unit: str) -> str:
-    return f"commits/{unit}.json"
+def _attempted(path: str) -> str:
+    """What the attempt was at that wrote a file."""
+    return path.partition("/")[2].partition("-")[0]
+
+
+def _commit_path(name: str) -> str:
+    return f"{'retries' if '+' in name else 'commits'}/{name}.json"
 
 
 def _ledger_path(block: int) -> str:

@@ -17,7 +17,9 @@ from transformers.utils import logging as transformers_logging
 from edict import EDICT
 from edict.checkpoint import locate, locate_lora, weights_digest
 from pipeline.errors import JobError
+from pipeline.place import Place, place
 from pipeline.plan import Unit
+from pipeline.processor import processor
 from pipeline.store import Store, attempted
 from pipeline.work import Done, Machine, Weights
 from schemas.commit import Commit, File, Seconds
@@ -69,6 +71,11 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
         dtype=DTYPES[weights.dtype],
         device=machine.device,
     )
+
+
+def here(device: str) -> Place:
+    """Where this worker's predictions are made."""
+    return place(processor(device), VERSIONS)
 
 
 class Ahead(Generic[Loaded]):
@@ -130,7 +137,12 @@ class Attempt:
                 seconds=Seconds(**self.seconds),
                 started=self.started,
                 finished=time.time(),
-                worker={"host": socket.gethostname(), "pid": str(os.getpid()), "device": device},
+                worker={
+                    "host": socket.gethostname(),
+                    "pid": str(os.getpid()),
+                    "device": device,
+                    "processor": processor(device),
+                },
                 versions=VERSIONS,
             )
         )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from edict.checkpoint import locate, weights_digest
+from pipeline.processor import cpu
 
 
 def save(
@@ -30,7 +31,7 @@ def save(
     """
     environment = {
         "hardware": {
-            "cpu": _cpu(),
+            "cpu": cpu(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "machine": platform.machine(),
@@ -69,10 +70,3 @@ def _finite(content: Any) -> Any:
     if isinstance(content, (list, tuple)):
         return [_finite(value) for value in content]
     return None if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def _cpu() -> str:
-    """The processor's name; Python itself knows it on no Linux."""
-    cpuinfo = Path("/proc/cpuinfo")
-    named = re.search(r"^model name\s*: (.*)$", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
-    return named[1] if named else platform.processor() or platform.machine()

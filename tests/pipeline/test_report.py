@@ -241,6 +241,16 @@ def test_counts_are_the_commits_sums(tmp_path: Path) -> None:
     assert "abc123" in page.text
 
 
+def test_units_of_several_processors_are_told(tmp_path: Path) -> None:
+    store = invert_store(tmp_path / "store", 3, 3)
+    for unit, processor in (("00000000", "NVIDIA A100"), ("00000001", "NVIDIA H200")):
+        assert "kinds of processor" not in Page(report(store)).flat
+        worker = {"host": "a", "pid": "1", "device": "cuda", "processor": processor}
+        commit(store, unit, 3, worker=worker, files=(part(store, unit, [0.1] * 3),))
+    said = "units were made with 2 kinds of processor or versions, whose last bits may differ: "
+    assert f"{said}1 on NVIDIA A100; 1 on NVIDIA H200" in Page(report(store)).flat
+
+
 def test_an_incomplete_store_says_so(tmp_path: Path) -> None:
     store = invert_store(tmp_path / "store", 3, 4, 5)
     commit(store, "00000001", 4, files=(part(store, "00000001", [0.1] * 4),))

@@ -14,21 +14,23 @@ from pipeline.journal import Journal
 from pipeline.ledger import Ledger
 from pipeline.plan import Unit, write_units
 from pipeline.status import heard, status, union
-from pipeline.store import Store, StoreError
+from pipeline.store import Store, StoreError, attempted
 from schemas.commit import Commit, File, Seconds
 from schemas.rejects import Reject
 
 COUNT = 4  # samples a unit
 
 
-def commit(number: int, *, retry: int = 0, rejects: int = 0, seconds: float = 8.0) -> Commit:
+def commit(
+    number: int, *, retry: int = 0, rejects: int = 0, seconds: float = 8.0, on: str | None = None, **versions: str
+) -> Commit:
     left_out = tuple(Reject("a.tar", i, f"key{i}", "invert", "WorkerDied", "no") for i in range(rejects))
     count = 1 if retry else COUNT
     return Commit(
         unit=f"{number:08d}",
         retry=retry,
         errors=("WorkerDied",) if retry else (),
-        attempt=f"{number:08d}-2-0123abcd",
+        attempt=f"{attempted(f'{number:08d}', retry)}-2-0123abcd",
         source="a.tar",
         input=count,
         ok=count - rejects,
@@ -39,8 +41,8 @@ def commit(number: int, *, retry: int = 0, rejects: int = 0, seconds: float = 8.
         seconds=Seconds(read=1, compute=6, write=1),
         started=100.0 + 10 * number,
         finished=100.0 + 10 * number + seconds,
-        worker={"host": "a", "pid": "1", "device": "cpu"},
-        versions={},
+        worker={"host": "a", "pid": "1", "device": "cpu"} | ({"processor": on} if on else {}),
+        versions=versions,
     )
 
 
@@ -94,6 +96,35 @@ def test_a_retry_counts_whether_its_unit_is_in_the_ledger_or_not(planned: Callab
     for number in (0, 2):
         store.commit(commit(number, retry=1))
     assert [(c.ok, c.rejected, c.retry) for c in store.commits()] == [(4, 0, 1), (3, 1, 0), (4, 0, 1)]
+
+
+def test_a_file_leads_to_the_commit_that_names_it(planned: Callable[[int], Store]) -> None:
+    store = planned(2)
+    first, second = commit(1, rejects=1), commit(1, retry=1)
+    for each in (first, second):
+        store.commit(each)
+        assert store.commit_of(f"parts/{each.attempt}.parquet") == each
+    assert second.retry == 1
+    with pytest.raises(StoreError, match=r"has no commits/00000000\.json"):
+        store.commit_of(f"parts/{commit(0).attempt}.parquet")
+
+
+def test_places_are_told_where_there_are_several(planned: Callable[[int], Store]) -> None:
+    store = planned(5)
+    for number in (0, 1):
+        store.commit(commit(number, on="NVIDIA A100", torch="2.13.0", diffusers="0.42.1"))
+    assert status(store).notes == []
+    store.settle(0)
+    store.commit(commit(2, on="NVIDIA H200", torch="2.14.0", diffusers="0.42.1"))
+    found = status(store)
+    assert found.notes == [
+        "units were made with 2 kinds of processor or versions, whose last bits may differ: 2 on NVIDIA A100 with "
+        "torch 2.13.0; 1 on NVIDIA H200 with torch 2.14.0"
+    ]
+    assert found.problems == []
+    store.commit(commit(3, torch="2.13.0", diffusers="0.42.1"))
+    (line,) = status(store).notes
+    assert line.endswith("1 on an unrecorded processor with torch 2.13.0")
 
 
 def test_a_ledger_that_is_cut_is_found(planned: Callable[[int], Store]) -> None:

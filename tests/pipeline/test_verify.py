@@ -1,0 +1,198 @@
+"""Rows that do not regenerate: what is said of them where they were inverted elsewhere, and where they were not."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from jobs.cli import app
+from jobs.run import run_spec
+from pipeline import processor as processors
+from pipeline import verify
+from pipeline.place import place, told
+from pipeline.processor import cpu, processor
+from pipeline.shards import Sample
+from pipeline.store import Store
+from pipeline.verify import run_verify
+from pipeline.worker import VERSIONS
+from schemas.specs import InvertSpec
+
+BATCH = 4
+
+
+@pytest.fixture(scope="module")
+def latents(
+    tmp_path_factory: pytest.TempPathFactory,
+    samples: list[Sample],
+    shard_of: Callable[[Path, list[tuple[str, bytes]]], Path],
+    local_ray: None,
+) -> Path:
+    """A finished latent store of three units of a batch each."""
+    folder = tmp_path_factory.mktemp("verify")
+    members = [
+        (f"{sample.key}.{extension}", data)
+        for sample in samples[: 3 * BATCH]
+        for extension, data in ((sample.extension, sample.image), ("txt", sample.caption.encode()))
+    ]
+    fields = {
+        "kind": "invert",
+        "input": str(shard_of(folder / "a.tar", members)),
+        "output": str(folder / "latents"),
+        "sampler": {"steps": 2, "guidance_scale": 1.0},
+        "workers": {"batch_size": BATCH},
+    }
+    assert run_spec(InvertSpec.model_validate(fields)).status.complete
+    return folder / "latents"
+
+
+@pytest.fixture
+def copied(latents: Path, tmp_path: Path) -> Store:
+    shutil.copytree(latents, tmp_path / "latents")
+    return Store(str(tmp_path / "latents"))
+
+
+def recaption(store: Store, unit: str) -> None:
+    """Give the rows of a unit captions that they were not inverted under, in a part that its commit names."""
+    commit = next(commit for commit in store.commits() if commit.unit == unit)
+    path = commit.files[0].path
+    table = store.get_table(path)
+    swapped = table.set_column(table.column_names.index("caption"), "caption", [["another"] * BATCH])
+    file = store.put_table(path, swapped.cast(table.schema)).model_copy(update={"rows": BATCH})
+    store.put(f"commits/{unit}.json", commit.model_copy(update={"files": (file,)}).model_dump_json().encode())
+
+
+def claim(store: Store, unit: str, made_on: str | None, **versions: str) -> None:
+    """Have a unit's commit say that it was made elsewhere, or as commits were when they did not say."""
+    path = f"commits/{unit}.json"
+    commit = store.get_json(path)
+    commit["worker"].pop("processor")
+    commit["worker"] |= {"processor": made_on} if made_on else {}
+    commit["versions"] |= versions
+    store.put(path, json.dumps(commit).encode())
+
+
+def keys(store: Store, unit: str) -> list[str]:
+    (file,) = next(commit for commit in store.commits() if commit.unit == unit).files
+    return [f"{file.path}: key {key}" for key in store.get_table(file.path)["key"].to_pylist()]
+
+
+def test_a_commit_tells_the_processor(latents: Path) -> None:
+    commits = list(Store(str(latents)).commits())
+    assert {commit.worker["processor"] for commit in commits} == {processor("cpu")}
+    assert {commit.worker["device"] for commit in commits} == {"cpu"}
+    assert processor("cpu").startswith(f"{cpu()}, {torch.backends.cpu.get_cpu_capability()}")
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "said"),
+    [
+        ("model name\t: EPYC 7742\nflags\t\t: avx2 sse\nmodel name\t: another\n", "EPYC 7742, {}"),
+        ("model name\t: Xeon 8480\nflags\t\t: avx512_bf16 amx_bf16\n", "Xeon 8480, {}, avx512_bf16, amx_bf16"),
+        ("Features\t: asimd bf16\n", "{machine}, {}, bf16"),
+        (None, "{machine}, {}"),
+    ],
+)
+def test_a_processor_in_words(cpuinfo: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if cpuinfo is not None:
+        (tmp_path / "cpuinfo").write_text(cpuinfo)
+    monkeypatch.setattr(processors, "CPUINFO", tmp_path / "cpuinfo")
+    machine = platform.processor() or platform.machine()
+    assert processor.__wrapped__("cpu") == said.format(torch.backends.cpu.get_cpu_capability(), machine=machine)
+
+
+def test_places_are_told_by_what_differs() -> None:
+    there = place("NVIDIA A100", {"torch": "2.13.0", "diffusers": "0.42.1", "transformers": "5.1"})
+    assert told([there, place("NVIDIA H200", dict(there) | {"torch": "2.14.0"})]) == [
+        "on NVIDIA A100 with torch 2.13.0",
+        "on NVIDIA H200 with torch 2.14.0",
+    ]
+    assert told([place("a", {"torch": "1", "diffusers": "1"}), place("a", {"torch": "2"})]) == [
+        "with diffusers 1, torch 1",
+        "with diffusers unrecorded, torch 2",
+    ]
+
+
+def test_rows_of_another_place_are_told_from_damage(copied: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify, "EXAMPLES", 2)
+    here = processor("cpu")
+    for unit in ("00000000", "00000001", "00000002"):
+        recaption(copied, unit)
+    claim(copied, "00000000", "NVIDIA A100", torch="0.4.1")
+    claim(copied, "00000002", None)
+    verified = run_verify(copied.location, rows=None, count=1)
+    assert (verified.rows, verified.exact) == (12, 0)
+    elsewhere, damaged, unknown = (keys(copied, f"0000000{unit}") for unit in range(3))
+    why = f"(inverted on NVIDIA A100 with torch 0.4.1, regenerated on {here} with torch {VERSIONS['torch']}: other last"
+    assert [problem for problem in verified.problems if why in problem] == [
+        *(f"{row}: does not regenerate its starting lattice {rest(verified.problems, why)}" for row in elsewhere[:2]),
+        f"2 more rows: do not regenerate their starting lattices {rest(verified.problems, why)}",
+    ]
+    same = f"(inverted on the same kind of processor, {here}, with the same versions: it was changed since"
+    assert [p.partition(": does")[0] for p in verified.problems if same in p] == damaged
+    before = f"(inverted on an unrecorded processor, regenerated on {here}: other last bits are to be expected"
+    assert [p.partition(": do")[0] for p in verified.problems if before in p] == [*unknown[:2], "2 more rows"]
+    assert len(verified.problems) == 3 + 4 + 3
+
+
+def rest(problems: list[str], why: str) -> str:
+    return next(problem[problem.index(why) :] for problem in problems if why in problem)
+
+
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="torch uses no others here")
+def test_with_other_instructions_rows_are_close(latents: Path) -> None:
+    """The same store on the same processor, of which torch is told to use less: as good as another one."""
+    environment = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
+    command = [sys.executable, "-c", "from jobs.cli import app; app()", "verify", str(latents)]
+    ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 1, ran.stderr
+    other = processor("cpu").replace(torch.backends.cpu.get_cpu_capability(), "DEFAULT")
+    said = f"does not regenerate its starting lattice (inverted on {processor('cpu')}, regenerated on {other}: other"
+    found = re.search(r"^(\d+) of 12 rows regenerate", ran.stdout, re.MULTILINE)
+    assert found is not None
+    assert ran.stdout.count(f"{said} last bits are to be expected") == 12 - int(found[1]) > 0
+
+
+def test_verify_takes_what_the_job_took(copied: Store) -> None:
+    job = copied.job() | {"machine": {"device": "cuda", "threads": 1, "gpus": 1000.0}}
+    copied.put("job.json", json.dumps(job).encode())
+    said = CliRunner().invoke(app, ["verify", copied.location])
+    assert said.exit_code == 2
+    assert re.search("1 workers of 1000 GPU each .* --gpus 0", said.stderr)
+    said = CliRunner().invoke(app, ["verify", copied.location, "--gpus", "0", "--rows", "1"])
+    assert (said.exit_code, said.stdout) == (
+        0,
+        "4 of 4 rows regenerate their starting lattice, integer for integer\n",
+    )
+    assert "note: inverted on cuda, regenerated on cpu" in said.stderr
+
+
+def test_float16_without_a_gpu_is_noted(copied: Store, tmp_path: Path) -> None:
+    job = copied.job()
+    (tmp_path / "invert.json").write_text(json.dumps(job["spec"]))
+    edit = {"kind": "edit", "latents": copied.location, "output": str(tmp_path / "edits")}
+    (tmp_path / "edit.json").write_text(json.dumps(edit | {"edits": [{"name": "a", "prompt": "b"}]}))
+
+    def said(command: str, kind: str, *fields: str) -> str:
+        overrides = [word for field in fields for word in ("-s", field)]
+        return CliRunner().invoke(app, [command, str(tmp_path / f"{kind}.json"), *overrides]).stderr
+
+    note, float16 = "note: a network in float16 takes a CPU", "model.dtype=float16"
+    assert note in said("plan", "invert", float16)
+    assert note in said("run", "invert", float16)
+    assert note not in said("plan", "invert")
+    assert note not in said("plan", "invert", float16, "workers.gpus=1")
+    assert note not in said("plan", "edit")
+    job["fingerprint"]["dtype"] = "float16"
+    copied.put("job.json", json.dumps(job).encode())
+    assert note in said("plan", "edit")
+    assert note not in said("plan", "edit", "workers.gpus=1")
+    assert not (tmp_path / "edits").exists()
