@@ -45,11 +45,12 @@ def shipped() -> dict[str, dict[str, Any]]:
     return {part: dict(read_config(locate(), part)) for part in STABLE_DIFFUSION_1_5}
 
 
-def operations(call: Callable[[], object]) -> int:
+def operations(call: Callable[[], object], of: tuple[str, ...] = ("Global",)) -> int:
+    """Of a call, or of those of its modules whose names end in one of `of`."""
     # the other kernels of attention are not in torch's list for a CPU
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         call()
-    return counter.get_total_flops()
+    return sum(sum(counts.values()) for name, counts in counter.get_flop_counts().items() if name.endswith(of))
 
 
 def parameters(network: nn.Module) -> int:
@@ -70,6 +71,9 @@ def cost(configs: Mapping[str, Mapping[str, Any]], steps: int) -> dict[str, Any]
         ids = torch.zeros(1, tokens, dtype=torch.int64)
         once = {
             "unet": operations(lambda: unet(latents, torch.zeros(1), states)),
+            "unet, keys and values of the text": operations(
+                lambda: unet(latents, torch.zeros(1), states), ("attn2.to_k", "attn2.to_v")
+            ),
             "vae, encode": operations(lambda: vae.encode(pixels)),
             "vae, decode": operations(lambda: vae.decode(latents)),
             "text_encoder": operations(lambda: text(ids)),
@@ -93,7 +97,7 @@ def main() -> None:
     arguments.add_argument("--steps", type=int, default=50)
     given = arguments.parse_args()
     models = {name: cost(of, given.steps) for name, of in (("shipped", shipped()), ("SD 1.5", STABLE_DIFFUSION_1_5))}
-    parts = ("unet", "vae, encode", "vae, decode", "text_encoder")
+    parts = tuple(models["shipped"]["operations"])
     lines = [[name, *(f"{of['operations'][part] / 1e9:,.3f}" for part in parts)] for name, of in models.items()]
     print(table(("GFLOP, once for a picture", *parts), lines))
     lines = [[name, *(f"{count / 1e6:,.1f}" for count in of["parameters"].values())] for name, of in models.items()]

@@ -284,7 +284,7 @@ def parts(rates: Found, on_cuda: bool, batches: Sequence[int]) -> Iterator[Part]
         yield Part(shape, half, "bits", bits)
         yield Part(shape, half, "step", step)
         yield from exact(shape, half, EXACT)
-        for names in ([], ["two calls"], ["timestep on the device"], ["channels_last"]):
+        for names in ([], ["two calls"], ["channels_last"]):
             yield variant(shape, half, *names)
         if on_cuda:
             yield variant(shape, half, "CUDA graph")

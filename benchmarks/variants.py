@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from edict.compilation import HOW
+
 Forward = Callable[..., Any]
 Variant = Callable[[nn.Module], AbstractContextManager[None]]
 
@@ -23,19 +25,6 @@ def forward_as(network: nn.Module, change: Callable[[Forward], Forward]) -> Iter
     finally:
         del network.forward
         torch.compiler.reset()
-
-
-def steady(forward: Forward) -> Forward:
-    """With a timestep that is a number filled in on the device: diffusers would copy it there, and the host wait."""
-
-    def call(sample: torch.Tensor, *rest: Any, **named: Any) -> Any:
-        def on_device(given: Any) -> torch.Tensor:
-            return given if isinstance(given, torch.Tensor) else torch.full((), float(given), device=sample.device)
-
-        rest, named = tree_map(on_device, (rest, named))
-        return forward(sample, *rest, **named)
-
-    return call
 
 
 def halved(forward: Forward) -> Forward:
@@ -78,11 +67,7 @@ def graphed(forward: Forward) -> Forward:
         graph.replay()
         return type(output)(sample=output.sample.clone())
 
-    return steady(call)
-
-
-def compiled(forward: Forward, mode: str | None = None) -> Forward:
-    return steady(torch.compile(forward, dynamic=False, mode=mode))
+    return call
 
 
 def answered(forward: Forward) -> Forward:
@@ -133,10 +118,11 @@ def int8(network: nn.Module) -> Iterator[None]:
 
 VARIANTS: dict[str, Variant] = {
     "two calls": partial(forward_as, change=halved),
-    "timestep on the device": partial(forward_as, change=steady),
     "CUDA graph": partial(forward_as, change=graphed),
-    "compile": partial(forward_as, change=compiled),
-    "compile, max-autotune": partial(forward_as, change=partial(compiled, mode="max-autotune-no-cudagraphs")),
+    "compile": partial(forward_as, change=partial(torch.compile, **HOW)),
+    "compile, max-autotune": partial(
+        forward_as, change=partial(torch.compile, dynamic=False, mode="max-autotune-no-cudagraphs")
+    ),
     "channels_last": channels_last,
     "TF32": tf32,
     "int8": int8,

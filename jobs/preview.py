@@ -43,6 +43,7 @@ def _invert(spec: InvertSpec) -> list[str]:
     sampler = spec.sampler.name
     parameters = "".join(f", {name} {fingerprint[name]}" for name in SAMPLERS[sampler].parameters)
     interval = spec.sampler.guidance_interval
+    compiled = ", compiled" if spec.model.compile else ""
     within = "" if interval is None else " at noise levels from {:g} to {:g}".format(*interval)
     asked = SAMPLERS[sampler].asked(depth, depth, 0)
     cost = _evaluations(asked, _unguided(fingerprint), _branching(fingerprint, spec.sampler.guidance_scale))
@@ -51,7 +52,7 @@ def _invert(spec: InvertSpec) -> list[str]:
         f"  sound         {sound}",
         f"  rejected      {faults.total()}" + "".join(f"  {name} {count}" for name, count in faults.most_common()),
         f"  units         {len(units)}, for {spec.workers.count} workers",
-        f"  model         {folder}, {spec.model.dtype}, {size}x{size} pixels",
+        f"  model         {folder}, {spec.model.dtype}{compiled}, {size}x{size} pixels",
         f"  sampler       {sampler}, {depth} steps{parameters}, guidance {spec.sampler.guidance_scale:g}{within}",
         f"  network cost  {cost} evaluations a picture, {sound * cost:,} in all",
     ]

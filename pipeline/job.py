@@ -52,6 +52,8 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
     }
     if spec.image.resize != "lanczos":  # jobs from before there was a choice go on as they are
         fingerprint["resize"] = spec.image.resize
+    if spec.model.compile:
+        fingerprint["compile"] = True
     if noise.sigmas is not None:
         fingerprint["sigmas"] = list(noise.sigmas)
     if model.guidance != "free":
@@ -90,7 +92,14 @@ def inverted(latents: Store) -> dict[str, Any]:
 def weights_of(model: ModelSpec, folder: Path, fingerprint: dict[str, Any]) -> Weights:
     """What workers load. A path is made absolute; the shipped model and a hub id each node finds for itself."""
     path = str(folder.absolute()) if Path(model.path).expanduser().is_dir() else model.path
-    weights = Weights(path, model.revision, fingerprint["weights"], fingerprint["dtype"], model.variant)
+    weights = Weights(
+        path,
+        model.revision,
+        fingerprint["weights"],
+        fingerprint["dtype"],
+        model.variant,
+        compile=fingerprint.get("compile", False),
+    )
     if model.lora is None:
         return weights
     lora = Path(model.lora.path).expanduser()

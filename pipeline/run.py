@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edict.checkpoint import locate
-from edict.model import uncontrollable
+from edict.model import COMPILED, uncontrollable
 from edict.models import describe
 from edict.schedule import executed
 from pipeline.cluster import connected, machine_for
@@ -104,6 +104,8 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
         model = describe(locate(weights.path, weights.revision, weights.variant))
         if not model.controllable:
             raise EditError(f"edit {held[0]!r}: {uncontrollable(model)}")
+        if weights.compile:
+            raise EditError(f"edit {held[0]!r}: {COMPILED}")
     batch_size = spec.workers.batch_size or made["batch_size"]
     if batch_size < 2 and held:
         raise EditError(

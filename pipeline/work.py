@@ -26,6 +26,7 @@ class Weights:
     variant: str | None = None
     lora: str | None = None
     lora_scale: float = 1.0
+    compile: bool = False
 
 
 @dataclass(frozen=True)

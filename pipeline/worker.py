@@ -4,6 +4,7 @@ import os
 import socket
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from edict import EDICT
 from edict.checkpoint import locate, locate_lora, weights_digest
+from edict.compilation import reason
 from pipeline.errors import JobError
 from pipeline.place import Place, place
 from pipeline.plan import Unit
@@ -39,9 +41,16 @@ class TooLarge(JobError):
     """A batch does not fit into the device's memory."""
 
 
+class NotCompiled(JobError):
+    """The network of a job that asks for it cannot be compiled."""
+
+
 @contextmanager
 def fitting(batch_size: int) -> Iterator[None]:
-    """Raises TooLarge where memory runs out: every batch has one shape, so that no sample is at fault."""
+    """Raises TooLarge where memory runs out, NotCompiled where the compiler fails.
+
+    Every batch has one shape, so that no sample is at fault in either.
+    """
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -49,11 +58,20 @@ def fitting(batch_size: int) -> Iterator[None]:
             f"a batch of {batch_size} does not fit into the device's memory: lower workers.batch_size, or take a "
             f"device that has more ({str(error).splitlines()[0]})"
         ) from error
+    except Exception as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        raise NotCompiled(
+            f"the network could not be compiled for a batch of {batch_size}: leave model.compile out, and invert into "
+            f"another store ({reason(error)})"
+        ) from error
 
 
 def load_model(weights: Weights, machine: Machine) -> EDICT:
     """The model of one worker. Raises OtherWeights, ModelError, and what EDICT.from_pretrained raises."""
     transformers_logging.disable_progress_bar()
+    # what diffusers looks up by such a function, of versions, stays as it is
+    warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
     folder = locate(weights.path, weights.revision, weights.variant)
     lora = None if weights.lora is None else locate_lora(weights.lora, weights.lora_scale)
     if (found := weights_digest(folder, weights.variant, lora)) != weights.digest:
@@ -70,6 +88,7 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
         lora_scale=weights.lora_scale,
         dtype=DTYPES[weights.dtype],
         device=machine.device,
+        compile=weights.compile,
     )
 
 

@@ -96,6 +96,11 @@ class ModelSpec(Spec):
     dtype: Literal["float32", "bfloat16", "float16"] = Field(
         "float32", description="Precision of the network. The round trip is exact in all three."
     )
+    compile: bool = Field(
+        False,
+        description="Compile the network with torch.compile, which takes a compiler on every node, and time at the "
+        "start. The round trip is as exact; there is no attention control.",
+    )
 
 
 class SamplerSpec(Spec):

@@ -16,7 +16,7 @@ from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5Tokeniz
 
 from edict.checkpoint import read_config
 from edict.models.flow import FlowModel
-from edict.models.model import Conditions, cut_short, tokens_of
+from edict.models.model import Conditions, cut_short, timesteps_of, tokens_of
 from edict.schedule import Schedule, flow
 
 LENGTH = 512  # tokens of T5, the pipeline's default
@@ -67,7 +67,7 @@ class Flux(FlowModel):
         _, _, height, width = given.shape
         velocity = self.transformer(
             hidden_states=pack(given),
-            timestep=given.new_full((len(given),), timestep) / 1000,
+            timestep=timesteps_of(timestep, given).to(given.dtype) / 1000,
             img_ids=positions(height // 2, width // 2).to(given),
             txt_ids=given.new_zeros(LENGTH, 3),
             **conditions,

@@ -10,7 +10,7 @@ from diffusers import AutoencoderKL, ModelMixin
 from torch import nn
 from transformers import CLIPTokenizer
 
-from edict import lora
+from edict import compilation, lora
 from edict.checkpoint import LoRA, home, read_config, read_index, variant_of
 from edict.schedule import Schedule
 
@@ -34,6 +34,8 @@ class Model(ABC):
 
     guidance: Literal["free", "embedded", "none"] = "free"
     """free: classifier-free, from two branches. embedded: the network takes the scale itself. none: there is none."""
+    compiled: bool = False
+    """Whether the network that predicts is compiled, which gives it other last bits."""
     vae: AutoencoderKL
     tokenizer: CLIPTokenizer
 
@@ -42,7 +44,15 @@ class Model(ABC):
         self.scheduler_config = read_config(folder, "scheduler")
         self.size = self._size()
 
-    def load(self, *, dtype: torch.dtype, device: str, variant: str | None = None, adapter: LoRA | None = None) -> Self:
+    def load(
+        self,
+        *,
+        dtype: torch.dtype,
+        device: str,
+        variant: str | None = None,
+        adapter: LoRA | None = None,
+        compile: bool = False,
+    ) -> Self:
         """Load its parts, from safetensors. Raises ModelError, and what diffusers and transformers raise."""
         index = read_index(self.folder)
         for part, kind in self.parts.items():
@@ -72,6 +82,9 @@ class Model(ABC):
         if "vae" in networks:
             # in a batch a picture would have other last bits, and one of 1024 pixels takes gigabytes
             self.vae.enable_slicing()
+        if compile:
+            compilation.compile_network(self.network)
+        self.compiled = compile
         return self
 
     @property
@@ -146,6 +159,14 @@ class Model(ABC):
 def cut_short(tokenizer: Any, caption: str, length: int) -> bool:
     """Whether a tokenizer makes more than `length` tokens of a caption."""
     return len(tokenizer(caption).input_ids) > length
+
+
+def timesteps_of(timestep: float, latents: torch.Tensor) -> torch.Tensor:
+    """float32 [N], one a row of `latents`, filled in on their device: a number would be copied there, and waited for.
+
+    To a compiled network a number is a constant: it would be compiled again at every step.
+    """
+    return torch.full((len(latents),), timestep, dtype=torch.float32, device=latents.device)
 
 
 def tokens_of(tokenizer: Any, captions: Sequence[str], length: int, device: torch.device) -> torch.Tensor:

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, PixArtTransformer2DModel
 from transformers import T5EncoderModel, T5TokenizerFast
 
 from edict.checkpoint import read_config
-from edict.models.model import Conditions, cut_short
+from edict.models.model import Conditions, cut_short, timesteps_of
 from edict.models.noise import NoiseModel
 
 LENGTH = 300  # tokens of T5, the pipeline's default
@@ -51,7 +51,7 @@ class PixArtSigma(NoiseModel):
         given = latents.to(self.transformer.dtype).contiguous()
         predicted = self.transformer(
             given,
-            timestep=torch.full((len(given),), int(timestep), device=given.device),
+            timestep=timesteps_of(timestep, given),
             added_cond_kwargs={"resolution": None, "aspect_ratio": None},
             **conditions,
         ).sample

@@ -11,7 +11,7 @@ import torch
 from diffusers import UNet2DModel
 
 from edict.checkpoint import ModelError, read_config
-from edict.models.model import Conditions
+from edict.models.model import Conditions, timesteps_of
 from edict.models.noise import NoiseModel
 
 
@@ -34,7 +34,8 @@ class Pixels(NoiseModel):
         return {}
 
     def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
-        predicted = self.unet(latents.to(self.unet.dtype).contiguous(), timestep).sample
+        given = latents.to(self.unet.dtype).contiguous()
+        predicted = self.unet(given, timesteps_of(timestep, given)).sample
         return self.noise(predicted[:, : latents.shape[1]], latents, timestep)
 
     def truncated(self, caption: str) -> bool:

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from edict.checkpoint import read_config
-from edict.models.model import Conditions, cut_short, tokens_of
+from edict.models.model import Conditions, cut_short, timesteps_of, tokens_of
 from edict.models.noise import NoiseModel
 
 
@@ -38,7 +38,7 @@ class StableDiffusion(NoiseModel):
     def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
         # one memory layout, or the same values give other last bits
         given = latents.to(self.unet.dtype).contiguous()
-        return self.noise(self.unet(given, timestep, **conditions).sample, latents, timestep)
+        return self.noise(self.unet(given, timesteps_of(timestep, given), **conditions).sample, latents, timestep)
 
     def truncated(self, caption: str) -> bool:
         return cut_short(self.tokenizer, caption, self.tokenizer.model_max_length)

@@ -10,7 +10,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderMo
 
 from edict.checkpoint import read_config
 from edict.models.flow import FlowModel
-from edict.models.model import Conditions, cut_short, tokens_of
+from edict.models.model import Conditions, cut_short, timesteps_of, tokens_of
 from edict.schedule import Schedule, flow
 
 LENGTH = 256  # tokens of T5, the pipeline's default
@@ -66,8 +66,7 @@ class StableDiffusion3(FlowModel):
 
     def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
         given = latents.to(self.transformer.dtype).contiguous()
-        timesteps = torch.full((len(given),), timestep, dtype=torch.float32, device=given.device)
-        return self.transformer(given, timestep=timesteps, **conditions).sample.float()
+        return self.transformer(given, timestep=timesteps_of(timestep, given), **conditions).sample.float()
 
     def truncated(self, caption: str) -> bool:
         if self.tokenizer_3 is None:

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from edict.checkpoint import read_index
-from edict.models.model import Conditions, tokens_of
+from edict.models.model import Conditions, timesteps_of, tokens_of
 from edict.models.stable_diffusion import StableDiffusion
 
 
@@ -54,5 +54,6 @@ class StableDiffusionXL(StableDiffusion):
     def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
         added = {name: conditions[name] for name in ("text_embeds", "time_ids")}
         given = latents.to(self.unet.dtype).contiguous()
-        predicted = self.unet(given, timestep, conditions["encoder_hidden_states"], added_cond_kwargs=added).sample
+        timesteps, text = timesteps_of(timestep, given), conditions["encoder_hidden_states"]
+        predicted = self.unet(given, timesteps, text, added_cond_kwargs=added).sample
         return self.noise(predicted, latents, timestep)

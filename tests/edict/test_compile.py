@@ -1,0 +1,151 @@
+"""A compiled network: its pairs come back exactly, in other processes too, and what would not come back is refused."""
+
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch._inductor.utils import fresh_cache
+
+from edict import EDICT, Control, ModelError, Pair
+from jobs.prompts import resolve
+from pipeline.edit import EditError
+from pipeline.job import JobChanged, check_job, invert_fingerprint, open_job, weights_of
+from pipeline.run import edit_task
+from pipeline.selection import read_selection
+from pipeline.store import Store
+from pipeline.work import Machine
+from pipeline.worker import NotCompiled, fitting, load_model
+from schemas.specs import EditSpec, InvertSpec
+from tests.edict.checkpoints import Folder
+
+KIND = "pixart-sigma"  # two layers, which compile soonest
+TEXTS = ["a red heart", "", "dog face"]
+COMPILER = os.environ.get("CXX", "g++")
+CPU = Machine("cpu", 1, 0.0)
+ELSEWHERE = """
+import pickle, sys, torch
+from edict import EDICT
+
+torch.set_num_threads(int(sys.argv[3]))
+with open(sys.argv[2], "rb") as file:
+    pair, texts = pickle.load(file)
+model = EDICT.from_pretrained(sys.argv[1], dtype=torch.bfloat16, compile=True)
+print(*model.generate(pair, texts, output_type="latent").digests())
+"""
+
+
+# on a laptop without a compiler they may be left out, in CI not
+pytestmark = pytest.mark.skipif(
+    not os.environ.get("CI") and shutil.which(COMPILER) is None, reason=f"there is no C++ compiler: {COMPILER}"
+)
+
+
+def inverted(model: EDICT, start: Pair, steps: int = 4, batch_size: int = 2) -> Pair:
+    """With guidance and, at the other steps, without: calls of two shapes."""
+    interval = (1.0, 1000.0)
+    assert 0 < len(model.model.schedule(steps).outside(interval)) < steps
+    return model.invert(
+        start, TEXTS, steps=steps, guidance_scale=7.0, guidance_interval=interval, batch_size=batch_size
+    )
+
+
+@pytest.fixture(scope="module")
+def compiled(folder: Folder) -> EDICT:
+    return EDICT.from_pretrained(folder(KIND), compile=True)
+
+
+@pytest.fixture(scope="module")
+def start(compiled: EDICT, images: list[Image.Image]) -> Pair:
+    return compiled.encode(images[:3])
+
+
+@pytest.fixture(scope="module")
+def pair(compiled: EDICT, start: Pair) -> Pair:
+    return inverted(compiled, start)
+
+
+def test_a_pair_comes_back_to_the_very_integers(compiled: EDICT, start: Pair, pair: Pair, folder: Folder) -> None:
+    same = compiled.generate(pair, TEXTS, output_type="latent")
+    assert same.digests() == start.digests()
+    plain = inverted(EDICT.from_pretrained(folder(KIND)), start)
+    assert plain.digests() != pair.digests()  # or else nothing was compiled
+    assert (plain.x - pair.x).abs().max() < 2**6
+
+
+def test_so_it_does_in_bfloat16_and_in_a_process_that_compiled_by_itself(
+    folder: Folder, tmp_path: Path, start: Pair
+) -> None:
+    model = EDICT.from_pretrained(folder(KIND), dtype=torch.bfloat16, compile=True)
+    pair = model.invert(start, TEXTS, steps=3, guidance_scale=1.0, batch_size=2)
+    assert model.generate(pair, TEXTS, output_type="latent").digests() == start.digests()
+    (tmp_path / "pair").write_bytes(pickle.dumps((pair, TEXTS)))
+    given = [str(folder(KIND)), str(tmp_path / "pair"), str(torch.get_num_threads())]
+    environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
+    said = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, *given], env=environment, capture_output=True, text=True, check=True
+    )
+    assert said.stdout.split() == start.digests()
+    assert any((tmp_path / "cache").rglob("*.so"))
+
+
+def test_no_step_is_compiled_anew_and_nothing_is_ever_run_as_it_was(compiled: EDICT, start: Pair, pair: Pair) -> None:
+    with torch.compiler.set_stance("fail_on_recompile"):
+        inverted(compiled, start, steps=5)
+    with (
+        torch._dynamo.config.patch(recompile_limit=2),
+        pytest.raises(NotCompiled, match=r"a batch of 1: leave model.compile out"),
+        fitting(1),
+    ):
+        inverted(compiled, start, batch_size=1)
+
+
+def test_without_a_compiler_no_model_is_loaded(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.compiler.reset()
+    missing = torch._inductor.config.patch({"cpp.cxx": (None, "/no/such/compiler")})
+    with missing, fresh_cache(), pytest.raises(ModelError, match=r"^[^\n]*No working C\+\+ compiler[^\n]*g\+\+[^\n]*$"):
+        EDICT.from_pretrained(folder("sd1"), compile=True)
+    torch.compiler.reset()
+    monkeypatch.setenv("TORCHDYNAMO_DISABLE", "1")
+    with pytest.raises(ModelError, match="turned off"):
+        EDICT.from_pretrained(folder("sd1"), compile=True)
+
+
+def test_attention_control_is_refused(folder: Folder, start: Pair) -> None:
+    model = EDICT.from_pretrained(folder("sd1"), compile=True)
+    with pytest.raises(ModelError, match="attention control reaches between the network's layers"):
+        model.edit(start, TEXTS, [["a blue heart"], [], []], control=Control())
+
+
+def test_a_job_holds_to_it(folder: Folder, tmp_path: Path) -> None:
+    """Rows of either do not mix; who verifies and edits compiles as who inverted; control is refused at once."""
+
+    def spec(**model: Any) -> InvertSpec:
+        fields = {"kind": "invert", "input": "a.tar", "output": str(tmp_path / "latents")}
+        return InvertSpec.model_validate(fields | {"model": {"path": str(folder("sd1")), **model}})
+
+    plain, given = spec(), spec(compile=True)
+    before, fingerprint = (invert_fingerprint(one, folder("sd1")) for one in (plain, given))
+    assert fingerprint == before | {"compile": True} and "compile" not in before
+    for one, expected in ((before, False), (fingerprint, True)):
+        assert load_model(weights_of(plain.model, folder("sd1"), one), CPU).model.compiled == expected
+    latents = Store(given.output, create=True)
+    open_job(latents, "invert", given.model_dump(mode="json"), fingerprint, CPU)
+    with pytest.raises(JobChanged, match="compile: True in the store, None in the spec"):
+        check_job(latents, "invert", before)
+    edit = {"name": "held", "prompt": "{caption}, in snow"}
+    fields = {"kind": "edit", "latents": given.output, "output": str(tmp_path / "edits")}
+    for control in ({}, None):
+        wanted = EditSpec.model_validate(fields | {"edits": [edit | {"control": control}]})
+        edits = resolve(wanted.edits)
+        if control is None:
+            assert edit_task(wanted, latents, edits, read_selection(wanted))[0].weights.compile
+        else:
+            with pytest.raises(EditError, match="edit 'held': attention control reaches"):
+                edit_task(wanted, latents, edits, read_selection(wanted))
