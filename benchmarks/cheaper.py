@@ -6,11 +6,10 @@ of which chose a setting. The time is the processes' own, of inversion and edit,
 compiled network is compiled before.
 """
 
+import argparse
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from functools import cache
-from multiprocessing import get_context
+from functools import cache, partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,10 +18,11 @@ from PIL import Image
 from transformers.utils import logging
 
 from benchmarks.oracle import named
-from benchmarks.record import parser, save
+from benchmarks.record import save
 from edict import EDICT
 from edict.samplers import SAMPLERS
-from jobs.evaluation.edits import interval, mean_interval
+from jobs import preview
+from jobs.evaluation.edits import interval, mean_interval, pool_of
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import Edit, outside_error, split, squared_error, truth
 from pipeline.progress import Progress
@@ -109,10 +109,9 @@ def evaluations(model: EDICT, way: Way, steps: int) -> int:
     """Of the network, by an inversion and an edit."""
     schedule = model.model.schedule(steps, way.strength)
     outside, depth = schedule.outside(way.guidance_interval), schedule.depth
-    return sum(
-        1 if scale == 1 or i in outside else 2
-        for scale, ends in ((way.inverted_at, (depth, 0)), (way.edited_at, (0, depth)))
-        for i in SAMPLERS["edict"].asked(depth, *ends)
+    asks = partial(SAMPLERS["edict"].asked, depth)
+    return preview.evaluations(asks(depth, 0), outside, way.inverted_at) + preview.evaluations(
+        asks(0, depth), outside, way.edited_at
     )
 
 
@@ -126,21 +125,20 @@ def told(way: Way) -> list[str]:
 
 
 def main() -> None:
-    arguments = parser(__doc__)
-    arguments.set_defaults(threads=1)
-    arguments.add_argument("--processes", type=int, default=2)
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    arguments.add_argument("--batch", type=int, default=16, help="pictures a network call")
+    arguments.add_argument("--processes", type=int, default=2, help="of one thread each")
     arguments.add_argument("--tune", type=int, default=6, help="as with `edict eval edits`")
     arguments.add_argument("--steps", type=int, default=25)
     arguments.add_argument("--count", type=int, help="the first edits alone")
     given = arguments.parse_args()
-    torch.set_num_threads(given.threads)
+    torch.set_num_threads(1)
     edits = split(truth(), given.tune)[1][: given.count]
     parts = [edits[first : first + given.batch] for first in range(0, len(edits), given.batch)]
-    context, start = get_context("spawn"), (given.threads,)
     made = dict[Way, list[Made]]()
     with (
         Progress("edits", len(COMPARED) * len(edits), "pictures") as progress,
-        ProcessPoolExecutor(given.processes, context, initializer=torch.set_num_threads, initargs=start) as pool,
+        pool_of(given.processes) as pool,
     ):
         running = {
             way: [pool.submit(edit, way, part, given.steps, given.batch) for part in parts] for way, _ in COMPARED

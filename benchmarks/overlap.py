@@ -14,7 +14,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from benchmarks.dataplane import FILES, FileFormat, photo
+from benchmarks.dataplane import CAPTION, FILES, FileFormat, photo
 from benchmarks.record import parser, save
 from edict import EDICT
 from jobs.evaluation.record import table
@@ -22,7 +22,6 @@ from jobs.evaluation.truth import pictures
 from pipeline.images import encode, prepare
 
 SIDE = 512
-CAPTION = "red heart, noto emoji on a blue background"
 
 Rates = dict[str, float]
 

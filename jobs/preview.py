@@ -46,7 +46,7 @@ def _invert(spec: InvertSpec) -> list[str]:
     compiled = ", compiled" if spec.model.compile else ""
     within = "" if interval is None else " at noise levels from {:g} to {:g}".format(*interval)
     asked = SAMPLERS[sampler].asked(depth, depth, 0)
-    cost = _evaluations(asked, _unguided(fingerprint), _branching(fingerprint, spec.sampler.guidance_scale))
+    cost = evaluations(asked, _unguided(fingerprint), _branching(fingerprint, spec.sampler.guidance_scale))
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
         f"  sound         {sound}",
@@ -152,12 +152,12 @@ def _edit_cost(
         scale = guidance_scale if variant.guidance_scale is None else _branching(made, variant.guidance_scale)
         last = min(last, ran)
         if variant.control is None:
-            cost += _evaluations(asked, unguided, scale)
+            cost += evaluations(asked, unguided, scale)
         else:
             group = ran, scale, variant.control.model_dump_json()
-            cost += _evaluations(asked, unguided, scale, guidance_scale) * (1 if group in seen else 2)
+            cost += evaluations(asked, unguided, scale, guidance_scale) * (1 if group in seen else 2)
             seen.add(group)
-    return cost + _evaluations(asks(depth, 0, depth - last), unguided, guidance_scale)
+    return cost + evaluations(asks(depth, 0, depth - last), unguided, guidance_scale)
 
 
 def _branching(fingerprint: Mapping[str, Any], guidance_scale: float) -> float:
@@ -169,7 +169,7 @@ def _unguided(fingerprint: dict[str, Any]) -> set[int]:
     return set(schedule_of(fingerprint).outside(fingerprint.get("guidance_interval")))
 
 
-def _evaluations(asked: Sequence[int], unguided: Container[int], *guidance_scales: float) -> int:
+def evaluations(asked: Sequence[int], unguided: Container[int], *guidance_scales: float) -> int:
     """Of steps, each with the branches that these scales need: the caption's, the empty one's, or both."""
     branches = len(set(guidance_scales)) if {0, 1}.issuperset(guidance_scales) else 2
     return sum(1 if step in unguided else branches for step in asked)

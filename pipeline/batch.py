@@ -18,13 +18,14 @@ from ray.exceptions import RayError, RayTaskError
 from torch import nn
 
 from edict.checkpoint import locate
+from edict.pair import Pair
 from edict.sampler import Predict
 from edict.samplers import SAMPLERS
 from pipeline.cluster import connected, machine_for
 from pipeline.cost import NEAR, fresh, peak, smallest, timed
 from pipeline.errors import JobError
-from pipeline.invert import InvertTask
-from pipeline.job import invert_fingerprint, schedule_of, weights_of
+from pipeline.invert import InvertTask, clean_pair
+from pipeline.job import invert_fingerprint, weights_of
 from pipeline.pool import WorkersFailed, cause
 from pipeline.work import Machine, Ready
 from pipeline.worker import TooLarge, fitting, load_model
@@ -86,24 +87,21 @@ class BatchWorker(Ready):
     @torch.inference_mode()
     def measure(self, size: int) -> Trial:
         """A batch of this size. Raises TooLarge."""
-        made, device = self.task.fingerprint, self.model.device
-        schedule = schedule_of(made)
-        unguided = {schedule.timesteps[i] for i in schedule.outside(made.get("guidance_interval"))}
-        asked = SAMPLERS[made["sampler"]].asked(schedule.depth, schedule.depth, 0)
-        timesteps = [schedule.timesteps[i] for i in asked]
-        side = self.model.size
+        device, side = self.model.device, self.model.size
         pixels = np.random.default_rng(0).integers(0, 256, (size, side, side, 3), dtype=np.uint8)
         pictures = [Image.fromarray(picture) for picture in pixels]
 
-        def begin() -> tuple[torch.Tensor, Predict]:
-            start = self.model.encode(pictures, bits=made["bits"], posterior_seed=made["posterior_seed"])
-            predict = self.model.predictor([CAPTION] * size, made["guidance_scale"], unguided=unguided)
-            return start.to_float()[0], predict
+        def begin() -> tuple[Pair, Predict]:
+            start = clean_pair(self.model, self.task, pictures)
+            return start, self.model.predictor([CAPTION] * size, start.guidance_scale, unguided=start.unguided)
 
         fresh(device)
         with fitting(size):
             before = timed(begin, device)
-            x, predict = begin()
+            start, predict = begin()
+            x, unguided, schedule = start.to_float()[0], start.unguided, start.schedule
+            asked = SAMPLERS[start.sampler].asked(schedule.depth, schedule.depth, 0)
+            timesteps = [schedule.timesteps[i] for i in asked]
             one_of_each = {timestep in unguided: timestep for timestep in timesteps}
             seconds = {kind: timed(partial(predict, x, timestep), device) for kind, timestep in one_of_each.items()}
         call = sum(seconds[timestep in unguided] for timestep in timesteps) / len(timesteps)

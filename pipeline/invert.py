@@ -1,9 +1,13 @@
 """Inverting: a unit of samples in, a part of latent pairs and its commit out."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
 
+from PIL import Image
+
+from edict import EDICT
 from edict.pair import Pair, join
 from pipeline.images import ImageError, Prepared, prepare
 from pipeline.parts import Row, storable, to_parquet, to_table
@@ -32,6 +36,22 @@ class Picture:
 
     sample: Sample
     prepared: Prepared
+
+
+def clean_pair(model: EDICT, task: InvertTask, images: Sequence[Image.Image]) -> Pair:
+    """The pair of these images that a task's inversion begins with."""
+    spec = task.spec
+    return model.prepare(
+        model.encode(images, bits=task.fingerprint["bits"], posterior_seed=spec.image.posterior_seed),
+        steps=spec.sampler.steps,
+        strength=spec.sampler.strength,
+        guidance_scale=spec.sampler.guidance_scale,
+        batch_size=spec.workers.batch_size,
+        sampler=spec.sampler.name,
+        steps_offset=spec.sampler.steps_offset,
+        guidance_interval=spec.sampler.guidance_interval,
+        **spec.sampler.parameters,
+    )
 
 
 class InvertWorker(Ready):
@@ -90,22 +110,7 @@ class InvertWorker(Ready):
         for first in range(0, len(pictures), spec.workers.batch_size):
             batch = pictures[first : first + spec.workers.batch_size]
             captions = [picture.sample.caption for picture in batch]
-            start = self.model.encode(
-                [picture.prepared.image for picture in batch],
-                bits=self.task.fingerprint["bits"],
-                posterior_seed=spec.image.posterior_seed,
-            )
-            start = self.model.prepare(
-                start,
-                steps=spec.sampler.steps,
-                strength=spec.sampler.strength,
-                guidance_scale=spec.sampler.guidance_scale,
-                batch_size=spec.workers.batch_size,
-                sampler=spec.sampler.name,
-                steps_offset=spec.sampler.steps_offset,
-                guidance_interval=spec.sampler.guidance_interval,
-                **spec.sampler.parameters,
-            )
+            start = clean_pair(self.model, self.task, [picture.prepared.image for picture in batch])
             pair, faults = self.model.move(start, captions, 0)
             faults = {**storable(pair), **faults}
             rejects += [_reject(unit, batch[i].sample, "invert", fault) for i, fault in faults.items()]

@@ -12,6 +12,7 @@ from edict.samplers import SAMPLERS
 from edict.schedule import executed
 from jobs.evaluation.edits import interval, mean_interval
 from jobs.evaluation.truth import Edit, outside_error, squared_error
+from jobs.preview import evaluations
 
 STEPS, STRENGTHS = 20, (0.8, 1.0)
 INTERVALS = (None, [0.28, 5.42], [0.28, 2.9], [0.28, 1.5], [1.0, 5.42])
@@ -66,7 +67,7 @@ def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Nam
                 "outside": mean_interval(np.where(failed, np.nan, outside_error(pictures, edits)), drawings),
                 "drift": float(noise.drift().mean()),
                 "evaluations": [
-                    sum(1 if i in outside else 2 for i in sampler.asked(depth, *ends))
+                    evaluations(sampler.asked(depth, *ends), outside, one["guidance_scale"])
                     for ends in ((depth, 0), (0, depth))
                 ],
             }

@@ -115,7 +115,7 @@ def measure(
     made["autoencoder"] = model.decode(model.encode(targets).to_float()[0])
     made["truth"] = targets
     errors = {name: squared_error(made[name], targets) for name in ("source", "autoencoder")}
-    with Progress("edits", total, "pictures") as progress, _pool(workers) as pool:
+    with Progress("edits", total, "pictures") as progress, pool_of(workers) as pool:
         run = partial(edited, pool, progress, steps=steps, batch=batch)
         if settings is None:
             tries = [(name, setting) for name in METHODS for setting in GRID]
@@ -159,7 +159,8 @@ def edited(
     return found
 
 
-def _pool(workers: int) -> ProcessPoolExecutor:
+def pool_of(workers: int) -> ProcessPoolExecutor:
+    """Processes of one thread each."""
     return ProcessPoolExecutor(workers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
 
 
