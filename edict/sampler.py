@@ -48,8 +48,8 @@ class Sampler:
     """A method, as two functions (x, y, schedule, predict, *, bits, start, stop, extent, and its parameters) -> x, y.
 
     `generate` denoises the int64 pair [N, C, H, W] from position `start` to `stop` >= `start`, `invert` leads from
-    `start` to `stop` <= `start`, and `asked(depth, start, stop)` are the steps at whose timesteps either asks the
-    network on the way, in no order.
+    `start` to `stop` <= `start`, and `asked(asking, start, stop)` are the steps at whose timesteps either asks the
+    network on the way, in no order, where the first `asking` steps of the schedule do (Schedule.asking).
     `exact`: generate undoes invert to the integer. `ahead`: by how many positions y is nearer to the clean end than x;
     at the clean end itself they are one state. `parameters` are weights from 1/2 to 1 with their defaults (`resolve`),
     `bits` those of the lattice where none are given.

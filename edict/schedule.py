@@ -29,6 +29,11 @@ class Schedule:
     def depth(self) -> int:
         return len(self.timesteps)
 
+    @property
+    def asking(self) -> int:
+        """How many of the steps ask the network: all, or all but the last, where that changes nothing."""
+        return self.depth - (self.depth > 0 and self.sigma(self.depth - 1) == self.sigma(self.depth))
+
     def alpha(self, position: int) -> float:
         """The cumulative alpha a state has at `position`."""
         return self.alphas_cumprod[position]

@@ -2,11 +2,13 @@
 
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from edict.checkpoint import locate
 from edict.models import describe
 from edict.samplers import SAMPLERS
+from edict.schedule import Schedule
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
 from pipeline.edit import Variant, executed_steps
@@ -38,14 +40,15 @@ def _invert(spec: InvertSpec) -> list[str]:
     samples = sum(count for _, count, _, _ in sources)
     units = cut(sources, spec.workers.batch_size, spec.workers.count)
     sound = samples - faults.total()
-    depth = len(fingerprint["timesteps"])
+    schedule = schedule_of(fingerprint)
+    depth = schedule.depth
     size = describe(folder).size
     sampler = spec.sampler.name
     parameters = "".join(f", {name} {fingerprint[name]}" for name in SAMPLERS[sampler].parameters)
     interval = spec.sampler.guidance_interval
     compiled = ", compiled" if spec.model.compile else ""
     within = "" if interval is None else " at noise levels from {:g} to {:g}".format(*interval)
-    asked = SAMPLERS[sampler].asked(depth, depth, 0)
+    asked = SAMPLERS[sampler].asked(schedule.asking, depth, 0)
     cost = evaluations(asked, _unguided(fingerprint), _branching(fingerprint, spec.sampler.guidance_scale))
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
@@ -63,15 +66,14 @@ def _edit(spec: EditSpec) -> list[str]:
     edits = resolve(spec.edits, tables)
     _, fingerprint = edit_task(spec, latents, edits, wanted)
     made, parts = fingerprint["latents"], parts_of(latents)
-    depth = len(made["timesteps"])
-    unguided = _unguided(made)
+    schedule, unguided = schedule_of(made), _unguided(made)
     counts, pairs, sources, cost = Counter[str](), Spread(), list[Source](), 0
     for part, rows in planned(latents, parts, wanted, edits.listed, edits.masks):
         sources.append((part[0], rows.num_rows, part[2], part[3]))
         captions = read_columns(latents, part, ["caption"])["caption"].take(rows["row"]).to_pylist()
         for caption, listed in zip(captions, rows["prompts"].to_pylist(), strict=True):
             changed = edits.prompts(caption, dict(listed or ()))
-            cost += _edit_cost(changed, depth, made, unguided)
+            cost += _edit_cost(changed, schedule, made, unguided)
             for variant, prompt in changed:
                 counts[variant.name] += 1
                 pairs.add((variant.name, caption, prompt))
@@ -137,18 +139,18 @@ def _strangers(latents: Store, parts: Sequence[Source], tables: Mapping[str, Pro
 
 
 def _edit_cost(
-    changed: Sequence[tuple[Variant, str]], depth: int, made: Mapping[str, Any], unguided: Container[int]
+    changed: Sequence[tuple[Variant, str]], schedule: Schedule, made: Mapping[str, Any], unguided: Container[int]
 ) -> int:
     """Network evaluations of one row: each edit's own steps, and the base prompt's down to the last branch point.
 
     Edits of one depth, guidance and control are held to the row's own regeneration, which takes one place beside them.
     """
-    asks = SAMPLERS[made["sampler"]].asked
+    depth, asks = schedule.depth, partial(SAMPLERS[made["sampler"]].asked, schedule.asking)
     last, cost, guidance_scale = depth, 0, _branching(made, made["guidance_scale"])
     seen = set[tuple[int, float, str]]()
     for variant, _ in changed:
-        ran = executed_steps(variant, made["steps"], depth, made["sampler"])
-        asked = asks(depth, depth - ran, depth)
+        ran = executed_steps(variant, made["steps"], schedule, made["sampler"])
+        asked = asks(depth - ran, depth)
         scale = guidance_scale if variant.guidance_scale is None else _branching(made, variant.guidance_scale)
         last = min(last, ran)
         if variant.control is None:
@@ -157,7 +159,7 @@ def _edit_cost(
             group = ran, scale, variant.control.model_dump_json()
             cost += evaluations(asked, unguided, scale, guidance_scale) * (1 if group in seen else 2)
             seen.add(group)
-    return cost + evaluations(asks(depth, 0, depth - last), unguided, guidance_scale)
+    return cost + evaluations(asks(0, depth - last), unguided, guidance_scale)
 
 
 def _branching(fingerprint: Mapping[str, Any], guidance_scale: float) -> float:

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -22,6 +23,19 @@ def machine_for(gpus: float) -> Machine:
     in the batch (measured); with one thread it depends on neither. More cores are used by more workers.
     """
     return Machine("cuda" if gpus else "cpu", 1, gpus)
+
+
+def machine_like(stored: Machine, gpus: float | None, what: str) -> Machine:
+    """What works on the rows of a store: the like of what they were inverted on, where no number of `gpus` is given.
+
+    Says on stderr where that is another device, and `what` is done to the rows there.
+    """
+    machine = stored if gpus is None else machine_for(gpus)
+    if machine.device != stored.device:
+        print(
+            f"note: inverted on {stored.device}, {what} on {machine.device}: expect close, not exact", file=sys.stderr
+        )
+    return machine
 
 
 @contextmanager

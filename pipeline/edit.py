@@ -18,7 +18,7 @@ from edict.attention import WordNotFound, check
 from edict.model import Faults
 from edict.pair import Pair
 from edict.samplers import SAMPLERS
-from edict.schedule import executed
+from edict.schedule import Schedule, executed
 from pipeline.errors import JobError
 from pipeline.images import EXTENSIONS, ImageError, encode, prepare
 from pipeline.latents import Latents, read_latents
@@ -132,12 +132,12 @@ class Drawn:
         return self.encoding.result()
 
 
-def executed_steps(variant: Variant, schedule_steps: int, depth: int, sampler: str) -> int:
-    """How many steps run under the variant's prompt, in a store of `depth` of `schedule_steps` steps.
+def executed_steps(variant: Variant, schedule_steps: int, schedule: Schedule, sampler: str) -> int:
+    """How many steps run under the variant's prompt, in a store of `schedule`, the last of `schedule_steps` steps.
 
     Raises EditError where the store is not that deep, or its sampler would not ask for a prediction in so few.
     """
-    steps = variant.steps
+    steps, depth = variant.steps, schedule.depth
     if steps is None:
         steps = depth if variant.strength is None else executed(schedule_steps, variant.strength)
     if not 1 <= steps <= depth:
@@ -145,10 +145,10 @@ def executed_steps(variant: Variant, schedule_steps: int, depth: int, sampler: s
             f"edit {variant.name!r} asks for {steps} steps under its prompt; the latent store holds {depth} of "
             f"{schedule_steps}: ask for a strength up to {depth / schedule_steps:g}, or {depth} steps, or invert deeper"
         )
-    if not SAMPLERS[sampler].asked(depth, depth - steps, depth):
+    if not SAMPLERS[sampler].asked(schedule.asking, depth - steps, depth):
         raise EditError(
-            f"edit {variant.name!r} asks for {steps} step under its prompt, which would change nothing: a pair of "
-            f"{sampler} holds the state after the next step already; ask for 2 or more"
+            f"edit {variant.name!r} asks for {steps} of the last steps under its prompt, where {sampler} does not ask "
+            "the network for anything, so that nothing would change: ask for more"
         )
     return steps
 
@@ -235,7 +235,7 @@ class EditWorker(Ready):
                 variant.name,
                 prompt,
                 pair.guidance_scale if variant.guidance_scale is None else variant.guidance_scale,
-                executed_steps(variant, self.task.schedule_steps, pair.schedule.depth, pair.sampler),
+                executed_steps(variant, self.task.schedule_steps, pair.schedule, pair.sampler),
                 variant.negative_prompt,
                 variant.control,
             )

@@ -126,17 +126,24 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
 def open_job(
     store: Store, kind: str, spec: dict[str, Any], fingerprint: dict[str, Any], machine: Machine, **more: Any
 ) -> dict[str, Any]:
-    """job.json as it stands: written now, or what an earlier run of the very same job wrote. Raises JobChanged."""
+    """job.json as it stands: written now, or what an earlier run of the very same job wrote, with this machine.
+
+    Raises JobChanged.
+    """
     fresh = {"kind": kind, "spec": spec, "fingerprint": fingerprint, "machine": asdict(machine), **more}
     fresh["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     if store.put_new("job.json", json.dumps(fresh, indent=2).encode()):
         return fresh
-    check_job(store, kind, fingerprint)
-    return store.job()
+    check_job(store, kind, fingerprint, machine)
+    job: dict[str, Any] = store.job()
+    if job["machine"] != fresh["machine"]:
+        job["machine"] = fresh["machine"]
+        store.put("job.json", json.dumps(job, indent=2).encode())
+    return job
 
 
-def check_job(store: Store, kind: str, fingerprint: dict[str, Any]) -> None:
-    """Raises JobChanged where the store holds another job than this one already."""
+def check_job(store: Store, kind: str, fingerprint: dict[str, Any], machine: Machine) -> None:
+    """Raises JobChanged where the store holds another job than this one already, or rows of another device."""
     if not store.has("job.json"):
         return
     job = store.job()
@@ -146,6 +153,12 @@ def check_job(store: Store, kind: str, fingerprint: dict[str, Any]) -> None:
         raise JobChanged(
             f"{store.location} holds another job, and rows of two jobs do not mix; "
             f"give another output, or the same parameters again:{lines}"
+        )
+    stored = Machine(**job["machine"])
+    if stored.device != machine.device and store.committed():
+        raise JobChanged(
+            f"{store.location} has rows made on {stored.device}, and {machine.device} gives them other last bits: set "
+            f"workers.gpus: {stored.gpus:g} again, or give another output"
         )
 
 

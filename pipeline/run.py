@@ -5,18 +5,18 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from edict.checkpoint import locate
 from edict.model import COMPILED, uncontrollable
 from edict.models import describe
-from edict.schedule import executed
-from pipeline.cluster import connected, machine_for
+from pipeline.cluster import connected, machine_for, machine_like
 from pipeline.edit import EditError, Edits, EditTask, EditWorker, executed_steps
 from pipeline.errors import JobError
 from pipeline.images import encode
 from pipeline.invert import InvertTask, InvertWorker
-from pipeline.job import check_job, fit_of, invert_fingerprint, inverted_with, open_job, weights_of
+from pipeline.job import check_job, fit_of, invert_fingerprint, inverted_with, open_job, schedule_of, weights_of
 from pipeline.journal import Journal
 from pipeline.ledger import Ledger
 from pipeline.metrics import Metrics
@@ -54,9 +54,9 @@ def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
     folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     store = Store(spec.output, create=True)
     fingerprint = invert_fingerprint(spec, folder)
-    machine, units = _open(
-        store, spec, fingerprint, lambda: plan_shards(store, spec.input, spec.workers.batch_size, spec.workers.count)
-    )
+    plan = partial(plan_shards, store, spec.input, spec.workers.batch_size, spec.workers.count)
+    machine = machine_for(spec.workers.gpus)
+    units = _open(store, spec, fingerprint, machine, plan)
     task = InvertTask(spec, weights_of(spec.model, folder, fingerprint), fingerprint, machine)
     return _work(store, units, retry, InvertWorker, task, spec.workers, per_row=1)
 
@@ -77,19 +77,20 @@ def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> Ran:
             return part_units(latents, *cut_for)
         return plan_rows(store, latents, wanted, *cut_for, prompts=edits.listed, masks=edits.masks)
 
-    machine, units = _open(store, spec, fingerprint, plan, variants_per_row=len(edits.variants))
-    task = dataclasses.replace(task, machine=machine, shown=shown_rows(units, spec.contact_sheet))
+    units = _open(store, spec, fingerprint, task.machine, plan, variants_per_row=len(edits.variants))
+    task = dataclasses.replace(task, shown=shown_rows(units, spec.contact_sheet))
     return _work(store, units, retry, EditWorker, task, spec.workers, per_row=len(edits.variants))
 
 
 def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -> tuple[EditTask, dict[str, Any]]:
     """An edit's task and its fingerprint. Raises EditError where the store cannot serve a variant."""
     job, weights = inverted_with(latents)
-    note_float16(weights.dtype, spec.workers.gpus)
+    machine = machine_like(Machine(**job["machine"]), spec.workers.gpus, "edited")
+    note_float16(weights.dtype, machine.gpus)
     made = job["fingerprint"]
-    depth = executed(made["steps"], made["strength"])
+    schedule = schedule_of(made)
     for variant in edits.variants:
-        executed_steps(variant, made["steps"], depth, made["sampler"])
+        executed_steps(variant, made["steps"], schedule, made["sampler"])
         if variant.negative_prompt and variant.guidance_scale is None and made["guidance_scale"] == 1:
             raise EditError(
                 f"edit {variant.name!r} has a negative_prompt, which guidance alone heeds, and {latents.location} was "
@@ -112,7 +113,6 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
             "workers.batch_size: batches are of 1, and an edit with control shares its batch with the picture it is "
             "held to; give 2 or more"
         )
-    machine = machine_for(spec.workers.gpus)
     task = EditTask(spec, edits.prompts, len(edits.variants), {}, weights, fit_of(made), made["steps"], machine)
     fingerprint = {
         "latents": made,
@@ -163,19 +163,20 @@ def _open(
     store: Store,
     spec: InvertSpec | EditSpec,
     fingerprint: dict[str, Any],
+    machine: Machine,
     plan: Callable[[], list[Unit]],
     **more: Any,
-) -> tuple[Machine, list[Unit]]:
-    """The machine and the units of a job: as an earlier run left them, or planned and written now.
+) -> list[Unit]:
+    """The units of a job: as an earlier run left them, or planned and written now.
 
     An input that cannot be planned leaves no job behind, so that a slip in a spec can be mended.
     """
-    check_job(store, spec.kind, fingerprint)
+    check_job(store, spec.kind, fingerprint, machine)
     planned = None if is_planned(store) else plan()
-    job = open_job(store, spec.kind, spec.model_dump(mode="json"), fingerprint, machine_for(spec.workers.gpus), **more)
+    open_job(store, spec.kind, spec.model_dump(mode="json"), fingerprint, machine, **more)
     if planned is not None:
         write_units(store, planned)
-    return Machine(**job["machine"]), read_units(store)
+    return read_units(store)
 
 
 def _pending(store: Store, units: Sequence[Unit], retry: Sequence[str]) -> list[Unit]:

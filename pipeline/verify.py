@@ -1,13 +1,11 @@
 """Verifying: regenerate stored pairs and compare every integer, by digest, with where the inversion began."""
 
-import dataclasses
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edict.samplers import SAMPLERS
-from pipeline.cluster import connected
+from pipeline.cluster import connected, machine_like
 from pipeline.job import inverted_with
 from pipeline.latents import read_latents
 from pipeline.place import Place, place_of, told
@@ -108,14 +106,7 @@ def run_verify(location: str, *, rows: int | None, count: int, gpus: float | Non
     if rows is not None:
         wanted = max(1, min(len(units), -(-rows * len(units) // max(1, sum(unit.count for unit in units)))))
         units = [units[i * len(units) // wanted] for i in range(wanted)] if units else []
-    machine = stored = Machine(**job["machine"])
-    if gpus is not None:
-        machine = dataclasses.replace(stored, gpus=gpus, device="cuda" if gpus else "cpu")
-    if machine.device != stored.device:
-        print(
-            f"note: inverted on {stored.device}, regenerated on {machine.device}: expect close, not exact",
-            file=sys.stderr,
-        )
+    machine = machine_like(Machine(**job["machine"]), gpus, "regenerated")
     task = VerifyTask(location, weights, machine)
     tried = exact = 0
     named, inexact = defaultdict[tuple[Place, Place], list[str]](list), Counter[tuple[Place, Place]]()

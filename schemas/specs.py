@@ -214,7 +214,6 @@ class Workers(Spec):
         description="How many the cluster must have room for at the start, or the job is refused. null: all of them; "
         "0 on a cluster that starts machines when they are asked for.",
     )
-    gpus: float = Field(0.0, ge=0, description="GPUs per worker; a fraction shares one, 0 runs on the CPU.")
 
     @property
     def needed(self) -> int:
@@ -231,6 +230,7 @@ class Workers(Spec):
 class WorkerSpec(Workers):
     """Workers of an inversion."""
 
+    gpus: float = Field(0.0, ge=0, description="GPUs per worker; a fraction shares one, 0 runs on the CPU.")
     batch_size: int = Field(
         16, ge=1, le=1024, description="Images a batch. Part of the store's fingerprint: exactness holds at one shape."
     )
@@ -239,6 +239,12 @@ class WorkerSpec(Workers):
 class EditWorkers(Workers):
     """Workers of an edit."""
 
+    gpus: float | None = Field(
+        None,
+        ge=0,
+        description="GPUs per worker; a fraction shares one, 0 runs on the CPU. null takes as many as the store's "
+        "inversion had, which keeps regeneration exact to the bit.",
+    )
     batch_size: int | None = Field(
         None,
         ge=1,

@@ -48,8 +48,8 @@ def invert(
     return x, x
 
 
-def _asked(depth: int, start: int, stop: int) -> list[int]:
-    return [*range(min(start, stop), max(start, stop))]
+def _asked(asking: int, start: int, stop: int) -> list[int]:
+    return [*range(min(start, stop), min(max(start, stop), asking))]
 
 
 DDIM = Sampler(generate, invert, _asked, exact=False)

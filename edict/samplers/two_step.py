@@ -62,7 +62,7 @@ def generate(
     **parameters: Fraction,
 ) -> States:
     """Denoise; `weight(schedule, k, **parameters)` is a_k."""
-    end = _clean(schedule)
+    end = schedule.asking  # from here on the state is the clean one
     extent.saw(x, y)
     for k in range(start + 1, stop + 1):  # to the pair at k
         if k >= end:
@@ -89,7 +89,7 @@ def invert(
     **parameters: Fraction,
 ) -> States:
     """Noise: `generate` undone, last first."""
-    end = _clean(schedule)
+    end = schedule.asking  # from here on the state is the clean one
     extent.saw(x, y)
     for k in reversed(range(stop, start)):  # from the pair at k + 1
         if k == end - 1:
@@ -115,15 +115,10 @@ def _step(schedule: Schedule, k: int) -> float:
     return schedule.sigma(k) - schedule.sigma(k + 1)
 
 
-def _clean(schedule: Schedule) -> int:
-    """From which position on the state is the clean one: the last, or, where the last step changes nothing, before."""
-    return schedule.depth - (_step(schedule, schedule.depth - 1) == 0)
-
-
-def _asked(depth: int, start: int, stop: int) -> list[int]:
+def _asked(asking: int, start: int, stop: int) -> list[int]:
     if start < stop:
-        return [*range(start + 1, min(stop + 1, depth))]
-    return [min(k + 1, depth - 1) for k in range(stop, start)]
+        return [*range(start + 1, min(stop + 1, asking))]
+    return [min(k + 1, asking - 1) for k in range(stop, min(start, asking))]
 
 
 BDIA = Sampler(

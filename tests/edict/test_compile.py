@@ -138,7 +138,7 @@ def test_a_job_holds_to_it(folder: Folder, tmp_path: Path) -> None:
     latents = Store(given.output, create=True)
     open_job(latents, "invert", given.model_dump(mode="json"), fingerprint, CPU)
     with pytest.raises(JobChanged, match="compile: True in the store, None in the spec"):
-        check_job(latents, "invert", before)
+        check_job(latents, "invert", before, CPU)
     edit = {"name": "held", "prompt": "{caption}, in snow"}
     fields = {"kind": "edit", "latents": given.output, "output": str(tmp_path / "edits")}
     for control in ({}, None):

@@ -103,12 +103,15 @@ def test_a_run_can_stop_anywhere_and_go_on(name: str, offset: int) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("idle", [0, 1])
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_the_network_is_asked_at_the_steps_that_the_sampler_says(name: str, steps: int) -> None:
-    run = Run(name, schedule(CONFIG, steps))
+def test_the_network_is_asked_at_the_steps_that_the_sampler_says(name: str, steps: int, idle: int) -> None:
+    """`idle`: how many steps at the end change nothing."""
+    run = Run(name, schedule(CONFIG | {"steps_offset": 1 - idle}, steps))
+    assert run.plan.asking == steps - idle
 
     def asked(start: int, stop: int) -> list[float]:
-        return sorted(run.plan.timesteps[i] for i in run.sampler.asked(steps, start, stop))
+        return sorted(run.plan.timesteps[i] for i in run.sampler.asked(run.plan.asking, start, stop))
 
     for stop in range(steps, -1, -1):
         states = run.invert(clean(run.plan), steps, stop)
@@ -116,7 +119,8 @@ def test_the_network_is_asked_at_the_steps_that_the_sampler_says(name: str, step
         for end in range(stop, steps + 1):
             run.generate(states, stop, end)
             assert sorted(run.asked) == asked(stop, end)
-    whole = {"edict": (2 * steps, 2 * steps), "ddim": (steps, steps)}.get(name, (steps, steps - 1))
+    n = steps - idle
+    whole = {"edict": (2 * n, 2 * n), "ddim": (n, n)}.get(name, (n, max(n - 1, 0)))
     assert (len(asked(steps, 0)), len(asked(0, steps))) == whole
 
 

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,13 @@ from jobs.cli import app
 from jobs.run import run_spec
 from pipeline import processor as processors
 from pipeline import verify
+from pipeline.job import JobChanged, open_job
 from pipeline.place import place, told
 from pipeline.processor import cpu, processor
 from pipeline.shards import Sample
 from pipeline.store import Store
 from pipeline.verify import run_verify
+from pipeline.work import Machine
 from pipeline.worker import VERSIONS
 from schemas.specs import InvertSpec
 
@@ -161,7 +164,7 @@ def test_with_other_instructions_rows_are_close(latents: Path) -> None:
     assert ran.stdout.count(f"{said} last bits are to be expected") == 12 - int(found[1]) > 0
 
 
-def test_verify_takes_what_the_job_took(copied: Store) -> None:
+def test_verify_and_edits_take_what_the_job_took(copied: Store, tmp_path: Path) -> None:
     job = copied.job() | {"machine": {"device": "cuda", "threads": 1, "gpus": 1000.0}}
     copied.put("job.json", json.dumps(job).encode())
     said = CliRunner().invoke(app, ["verify", copied.location])
@@ -173,6 +176,27 @@ def test_verify_takes_what_the_job_took(copied: Store) -> None:
         "4 of 4 rows regenerate their starting lattice, integer for integer\n",
     )
     assert "note: inverted on cuda, regenerated on cpu" in said.stderr
+    edit = {"kind": "edit", "latents": copied.location, "output": str(tmp_path / "edits")}
+    (tmp_path / "edit.json").write_text(json.dumps(edit | {"edits": [{"name": "a", "prompt": "b"}]}))
+    said = CliRunner().invoke(app, ["run", str(tmp_path / "edit.json")])
+    assert said.exit_code == 2
+    assert re.search("1 workers of 1000 GPU each .* set workers.gpus: 0", said.stderr)
+    said = CliRunner().invoke(app, ["plan", str(tmp_path / "edit.json"), "-s", "workers.gpus=0"])
+    assert said.exit_code == 0
+    assert "note: inverted on cuda, edited on cpu" in said.stderr
+
+
+def test_a_job_may_change_its_device_until_it_has_rows(copied: Store, tmp_path: Path) -> None:
+    job = copied.job()
+    kind, spec, fingerprint = (job[name] for name in ("kind", "spec", "fingerprint"))
+    empty = Store(str(tmp_path / "empty"), create=True)
+    cuda = Machine("cuda", 1, 1.0)
+    for machine in (cuda, replace(cuda, gpus=0.5), Machine("cpu", 1, 0.0)):
+        opened = open_job(empty, kind, spec, fingerprint, machine)
+        assert opened == empty.job() and opened["machine"] == asdict(machine)
+    with pytest.raises(JobChanged, match=r"latents has rows made on cpu, .* set workers\.gpus: 0 again"):
+        open_job(copied, kind, spec, fingerprint, cuda)
+    assert copied.job() == job
 
 
 def test_float16_without_a_gpu_is_noted(copied: Store, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_sampler_that_executes_nothing_is_refused_with_its_numbers() -> None:
 
 
 def test_an_edit_takes_the_stores_batch_shape_unless_told() -> None:
-    assert EditSpec.model_validate(EDIT).workers == EditWorkers(count=1, gpus=0, batch_size=None)
+    assert EditSpec.model_validate(EDIT).workers == EditWorkers(count=1, gpus=None, batch_size=None)
     assert InvertSpec.model_validate(INVERT).workers.batch_size == 16
 
 
