@@ -79,10 +79,11 @@ class EditError(JobError):
 class EditTask:
     """All that a worker needs to edit units of a latent store. `shown`: how many rows of a unit go to the sheet.
 
-    `fit` is how pictures were cropped and resized.
+    `job` is the digest of its fingerprint, `fit` is how pictures were cropped and resized.
     """
 
     spec: EditSpec
+    job: str
     prompts: Prompts
     variants_per_row: int
     shown: dict[str, int]
@@ -202,7 +203,7 @@ class EditWorker(Ready):
         self._draw(loaded.latents, loaded.edits, {})
 
     def _load(self, unit: Unit) -> Loaded:
-        planned = read_rows(self.store, unit) if self.task.spec.planned_rows else None
+        planned = read_rows(self.store, self.task.job, unit) if self.task.spec.planned_rows else None
         latents = read_latents(self.latents, unit, planned)
         if (batch_size := self.task.spec.workers.batch_size) is not None:
             latents = replace(latents, pair=replace(latents.pair, batch_size=batch_size))

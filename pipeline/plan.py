@@ -177,15 +177,15 @@ def read_entries(store: Store, unit: Unit) -> list[Entry]:
     ]
 
 
-def write_rows(store: Store, part: Source, rows: pa.Table) -> None:
-    """Write which rows of a part are taken: a table of schemas.plan.ROWS."""
+def write_rows(store: Store, job: str, part: Source, rows: pa.Table) -> None:
+    """Write which rows of a part a job takes: a table of schemas.plan.ROWS. `job` is its digest."""
     path, _, size, version = part
-    store.put_table(_rows_path(path, size, version), rows)
+    store.put_table(_rows_path(job, path, size, version), rows)
 
 
-def read_rows(store: Store, unit: Unit) -> pa.Table:
+def read_rows(store: Store, job: str, unit: Unit) -> pa.Table:
     """The planned rows of a unit of parts: a table of schemas.plan.ROWS. Raises StoreError where they are not there."""
-    path = _rows_path(unit.source, unit.size, unit.version)
+    path = _rows_path(job, unit.source, unit.size, unit.version)
     rows = _planned(store, path, ROWS).slice(unit.first, unit.count)
     if rows.num_rows != unit.count:
         raise StoreError(f"{store.location}: {path} is damaged (unit {unit.unit} has {rows.num_rows} rows in it)")
@@ -203,8 +203,9 @@ def _entries_path(url: str, size: int, version: str | None) -> str:
     return f"plan/shards/{_version(url, size, version)}.parquet"
 
 
-def _rows_path(part: str, size: int, version: str | None) -> str:
-    return f"plan/rows/{_version(part, size, version)}.parquet"
+def _rows_path(job: str, part: str, size: int, version: str | None) -> str:
+    """Of two jobs that are started at once on one store, each writes its own; only one of them goes on."""
+    return f"plan/rows/{job}/{_version(part, size, version)}.parquet"
 
 
 def _version(source: str, size: int, version: str | None) -> str:

@@ -16,7 +16,16 @@ from pipeline.edit import EditError, Edits, EditTask, EditWorker, executed_steps
 from pipeline.errors import JobError
 from pipeline.images import encode
 from pipeline.invert import InvertTask, InvertWorker
-from pipeline.job import check_job, fit_of, invert_fingerprint, inverted_with, open_job, schedule_of, weights_of
+from pipeline.job import (
+    check_job,
+    digest_of,
+    fit_of,
+    invert_fingerprint,
+    inverted_with,
+    open_job,
+    schedule_of,
+    weights_of,
+)
 from pipeline.journal import Journal
 from pipeline.ledger import Ledger
 from pipeline.metrics import Metrics
@@ -75,7 +84,7 @@ def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> Ran:
     def plan() -> list[Unit]:
         if not spec.planned_rows:
             return part_units(latents, *cut_for)
-        return plan_rows(store, latents, wanted, *cut_for, prompts=edits.listed, masks=edits.masks)
+        return plan_rows(store, latents, wanted, task.job, *cut_for, prompts=edits.listed, masks=edits.masks)
 
     units = _open(store, spec, fingerprint, task.machine, plan, variants_per_row=len(edits.variants))
     task = dataclasses.replace(task, shown=shown_rows(units, spec.contact_sheet))
@@ -113,7 +122,6 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
             "workers.batch_size: batches are of 1, and an edit with control shares its batch with the picture it is "
             "held to; give 2 or more"
         )
-    task = EditTask(spec, edits.prompts, len(edits.variants), {}, weights, fit_of(made), made["steps"], machine)
     fingerprint = {
         "latents": made,
         **wanted.fingerprint(),
@@ -123,6 +131,8 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
     }
     if spec.images.quality is not None:  # jobs from before there was a choice go on as they are
         fingerprint["quality"] = spec.images.quality
+    planned, fit = digest_of(fingerprint), fit_of(made)
+    task = EditTask(spec, planned, edits.prompts, len(edits.variants), {}, weights, fit, made["steps"], machine)
     return task, fingerprint
 
 

@@ -95,6 +95,7 @@ def plan_rows(
     store: Store,
     latents: Store,
     wanted: Selection,
+    job: str,
     batch_size: int,
     workers: int,
     *,
@@ -103,13 +104,13 @@ def plan_rows(
 ) -> list[Unit]:
     """Write which rows of each part are wanted, and cut them into units: each is a slice of the rows of one part.
 
-    Whoever plans writes the same. Raises SelectionError, StoreError; SelectionError also where it is not one row.
+    Whoever plans the job of this digest writes the same. Raises what `select` raises, and SelectionError for no row.
     """
     sources, parts = list[Source](), parts_of(latents)
     tables = planned(latents, parts, wanted, prompts, masks)
     with ThreadPoolExecutor(READERS) as pool:
         while some := list(islice(tables, READERS)):
-            list(pool.map(lambda item: write_rows(store, *item), some))
+            list(pool.map(lambda item: write_rows(store, job, *item), some))
             sources += [(path, table.num_rows, size, version) for (path, _, size, version), table in some]
     if not sources:
         raise SelectionError(no_row(latents, parts))

@@ -1,8 +1,8 @@
 """A store: a folder or an object-store prefix that holds one job's spec, plan, parts and commits.
 
-    job.json                          what is run: the resolved spec, the fingerprint; written once
+    job.json                          what is run: the resolved spec, the fingerprint; written once, but for the machine
     plan/shards/<digest>.parquet      the samples of each input shard
-    plan/rows/<digest>.parquet        the rows that an edit takes of each part, where the spec chooses or tables
+    plan/rows/<job>/<digest>.parquet  the rows that an edit takes of each part, where the spec chooses or tables
     plan/units.parquet                the units of work
     parts/<unit>-<attempt>.parquet    rows
     shards/<unit>-<attempt>.tar       edited pictures

@@ -180,9 +180,9 @@ def test_units_are_slices_of_the_rows_that_were_planned(latents: Store, tmp_path
     def masks(key: str) -> dict[str, list[int]]:
         return {"e-2": [0, int(key[1:])]} if key.endswith("1") else {}
 
-    units = plan_rows(store, latents, wanted, 2, 1, prompts=listed, masks=masks)
+    units = plan_rows(store, latents, wanted, "job", 2, 1, prompts=listed, masks=masks)
     assert sum(unit.count for unit in units) == 7
-    found = [read_latents(latents, unit, read_rows(store, unit)) for unit in units]
+    found = [read_latents(latents, unit, read_rows(store, "job", unit)) for unit in units]
     keys = [key for some in found for key in some.column("key")]
     assert keys == [f"k{n:02d}" for n in expected]
     assert [int(x) for some in found for x in some.pair.x[:, 0, 0, 0]] == expected
@@ -190,28 +190,39 @@ def test_units_are_slices_of_the_rows_that_were_planned(latents: Store, tmp_path
     assert [runs for some in found for runs in some.masks] == [masks(key) for key in keys]
     (unit, some) = next((unit, some) for unit, some in zip(units, found, strict=True) if unit.count > 1)
     half = unit.slice(1, 1)
-    assert read_latents(latents, half, read_rows(store, half)).column("key") == some.column("key")[1:2]
+    assert read_latents(latents, half, read_rows(store, "job", half)).column("key") == some.column("key")[1:2]
     written = {path: store.get(path) for path in store.names("plan")}
-    assert plan_rows(store, latents, wanted, 2, 1, prompts=listed, masks=masks) == units
+    assert plan_rows(store, latents, wanted, "job", 2, 1, prompts=listed, masks=masks) == units
     assert {path: store.get(path) for path in store.names("plan")} == written
     # the part in question, and no more than its rows
     assert len(written) == len({unit.source for unit in units})
     assert sum(pq.read_table(io.BytesIO(data)).num_rows for data in written.values()) == 7
 
 
+def test_jobs_that_are_planned_at_once_keep_to_their_own_rows(latents: Store, tmp_path: Path) -> None:
+    store, chosen = Store(str(tmp_path / "edits"), create=True), {"one": "index < 2", "other": "index >= 2"}
+    planned = {
+        job: plan_rows(store, latents, Selection(where, None, None, None), job, 4, 1, prompts=None, masks=None)
+        for job, where in chosen.items()
+    }
+    for job, where in chosen.items():
+        found = [read_latents(latents, unit, read_rows(store, job, unit)) for unit in planned[job]]
+        assert [int(x) for some in found for x in some.pair.x[:, 0, 0, 0]] == numbers(latents, where=where)
+
+
 def test_nothing_selected_is_an_error(latents: Store, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "edits"), create=True)
     with pytest.raises(SelectionError, match=rf"where, keys: not one of the {ROWS} rows"):
-        plan_rows(store, latents, Selection("drift > 9", None, None, None), 4, 1, prompts=None, masks=None)
+        plan_rows(store, latents, Selection("drift > 9", None, None, None), "job", 4, 1, prompts=None, masks=None)
 
 
 def test_what_the_plan_lacks_or_makes_up_is_told(latents: Store, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "edits"), create=True)
-    (unit, *_) = plan_rows(store, latents, Selection(None, None, None, 3), 4, 1, prompts=None, masks=None)
-    planned = read_rows(store, unit)
+    (unit, *_) = plan_rows(store, latents, Selection(None, None, None, 3), "job", 4, 1, prompts=None, masks=None)
+    planned = read_rows(store, "job", unit)
     (plain, *_) = part_units(latents, 4, 1)
     with pytest.raises(StoreError, match="is damaged"):
-        read_rows(store, unit.slice(1, 3))
+        read_rows(store, "job", unit.slice(1, 3))
     beyond = planned.set_column(0, planned.schema.field(0), [[0, 1, 99]])
     with pytest.raises(StoreError, match="has no row 99"):
         read_latents(latents, plain, beyond)
