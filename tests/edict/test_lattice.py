@@ -36,7 +36,7 @@ def half_up(value: Fraction) -> int:
     return math.floor(value + Fraction(1, 2))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(x=st.lists(states, min_size=8, max_size=8), y=st.lists(states, min_size=8, max_size=8), p=weights())
 @example(x=[LIMIT, -LIMIT] * 4, y=[-LIMIT, LIMIT] * 4, p=Fraction(1, 2))
 @example(x=[LIMIT, -LIMIT] * 4, y=[-LIMIT, LIMIT] * 4, p=Fraction(5001, 10_000))
@@ -46,7 +46,7 @@ def test_mixing_undoes_unmixing_exactly(x: list[int], y: list[int], p: Fraction)
     assert (a.tolist(), b.tolist()) == (x, y)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(x=states, y=states, p=weights())
 @example(x=LIMIT, y=-LIMIT, p=Fraction(5001, 10_000))
 def test_mixing_and_unmixing_are_the_papers_equations_rounded_half_up(x: int, y: int, p: Fraction) -> None:
@@ -75,7 +75,7 @@ def shares(draw: st.DrawFn) -> Fraction:
     return Fraction(draw(st.integers(1, n)), n)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(values=st.lists(st.integers(-4 * LIMIT, 4 * LIMIT), min_size=8, max_size=8), a=shares())
 @example(values=[4 * LIMIT, -4 * LIMIT] * 4, a=SHARE)
 @example(values=[4 * LIMIT, -4 * LIMIT] * 4, a=Fraction(DENOMINATOR - 1, DENOMINATOR))
@@ -88,7 +88,7 @@ def test_contracting_undoes_expanding_exactly(values: list[int], a: Fraction) ->
         assert contract(expanded, a).tolist() == values
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(value=st.integers(-2 * LIMIT, 2 * LIMIT), a=shares())
 @example(value=2 * LIMIT, a=Fraction(1))
 @example(value=-2 * LIMIT, a=Fraction(DENOMINATOR - 1, DENOMINATOR))
@@ -102,7 +102,7 @@ def test_a_weight_above_one_could_not_be_undone(a: Fraction) -> None:
     assert not torch.equal(contract(expand(values, a), a), values)
 
 
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 @given(a=st.integers(-(2**60), 2**60), d=st.integers(1, 10_000))
 @example(a=-1, d=2)
 @example(a=1, d=2)
@@ -117,7 +117,6 @@ def test_halves_go_up_on_both_sides_of_zero() -> None:
     assert rdiv(torch.tensor([-5, -3, -1, 1, 3, 5]), 2).tolist() == [-2, -1, 0, 1, 2, 3]
 
 
-@settings(deadline=None)
 @given(
     values=st.lists(st.floats(-50, 50), min_size=1, max_size=16),
     alpha=st.floats(1e-3, 1),
@@ -131,7 +130,6 @@ def test_a_latent_moves_by_at_most_half_a_unit(values: list[float], alpha: float
     assert (back - latents).abs().max() <= unit / 2 * (1 + 1e-9)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-(2**40), 2**40), min_size=1, max_size=16), st.floats(1e-3, 1), st.integers(4, 20))
 def test_a_lattice_state_survives_float64(integers: list[int], alpha: float, bits: int) -> None:
     assert to_lattice(from_lattice(torch.tensor(integers), alpha, bits), alpha, bits).tolist() == integers

@@ -118,7 +118,7 @@ def test_what_has_no_schedule_is_refused(steps: int, strength: float, changes: d
         plan(steps, strength, **changes)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     steps=st.integers(1, 300),
     strength=st.floats(0.01, 1),
@@ -140,7 +140,7 @@ def test_noise_falls_at_every_step(steps: int, strength: float, spacing: str, of
     assert all(math.isfinite(made.sigma(i)) for i in range(made.depth + 1))
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     steps=st.integers(1, 1000), strength=st.floats(0, 1, exclude_min=True) | st.integers(1, 100).map(lambda i: i / 100)
 )

@@ -310,7 +310,7 @@ EDIT_SPECS = st.fixed_dictionaries(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=60)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(INVERTS.map(InvertSpec.model_validate) | EDIT_SPECS.map(EditSpec.model_validate))
 def test_a_spec_survives_yaml_and_json(tmp_path: Path, spec: InvertSpec | EditSpec) -> None:
     assert load(write(tmp_path, yaml.safe_dump(spec.model_dump(), allow_unicode=True))) == spec

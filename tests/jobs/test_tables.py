@@ -99,7 +99,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path: Path) -
 
 
 @formats
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.text("abé0", min_size=1, max_size=2), st.text("xyz ,\"'\n{}", max_size=6)), min_size=1))
 def test_every_row_of_a_file_comes_out_under_its_key(kind: str, tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
     table = read_table(table_edit(tmp_path, kind, [{"key": key, "prompt": prompt} for key, prompt in pairs]))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import ray
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.testing import CliRunner
@@ -48,7 +48,6 @@ def trials(*a_picture: float) -> list[Trial]:
     return [trial(size, taken) for size, taken in zip(SIZES, a_picture, strict=False)]
 
 
-@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(SIZES), seconds, min_size=1))
 def test_to_be_taken_is_the_smallest_near_the_fastest(taken: dict[int, float]) -> None:
     best = smallest(taken)
@@ -87,7 +86,6 @@ def test_a_batch_that_might_fill_the_machine_is_not_tried() -> None:
     assert said.startswith("a batch of 8 may take 7.0 GiB, and each worker of a node has 7.0 GiB")
 
 
-@settings(deadline=None)
 @given(
     taken=st.lists(seconds, min_size=11, max_size=11),
     weights=st.integers(0, 1000),

@@ -216,7 +216,7 @@ SEEDS = [
 ]
 
 
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 @given(data=st.data())
 def test_damaged_files_raise_nothing_but_image_errors(data: st.DataObject) -> None:
     damaged = bytearray(data.draw(st.sampled_from(SEEDS)))
@@ -234,7 +234,7 @@ def test_damaged_files_raise_nothing_but_image_errors(data: st.DataObject) -> No
     assert (prepared.image.mode, prepared.image.size) == ("RGB", (8, 8))
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(start=st.sampled_from([seed[:12] for seed in SEEDS]), rest=st.binary(max_size=300))
 def test_noise_raises_nothing_but_image_errors(start: bytes, rest: bytes) -> None:
     with pytest.raises(ImageError):

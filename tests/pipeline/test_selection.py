@@ -125,7 +125,7 @@ def test_keys_are_a_list_or_a_file_and_have_to_be_there(latents: Store, tmp_path
         read_selection(EditSpec.model_validate({**spec, "keys": str(tmp_path / "keys.txt")}))
 
 
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     bound=st.none() | st.integers(0, ROWS),
     keys=st.none() | st.sets(st.integers(0, ROWS - 1), min_size=1),

@@ -106,7 +106,7 @@ def can_write(samples: list[Sample], format: int) -> bool:
     return True
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(samples=datasets(), format=st.sampled_from(FORMATS), cuts=st.tuples(st.integers(0, 6), st.integers(0, 6)))
 def test_everything_written_is_read_in_any_slice(
     folder: Path, samples: list[Sample], format: int, cuts: tuple[int, int]
@@ -120,7 +120,7 @@ def test_everything_written_is_read_in_any_slice(
     assert read(index, 0, start) + read(index, start, stop) + read(index, stop) == samples
 
 
-@settings(deadline=None, max_examples=120)
+@settings(max_examples=120)
 @given(samples=datasets(), format=st.sampled_from(FORMATS), data=st.data())
 def test_a_shard_cut_anywhere_loses_one_sample_at_most(
     folder: Path, samples: list[Sample], format: int, data: st.DataObject
@@ -151,7 +151,7 @@ def test_a_shard_cut_anywhere_loses_one_sample_at_most(
     assert all(entry.end <= cut for entry in index.entries)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data())
 def test_damage_anywhere_is_survived(folder: Path, data: st.DataObject) -> None:
     """Whatever bytes are changed: no exception but ShardError, and samples before the damage are untouched."""
@@ -175,7 +175,7 @@ def test_damage_anywhere_is_survived(folder: Path, data: st.DataObject) -> None:
     assert results[:kept] == healthy[:kept]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(samples=datasets())
 def test_our_shards_are_deterministic_and_read_by_webdataset(folder: Path, samples: list[Sample]) -> None:
     files = [(s.key, {name.rpartition(".")[2]: data for name, data in members(s)}) for s in samples]
