@@ -81,8 +81,6 @@ class BatchWorker(Ready):
     def __init__(self, task: InvertTask) -> None:
         self.task = task
         self.model = load_model(task.weights, task.machine)
-        if 0 < task.machine.gpus < 1:  # the others have the rest
-            torch.cuda.set_per_process_memory_fraction(task.machine.gpus)
 
     @torch.inference_mode()
     def measure(self, size: int) -> Trial:

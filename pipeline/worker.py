@@ -81,7 +81,7 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
         )
     if machine.device == "cpu":
         torch.set_num_threads(machine.threads)
-    return EDICT.from_pretrained(
+    model = EDICT.from_pretrained(
         folder,
         variant=weights.variant,
         lora=weights.lora,
@@ -90,6 +90,9 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
         device=machine.device,
         compile=weights.compile,
     )
+    if 0 < machine.gpus < 1:  # the others have the rest
+        torch.cuda.set_per_process_memory_fraction(machine.gpus)
+    return model
 
 
 def here(device: str) -> Place:
