@@ -19,9 +19,8 @@ from jobs.evaluation.truth import Edit, outside_error, squared_error, truth
 
 
 def setting(text: str) -> Setting:
-    """An argument such as 0.8,3."""
-    strength, guidance_scale = text.split(",")
-    return Setting(float(strength), float(guidance_scale))
+    """An argument such as 0.8,1,3."""
+    return Setting(*map(float, text.split(",")))
 
 
 def control(text: str) -> Control:
@@ -35,12 +34,14 @@ def edited(
 ) -> dict[str, list[Image.Image]]:
     """The edited pictures under each control, and the sources regenerated; inverted once. A fault raises."""
     start = model.encode([edit.source.image for edit in edits])
-    ready = model.prepare(start, steps=steps, **given._asdict(), batch_size=batch)
+    scale = given.inverted_at
+    ready = model.prepare(start, steps=steps, strength=given.strength, guidance_scale=scale, batch_size=batch)
     sources = [edit.source.caption for edit in edits]
     noise, faults = model.move(ready, sources, 0)
     made = {}
     for name, one in controls.items():
-        both, met = model.edit(noise, sources, [[edit.target.caption] for edit in edits], control=one)
+        prompts = [[edit.target.caption] for edit in edits]
+        both, met = model.edit(noise, sources, prompts, control=one, guidance_scale=given.edited_at)
         if faults or met:
             raise next(iter((faults | met).values()))
         if both[0::2].digests() != start.digests():
@@ -56,7 +57,9 @@ def main() -> None:
     arguments.add_argument("--skip", type=int, default=0, help="pairs of every kind, the first, that are left out")
     arguments.add_argument("--per-kind", type=int, default=8, help="pairs of every kind")
     arguments.add_argument("--steps", type=int, default=25)
-    arguments.add_argument("--setting", type=setting, default=Setting(1.0, 1.0), help="STRENGTH,GUIDANCE")
+    arguments.add_argument(
+        "--setting", type=setting, default=Setting(1.0, 1.0, 1.0), help="STRENGTH,INVERTED_AT,EDITED_AT"
+    )
     windows = ["0,0", "0.4,0", "0.8,0", "0,0.2", "0,0.4", "0.4,0.6", "0,0,0.3", "0.4,0.6,0.3"]
     arguments.add_argument("--controls", nargs="+", default=windows, help="CROSS,SELF or CROSS,SELF,THRESHOLD")
     given = arguments.parse_args()

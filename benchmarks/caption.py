@@ -13,17 +13,17 @@ from PIL import Image
 from benchmarks.record import parser, save
 from edict import EDICT, Pair, ddim
 from edict.training.emoji import KINDS
-from jobs.evaluation.edits import Method, Setting, by_sdedit, edit_batch, interval, mean_interval
+from jobs.evaluation.edits import Edited, Method, Setting, by_sdedit, edit_batch, interval, mean_interval
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import Edit, split, squared_error, truth
 
 
 @torch.inference_mode()
-def by_caption(model: EDICT, start: Pair, sources: list[str], targets: list[str]) -> tuple[torch.Tensor, set[int]]:
+def by_caption(model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float) -> Edited:
     """DDIM from pure noise, of one seed, under the target's caption; the source is not looked at."""
     latents = start.to_float()[0]
     noise = torch.randn(latents.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    predict = model.predictor(targets, start.guidance_scale)
+    predict = model.predictor(targets, guidance_scale)
     return ddim.generate(noise, start.schedule, predict, start=0, stop=start.schedule.depth), set()
 
 
@@ -45,7 +45,8 @@ def main() -> None:
     arguments.add_argument("--setting", type=float, nargs=2, default=(1.0, 3.0), help="STRENGTH GUIDANCE of SDEdit")
     given = arguments.parse_args()
     torch.set_num_threads(given.threads)
-    model, setting = EDICT.from_pretrained(), Setting(*given.setting)
+    strength, guidance_scale = given.setting
+    model, setting = EDICT.from_pretrained(), Setting(strength, guidance_scale, guidance_scale)
     _, test = split(truth(), given.tune)
     rows, results = [], []
     for kind in given.kinds:

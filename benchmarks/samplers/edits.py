@@ -19,11 +19,12 @@ from benchmarks.record import numbers, parser, save
 from edict import EDICT, Pair
 from edict.samplers import SAMPLERS, resolve
 from edict.training.emoji import KINDS
-from jobs.evaluation.edits import Setting, best, by_edict, edit_batch, interval, mean_interval
+from jobs.evaluation.edits import Edited, Setting, best, by_edict, edit_batch, interval, mean_interval
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import Edit, outside_error, split, squared_error, truth
 
-GRID = tuple(Setting(*pair) for pair in product((0.6, 0.8, 1.0), (1.0, 3.0, 5.0)))
+GRID = tuple(product((0.6, 0.8, 1.0), (1.0, 3.0, 5.0)))
+"""Strengths, and guidance scales of both directions."""
 
 
 def spread(edits: Sequence[Edit], per_kind: int) -> list[Edit]:
@@ -41,11 +42,11 @@ def spread(edits: Sequence[Edit], per_kind: int) -> list[Edit]:
 
 
 def by_sampler(
-    name: str, model: EDICT, start: Pair, sources: list[str], targets: list[str]
-) -> tuple[torch.Tensor, set[int]]:
+    name: str, model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float
+) -> Edited:
     """The inversion under the source's caption and the generation under the target's by any sampler."""
     ready = replace(start, sampler=name, parameters=resolve(name, start.schedule.depth, {}))
-    return by_edict(model, ready, sources, targets)
+    return by_edict(model, ready, sources, targets, guidance_scale)
 
 
 def errors(
@@ -67,12 +68,16 @@ def choose(
 ) -> tuple[dict[str, Setting], dict[str, list[dict[str, Any]]]]:
     """The setting of each sampler, and all that were tried."""
     tried: dict[str, list[dict[str, Any]]] = {}
-    for name, setting in product(SAMPLERS, GRID):
-        found, _ = errors(model, name, setting, tuning, steps=steps, batch=batch)
+    for name, (strength, scale) in product(SAMPLERS, GRID):
+        found, _ = errors(model, name, Setting(strength, scale, scale), tuning, steps=steps, batch=batch)
         failed = int(np.isnan(found).sum())
-        tried.setdefault(name, []).append({**setting._asdict(), "mse": float(found.mean()), "failed": failed})
+        about = {"strength": strength, "guidance_scale": scale}
+        tried.setdefault(name, []).append({**about, "mse": float(found.mean()), "failed": failed})
         print(name, tried[name][-1], flush=True)
-    return {name: best(ones) for name, ones in tried.items()}, tried
+    least = {name: best(ones) for name, ones in tried.items()}
+    return {
+        name: Setting(one["strength"], one["guidance_scale"], one["guidance_scale"]) for name, one in least.items()
+    }, tried
 
 
 def measure(
@@ -92,7 +97,8 @@ def measure(
         row = {
             "sampler": name,
             "steps": steps,
-            **settings[name]._asdict(),
+            "strength": settings[name].strength,
+            "guidance_scale": settings[name].edited_at,
             "n": len(test),
             "drawings": len(np.unique(drawings)),
             "failed": int(np.isnan(to_truth).sum()),

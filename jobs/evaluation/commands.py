@@ -20,7 +20,10 @@ Output = Annotated[
 ]
 Batch = Annotated[int, typer.Option(min=1, help="Pictures a network call.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads; what torch takes if not given.")]
-Given = Annotated[tuple[float, float], typer.Option(metavar="STRENGTH GUIDANCE", help="Without --grid.")]
+Given = Annotated[
+    tuple[float, float, float],
+    typer.Option(metavar="STRENGTH INVERTED_AT EDITED_AT", help="Without --grid; the latter are guidance scales."),
+]
 LOST = "nothing is kept; the same command starts again"
 
 
@@ -72,10 +75,10 @@ def edits(
     grid: Annotated[
         bool, typer.Option("--grid", help="Choose each method's strength and guidance on the tuning pairs.")
     ] = False,
-    edict: Given = (0.8, 3.0),
-    ddim: Given = (0.8, 3.0),
-    control: Given = (0.8, 3.0),
-    sdedit: Given = (0.8, 3.0),
+    edict: Given = (0.8, 3.0, 3.0),
+    ddim: Given = (0.8, 3.0, 3.0),
+    control: Given = (0.8, 3.0, 3.0),
+    sdedit: Given = (0.8, 3.0, 3.0),
     sheet: Annotated[
         Path | None,
         typer.Option(metavar="FILE.png", dir_okay=False, help="Where a contact sheet of every method's edits goes."),
@@ -111,7 +114,8 @@ def edits(
         measured = evaluation.measure(model, tuning, test, settings, steps=steps, batch=batch, workers=workers)
         for name, setting in measured.settings.items():
             how = "chosen" if grid else "given"
-            print(f"{name}: strength {setting.strength:g}, guidance {setting.guidance_scale:g}, {how}")
+            scales = f"inverted at guidance {setting.inverted_at:g}, edited at {setting.edited_at:g}"
+            print(f"{name}: strength {setting.strength:g}, {scales}, {how}")
         print("\n" + table(evaluation.HEAD, [evaluation.line(row) for row in measured.rows]))
         print("\n" + table(evaluation.OUTSIDE_HEAD, [evaluation.outside_line(row) for row in measured.rows]))
         if sheet is not None:

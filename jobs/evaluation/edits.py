@@ -26,50 +26,54 @@ from pipeline.progress import Progress
 
 
 class Setting(NamedTuple):
-    """How an edit is made; the guidance scale is that of both directions."""
+    """How an edit is made: the guidance scales of the inversion, which SDEdit does without, and of the edit."""
 
     strength: float
-    guidance_scale: float
+    inverted_at: float
+    edited_at: float
 
 
-GRID = tuple(Setting(*pair) for pair in product((0.6, 0.8, 0.9, 1.0), (1.0, 3.0, 5.0)))
-Method = Callable[[EDICT, Pair, list[str], list[str]], tuple[torch.Tensor, set[int]]]
-"""(model, prepared clean end, source captions, target captions) -> edited latents [N, C, H, W], those that failed."""
+SCALES = ((1.0, 1.0), (1.0, 1.5), (1.0, 2.0), (1.0, 3.0), (3.0, 3.0), (5.0, 5.0))
+GRID = tuple(Setting(strength, *scales) for strength, scales in product((0.6, 0.8, 0.9, 1.0), SCALES))
+Edited = tuple[torch.Tensor, set[int]]
+"""Latents [N, C, H, W], and those that failed."""
+Method = Callable[[EDICT, Pair, list[str], list[str], float], Edited]
+"""(model, prepared clean end, source captions, target captions, the edit's guidance scale) -> edited."""
 
 
-def by_edict(model: EDICT, start: Pair, sources: list[str], targets: list[str]) -> tuple[torch.Tensor, set[int]]:
+def by_edict(model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float) -> Edited:
     """EDICT's inversion under the source's caption and generation under the target's."""
     noise, faults = model.move(start, sources, 0)
-    edited, more = model.move(noise, targets, start.position)
+    edited, more = model.move(noise, targets, start.position, guidance_scale=guidance_scale)
     return edited.to_float()[0], {*faults, *more}
 
 
 @torch.inference_mode()
-def by_ddim(model: EDICT, start: Pair, sources: list[str], targets: list[str]) -> tuple[torch.Tensor, set[int]]:
+def by_ddim(model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float) -> Edited:
     """The same with DDIM along the same schedule."""
-    schedule, guidance_scale = start.schedule, start.guidance_scale
-    latents = start.to_float()[0]
-    noise = ddim.invert(latents, schedule, model.predictor(sources, guidance_scale), start=schedule.depth, stop=0)
+    schedule, predict = start.schedule, model.predictor(sources, start.guidance_scale)
+    noise = ddim.invert(start.to_float()[0], schedule, predict, start=schedule.depth, stop=0)
     predict = model.predictor(targets, guidance_scale)
     return ddim.generate(noise, schedule, predict, start=0, stop=schedule.depth), set()
 
 
-def by_control(model: EDICT, start: Pair, sources: list[str], targets: list[str]) -> tuple[torch.Tensor, set[int]]:
+def by_control(model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float) -> Edited:
     """EDICT with prompt-to-prompt attention control: each source's attention is regenerated beside its edit."""
     noise, faults = model.move(start, sources, 0)
-    both, more = model.edit(noise, sources, [[target] for target in targets], control=Control())
+    prompts = [[target] for target in targets]
+    both, more = model.edit(noise, sources, prompts, control=Control(), guidance_scale=guidance_scale)
     # source, edit, source, edit, ...
     return both[1::2].to_float()[0], {*faults, *(i // 2 for i in more)}
 
 
 @torch.inference_mode()
-def by_sdedit(model: EDICT, start: Pair, sources: list[str], targets: list[str]) -> tuple[torch.Tensor, set[int]]:
+def by_sdedit(model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float) -> Edited:
     """SDEdit (Meng et al., 2108.01073): noised at random, with one seed, to the strength's depth; then DDIM."""
     schedule, alpha = start.schedule, start.schedule.alpha(0)
     latents = start.to_float()[0]
     noise = torch.randn(latents.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     noised = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise.to(latents.device)
-    predict = model.predictor(targets, start.guidance_scale)
+    predict = model.predictor(targets, guidance_scale)
     return ddim.generate(noised, schedule, predict, start=0, stop=schedule.depth), set()
 
 
@@ -123,7 +127,8 @@ def measure(
                 failed = int(np.isnan(found).sum())
                 tried = {**setting._asdict(), "mse": float(found.mean()), "failed": failed}
                 grids.setdefault(name, []).append(tried)
-            chosen = {name: best(tried) for name, tried in grids.items()}
+            least = {name: best(tried) for name, tried in grids.items()}
+            chosen = {name: Setting(*(one[field] for field in Setting._fields)) for name, one in least.items()}
         for name, (images, found) in zip(METHODS, run([(name, chosen[name]) for name in METHODS], test), strict=True):
             made[name], errors[name] = images, found
     outside = {
@@ -183,21 +188,21 @@ def edit_batch(
 ) -> tuple[list[Image.Image], list[bool]]:
     """The pictures that a method makes of at most `batch` edits, and which of them failed."""
     start = model.encode([edit.source.image for edit in edits])
-    start = model.prepare(start, steps=steps, **setting._asdict(), batch_size=batch)
+    scale = setting.inverted_at
+    start = model.prepare(start, steps=steps, strength=setting.strength, guidance_scale=scale, batch_size=batch)
     sources, targets = (
         [end.caption for end in ends] for ends in zip(*((e.source, e.target) for e in edits), strict=True)
     )
-    latents, faults = method(model, start, sources, targets)
+    latents, faults = method(model, start, sources, targets, setting.edited_at)
     return model.decode(latents), [i in faults for i in range(len(edits))]
 
 
-def best(tried: Sequence[dict[str, Any]]) -> Setting:
-    """The setting with the least mean error; one that failed on any pair is not taken. Raises EvaluationError."""
+def best(tried: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What was tried with the least mean error; what failed on any pair is not taken. Raises EvaluationError."""
     sound = [one for one in tried if not one["failed"]]
     if not sound:
         raise EvaluationError("every setting of the grid fails on some pair; take fewer steps")
-    least = min(sound, key=lambda one: one["mse"])
-    return Setting(least["strength"], least["guidance_scale"])
+    return min(sound, key=lambda one: one["mse"])
 
 
 def mean_interval(values: np.ndarray, groups: np.ndarray | None = None) -> tuple[float, float, float]:

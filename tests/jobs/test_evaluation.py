@@ -484,11 +484,11 @@ def test_table1(tmp_path: Path) -> None:
 def test_edits(tmp_path: Path) -> None:
     file, sheet = tmp_path / "edits.json", tmp_path / "edits.png"
     options = ("--per-kind", 1, "--tune", 0, "--steps", 1, "--columns", 1)
-    settings = [word for name in METHODS for word in (f"--{name.lower()}", 1, 1)]
+    settings = [word for name in METHODS for word in (f"--{name.lower()}", 1, 1, 1.5)]
     said = invoke("edits", *options, *settings, "--output", file, "--sheet", sheet)
     assert said.exit_code == 0, said.output
     results = json.loads(file.read_text())
-    assert results["settings"] == {name: {"strength": 1.0, "guidance_scale": 1.0} for name in METHODS}
+    assert results["settings"] == {name: {"strength": 1.0, "inverted_at": 1.0, "edited_at": 1.5} for name in METHODS}
     *kinds, whole = results["rows"]
     assert [row["kind"] for row in kinds] == ["colour", "skin tone", "person", "object", "background", "style"]
     assert whole["kind"] == "all" and whole["n"] == 6
@@ -500,7 +500,7 @@ def test_edits(tmp_path: Path) -> None:
     assert all(0 <= whole["outside"][name][0] < whole[name][0] for name in METHODS)
     assert whole["source"][0] == pytest.approx(np.mean([row["source"][0] for row in kinds]))
     for name in METHODS:
-        assert f"{name}: strength 1, guidance 1, given" in said.stdout
+        assert f"{name}: strength 1, inverted at guidance 1, edited at 1.5, given" in said.stdout
     with Image.open(sheet) as drawn:
         assert drawn.size == (84 + 6 * 128, 48 + (3 + len(METHODS)) * 128)
 
@@ -509,7 +509,7 @@ def test_edits(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("edits", "--steps", 1), "1 steps at strength 0.8 execute no step"),
-        (("edits", "--edict", 1.5, 1), "strength 1.5: expected more than 0 and at most 1"),
+        (("edits", "--edict", 1.5, 1, 1), "strength 1.5: expected more than 0 and at most 1"),
         (("edits", "--grid", "--tune", 0), "--grid has no pairs to choose on"),
         (("edits", "--tune", 1000), "leaves no pair to test on"),
         (("table1", "--steps", "1,5000"), "5000 steps were asked for"),
