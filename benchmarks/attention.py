@@ -83,7 +83,8 @@ def main() -> None:
             results.append({"control": name, "measure": measure, "mse": means, f"minus {plain}": difference})
             interval = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*difference)
             rows.append([name, measure, *(f"{mean:.4f}" for mean in means.values()), interval])
-    print(f"{len(test)} pairs, strength {given.setting.strength:g}, guidance {given.setting.guidance_scale:g}")
+    strength, inverted_at, edited_at = given.setting
+    print(f"{len(test)} pairs, strength {strength:g}, inverted at guidance {inverted_at:g}, edited at {edited_at:g}")
     print(table(("cross,self[,mask]", "error", *of_kind, f"all - ({plain}) [95 %]"), rows))
     print(f"\nwritten to {save('attention', given, rows=results)}")
 
