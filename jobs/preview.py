@@ -49,7 +49,7 @@ def _invert(spec: InvertSpec) -> list[str]:
     compiled = ", compiled" if spec.model.compile else ""
     within = "" if interval is None else " at noise levels from {:g} to {:g}".format(*interval)
     asked = SAMPLERS[sampler].asked(schedule.asking, depth, 0)
-    cost = evaluations(asked, _unguided(fingerprint), _branching(fingerprint, spec.sampler.guidance_scale))
+    cost = evaluations(asked, schedule.outside(interval), _branching(fingerprint, spec.sampler.guidance_scale))
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
         f"  sound         {sound}",
@@ -66,7 +66,8 @@ def _edit(spec: EditSpec) -> list[str]:
     edits = resolve(spec.edits, tables)
     _, fingerprint = edit_task(spec, latents, edits, wanted)
     made, parts = fingerprint["latents"], parts_of(latents)
-    schedule, unguided = schedule_of(made), _unguided(made)
+    schedule = schedule_of(made)
+    unguided = schedule.outside(made.get("guidance_interval"))
     counts, pairs, sources, cost = Counter[str](), Spread(), list[Source](), 0
     for part, rows in planned(latents, parts, wanted, edits.listed, edits.masks):
         sources.append((part[0], rows.num_rows, part[2], part[3]))
@@ -165,10 +166,6 @@ def _edit_cost(
 def _branching(fingerprint: Mapping[str, Any], guidance_scale: float) -> float:
     """The scale, as far as it asks for branches: 1 with a model that is guided without any."""
     return 1.0 if "guidance" in fingerprint else guidance_scale
-
-
-def _unguided(fingerprint: dict[str, Any]) -> set[int]:
-    return set(schedule_of(fingerprint).outside(fingerprint.get("guidance_interval")))
 
 
 def evaluations(asked: Sequence[int], unguided: Container[int], *guidance_scales: float) -> int:

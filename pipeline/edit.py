@@ -146,10 +146,10 @@ def executed_steps(variant: Variant, schedule_steps: int, schedule: Schedule, sa
             f"edit {variant.name!r} asks for {steps} steps under its prompt; the latent store holds {depth} of "
             f"{schedule_steps}: ask for a strength up to {depth / schedule_steps:g}, or {depth} steps, or invert deeper"
         )
-    if not SAMPLERS[sampler].asked(schedule.asking, depth - steps, depth):
+    if steps < (least := depth - schedule.asking + SAMPLERS[sampler].ahead + 1):
         raise EditError(
             f"edit {variant.name!r} asks for {steps} of the last steps under its prompt, where {sampler} does not ask "
-            "the network for anything, so that nothing would change: ask for more"
+            f"the network for anything, so that nothing would change: ask for {least} or more"
         )
     return steps
 

@@ -131,21 +131,17 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
 
 def open_job(
     store: Store, kind: str, spec: dict[str, Any], fingerprint: dict[str, Any], machine: Machine, **more: Any
-) -> dict[str, Any]:
-    """job.json as it stands: written now, or what an earlier run of the very same job wrote, with this machine.
-
-    Raises JobChanged.
-    """
+) -> None:
+    """Write job.json; of what an earlier run of the very same job wrote, the machine alone. Raises JobChanged."""
     fresh = {"kind": kind, "spec": spec, "fingerprint": fingerprint, "machine": asdict(machine), **more}
     fresh["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     if store.put_new("job.json", json.dumps(fresh, indent=2).encode()):
-        return fresh
+        return
     check_job(store, kind, fingerprint, machine)
     job: dict[str, Any] = store.job()
     if job["machine"] != fresh["machine"]:
         job["machine"] = fresh["machine"]
         store.put("job.json", json.dumps(job, indent=2).encode())
-    return job
 
 
 def check_job(store: Store, kind: str, fingerprint: dict[str, Any], machine: Machine) -> None:

@@ -63,21 +63,24 @@ def errors(
     return np.where(failed, np.nan, to_truth), np.where(failed, np.nan, outside_error(images, edits))
 
 
+def both(strength: float, guidance_scale: float) -> Setting:
+    """One guidance scale in both directions."""
+    return Setting(strength, guidance_scale, guidance_scale)
+
+
 def choose(
     model: EDICT, tuning: Sequence[Edit], *, steps: int, batch: int
 ) -> tuple[dict[str, Setting], dict[str, list[dict[str, Any]]]]:
     """The setting of each sampler, and all that were tried."""
     tried: dict[str, list[dict[str, Any]]] = {}
     for name, (strength, scale) in product(SAMPLERS, GRID):
-        found, _ = errors(model, name, Setting(strength, scale, scale), tuning, steps=steps, batch=batch)
+        found, _ = errors(model, name, both(strength, scale), tuning, steps=steps, batch=batch)
         failed = int(np.isnan(found).sum())
         about = {"strength": strength, "guidance_scale": scale}
         tried.setdefault(name, []).append({**about, "mse": float(found.mean()), "failed": failed})
         print(name, tried[name][-1], flush=True)
     least = {name: best(ones) for name, ones in tried.items()}
-    return {
-        name: Setting(one["strength"], one["guidance_scale"], one["guidance_scale"]) for name, one in least.items()
-    }, tried
+    return {name: both(one["strength"], one["guidance_scale"]) for name, one in least.items()}, tried
 
 
 def measure(

@@ -116,6 +116,7 @@ def test_the_network_is_asked_at_the_steps_that_the_sampler_says(name: str, step
     for stop in range(steps, -1, -1):
         states = run.invert(clean(run.plan), steps, stop)
         assert sorted(run.asked) == asked(steps, stop)
+        assert bool(asked(stop, steps)) == (steps - stop > idle + run.sampler.ahead), "fewer last steps change nothing"
         for end in range(stop, steps + 1):
             run.generate(states, stop, end)
             assert sorted(run.asked) == asked(stop, end)

@@ -165,7 +165,9 @@ def test_edits_follow_the_store(made: tuple[str, Path, int, str]) -> None:
 def test_an_edit_in_which_nothing_is_asked_is_refused(made: tuple[str, Path, int, str]) -> None:
     name, folder, _, _ = made
     spec = edit_spec(folder, steps=1)
-    with pytest.raises(EditError, match=rf"'snow' asks for 1 of the last steps .* {name} does not .*: ask for more"):
+    with pytest.raises(
+        EditError, match=rf"'snow' asks for 1 of the last steps .* {name} does not .*: ask for 2 or more"
+    ):
         preview(spec)
 
 
