@@ -112,7 +112,7 @@ def main() -> None:
         timed("status, without a ledger", lambda: status(store))
 
         def settle(pending: Iterator[str]) -> None:
-            with Ledger(store, len(units), pending):
+            with Ledger(store, len(units), pending, store.key()):
                 pass
 
         timed(f"write the ledger of {half:,} units", lambda: settle(u.unit for u in units[half:]))

@@ -4,7 +4,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
@@ -26,7 +26,7 @@ from pipeline.masks import MaskError, mask_of_file, mask_of_runs, to_latents
 from pipeline.parts import to_parquet
 from pipeline.plan import Unit, read_entries, read_rows, read_units
 from pipeline.shards import Sample, read_samples, write_shard
-from pipeline.store import READERS, Store
+from pipeline.store import READERS, JobKey, Store
 from pipeline.work import Done, Fault, Machine, Poison, Ready, Weights
 from pipeline.worker import Ahead, Attempt, fitting, load_model
 from schemas.edits import EDITS
@@ -91,6 +91,7 @@ class EditTask:
     fit: tuple[str, str]
     schedule_steps: int
     machine: Machine
+    key: JobKey = field(default_factory=JobKey)
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ class EditWorker(Ready):
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
         """Edit a unit and commit it; filtered are the edits that would change no caption."""
-        attempt = Attempt(self.store, unit, number)
+        attempt = Attempt(self.store, unit, number, self.task.key)
         loaded = self.ahead.take(unit, ahead)
         latents, edits = loaded.latents, loaded.edits
         attempt.spent("read")

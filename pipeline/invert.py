@@ -1,7 +1,7 @@
 """Inverting: a unit of samples in, a part of latent pairs and its commit out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any
 
@@ -13,7 +13,7 @@ from pipeline.images import ImageError, Prepared, prepare
 from pipeline.parts import Row, storable, to_parquet, to_table
 from pipeline.plan import Unit, read_entries
 from pipeline.shards import Sample, read_samples
-from pipeline.store import Store
+from pipeline.store import JobKey, Store
 from pipeline.work import Done, Machine, Poison, Ready, Weights
 from pipeline.worker import Ahead, Attempt, fitting, load_model
 from schemas.rejects import Reject
@@ -28,6 +28,7 @@ class InvertTask:
     weights: Weights
     fingerprint: dict[str, Any]
     machine: Machine
+    key: JobKey = field(default_factory=JobKey)
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class InvertWorker(Ready):
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
         """Invert a unit and commit it."""
-        attempt = Attempt(self.store, unit, number)
+        attempt = Attempt(self.store, unit, number, self.task.key)
         loaded = self._load(unit, poison) if poison else self.ahead.take(unit, ahead)
         attempt.spent("read")
         with fitting(self.task.spec.workers.batch_size):

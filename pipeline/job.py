@@ -1,11 +1,15 @@
 """job.json: what a store is being filled with, written once, and held against every later run."""
 
 import json
+import re
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from edict.checkpoint import LoRA, locate, locate_lora, weights_digest
 from edict.model import uninterrupted
@@ -13,13 +17,18 @@ from edict.models import describe
 from edict.samplers import SAMPLERS, resolve
 from edict.schedule import Schedule
 from pipeline.errors import JobError
-from pipeline.store import Store, StoreError
+from pipeline.storage import local_path
+from pipeline.store import FORMAT, Store, StoreError
 from pipeline.work import Machine, Weights
 from schemas.specs import InvertSpec, ModelSpec
 
 
 class JobChanged(StoreError):
     """A store holds another job than the one that is to be run."""
+
+
+class OutputRefused(StoreError):
+    """An output that holds, or lies over, files that are not the job's."""
 
 
 class NoSchedule(JobError):
@@ -129,11 +138,48 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
     return job, weights_of(model, folder, made)
 
 
+PLANNED = re.compile(r"plan/(?:shards|rows/[0-9a-f]{32})/[0-9a-f]{32}\.parquet")
+
+
+def check_output(store: Store, inputs: Iterable[str]) -> None:
+    """Raise OutputRefused where a job must not write: over an input, or into a folder with other people's files.
+
+    A store, and what a run left that ended while it planned, are no such files.
+    """
+    output = _comparable(store.location)
+    for location in inputs:
+        if (below := _comparable(location)) == output or below.startswith(output + "/"):
+            raise OutputRefused(
+                f"output {store.location}: the input {location} is inside it; give an output that contains no input"
+            )
+    if store.has("job.json"):
+        return
+    if (found := next((name for name in store.names("") if not PLANNED.fullmatch(name)), None)) is not None:
+        raise OutputRefused(
+            f"output {store.location}: is not empty (it has {found}) and is no store; give a new or empty folder"
+        )
+
+
+def _comparable(location: str) -> str:
+    """A location without what may differ between two names of one place."""
+    path = local_path(location)
+    return location.rstrip("/") if path is None else f"{_resolved(path.parent)}/{path.name}"
+
+
+@cache
+def _resolved(folder: Path) -> Path:
+    return folder.resolve()
+
+
 def open_job(
     store: Store, kind: str, spec: dict[str, Any], fingerprint: dict[str, Any], machine: Machine, **more: Any
 ) -> None:
-    """Write job.json; of what an earlier run of the very same job wrote, the machine alone. Raises JobChanged."""
-    fresh = {"kind": kind, "spec": spec, "fingerprint": fingerprint, "machine": asdict(machine), **more}
+    """Write job.json, with a new id; where an earlier run of the very same job wrote it, only the machine.
+
+    Raises JobChanged.
+    """
+    fresh = {"format": FORMAT, "id": uuid4().hex, "kind": kind, "spec": spec, "fingerprint": fingerprint}
+    fresh |= {"machine": asdict(machine), **more}
     fresh["created"] = datetime.now(UTC).isoformat(timespec="seconds")
     if store.put_new("job.json", json.dumps(fresh, indent=2).encode()):
         return

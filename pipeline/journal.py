@@ -4,22 +4,26 @@
     runs/<run id>.json       {"time": ..., "run": ..., "ended": null, "workers": ..., "queued": ..., "at_work": [...]}
 
 An object store cannot append, so the files are written anew now and then: the first holds only what went wrong and the
-run's beginning and end, never a line a unit; the second is the driver's sign of life.
+run's beginning and end, never a line per unit; the second is the driver's sign of life. They are telemetry: a run whose
+journal cannot be written says so once, and goes on.
 """
 
 import json
 import os
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.store import Store
+from pipeline.storage import StorageError
+from pipeline.store import Store, StoreError
 
 EVERY = 30.0  # seconds between two writes
+STATE = {"run", "host", "time", "ended", "workers", "starting", "queued", "at_work"}  # what a run's file has
 STARTING: dict[str, Any] = {"queued": 0, "workers": 0, "starting": 0, "at_work": []}
 
 
@@ -35,6 +39,7 @@ class Journal:
         self.run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
         self._lines: list[str] = []
         self._last = float("-inf")
+        self._failed = False
 
     def __enter__(self) -> Self:
         self("run began", host=socket.gethostname(), pid=os.getpid())
@@ -57,13 +62,24 @@ class Journal:
             self._write()
 
     def _write(self, ended: str | None = None) -> None:
-        self.store.put(f"runs/{self.run}.jsonl", "".join(line + "\n" for line in self._lines).encode())
         about = {"run": self.run, "host": socket.gethostname(), "time": time.time(), "ended": ended, **self.state()}
-        self.store.put(f"runs/{self.run}.json", json.dumps(about).encode())
+        try:
+            self.store.put(f"runs/{self.run}.jsonl", "".join(line + "\n" for line in self._lines).encode())
+            self.store.put(f"runs/{self.run}.json", json.dumps(about).encode())
+        except StorageError as error:
+            if not self._failed:
+                print(f"note: the journal of this run is not written: {error}", file=sys.stderr)
+            self._failed = True
         self._last = time.monotonic()
 
 
 def last_state(store: Store) -> dict[str, Any] | None:
-    """What the latest run told of itself last; None where there was none."""
-    paths = [path for path in store.names("runs") if path.endswith(".json")]
-    return store.get_json(max(paths)) if paths else None
+    """The last state of the latest run whose file can be read; None where there is none."""
+    for path in sorted((path for path in store.names("runs") if path.endswith(".json")), reverse=True):
+        try:
+            state = store.get_json(path)
+        except StoreError:
+            continue
+        if isinstance(state, dict) and state.keys() >= STATE:
+            return state
+    return None

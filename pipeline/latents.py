@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 from edict.pair import Pair
 from pipeline.parts import to_pair
 from pipeline.plan import Source, Unit
-from pipeline.storage import Reader
 from pipeline.store import Store, StoreError, read_table
-from schemas.latents import NOISE
+from schemas.latents import FINGERPRINT, NOISE
 
 
 @dataclass(frozen=True)
@@ -57,6 +56,7 @@ def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> L
     if sha256(data).hexdigest() != unit.version:
         raise StoreError(f"{name} is not what was committed (its sha256 differs): it was damaged or replaced")
     whole = read_table(data, name)
+    _check_fingerprint(store, unit.source, whole.schema)
     if planned is None:
         table = whole.slice(unit.first, unit.count)
         if table.num_rows != unit.count:
@@ -70,17 +70,27 @@ def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> L
     return Latents(table, to_pair(table, json.loads(table.schema.metadata[NOISE])))
 
 
+def _check_fingerprint(store: Store, path: str, schema: pa.Schema) -> None:
+    """Raise StoreError where a part was made by another job than the store's."""
+    if json.loads((schema.metadata or {}).get(FINGERPRINT, "null")) != store.fingerprint:
+        raise StoreError(
+            f"{store.location}: {path} was made by another job (its fingerprint differs from job.json); "
+            "edict verify --repair drops its commit, and the next run makes it again"
+        )
+
+
 def read_columns(store: Store, part: Source, columns: Sequence[str]) -> pa.Table:
     """Some columns of a part, by range requests: the states, nearly all of it, are not read.
 
     Page checksums are checked, and not the sha256, which takes the whole of it.
-    Raises StoreError naming the part where it is damaged, StorageError where it is not there.
+    Raises StoreError naming the part where it is absent, damaged or another job's.
     """
     path, rows, _, _ = part
-    reader = Reader(f"{store.location.rstrip('/')}/{path}")
+    reader = store.open(path)
     try:
         # without threads, since a Reader has one position
         file = pq.ParquetFile(pa.PythonFile(reader, mode="r"), page_checksum_verification=True, pre_buffer=False)
+        _check_fingerprint(store, path, file.schema_arrow)
         table = file.read(list(columns), use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise StoreError(f"{store.location}: {path} is damaged ({error})") from error

@@ -6,20 +6,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from pipeline.store import BLOCK, Store
+from pipeline.store import BLOCK, JobKey, Store
 
 
 class Ledger:
     """Used as a context, which is the run. What cannot be written is raised at its end, when all units are safe."""
 
-    def __init__(self, store: Store, units: int, pending: Iterable[str]) -> None:
+    def __init__(self, store: Store, units: int, pending: Iterable[str], key: JobKey) -> None:
         """`pending` are those of the store's units that are not done. The last block, if not full, is not kept."""
-        self._store = store
+        self._store, self._key = store, key
         self._missing = Counter(int(unit) // BLOCK for unit in pending)
         self._whole = units // BLOCK
         self._thread = ThreadPoolExecutor(1)
         self._writing = list[Future[None]]()
-        settled = store.settled() if self._whole else ()
+        settled = store.settled(key) if self._whole else ()
         for block in range(self._whole):
             if not self._missing[block] and block not in settled:
                 self._settle(block)
@@ -43,4 +43,4 @@ class Ledger:
             self._settle(block)
 
     def _settle(self, block: int) -> None:
-        self._writing.append(self._thread.submit(self._store.settle, block))
+        self._writing.append(self._thread.submit(self._store.settle, block, self._key))

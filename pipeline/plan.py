@@ -54,6 +54,14 @@ class Unit:
         return replace(self, first=self.first + first, count=count)
 
 
+def expanded(inputs: str | list[str]) -> list[str]:
+    """The shards that an input names. Raises PlanError."""
+    try:
+        return expand(inputs)
+    except ShardError as error:
+        raise PlanError(str(error)) from error
+
+
 def index_shards(inputs: str | list[str], take: Callable[[ShardIndex], Found]) -> tuple[list[Source], list[Found]]:
     """Every shard as a source, in order, and what `take` makes of its index; all indexes would not fit in memory.
 
@@ -67,10 +75,7 @@ def index_shards(inputs: str | list[str], take: Callable[[ShardIndex], Found]) -
         except ShardError as error:
             return error
 
-    try:
-        urls = expand(inputs)
-    except ShardError as error:
-        raise PlanError(str(error)) from error
+    urls = expanded(inputs)
     sources, taken, broken = list[Source](), list[Found](), list[ShardError]()
     with Progress("index", len(urls), "shards") as progress, ThreadPoolExecutor(INDEXERS) as pool:
         for result in pool.map(attempt, urls):

@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.images import encode
 from pipeline.invert import InvertTask, InvertWorker
 from pipeline.job import (
     check_job,
+    check_output,
     digest_of,
     fit_of,
     invert_fingerprint,
@@ -29,14 +30,14 @@ from pipeline.job import (
 from pipeline.journal import Journal
 from pipeline.ledger import Ledger
 from pipeline.metrics import Metrics
-from pipeline.plan import Unit, is_planned, part_units, plan_shards, read_units, write_units
+from pipeline.plan import Unit, expanded, is_planned, part_units, plan_shards, read_units, write_units
 from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.report import report
 from pipeline.selection import Selection, plan_rows, read_selection
 from pipeline.sheet import contact_sheets
 from pipeline.status import Status, status
-from pipeline.store import Store
+from pipeline.store import CommitRefused, JobKey, Store
 from pipeline.work import Done, Machine
 from schemas.specs import EditSpec, InvertSpec, Workers
 
@@ -65,8 +66,9 @@ def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
     fingerprint = invert_fingerprint(spec, folder)
     plan = partial(plan_shards, store, spec.input, spec.workers.batch_size, spec.workers.count)
     machine = machine_for(spec.workers.gpus)
-    units = _open(store, spec, fingerprint, machine, plan)
-    task = InvertTask(spec, weights_of(spec.model, folder, fingerprint), fingerprint, machine)
+    inputs = expanded(spec.input)
+    units, key = _open(store, spec, fingerprint, machine, inputs, plan)
+    task = InvertTask(spec, weights_of(spec.model, folder, fingerprint), fingerprint, machine, key)
     return _work(store, units, retry, InvertWorker, task, spec.workers, per_row=1)
 
 
@@ -86,8 +88,9 @@ def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> Ran:
             return part_units(latents, *cut_for)
         return plan_rows(store, latents, wanted, task.job, *cut_for, prompts=edits.listed, masks=edits.masks)
 
-    units = _open(store, spec, fingerprint, task.machine, plan, variants_per_row=len(edits.variants))
-    task = dataclasses.replace(task, shown=shown_rows(units, spec.contact_sheet))
+    more = {"variants_per_row": len(edits.variants)}
+    units, key = _open(store, spec, fingerprint, task.machine, [spec.latents, *spec.files], plan, **more)
+    task = dataclasses.replace(task, key=key, shown=shown_rows(units, spec.contact_sheet))
     return _work(store, units, retry, EditWorker, task, spec.workers, per_row=len(edits.variants))
 
 
@@ -174,19 +177,21 @@ def _open(
     spec: InvertSpec | EditSpec,
     fingerprint: dict[str, Any],
     machine: Machine,
+    inputs: Iterable[str],
     plan: Callable[[], list[Unit]],
     **more: Any,
-) -> list[Unit]:
-    """The units of a job: as an earlier run left them, or planned and written now.
+) -> tuple[list[Unit], JobKey]:
+    """The units of a job, as an earlier run left them, or planned and written now; and what its commits carry.
 
     An input that cannot be planned leaves no job behind, so that a slip in a spec can be mended.
     """
+    check_output(store, inputs)
     check_job(store, spec.kind, fingerprint, machine)
     planned = None if is_planned(store) else plan()
     open_job(store, spec.kind, spec.model_dump(mode="json"), fingerprint, machine, **more)
     if planned is not None:
         write_units(store, planned)
-    return read_units(store)
+    return read_units(store), store.key()
 
 
 def _pending(store: Store, units: Sequence[Unit], retry: Sequence[str]) -> list[Unit]:
@@ -195,25 +200,35 @@ def _pending(store: Store, units: Sequence[Unit], retry: Sequence[str]) -> list[
     Raises RetryError where the store has no such rejects.
     """
     if not retry:
-        done = store.committed()
+        refused = list[CommitRefused]()
+        done = store.committed(refused)
+        for commit in refused:
+            print(f"note: {commit.path} {commit.reason}; its unit is done again", file=sys.stderr)
+        store.discard(refused)
         pending = [unit for unit in units if unit.unit not in done]
         if len(pending) < len(units):
             print(f"{len(units) - len(pending)} of {len(units)} units are done already", file=sys.stderr)
         return pending
-    known, again = Counter[str](), dict[str, tuple[int, frozenset[tuple[int, str]]]]()
-    for commit in store.commits():
-        known.update(reject.error for reject in commit.rejects)
-        if rejects := [reject for reject in commit.rejects if reject.error in retry]:
-            again[commit.unit] = commit.retry + 1, frozenset((reject.index, reject.key) for reject in rejects)
+    pending, known = _retried(store, units, retry)
     if unknown := [error for error in retry if error not in known]:
         had = ", ".join(f"{error} ({count})" for error, count in known.most_common()) or "none"
         raise RetryError(f"{store.location}: nothing was rejected for {', '.join(unknown)}; its rejects are: {had}")
+    return pending
+
+
+def _retried(store: Store, units: Sequence[Unit], errors: Sequence[str]) -> tuple[list[Unit], Counter[str]]:
+    """The units with rejects of these errors, cut down to them, and how often each error is in the store."""
+    known, again = Counter[str](), dict[str, tuple[int, frozenset[tuple[int, str]]]]()
+    for commit in store.commits([]):
+        known.update(reject.error for reject in commit.rejects)
+        if rejects := [reject for reject in commit.rejects if reject.error in errors]:
+            again[commit.unit] = commit.retry + 1, frozenset((reject.index, reject.key) for reject in rejects)
     return [
-        dataclasses.replace(unit, retry=number, errors=tuple(retry), only=only)
+        dataclasses.replace(unit, retry=number, errors=tuple(errors), only=only)
         for unit in units
         if unit.unit in again
         for number, only in [again[unit.unit]]
-    ]
+    ], known
 
 
 def _work(
@@ -228,46 +243,72 @@ def _work(
 ) -> Ran:
     """Process what is missing, or to be tried again, and finish."""
     failures: list[str] = []
-    if pending := _pending(store, units, retry):
-        kind, machine = task.spec.kind, task.machine
-        total, rejected = sum(len(unit.only) or unit.count * per_row for unit in pending), 0
-        count = min(workers.count, len(pending))
-        left = [] if retry else [unit.unit for unit in pending]
-        with (
-            connected(count, machine, needed=min(workers.needed, count)),
-            Journal(store) as journal,
-            Ledger(store, len(units), left) as ledger,
-            Progress(kind, total, "images") as progress,
-        ):
-            metrics = Metrics(kind, journal.run)
-            pool = Pool(pending, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus, record=journal)
-            journal.state = pool.state
-
-            def rejects() -> str:
-                return f"{rejected} rejected" if rejected else ""
-
-            for outcome in pool.outcomes():
-                if outcome is None:
-                    state = pool.state()
-                    metrics.state(state)
-                    progress.advance(0, rejects() if state["workers"] else "waiting for workers to start")
-                elif outcome.error is not None:
-                    failures.append(f"unit {outcome.unit.unit} ({outcome.unit.source}): {outcome.error}")
-                else:
-                    done: Done = outcome.result
-                    metrics.done(done)
-                    if not retry:
-                        ledger.done(outcome.unit.unit)
-                    rejected += done.rejected
-                    progress.advance(done.images, rejects())
-                journal.tick()
-    return _finish(store, failures)
+    pending = _pending(store, units, retry)
+    while pending:
+        lost = _process(store, len(units), pending, retry, worker, task, workers, failures, per_row=per_row)
+        pending, _ = _retried(store, lost, retry) if lost else ([], None)
+        if pending:
+            print(
+                f"note: another retry was first in {len(pending)} units; the rest of them is retried", file=sys.stderr
+            )
+    return _finish(store, failures, task.key)
 
 
-def _finish(store: Store, failures: list[str]) -> Ran:
+def _process(
+    store: Store,
+    planned: int,
+    pending: Sequence[Unit],
+    retry: Sequence[str],
+    worker: type,
+    task: InvertTask | EditTask,
+    workers: Workers,
+    failures: list[str],
+    *,
+    per_row: int,
+) -> list[Unit]:
+    """Run units on workers; the units of a retry that another retry of other errors has overtaken."""
+    lost: list[Unit] = []
+    kind, machine = task.spec.kind, task.machine
+    total, rejected = sum(len(unit.only) or unit.count * per_row for unit in pending), 0
+    count = min(workers.count, len(pending))
+    with (
+        connected(count, machine, needed=min(workers.needed, count)),
+        Journal(store) as journal,
+        Ledger(store, 0 if retry else planned, [unit.unit for unit in pending], task.key) as ledger,
+        Progress(kind, total, "images") as progress,
+    ):
+        metrics = Metrics(kind, journal.run)
+        pool = Pool(pending, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus, record=journal)
+        journal.state = pool.state
+
+        def rejects() -> str:
+            return f"{rejected} rejected" if rejected else ""
+
+        for outcome in pool.outcomes():
+            if outcome is None:
+                state = pool.state()
+                metrics.state(state)
+                progress.advance(0, rejects() if state["workers"] else "waiting for workers to start")
+            elif outcome.error is not None:
+                failures.append(f"unit {outcome.unit.unit} ({outcome.unit.source}): {outcome.error}")
+            else:
+                done: Done = outcome.result
+                if done.lost:
+                    lost.append(outcome.unit)
+                    continue
+                metrics.done(done)
+                if not retry:
+                    ledger.done(outcome.unit.unit)
+                rejected += done.rejected
+                progress.advance(done.images, rejects())
+            journal.tick()
+    return lost
+
+
+def _finish(store: Store, failures: list[str], key: JobKey) -> Ran:
     """A complete run leaves only files that a commit names, and its report."""
+    store.check_key(key)
+    store.sweep()
     found = status(store)
-    if found.complete:
-        store.sweep()
     write_report(store)
     return Ran(found, failures)

@@ -11,9 +11,10 @@ import numpy as np
 from pipeline.journal import last_state
 from pipeline.place import Place, place_of, told
 from pipeline.plan import is_planned, read_units
-from pipeline.store import Store
+from pipeline.store import DATA, STAGING, CommitRefused, Store
 
 STRAGGLES = 3.0  # times what a sample usually takes
+REPAIR = "edict verify --repair drops its commit, and the next run makes it again"
 SILENT = 120.0  # seconds without a word of a driver, which speaks every 30
 
 
@@ -47,7 +48,10 @@ class Status:
 
 
 def status(store: Store) -> Status:
-    """Read the plan and the commits, and check that the sums hold. Raises StoreError where there is no store."""
+    """Read the plan and the commits, and check that the sums hold and that every committed file is there.
+
+    Files are compared by name and size, which reads none of them. Raises StoreError where there is no store.
+    """
     job = store.job()
     planned = is_planned(store)
     per_row = job.get("variants_per_row", 1)
@@ -55,7 +59,9 @@ def status(store: Store) -> Status:
     problems = list[str]()
     counts, rejects, places = Counter[str](), Counter[str](), Counter[Place]()
     spans, paces = list[tuple[float, float]](), list[float]()
-    for commit in store.commits():
+    refused, files = list[CommitRefused](), dict[str, int]()
+    for commit in store.commits(refused):
+        files.update((file.path, file.bytes) for file in commit.files)
         if commit.unit not in expected:
             problems.append(f"unit {commit.unit} is committed but not planned")
         elif commit.input != expected[commit.unit]:
@@ -70,9 +76,12 @@ def status(store: Store) -> Status:
         places[place_of(commit)] += 1
         spans.append((commit.started, commit.finished))
         paces.append((commit.finished - commit.started) * per_row / max(1, commit.input))
+    problems += [f"{commit.path} {commit.reason}: the next run does its unit again" for commit in refused]
+    lost, unpublished, strangers = _compare_files(store, files)
+    problems += lost
     busy = union(spans)
     left = sum(expected.values()) - counts["input"]
-    complete = planned and counts["committed"] == len(expected) and not problems
+    complete = planned and counts["committed"] == len(expected) and not problems and not unpublished
     run = last_state(store)
     return Status(
         kind=job["kind"],
@@ -85,7 +94,7 @@ def status(store: Store) -> Status:
         committed=counts["committed"],
         complete=complete,
         problems=problems,
-        notes=_mixed(places),
+        notes=[*_mixed(places), *_unnamed(unpublished, strangers if complete else [])],
         rejects=dict(sorted(rejects.items(), key=lambda item: (-item[1], item[0]))),
         attempts=counts["attempts"],
         images_per_second=counts["ok"] / busy if busy else 0.0,
@@ -93,6 +102,34 @@ def status(store: Store) -> Status:
         run=run,
         stragglers=_stragglers(run, median(paces)) if run and paces and not complete else [],
     )
+
+
+def _compare_files(store: Store, files: dict[str, int]) -> tuple[list[str], list[str], list[str]]:
+    """What is wrong with the files that commits name, those still in staging/, and those that no commit names.
+
+    `files` are the committed ones with their bytes.
+    """
+    missing, problems, strangers = dict(files), list[str](), list[str]()
+    for path, size in (item for folder in DATA for item in store.sizes(folder)):
+        if (committed := missing.pop(path, None)) is None:
+            strangers.append(path)
+        elif committed != size:
+            problems.append(f"{path} has {size} bytes, and {committed} were committed: {REPAIR}")
+    staged = {path.removeprefix(f"{STAGING}/") for path in store.names(STAGING)} if missing else set()
+    problems += [f"{path} is missing: {REPAIR}" for path in missing if path not in staged]
+    return problems, [path for path in missing if path in staged], strangers
+
+
+def _unnamed(unpublished: list[str], strangers: list[str]) -> list[str]:
+    notes = []
+    if unpublished:
+        notes.append(f"{len(unpublished)} committed files are still in {STAGING}/: run the job again, or edict gc")
+    if strangers:
+        notes.append(
+            f"{len(strangers)} files are not this job's, such as {strangers[0]}: a reader of the whole folder reads "
+            "them too; move them elsewhere"
+        )
+    return notes
 
 
 def _mixed(places: Counter[Place]) -> list[str]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -79,7 +81,7 @@ def open_prefix(location: str) -> ObjectStore:
         with naming(location):
             return _remote(_encoded(location))
     with naming(location):
-        path.mkdir(parents=True, exist_ok=True)
+        _make_folder(path)
         return LocalStore(prefix=path)
 
 
@@ -95,13 +97,71 @@ def open_file(location: str) -> tuple[ObjectStore, str]:
         if not name:
             raise StorageError(f"{location}: names a folder, not a file")
         if not path.parent.is_dir():
-            raise StorageError(f"{location}: the folder {path.parent} does not exist")
+            raise NotThere(f"{location}: the folder {path.parent} does not exist")
         return _local(str(path.parent)), path.name
     if not name or folder.endswith("/"):
         raise StorageError(f"{location}: names no object; give the bucket and the path in it")
     with naming(location):
         store = _remote(_encoded(location).rpartition("/")[0])
     return store, unquote(name) if location.startswith("http") else name
+
+
+def write_file(path: Path, data: bytes, *, new: bool) -> None:
+    """Write a local file whole, with its folder; once this returns it survives a power loss.
+
+    No reader sees it in part. obstore's own writes are not synced to the disk, and after a power loss leave files of 0
+    bytes under their final names.
+
+    Raises:
+        FileExistsError: it is to be `new`, and is there already. Of several writers one succeeds.
+        StorageError: the filesystem has no hard links, which that takes.
+        OSError
+    """
+    _make_folder(path.parent)
+    partial = path.with_name(f"{path.name}#{secrets.randbelow(10**15)}")  # obstore does not list such names
+    try:
+        with partial.open("xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            _link(partial, path)
+        else:
+            partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+        sync_folder(path.parent)  # also for the loser of two writers: what it finds there counts from now on
+
+
+def _link(partial: Path, path: Path) -> None:
+    try:
+        path.hardlink_to(partial)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK):
+            raise
+        raise StorageError(
+            f"{path}: the filesystem has no hard links, without which two workers could both commit one unit; give an "
+            "output on another filesystem, or an object store"
+        ) from error
+
+
+def _make_folder(folder: Path) -> None:
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a local folder durable; a folder that does not exist has none."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except FileNotFoundError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def head(location: str) -> Head:
@@ -272,7 +332,7 @@ def _explained(location: str, error: Exception) -> StorageError:
         return StorageError(f"{location}: the bucket does not exist ({code}); create it, or mend its name")
     if isinstance(error, FileNotFoundError):
         return NotThere(f"{location}: does not exist")
-    if isinstance(error, AlreadyExistsError):
+    if isinstance(error, AlreadyExistsError | FileExistsError):
         return AlreadyThere(f"{location}: exists already, or is being written just now")
     if places and re.search(_NO_CREDENTIALS, text):
         return StorageError(f"{location}: no credentials found; give them by {places}")

@@ -1,28 +1,40 @@
 """A store: a folder or an object-store prefix that holds one job's spec, plan, parts and commits.
 
-    job.json                          what is run: the resolved spec, the fingerprint; written once, but for the machine
+    job.json                          the resolved spec, the fingerprint, the job's id; only `machine` may change later
     plan/shards/<digest>.parquet      the samples of each input shard
     plan/rows/<job>/<digest>.parquet  the rows that an edit takes of each part, where the spec chooses or tables
-    plan/units.parquet                the units of work
-    parts/<unit>-<attempt>.parquet    rows
-    shards/<unit>-<attempt>.tar       edited pictures
-    commits/<unit>.json               put if absent: which files are data, and what became of every input
-    retries/<unit>+<n>.json           put if absent: what became of its rejects that were tried again
-    ledger/<block>.parquet            the commits of BLOCK units in one file, once they are all there
-    runs/<run>.jsonl, <run>.json      what went wrong on the way, and what goes on
+    plan/units.parquet                the units of work; units+0001.parquet and so on are further ones
+    staging/<folder>/<file>           files of attempts; a commit moves them into their folder
+    parts/<attempt>.parquet           rows
+    shards/<attempt>.tar              edited images
+    pictures/<attempt>.parquet        the rows of the contact sheet
+    commits/<unit>.json               put if absent: which files are data, and the result of every sample
+    retries/<unit>+<n>.json           put if absent: the results of rejected samples that were tried again
+    ledger/<block>.parquet            copies of the commits of BLOCK units in one file, once all are there
+    runs/<run>.jsonl, <run>.json      events of a run, and its present state
 
-A row exists when a commit names its file. Nothing else counts; the ledger only repeats commits, which never change, so
-that a million of them can be read.
+A row exists when a commit names its file. An attempt writes to staging/, commits, and then moves its files into their
+folder (`publish`), so `parts/*.parquet` never holds a row that no commit names. A run that dies between the commit and
+the move leaves the move to the next run. The ledger only repeats commits, which never change, so that a million of them
+can be read quickly.
+
+Commits carry the id of their job and the digest of its plan. A commit that is damaged, or that another job left, does
+not count: `commits` refuses it, and the next run discards it and does its unit again.
 """
 
 import io
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
 from hashlib import sha256
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import obstore
@@ -30,14 +42,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import JobError
-from pipeline.storage import AlreadyThere, NotThere, StorageError, local_path, naming, open_prefix
+from pipeline.storage import (
+    AlreadyThere,
+    NotThere,
+    Reader,
+    StorageError,
+    local_path,
+    naming,
+    open_prefix,
+    sync_folder,
+    write_file,
+)
 from schemas.commit import Commit, File, merged
 
 READERS = 16  # commits are small: reading them is bound by latency
 BLOCK = 4096  # units whose commits share a file of the ledger
+FORMAT = 2  # of job.json: 1 had no id, and its attempts wrote their files directly into parts/
+ABANDONED = 24 * 3600.0  # seconds after which a staged file of a unit without a commit belongs to no live attempt
+STAGING = "staging"
+DATA = ("parts", "shards", "pictures")  # the folders whose files commits name
 COMMIT = re.compile(r"commits/(\d{8})\.json")
 LEDGER = re.compile(r"ledger/(\d{6})\.parquet")
-JOB = {"kind", "spec", "fingerprint", "machine"}  # what job.json has at the least
+LEDGER_JOB = b"edict.job"
+JOB = {"kind", "spec", "fingerprint", "machine"}  # the least that job.json has
+PARTIAL = re.compile(r"\d{8}(?:\+\d{4})?(?:-\d+-[0-9a-f]+)?\.(?:parquet|tar|json)#\d+")
+PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # names that obstore does not escape: all but those of some exports
 CONFLICTS = (0.1, 0.3, 1.0, 3.0, 10.0)  # seconds to wait while another's put is under way
 
 
@@ -45,25 +74,50 @@ class StoreError(JobError):
     """A store that is absent, of another job, or damaged; the message names it and says what to do."""
 
 
+class JobReplaced(StoreError):
+    """The store at a location became another job's while this one ran."""
+
+
+class CommitRefused(StoreError):
+    """A commit that does not count, at `path`: damaged, or of another job or plan. `files` are those it names."""
+
+    def __init__(self, location: str, path: str, reason: str, files: Iterable[File] = ()) -> None:
+        super().__init__(f"{location}: {path} {reason}; run the job again, which does the unit again")
+        self.path, self.reason, self.files = path, reason, tuple(files)
+
+
+@dataclass(frozen=True)
+class JobKey:
+    """What commits carry of their job: its id and the digest of its plan. Jobs of format 1 have neither."""
+
+    id: str | None = None
+    plan: str | None = None
+
+
 class Store:
     """Reading and writing the files of one store. Cheap to make; a worker makes its own.
+
+    On a local disk a file is durable when `put`, `put_new` or `stage` return: it survives a power loss.
 
     Raises StoreError for a local folder that does not exist, unless it is to be made (`create`). Every method raises
     StorageError where the location cannot be reached or does not allow it.
     """
 
     def __init__(self, location: str, *, create: bool = False) -> None:
-        path = local_path(location)
-        if path is not None and not path.is_dir() and not create:
+        self._folder = local_path(location)
+        if self._folder is not None and not self._folder.is_dir() and not create:
             raise StoreError(f"{location}: there is no such folder; give the `output` of a job that was run")
         self.location = location
         self._objects = open_prefix(location)
 
     def put(self, path: str, data: bytes) -> File:
         """Write a file whole, replacing what is there."""
-        with naming(self.location):
-            obstore.put(self._objects, path, data)
+        self._write(path, data, new=False)
         return File(path=path, sha256=sha256(data).hexdigest(), bytes=len(data))
+
+    def stage(self, path: str, data: bytes) -> File:
+        """Write a file of an attempt to staging/. `publish` moves it to `path` once a commit names it."""
+        return self.put(f"{STAGING}/{path}", data).model_copy(update={"path": path})
 
     def put_new(self, path: str, data: bytes) -> bool:
         """Write a file if there is none of that name; False where there is one of other bytes. One of two writers wins.
@@ -73,8 +127,7 @@ class Store:
         """
         for wait in (*CONFLICTS, None):
             try:
-                with naming(self.location):
-                    obstore.put(self._objects, path, data, mode="create")
+                self._write(path, data, new=True)
                 return True
             except AlreadyThere:
                 try:
@@ -85,12 +138,38 @@ class Store:
                         time.sleep(wait)
         raise StorageError(f"{self.location}: others keep writing {path}, and it is not there; run this again")
 
+    def _write(self, path: str, data: bytes, *, new: bool) -> None:
+        with naming(self.location):
+            if self._folder is not None and PLAIN.fullmatch(path):
+                write_file(self._folder / path, data, new=new)
+            else:
+                obstore.put(self._objects, path, data, mode="create" if new else "overwrite")
+
     def get(self, path: str) -> bytes:
         """A file's bytes. Raises StoreError where it is absent."""
         try:
             return self._read(path)
         except NotThere as error:
-            raise StoreError(f"{self.location}: has no {path}") from error
+            return self._get_staged(path, error)
+
+    def _get_staged(self, path: str, absent: NotThere) -> bytes:
+        """A committed file that is not published yet, or is being published just now."""
+        for place in (f"{STAGING}/{path}", path) if path.startswith(DATA) else ():
+            try:
+                return self._read(place)
+            except NotThere:
+                continue
+        raise StoreError(f"{self.location}: has no {path}") from absent
+
+    def open(self, path: str) -> Reader:
+        """A file to be read in ranges. Raises StoreError where it is absent."""
+        base = self.location.rstrip("/")
+        for place in (path, f"{STAGING}/{path}", path):  # it may be published in between
+            try:
+                return Reader(f"{base}/{place}")
+            except NotThere as error:
+                absent = error
+        raise StoreError(f"{self.location}: has no {path}") from absent
 
     def _read(self, path: str) -> bytes:
         with naming(self.location):
@@ -106,13 +185,24 @@ class Store:
 
     def names(self, prefix: str, after: str | None = None) -> Iterator[str]:
         """The paths of all files under a folder of the store, in no order; only those that sort `after` a path."""
+        return (item["path"] for item in self._list(prefix, after))
+
+    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """The paths of all files under a folder of the store and their bytes, in no order."""
+        return ((item["path"], item["size"]) for item in self._list(prefix))
+
+    def _list(self, prefix: str, after: str | None = None) -> Iterator[Any]:
         with naming(self.location):
             for batch in obstore.list(self._objects, prefix, offset=after):
-                yield from (item["path"] for item in batch)
+                yield from batch
 
     def delete(self, path: str) -> None:
-        with naming(self.location):
-            obstore.delete(self._objects, path)
+        """Delete a file; one that is gone already counts as deleted."""
+        try:
+            with naming(self.location):
+                obstore.delete(self._objects, path)
+        except NotThere:
+            pass
 
     def get_json(self, path: str) -> dict[str, Any]:
         return self._json(path, self.get(path))
@@ -121,7 +211,7 @@ class Store:
         try:
             return json.loads(data)
         except ValueError as error:
-            raise StoreError(f"{self.location}: {path} is damaged, no JSON ({error})") from error
+            raise StoreError(f"{self.location}: {path} is damaged: it is not JSON ({error})") from error
 
     def put_table(self, path: str, table: pa.Table) -> File:
         """Write a table of the plan or the ledger."""
@@ -131,7 +221,7 @@ class Store:
         return read_table(self.get(path), f"{self.location}: {path}")
 
     def job(self) -> dict[str, Any]:
-        """job.json. Raises StoreError where this is no store."""
+        """job.json. Raises StoreError where this is no store, or one of a newer version."""
         try:
             job = self._json("job.json", self._read("job.json"))
         except NotThere as error:
@@ -141,71 +231,185 @@ class Store:
         if not isinstance(job, dict) or (missing := JOB - job.keys()):
             lacks = "it is no JSON object" if not isinstance(job, dict) else f"it lacks {', '.join(sorted(missing))}"
             raise StoreError(f"{self.location}: job.json is damaged ({lacks})")
+        if (format := job.get("format", 1)) not in range(1, FORMAT + 1):
+            raise StoreError(
+                f"{self.location}: job.json has format {format!r}, and this version reads formats up to {FORMAT}; "
+                "upgrade edict-pipeline to the version that wrote it"
+            )
         return job
+
+    @cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """The fingerprint of the store's job, read once."""
+        found: dict[str, Any] = self.job()["fingerprint"]
+        return found
+
+    def key(self) -> JobKey:
+        """The id of the store's job, and the digest of its plan as it stands."""
+        plans = self._plans()
+        return JobKey(self._id(), plans[-1] if plans else None)
+
+    def check_key(self, key: JobKey) -> None:
+        """Raise JobReplaced where the store is no longer that of the job with this key."""
+        found = self.job().get("id")
+        if found != key.id:
+            raise JobReplaced(
+                f"{self.location}: another job began here (its id is {found}, this job's {key.id}): the store was "
+                "removed or replaced while this job ran, and nothing more is written; give each job its own output"
+            )
+
+    def _id(self) -> str | None:
+        return self.job().get("id") if self.has("job.json") else None
+
+    def _plans(self) -> list[str]:
+        """The digest of the plan as it was first written, and after each extension."""
+        whole, found = sha256(), []
+        for path in sorted(self.names("plan"), key=lambda path: (len(path), path)):
+            if path.startswith("plan/units"):
+                whole.update(self.get(path))
+                found.append(whole.hexdigest())
+        return found
 
     def commit(self, commit: Commit) -> bool:
         """Make a unit's files data; False where another attempt was first, whose files then are."""
         if commit.input != commit.ok + commit.rejected + commit.filtered or commit.rejected != len(commit.rejects):
             raise AssertionError(f"unit {commit.unit} does not add up, nothing is committed: {commit!r}")
-        return self.put_new(_commit_path(attempted(commit.unit, commit.retry)), commit.model_dump_json().encode())
+        path, key = commit_path(commit.unit, commit.retry), JobKey(commit.job)
+        while not self.put_new(path, commit.model_dump_json().encode()):
+            try:
+                self._checked(path, self._read(path), commit.unit, key, [])
+                return False
+            except CommitRefused as refused:
+                if key.id is not None:
+                    self.check_key(key)  # or this attempt itself is the stranger here
+                self.discard([refused])
+            except NotThere:
+                continue  # discarded just now by another attempt
+        return True
+
+    def commit_at(self, unit: str, retry: int = 0) -> Commit:
+        """The commit of a unit, or of a retry of it. Raises StoreError where it is not there, or does not count."""
+        path = commit_path(unit, retry)
+        return self._checked(path, self.get(path), unit, JobKey(self._id()), [])
 
     def commit_of(self, path: str) -> Commit:
         """The commit that names a file, a retry's where one wrote it. Raises StoreError where it is not there."""
-        name = _attempted(path)
-        commit = _commit_path(name)
-        return self._commit(commit, self.get(commit), name.partition("+")[0])
+        unit, _, retry = _attempted(path).partition("+")
+        return self.commit_at(unit, int(retry or 0))
 
-    def committed(self) -> set[str]:
-        """The units that are done."""
-        blocks = self.settled()
-        return {unit for block in blocks for unit in _units(block)} | set(self._loose(blocks))
+    def publish(self, files: Iterable[File]) -> None:
+        """Move files that a commit names from staging/ to their places. Any number of callers may do it at once.
 
-    def commits(self) -> Iterator[Commit]:
-        """What became of every unit that is done, its retries counted in; units in order within a block."""
+        Raises StoreError where one is in neither place.
+        """
+        for file in files:
+            try:
+                with naming(self.location):
+                    obstore.rename(self._objects, f"{STAGING}/{file.path}", file.path)
+            except NotThere as error:
+                if not self.has(file.path):
+                    raise StoreError(
+                        f"{self.location}: {file.path} is committed and is not there; edict verify --repair drops its "
+                        "commit, and the next run makes it again"
+                    ) from error
+
+    def withdraw(self, files: Iterable[File]) -> None:
+        """Delete staged files of an attempt that does not commit them."""
+        for file in files:
+            self.delete(f"{STAGING}/{file.path}")
+
+    def committed(self, refused: list[CommitRefused] | None = None) -> set[str]:
+        """The units that are done; see `commits`. The contents of the ledger are taken for granted."""
+        key, plans = JobKey(self._id()), self._plans()
+        blocks = self.settled(key)
+        done = {unit for block in blocks for unit in _units(block)}
+        return done | {commit.unit for commit in self._loose_commits(blocks, key, plans, refused)}
+
+    def commits(self, refused: list[CommitRefused] | None = None) -> Iterator[Commit]:
+        """The results of every unit that is done, its retries counted in; units in order within a block.
+
+        Commits that do not count are appended to `refused`, where a list is given; elsewhere they are raised.
+        """
+        key, plans = JobKey(self._id()), self._plans()
         retries: dict[str, list[str]] = {}
         for path in sorted(self.names("retries")):
             retries.setdefault(path.removeprefix("retries/").partition("+")[0], []).append(path)
-        for commit in self._first_commits():
+        for commit in self._first_commits(key, plans, refused):
             for path in retries.get(commit.unit, ()):
                 try:
-                    commit = merged(commit, self._commit(path, self.get(path), commit.unit))
-                except ValueError as error:
-                    raise StoreError(f"{self.location}: {path} does not fit the commits before it") from error
+                    retry = self._checked(path, self.get(path), commit.unit, key, plans)
+                    commit = self._merged(path, commit, retry)
+                except CommitRefused as error:
+                    _refuse(error, refused)
+                    break  # later retries count from the state after this one
             yield commit
 
-    def settle(self, block: int) -> None:
+    def _merged(self, path: str, commit: Commit, retry: Commit) -> Commit:
+        try:
+            return merged(commit, retry)
+        except ValueError as error:
+            reason = f"does not fit the commits before it ({error})"
+            raise CommitRefused(self.location, path, reason, retry.files) from error
+
+    def settle(self, block: int, key: JobKey) -> None:
         """Write the ledger's file of a block of units that are all done. Any number of writers write the same."""
-        paths = [_commit_path(unit) for unit in _units(block)]
+        paths = [commit_path(unit) for unit in _units(block)]
         with ThreadPoolExecutor(READERS) as pool:
             commits = [data.decode() for data in pool.map(self.get, paths)]
-        self.put_table(_ledger_path(block), pa.table({"commit": commits}))
+        for path, text, unit in zip(paths, commits, _units(block), strict=True):
+            self._checked(path, text, unit, key, [])
+        table = pa.table({"commit": commits})
+        self.put_table(_ledger_path(block), table.replace_schema_metadata({LEDGER_JOB: key.id or ""}))
 
-    def _first_commits(self) -> Iterator[Commit]:
-        blocks = self.settled()
-        for block in blocks:
+    def _first_commits(self, key: JobKey, plans: list[str], refused: list[CommitRefused] | None) -> Iterator[Commit]:
+        blocks = []
+        for block in self.settled():
+            if (texts := self._ledger(block, key)) is None:
+                continue
+            blocks.append(block)
             path = _ledger_path(block)
-            texts = self.get_table(path)["commit"].to_pylist()
-            if len(texts) != BLOCK:
-                raise StoreError(f"{self.location}: {path} is damaged (it has {len(texts)} commits, and not {BLOCK})")
-            for unit, text in zip(_units(block), texts, strict=True):
-                yield self._commit(path, text, unit)
+            for unit, text in zip(_units(block), texts.to_pylist(), strict=True):
+                try:
+                    yield self._checked(path, text, unit, key, plans)
+                except CommitRefused as error:
+                    _refuse(error, refused)
+        yield from self._loose_commits(blocks, key, plans, refused)
+
+    def _loose_commits(
+        self, blocks: list[int], key: JobKey, plans: list[str], refused: list[CommitRefused] | None
+    ) -> Iterator[Commit]:
+        """The commits that are not in these blocks of the ledger."""
         units = sorted(self._loose(blocks))
         with ThreadPoolExecutor(READERS) as pool:
             for first in range(0, len(units), BLOCK):  # read ahead no further: they are many
                 some = units[first : first + BLOCK]
-                paths = [_commit_path(unit) for unit in some]
+                paths = [commit_path(unit) for unit in some]
                 for path, data, unit in zip(paths, pool.map(self.get, paths), some, strict=True):
-                    yield self._commit(path, data, unit)
+                    try:
+                        yield self._checked(path, data, unit, key, plans)
+                    except CommitRefused as error:
+                        _refuse(error, refused)
 
-    def settled(self) -> list[int]:
-        """The blocks that are in the ledger."""
-        return sorted(self._number(path, LEDGER) for path in self.names("ledger"))
+    def settled(self, key: JobKey | None = None) -> list[int]:
+        """The blocks that are in the ledger; with a key those whose file is whole and of the job with that key."""
+        blocks = sorted(self._number(path, LEDGER) for path in self.names("ledger"))
+        return [block for block in blocks if key is None or self._ledger(block, key) is not None]
+
+    def _ledger(self, block: int, key: JobKey) -> pa.ChunkedArray | None:
+        """The commits that a file of the ledger repeats; None where it is damaged or another job's, and so nothing."""
+        try:
+            table = self.get_table(_ledger_path(block))
+        except StoreError:
+            return None
+        job = (table.schema.metadata or {}).get(LEDGER_JOB, b"").decode() or None
+        whole = job == key.id and len(table) == BLOCK and table.column_names == ["commit"]
+        return table["commit"] if whole else None
 
     def _loose(self, blocks: list[int]) -> Iterator[str]:
         """The units that are done and not in these blocks. Commits before the first gap between them are not listed."""
         settled = set(blocks)
         whole = next(block for block in count() if block not in settled)
-        after = _commit_path(f"{whole * BLOCK - 1:08d}") if whole else None
+        after = commit_path(f"{whole * BLOCK - 1:08d}") if whole else None
         for path in self.names("commits", after):
             number = self._number(path, COMMIT)
             if number // BLOCK not in settled:
@@ -216,30 +420,80 @@ class Store:
             raise StoreError(f"{self.location}: {path} is no file of a store; move it elsewhere")
         return int(match[1])
 
-    def _commit(self, path: str, data: bytes | str, unit: str) -> Commit:
+    def _checked(self, path: str, data: bytes | str, unit: str, key: JobKey, plans: list[str]) -> Commit:
+        """The commit in a file. Raises CommitRefused where it does not count; `plans`, where given, are checked too."""
         try:
             commit = Commit.model_validate_json(data)
         except ValueError as error:
-            raise StoreError(f"{self.location}: {path} is damaged ({error})") from error
+            said = str(error).splitlines()
+            reason = f"is damaged ({len(data)} bytes, {'; '.join(line.strip() for line in said[1:3])})"
+            raise CommitRefused(self.location, path, reason) from error
         if commit.unit != unit:
-            raise StoreError(f"{self.location}: {path} is the commit of unit {commit.unit}, and not of {unit}")
+            reason = f"is the commit of unit {commit.unit}, and not of {unit}"
+            raise CommitRefused(self.location, path, reason)
+        if commit.job != key.id:
+            raise CommitRefused(self.location, path, "was left by another job", commit.files)
+        if plans and commit.plan is not None and commit.plan not in plans:
+            raise CommitRefused(self.location, path, "belongs to another plan of this job", commit.files)
         return commit
 
-    def sweep(self) -> int:
-        """Remove the files of attempts that lost, so that a plain glob over parts/ is the data; how many went.
+    def discard(self, refused: Iterable[CommitRefused]) -> None:
+        """Delete commits that do not count, so that their units can be done again, and the files that they name."""
+        for commit in refused:
+            block = LEDGER.fullmatch(commit.path)
+            self.delete(commit.path)
+            if not block and (number := COMMIT.fullmatch(commit.path)):
+                self.delete(_ledger_path(int(number[1]) // BLOCK))
+            for file in commit.files:
+                if ATTEMPT.fullmatch(file.path):
+                    self.withdraw([file])
+                    self.delete(file.path)
 
-        Files of a unit that is not done are left: their attempt may be about to commit. (Listed first, then held
-        against the commits: what is committed in between is named.)
+    def sweep(self, abandoned: float = ABANDONED) -> int:
+        """Publish what commits name, and remove the files of attempts that lost; how many were removed.
+
+        Only files with the name of an attempt of this job are removed. A staged file of a unit that is not done may be
+        about to be committed: it is kept until it is `abandoned` seconds old.
         """
-        paths = [path for folder in ("parts", "shards", "pictures") for path in self.names(folder)]
-        named, done = set[str](), set[str]()
-        for commit in self.commits():
+        # listed first, then compared with the commits: what is committed in between is named
+        written = {item["path"].removeprefix(f"{STAGING}/"): item["last_modified"] for item in self._list(STAGING)}
+        paths = [path for folder in DATA for path in self.names(folder)]
+        named, done, job = set[str](), set[str](), self._id()
+        for commit in self.commits([]):
             done.update(attempted(commit.unit, retry) for retry in range(commit.retry + 1))
             named.update(file.path for file in commit.files)
-        lost = [path for path in paths if path not in named and _attempted(path) in done]
+            self.publish(file for file in commit.files if file.path in written)
+        now = datetime.now(UTC)
+        lost = [
+            f"{STAGING}/{path}"
+            for path, when in written.items()
+            if path not in named
+            and _is_attempt(path, job)
+            and (_attempted(path) in done or (now - when).total_seconds() >= abandoned)
+        ]
+        lost += [path for path in paths if path not in named and _is_attempt(path, job) and _attempted(path) in done]
         for path in lost:
             self.delete(path)
+        if self._folder is not None:
+            for folder in DATA:
+                sync_folder(self._folder / folder)
+            _remove_remnants(self._folder, now.timestamp() - abandoned)
         return len(lost)
+
+
+def _remove_remnants(folder: Path, before: float) -> None:
+    """Remove what is left of local writes that were cut off: files that `write_file` never renamed."""
+    for name in (*(f"{STAGING}/{data}" for data in DATA), "commits", "retries"):
+        for file in (folder / name).glob("*.*#*"):
+            with suppress(FileNotFoundError):
+                if PARTIAL.fullmatch(file.name) and file.stat().st_mtime < before:
+                    file.unlink()
+
+
+def _refuse(error: CommitRefused, refused: list[CommitRefused] | None) -> None:
+    if refused is None:
+        raise error
+    refused.append(error)
 
 
 def table_bytes(table: pa.Table) -> bytes:
@@ -257,9 +511,28 @@ def read_table(data: bytes, name: str) -> pa.Table:
         raise StoreError(f"{name} is damaged ({error})") from error
 
 
+ATTEMPT = re.compile(r"(?:parts|shards|pictures)/\d{8}(?:\+\d{4})?-\d+-(?:([0-9a-f]{8})?[0-9a-f]{8})\.(?:parquet|tar)")
+"""The path of a file that an attempt wrote. Since format 2 it has the first 8 digits of the job's id."""
+
+
+def attempt_name(unit: str, retry: int, number: int, job: str | None, random: str) -> str:
+    """The name of an attempt, which its files have: unique even among drivers that do not know of each other."""
+    return f"{attempted(unit, retry)}-{number}-{(job or '')[:8]}{random}"
+
+
+def _is_attempt(path: str, job: str | None) -> bool:
+    """Whether an attempt of this job wrote the file."""
+    match = ATTEMPT.fullmatch(path)
+    return match is not None and match[1] == (job and job[:8])
+
+
 def attempted(unit: str, retry: int) -> str:
     """What an attempt is at: a unit, or the so-manieth retry of its rejects. Its files and its commit begin with it."""
     return f"{unit}+{retry:04d}" if retry else unit
+
+
+def commit_path(unit: str, retry: int = 0) -> str:
+    return f"{'retries' if retry else 'commits'}/{attempted(unit, retry)}.json"
 
 
 def _units(block: int) -> list[str]:
@@ -269,10 +542,6 @@ def _units(block: int) -> list[str]:
 def _attempted(path: str) -> str:
     """What the attempt was at that wrote a file."""
     return path.partition("/")[2].partition("-")[0]
-
-
-def _commit_path(name: str) -> str:
-    return f"{'retries' if '+' in name else 'commits'}/{name}.json"
 
 
 def _ledger_path(block: int) -> str:

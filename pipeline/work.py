@@ -39,12 +39,16 @@ class Fault:
 
 @dataclass(frozen=True)
 class Done:
-    """What a worker tells of a unit: its images by what became of them, and the seconds that its model was at work."""
+    """The result of a unit: its images by result, and the seconds that the worker's model was at work.
+
+    `lost`: a retry of other rejects of the unit was committed first, so this one has to be tried again.
+    """
 
     ok: int
     rejected: int
     filtered: int
     compute: float
+    lost: bool = False
 
     @property
     def images(self) -> int:

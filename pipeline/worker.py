@@ -22,7 +22,7 @@ from pipeline.errors import JobError
 from pipeline.place import Place, place
 from pipeline.plan import Unit
 from pipeline.processor import processor
-from pipeline.store import Store, attempted
+from pipeline.store import JobKey, Store, StoreError, attempt_name
 from pipeline.work import Done, Machine, Weights
 from schemas.commit import Commit, File, Seconds
 from schemas.rejects import Reject
@@ -117,18 +117,19 @@ class Ahead(Generic[Loaded]):
 
 @dataclass
 class Attempt:
-    """One attempt at one unit: names its files, times it, and commits it."""
+    """One attempt at one unit of the job with this key: names its files, times it, and commits it."""
 
     store: Store
     unit: Unit
     number: int
+    key: JobKey
     started: float = field(default_factory=time.time)
     files: list[File] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=lambda: {"read": 0.0, "compute": 0.0, "write": 0.0})
 
     def __post_init__(self) -> None:
-        # unique even among drivers that do not know of each other
-        self.name = f"{attempted(self.unit.unit, self.unit.retry)}-{self.number}-{uuid.uuid4().hex[:8]}"
+        unit, job = self.unit, self.key.id
+        self.name = attempt_name(unit.unit, unit.retry, self.number, job, uuid.uuid4().hex[:8])
         self._clock = time.monotonic()
 
     def spent(self, on: str) -> None:
@@ -138,34 +139,49 @@ class Attempt:
         self._clock = now
 
     def write(self, path: str, data: bytes, rows: int = 0) -> None:
-        self.files.append(self.store.put(path, data).model_copy(update={"rows": rows}))
+        """Write a file of this attempt, which counts once it is committed."""
+        self.files.append(self.store.stage(path, data).model_copy(update={"rows": rows}))
 
     def commit(self, *, count: int, ok: int, filtered: int, rejects: Sequence[Reject], device: str) -> Done:
-        """Put the commit, unless another attempt was first: then that one's files are the data."""
+        """Put the commit, unless another attempt was first; then publish the files of the one that stands.
+
+        Raises JobReplaced where the store became another job's.
+        """
         self.spent("write")
-        self.store.commit(
-            Commit(
-                unit=self.unit.unit,
-                retry=self.unit.retry,
-                errors=self.unit.errors,
-                attempt=self.name,
-                source=self.unit.source,
-                input=count,
-                ok=ok,
-                rejected=len(rejects),
-                filtered=filtered,
-                files=tuple(self.files),
-                rejects=tuple(rejects),
-                seconds=Seconds(**self.seconds),
-                started=self.started,
-                finished=time.time(),
-                worker={
-                    "host": socket.gethostname(),
-                    "pid": str(os.getpid()),
-                    "device": device,
-                    "processor": processor(device),
-                },
-                versions=VERSIONS,
-            )
+        commit = Commit(
+            job=self.key.id,
+            plan=self.key.plan,
+            unit=self.unit.unit,
+            retry=self.unit.retry,
+            errors=self.unit.errors,
+            attempt=self.name,
+            source=self.unit.source,
+            input=count,
+            ok=ok,
+            rejected=len(rejects),
+            filtered=filtered,
+            files=tuple(self.files),
+            rejects=tuple(rejects),
+            seconds=Seconds(**self.seconds),
+            started=self.started,
+            finished=time.time(),
+            worker={
+                "host": socket.gethostname(),
+                "pid": str(os.getpid()),
+                "device": device,
+                "processor": processor(device),
+            },
+            versions=VERSIONS,
         )
-        return Done(ok, len(rejects), filtered, self.seconds["compute"])
+        try:
+            self.store.check_key(self.key)
+            won = self.store.commit(commit)
+        except StoreError:
+            self.store.withdraw(self.files)
+            raise
+        if not won:
+            self.store.withdraw(self.files)
+            commit = self.store.commit_at(self.unit.unit, self.unit.retry)
+        self.store.publish(commit.files)
+        lost = not won and commit.errors != self.unit.errors
+        return Done(commit.ok, commit.rejected, commit.filtered, self.seconds["compute"], lost)

@@ -31,8 +31,13 @@ class Commit(Record):
 
     The commit of the first, second ... `retry` tells of those rejects of the commits before it whose error is among
     `errors`, and of nothing else.
+
+    `job` is the id in job.json and `plan` the digest of the plan, so that a commit never counts for another job. Stores
+    of format 1 have neither.
     """
 
+    job: str | None = None
+    plan: str | None = None
     unit: str
     retry: int = 0
     errors: tuple[str, ...] = ()

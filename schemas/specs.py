@@ -512,6 +512,13 @@ class EditSpec(Spec):
         chosen = (self.where, self.keys, self.sample, self.limit) != (None,) * 4
         return chosen or any(edit.listed for edit in self.edits)
 
+    @property
+    def files(self) -> list[str]:
+        """The locations of all files that it reads besides the latent store."""
+        masks = [edit.control.mask.file for edit in self.edits if edit.control and edit.control.mask]
+        given = [self.keys if isinstance(self.keys, str) else None, *(edit.listed for edit in self.edits), *masks]
+        return [location for location in given if location is not None]
+
     @field_validator("output")
     @classmethod
     def _output_is_not_latents(cls, output: str, info: ValidationInfo) -> str:

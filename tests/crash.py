@@ -92,19 +92,20 @@ WORKER: Mapping[str, Callable[[Any], Any]] = {
     "while the shard is read": lambda worker: before(pipeline.invert, "read_samples"),
     "while an image is decoded": lambda worker: before(pipeline.invert, "prepare"),
     "in the network": lambda worker: worker.model.network.register_forward_hook(die),
-    "before the data is written": lambda worker: before(Store, "put", "parts/"),
-    "while the data is written": lambda worker: during("parts/"),
-    "between the data and the commit": lambda worker: after(Store, "put", "parts/"),
+    "before the data is written": lambda worker: before(Store, "put", "staging/parts/"),
+    "while the data is written": lambda worker: during("staging/parts/"),
+    "between the data and the commit": lambda worker: after(Store, "put", "staging/parts/"),
     "before the commit": lambda worker: before(Store, "put_new", "commits/"),
-    "after the commit, before the driver hears of it": lambda worker: after(Store, "put_new", "commits/"),
+    "between the commit and the publishing of its file": lambda worker: after(Store, "put_new", "commits/"),
+    "after the file is published, before the driver hears of it": lambda worker: after(Store, "publish"),
 }
 EDITOR: Mapping[str, Callable[[Any], Any]] = {
     "while the latents are read": lambda worker: before(pipeline.edit, "read_latents"),
     "in the network of an edit": lambda worker: worker.model.network.register_forward_hook(die),
-    "while the pictures are written": lambda worker: during("shards/"),
-    "between the pictures and their index": lambda worker: after(Store, "put", "shards/"),
-    "between the index and the sheet's pictures": lambda worker: after(Store, "put", "parts/"),
-    "after an edit's commit": lambda worker: after(Store, "put_new", "commits/"),
+    "while the pictures are written": lambda worker: during("staging/shards/"),
+    "between the pictures and their index": lambda worker: after(Store, "put", "staging/shards/"),
+    "between the index and the sheet's pictures": lambda worker: after(Store, "put", "staging/parts/"),
+    "between an edit's commit and the publishing of its files": lambda worker: after(Store, "put_new", "commits/"),
 }
 DRIVER: Mapping[str, Callable[[], Any]] = {
     "before job.json": lambda: before(Store, "put_new", "job.json"),

@@ -84,7 +84,7 @@ def same(location: str, undisturbed: Path) -> None:
     assert contents(found) == contents(expected)
     assert contents(found).total() == status(expected).input - status(expected).filtered
     named = {file.path for commit in found.commits() for file in commit.files}
-    assert {path for folder in ("parts", "shards", "pictures") for path in found.names(folder)} == named
+    assert {path for folder in ("parts", "shards", "pictures", "staging") for path in found.names(folder)} == named
 
 
 def reached(windows: Mapping[str, Callable[[Any], Any]], place: str) -> Mapping[str, Callable[[Any], Any]]:
@@ -168,7 +168,8 @@ def test_the_driver_dies_in_every_window(place: str, shards: str, undisturbed: P
     spec = invert_spec(shards, f"{place}/latents", count=1)
     for window in DRIVER:
         if window == "while the losers' files are removed":
-            Store(spec.output).put("parts/00000000-7-aaaaaaaa.parquet", b"of an attempt that lost")
+            store = Store(spec.output)
+            store.put(f"parts/00000000-7-{store.job()['id'][:8]}aaaaaaaa.parquet", b"of an attempt that lost")
         dying = driver(spec, window)
         dying.join()
         assert dying.exitcode == -signal.SIGKILL, window

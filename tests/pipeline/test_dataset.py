@@ -72,7 +72,9 @@ def made(
     store = Store(invert.output, create=True)
     open_job(store, "invert", invert.model_dump(mode="json"), fingerprint, CPU)
     write_units(store, plan_shards(store, invert.input, 2, 1))
-    inverter = InvertWorker(InvertTask(invert, weights_of(invert.model, model, fingerprint), fingerprint, CPU))
+    inverter = InvertWorker(
+        InvertTask(invert, weights_of(invert.model, model, fingerprint), fingerprint, CPU, store.key())
+    )
     for unit in read_units(store):
         inverter.process(unit, 1, None, {})
     write_edits(folder, "edits")
@@ -88,7 +90,7 @@ def write_edits(folder: Path, output: str, **more: Any) -> None:
     open_job(store, "edit", spec.model_dump(mode="json"), fingerprint, CPU, variants_per_row=len(edits.variants))
     write_units(store, part_units(latents, fingerprint["batch_size"], 1))
     units = read_units(store)
-    editor = EditWorker(replace(task, machine=CPU, shown=shown_rows(units, 3)))
+    editor = EditWorker(replace(task, machine=CPU, key=store.key(), shown=shown_rows(units, 3)))
     for unit in units:
         editor.process(unit, 1, None, {})
 

@@ -51,7 +51,9 @@ def made(
     store = Store(spec.output, create=True)
     open_job(store, "invert", spec.model_dump(mode="json"), fingerprint, CPU)
     write_units(store, plan_shards(store, spec.input, 2, 1))
-    worker = InvertWorker(InvertTask(spec, weights_of(spec.model, checkpoint, fingerprint), fingerprint, CPU))
+    worker = InvertWorker(
+        InvertTask(spec, weights_of(spec.model, checkpoint, fingerprint), fingerprint, CPU, store.key())
+    )
     for unit in read_units(store):
         assert worker.process(unit, 1, None, {}).ok == unit.count
     return spec, worker
@@ -81,7 +83,7 @@ def test_a_flows_store_is_edited(made: tuple[InvertSpec, InvertWorker], tmp_path
     open_job(store, "edit", wanted.model_dump(mode="json"), fingerprint, CPU, variants_per_row=1)
     write_units(store, part_units(latents, fingerprint["batch_size"], 1))
     units = read_units(store)
-    editor = EditWorker(replace(task, machine=CPU, shown={unit.unit: 1 for unit in units}))
+    editor = EditWorker(replace(task, machine=CPU, key=store.key(), shown={unit.unit: 1 for unit in units}))
     for unit in units:
         assert editor.process(unit, 1, None, {}).ok == unit.count
     shown = [row for file in (tmp_path / "edits" / "pictures").iterdir() for row in pq.read_table(file).to_pylist()]

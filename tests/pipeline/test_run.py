@@ -354,11 +354,28 @@ def test_a_sample_that_kills_its_workers_is_rejected_and_can_be_tried_again(
 
 
 def test_only_the_files_of_attempts_that_lost_are_removed(latents: Path, tmp_path: Path) -> None:
+    """Attempts of this job, of units that are done: never a file that somebody else put there."""
     shutil.copytree(latents, tmp_path / "latents")
     store = Store(str(tmp_path / "latents"))
     (tmp_path / "latents" / "commits" / "00000000.json").unlink()
-    for unit in ("00000000", "00000001"):
-        store.put(f"parts/{unit}-7-cafe.parquet", b"of another attempt")
-    before = set(store.names("parts"))
-    assert store.sweep() == 1
-    assert before - set(store.names("parts")) == {"parts/00000001-7-cafe.parquet"}
+    job = store.job()["id"][:8]
+    kept = [
+        f"parts/00000000-7-{job}00000000.parquet",  # of a unit that is not done
+        f"staging/parts/00000000-7-{job}00000000.parquet",
+        "parts/00000001-7-000000000000cafe.parquet",  # of another job
+        "parts/00000001-7-0000cafe.parquet",
+        f"parts/00000001-7-{job}00000000.parquet.bak",
+        "pictures/00000000-my-cat.jpg",
+        "shards/00000001-train.tar",
+    ]
+    lost = [f"{folder}/00000001-7-{job}00000000.{kind}" for folder, kind in (("parts", "parquet"), ("shards", "tar"))]
+    lost += [f"staging/{path}" for path in lost]
+    for path in kept + lost:
+        store.put(path, b"of another attempt")
+    before = set(store.names(""))
+    assert store.sweep() == len(lost)
+    assert before - set(store.names("")) == set(lost)
+    assert (
+        store.sweep(abandoned=0) == 1
+    )  # what is staged for a unit that is not done, and that nobody works on any more
+    assert set(store.names("")) == before - set(lost) - {kept[1]}

@@ -111,6 +111,9 @@ def no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return profiles
 
 
+FIRST, SECOND = "0f157000", "5ec09d00"  # the random ends of two attempts' names
+
+
 def commit_of(attempt: str) -> Commit:
     return Commit(
         unit="00000000",
@@ -120,7 +123,7 @@ def commit_of(attempt: str) -> Commit:
         ok=0,
         rejected=0,
         filtered=0,
-        files=(File(path=f"parts/00000000-{attempt}.parquet", sha256="", bytes=0),),
+        files=(File(path=f"parts/00000000-1-{attempt}.parquet", sha256="", bytes=0),),
         rejects=(),
         seconds=Seconds(read=0, compute=0, write=0),
         started=0,
@@ -168,12 +171,12 @@ def test_store_round_trip(s3: str) -> None:
     with pytest.raises(StoreError, match="is no store"):
         store.job()
 
-    for attempt in ("first", "second"):
-        store.put(f"parts/00000000-{attempt}.parquet", b"")
-        assert store.commit(commit_of(attempt)) == (attempt == "first")
-    assert list(store.commits()) == [commit_of("first")]
+    for attempt in (FIRST, SECOND):
+        store.put(f"parts/00000000-1-{attempt}.parquet", b"")
+        assert store.commit(commit_of(attempt)) == (attempt == FIRST)
+    assert list(store.commits()) == [commit_of(FIRST)]
     assert store.sweep() == 1
-    assert list(store.names("parts")) == ["parts/00000000-first.parquet"]
+    assert list(store.names("parts")) == [f"parts/00000000-1-{FIRST}.parquet"]
 
 
 @pytest.mark.parametrize("where", ["s3", "folder"])
@@ -278,13 +281,13 @@ def test_what_passes_is_tried_again(proxy: Proxy, s3: str, operation: str) -> No
 def test_a_commit_whose_answer_is_lost_is_won(proxy: Proxy, s3: str) -> None:
     store = Store(s3)
     proxy.fail(["lost"])
-    assert store.commit(commit_of("first"))
+    assert store.commit(commit_of(FIRST))
     proxy.fail(["lost"])
-    assert not store.commit(commit_of("second"))
-    assert list(store.commits()) == [commit_of("first")]
+    assert not store.commit(commit_of(SECOND))
+    assert list(store.commits()) == [commit_of(FIRST)]
 
 
 def test_a_conflict_over_nothing_is_not_lost(proxy: Proxy, s3: str) -> None:
     proxy.fail([CONFLICT])
-    assert Store(s3).commit(commit_of("first"))
+    assert Store(s3).commit(commit_of(FIRST))
     assert Store(s3).committed() == {"00000000"}

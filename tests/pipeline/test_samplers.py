@@ -74,7 +74,7 @@ def made(
     store = Store(spec.output, create=True)
     open_job(store, "invert", spec.model_dump(mode="json"), fingerprint, CPU)
     write_units(store, plan_shards(store, spec.input, 2, 1))
-    worker = InvertWorker(InvertTask(spec, weights_of(spec.model, model, fingerprint), fingerprint, CPU))
+    worker = InvertWorker(InvertTask(spec, weights_of(spec.model, model, fingerprint), fingerprint, CPU, store.key()))
     asked = list[int]()
     worker.model.network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
     for unit in read_units(store):
@@ -150,9 +150,10 @@ def edit_spec(folder: Path, **edit: Any) -> EditSpec:
 def test_edits_follow_the_store(made: tuple[str, Path, int, str]) -> None:
     _, folder, _, _ = made
     spec, latents = edit_spec(folder, steps=2), Store(str(folder / "latents"))
-    task, _ = edit_task(spec, latents, resolve(spec.edits), read_selection(spec))
-    Store(spec.output, create=True)
-    editor = EditWorker(replace(task, machine=CPU))
+    task, fingerprint = edit_task(spec, latents, resolve(spec.edits), read_selection(spec))
+    store = Store(spec.output, create=True)
+    open_job(store, "edit", spec.model_dump(mode="json"), fingerprint, CPU, variants_per_row=2)
+    editor = EditWorker(replace(task, machine=CPU, key=store.key()))
     asked = list[int]()
     editor.model.network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
     for unit in part_units(latents, 2, 1):

@@ -56,6 +56,8 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], 
         store = Store(str(tmp_path / "store"), create=True)
         store.put("job.json", json.dumps({"kind": "invert", "spec": {}, "fingerprint": {}, "machine": {}}).encode())
         write_units(store, [Unit(f"{i:08d}", "a.tar", 0, i * COUNT, COUNT, 1, None) for i in range(units)])
+        for i in range(units):
+            store.put(f"parts/{i}-0.parquet", b"1")
         return store
 
     return make
@@ -64,7 +66,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], 
 def settle(store: Store, units: int, done: list[int]) -> None:
     """A run that finishes these units, of those that are pending."""
     pending = [f"{i:08d}" for i in range(units) if f"{i:08d}" not in store.committed()]
-    with Ledger(store, units, pending) as ledger:
+    with Ledger(store, units, pending, store.key()) as ledger:
         for number in done:
             store.commit(commit(number))
             ledger.done(f"{number:08d}")
@@ -92,7 +94,7 @@ def test_a_retry_counts_whether_its_unit_is_in_the_ledger_or_not(planned: Callab
     store = planned(3)
     for number in range(3):
         store.commit(commit(number, rejects=1))
-    store.settle(0)
+    store.settle(0, store.key())
     for number in (0, 2):
         store.commit(commit(number, retry=1))
     assert [(c.ok, c.rejected, c.retry) for c in store.commits()] == [(4, 0, 1), (3, 1, 0), (4, 0, 1)]
@@ -114,7 +116,7 @@ def test_places_are_told_where_there_are_several(planned: Callable[[int], Store]
     for number in (0, 1):
         store.commit(commit(number, on="NVIDIA A100", torch="2.13.0", diffusers="0.42.1"))
     assert status(store).notes == []
-    store.settle(0)
+    store.settle(0, store.key())
     store.commit(commit(2, on="NVIDIA H200", torch="2.14.0", diffusers="0.42.1"))
     found = status(store)
     assert found.notes == [
@@ -127,13 +129,16 @@ def test_places_are_told_where_there_are_several(planned: Callable[[int], Store]
     assert line.endswith("1 on an unrecorded processor with torch 2.13.0")
 
 
-def test_a_ledger_that_is_cut_is_found(planned: Callable[[int], Store]) -> None:
+def test_a_damaged_ledger_counts_for_nothing_and_is_written_again(planned: Callable[[int], Store]) -> None:
     store = planned(2)
     settle(store, 2, [0, 1])
-    table = store.get_table("ledger/000000.parquet")
-    store.put_table("ledger/000000.parquet", table.slice(0, 1))
-    with pytest.raises(StoreError, match=r"ledger/000000.parquet is damaged \(it has 1 commits, and not 2\)"):
-        list(store.commits())
+    whole = store.get("ledger/000000.parquet")
+    for damaged in (store.get_table("ledger/000000.parquet").slice(0, 1), None):
+        store.put("ledger/000000.parquet", b"" if damaged is None else stores.table_bytes(damaged))
+        assert [c.unit for c in store.commits()] == ["00000000", "00000001"]
+        assert store.committed() == {"00000000", "00000001"}
+        settle(store, 2, [])
+        assert store.get("ledger/000000.parquet") == whole
 
 
 def test_what_is_left_and_what_straggles(planned: Callable[[int], Store]) -> None:
