@@ -168,23 +168,52 @@ def status(
 @app.command()
 def verify(
     store: Location,
-    rows: Annotated[
-        int | None, typer.Option(help="Regenerate about so many rows, spread evenly; all if not given.")
-    ] = None,
-    workers: Annotated[int, typer.Option(help="Number of workers.")] = 1,
+    rows: Annotated[int | None, typer.Option(min=1, help="Verify this many rows, spread evenly; default: all.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Number of workers.")] = 1,
     gpus: Annotated[
-        float | None, typer.Option(help="GPUs per worker; 0 runs on the CPU; as the job had if not given.")
+        float | None, typer.Option(help="GPUs per worker; 0 runs on the CPU. Default: as the job had.")
     ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Drop the commits of damaged units, so that the next run makes them again.")
+    ] = False,
 ) -> None:
-    """Regenerate stored pairs and compare every integer with where the inversion began; check sums and checksums."""
+    """Check a store: counts, checksums, and that each latent pair regenerates its start, or each edit's image is there.
+
+    Exit status 1 where anything is wrong.
+    """
     from pipeline.verify import run_verify
 
     with reported():
-        verified = run_verify(store, rows=rows, count=workers, gpus=gpus)
+        verified = run_verify(store, rows=rows, count=workers, gpus=gpus, repair=repair)
     for problem in verified.problems:
         print(f"problem: {problem}")
-    print(f"{verified.exact} of {verified.rows} rows regenerate their starting lattice, integer for integer")
+    if verified.kind == "edit":
+        print(f"{verified.exact} of {verified.rows} rows have the image that was committed")
+    else:
+        print(f"{verified.exact} of {verified.rows} rows regenerate their starting lattice, integer for integer")
+    if verified.damaged:
+        units = f"{len(verified.damaged)} damaged units"
+        again = f"the commits of {units} are dropped; run the job's spec again to make them anew: edict run SPEC"
+        print(
+            again if repair else f"{units}; edict verify --repair drops their commits, then edict run makes them anew"
+        )
     raise typer.Exit(INCOMPLETE if verified.problems or verified.exact < verified.rows else 0)
+
+
+@app.command()
+def read(
+    store: Location,
+    columns: Annotated[
+        str | None, typer.Option(metavar="NAME,NAME", help="Print only these columns; default: all.")
+    ] = None,
+) -> None:
+    """Print the committed rows of a store as JSON, one object per line: exactly the data, also while its job runs."""
+    from pipeline.read import read_rows
+
+    with reported():
+        for batch in read_rows(store, columns.split(",") if columns else None):
+            for row in batch.to_pylist():
+                print(json.dumps(row, ensure_ascii=False))
 
 
 @app.command()

@@ -146,7 +146,8 @@ def check_output(store: Store, inputs: Iterable[str]) -> None:
 
     A store, and what a run left that ended while it planned, are no such files.
     """
-    output = _comparable(store.location)
+    path = local_path(store.location)
+    output = store.location.rstrip("/") if path is None else str(path.resolve())
     for location in inputs:
         if (below := _comparable(location)) == output or below.startswith(output + "/"):
             raise OutputRefused(
@@ -161,7 +162,7 @@ def check_output(store: Store, inputs: Iterable[str]) -> None:
 
 
 def _comparable(location: str) -> str:
-    """A location without what may differ between two names of one place."""
+    """A location without symbolic links in its folder; its last part may be one, as shards in the hub's cache are."""
     path = local_path(location)
     return location.rstrip("/") if path is None else f"{_resolved(path.parent)}/{path.name}"
 

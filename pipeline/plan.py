@@ -13,6 +13,7 @@ from pipeline.inputs import expand
 from pipeline.progress import Progress
 from pipeline.shards import Entry, ShardError, ShardIndex, index_shard
 from pipeline.store import Store, StoreError, table_bytes
+from schemas.commit import Commit
 from schemas.plan import ENTRIES, ROWS, UNITS
 from schemas.rejects import Reject
 
@@ -122,15 +123,20 @@ def parts_of(latents: Store) -> list[Source]:
     parts = list[Source]()
     for commit in latents.commits():
         done += 1
-        files = [file for file in commit.files if file.path.startswith("parts/")]
-        if sum(file.rows for file in files) != commit.ok:
-            raise StoreError(f"{latents.location}: the parts of unit {commit.unit} do not hold its {commit.ok} rows")
-        parts += [(file.path, file.rows, file.bytes, file.sha256) for file in files]
+        parts += part_sources(latents, commit)
     if missing := planned - done:
         raise StoreError(
             f"{latents.location}: {missing} of {planned} units are not done; finish its job first: edict run SPEC"
         )
     return parts
+
+
+def part_sources(store: Store, commit: Commit) -> list[Source]:
+    """The parts that a commit names. Raises StoreError where they do not hold the rows that it counts."""
+    files = [file for file in commit.files if file.path.startswith("parts/")]
+    if sum(file.rows for file in files) != commit.ok:
+        raise StoreError(f"{store.location}: the parts of unit {commit.unit} do not hold its {commit.ok} rows")
+    return [(file.path, file.rows, file.bytes, file.sha256) for file in files]
 
 
 def write_entries(store: Store, index: ShardIndex) -> None:

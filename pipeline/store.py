@@ -40,6 +40,7 @@ from typing import Any
 import obstore
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pydantic import ValidationError
 
 from pipeline.errors import JobError
 from pipeline.storage import (
@@ -319,10 +320,15 @@ class Store:
             self.delete(f"{STAGING}/{file.path}")
 
     def committed(self, refused: list[CommitRefused] | None = None) -> set[str]:
-        """The units that are done; see `commits`. The contents of the ledger are taken for granted."""
+        """The units that are done; `refused` is as in `commits`. The ledger was checked when it was written."""
         key, plans = JobKey(self._id()), self._plans()
         blocks = self.settled(key)
         done = {unit for block in blocks for unit in _units(block)}
+        for path in self.names("retries"):
+            try:
+                self._checked(path, self.get(path), unit_of(path), key, plans)
+            except CommitRefused as error:
+                _refuse(error, refused)
         return done | {commit.unit for commit in self._loose_commits(blocks, key, plans, refused)}
 
     def commits(self, refused: list[CommitRefused] | None = None) -> Iterator[Commit]:
@@ -424,9 +430,15 @@ class Store:
         """The commit in a file. Raises CommitRefused where it does not count; `plans`, where given, are checked too."""
         try:
             commit = Commit.model_validate_json(data)
-        except ValueError as error:
-            said = str(error).splitlines()
-            reason = f"is damaged ({len(data)} bytes, {'; '.join(line.strip() for line in said[1:3])})"
+        except ValidationError as error:
+            if any(problem["type"] == "extra_forbidden" for problem in error.errors()):
+                raise StoreError(
+                    f"{self.location}: {path} has fields that this version does not know; upgrade edict-pipeline to "
+                    "the version that wrote it"
+                ) from error
+            (first, *_) = error.errors(include_url=False, include_input=False)
+            where = ".".join(map(str, first["loc"])) or "it"
+            reason = f"is damaged ({len(data)} bytes; {where}: {first['msg']})"
             raise CommitRefused(self.location, path, reason) from error
         if commit.unit != unit:
             reason = f"is the commit of unit {commit.unit}, and not of {unit}"
@@ -449,11 +461,19 @@ class Store:
                     self.withdraw([file])
                     self.delete(file.path)
 
+    def drop(self, unit: str) -> None:
+        """Delete the commits of a unit, so that the next run does it again; its files go with the next `sweep`."""
+        for path in sorted(path for path in self.names("retries") if _attempted(path).startswith(f"{unit}+"))[::-1]:
+            self.delete(path)
+        self.delete(_ledger_path(int(unit) // BLOCK))
+        self.delete(commit_path(unit))
+
     def sweep(self, abandoned: float = ABANDONED) -> int:
         """Publish what commits name, and remove the files of attempts that lost; how many were removed.
 
         Only files with the name of an attempt of this job are removed. A staged file of a unit that is not done may be
-        about to be committed: it is kept until it is `abandoned` seconds old.
+        about to be committed: it is kept until it is `abandoned` seconds old. So is a file in its folder where the job
+        is of format 1, whose attempts wrote there.
         """
         # listed first, then compared with the commits: what is committed in between is named
         written = {item["path"].removeprefix(f"{STAGING}/"): item["last_modified"] for item in self._list(STAGING)}
@@ -471,7 +491,11 @@ class Store:
             and _is_attempt(path, job)
             and (_attempted(path) in done or (now - when).total_seconds() >= abandoned)
         ]
-        lost += [path for path in paths if path not in named and _is_attempt(path, job) and _attempted(path) in done]
+        lost += [
+            path
+            for path in paths
+            if path not in named and _is_attempt(path, job) and (job is not None or _attempted(path) in done)
+        ]
         for path in lost:
             self.delete(path)
         if self._folder is not None:
@@ -540,8 +564,13 @@ def _units(block: int) -> list[str]:
 
 
 def _attempted(path: str) -> str:
-    """What the attempt was at that wrote a file."""
-    return path.partition("/")[2].partition("-")[0]
+    """What the attempt was at that wrote a file, or that a commit is of."""
+    return path.partition("/")[2].partition("-")[0].removesuffix(".json")
+
+
+def unit_of(path: str) -> str:
+    """The unit whose attempt wrote a file."""
+    return _attempted(path).partition("+")[0]
 
 
 def _ledger_path(block: int) -> str:

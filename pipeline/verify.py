@@ -1,32 +1,38 @@
-"""Verifying: regenerate stored pairs and compare every integer, by digest, with where the inversion began."""
+"""Verify a store: regenerate latent pairs and compare every integer with the start; check the files of edits."""
 
-from collections import Counter, defaultdict
+import io
+import tarfile
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import PurePosixPath
+from typing import Any
 
 from edict.samplers import SAMPLERS
 from pipeline.cluster import connected, machine_like
 from pipeline.job import inverted_with
 from pipeline.latents import read_latents
 from pipeline.place import Place, place_of, told
-from pipeline.plan import Unit, part_units
+from pipeline.plan import Unit, cut, part_sources
 from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.status import status
-from pipeline.store import Store, StoreError
+from pipeline.store import DATA, Store, StoreError, read_table, unit_of
 from pipeline.work import Machine, Poison, Ready, Weights
 from pipeline.worker import Ahead, fitting, here, load_model
+from schemas.commit import Commit
 
 EXAMPLES = 20  # rows named of those that were inverted in one place and regenerated in another
 
 
 @dataclass(frozen=True)
 class VerifyTask:
-    """All that a worker needs to verify units of a latent store."""
+    """All that a worker needs to verify units of a store; of an edit's store it needs no model."""
 
-    latents: str
-    weights: Weights
-    machine: Machine
+    store: str
+    weights: Weights | None = None
+    machine: Machine | None = None
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,8 @@ class VerifyWorker(Ready):
     """A Ray actor's body: regenerates the rows of one unit after the other under their own captions."""
 
     def __init__(self, task: VerifyTask) -> None:
-        self.store = Store(task.latents)
+        assert task.weights is not None and task.machine is not None
+        self.store = Store(task.store)
         self.model = load_model(task.weights, task.machine)
         self.here = here(task.machine.device)
         self.ahead = Ahead(lambda unit: read_latents(self.store, unit))
@@ -72,68 +79,157 @@ class VerifyWorker(Ready):
         return Regenerated(unit.count, inexact, (place_of(self.store.commit_of(unit.source)), self.here))
 
 
+class EditVerifyWorker(Ready):
+    """A Ray actor's body: reads the files of one unit of an edit after the other. It loads no model."""
+
+    def __init__(self, task: VerifyTask) -> None:
+        self.store = Store(task.store)
+
+    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Regenerated:
+        """Check every file that the unit's commits name."""
+        try:
+            for retry in range(unit.retry + 1):
+                check_edited(self.store, self.store.commit_at(unit.unit, retry))
+        except StoreError as error:
+            return Regenerated(unit.count, problem=str(error))
+        return Regenerated(unit.count)
+
+
+def check_edited(store: Store, commit: Commit) -> None:
+    """Check the files of an edit's commit: digests, and that each row's image is in its tar.
+
+    Raises StoreError naming the first file that is absent or damaged.
+    """
+    rows, images = list[dict[str, Any]](), dict[tuple[str, str], str]()
+    for file in commit.files:
+        data, name = store.get(file.path), f"{store.location}: {file.path}"
+        if sha256(data).hexdigest() != file.sha256:
+            raise StoreError(f"{name} is not what was committed (its sha256 differs): it was damaged or replaced")
+        if file.path.startswith("parts/"):
+            rows += read_table(data, name).select(["key", "shard", "image_sha256"]).to_pylist()
+        elif file.path.startswith("shards/"):
+            with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+                for member in tar:
+                    if (content := tar.extractfile(member)) is not None:
+                        digest = sha256(content.read()).hexdigest()
+                        images[PurePosixPath(file.path).name, member.name.rpartition(".")[0]] = digest
+    wrong = [row["key"] for row in rows if images.get((row["shard"], row["key"])) != row["image_sha256"]]
+    if wrong or len(rows) != commit.ok:
+        missing = f"the image of {wrong[0]!r} is not in its tar" if wrong else f"{len(rows)} rows of {commit.ok}"
+        raise StoreError(f"{store.location}: the index of unit {commit.unit} does not fit its images ({missing})")
+
+
 @dataclass(frozen=True)
 class Verified:
-    """How many rows were regenerated, how many of them came out exact, and everything that is wrong with the store.
+    """The rows that were verified, how many of them are exact, and everything that is wrong with the store.
 
-    Of rows that were inverted elsewhere and are not exact here, EXAMPLES are named and the others counted.
+    Of rows that were inverted elsewhere and are not exact here, EXAMPLES are named and the others counted. `damaged`
+    are the units whose files are missing or are not what was committed.
     """
 
+    kind: str
     rows: int
     exact: int
     problems: list[str]
+    damaged: list[str]
 
 
-def run_verify(location: str, *, rows: int | None, count: int, gpus: float | None = None) -> Verified:
-    """Regenerate stored pairs: every one, or about `rows` of them, spread evenly; on as many GPUs as the job had.
+def run_verify(
+    location: str, *, rows: int | None, count: int, gpus: float | None = None, repair: bool = False
+) -> Verified:
+    """Verify the rows of a store: all, or `rows` of them, spread evenly. The counts are checked over the whole store.
 
-    The sha256 and the page checksums of each part that is read are checked, and the counts over the whole store.
-    Raises StoreError where it is no latent store, or another model's, or its sampler is not exact: a row has the digest
-    of its start and not the start, so how far a regeneration is off cannot be told.
+    Latent pairs are regenerated, on as many GPUs as the job had unless `gpus` says otherwise; of edits the digests of
+    index and images are checked. `repair` drops the commits of damaged units, so that the next run makes them again.
+
+    Raises StoreError where it is no store, or another model's, or its sampler is not exact: a row has the digest of its
+    start and not the start, so how far a regeneration is off cannot be told.
     """
     store = Store(location)
-    job, weights = inverted_with(store)
-    if not SAMPLERS[sampler := job["fingerprint"]["sampler"]].exact:
-        raise StoreError(
-            f"{location} was inverted with {sampler}, which is inexact by design: no pair regenerates its start, so "
-            "there is nothing to verify; `edict status` checks the counts, `edict eval table1` measures DDIM's error"
-        )
+    kind = store.job()["kind"]
     found = status(store)
     problems = list(found.problems)
-    if not found.complete:
+    if found.committed < found.units:
         problems.append(f"{found.units - found.committed} of {found.units} units are not done")
-    units = part_units(store, job["fingerprint"]["batch_size"], count) if found.complete else []
-    if rows is not None:
-        wanted = max(1, min(len(units), -(-rows * len(units) // max(1, sum(unit.count for unit in units)))))
-        units = [units[i * len(units) // wanted] for i in range(wanted)] if units else []
-    machine = machine_like(Machine(**job["machine"]), gpus, "regenerated")
-    task = VerifyTask(location, weights, machine)
+    commits = list(store.commits([]))
+    present = {item for folder in DATA for item in store.sizes(folder)}
+    damaged = {c.unit for c in commits if any((file.path, file.bytes) not in present for file in c.files)}
+    sound = [commit for commit in commits if commit.unit not in damaged]
+    worker: type
+    if kind == "edit":
+        machine, worker, task = Machine("cpu", 1, 0), EditVerifyWorker, VerifyTask(location)
+        units = _spread([_edit_unit(commit) for commit in sound], rows, whole=True)
+    else:
+        job, weights = inverted_with(store)
+        if not SAMPLERS[sampler := job["fingerprint"]["sampler"]].exact:
+            raise StoreError(
+                f"{location} was inverted with {sampler}, which is inexact by design: no pair regenerates its start, "
+                "so nothing can be verified; `edict status` checks the counts, `edict eval table1` measures its error"
+            )
+        machine = machine_like(Machine(**job["machine"]), gpus, "regenerated")
+        worker, task = VerifyWorker, VerifyTask(location, weights, machine)
+        parts = [source for commit in sound for source in part_sources(store, commit)]
+        units = _spread(cut(parts, job["fingerprint"]["batch_size"], count), rows, whole=False)
+    results = _verify(units, worker, task, count, machine) if units else []
     tried = exact = 0
-    named, inexact = defaultdict[tuple[Place, Place], list[str]](list), Counter[tuple[Place, Place]]()
+    inexact = defaultdict[tuple[Place, Place], list[str]](list)
+    for unit, result in results:
+        if isinstance(result, str):
+            problems.append(f"{unit.source}: {result}")
+            continue
+        tried += result.rows
+        exact += 0 if result.problem else result.rows - len(result.inexact)
+        if result.problem:
+            problems.append(result.problem)
+        if result.places is not None:
+            inexact[result.places] += result.inexact
+        if result.problem or (result.places is not None and len(set(result.places)) == 1):
+            damaged.add(unit.unit if kind == "edit" else unit_of(unit.source))
+    for places, names in inexact.items():
+        why, shown = _why(*places), len(names) if len(set(places)) == 1 else EXAMPLES
+        problems += [f"{row}: does not regenerate its starting lattice ({why})" for row in names[:shown]]
+        if more := len(names[shown:]):
+            problems.append(f"{more} more rows: do not regenerate their starting lattices ({why})")
+    if repair:
+        for unit_name in damaged:
+            store.drop(unit_name)
+        store.sweep()
+    return Verified(kind, tried, exact, problems, sorted(damaged))
+
+
+def _edit_unit(commit: Commit) -> Unit:
+    """A unit of an edit's store to be verified; `retry` says how many retries its commit has merged."""
+    return Unit(commit.unit, commit.source, 0, 0, commit.ok, 0, None, retry=commit.retry)
+
+
+def _spread(units: Sequence[Unit], rows: int | None, *, whole: bool) -> list[Unit]:
+    """The units, or as many of their rows, spread evenly; `whole` keeps a unit whole of which a row is taken."""
+    units = [unit for unit in units if unit.count]
+    total = sum(unit.count for unit in units)
+    if rows is None or rows >= total:
+        return units
+    taken, before = list[Unit](), 0
+    for unit in units:
+        after = before + unit.count
+        if share := max(1, rows) * after // total - max(1, rows) * before // total:
+            taken.append(unit if whole else unit.slice(0, share))
+        before = after
+    return taken
+
+
+def _verify(
+    units: Sequence[Unit], worker: type, task: "VerifyTask", count: int, machine: Machine
+) -> list[tuple[Unit, "Regenerated | str"]]:
+    """Each unit with its result, or with why there is none."""
+    results = list[tuple[Unit, Regenerated | str]]()
     with connected(count, machine), Progress("verify", sum(unit.count for unit in units), "rows") as progress:
-        for outcome in Pool(units, VerifyWorker, task, count=count, cpus=machine.threads, gpus=machine.gpus).outcomes():
+        for outcome in Pool(units, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus).outcomes():
             if outcome is None:
                 progress.advance(0)
-            elif outcome.error is not None:
-                problems.append(f"{outcome.unit.source}: {outcome.error}")
             else:
-                done: Regenerated = outcome.result
-                tried += done.rows
-                if done.problem is not None:
-                    problems.append(done.problem)
-                else:
-                    exact += done.rows - len(done.inexact)
-                if done.places is not None:
-                    room = EXAMPLES - len(named[done.places]) if len(set(done.places)) > 1 else None
-                    named[done.places] += done.inexact[:room]
-                    inexact[done.places] += len(done.inexact)
-                progress.advance(done.rows)
-    for places, rows_named in named.items():
-        why = _why(*places)
-        problems += [f"{row}: does not regenerate its starting lattice ({why})" for row in rows_named]
-        if more := inexact[places] - len(rows_named):
-            problems.append(f"{more} more rows: do not regenerate their starting lattices ({why})")
-    return Verified(tried, exact, problems)
+                results.append((outcome.unit, outcome.error or outcome.result))
+                progress.advance(outcome.unit.count)
+    return results
 
 
 def _why(inverted: Place, regenerated: Place) -> str:

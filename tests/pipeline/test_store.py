@@ -1,0 +1,422 @@
+"""The store's own rules: stage, commit, publish; whose files are touched; which commits count. No model, no Ray."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from jobs.run import run_spec
+from pipeline import ledger as ledgers
+from pipeline import store as stores
+from pipeline.job import OutputRefused, check_output, open_job
+from pipeline.journal import Journal, last_state
+from pipeline.latents import read_columns
+from pipeline.ledger import Ledger
+from pipeline.plan import Unit, write_units
+from pipeline.read import NoColumn, read_rows
+from pipeline.run import RetryError, _pending, _retried
+from pipeline.status import status
+from pipeline.store import CommitRefused, JobReplaced, Store, StoreError, table_bytes
+from pipeline.work import Done, Machine
+from pipeline.worker import Attempt
+from schemas.latents import FINGERPRINT
+from schemas.rejects import Reject
+from schemas.specs import InvertSpec
+
+CPU = Machine("cpu", 1, 0)
+COUNT = 3  # samples per unit
+
+Members = list[tuple[str, bytes]]
+
+
+def planned(location: str, units: int = 2, *, steps: int = 1, kind: str = "invert") -> Store:
+    """A store with a plan and nothing else."""
+    store = Store(location, create=True)
+    open_job(store, kind, {}, {"steps": steps}, CPU)
+    write_units(store, [Unit(f"{i:08d}", "a.tar", 0, i * COUNT, COUNT, 1, None) for i in range(units)])
+    return store
+
+
+def part(store: Store, keys: Sequence[str]) -> bytes:
+    table = pa.table({"key": pa.array(keys, pa.string())})
+    return table_bytes(table.replace_schema_metadata({FINGERPRINT: json.dumps(store.fingerprint)}))
+
+
+def attempt(store: Store, number: int, rejected: Sequence[str] = (), *, of: Unit | None = None) -> Attempt:
+    """An attempt at a unit that has written its part and not yet committed it; `rejected` are the errors of samples."""
+    unit = of or Unit(f"{number:08d}", "a.tar", 0, number * COUNT, COUNT, 1, None)
+    made = Attempt(store, unit, 1, store.key())
+    keys = [f"{unit.unit}-{i}" for i in range((len(unit.only) or COUNT) - len(rejected))]
+    if keys:
+        made.write(f"parts/{made.name}.parquet", part(store, keys), len(keys))
+    return made
+
+
+def commit(made: Attempt, rejected: Sequence[str] = ()) -> Done:
+    count = len(made.unit.only) or COUNT
+    rejects = [Reject("a.tar", i, f"key{i}", "invert", error, "why") for i, error in enumerate(rejected)]
+    return made.commit(count=count, ok=count - len(rejects), filtered=0, rejects=rejects, device="cpu")
+
+
+def finish(store: Store, units: int = 2) -> None:
+    for number in range(units):
+        commit(attempt(store, number))
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "store") if request.param == "disk" else request.getfixturevalue("s3")
+
+
+def test_a_file_is_seen_in_its_folder_only_once_it_is_committed(place: str) -> None:
+    store = planned(place)
+    made = attempt(store, 0)
+    assert list(store.names("parts")) == []
+    assert [path.split("/")[0] for path in store.names("staging")] == ["staging"]
+    commit(made)
+    assert list(store.names("parts")) == [f"parts/{made.name}.parquet"]
+    assert list(store.names("staging")) == []
+
+
+def test_an_attempt_that_comes_late_leaves_nothing(place: str) -> None:
+    store = planned(place)
+    late = attempt(store, 0)
+    finish(store)
+    before = set(store.names(""))
+    assert commit(late).ok == COUNT  # the result of the commit that stands
+    assert set(store.names("")) == before - {f"staging/parts/{late.name}.parquet"}
+
+
+def test_a_run_that_died_before_it_published_is_finished_by_the_next(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = planned(place)
+    with monkeypatch.context() as dying:
+        dying.setattr(Store, "publish", lambda *_: None)
+        finish(store)
+    found = status(store)
+    assert not found.complete
+    assert found.problems == []
+    assert found.notes == ["2 committed files are still in staging/: run the job again, or edict gc"]
+    assert [row["key"] for batch in read_rows(place) for row in batch.to_pylist()][:2] == ["00000000-0", "00000000-1"]
+    assert store.sweep() == 0
+    assert status(store).complete
+    assert len(list(store.names("parts"))) == 2
+
+
+def test_a_retry_that_died_before_its_commit_is_swept(place: str) -> None:
+    store = planned(place)
+    for number in range(2):
+        commit(attempt(store, number, ["WorkerDied"]), ["WorkerDied"])
+    (unit,) = (unit for unit in _retried(store, [attempt(store, 0).unit], ["WorkerDied"])[0])
+    dead = attempt(store, 0, of=unit)
+    assert f"staging/parts/{dead.name}.parquet" in store.names("staging")
+    store.sweep()
+    assert list(store.names("staging")) == [f"staging/parts/{dead.name}.parquet"]  # it may be about to commit
+    commit(attempt(store, 0, of=unit))
+    store.sweep()
+    assert list(store.names("staging")) == []
+    assert status(store).complete
+
+
+def test_no_file_of_a_user_is_removed(place: str) -> None:
+    store = planned(place)
+    finish(store)
+    job = store.job()["id"][:8]
+    foreign = ["shards/00000000-train.tar", "pictures/00000000-my-cat.jpg", "parts/00000001-7-0000cafe.parquet"]
+    foreign += [f"parts/00000001-7-{job}00000000.parquet.bak", f"other/00000001-7-{job}00000000.parquet"]
+    lost = [f"parts/00000001-7-{job}00000000.parquet", f"staging/shards/00000001-7-{job}00000000.tar"]
+    for path in foreign + lost:
+        store.put(path, b"data")
+    assert store.sweep() == len(lost)
+    assert set(foreign) <= set(store.names(""))
+    found = status(store)
+    assert found.complete
+    assert found.notes[0].startswith("4 files are not this job's, such as ")
+
+
+@pytest.mark.parametrize("inside", ["shards/{0,1}.tar", "0.tar"])
+def test_an_input_inside_the_output_is_refused(
+    inside: str, tmp_path: Path, samples: list[Any], shard_of: Callable[[Path, Members], Path]
+) -> None:
+    (tmp_path / "ds" / "shards").mkdir(parents=True)
+    for name in ("0.tar", "shards/0.tar", "shards/1.tar"):
+        shard_of(tmp_path / "ds" / name, [("a.png", samples[0].image), ("a.txt", b"a")])
+    (tmp_path / "link").symlink_to(tmp_path / "ds")
+    for folder in ("ds", "link"):
+        spec = {"kind": "invert", "input": f"{tmp_path}/ds/{inside}", "output": str(tmp_path / folder)}
+        with pytest.raises(
+            OutputRefused, match=r"the input .*0\.tar is inside it; give an output that contains no input"
+        ):
+            run_spec(InvertSpec.model_validate(spec))
+    assert sorted(path.name for path in (tmp_path / "ds").rglob("*")) == ["0.tar", "0.tar", "1.tar", "shards"]
+
+
+def test_a_folder_with_other_files_is_no_output(place: str) -> None:
+    store = Store(place, create=True)
+    check_output(store, ["elsewhere/a.tar"])
+    store.put("plan/shards/" + "0" * 32 + ".parquet", b"of a run that ended while it planned")
+    check_output(store, [])
+    store.put("pictures/00000000-my-cat.jpg", b"my only picture of the cat")
+    with pytest.raises(OutputRefused, match=r"is not empty \(it has pictures/00000000-my-cat\.jpg\) and is no store"):
+        check_output(store, [])
+    planned(place)
+    check_output(store, [])  # a store may be gone on with, whatever else is in it
+    with pytest.raises(OutputRefused, match="is inside it"):
+        check_output(store, [f"{place}/latents"])
+
+
+def test_a_worker_of_a_job_whose_store_was_replaced_commits_nothing(place: str) -> None:
+    store = planned(place)
+    old = attempt(store, 1)
+    for path in list(store.names("")):
+        store.delete(path)
+    new = planned(place, steps=2)
+    late = attempt(new, 1)
+    with pytest.raises(JobReplaced, match="another job began here"):
+        commit(old)
+    assert set(new.names("staging")) == {f"staging/parts/{late.name}.parquet"}
+    commit(attempt(new, 0))
+    commit(late)
+    assert status(new).complete
+
+
+def test_a_commit_that_another_job_left_does_not_count(place: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """It was put in the moment between the worker's check and its put."""
+    store = planned(place)
+    commit(attempt(store, 1))
+    stray = {path: store.get(path) for path in ("commits/00000001.json", next(iter(store.names("parts"))))}
+    for path in list(store.names("")):
+        store.delete(path)
+    new = planned(place, steps=2)
+    for path, data in stray.items():
+        new.put(path, data)
+    commit(attempt(new, 0))
+    with pytest.raises(CommitRefused, match=r"commits/00000001\.json was left by another job; run the job again"):
+        list(new.commits())
+    found = status(new)
+    assert (found.complete, found.committed) == (False, 1)
+    assert found.problems == ["commits/00000001.json was left by another job: the next run does its unit again"]
+    units = [attempt(new, number).unit for number in range(2)]
+    assert [unit.unit for unit in _pending(new, units, [])] == ["00000001"]
+    assert "note: commits/00000001.json was left by another job; its unit is done again" in capsys.readouterr().err
+    commit(attempt(new, 1))
+    new.sweep(abandoned=0)
+    assert status(new).complete
+    assert not stray.keys() & set(new.names("parts"))
+
+
+def test_a_worker_replaces_a_commit_of_another_job(place: str) -> None:
+    store = planned(place)
+    commit(attempt(store, 0))
+    stray = store.get("commits/00000000.json")
+    for path in list(store.names("")):
+        store.delete(path)
+    new = planned(place, steps=2)
+    new.put("commits/00000000.json", stray)
+    made = attempt(new, 0)
+    commit(made)
+    assert new.commit_at("00000000").attempt == made.name
+
+
+def test_a_commit_of_another_plan_does_not_count(tmp_path: Path) -> None:
+    store = planned(str(tmp_path / "store"))
+    finish(store)
+    (tmp_path / "store" / "plan" / "units.parquet").unlink()
+    write_units(store, [Unit(f"{i:08d}", "b.tar", 0, i * COUNT, COUNT, 1, None) for i in range(2)])
+    with pytest.raises(CommitRefused, match="belongs to another plan of this job"):
+        list(store.commits())
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 512, b'{"unit": "00000'])
+def test_a_unit_whose_commit_is_damaged_is_done_again(data: bytes, tmp_path: Path) -> None:
+    """As a power loss leaves it on a disk that nobody synced."""
+    store = planned(str(tmp_path / "store"))
+    finish(store)
+    store.put("commits/00000000.json", data)
+    found = status(store)
+    assert (found.complete, found.committed) == (False, 1)
+    assert f"commits/00000000.json is damaged ({len(data)} bytes; " in found.problems[0]
+    units = [attempt(store, number).unit for number in range(2)]
+    assert [unit.unit for unit in _pending(store, units, [])] == ["00000000"]
+    commit(attempt(store, 0))
+    store.sweep(abandoned=0)
+    assert status(store).complete
+    assert len(list(store.names("parts"))) == 2
+
+
+def test_a_damaged_retry_is_done_again(tmp_path: Path) -> None:
+    store = planned(str(tmp_path / "store"))
+    for number in range(2):
+        commit(attempt(store, number, ["WorkerDied"]), ["WorkerDied"])
+    units = [attempt(store, number).unit for number in range(2)]
+    (again,) = _retried(store, units[:1], ["WorkerDied"])[0]
+    commit(attempt(store, 0, of=again))
+    assert status(store).rejected == 1
+    store.put("retries/00000000+0001.json", b"")
+    assert "retries/00000000+0001.json is damaged" in status(store).problems[0]
+    assert _pending(store, units, []) == []
+    store.sweep(abandoned=0)
+    assert (status(store).complete, status(store).rejected, len(list(store.names("parts")))) == (True, 2, 2)
+
+
+def test_fields_of_a_newer_version_are_never_taken_for_damage(tmp_path: Path) -> None:
+    store = planned(str(tmp_path / "store"))
+    finish(store)
+    path = tmp_path / "store" / "commits" / "00000000.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "red"}))
+    with pytest.raises(StoreError, match="has fields that this version does not know; upgrade"):
+        _pending(store, [], [])
+    job = tmp_path / "store" / "job.json"
+    job.write_text(json.dumps(json.loads(job.read_text()) | {"format": 3}))
+    with pytest.raises(StoreError, match=r"job\.json has format 3, and this version reads formats up to 2; upgrade"):
+        store.job()
+
+
+def test_of_two_retries_of_one_unit_the_second_is_repeated(tmp_path: Path) -> None:
+    store = planned(str(tmp_path / "store"), units=1)
+    errors = ["WorkerDied", "WorkerHung"]
+    commit(attempt(store, 0, errors), errors)
+    units = [attempt(store, 0).unit]
+    (died,), (hung,) = (_retried(store, units, [error])[0] for error in errors)
+    first, second = attempt(store, 0, of=died), attempt(store, 0, of=hung)
+    assert not commit(first).lost
+    assert commit(second).lost
+    (again,) = _retried(store, units, ["WorkerHung"])[0]
+    assert again.retry == 2
+    assert not commit(attempt(store, 0, of=again)).lost
+    found = status(store)
+    assert (found.complete, found.ok, found.rejects) == (True, COUNT, {})
+    assert len(list(store.names("parts"))) == 3
+    with pytest.raises(RetryError, match="nothing was rejected for WorkerHung"):
+        _pending(store, units, ["WorkerHung"])
+
+
+def test_a_retry_of_an_incomplete_store_settles_no_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (stores, ledgers):
+        monkeypatch.setattr(module, "BLOCK", 2)
+    store = planned(str(tmp_path / "store"))
+    commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
+    with Ledger(store, 0, [], store.key()):
+        pass
+    assert store.settled() == []
+
+
+def test_a_missing_or_shortened_file_is_found_by_name_and_size(place: str) -> None:
+    store = planned(place, units=3)
+    finish(store, 3)
+    gone, short, _ = sorted(store.names("parts"))
+    store.delete(gone)
+    store.put(short, b"")
+    found = status(store)
+    assert not found.complete
+    repair = "edict verify --repair drops its commit, and the next run makes it again"
+    assert sorted(found.problems) == sorted(
+        [
+            f"{gone} is missing: {repair}",
+            f"{short} has 0 bytes, and {store.commit_of(short).files[0].bytes} were committed: {repair}",
+        ]
+    )
+
+
+def test_a_part_of_another_job_is_not_read(tmp_path: Path) -> None:
+    store, other = planned(str(tmp_path / "store")), planned(str(tmp_path / "other"), steps=2)
+    finish(store)
+    path = next(iter(store.names("parts")))
+    store.put(path, part(other, ["a", "b", "c"]))
+    with pytest.raises(StoreError, match=r"was made by another job \(its fingerprint differs from job\.json\)"):
+        read_columns(Store(store.location), (path, COUNT, 0, None), ["key"])
+
+
+def test_what_a_store_cannot_write_of_a_run_does_not_stop_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = planned(str(tmp_path / "store"))
+    (tmp_path / "store" / "runs").write_text("a file where a folder should be")
+    with Journal(store) as journal:
+        journal("sample named")
+        journal._write()
+    assert capsys.readouterr().err.count("note: the journal of this run is not written: ") == 1
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b'{"run": "z"}', b"\xff"])
+def test_a_damaged_run_file_is_passed_over(data: bytes, tmp_path: Path) -> None:
+    store = planned(str(tmp_path / "store"))
+    with Journal(store) as journal:
+        pass
+    store.put("runs/zzz.json", data)
+    state = last_state(store)
+    assert state is not None
+    assert state["run"] == journal.run
+    assert status(store).run == state
+
+
+def test_a_part_is_durable_before_its_commit_and_the_commit_before_it_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is synced before it gets its name, and its folder after; power cuts: python -m benchmarks.power."""
+    store = planned(str(tmp_path / "store"))
+    events, synced, link, replace = list[str](), os.fsync, os.link, os.replace
+    root = str(tmp_path / "store") + "/"
+
+    def fsync(descriptor: int) -> None:
+        synced(descriptor)
+        events.append("sync " + os.readlink(f"/proc/self/fd/{descriptor}").removeprefix(root).partition("#")[0])
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "link", lambda *args, **more: (link(*args, **more), events.append("link"))[0])
+    monkeypatch.setattr(os, "replace", lambda *args, **more: (replace(*args, **more), events.append("replace"))[0])
+    made = attempt(store, 0)
+    commit(made)
+    staged = f"staging/parts/{made.name}.parquet"
+    of_files = [event for event in events if event not in ("sync staging", f"sync {root.rstrip('/')}")]
+    assert of_files == [
+        f"sync {staged}",
+        "replace",
+        "sync staging/parts",
+        "sync commits/00000000.json",
+        "link",
+        "sync commits",
+    ]
+
+
+def test_what_is_left_of_a_write_that_was_cut_off_is_swept(tmp_path: Path) -> None:
+    store = planned(str(tmp_path / "store"))
+    made = attempt(store, 0)
+    finish(store)
+    folder = tmp_path / "store" / "staging" / "parts"
+    (folder / f"{made.name}.parquet#123").touch()
+    (folder / "mine#1").touch()
+    store.sweep()
+    assert len(list(folder.iterdir())) == 2  # somebody may be writing it
+    store.sweep(abandoned=0)
+    assert [path.name for path in folder.iterdir()] == ["mine#1"]
+
+
+def test_rows_are_read_by_commits(place: str) -> None:
+    store = planned(place)
+    finish(store)
+    store.put("parts/stranger.parquet", b"not of this job")
+    keys = [f"{i:08d}-{j}" for i in range(2) for j in range(COUNT)]
+    assert [row for batch in read_rows(place) for row in batch.to_pylist()] == [{"key": key} for key in keys]
+    with pytest.raises(NoColumn, match="has no column 'colour'; its columns are key"):
+        list(read_rows(place, ["colour"]))
+
+
+def test_files_of_two_jobs_never_count_together(tmp_path: Path) -> None:
+    """A store that was copied over another one: nothing of the first is read as the second's."""
+    first, second = planned(str(tmp_path / "a")), planned(str(tmp_path / "b"), units=3, steps=2)
+    finish(first)
+    commit(attempt(second, 2))
+    for folder in ("commits", "parts"):
+        shutil.copytree(tmp_path / "a" / folder, tmp_path / "b" / folder, dirs_exist_ok=True)
+    found = status(second)
+    assert (found.committed, len(found.problems)) == (1, 2)
+    refused = list[CommitRefused]()
+    assert second.committed(refused) == {"00000002"}
+    assert len(refused) == 2
