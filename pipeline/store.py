@@ -472,8 +472,8 @@ class Store:
         """Publish what commits name, and remove the files of attempts that lost; how many were removed.
 
         Only files with the name of an attempt of this job are removed. A staged file of a unit that is not done may be
-        about to be committed: it is kept until it is `abandoned` seconds old. So is a file in its folder where the job
-        is of format 1, whose attempts wrote there.
+        about to be committed: it is kept until it is `abandoned` seconds old. So is one of another job, which was here
+        before. Where the job is of format 1, a unit that is not done may also have files in their folders.
         """
         # listed first, then compared with the commits: what is committed in between is named
         written = {item["path"].removeprefix(f"{STAGING}/"): item["last_modified"] for item in self._list(STAGING)}
@@ -488,8 +488,8 @@ class Store:
             f"{STAGING}/{path}"
             for path, when in written.items()
             if path not in named
-            and _is_attempt(path, job)
-            and (_attempted(path) in done or (now - when).total_seconds() >= abandoned)
+            and ATTEMPT.fullmatch(path)
+            and ((now - when).total_seconds() >= abandoned or (_is_attempt(path, job) and _attempted(path) in done))
         ]
         lost += [
             path

@@ -100,7 +100,7 @@ def check_edited(store: Store, commit: Commit) -> None:
 
     Raises StoreError naming the first file that is absent or damaged.
     """
-    rows, images = list[dict[str, Any]](), dict[tuple[str, str], str]()
+    rows, members = list[dict[str, Any]](), set[tuple[str, str, str]]()
     for file in commit.files:
         data, name = store.get(file.path), f"{store.location}: {file.path}"
         if sha256(data).hexdigest() != file.sha256:
@@ -111,9 +111,9 @@ def check_edited(store: Store, commit: Commit) -> None:
             with tarfile.open(fileobj=io.BytesIO(data)) as tar:
                 for member in tar:
                     if (content := tar.extractfile(member)) is not None:
-                        digest = sha256(content.read()).hexdigest()
-                        images[PurePosixPath(file.path).name, member.name.rpartition(".")[0]] = digest
-    wrong = [row["key"] for row in rows if images.get((row["shard"], row["key"])) != row["image_sha256"]]
+                        digest, key = sha256(content.read()).hexdigest(), member.name.rpartition(".")[0]
+                        members.add((PurePosixPath(file.path).name, key, digest))
+    wrong = [row["key"] for row in rows if (row["shard"], row["key"], row["image_sha256"]) not in members]
     if wrong or len(rows) != commit.ok:
         missing = f"the image of {wrong[0]!r} is not in its tar" if wrong else f"{len(rows)} rows of {commit.ok}"
         raise StoreError(f"{store.location}: the index of unit {commit.unit} does not fit its images ({missing})")

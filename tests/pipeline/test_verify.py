@@ -15,6 +15,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from benchmarks.contents import contents
 from jobs.cli import app
 from jobs.run import run_spec
 from pipeline import processor as processors
@@ -23,11 +24,12 @@ from pipeline.job import JobChanged, open_job
 from pipeline.place import place, told
 from pipeline.processor import cpu, processor
 from pipeline.shards import Sample
+from pipeline.status import status
 from pipeline.store import Store
 from pipeline.verify import run_verify
 from pipeline.work import Machine
 from pipeline.worker import VERSIONS
-from schemas.specs import InvertSpec
+from schemas.specs import EditSpec, InvertSpec
 
 BATCH = 4
 
@@ -173,7 +175,7 @@ def test_verify_and_edits_take_what_the_job_took(copied: Store, tmp_path: Path) 
     said = CliRunner().invoke(app, ["verify", copied.location, "--gpus", "0", "--rows", "1"])
     assert (said.exit_code, said.stdout) == (
         0,
-        "4 of 4 rows regenerate their starting lattice, integer for integer\n",
+        "1 of 1 rows regenerate their starting lattice, integer for integer\n",
     )
     assert "note: inverted on cuda, regenerated on cpu" in said.stderr
     edit = {"kind": "edit", "latents": copied.location, "output": str(tmp_path / "edits")}
@@ -184,6 +186,63 @@ def test_verify_and_edits_take_what_the_job_took(copied: Store, tmp_path: Path) 
     said = CliRunner().invoke(app, ["plan", str(tmp_path / "edit.json"), "-s", "workers.gpus=0"])
     assert said.exit_code == 0
     assert "note: inverted on cuda, edited on cpu" in said.stderr
+
+
+def test_as_many_rows_are_verified_as_asked_for(latents: Path) -> None:
+    for rows in (1, 5, 12, 100):
+        verified = run_verify(str(latents), rows=rows, count=1)
+        assert (verified.rows, verified.exact, verified.problems) == (min(rows, 12), min(rows, 12), [])
+
+
+def test_damaged_units_are_repaired(copied: Store, latents: Path) -> None:
+    """A part that is gone, one of another length, one with a flipped bit: each is named, dropped, and made again."""
+    spec = InvertSpec.model_validate(copied.job()["spec"] | {"output": copied.location})
+    gone, cut, flipped = (copied.commit_at(f"{unit:08d}").files[0].path for unit in range(3))
+    copied.delete(gone)
+    copied.put(cut, copied.get(cut)[:-1])
+    data = copied.get(flipped)
+    copied.put(flipped, data[:400] + bytes([data[400] ^ 1]) + data[401:])
+    assert not status(copied).complete
+    found = run_verify(copied.location, rows=None, count=1)
+    assert len(found.problems) == 3
+    assert all(path in "".join(found.problems) for path in (gone, cut, flipped))
+    assert (found.exact, found.damaged) == (0, ["00000000", "00000001", "00000002"])
+    said = CliRunner().invoke(app, ["verify", copied.location, "--repair"])
+    assert said.exit_code == 1
+    assert "the commits of 3 damaged units are dropped; run the job's spec again" in said.stdout
+    assert list(copied.names("parts")) == []
+    assert run_spec(spec).status.complete
+    assert contents(copied) == contents(Store(str(latents)))
+
+
+def test_the_files_of_edits_are_verified_and_repaired(latents: Path, tmp_path: Path) -> None:
+    fields = {"kind": "edit", "latents": str(latents), "output": str(tmp_path / "edits"), "workers": {"count": 2}}
+    spec = EditSpec.model_validate(fields | {"edits": [{"name": "snow", "suffix": " in snow", "steps": 1}]})
+    assert run_spec(spec).status.complete
+    store = Store(spec.output)
+    whole = contents(store)
+    sound = run_verify(spec.output, rows=None, count=1)
+    assert (sound.rows, sound.exact, sound.problems) == (12, 12, [])
+    tar, index = (
+        next(file.path for file in store.commit_at(unit).files if file.path.startswith(folder))
+        for unit, folder in (("00000000", "shards/"), ("00000001", "parts/"))
+    )
+    for path in (tar, index):
+        data = store.get(path)
+        store.put(path, data[:1000] + bytes([data[1000] ^ 1]) + data[1001:])
+    found = run_verify(spec.output, rows=None, count=1, repair=True)
+    assert found.exact == found.rows - 8
+    assert len(found.problems) == 2
+    assert all(f"{path} is not what was committed" in "".join(found.problems) for path in (tar, index))
+    assert run_spec(spec).status.complete
+    assert contents(store) == whole
+
+
+def test_committed_rows_are_printed_as_json(latents: Path) -> None:
+    said = CliRunner().invoke(app, ["read", str(latents), "--columns", "key,width"])
+    assert said.exit_code == 0
+    rows = [json.loads(line) for line in said.stdout.splitlines()]
+    assert [list(row) for row in rows] == [["key", "width"]] * 12
 
 
 def test_a_job_may_change_its_device_until_it_has_rows(copied: Store, tmp_path: Path) -> None:

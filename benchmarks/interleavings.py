@@ -1,0 +1,443 @@
+"""Run the store's own code under random interleavings of drivers, workers, retries, gc, readers and a new owner.
+
+`python -m benchmarks.interleavings --runs 2000`, on a store in memory and on a disk. Each storage operation is a point
+where another actor may go on, and where an actor may die, before or after its effect. Stopped workers wake up when all
+is done. In some runs the store is removed and another job begins at its location while the first one is at work.
+
+In the end every sample is a row or a reject exactly once, of this job only; the files in parts/, shards/ and pictures/
+are those that commits name; no other file of the job is left; and no file that a user put there was touched.
+"""
+
+import json
+import random
+import shutil
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import obstore
+from obstore.store import MemoryStore
+
+from benchmarks.record import parser, save
+from jobs.evaluation.record import table
+from pipeline import job as jobs
+from pipeline import ledger as ledgers
+from pipeline import run as runs
+from pipeline import store as stores
+from pipeline import worker as workers
+from pipeline.errors import JobError
+from pipeline.job import open_job
+from pipeline.plan import Unit, parts_of, read_units, write_units
+from pipeline.status import status
+from pipeline.storage import write_file
+from pipeline.store import DATA, STAGING, Store
+from pipeline.work import Machine
+from pipeline.worker import Attempt
+from schemas.rejects import Reject
+
+COUNT = 3  # samples per unit
+ATTEMPTS = 3  # of a unit by one driver
+ERRORS = ("WorkerDied", "WorkerHung")
+FOREIGN = (
+    "shards/00000000-train.tar",
+    "pictures/00000000-my-cat.jpg",
+    "parts/00000001-1-0000cafe.parquet",
+    "notes.txt",
+)
+
+
+class Died(BaseException):
+    """An actor's process ended here."""
+
+
+class Actor:
+    """A thread that runs one step, up to its next storage operation, whenever it is told to."""
+
+    def __init__(self, body: Callable[[], None], name: str, weight: float, mortality: float) -> None:
+        self.name, self.weight, self.mortality = name, weight, mortality
+        self.error: Exception | None = None
+        self.ended = False
+        self._body = body
+        self._go, self._paused = threading.Semaphore(0), threading.Semaphore(0)
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def _run(self) -> None:
+        _CURRENT.actor = self
+        self._go.acquire()
+        try:
+            self._body()
+        except Died:
+            pass
+        except Exception as error:
+            self.error = error
+        self.ended = True
+        self._paused.release()
+
+    def step(self) -> None:
+        self._go.release()
+        self._paused.acquire()
+
+    def pause(self) -> None:
+        self._paused.release()
+        self._go.acquire()
+
+
+_CURRENT = threading.local()
+
+
+class World:
+    """The actors of one run, and its random numbers. One actor runs at a time, so a seed decides everything."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.actors = list[Actor]()
+        self.steps = 0
+
+    def spawn(self, body: Callable[[], None], name: str, *, weight: float = 1.0, mortality: float = 0.0) -> Actor:
+        self.actors.append(Actor(body, name, weight, mortality))
+        return self.actors[-1]
+
+    def point(self) -> None:
+        """Let others go on, or die."""
+        actor: Actor | None = getattr(_CURRENT, "actor", None)
+        if actor is not None:
+            self.steps += 1
+            if self.random.random() < actor.mortality:
+                raise Died
+            actor.pause()
+
+    def run(self) -> None:
+        """Go on until every actor that has a weight has ended."""
+        while live := [actor for actor in self.actors if actor.weight and not actor.ended]:
+            self.random.choices(live, [actor.weight for actor in live])[0].step()
+
+    def wake(self, share: float) -> None:
+        """Let some of the actors that were stopped go on."""
+        stopped = [actor for actor in self.actors if not actor.ended]
+        for actor in self.random.sample(stopped, int(share * len(stopped))):
+            actor.weight = 1.0
+
+
+class ScheduledObstore:
+    """obstore, with a point before and after each operation. A listing may miss or show what changes meanwhile."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    def __getattr__(self, name: str) -> Any:
+        operation = getattr(obstore, name)
+
+        def scheduled(*args: Any, **kwargs: Any) -> Any:
+            self._world.point()
+            result = operation(*args, **kwargs)
+            self._world.point()
+            return result
+
+        return scheduled
+
+    def rename(self, store: Any, source: str, target: str) -> None:
+        """As on an object store, which copies and then deletes."""
+        self.copy(store, source, target)
+        self.delete(store, source)
+
+    def list(self, store: Any, prefix: str | None = None, offset: str | None = None) -> Iterator[list[Any]]:
+        def present() -> dict[str, Any]:
+            return {item["path"]: item for batch in obstore.list(store, prefix, offset=offset) for item in batch}
+
+        self._world.point()
+        before = present()
+        self._world.point()
+        after = present()
+        self._world.point()
+        chance = self._world.random
+        paths = [path for path in before | after if (path in before and path in after) or chance.random() < 0.5]
+        chance.shuffle(paths)
+        yield [(after | before)[path] for path in paths]
+
+
+class Inline:
+    """An executor that does its work at once, in the calling actor."""
+
+    def __init__(self, *_: Any) -> None:
+        pass
+
+    def submit(self, call: Callable[..., Any], *args: Any) -> Future[Any]:
+        future = Future[Any]()
+        try:
+            future.set_result(call(*args))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, **_: Any) -> None:
+        pass
+
+
+@contextmanager
+def scheduled(world: World) -> Iterator[None]:
+    """The pipeline's storage operations are points of this world for as long as the context lasts."""
+
+    def write(path: Path, data: bytes, *, new: bool) -> None:
+        world.point()
+        write_file(path, data, new=new)
+        world.point()
+
+    def uuid4() -> UUID:
+        return UUID(int=world.random.getrandbits(128), version=4)
+
+    patched: list[tuple[Any, str, Any]] = [
+        (jobs, "uuid4", uuid4),
+        (workers.uuid, "uuid4", uuid4),
+        (stores, "obstore", ScheduledObstore(world)),
+        (stores, "write_file", write),
+        (stores, "BLOCK", 2),
+        (ledgers, "BLOCK", 2),
+        (ledgers, "ThreadPoolExecutor", Inline),
+        (runs, "print", lambda *_, **__: None),
+    ]
+    originals = [(owner, name, getattr(owner, name, print)) for owner, name, _ in patched]
+    for owner, name, value in patched:
+        setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        for owner, name, value in originals:
+            setattr(owner, name, value)
+
+
+class Run:
+    """One run: its store, what its samples come to, and what was seen to be wrong."""
+
+    def __init__(self, seed: int, folder: Path | None) -> None:
+        self.world = World(seed)
+        self.random = self.world.random
+        self.location = str(folder) if folder else f"memory-{seed}"
+        self.memory = None if folder else MemoryStore()
+        self.units = self.random.randint(2, 5)
+        self.wrong = list[str]()
+        self.replaced = self.random.random() < 0.3
+        self.fate = {
+            (number, i): self.random.choice(["ok"] * 5 + [*ERRORS, "either"])
+            for number in range(self.units)
+            for i in range(COUNT)
+        }
+
+    def store(self) -> Store:
+        if self.memory is None:
+            return Store(self.location, create=True)
+        store = Store.__new__(Store)
+        store.location, store._folder, store._objects = self.location, None, self.memory
+        return store
+
+    def begin(self, steps: int) -> None:
+        store = self.store()
+        open_job(store, "invert", {}, {"steps": steps}, Machine("cpu", 1, 0))
+        units = [Unit(f"{i:08d}", "a.tar", 0, i * COUNT, COUNT, 1, None) for i in range(self.units)]
+        write_units(store, units)
+
+    def attempt(self, unit: Unit, number: int, key: stores.JobKey) -> Callable[[], None]:
+        def work() -> None:
+            attempt = Attempt(self.store(), unit, number, key)
+            places = [i for i in range(COUNT) if not unit.retry or (i, f"key{i}") in unit.only]
+            results = {i: self.result(int(unit.unit), i, unit.retry) for i in places}
+            ok = [i for i in places if results[i] == "ok"]
+            rejects = [Reject("a.tar", i, f"key{i}", "invert", results[i], "why") for i in places if i not in ok]
+            if ok:
+                rows = [f"{key.id}/{unit.unit}/{i}" for i in ok]
+                attempt.write(f"parts/{attempt.name}.parquet", json.dumps(rows).encode(), len(ok))
+                if self.random.random() < 0.5:
+                    attempt.write(f"shards/{attempt.name}.tar", b"images")
+            attempt.commit(count=len(places), ok=len(ok), filtered=0, rejects=rejects, device="cpu")
+
+        return work
+
+    def result(self, unit: int, i: int, retry: int) -> str:
+        fate = self.fate[unit, i]
+        if fate == "ok" or (retry and self.random.random() < 0.5):
+            return "ok"
+        return self.random.choice(["ok", *ERRORS]) if fate == "either" else fate
+
+    def driver(self, retry: Sequence[str] = ()) -> Callable[[], None]:
+        def drive() -> None:
+            store, random = self.store(), self.random
+            key, units = store.key(), read_units(store)
+            try:
+                pending = runs._pending(store, units, retry)
+            except runs.RetryError:
+                return
+            with ledgers.Ledger(store, 0 if retry else len(units), [unit.unit for unit in pending], key) as ledger:
+                for unit in random.sample(pending, len(pending)):
+                    for number in range(1, ATTEMPTS + 1):
+                        worker = self.world.spawn(
+                            self.attempt(unit, number, key),
+                            "worker",
+                            weight=random.choice([0.0, 0.2, 1.0, 1.0, 1.0, 3.0]),  # 0: stopped, until it is woken
+                            mortality=random.choice([0.0, 0.0, 0.05, 0.2]),
+                        )
+                        for _ in range(random.randint(1, 80)):
+                            if worker.ended:
+                                break
+                            self.world.point()
+                        if worker.ended and not worker.error and store.has(stores.commit_path(unit.unit, unit.retry)):
+                            if not retry:
+                                ledger.done(unit.unit)
+                            break
+            store.check_key(key)
+            store.sweep()
+
+        return drive
+
+    def gc(self) -> None:
+        self.store().sweep()
+
+    def read(self) -> None:
+        """What a reader of a finished store sees is whole, and each row once."""
+        store = self.store()
+        found = status(store)
+        if found.input != found.ok + found.rejected + found.filtered:
+            self.wrong.append(f"the sum does not hold: {found}")
+        try:
+            parts = parts_of(store)
+            rows = [row for path, *_ in parts for row in json.loads(store.get(path))]
+        except JobError:
+            return  # not done, or replaced
+        if len(set(rows)) < len(rows):
+            self.wrong.append(f"a reader sees rows twice: {rows}")
+
+    def glob(self) -> None:
+        """What a plain glob sees is committed, at any time."""
+        store = self.store()
+        seen = set(store.names("parts")) - set(FOREIGN)
+        named = {file.path for commit in store.commits([]) for file in commit.files}
+        if not self.replaced and not seen <= named:
+            self.wrong.append(f"a glob sees {seen - named}, which no commit names")
+
+    def replace(self) -> None:
+        """Remove the store, again where files came in meanwhile, and begin another job at its location."""
+        store = self.store()
+        while paths := [path for path in store.names("") if path not in FOREIGN]:
+            for path in paths:
+                store.delete(path)
+        self.begin(2)
+        self.driver()()
+
+    def go(self) -> None:
+        world, random = self.world, self.random
+        store = self.store()
+        for path in FOREIGN:
+            store.put(path, b"of the user")
+        self.begin(1)
+        for _ in range(random.randint(1, 3)):
+            world.spawn(self.driver(), "driver", mortality=random.choice([0, 0.01, 0.03]))
+        for errors in ([ERRORS[0]], [ERRORS[1]], list(ERRORS)):
+            for _ in range(random.randint(0, 2)):
+                weight, mortality = random.choice([0.1, 0.5, 1.0]), random.choice([0, 0.02])
+                world.spawn(self.driver(errors), "retry", weight=weight, mortality=mortality)
+        for body in (self.gc, self.read, self.glob):
+            for _ in range(random.randint(0, 3)):
+                world.spawn(body, body.__name__, weight=random.choice([0.1, 0.3, 1.0]))
+        if self.replaced:
+            world.spawn(self.replace, "owner", weight=random.choice([0.1, 0.3, 1.0]))
+        world.run()
+        world.wake(0.5)  # some stopped workers go on beside the last driver, the others when all is done
+        world.run()
+        while not status(self.store()).complete:
+            world.spawn(self.driver(), "driver")
+            world.run()
+        world.wake(1.0)
+        world.run()
+        world.spawn(self.driver([ERRORS[0]]), "retry")
+        world.spawn(self.gc, "gc")
+        world.run()
+        while not status(self.store()).complete:
+            world.spawn(self.driver(), "driver")
+            world.run()
+
+    def check(self) -> Counter[str]:
+        """What is wrong in the end, by kind."""
+        store, wrong = self.store(), Counter[str]()
+        store.sweep(abandoned=0)
+        found, key = status(store), store.key()
+        rows, named = Counter[tuple[str, int]](), set[str]()
+        for commit in store.commits():
+            wrong["mixed"] += commit.job != key.id
+            for file in commit.files:
+                named.add(file.path)
+                for row in json.loads(store.get(file.path)) if file.path.startswith("parts/") else ():
+                    job, unit, i = row.split("/")
+                    wrong["mixed"] += job != key.id
+                    rows[unit, int(i)] += 1
+            rows.update((commit.unit, reject.index) for reject in commit.rejects)
+        every = {(f"{number:08d}", i) for number in range(self.units) for i in range(COUNT)}
+        wrong["lost"] = len(every - rows.keys())
+        wrong["doubled"] = sum(rows.values()) - len(rows)
+        there = set(store.names(""))
+        data = {path for path in there if path.startswith(tuple(f"{folder}/" for folder in DATA))}
+        wrong["glob is not the commits"] = len((data - set(FOREIGN)) ^ named)
+        wrong["files left"] = sum(path.startswith(STAGING) for path in there)
+        wrong["foreign files touched"] = sum(path not in there or store.get(path) != b"of the user" for path in FOREIGN)
+        wrong["not complete"] = not found.complete or len(found.problems)
+        wrong["seen on the way"] = len(self.wrong)
+        allowed = JobError if self.replaced else ()
+        wrong["actors that failed"] = sum(
+            actor.error is not None and not isinstance(actor.error, allowed) for actor in self.world.actors
+        )
+        return +wrong
+
+
+def interleave(seeds: Sequence[int], folder: Path | None) -> dict[str, Any]:
+    """A run for each seed, on a disk where a folder is given; the counts of what was done, and of what went wrong."""
+    total, wrong, bad = Counter[str](), Counter[str](), list[int]()
+    began = time.monotonic()
+    for seed in seeds:
+        place = folder / str(seed) if folder else None
+        run = Run(seed, place)
+        with scheduled(run.world):
+            run.go()
+            found = run.check()
+        total.update({"actors": len(run.world.actors), "operations": run.world.steps // 2})
+        total["stores replaced"] += run.replaced
+        wrong += found
+        if found:
+            bad.append(seed)
+            errors = [f"{actor.name}: {type(actor.error).__name__}: {actor.error}" for actor in run.world.actors]
+            print(
+                f"seed {seed}: {dict(found)} {run.wrong} {[e for e in errors if 'NoneType' not in e][:3]}", flush=True
+            )
+        if place is not None:
+            shutil.rmtree(place)
+    seen = ("glob is not the commits", "not complete", "seen on the way", "actors that failed")
+    kinds = ("lost", "doubled", "mixed", "foreign files touched", "files left", *seen)
+    seconds = round(time.monotonic() - began)
+    return {
+        "runs": len(seeds),
+        **total,
+        **{kind: wrong[kind] for kind in kinds},
+        "wrong seeds": bad,
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--runs", type=int, default=2000, help="how many, on each kind of store")
+    arguments.add_argument("--seed", type=int, default=1, help="of the first; each further one has the next")
+    given = arguments.parse_args()
+    seeds = range(given.seed, given.seed + given.runs)
+    figures = {"memory": interleave(seeds, None)}
+    with tempfile.TemporaryDirectory() as folder:
+        figures["disk"] = interleave(seeds, Path(folder))
+    print(table(["", *figures], [(kind, *(str(of[kind]) for of in figures.values())) for kind in figures["memory"]]))
+    print(save("interleavings", given, **figures))
+    raise SystemExit(1 if any(of["wrong seeds"] for of in figures.values()) else 0)
+
+
+if __name__ == "__main__":
+    main()

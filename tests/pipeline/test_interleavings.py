@@ -1,0 +1,15 @@
+"""The store under random interleavings, a few of them; many more: python -m benchmarks.interleavings."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.interleavings import interleave
+
+
+@pytest.mark.parametrize(("where", "seeds"), [("memory", range(1, 31)), ("disk", range(31, 46))])
+def test_nothing_is_lost_doubled_mixed_or_left(where: str, seeds: range, tmp_path: Path) -> None:
+    found = interleave(seeds, tmp_path if where == "disk" else None)
+    assert found["wrong seeds"] == []
+    assert found["stores replaced"] > 2
+    assert found["actors"] > 10 * len(seeds)
