@@ -1,9 +1,9 @@
 """Cut the power at random moments of a run, and let the same command finish the job on what the disk holds then.
 
 `python -m benchmarks.power --cuts 30`, as root on Linux: an ext4 file system in a file is mounted through a loop
-device, and a job over 20 real images on the default model writes its store there. At random moments, up to ten
-seconds after the run's end, the file is copied as it is. What a process wrote and nobody synced is not in the copy, as after a power
-loss. Each copy is then mounted in the place of the disk, and the same spec is run again. In the end each store is
+device, and a job over 20 real images on the default model writes its store there. At random moments, up to ten seconds
+after the run's end, the file is copied as it is. What a process wrote and nobody synced is not in the copy, as after a
+power loss. Each copy is then mounted in the place of the disk, and the same spec is run again. In the end each store is
 compared with that of an undisturbed run, row by row, by the sha256 of all that a row holds.
 
 It also measures what syncing costs, on the disk of --folder.
