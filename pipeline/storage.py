@@ -56,6 +56,10 @@ class NotThere(StorageError):
     """There is no such object (a bucket that is not there is another error)."""
 
 
+class TooLong(StorageError):
+    """The object has more bytes than are read at once."""
+
+
 class AlreadyThere(StorageError):
     """There is such an object, or one is being written just now."""
 
@@ -199,6 +203,19 @@ def read_range(location: str, start: int, end: int) -> tuple[bytes, Head]:
     with naming(location):
         result = obstore.get(store, path, options={"range": (start, end)})
         return bytes(result.bytes()), Head(result.meta["size"], result.meta["e_tag"])
+
+
+def read_file(location: str, most: int) -> bytes:
+    """All bytes of an object of at most `most` bytes.
+
+    Raises:
+        TooLong: it is larger.
+        StorageError: there is no such object, or it cannot be reached.
+    """
+    reader = Reader(location)
+    if reader.head.size > most:
+        raise TooLong(f"{location}: has {reader.head.size:,} bytes, and at most {most:,} are read; make it smaller")
+    return reader.read()
 
 
 class Reader(io.BufferedIOBase):
