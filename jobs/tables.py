@@ -1,6 +1,7 @@
 """Tables of prompts: which edits a file gives which key."""
 
 import io
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
@@ -13,10 +14,13 @@ import pyarrow.parquet as pq
 
 from jobs.mapping import mask_of, plain, read_entries, stem, text_of
 from pipeline.errors import JobError
-from pipeline.storage import Reader, StorageError
+from pipeline.storage import StorageError, read_file
 from schemas.specs import Edit
 
 COLUMNS = ("key", "prompt", "name")  # the last one need not be there
+LARGEST = 512 << 20  # bytes of a file, and of the text in it: a Parquet file of 200 KiB can have gigabytes of it
+MAPPING = 64 << 20  # bytes of a mapping file, whose masks take ten times as much in memory
+ROWS = 5_000_000  # of a table; each takes some 300 bytes, beside its text
 
 
 class TableError(JobError):
@@ -65,7 +69,7 @@ def read_table(edit: Edit) -> PromptTable:
     where = "table" if edit.pie_bench is None else "pie_bench"
     location = str(edit.listed)
     try:
-        data = Reader(location).read()
+        data = read_file(location, LARGEST if where == "table" else MAPPING)
     except StorageError as error:
         raise TableError(f"edit {edit.name!r}, {where}: {error}") from error
     try:
@@ -77,7 +81,9 @@ def read_table(edit: Edit) -> PromptTable:
         names = table["name"] if "name" in table.column_names else None
         return _of_rows(data, table["key"], table["prompt"], names)
     except (pa.ArrowException, ValueError) as error:
-        raise TableError(f"edit {edit.name!r}, {where}: {location}: {error}") from error
+        # Arrow appends the line, which may be of any file that the driver can read
+        said = re.sub(r"(Expected \d+ columns, got \d+):.*", r"\1", str(error), flags=re.DOTALL)
+        raise TableError(f"edit {edit.name!r}, {where}: {location}: {said}") from None
 
 
 def _columns(data: bytes, kind: str) -> pa.Table:
@@ -91,22 +97,62 @@ def _columns(data: bytes, kind: str) -> pa.Table:
             convert_options=pa.csv.ConvertOptions(column_types=text, strings_can_be_null=False),
         )
     elif kind == "parquet":
-        table = pq.read_table(file, columns=[name for name in COLUMNS if name in pq.read_schema(file).names])
+        table = _parquet(file)
     else:
         options = pa.json.ParseOptions(explicit_schema=pa.schema(text.items()), unexpected_field_behavior="ignore")
         table = pa.json.read_json(file, parse_options=options)
         if table["name"].null_count == len(table):
             table = table.drop_columns("name")
-    if missing := [name for name in COLUMNS[:2] if name not in table.column_names]:
-        raise ValueError(f"found no column {' and no column '.join(missing)}, expected the columns key, prompt, [name]")
-    table = table.select([name for name in COLUMNS if name in table.column_names])
+    table = table.select(_wanted(table.schema))
+    _check_size(table.num_rows, 0)
     for name, column in zip(table.column_names, table.columns, strict=True):
-        if column.type not in (pa.string(), pa.large_string()):
-            raise ValueError(f"column {name}: found {column.type}, expected text")
         if column.null_count:
             row = pc.index(column.is_null(), True).as_py()
             raise ValueError(f"row {row + 1}: found no {name}, expected text")
     return table.combine_chunks()
+
+
+def _wanted(schema: pa.Schema) -> list[str]:
+    """The columns of a table that are read, all of text. Raises ValueError where one is missing or of another type."""
+    if missing := [name for name in COLUMNS[:2] if name not in schema.names]:
+        raise ValueError(f"found no column {' and no column '.join(missing)}, expected the columns key, prompt, [name]")
+    wanted = [name for name in COLUMNS if name in schema.names]
+    for name in wanted:
+        if (kind := schema.field(name).type) not in (pa.string(), pa.large_string()):
+            raise ValueError(f"column {name}: found {kind}, expected text")
+    return wanted
+
+
+def _check_size(rows: int, size: int) -> None:
+    """Raise ValueError where a table has more rows, or more bytes of text, than are read."""
+    if rows > ROWS:
+        raise ValueError(f"has {rows:,} rows or more, and at most {ROWS:,} are read; split it into several edits")
+    if size > LARGEST:
+        raise ValueError(f"has {size:,} bytes of text or more, and at most {LARGEST:,} are read; split it")
+
+
+def _parquet(file: io.BytesIO) -> pa.Table:
+    """The columns of a Parquet file. What it would take in memory is checked before it is taken.
+
+    A dictionary, and the runs of its indices, can stand for thousands of times as much text as the file has bytes.
+    """
+    stored = pq.ParquetFile(file)
+    wanted, footer = _wanted(stored.schema_arrow), stored.metadata
+    chunks = [
+        footer.row_group(group).column(i) for group in range(footer.num_row_groups) for i in range(footer.num_columns)
+    ]
+    _check_size(
+        footer.num_rows, sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema in wanted)
+    )
+    rows, size, batches = 0, 0, list[pa.RecordBatch]()
+    for batch in pq.ParquetFile(file, read_dictionary=wanted).iter_batches(1 << 14, columns=wanted):
+        rows += batch.num_rows
+        lengths = [pc.binary_length(column.dictionary).take(column.indices) for column in batch.columns]
+        size += sum(pc.sum(length).as_py() or 0 for length in lengths)
+        _check_size(rows, size)
+        text = [column.dictionary_decode().cast(pa.string()) for column in batch.columns]
+        batches.append(pa.record_batch(text, names=batch.schema.names))
+    return pa.Table.from_batches(batches, pa.schema([(name, pa.string()) for name in wanted])).select(wanted)
 
 
 def _of_rows(data: bytes, keys: pa.Array, prompts: pa.Array, names: pa.Array | None) -> PromptTable:
@@ -129,7 +175,7 @@ def _of_rows(data: bytes, keys: pa.Array, prompts: pa.Array, names: pa.Array | N
         for at, (key, name) in enumerate(zip(ordered, named.to_pylist(), strict=True)):
             seen = seen if first[key] < at else set()
             if name in seen:
-                raise ValueError(f"found the key {key!r} twice under the name {name!r}, expected it once")
+                raise ValueError(f"row {order[at].as_py() + 1}: has the key and the name of a row before it")
             seen.add(name)
     return PromptTable(sha256(data).hexdigest(), distinct, first, ordered, named, prompts.take(order))
 

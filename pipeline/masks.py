@@ -8,10 +8,14 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from pipeline.images import ImageError, prepare
-from pipeline.storage import NotThere, Reader
+from pipeline.storage import NotThere, TooLong, read_file
 
 PIE_BENCH = 512
 """The side in pixels of PIE-Bench's pictures, and of its masks."""
+
+
+LARGEST = 64 << 20
+"""The largest file of a mask that is read, in bytes."""
 
 
 class MaskError(ValueError):
@@ -28,8 +32,8 @@ def mask_of_file(template: str, key: str, source: tuple[int, int], size: int, cr
     if ".." in key.split("/"):
         raise MaskError(f"{location}: a key with .. in it names no mask")
     try:
-        prepared = prepare(Reader(location).read(), size, crop)
-    except NotThere as error:
+        prepared = prepare(read_file(location, LARGEST), size, crop)
+    except (NotThere, TooLong) as error:
         raise MaskError(str(error)) from error
     except ImageError as error:
         raise MaskError(f"{location}: {error}") from error

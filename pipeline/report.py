@@ -28,6 +28,7 @@ from pipeline.sheet import CELL, read_pictures
 from pipeline.status import status
 from pipeline.storage import Reader
 from pipeline.store import READERS, Store, StoreError
+from schemas.locations import without_secrets
 from schemas.rejects import Reject
 
 EXAMPLES = 20  # rejects shown of a class
@@ -38,8 +39,7 @@ LONGEST = 1000  # characters shown of a caption, a prompt, a key: to mark and to
 
 TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_name(f"report.{kind}") for kind in ("html", "css", "js"))
 
-# A password may hold slashes and at signs; digits and a slash after the colon are a port.
-PASSWORD = re.compile(r"(?<=://)[^\s/@:]*:(?!\d+/)[^\s@]*(?:@[^\s/@]*)*@")
+WORD = re.compile(r"(?<=://)[^\s/@:]*:(?!\d+/)[^\s@]*(?:@[^\s/@]*)*@")
 TOKEN = re.compile(r"(https?://)[^\s/@]+@")
 SIGNATURE = re.compile(r"([?&][\w.-]*(?:sig|signature|token|secret|password|key|credential)[\w.-]*=)[^\s&\"'<>]+", re.I)
 
@@ -102,7 +102,7 @@ def report(store: Store) -> str:
         # a fold could part a URL from its password
         spec=yaml.safe_dump(job["spec"], sort_keys=False, allow_unicode=True, width=2**31),
         fingerprint=json.dumps(job["fingerprint"], indent=2, ensure_ascii=False),
-        latents=shlex.quote(public(job["spec"]["latents"] if job["kind"] == "edit" else store.location)),
+        latents=shlex.quote(without_secrets(job["spec"]["latents"] if job["kind"] == "edit" else store.location)),
         seconds=told.seconds,
         workers=[
             {"host": host, "pid": pid, "device": device, "units": told.units[worker], "images": told.images[worker]}
@@ -153,17 +153,15 @@ def _policy(style: str, script: str) -> str:
 
 
 def public(value: Any) -> Any:
-    """A text without what looks like a credential in its URLs: user:password@, and tokens in queries."""
-    if not isinstance(value, str) or isinstance(value, Markup):
-        return value
-    return SIGNATURE.sub(r"\1…", TOKEN.sub(r"\1", PASSWORD.sub("", value)))
+    """Return a text without the credentials in its URLs; any other value as it is."""
+    return without_secrets(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def marked(prompt: str, caption: str) -> Markup:
     """The prompt as HTML, its words that are not the caption's within <mark>."""
-    prompt = public(prompt)
+    prompt, caption = without_secrets(prompt), without_secrets(caption)
     words = list(WORD.finditer(prompt))
-    matcher = SequenceMatcher(None, WORD.findall(public(caption)), [word[0] for word in words], autojunk=False)
+    matcher = SequenceMatcher(None, WORD.findall(caption), [word[0] for word in words], autojunk=False)
     html, done = Markup(""), 0
     for tag, _, _, first, last in matcher.get_opcodes():
         if tag in ("insert", "replace"):
@@ -224,7 +222,11 @@ def _histogram(name: str, meaning: str, values: np.ndarray) -> Histogram:
 
 
 def short(text: str) -> str:
-    """A text of at most LONGEST characters, and an ellipsis where there were more."""
+    """Return at most LONGEST characters of a text, and an ellipsis if there were more.
+
+    The credentials go first: half a URL may not look like one.
+    """
+    text = without_secrets(text)
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 

@@ -1,10 +1,11 @@
 """Which rows of a latent store an edit takes, and what tables say of them: decided once, when the job is planned."""
 
 import heapq
+import io
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b, sha256
 from itertools import islice
 from typing import Any
@@ -15,11 +16,13 @@ import pyarrow as pa
 from pipeline.errors import JobError
 from pipeline.latents import read_columns
 from pipeline.plan import Source, Unit, cut, parts_of, write_rows
-from pipeline.storage import Reader, StorageError
+from pipeline.storage import StorageError, read_file
 from pipeline.store import READERS, Store
 from schemas.plan import ROWS
 from schemas.specs import EditSpec, SampleSpec
 from schemas.where import columns_of, places, said, sandbox
+
+KEYS_BYTES, KEYS = 512 << 20, 10_000_000  # of a file of keys; a key takes some 200 bytes of memory
 
 Listed = Callable[[str], Mapping[str, Any]] | None
 """The prompts, or the masks, that tables give a key, by the name of the variant; None where there are none."""
@@ -34,12 +37,13 @@ class SelectionError(JobError):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows: the fields of EditSpec, with the keys of a file read."""
+    """Which rows: the fields of EditSpec, with the keys of a file read; `lines` are theirs in it."""
 
     where: str | None
     keys: frozenset[str] | None
     sample: SampleSpec | None
     limit: int | None
+    lines: Mapping[str, int] | None = field(default=None, compare=False)
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides the rows of a store, short even for a million keys."""
@@ -50,8 +54,9 @@ class Selection:
 
 def read_selection(spec: EditSpec) -> Selection:
     """What a spec says of rows. Raises SelectionError where its file of keys cannot be used."""
-    keys = _read_keys(spec.keys) if isinstance(spec.keys, str) else spec.keys
-    return Selection(spec.where, None if keys is None else frozenset(keys), spec.sample, spec.limit)
+    lines = _read_keys(spec.keys) if isinstance(spec.keys, str) else None
+    keys = spec.keys if lines is None else lines
+    return Selection(spec.where, None if keys is None else frozenset(keys), spec.sample, spec.limit, lines)
 
 
 def select(latents: Store, parts: Sequence[Source], wanted: Selection) -> Iterator[tuple[Source, Sequence[int]]]:
@@ -146,9 +151,14 @@ def _filtered(latents: Store, parts: Sequence[Source], wanted: Selection) -> Ite
                 rows = [row for row in rows if keys[row] in wanted.keys]
             yield part, rows, table
     if missing:
-        shown = ", ".join(map(repr, sorted(missing)[:5])) + (", ..." if len(missing) > 5 else "")
-        some = "the key" if len(missing) == 1 else f"{len(missing)} of the keys:"
-        raise SelectionError(f"keys: {latents.location} does not have {some} {shown}")
+        if wanted.lines is None:
+            shown = list(map(repr, sorted(missing)))
+            some = "the key" if len(missing) == 1 else f"{len(missing)} of the keys:"
+        else:  # a file's content is not repeated: it may be any file that the driver can read
+            shown = list(map(str, sorted(wanted.lines[key] for key in missing)))
+            some = f"{len(missing)} of the {len(wanted.lines)} keys of the file, those of the lines"
+        few = ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
+        raise SelectionError(f"keys: {latents.location} does not have {some} {few}")
 
 
 def _sampled(chosen: Iterator[Chosen], sample: SampleSpec) -> Iterator[Chosen]:
@@ -182,14 +192,20 @@ def _read(latents: Store, parts: Sequence[Source], columns: Sequence[str]) -> It
             yield from zip(some, pool.map(lambda part: read_columns(latents, part, columns), some), strict=True)
 
 
-def _read_keys(location: str) -> list[str]:
+def _read_keys(location: str) -> dict[str, int]:
+    """The keys of a file, each with the number of its first line."""
     try:
-        lines = Reader(location).read().decode("utf-8-sig").splitlines()
+        text = read_file(location, KEYS_BYTES).decode("utf-8-sig")
     except StorageError as error:
         raise SelectionError(f"keys: {error}") from error
     except UnicodeDecodeError as error:
-        raise SelectionError(f"keys: {location} is not UTF-8 text; save it as UTF-8 ({error})") from error
-    keys = [line.strip() for line in lines if line.strip()]
+        raise SelectionError(f"keys: {location} is not UTF-8 text (byte {error.start}); save it as UTF-8") from None
+    keys: dict[str, int] = {}
+    for number, line in enumerate(io.StringIO(text, newline=None), 1):
+        if key := line.strip():
+            keys.setdefault(key, number)
+            if len(keys) > KEYS:
+                raise SelectionError(f"keys: {location} has more than {KEYS:,} keys; take rows by `where` instead")
     if not keys:
         raise SelectionError(f"keys: {location} is empty; expected a key a line")
     return keys

@@ -1,4 +1,4 @@
-"""Folders and objects, on this machine or behind a URL, through obstore."""
+"""Folders and objects, on this machine or behind a URL, through obstore; of web servers, through pipeline.web."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from pipeline.credentials import PLACES, s3_provider
 from pipeline.errors import JobError
+from pipeline.web import fetch
 from schemas.locations import without_secrets
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https")
@@ -44,7 +45,6 @@ _NO_CREDENTIALS = r"http://(169\.254\.|metadata\.google|[^/]+/latest/(api|meta-d
 _HINTS = {
     "redirect without LOCATION": "the bucket is in another region; set AWS_REGION to that one",
     "Account must be specified": "names no storage account; set AZURE_STORAGE_ACCOUNT_NAME",
-    "Range request not supported": "the server sends whole files only; shards are read in ranges, fetch this one",
 }
 
 
@@ -54,6 +54,10 @@ class StorageError(JobError):
 
 class NotThere(StorageError):
     """There is no such object (a bucket that is not there is another error)."""
+
+
+class TooLong(StorageError):
+    """The object has more bytes than are read at once."""
 
 
 class AlreadyThere(StorageError):
@@ -102,8 +106,7 @@ def open_file(location: str) -> tuple[ObjectStore, str]:
     if not name or folder.endswith("/"):
         raise StorageError(f"{location}: names no object; give the bucket and the path in it")
     with naming(location):
-        store = _remote(_encoded(location).rpartition("/")[0])
-    return store, unquote(name) if location.startswith("http") else name
+        return _remote(_encoded(location).rpartition("/")[0]), name
 
 
 def write_file(path: Path, data: bytes, *, new: bool) -> None:
@@ -170,6 +173,10 @@ def head(location: str) -> Head:
     Raises:
         StorageError: there is no such object, or it cannot be reached.
     """
+    if (url := _web_url(location)) is not None:
+        with naming(location):
+            _, size, etag = fetch(url)
+            return Head(size, etag)
     store, path = open_file(location)
     with naming(location):
         try:
@@ -186,10 +193,29 @@ def read_range(location: str, start: int, end: int) -> tuple[bytes, Head]:
     Raises:
         StorageError: there is no such object, it cannot be reached, or the range is empty or starts beyond its end.
     """
+    if (url := _web_url(location)) is not None:
+        with naming(location):
+            if not start < end:
+                raise ValueError(f"the range from byte {start} to {end} is empty")
+            data, size, etag = fetch(url, start, end)
+            return data, Head(size, etag)
     store, path = open_file(location)
     with naming(location):
         result = obstore.get(store, path, options={"range": (start, end)})
         return bytes(result.bytes()), Head(result.meta["size"], result.meta["e_tag"])
+
+
+def read_file(location: str, most: int) -> bytes:
+    """All bytes of an object of at most `most` bytes.
+
+    Raises:
+        TooLong: it is larger.
+        StorageError: there is no such object, or it cannot be reached.
+    """
+    reader = Reader(location)
+    if reader.head.size > most:
+        raise TooLong(f"{location}: has {reader.head.size:,} bytes, and at most {most:,} are read; make it smaller")
+    return reader.read()
 
 
 class Reader(io.BufferedIOBase):
@@ -267,11 +293,16 @@ def local_path(location: str) -> Path | None:
 
 
 def _encoded(location: str) -> str:
-    """The location as a URL proper: keys of object stores are written as they are, http URLs are encoded already."""
-    if not location.startswith("http"):
-        scheme, _, rest = location.partition("://")
-        # "@" stays: abfss://container@account... has it in the host.
-        return f"{scheme}://{quote(rest, safe='/@')}"
+    """The URL of an object store's key, which is written as it is."""
+    scheme, _, rest = location.partition("://")
+    # "@" stays: abfss://container@account... has it in the host.
+    return f"{scheme}://{quote(rest, safe='/@')}"
+
+
+def _web_url(location: str) -> str | None:
+    """A location on a web server, which is encoded already; None for any other. Raises StorageError."""
+    if local_path(location) is not None or not location.startswith(("http://", "https://")):
+        return None
     if "#" in location:
         raise StorageError(f"{location}: a URL with a # names a part of a page; write %23 for one in a name")
     return location
@@ -289,7 +320,7 @@ def _remote(url: str) -> ObjectStore:
     Raises what obstore raises, and ValueError where the environment does not do.
     """
     # obstore gives up after 30 s by default, in which a slow line does not bring one unit's images.
-    client: dict[str, Any] = {"timeout": "10m", "allow_http": url.startswith("http://")}
+    client: dict[str, Any] = {"timeout": "10m"}
     options: dict[str, Any] = {"client_options": client, "retry_config": RETRIES}
     if _kind(url) == "s3":
         names = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")

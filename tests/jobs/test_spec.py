@@ -33,7 +33,7 @@ BAD = {
     "empty": ("", ["is empty", "kind: invert or kind: edit"]),
     "only a comment": ("# nothing\n", ["is empty"]),
     "list": ("- kind: invert\n", ["found a list of 1 at the top", "expected a mapping"]),
-    "text": ("invert\n", ['found "invert" at the top', "expected a mapping"]),
+    "text": ("invert\n", ["found text or a number at the top", "expected a mapping"]),
     "no kind": ("input: a\nsampler: {}\n", ["kind: missing, expected invert or edit"]),
     "wrong kind": ("kind: invret\n", ['line 1: kind: found "invret", expected invert or edit; did you mean invert?']),
     "tab": ("kind: invert\nsampler:\n\tsteps: 5\n", ["line 3", "indented with a tab"]),

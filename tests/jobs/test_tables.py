@@ -149,7 +149,7 @@ def test_pie_bench(tmp_path: Path) -> None:
         (
             "csv",
             b"key,prompt,name\na,b,n\na,c,n\n",
-            "found the key 'a' twice under the name 'n', expected it once",
+            "row 2: has the key and the name of a row before it",
         ),
     ],
 )
@@ -165,8 +165,9 @@ def test_what_is_no_table_is_told(kind: str, data: bytes, said: str, tmp_path: P
         ("{", "is no JSON"),
         ("[]", "expected a mapping of ids"),
         ("{}", "is empty"),
-        ('{"7": 3}', "entry '7': found None for image_path, expected text"),
-        ('{"7": {"image_path": "a.jpg", "editing_prompt": 3}}', "entry '7': found 3 for editing_prompt, expected text"),
+        ('{"private_key": "the-secret"}', "has no entry with an image_path; expected PIE-Bench's mapping_file.json"),
+        ('{"7": {"image_path": 3}}', "entry '7': image_path is missing or not text"),
+        ('{"7": {"image_path": "a.jpg", "editing_prompt": 3}}', "entry '7': editing_prompt is missing or not text"),
         (
             '{"7": {"image_path": "a.jpg", "editing_prompt": ""}, "8": {"image_path": "a.png", "editing_prompt": ""}}',
             "entry '8': its image_path 'a.png' stands for another one too",
@@ -178,6 +179,51 @@ def test_what_is_no_mapping_file_is_told(content: str, said: str, tmp_path: Path
     with pytest.raises(TableError, match=r"edit 'p', pie_bench: .*m\.json: ") as error:
         read_table(Edit(name="p", pie_bench=str(tmp_path / "m.json")))
     assert said in str(error.value)
+
+
+SECRET = b"root:$6$the-secret:19000\nAWS_SECRET_ACCESS_KEY=the-secret,x,y\n{the-secret: [1, 2\n"
+
+
+@pytest.mark.parametrize("kind", [*WRITERS, "json"])
+def test_an_error_does_not_show_the_content_of_the_file(kind: str, tmp_path: Path) -> None:
+    for data in (SECRET, SECRET + b"key,prompt\n", b'key,prompt\n"', b'{"auths": {"the-secret": 1}}', b'"the-secret"'):
+        path = tmp_path / f"private.{kind}"
+        path.write_bytes(data + SECRET)
+        with pytest.raises(TableError) as error:
+            read_table(Edit(name="t", **{"pie_bench" if kind == "json" else "table": str(path)}))
+        assert "the-secret" not in str(error.value)
+        assert error.value.__cause__ is None
+
+
+def bomb(**columns: Any) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns), sink, compression="zstd", store_schema=False)
+    return sink.getvalue()
+
+
+def test_a_small_file_that_is_large_in_memory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The memory is bounded before it is taken. The first file stands for 6 GB of text by its dictionary."""
+    numbers = pa.array(range(600_000)).cast(pa.string())
+    prompts = pa.DictionaryArray.from_arrays(pa.array([0] * 600_000), ["x" * 10_000]).cast(
+        pa.dictionary(pa.int32(), pa.string())
+    )
+    data = bomb(key=numbers, prompt=prompts)
+    assert len(data) < 3 << 20
+    allocated = pa.total_allocated_bytes()
+    with pytest.raises(TableError, match=r"has [\d,]+ bytes of text or more, and at most 536,870,912 are read"):
+        read_table(table_edit(tmp_path, "parquet", data))
+    assert pa.default_memory_pool().max_memory() - allocated < 1 << 31
+    monkeypatch.setattr("jobs.tables.ROWS", 10)
+    with pytest.raises(TableError, match="has 600,000 rows or more, and at most 10 are read"):
+        read_table(table_edit(tmp_path, "parquet", data))
+    monkeypatch.setattr("jobs.tables.LARGEST", 1000)
+    for kind in ("csv", "jsonl", "parquet"):
+        with pytest.raises(TableError, match=r"prompts\..*: has [\d,]+ bytes, and at most 1,000 are read"):
+            read_table(table_edit(tmp_path, kind, b"x" * 1001))
+    monkeypatch.setattr("jobs.tables.MAPPING", 1000)
+    (tmp_path / "m.json").write_bytes(b" " * 1001)
+    with pytest.raises(TableError, match=r"m\.json: has 1,001 bytes, and at most 1,000 are read"):
+        read_table(Edit(name="p", pie_bench=str(tmp_path / "m.json")))
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

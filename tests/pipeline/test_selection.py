@@ -106,7 +106,9 @@ def test_a_where_that_fails_on_a_row_says_where(latents: Store) -> None:
         numbers(latents, where="(json->>'even')::int > 0")
 
 
-def test_keys_are_a_list_or_a_file_and_have_to_be_there(latents: Store, tmp_path: Path) -> None:
+def test_keys_are_a_list_or_a_file_and_have_to_be_there(
+    latents: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "keys.txt").write_text("\ufeffk03\n\n k12 \r\nk03\n", encoding="utf-8")
     spec = {"kind": "edit", "latents": "x", "output": "y", "edits": [{"name": "a", "prompt": "b"}]}
     from_file = read_selection(EditSpec.model_validate({**spec, "keys": str(tmp_path / "keys.txt")}))
@@ -117,9 +119,19 @@ def test_keys_are_a_list_or_a_file_and_have_to_be_there(latents: Store, tmp_path
     for limit in (None, 1):
         with pytest.raises(SelectionError, match=r"keys: .*latents does not have 2 of the keys: 'k99', 'nope'"):
             numbers(latents, keys=["k01", "k99", "nope"], limit=limit)
+    (tmp_path / "keys.txt").write_bytes(b"k01\nroot:$6$the-secret\n\nk99\n")
+    secret = read_selection(EditSpec.model_validate({**spec, "keys": str(tmp_path / "keys.txt")}))
+    with pytest.raises(SelectionError, match=r"does not have 2 of the 3 keys of the file, those of the lines 2, 4$"):
+        list(select(latents, parts_of(latents), secret))
     (tmp_path / "keys.txt").write_bytes(b"caf\xe9")
     with pytest.raises(SelectionError, match=r"keys: .*keys.txt is not UTF-8"):
         read_selection(EditSpec.model_validate({**spec, "keys": str(tmp_path / "keys.txt")}))
+    for bound, many in (("KEYS", "more than 2 keys"), ("KEYS_BYTES", "6 bytes, and at most 2 are read")):
+        with monkeypatch.context() as patched:
+            patched.setattr(f"pipeline.selection.{bound}", 2)
+            (tmp_path / "keys.txt").write_bytes(b"a\nb\nc\n")
+            with pytest.raises(SelectionError, match=f"keys: .*keys.txt.* has {many}"):
+                read_selection(EditSpec.model_validate({**spec, "keys": str(tmp_path / "keys.txt")}))
     (tmp_path / "keys.txt").write_bytes(b"\n")
     with pytest.raises(SelectionError, match=r"keys: .*keys.txt is empty"):
         read_selection(EditSpec.model_validate({**spec, "keys": str(tmp_path / "keys.txt")}))

@@ -12,13 +12,17 @@ from typing import ClassVar
 import obstore
 import pytest
 
+from jobs.tables import read_table
 from pipeline import storage
 from pipeline.errors import JobError
 from pipeline.inputs import expand
+from pipeline.masks import mask_of_file
+from pipeline.selection import read_selection
 from pipeline.shards import Sample, ShardChanged, index_shard, read_samples, write_shard
 from pipeline.storage import Head, Reader, StorageError, head, local_path, open_file, open_prefix, read_range
 from pipeline.store import Store
 from schemas.locations import without_secrets
+from schemas.specs import Edit, EditSpec
 
 ODD = ["a b.tar", "é.tar", "per%20cent.tar", "100%.tar", "#?&.tar", "[x]*{y}.tar", "~t.tar", "back\\s.tar", "a:b.tar"]
 CONTENT = bytes(range(256)) * 20
@@ -28,7 +32,10 @@ class Files(BaseHTTPRequestHandler):
     """Serves what is in `served`, in ranges; counts the requests."""
 
     requests = 0
+    busy = 0  # requests that are still answered 503
+    cut = 0  # answers that still break off
     served: ClassVar = {"/a%20b/100%25.tar": CONTENT}
+    redirects: ClassVar[dict[str, str]] = {}
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
@@ -38,6 +45,16 @@ class Files(BaseHTTPRequestHandler):
 
     def answer(self, body: bool) -> None:
         Files.requests += 1
+        if target := Files.redirects.get(self.path):
+            self.send_response(302)
+            self.send_header("Location", target)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if Files.busy:
+            Files.busy -= 1
+            self.send_error(503)
+            return
         content = Files.served.get(self.path)
         if content is None:
             self.send_error(404)
@@ -51,7 +68,10 @@ class Files(BaseHTTPRequestHandler):
         self.send_header("ETag", f'"v{len(content)}"')
         self.send_header("Last-Modified", "Sun, 06 Nov 1994 08:49:37 GMT")
         self.end_headers()
-        if body:
+        if body and Files.cut:
+            Files.cut -= 1
+            self.wfile.write(content[start : end - 1])
+        elif body:
             self.wfile.write(content[start:end])
 
     def log_message(self, format: str, *args: object) -> None:
@@ -166,6 +186,40 @@ def test_http(server: str) -> None:
     assert Files.requests == before + 1
     with pytest.raises(StorageError, match="missing"):
         head(f"{server}/missing")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_no_redirect_is_followed(server: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server that a job names could choose any address otherwise, also one that only this machine can reach."""
+    target = server.replace("127.0.0.1", host) + "/a%20b/100%25.tar"
+    for name in ("x.tar", "keys.txt", "table.csv", "a.png"):
+        monkeypatch.setitem(Files.redirects, f"/{name}", f"{target}?X-Signature=secret")
+    before = Files.requests
+    edit = Edit(name="a", table=f"{server}/table.csv")
+    keys = EditSpec(kind="edit", latents="x", output="y", edits=[edit], keys=f"{server}/keys.txt")
+    for use in (
+        lambda: head(f"{server}/x.tar"),
+        lambda: read_range(f"{server}/x.tar", 0, 10),
+        lambda: index_shard(f"{server}/x.tar"),
+        lambda: read_table(edit),
+        lambda: read_selection(keys),
+        lambda: mask_of_file(f"{server}/{{key}}.png", "a", (8, 8), 8, "center"),
+    ):
+        with pytest.raises(JobError, match=f"{server}/.*redirects to {re.escape(target)}") as error:
+            use()
+        assert "secret" not in str(error.value)
+        assert "give that URL, or download the file" in str(error.value)
+    assert Files.requests == before + 6
+
+
+def test_a_busy_server_and_a_broken_line_are_tried_again(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.web.WAITS", (0.0,) * 3)
+    monkeypatch.setattr(Files, "busy", 2)
+    monkeypatch.setattr(Files, "cut", 1)
+    assert read_range(f"{server}/a%20b/100%25.tar", 5, 12)[0] == CONTENT[5:12]
+    monkeypatch.setattr(Files, "busy", 100)
+    with pytest.raises(StorageError, match=r"the server answers 503 .*; try again later"):
+        head(f"{server}/a%20b/100%25.tar")
 
 
 def test_shards_over_http(server: str, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
