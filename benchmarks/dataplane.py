@@ -83,7 +83,7 @@ def inverted(given: Namespace) -> tuple[Pair, list[Row]]:
     captions = [picture.caption for picture in shown]
     pair = model.invert(start, captions, steps=given.steps, batch_size=given.batch)
     rows = [
-        Row(f"{i:06d}", "photos/00000.tar", i, caption, False, digest, digest[::-1], 1024, 768, None)
+        Row(f"{i:06d}", "photos/00000.tar", i, caption, False, digest, digest[::-1], 1024, 768, None, 0)
         for i, (caption, digest) in enumerate(zip(captions, start.digests(), strict=True))
     ]
     return pair, rows

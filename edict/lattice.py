@@ -5,6 +5,7 @@ On that scale a half-step of the sampler is an addition, undone by subtracting t
 division with rounding.
 """
 
+import math
 from fractions import Fraction
 
 import torch
@@ -14,29 +15,62 @@ DENOMINATOR = 10_000  # the largest of a weight
 SHARE = Fraction(1, DENOMINATOR)  # the smallest weight there is
 
 
+EXPANSION = (
+    "Inversion expands x - y at every step, edict by 1/p^2 and bdia by 1/gamma: raise p, or gamma, execute fewer steps "
+    "(steps, strength), lower the guidance scale, or lower the bits"
+)
+
+
 class LatticeOverflow(ArithmeticError):
     """A state left the range of integers it is computed or stored in; the message says which, and what helps."""
 
-    def __init__(self, largest: int, limit: int, bits: int) -> None:
-        super().__init__(
-            f"a lattice state grew to {largest:.1e}, beyond {limit:.1e}, at {bits} bits. Inversion expands x - y at "
-            "every step, edict by 1/p^2 and bdia by 1/gamma: raise p, or gamma, execute fewer steps (steps, strength), "
-            "lower the guidance scale, or lower the bits"
-        )
+    def __init__(self, largest: float, limit: int, bits: int, remedy: str = EXPANSION) -> None:
+        super().__init__(f"a lattice state grew to {largest:.1e}, beyond {limit:.1e}, at {bits} bits. {remedy}")
 
 
 class NonFinite(ArithmeticError):
-    """The network predicted NaN or infinity."""
+    """A network gave NaN or infinity."""
+
+
+def of_sample(fault: ArithmeticError, i: int, count: int) -> ArithmeticError:
+    """Add a note that names the sample to its fault, and return the fault."""
+    fault.add_note(f"sample {i} of {count}")
+    return fault
 
 
 def to_lattice(latents: torch.Tensor, scale: float, bits: int) -> torch.Tensor:
-    """float [...] in the model's scale -> int64 [...]; `scale` is the schedule's where they stand."""
-    return torch.round(latents.double() * (2.0**bits / scale)).long()
+    """Round latents, float [N, ...] in the model's scale, to int64 [N, ...].
+
+    `scale` is the schedule's at the position of the latents.
+
+    Raises:
+        NonFinite, LatticeOverflow: a sample has no integers below LIMIT. A note names the first such sample.
+    """
+    scaled = latents.double() * (2.0**bits / scale)
+    for i, largest in enumerate(scaled.abs().reshape(len(scaled), -1).amax(1).tolist()):
+        if largest < LIMIT:
+            continue
+        fault: ArithmeticError = NonFinite("the latents of the image hold NaN or infinity: check the autoencoder")
+        if math.isfinite(largest):
+            fault = LatticeOverflow(
+                largest, LIMIT, bits, "The latents of the image are this large: check the autoencoder"
+            )
+        raise of_sample(fault, i, len(latents))
+    return torch.round(scaled).long()
 
 
 def from_lattice(states: torch.Tensor, scale: float, bits: int) -> torch.Tensor:
     """int64 [...] -> float64 [...] in the model's scale."""
     return states.double() * (scale / 2.0**bits)
+
+
+def largest(states: torch.Tensor) -> torch.Tensor:
+    """Return the largest magnitude of each sample, int64 [N], of int64 [N, ...].
+
+    The smallest int64, whose own `abs` is negative, counts as the largest.
+    """
+    least, most = states.flatten(1).aminmax(dim=1)
+    return torch.maximum(most, -least.clamp(min=-torch.iinfo(torch.int64).max))
 
 
 def rdiv(a: torch.Tensor, d: int) -> torch.Tensor:

@@ -12,9 +12,10 @@ from PIL import Image, ImageOps
 
 from edict import attention
 from edict.attention import Control
+from edict.batching import arrange
 from edict.checkpoint import ModelError, locate, locate_lora
 from edict.guidance import guided
-from edict.lattice import LIMIT, LatticeOverflow, NonFinite, to_lattice
+from edict.lattice import LIMIT, LatticeOverflow, NonFinite, of_sample, to_lattice
 from edict.models import Conditions, Model, describe
 from edict.pair import Pair
 from edict.sampler import BITS, Extent, Predict
@@ -94,6 +95,10 @@ class EDICT:
 
         The mode of the autoencoder's posterior, or a sample of it: each picture's with a generator of that seed. No
         picture's pair depends on its neighbours.
+
+        Raises:
+            NonFinite, LatticeOverflow: the autoencoder gives NaN, infinity or too large a latent for an image. A note
+                names the first such sample.
         """
         fitted = [
             ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.LANCZOS) for image in images
@@ -106,8 +111,17 @@ class EDICT:
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Latents [N, C, H, W] in the model's scale -> RGB pictures, none of which depends on its neighbours."""
+        """Latents [N, C, H, W] in the model's scale -> RGB pictures, none of which depends on its neighbours.
+
+        Raises:
+            NonFinite: an image has NaN or infinity. A note names the first such sample.
+        """
         drawn = self.model.decode(latents.to(self.device, torch.float32).contiguous())
+        for i, finite in enumerate(drawn.isfinite().flatten(1).all(1).tolist()):
+            if not finite:
+                raise of_sample(
+                    NonFinite("the decoded image has NaN or infinity: check the autoencoder"), i, len(drawn)
+                )
         pixels = ((drawn + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(picture) for picture in pixels]
 
@@ -219,42 +233,49 @@ class EDICT:
         *,
         guidance_scale: float | None = None,
         negative_captions: Sequence[str | None] | None = None,
+        slots: Sequence[int | None] | None = None,
     ) -> tuple[Pair, Faults]:
         """The pair at `position` of its schedule, inverted or generated there, and what went wrong, by sample.
 
         Samples do not influence each other: those without a fault are right whatever happened to the rest. Guidance
         leads away from `negative_captions`, one a pair, where they are given; elsewhere from the empty caption.
+
+        `slots` has the place of each sample in its batch, or None for any free place. The default is any place for all,
+        in order. The last bits of a prediction can depend on the place, so a part of a pair regenerates exactly only
+        at the places where it was inverted: row i of a pair was at `i % batch_size` unless `slots` said otherwise.
         """
-        _one_each(pair, {"captions": captions, "negative captions": negative_captions})
+        _one_each(pair, {"captions": captions, "negative captions": negative_captions, "slots": slots})
         if not 0 <= position <= pair.schedule.depth:
             raise ValueError(f"position {position} is not on a schedule of {pair.schedule.depth} steps")
         pair = pair.to(self.device)
         sampler = SAMPLERS[pair.sampler]
         run = sampler.invert if position < pair.position else sampler.generate
         guidance_scale = pair.guidance_scale if guidance_scale is None else guidance_scale
-        xs, ys, faults = [], [], Faults()
-        for first in range(0, len(pair), pair.batch_size):
-            rows = slice(first, first + pair.batch_size)
-            x, y = _padded(pair.x[rows], pair.batch_size), _padded(pair.y[rows], pair.batch_size)
-            texts = _filled(captions[rows], pair.batch_size)
-            negative = None if negative_captions is None else _filled(negative_captions[rows], pair.batch_size)
+        xs, ys, faults = torch.empty_like(pair.x), torch.empty_like(pair.y), Faults()
+        for batch in arrange([None] * len(pair) if slots is None else slots, pair.batch_size):
+            samples = [i for i in batch if i is not None]
+            places = [place for place, i in enumerate(batch) if i is not None]
+            # the free places have a copy of another sample: a result depends on its place, not on the other samples
+            rows = [samples[0] if i is None else i for i in batch]
+            negative = None if negative_captions is None else [negative_captions[i] for i in rows]
+            x, y = pair.x[rows], pair.y[rows]
             extent = Extent(x)
+            extent.saw(x, y)
             x, y = run(
                 x,
                 y,
                 pair.schedule,
-                self.predictor(texts, guidance_scale, negative, pair.unguided),
+                self.predictor([captions[i] for i in rows], guidance_scale, negative, pair.unguided),
                 bits=pair.bits,
                 start=pair.position,
                 stop=position,
                 extent=extent,
                 **pair.parameters,
             )
-            real = min(pair.batch_size, len(pair) - first)
-            xs.append(x[:real])
-            ys.append(y[:real])
-            faults |= {first + i: fault for i, fault in _faults(extent, pair.bits).items() if i < real}
-        return replace(pair, x=torch.cat(xs), y=torch.cat(ys), position=position), faults
+            xs[samples], ys[samples] = x[places], y[places]
+            met = _faults(extent, pair.bits)
+            faults |= {i: met[place] for i, place in zip(samples, places, strict=True) if place in met}
+        return replace(pair, x=xs, y=ys, position=position), faults
 
     @torch.inference_mode()
     def edit(
@@ -340,10 +361,12 @@ class EDICT:
             rows,
             pair.unguided,
         )
-        extent = Extent(pair.x[of])
+        x, y = pair.x[of], pair.y[of]
+        extent = Extent(x)
+        extent.saw(x, y)
         x, y = attention.generate(
-            pair.x[of],
-            pair.y[of],
+            x,
+            y,
             pair.schedule,
             predictor,
             rows,
@@ -415,10 +438,6 @@ def uninterrupted(model: Model) -> str:
     return f"guidance_interval is of classifier-free guidance, and {model.folder} is guided without: leave it out"
 
 
-def _padded(states: torch.Tensor, count: int) -> torch.Tensor:
-    return torch.cat([states, states[-1:].expand(count - len(states), *states.shape[1:])])
-
-
 def _one_each(pair: Pair, given: dict[str, Sequence | None]) -> None:
     for kind, ones in given.items():
         if ones is not None and len(ones) != len(pair):
@@ -444,6 +463,5 @@ def _faults(extent: Extent, bits: int) -> Faults:
 def _checked(pair: Pair, faults: Faults) -> Pair:
     if faults:
         i, fault = next(iter(faults.items()))
-        fault.add_note(f"sample {i} of {len(pair)}")
-        raise fault
+        raise of_sample(fault, i, len(pair))
     return pair

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from edict.lattice import LIMIT, from_lattice
+from edict.lattice import LIMIT, from_lattice, largest
 from edict.schedule import Schedule
 
 Predict = Callable[[torch.Tensor, float], torch.Tensor]
@@ -37,7 +37,7 @@ class Extent:
 
     def saw(self, x: torch.Tensor, y: torch.Tensor) -> None:
         for state in (x, y):
-            self.largest = torch.maximum(self.largest, state.abs().flatten(1).amax(1))
+            self.largest = torch.maximum(self.largest, largest(state))
 
     def predicted(self, eps: torch.Tensor) -> None:
         self.finite &= eps.isfinite().flatten(1).all(1)

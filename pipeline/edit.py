@@ -15,6 +15,7 @@ import torch
 
 from edict import Blend, Control
 from edict.attention import WordNotFound, check
+from edict.lattice import NonFinite
 from edict.model import Faults
 from edict.pair import Pair
 from edict.samplers import SAMPLERS
@@ -99,7 +100,7 @@ class Change:
     """One picture to make: row `row` of the unit under `prompt`, its last `steps` steps run under it.
 
     `name` is the edit's; a reconstruction, under the row's own caption, has none. `mask`, where control has one that is
-    given, is bool [H, W] at the latents' size, or why there is none.
+    given, is bool [H, W] at the latents' size, or why there is none. `slot` is its place in a batch without control.
     """
 
     row: int
@@ -110,6 +111,12 @@ class Change:
     negative_prompt: str | None = None
     control: ControlSpec | None = None
     mask: torch.Tensor | Fault | None = None
+    slot: int = 0
+
+    @property
+    def group(self) -> tuple[int, float, str]:
+        """The steps, the guidance scale and the control: changes that share them share their batches."""
+        return self.steps, self.guidance_scale, self.control.model_dump_json() if self.control else ""
 
 
 @dataclass(frozen=True)
@@ -231,31 +238,37 @@ class EditWorker(Ready):
 
     def _edits(self, latents: Latents, unit: Unit) -> list[Change]:
         pair, indexes, keys = latents.pair, latents.column("index"), latents.column("key")
+        edits, counts = list[Change](), Counter[tuple[int, float, str]]()
+        for row, (caption, listed) in enumerate(zip(latents.column("caption"), latents.prompts, strict=True)):
+            for variant, prompt in self.task.prompts(caption, listed):
+                edit = Change(
+                    row,
+                    variant.name,
+                    prompt,
+                    pair.guidance_scale if variant.guidance_scale is None else variant.guidance_scale,
+                    executed_steps(variant, self.task.schedule_steps, pair.schedule, pair.sampler),
+                    variant.negative_prompt,
+                    variant.control,
+                )
+                # counted before any edit is left out: a retry makes the same image as the first attempt would have
+                edits.append(replace(edit, slot=counts[edit.group] % pair.batch_size))
+                counts[edit.group] += 1
         return [
-            Change(
-                row,
-                variant.name,
-                prompt,
-                pair.guidance_scale if variant.guidance_scale is None else variant.guidance_scale,
-                executed_steps(variant, self.task.schedule_steps, pair.schedule, pair.sampler),
-                variant.negative_prompt,
-                variant.control,
-            )
-            for row, (caption, listed) in enumerate(zip(latents.column("caption"), latents.prompts, strict=True))
-            for variant, prompt in self.task.prompts(caption, listed)
-            if not unit.retry or (indexes[row], f"{variant.name}/{keys[row]}") in unit.only
+            edit
+            for edit in edits
+            if not unit.retry or (indexes[edit.row], f"{edit.name}/{keys[edit.row]}") in unit.only
         ]
 
     def _shown(self, latents: Latents, edits: Sequence[Change], count: int) -> list[Change]:
         """The reconstructions of the `count` rows with the most edits, for the contact sheet.
 
-        They leave where the last edit does, under their own caption, so they cost a place in its batches and no more.
+        They leave where the last edit does, under their own caption, at the places where their rows were inverted.
         """
         edits_of = Counter(edit.row for edit in edits)
         rows = sorted(edits_of, key=lambda row: (-edits_of[row], row))[:count]
         steps = min((edit.steps for edit in edits), default=0)
-        captions = latents.column("caption")
-        return [Change(row, None, captions[row], latents.pair.guidance_scale, steps) for row in rows]
+        captions, slots = latents.column("caption"), latents.slots
+        return [Change(row, None, captions[row], latents.pair.guidance_scale, steps, slot=slots[row]) for row in rows]
 
     def _draw(self, latents: Latents, changes: Sequence[Change], poison: Poison) -> list[Drawn | Fault]:
         """What came of each change: the picture, or what went wrong.
@@ -267,18 +280,19 @@ class EditWorker(Ready):
         together = defaultdict[tuple[int, float, str], list[int]](list)
         for i, change in enumerate(changes):
             if i not in results:
-                control = change.control.model_dump_json() if change.control else ""
-                together[change.steps, change.guidance_scale, control].append(i)
+                together[change.group].append(i)
         rows = [row for row in range(len(latents.pair)) if row not in poison]
         place = {row: i for i, row in enumerate(rows)}
-        captions = latents.column("caption")
+        captions, slots = latents.column("caption"), latents.slots
         base, lost = latents.pair[rows], dict(poison)
         # the deepest first, so that each branch point is reached from the one before
         for (steps, guidance_scale, _), members in sorted(together.items(), reverse=True):
             if all(changes[i].row in lost for i in members):
                 continue
             depth = base.schedule.depth
-            base, met = self.model.move(base, [captions[row] for row in rows], depth - steps)
+            base, met = self.model.move(
+                base, [captions[row] for row in rows], depth - steps, slots=[slots[row] for row in rows]
+            )
             lost |= {rows[i]: _fault(error) for i, error in met.items()}
             members = [i for i in members if changes[i].row not in lost]
             if not members:
@@ -291,6 +305,7 @@ class EditWorker(Ready):
                     depth,
                     guidance_scale=guidance_scale,
                     negative_captions=[changes[i].negative_prompt for i in members],
+                    slots=[changes[i].slot for i in members],
                 )
             else:
                 clean, met = self._hold(started, captions, [changes[i] for i in members])
@@ -298,7 +313,10 @@ class EditWorker(Ready):
             ends = zip(clean.to_float()[0], clean.drift().tolist(), clean.digests(), strict=True)
             for j, (latents_of, drift, digest) in enumerate(ends):
                 if j not in met:
-                    results[members[j]] = Drawn(self._encode(latents_of), drift, digest)
+                    try:
+                        results[members[j]] = Drawn(self._encode(latents_of), drift, digest)
+                    except NonFinite as error:
+                        results[members[j]] = _fault(error)
         return [results.get(i) or lost[change.row] for i, change in enumerate(changes)]
 
     def _encode(self, latents: torch.Tensor) -> Future[bytes]:

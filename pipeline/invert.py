@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from operator import attrgetter
 from typing import Any
 
 from PIL import Image
@@ -66,14 +67,16 @@ class InvertWorker(Ready):
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
         """Invert a unit and commit it."""
+        # or a unit would begin in the middle of a batch, and its samples would need one batch more
+        assert unit.first % self.task.spec.workers.batch_size == 0, unit
         attempt = Attempt(self.store, unit, number, self.task.key)
         loaded = self._load(unit, poison) if poison else self.ahead.take(unit, ahead)
         attempt.spent("read")
         with fitting(self.task.spec.workers.batch_size):
-            rows, pairs, rejects = self._invert(unit, loaded)
+            rows, pair, rejects = self._invert(unit, loaded)
         attempt.spent("compute")
-        if rows:
-            part = to_parquet(to_table(rows, join(pairs), self.task.fingerprint))
+        if pair is not None:
+            part = to_parquet(to_table(rows, pair, self.task.fingerprint))
             attempt.write(f"parts/{attempt.name}.parquet", part, len(rows))
         device = self.task.machine.device
         return attempt.commit(count=len(loaded), ok=len(rows), filtered=0, rejects=rejects, device=device)
@@ -103,25 +106,31 @@ class InvertWorker(Ready):
                 loaded.append(sample)
         return loaded
 
-    def _invert(self, unit: Unit, loaded: list[Picture | Reject]) -> tuple[list[Row], list[Pair], list[Reject]]:
+    def _invert(self, unit: Unit, loaded: list[Picture | Reject]) -> tuple[list[Row], Pair | None, list[Reject]]:
+        """Return the rows of a unit, their noise pair (None without rows), and the rejects."""
         rejects = [item for item in loaded if isinstance(item, Reject)]
-        pictures = [item for item in loaded if isinstance(item, Picture)]
-        spec = self.task.spec
-        rows, pairs = [], []
-        for first in range(0, len(pictures), spec.workers.batch_size):
-            batch = pictures[first : first + spec.workers.batch_size]
-            captions = [picture.sample.caption for picture in batch]
-            start = clean_pair(self.model, self.task, [picture.prepared.image for picture in batch])
-            pair, faults = self.model.move(start, captions, 0)
-            faults = {**storable(pair), **faults}
-            rejects += [_reject(unit, batch[i].sample, "invert", fault) for i, fault in faults.items()]
-            sound = [i for i in range(len(batch)) if i not in faults]
-            digests = start.digests()
-            rows += [self._row(unit, batch[i], digests[i]) for i in sound]
-            pairs.append(pair[sound])
-        return rows, pairs, sorted(rejects, key=lambda reject: reject.index)
+        pictures, starts = list[Picture](), list[Pair]()
+        for picture in (item for item in loaded if isinstance(item, Picture)):
+            try:
+                # one image at a time, so that a latent that is not finite rejects this image only
+                starts.append(clean_pair(self.model, self.task, [picture.prepared.image]))
+                pictures.append(picture)
+            except ArithmeticError as error:
+                rejects.append(_reject(unit, picture.sample, "invert", error))
+        if not pictures:
+            return [], None, sorted(rejects, key=by_index)
+        start = join(starts)
+        # the place of a sample does not depend on the other samples: a reject leaves its place free
+        slots = [picture.sample.index % start.batch_size for picture in pictures]
+        pair, faults = self.model.move(start, [picture.sample.caption for picture in pictures], 0, slots=slots)
+        faults = {**storable(pair), **faults}
+        rejects += [_reject(unit, pictures[i].sample, "invert", fault) for i, fault in faults.items()]
+        digests = start.digests()
+        sound = [i for i in range(len(pictures)) if i not in faults]
+        rows = [self._row(unit, pictures[i], digests[i], slots[i]) for i in sound]
+        return rows, pair[sound] if sound else None, sorted(rejects, key=by_index)
 
-    def _row(self, unit: Unit, picture: Picture, digest: str) -> Row:
+    def _row(self, unit: Unit, picture: Picture, digest: str, slot: int) -> Row:
         sample = picture.sample
         return Row(
             key=sample.key,
@@ -134,7 +143,11 @@ class InvertWorker(Ready):
             width=picture.prepared.width,
             height=picture.prepared.height,
             json=sample.json,
+            slot=slot,
         )
+
+
+by_index = attrgetter("index")
 
 
 def _reject(unit: Unit, sample: Sample, stage: str, error: Exception) -> Reject:

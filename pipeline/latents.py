@@ -28,6 +28,11 @@ class Latents:
     def column(self, name: str) -> list[Any]:
         return self.table[name].to_pylist()
 
+    @property
+    def slots(self) -> list[int]:
+        """The place of each row in its batch: the one of its inversion, unless the pair has another batch size."""
+        return [slot % self.pair.batch_size for slot in self.column("slot")]
+
     @cached_property
     def prompts(self) -> list[dict[str, str]]:
         """What tables give each row: its prompts by the name of the edit."""
@@ -57,6 +62,7 @@ def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> L
         raise StoreError(f"{name} is not what was committed (its sha256 differs): it was damaged or replaced")
     whole = read_table(data, name)
     _check_fingerprint(store, unit.source, whole.schema)
+    whole = with_slots(whole)
     if planned is None:
         table = whole.slice(unit.first, unit.count)
         if table.num_rows != unit.count:
@@ -77,6 +83,18 @@ def _check_fingerprint(store: Store, path: str, schema: pa.Schema) -> None:
             f"{store.location}: {path} was made by another job (its fingerprint differs from job.json); "
             "edict verify --repair drops its commit, and the next run makes it again"
         )
+
+
+def with_slots(part: pa.Table) -> pa.Table:
+    """Return a whole part with the column `slot`, which parts of earlier versions do not have.
+
+    Their rows were inverted in batches in the order of the part.
+    """
+    if "slot" in part.column_names:
+        return part
+    batch_size = json.loads(part.schema.metadata[NOISE])["batch_size"]
+    slots = [row % batch_size for row in range(part.num_rows)]
+    return part.append_column(pa.field("slot", pa.int32(), nullable=False), [slots])
 
 
 def read_columns(store: Store, part: Source, columns: Sequence[str]) -> pa.Table:

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
-from edict.lattice import LatticeOverflow
+from edict.lattice import LatticeOverflow, largest
 from edict.pair import Pair
 from edict.samplers import SAMPLERS
 from edict.schedule import Schedule
@@ -36,12 +36,13 @@ class Row:
     width: int
     height: int
     json: str | None
+    slot: int
 
 
 def storable(pair: Pair) -> dict[int, LatticeOverflow]:
     """The samples whose states do not fit a part, each with its error."""
-    largest = torch.maximum(pair.x.abs().flatten(1).amax(1), pair.y.abs().flatten(1).amax(1)).tolist()
-    return {i: LatticeOverflow(value, STORED, pair.bits) for i, value in enumerate(largest) if value >= STORED}
+    extremes = torch.maximum(largest(pair.x), largest(pair.y)).tolist()
+    return {i: LatticeOverflow(value, STORED, pair.bits) for i, value in enumerate(extremes) if value >= STORED}
 
 
 def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa.Table:

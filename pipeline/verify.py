@@ -66,7 +66,7 @@ class VerifyWorker(Ready):
             return Regenerated(unit.count, problem=str(error))
         pair = latents.pair
         with fitting(pair.batch_size):
-            clean, faults = self.model.move(pair, latents.column("caption"), pair.schedule.depth)
+            clean, faults = self.model.move(pair, latents.column("caption"), pair.schedule.depth, slots=latents.slots)
         inexact = [
             f"{unit.source}: key {key}"
             for i, (key, stored, digest) in enumerate(

@@ -18,6 +18,10 @@ def latents_schema(
     footer under `edict.noise` beside both of its factors, the alpha of a flow being 1; that of y is `scale_y`, another
     one where the `sampler` keeps y a step nearer to the clean end (bdia, obelm). `edict.fingerprint` says what made
     the row.
+
+    `slot` is the row's place in the batch that it was inverted in, from 0 to `batch_size` - 1 (in `edict.noise`). The
+    row regenerates exactly at this place. Parts of earlier versions do not have the column: there a row's place is its
+    position in the part modulo the batch size.
     """
     state = pa.list_(pa.list_(pa.list_(pa.int32(), width), height), channels)
     return pa.schema(
@@ -25,6 +29,7 @@ def latents_schema(
             pa.field("key", pa.string(), nullable=False),
             pa.field("shard", pa.string(), nullable=False),
             pa.field("index", pa.int64(), nullable=False),
+            pa.field("slot", pa.int32(), nullable=False),
             pa.field("caption", pa.string(), nullable=False),
             pa.field("caption_truncated", pa.bool_(), nullable=False),
             pa.field("x", state, nullable=False),

@@ -116,7 +116,7 @@ def as_floats(noise: Pair, dtype: torch.dtype) -> dict[str, Any]:
 
 def part(noise: Pair) -> pa.Table:
     """A part of a store that says nothing of its samples beside the pair."""
-    return to_table([Row("", "", 0, "", False, "", "", 0, 0, None)] * len(noise), noise, {})
+    return to_table([Row("", "", 0, "", False, "", "", 0, 0, None, 0)] * len(noise), noise, {})
 
 
 def stored_bytes(table: pa.Table) -> float:

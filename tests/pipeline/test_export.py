@@ -46,7 +46,7 @@ def unit(number: int, count: int) -> Unit:
 
 
 def row(shard: str, index: int, key: str, caption: str, json: str | None = None) -> Row:
-    return Row(key, shard, index, caption, False, "digest", f"sha of {shard} {index}", 64, 64, json)
+    return Row(key, shard, index, caption, False, "digest", f"sha of {shard} {index}", 64, 64, json, 0)
 
 
 def write_unit(store: Store, planned: Unit, pair: Pair, rows: list[Row]) -> None:

@@ -141,6 +141,7 @@ def part(store: Store, unit: str, drifts: list[float]) -> File:
             "key": f"k{i}",
             "shard": "in/0.tar",
             "index": i,
+            "slot": 0,
             "caption": "a",
             "caption_truncated": False,
             "x": [[[1]]],

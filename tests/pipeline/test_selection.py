@@ -41,7 +41,7 @@ def write_store(folder: Path, sizes: tuple[int, ...] = SIZES, *, name: str = "ca
         for j in range(size):
             said = json.dumps({"n": number, "even": number % 2 == 0}) if number % 3 else None
             rows.append(
-                Row(f"k{number:02d}", f"s3://bucket/in/{i}.tar", j, f"a dog {number}", False, "d", "s", 64, 32, said)
+                Row(f"k{number:02d}", f"s3://bucket/in/{i}.tar", j, f"a dog {number}", False, "d", "s", 64, 32, said, 0)
             )
             x[j] = number
             number += 1

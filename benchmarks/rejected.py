@@ -1,0 +1,179 @@
+"""Stores with rejected samples: how many integers differ when `edict verify` regenerates their rows.
+
+`python -m benchmarks.rejected`. Every kind of model (small checkpoints with random weights), network dtype, guidance
+scale and batch size. The network gives NaN for the first, a middle, or the last sample of every batch, so the job
+rejects it. A retry then inverts the rejects. `VerifyWorker` regenerates every row, and each integer is compared with
+the start of the inversion.
+"""
+
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+import jobs
+from benchmarks.record import numbers, parser, save
+from jobs.evaluation.record import table
+from pipeline.images import prepare
+from pipeline.invert import InvertTask, InvertWorker, clean_pair
+from pipeline.job import invert_fingerprint, open_job, weights_of
+from pipeline.latents import read_latents
+from pipeline.plan import Unit, part_units, plan_shards, read_entries, read_units, write_units
+from pipeline.shards import Sample, read_samples
+from pipeline.store import Store
+from pipeline.verify import VerifyTask, VerifyWorker
+from pipeline.work import Machine
+from schemas.specs import InvertSpec
+from tests.edict.checkpoints import KINDS
+from tests.edict.checkpoints import save as save_checkpoint
+
+DEMO = Path(jobs.__file__).parent / "demo" / "shards" / "demo-00000.tar"
+CPU = Machine("cpu", 1, 0.0)
+DTYPES = ("float32", "bfloat16")
+GUIDANCE = (1.0, 3.0)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Counts of one store: its rows, the rejects that were retried, and the rows and integers that differ."""
+
+    rows: int
+    rejected: int
+    differing_rows: int
+    differing_integers: int
+
+
+class Model:
+    """A checkpoint with the workers that invert and verify with it."""
+
+    def __init__(self, checkpoint: Path, dtype: str) -> None:
+        self.checkpoint, self.dtype = checkpoint, dtype
+        self.workers: tuple[InvertWorker, VerifyWorker] | None = None
+
+    def invert_and_verify(self, output: Path, guidance: float, batch_size: int, place: int) -> Outcome:
+        """Invert a unit in which the sample at `place` of every batch is rejected, retry the rejects, and verify."""
+        store, unit, task = open_store(self.checkpoint, output, self.dtype, guidance, batch_size)
+        inverter, verifier = self.workers = self.workers or (
+            InvertWorker(task),
+            VerifyWorker(VerifyTask(store.location, task.weights, task.machine)),
+        )
+        inverter.task, inverter.store, verifier.store = task, store, store
+        with giving_nan(inverter.model.network, place, batch_size):
+            inverter.process(unit, 1, None, {})
+        [commit] = store.commits()
+        only = frozenset((reject.index, reject.key) for reject in commit.rejects)
+        inverter.process(replace(unit, retry=1, errors=("NonFinite",), only=only), 1, None, {})
+        rows = sum(part.count for part in part_units(store, batch_size, 1))
+        return Outcome(rows, len(only), *differing(store, inverter, verifier, unit, batch_size))
+
+
+def open_store(
+    checkpoint: Path, output: Path, dtype: str, guidance: float, batch_size: int
+) -> tuple[Store, Unit, InvertTask]:
+    """Plan a job of one unit: two whole batches, and two samples more."""
+    spec = InvertSpec.model_validate(
+        {
+            "kind": "invert",
+            "input": str(DEMO),
+            "output": str(output),
+            "model": {"path": str(checkpoint), "dtype": dtype},
+            "sampler": {"steps": 4, "guidance_scale": guidance},
+            "workers": {"batch_size": batch_size},
+        }
+    )
+    fingerprint = invert_fingerprint(spec, checkpoint)
+    store = Store(spec.output, create=True)
+    open_job(store, "invert", spec.model_dump(mode="json"), fingerprint, CPU)
+    write_units(store, [replace(plan_shards(store, spec.input, batch_size, 1)[0], count=2 * batch_size + 2)])
+    [unit] = read_units(store)
+    return store, unit, InvertTask(spec, weights_of(spec.model, checkpoint, fingerprint), fingerprint, CPU, store.key())
+
+
+@contextmanager
+def giving_nan(network: nn.Module, place: int, batch_size: int) -> Iterator[None]:
+    """Let the network give NaN for the sample at `place` of its batch, in both branches of guidance."""
+
+    def spoil(_: object, __: object, output: Any) -> None:
+        output.sample[place::batch_size] = torch.nan
+
+    with network.register_forward_hook(spoil):
+        yield
+
+
+def differing(
+    store: Store, inverter: InvertWorker, verifier: VerifyWorker, unit: Unit, batch_size: int
+) -> tuple[int, int]:
+    """Verify the store. Return how many rows `VerifyWorker` reports, and how many integers differ from their start."""
+    image = inverter.task.spec.image
+    entries = read_entries(store, unit)
+    starts = {
+        sample.index: clean_pair(
+            inverter.model,
+            inverter.task,
+            [prepare(sample.image, inverter.model.size, image.crop, image.resize).image],
+        )
+        for sample in read_samples(unit.source, size=unit.size, etag=unit.version, entries=entries)
+        if isinstance(sample, Sample)
+    }
+    regenerated: list[Any] = []
+    move = verifier.model.move
+
+    def recorded(*arguments: Any, **named: Any) -> Any:
+        regenerated.append(move(*arguments, **named))
+        return regenerated[-1]
+
+    rows = integers = 0
+    verifier.model.move = recorded  # type: ignore[method-assign]
+    for part in part_units(store, batch_size, 1):
+        rows += len(verifier.process(part, 1, None, {}).inexact)
+        pair, _ = regenerated.pop()
+        for x, y, index in zip(pair.x, pair.y, read_latents(store, part).column("index"), strict=True):
+            integers += int((x != starts[index].x[0]).sum() + (y != starts[index].y[0]).sum())
+    del verifier.model.move  # the method of the class again
+    return rows, integers
+
+
+def places(batch_size: int) -> list[int]:
+    """The first, a middle and the last place of a batch."""
+    return sorted({0, batch_size // 2, batch_size - 1})
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--sizes", type=numbers, default=list(range(2, 9)), help="batch sizes")
+    given = arguments.parse_args()
+    began = time.monotonic()
+    rows: list[dict[str, Any]] = []
+    for kind, dtype in product(KINDS, DTYPES):
+        with tempfile.TemporaryDirectory() as folder:
+            model = Model(save_checkpoint(kind, Path(folder, "model")), dtype)
+            for guidance, size in product(GUIDANCE, given.sizes):
+                for place in places(size):
+                    output = Path(folder, f"{guidance}-{size}-{place}")
+                    outcome = model.invert_and_verify(output, guidance, size, place)
+                    told = {"kind": kind, "dtype": dtype, "guidance": guidance, "batch_size": size, "place": place}
+                    rows.append(told | asdict(outcome))
+    sums = defaultdict[tuple[str, str], list[int]](lambda: [0] * 5)
+    for row in rows:
+        counts = [1, *(int(row[name]) for name in Outcome.__dataclass_fields__)]
+        for key in ((row["kind"], row["dtype"]), ("all", "")):
+            sums[key] = [a + b for a, b in zip(sums[key], counts, strict=True)]
+    lines = [[*key, *sums[key]] for key in sorted(sums, key=lambda key: key[0] == "all")]
+    print(
+        table(
+            ("model", "network", "stores", "rows", "rejected, retried", "rows differing", "integers differing"), lines
+        )
+    )
+    print(f"\n{time.monotonic() - began:.0f} s; written to {save('rejected', given, rows=rows)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""Samples in batches: each at its place, as few batches as possible, and the natural order where any place will do."""
+
+from collections import Counter
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from edict.batching import arrange
+
+
+@st.composite
+def slots_and_sizes(draw: st.DrawFn) -> tuple[list[int | None], int]:
+    size = draw(st.integers(1, 8))
+    return draw(st.lists(st.none() | st.integers(0, size - 1), max_size=40)), size
+
+
+@given(slots_and_sizes())
+@example(([], 3))
+@example(([2, 2, None, 0, None, None, None], 3))
+def test_every_sample_stands_once_and_at_its_slot(given: tuple[list[int | None], int]) -> None:
+    slots, size = given
+    batches = arrange(slots, size)
+    assert {len(batch) for batch in batches} <= {size}
+    placed = [(sample, place) for batch in batches for place, sample in enumerate(batch) if sample is not None]
+    assert sorted(sample for sample, _ in placed) == list(range(len(slots)))
+    assert all(slots[sample] in (None, place) for sample, place in placed)
+
+
+@given(slots_and_sizes())
+def test_no_arrangement_has_fewer_batches_and_none_is_empty(given: tuple[list[int | None], int]) -> None:
+    slots, size = given
+    batches = arrange(slots, size)
+    most = max(Counter(slot for slot in slots if slot is not None).values(), default=0)
+    assert len(batches) == max(-(-len(slots) // size), most)
+    assert all(any(sample is not None for sample in batch) for batch in batches)
+
+
+@given(st.integers(0, 40), st.integers(1, 8), st.booleans())
+def test_in_natural_order_nothing_moves(count: int, size: int, fixed: bool) -> None:
+    slots = [i % size if fixed else None for i in range(count)]
+    flat = [sample for batch in arrange(slots, size) for sample in batch]
+    assert flat == [*range(count), *[None] * (-count % size)]
+
+
+def test_a_gap_stays_a_gap() -> None:
+    assert arrange([0, 2, 0, 1], 3) == [[0, 3, 1], [2, None, None]]
+    assert arrange([1, 1], 2) == [[None, 0], [None, 1]]
+
+
+@pytest.mark.parametrize("slot", [-1, 3])
+def test_a_slot_outside_the_batch_is_refused(slot: int) -> None:
+    with pytest.raises(ValueError, match=f"slot {slot} is not a place in a batch of 3: give 0 to 2"):
+        arrange([0, slot], 3)
