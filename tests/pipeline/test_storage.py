@@ -15,6 +15,7 @@ import pytest
 from pipeline import storage
 from pipeline.errors import JobError
 from pipeline.inputs import expand
+from pipeline.masks import MaskError, read_mask
 from pipeline.shards import Sample, ShardChanged, index_shard, read_samples, write_shard
 from pipeline.storage import Head, Reader, StorageError, head, local_path, open_file, open_prefix, read_range
 from pipeline.store import Store
@@ -166,6 +167,20 @@ def test_http(server: str) -> None:
     assert Files.requests == before + 1
     with pytest.raises(StorageError, match="missing"):
         head(f"{server}/missing")
+
+
+def test_a_masks_key_is_encoded_in_a_url(server: str, tmp_path: Path) -> None:
+    key = "a#b/c?d=1 100%"
+    served = {"/masks/a%23b/c%3Fd=1%20100%25.png": b"a mask"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Files, "served", served)
+        assert read_mask(f"{server}/masks/{{key}}.png", key) == b"a mask"
+        with pytest.raises(MaskError, match="does not exist"):
+            read_mask(f"{server}/masks/{{key}}.png", "other")
+    (tmp_path / "a#b").mkdir()
+    (tmp_path / "a#b" / "c?d=1 100%.png").write_bytes(b"a mask")
+    for template in (f"{tmp_path}/{{key}}.png", f"{tmp_path.as_uri()}/{{key}}.png"):
+        assert read_mask(template, key) == b"a mask"
 
 
 def test_shards_over_http(server: str, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
