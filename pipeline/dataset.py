@@ -25,12 +25,12 @@ from pipeline.export import ExportError, claim
 from pipeline.images import EXTENSIONS, encode, prepare
 from pipeline.images import FORMATS as READABLE
 from pipeline.job import fit_of
-from pipeline.latents import read_latents
+from pipeline.latents import read_edit_rows
 from pipeline.parts import to_parquet
-from pipeline.plan import Unit, part_units, read_entries, read_units
+from pipeline.plan import Unit, part_units, planned_rows, read_entries, read_units
 from pipeline.progress import Progress
 from pipeline.shards import Sample, ShardChanged, read_samples
-from pipeline.storage import NotThere
+from pipeline.storage import BadName, NotThere
 from pipeline.store import Store, StoreError, read_table
 from schemas.instruct import INSTRUCT
 
@@ -52,7 +52,7 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
     again, writes every file again; to the same bytes, while the source shards stay as they are.
 
     Raises StoreError where it is no edit's store, not finished, or damaged, or its latent store is gone; ExportError
-    where the destination holds anything but this very export, or two pictures would have one name.
+    where the destination holds anything but this very export, two pictures would have one name, or one can have none.
     """
     if format not in FORMATS:
         raise ExportError(f"no export of edits as {format}: give one of {', '.join(FORMATS)}")
@@ -70,7 +70,7 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
         "fingerprint": job["fingerprint"],
     }
     extension = EXTENSIONS[job["spec"]["images"]["format"]]
-    write = FORMATS[format](job)
+    write = FORMATS[format](store, job)
     target = Store(destination, create=True)
     claim(target, about)
     written = 0
@@ -104,15 +104,16 @@ def _files(store: Store, path: str) -> dict[str, bytes]:
         raise StoreError(f"{store.location}: {path} is damaged ({error})") from error
 
 
-def _instructpix2pix(job: dict[str, Any]) -> Callable[[Store, Edits], int]:
+def _instructpix2pix(store: Store, job: dict[str, Any]) -> Callable[[Store, Edits], int]:
     """Triplets of a picture, what to do to it, and the picture it becomes."""
-    latents = Store(job["spec"]["latents"])
+    latents, planned = Store(job["spec"]["latents"]), planned_rows(job)
     fit = fit_of(job["fingerprint"]["latents"])
     shards = {unit.source: unit for unit in read_units(latents)}
 
     def write(target: Store, edits: Edits) -> int:
         side = max(Image.open(io.BytesIO(edits.pictures[0]), formats=READABLE).size)
-        originals = _originals(latents, shards, edits, side, fit)
+        rows_of_unit = read_edit_rows(store, planned, latents, edits.unit)
+        originals = _originals(latents, rows_of_unit.table, shards, edits, side, fit)
         rows = [
             {
                 "key": row["source_key"],
@@ -134,10 +135,13 @@ def _instructpix2pix(job: dict[str, Any]) -> Callable[[Store, Edits], int]:
 
 
 def _originals(
-    latents: Store, shards: dict[str, Unit], edits: Edits, side: int, fit: tuple[str, str]
+    latents: Store, inverted: pa.Table, shards: dict[str, Unit], edits: Edits, side: int, fit: tuple[str, str]
 ) -> dict[int, bytes]:
-    """The originals of a part's rows that are still what was inverted, by index, as the model saw them."""
-    rows = read_latents(latents, edits.unit).table.select(["shard", "index", "image_sha256"]).to_pylist()
+    """The originals of a part's rows that are still what was inverted, by index, as the model saw them.
+
+    `inverted` are the latent rows of the unit of that part.
+    """
+    rows = inverted.select(["shard", "index", "image_sha256"]).to_pylist()
     wanted = {row["source_index"] for row in edits.rows}
     digests = {row["index"]: row["image_sha256"] for row in rows if row["index"] in wanted}
     shard, first, last = shards[rows[0]["shard"]], min(digests), max(digests)
@@ -153,14 +157,21 @@ def _originals(
     return found
 
 
-def _pie_bench(job: dict[str, Any]) -> Callable[[Store, Edits], int]:
+def _pie_bench(store: Store, job: dict[str, Any]) -> Callable[[Store, Edits], int]:
     """The edited pictures as files, of each edit in the tree that PIE-Bench's evaluation takes for one method's."""
     extension = EXTENSIONS[job["spec"]["images"]["format"]]
 
     def write(target: Store, edits: Edits) -> int:
         for row, picture in zip(edits.rows, edits.pictures, strict=True):
             path = f"{row['edit']}/annotation_images/{row['source_key']}.{extension}"
-            if not target.put_new(path, picture):
+            try:
+                fresh = target.put_new(path, picture)
+            except BadName as error:
+                raise ExportError(
+                    f"{target.location}: {path}: the key {row['source_key']!r} makes a name that no file can have here "
+                    f"({error}); export as instructpix2pix, which has keys as text"
+                ) from error
+            if not fresh:
                 raise ExportError(
                     f"{target.location}: {path} is there, and is another picture: {row['source_key']!r} is the key of "
                     f"samples of several shards (one is {row['source_shard']}); export as instructpix2pix"
@@ -170,8 +181,8 @@ def _pie_bench(job: dict[str, Any]) -> Callable[[Store, Edits], int]:
     return write
 
 
-FORMATS: dict[str, Callable[[dict[str, Any]], Callable[[Store, Edits], int]]] = {
+FORMATS: dict[str, Callable[[Store, dict[str, Any]], Callable[[Store, Edits], int]]] = {
     "instructpix2pix": _instructpix2pix,
     "pie_bench": _pie_bench,
 }
-"""By format, of an edit's job: what writes a part, and says how many rows it wrote."""
+"""By format, of an edit's store and job.json: what writes a part, and says how many rows it wrote."""

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -22,11 +22,19 @@ from edict.samplers import SAMPLERS
 from edict.schedule import Schedule, executed
 from pipeline.errors import JobError
 from pipeline.images import EXTENSIONS, ImageError, encode, prepare
-from pipeline.latents import Latents, read_latents
-from pipeline.masks import MaskError, mask_of_file, mask_of_runs, to_latents
+from pipeline.latents import Latents, read_edit_rows
+from pipeline.masks import (
+    MaskError,
+    mask_location,
+    mask_of_file,
+    mask_of_runs,
+    read_mask,
+    read_planned_mask,
+    to_latents,
+)
 from pipeline.parts import to_parquet
-from pipeline.plan import Unit, read_entries, read_rows, read_units
-from pipeline.shards import Sample, read_samples, write_shard
+from pipeline.plan import Unit, read_entries, read_units
+from pipeline.shards import BadMemberName, Sample, check_member, read_samples, write_shard
 from pipeline.store import READERS, JobKey, Store
 from pipeline.work import Done, Fault, Machine, Poison, Ready, Weights
 from pipeline.worker import Ahead, Attempt, fitting, load_model
@@ -71,6 +79,17 @@ class Edits:
     masks: Callable[[str], Mapping[str, Sequence[int]]] | None
     fingerprint: list[dict[str, Any]]
 
+    @property
+    def mask_files(self) -> Callable[[str, Mapping[str, str]], Mapping[str, str]] | None:
+        """The templates of the mask files that edits take for a row (pipeline.selection.MaskFiles)."""
+        if not any(variant.control and variant.control.mask_file for variant in self.variants):
+            return None
+        return lambda caption, listed: {
+            variant.name: template
+            for variant, _ in self.prompts(caption, listed)
+            if variant.control and (template := variant.control.mask_file)
+        }
+
 
 class EditError(JobError):
     """Edits that a latent store cannot serve; the message names the edit and says what can be asked."""
@@ -80,11 +99,11 @@ class EditError(JobError):
 class EditTask:
     """All that a worker needs to edit units of a latent store. `shown`: how many rows of a unit go to the sheet.
 
-    `job` is the digest of its fingerprint, `fit` is how pictures were cropped and resized.
+    `rows` is the name of the planned rows (pipeline.plan.planned_rows), `fit` is how images were cropped and resized.
     """
 
     spec: EditSpec
-    job: str
+    rows: str | None
     prompts: Prompts
     variants_per_row: int
     shown: dict[str, int]
@@ -182,46 +201,57 @@ class EditWorker(Ready):
         with fitting(latents.pair.batch_size):
             drawn = self._draw(latents, edits + shown, poison)
         attempt.spent("compute")
-        made = [(edit, result) for edit, result in zip(edits, drawn, strict=False) if isinstance(result, Drawn)]
-        rejects = [
-            self._reject(latents, edit, result)
-            for edit, result in zip(edits, drawn, strict=False)
-            if isinstance(result, Fault)
-        ]
-        if made:
-            tar = f"{attempt.name}.tar"
-            rows = [self._row(latents, edit, tar, result) for edit, result in made]
-            samples = (
-                (row["key"], self._members(row, result.file)) for row, (_, result) in zip(rows, made, strict=True)
-            )
-            attempt.write(f"shards/{tar}", write_shard(samples))
-            part = to_parquet(pa.Table.from_pylist(rows, schema=EDITS))
-            attempt.write(f"parts/{attempt.name}.parquet", part, len(rows))
-        if pictures := self._pictures(latents, made, zip(shown, drawn[len(edits) :], strict=True)):
-            table = pa.Table.from_pylist(pictures, schema=PICTURES)
-            attempt.write(f"pictures/{attempt.name}.parquet", to_parquet(table))
+        results = list(zip(edits, drawn, strict=False))
+        made = [(edit, result) for edit, result in results if isinstance(result, Drawn)]
+        rejects = [self._reject(latents, edit, result) for edit, result in results if isinstance(result, Fault)]
+        for path, data, rows in self._files(attempt.name, latents, made, zip(shown, drawn[len(edits) :], strict=True)):
+            attempt.write(path, data, rows)
         count = len(edits) if unit.retry else unit.count * self.task.variants_per_row
         filtered = count - len(edits)
         device = self.task.machine.device
         return attempt.commit(count=count, ok=len(made), filtered=filtered, rejects=rejects, device=device)
 
     def probe(self, unit: Unit, number: int) -> None:
-        """Edit the rows of a unit for nothing but to see whether this worker outlives it."""
+        """Edit the rows of a unit, and make their files, only to see whether this worker outlives it."""
         loaded = self._load(unit)
-        self._draw(loaded.latents, loaded.edits, {})
+        drawn = self._draw(loaded.latents, loaded.edits, {})
+        made = [(edit, result) for edit, result in zip(loaded.edits, drawn, strict=True) if isinstance(result, Drawn)]
+        for _ in self._files(unit.unit, loaded.latents, made, ()):
+            pass
+
+    def _files(
+        self,
+        name: str,
+        latents: Latents,
+        made: Sequence[tuple[Change, Drawn]],
+        reconstructions: Iterable[tuple[Change, Drawn | Fault]],
+    ) -> Iterator[tuple[str, bytes, int]]:
+        """The files of an attempt of this name: their paths, their bytes and the rows in them, made one by one."""
+        if made:
+            tar = f"{name}.tar"
+            rows = [self._row(latents, edit, tar, result) for edit, result in made]
+            samples = (
+                (row["key"], self._members(row, result.file)) for row, (_, result) in zip(rows, made, strict=True)
+            )
+            yield f"shards/{tar}", write_shard(samples), 0
+            yield f"parts/{name}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=EDITS)), len(rows)
+        if pictures := self._pictures(latents, made, reconstructions):
+            yield f"pictures/{name}.parquet", to_parquet(pa.Table.from_pylist(pictures, schema=PICTURES)), 0
 
     def _load(self, unit: Unit) -> Loaded:
-        planned = read_rows(self.store, self.task.job, unit) if self.task.spec.planned_rows else None
-        latents = read_latents(self.latents, unit, planned)
+        latents = read_edit_rows(self.store, self.task.rows, self.latents, unit)
         if (batch_size := self.task.spec.workers.batch_size) is not None:
             latents = replace(latents, pair=replace(latents.pair, batch_size=batch_size))
         edits = self._edits(latents, unit)
         with ThreadPoolExecutor(READERS) as pool:
-            masks = pool.map(lambda edit: self._mask(latents, edit), edits)
+            masks = pool.map(lambda edit: self._mask(latents, edit, unit.errors), edits)
             return Loaded(latents, [replace(edit, mask=mask) for edit, mask in zip(edits, masks, strict=True)])
 
-    def _mask(self, latents: Latents, edit: Change) -> torch.Tensor | Fault | None:
-        """The mask that is given for an edit, or why it cannot be used; None where there is to be none."""
+    def _mask(self, latents: Latents, edit: Change, retried: Sequence[str]) -> torch.Tensor | Fault | None:
+        """The mask that is given for an edit, or why it cannot be used; None where there is to be none.
+
+        A retry of what masks were rejected for takes mask files as they are now. Raises MaskChanged, StorageError.
+        """
         wanted = edit.control.mask if edit.control else None
         if wanted is None or wanted.words is not None:
             return None
@@ -231,7 +261,12 @@ class EditWorker(Ready):
         else:
             key, *source = (latents.column(name)[edit.row] for name in ("key", "width", "height"))
             try:
-                mask = mask_of_file(wanted.file, key, (source[0], source[1]), size, self.task.fit[0])
+                if latents.mask_files is None or MaskError.__name__ in retried:
+                    data = read_mask(wanted.file, key)
+                else:
+                    data = read_planned_mask(wanted.file, key, latents.mask_files[edit.row][edit.name or ""])
+                location = mask_location(wanted.file, key)
+                mask = mask_of_file(location, data, (source[0], source[1]), size, self.task.fit[0])
             except MaskError as error:
                 return _fault(error)
         return to_latents(mask, *latents.pair.x.shape[2:])
@@ -276,7 +311,7 @@ class EditWorker(Ready):
         All changes that leave the base prompt at one step share the exact regeneration down to it, and those with one
         guidance scale and one control on top share their batches.
         """
-        results: dict[int, Drawn | Fault] = self._unheld(latents, changes)
+        results: dict[int, Drawn | Fault] = self._refused(latents, changes)
         together = defaultdict[tuple[int, float, str], list[int]](list)
         for i, change in enumerate(changes):
             if i not in results:
@@ -324,17 +359,20 @@ class EditWorker(Ready):
         [image] = self.model.decode(latents[None])
         return self.encoder.submit(encode, image, self.task.spec.images.format, self.task.spec.images.quality)
 
-    def _unheld(self, latents: Latents, changes: Sequence[Change]) -> dict[int, Drawn | Fault]:
-        """The changes that their control cannot hold, for want of a word or of a mask."""
-        captions, faults = latents.column("caption"), dict[int, Drawn | Fault]()
+    def _refused(self, latents: Latents, changes: Sequence[Change]) -> dict[int, Drawn | Fault]:
+        """The changes that cannot be made: control lacks a word or a mask, or no shard could name the image."""
+        captions, keys, faults = latents.column("caption"), latents.column("key"), dict[int, Drawn | Fault]()
         for i, change in enumerate(changes):
             if isinstance(change.mask, Fault):
                 faults[i] = change.mask
-            elif change.control is not None:
-                try:
+                continue
+            try:
+                if change.name is not None:  # a reconstruction is for the contact sheet
+                    check_member(f"{change.name}/{keys[change.row]}", self._extension)
+                if change.control is not None:
                     check(captions[change.row], change.prompt, _control(change.control), self.model.model.tokenizer)
-                except WordNotFound as error:
-                    faults[i] = _fault(error)
+            except (BadMemberName, WordNotFound) as error:
+                faults[i] = _fault(error)
         return faults
 
     def _hold(self, started: Pair, captions: Sequence[str], changes: Sequence[Change]) -> tuple[Pair, Faults]:
@@ -387,7 +425,7 @@ class EditWorker(Ready):
     def _members(self, row: dict[str, Any], picture: bytes) -> dict[str, bytes]:
         told = {name: value for name, value in row.items() if name != "shard"}
         return {
-            EXTENSIONS[self.task.spec.images.format]: picture,
+            self._extension: picture,
             "txt": row["prompt"].encode(),
             "json": json.dumps(told, ensure_ascii=False).encode(),
         }
@@ -439,6 +477,10 @@ class EditWorker(Ready):
             return encode(prepare(sample.image, self.model.size, *self.task.fit).image, "png")
         except (JobError, ImageError):
             return None
+
+    @property
+    def _extension(self) -> str:
+        return EXTENSIONS[self.task.spec.images.format]
 
     @cached_property
     def _shards(self) -> dict[str, Unit]:

@@ -30,7 +30,7 @@ from pipeline.latents import Latents, read_latents
 from pipeline.parts import nested, to_parquet
 from pipeline.plan import Unit, part_units
 from pipeline.progress import Progress
-from pipeline.shards import write_shard
+from pipeline.shards import BadMemberName, write_shard
 from pipeline.store import Store, StoreError
 from schemas.latents import NOISE
 
@@ -50,7 +50,7 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
     memory at a time. The same export, given again, writes every file again, to the same bytes.
 
     Raises StoreError where it is no latent store, not finished, or damaged; ExportError where the destination holds
-    anything but this very export, or a value is beyond float16.
+    anything but this very export, a value is beyond float16, or a key cannot be in a WebDataset shard.
     """
     if format not in FORMATS or dtype not in DTYPES:
         raise ExportError(f"no export as {format} of {dtype}: give one of {', '.join(FORMATS)}; {' or '.join(DTYPES)}")
@@ -75,8 +75,11 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
     with Progress("export", about["rows"], "rows") as progress:
         for unit in units:
             latents = read_latents(store, unit)
-            for extension, data in FORMATS[format](latents, _floats(unit, latents, dtype)):
-                target.put(f"{unit.ordinal:08d}.{extension}", data)
+            try:
+                for extension, data in FORMATS[format](latents, _floats(unit, latents, dtype)):
+                    target.put(f"{unit.ordinal:08d}.{extension}", data)
+            except BadMemberName as error:
+                raise ExportError(f"{unit.source}: {error}, or export to another destination as parquet") from error
             progress.advance(unit.count)
     return about
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -73,11 +72,6 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
             raise NoSchedule(f"sampler: {uninterrupted(model)}")
         fingerprint["guidance_interval"] = sampler.guidance_interval
     return fingerprint
-
-
-def digest_of(fingerprint: dict[str, Any]) -> str:
-    """A name for a job: 32 hexadecimal digits."""
-    return sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def lora_of(model: ModelSpec) -> LoRA | None:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from edict.pair import Pair
 from pipeline.parts import to_pair
-from pipeline.plan import Source, Unit
+from pipeline.plan import Source, Unit, read_rows
 from pipeline.store import Store, StoreError, read_table
 from schemas.latents import FINGERPRINT, NOISE
 
@@ -43,17 +43,30 @@ class Latents:
         """The same of masks: their runs."""
         return self._listed("masks")
 
+    @cached_property
+    def mask_files(self) -> list[dict[str, str | None]] | None:
+        """The same of mask files: their sha256, None where there was no file; None in plans of earlier versions."""
+        return self._listed("mask_files") if "mask_files" in self.table.column_names else None
+
     def _listed(self, name: str) -> list[dict[str, Any]]:
         if name not in self.table.column_names:
             return [{}] * len(self.table)
         return [dict(listed or ()) for listed in self.column(name)]
 
 
+def read_edit_rows(store: Store, rows: str | None, latents: Store, unit: Unit) -> Latents:
+    """Read the latent rows of a unit of the edit in `store`: those that are planned for it, or its slice of the part.
+
+    `rows` is what `planned_rows` says of the edit's job.json. Raises what `read_rows` and `read_latents` raise.
+    """
+    return read_latents(latents, unit, None if rows is None else read_rows(store, rows, unit))
+
+
 def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> Latents:
     """The rows of a unit over a part, after its sha256 and its page checksums were checked.
 
     The unit's slice of the part, or the rows that are `planned` for it (schemas.plan.ROWS), with the columns
-    `prompts` and `masks`.
+    `prompts`, `masks` and `mask_files`. A unit of an edit is read by `read_edit_rows`, which knows what is planned.
     Raises StoreError naming the part where it is absent, damaged or not the committed one.
     """
     data = store.get(unit.source)
@@ -71,7 +84,7 @@ def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> L
         if (last := pc.max(planned["row"]).as_py()) >= whole.num_rows:
             raise StoreError(f"{name} has no row {last}, which the plan takes")
         table = whole.take(planned["row"])
-        for name in ("prompts", "masks"):
+        for name in planned.column_names[1:]:
             table = table.append_column(name, planned[name])
     return Latents(table, to_pair(table, json.loads(table.schema.metadata[NOISE])))
 

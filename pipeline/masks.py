@@ -1,14 +1,19 @@
 """Masks of edits: which places of the latents an edit may change."""
 
+import os
 from collections.abc import Sequence
+from hashlib import sha256
+from urllib.parse import quote
 
 import numpy as np
 import torch
 from PIL import Image
 from PIL.Image import Resampling
 
+from pipeline.errors import JobError
 from pipeline.images import ImageError, prepare
-from pipeline.storage import NotThere, TooLong, read_file
+from pipeline.storage import NotThere, StorageError, TooLong, local_path, read_file
+from schemas.locations import without_secrets
 
 PIE_BENCH = 512
 """The side in pixels of PIE-Bench's pictures, and of its masks."""
@@ -22,19 +27,84 @@ class MaskError(ValueError):
     """A mask that cannot be used for its row."""
 
 
-def mask_of_file(template: str, key: str, source: tuple[int, int], size: int, crop: str) -> torch.Tensor:
-    """The mask of a row from a picture file, bool [size, size], cropped as its source of `source` pixels (W, H) was.
+class MaskChanged(JobError):
+    """A mask file that is not the one that was planned."""
 
-    Inside is what is lighter than mid-grey. Raises MaskError where there is none or it cannot be one, StorageError
-    where it cannot be read.
+
+def mask_location(template: str, key: str) -> str:
+    """Return the location of a row's mask file. In a URL that is percent-encoded, so is the key."""
+    encoded = template.startswith(("http://", "https://", "file://"))
+    return template.replace("{key}", quote(key) if encoded else key)
+
+
+def read_mask(template: str, key: str) -> bytes:
+    """Read a row's mask file.
+
+    Raises:
+        MaskError: there is no such file, or the key makes a location that cannot be one.
+        StorageError: it cannot be read, or a local folder that the template names does not exist.
     """
-    location = template.replace("{key}", key)
+    location = mask_location(template, key)
     if ".." in key.split("/"):
         raise MaskError(f"{location}: a key with .. in it names no mask")
+    if (shown := without_secrets(location)) != location:  # the template has none
+        raise MaskError(f"{shown}: the key makes a URL with credentials or a query; rename the sample")
     try:
-        prepared = prepare(read_file(location, LARGEST), size, crop)
-    except (NotThere, TooLong) as error:
+        return read_file(location, LARGEST)
+    except TooLong as error:
         raise MaskError(str(error)) from error
+    except NotThere as error:
+        if (path := local_path(template)) is not None:
+            folder = os.path.dirname(str(path).partition("{key}")[0])
+            if not os.path.isdir(folder):  # not this row's mask is missing, but all of them
+                raise StorageError(f"{template}: the folder {folder} does not exist; create or mount it") from error
+        raise MaskError(str(error)) from error
+
+
+def mask_digest(template: str, key: str) -> str | None:
+    """Return the sha256 of a row's mask file, None where it has none. Raises StorageError as `read_mask` does."""
+    try:
+        return sha256(read_mask(template, key)).hexdigest()
+    except MaskError:
+        return None
+
+
+def read_planned_mask(template: str, key: str, planned: str | None) -> bytes:
+    """Read a row's mask file, whose sha256 was `planned` when the edit was planned; None where there was no file.
+
+    Raises:
+        MaskError: there was no mask file then.
+        MaskChanged: the mask file is another one now, or is gone.
+        StorageError: it cannot be read.
+    """
+    location = mask_location(template, key)
+    try:
+        data = read_mask(template, key)
+    except MaskError as error:
+        if planned is None:
+            raise
+        raise MaskChanged(_changed(location, planned, "it is gone")) from error
+    if planned is None:
+        raise MaskError(f"{location}: did not exist when the edit was planned; edict retry --errors MaskError uses it")
+    if (found := sha256(data).hexdigest()) != planned:
+        raise MaskChanged(_changed(location, planned, f"its sha256 is {found[:12]}"))
+    return data
+
+
+def _changed(location: str, planned: str, now: str) -> str:
+    return (
+        f"{location}: was planned with the sha256 {planned[:12]}, and now {now}; put the planned mask back, or give "
+        "another output"
+    )
+
+
+def mask_of_file(location: str, data: bytes, source: tuple[int, int], size: int, crop: str) -> torch.Tensor:
+    """Return the mask in an image file, bool [size, size], cropped as its source of `source` pixels (W, H) was.
+
+    Inside is what is lighter than mid-grey. Raises MaskError, which names the location, where it cannot be a mask.
+    """
+    try:
+        prepared = prepare(data, size, crop)
     except ImageError as error:
         raise MaskError(f"{location}: {error}") from error
     width, height = prepared.width, prepared.height

@@ -1,10 +1,12 @@
 """Planning: every shard indexed and every unit of work known before a model is loaded."""
 
+import itertools
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
@@ -14,7 +16,7 @@ from pipeline.progress import Progress
 from pipeline.shards import Entry, ShardError, ShardIndex, index_shard
 from pipeline.store import Store, StoreError, table_bytes
 from schemas.commit import Commit
-from schemas.plan import ENTRIES, ROWS, UNITS
+from schemas.plan import EARLIER_ROWS, ENTRIES, ROWS, UNITS
 from schemas.rejects import Reject
 
 UNIT_BATCHES = 4  # a unit is at most this many batches: seconds to minutes of work, and what a death costs
@@ -139,6 +141,38 @@ def part_sources(store: Store, commit: Commit) -> list[Source]:
     return [(file.path, file.rows, file.bytes, file.sha256) for file in files]
 
 
+def added_parts(latents: Store) -> list[Source]:
+    """The parts of a finished latent store that retries of its rejects added. Raises what `parts_of` raises."""
+    if next(latents.names("retries"), None) is None:  # which spares reading the commits
+        return []
+    return [part for part in parts_of(latents) if is_added(part)]
+
+
+def is_added(part: Source) -> bool:
+    """True for a part that a retry wrote: its name is that of a unit and a retry (pipeline.store.attempted)."""
+    return "+" in part[0]
+
+
+def unplanned_parts(store: Store, job: dict[str, Any], latents: Store) -> list[Source]:
+    """The parts that were added to a latent store after the edit in `store`, with this job.json, was planned.
+
+    An edit that takes a sample or a limit takes the rows that it chose when it was planned, and no more: it has none.
+    Raises what `parts_of` raises.
+    """
+    if any(job["spec"].get(name) is not None for name in ("sample", "limit")) or not (added := added_parts(latents)):
+        return []
+    rows = planned_rows(job)
+    planned = {unit.source for unit in read_units(store)}
+    return [part for part in added if part[0] not in planned and not (rows and _is_empty(store, rows, part))]
+
+
+def _is_empty(store: Store, rows: str, part: Source) -> bool:
+    """True for a part of which a job takes no row."""
+    path, _, size, version = part
+    path = _rows_path(rows, path, size, version)
+    return store.has(path) and not _planned(store, path, ROWS, EARLIER_ROWS).num_rows
+
+
 def write_entries(store: Store, index: ShardIndex) -> None:
     """Write what is planned of the samples of one shard."""
     entries = index.entries
@@ -149,22 +183,29 @@ def write_entries(store: Store, index: ShardIndex) -> None:
     store.put_table(_entries_path(index.url, index.size, index.etag), pa.table(columns, schema=ENTRIES))
 
 
-def write_units(store: Store, units: Sequence[Unit]) -> None:
+def write_units(store: Store, units: Sequence[Unit], extension: int = 0) -> None:
     """Write the units, unless another driver of the job was first: then its plan stands, and is to be read.
 
-    They are the last of a plan, because a store with units is planned.
+    They are the last of a plan, because a store with units is planned. Its first, second ... `extension` has further
+    units of the same job.
     """
     columns = {name: [getattr(unit, name) for unit in units] for name in UNITS.names}
-    store.put_new("plan/units.parquet", table_bytes(pa.table(columns, schema=UNITS)))
+    store.put_new(_units_path(extension), table_bytes(pa.table(columns, schema=UNITS)))
 
 
 def is_planned(store: Store) -> bool:
-    return store.has("plan/units.parquet")
+    return store.has(_units_path(0))
+
+
+def extensions(store: Store) -> int:
+    """How many times the plan of a store was extended."""
+    return next(number for number in itertools.count() if not store.has(_units_path(number + 1)))
 
 
 def read_units(store: Store) -> list[Unit]:
-    """The units of a planned store, in order."""
-    return [Unit(**row) for row in _planned(store, "plan/units.parquet", UNITS).to_pylist()]
+    """The units of a planned store, in order, those of its extensions last."""
+    tables = [_planned(store, _units_path(number), UNITS) for number in range(extensions(store) + 1)]
+    return [Unit(**row) for row in pa.concat_tables(tables).to_pylist()]
 
 
 def read_entries(store: Store, unit: Unit) -> list[Entry]:
@@ -197,17 +238,40 @@ def write_rows(store: Store, job: str, part: Source, rows: pa.Table) -> None:
 def read_rows(store: Store, job: str, unit: Unit) -> pa.Table:
     """The planned rows of a unit of parts: a table of schemas.plan.ROWS. Raises StoreError where they are not there."""
     path = _rows_path(job, unit.source, unit.size, unit.version)
-    rows = _planned(store, path, ROWS).slice(unit.first, unit.count)
+    rows = _planned(store, path, ROWS, EARLIER_ROWS).slice(unit.first, unit.count)
     if rows.num_rows != unit.count:
         raise StoreError(f"{store.location}: {path} is damaged (unit {unit.unit} has {rows.num_rows} rows in it)")
     return rows
 
 
-def _planned(store: Store, path: str, schema: pa.Schema) -> pa.Table:
+def planned_rows(job: dict[str, Any]) -> str | None:
+    """The name under which an edit's rows are planned, by its job.json; None where its units are slices of parts.
+
+    Earlier versions did not write it, and planned rows only where the spec chooses some or has tables.
+    """
+    if "rows" in job:
+        rows: str | None = job["rows"]
+        return rows
+    spec = job["spec"]
+    chosen = any(spec.get(name) is not None for name in ("where", "keys", "sample", "limit"))
+    listed = any(edit.get(name) is not None for edit in spec["edits"] for name in ("table", "pie_bench"))
+    return digest_of(job["fingerprint"]) if chosen or listed else None
+
+
+def digest_of(fingerprint: dict[str, Any]) -> str:
+    """A name for a job: 32 hexadecimal digits."""
+    return sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _planned(store: Store, path: str, *schemas: pa.Schema) -> pa.Table:
     table = store.get_table(path)
-    if not table.schema.equals(schema):
+    if table.schema not in schemas:
         raise StoreError(f"{store.location}: {path} is damaged (its columns are not those of a plan)")
     return table
+
+
+def _units_path(extension: int) -> str:
+    return f"plan/units+{extension:04d}.parquet" if extension else "plan/units.parquet"
 
 
 def _entries_path(url: str, size: int, version: str | None) -> str:

@@ -19,7 +19,6 @@ from pipeline.invert import InvertTask, InvertWorker
 from pipeline.job import (
     check_job,
     check_output,
-    digest_of,
     fit_of,
     invert_fingerprint,
     inverted_with,
@@ -30,11 +29,21 @@ from pipeline.job import (
 from pipeline.journal import Journal
 from pipeline.ledger import Ledger
 from pipeline.metrics import Metrics
-from pipeline.plan import Unit, expanded, is_planned, part_units, plan_shards, read_units, write_units
+from pipeline.plan import (
+    Unit,
+    digest_of,
+    expanded,
+    is_planned,
+    part_units,
+    plan_shards,
+    planned_rows,
+    read_units,
+    write_units,
+)
 from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.report import report
-from pipeline.selection import Selection, plan_rows, read_selection
+from pipeline.selection import Selection, extend_plan, plan_rows, read_selection
 from pipeline.sheet import contact_sheets
 from pipeline.status import Status, status
 from pipeline.store import CommitRefused, JobKey, Store
@@ -78,20 +87,31 @@ def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> Ran:
     With `retry`, only the pictures that were rejected there for one of these errors are tried again. Raises EditError,
     SelectionError, StoreError, StorageError, RetryError, ModelError, WorkersFailed.
     """
+    store, units, task = open_edit(spec, edits)
+    return _work(store, units, retry, EditWorker, task, spec.workers, per_row=len(edits.variants))
+
+
+def open_edit(spec: EditSpec, edits: Edits) -> tuple[Store, list[Unit], EditTask]:
+    """The store of an edit, planned or with its plan extended, its units and its task.
+
+    Raises EditError, SelectionError, StoreError, StorageError, ModelError.
+    """
     latents, wanted = Store(spec.latents), read_selection(spec)
     task, fingerprint = edit_task(spec, latents, edits, wanted)
     store = Store(spec.output, create=True)
     cut_for = fingerprint["batch_size"], spec.workers.count
+    files: Any = {"prompts": edits.listed, "masks": edits.masks, "mask_files": edits.mask_files}
 
     def plan() -> list[Unit]:
-        if not spec.planned_rows:
+        if task.rows is None:
             return part_units(latents, *cut_for)
-        return plan_rows(store, latents, wanted, task.job, *cut_for, prompts=edits.listed, masks=edits.masks)
+        return plan_rows(store, latents, wanted, task.rows, *cut_for, **files)
 
-    more = {"variants_per_row": len(edits.variants)}
-    units, key = _open(store, spec, fingerprint, task.machine, [spec.latents, *spec.files], plan, **more)
-    task = dataclasses.replace(task, key=key, shown=shown_rows(units, spec.contact_sheet))
-    return _work(store, units, retry, EditWorker, task, spec.workers, per_row=len(edits.variants))
+    extend = partial(extend_plan, store, latents, wanted, *cut_for, **files)
+    more = {"variants_per_row": len(edits.variants), "rows": task.rows}
+    units, key = _open(store, spec, fingerprint, task.machine, [spec.latents, *spec.files], plan, extend, **more)
+    shown = shown_rows(units, spec.contact_sheet)
+    return store, units, dataclasses.replace(task, key=key, rows=planned_rows(store.job()), shown=shown)
 
 
 def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -> tuple[EditTask, dict[str, Any]]:
@@ -134,8 +154,8 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
     }
     if spec.images.quality is not None:  # jobs from before there was a choice go on as they are
         fingerprint["quality"] = spec.images.quality
-    planned, fit = digest_of(fingerprint), fit_of(made)
-    task = EditTask(spec, planned, edits.prompts, len(edits.variants), {}, weights, fit, made["steps"], machine)
+    rows, fit = digest_of(fingerprint) if spec.planned_rows else None, fit_of(made)
+    task = EditTask(spec, rows, edits.prompts, len(edits.variants), {}, weights, fit, made["steps"], machine)
     return task, fingerprint
 
 
@@ -179,9 +199,10 @@ def _open(
     machine: Machine,
     inputs: Iterable[str],
     plan: Callable[[], list[Unit]],
+    extend: Callable[[], None] = lambda: None,
     **more: Any,
 ) -> tuple[list[Unit], JobKey]:
-    """The units of a job, as an earlier run left them, or planned and written now; and what its commits carry.
+    """The units of a job, planned and written now, or those of an earlier run and what extends them; and its key.
 
     An input that cannot be planned leaves no job behind, so that a slip in a spec can be mended.
     """
@@ -191,6 +212,7 @@ def _open(
     open_job(store, spec.kind, spec.model_dump(mode="json"), fingerprint, machine, **more)
     if planned is not None:
         write_units(store, planned)
+    extend()
     return read_units(store), store.key()
 
 

@@ -5,7 +5,7 @@ import io
 import posixpath
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b, sha256
 from itertools import islice
 from typing import Any
@@ -15,7 +15,20 @@ import pyarrow as pa
 
 from pipeline.errors import JobError
 from pipeline.latents import read_columns
-from pipeline.plan import Source, Unit, cut, parts_of, write_rows
+from pipeline.masks import mask_digest
+from pipeline.plan import (
+    Source,
+    Unit,
+    cut,
+    extensions,
+    is_added,
+    parts_of,
+    planned_rows,
+    read_units,
+    unplanned_parts,
+    write_rows,
+    write_units,
+)
 from pipeline.storage import StorageError, read_file
 from pipeline.store import READERS, Store
 from schemas.plan import ROWS
@@ -26,6 +39,10 @@ KEYS_BYTES, KEYS = 512 << 20, 10_000_000  # of a file of keys; a key takes some 
 
 Listed = Callable[[str], Mapping[str, Any]] | None
 """The prompts, or the masks, that tables give a key, by the name of the variant; None where there are none."""
+
+MaskFiles = Callable[[str, Mapping[str, str]], Mapping[str, str]] | None
+"""The templates of the mask files that edits take for a row, by variant, given its caption and the prompts that tables
+have for it; None where no edit takes one."""
 
 Chosen = tuple[Source, Sequence[int], pa.Table | None]
 """Of a part the rows that are taken, by their place in it, and of all its rows the columns that were read."""
@@ -59,14 +76,17 @@ def read_selection(spec: EditSpec) -> Selection:
     return Selection(spec.where, None if keys is None else frozenset(keys), spec.sample, spec.limit, lines)
 
 
-def select(latents: Store, parts: Sequence[Source], wanted: Selection) -> Iterator[tuple[Source, Sequence[int]]]:
+def select(
+    latents: Store, parts: Sequence[Source], wanted: Selection, *, whole: bool = True
+) -> Iterator[tuple[Source, Sequence[int]]]:
     """The parts that have rows which are wanted, in order, each with the places of these rows.
 
-    Of the store, one part after the other is looked at, and only the columns that are asked about are read. Raises
-    SelectionError where `where` fails on a row or the store lacks one of the keys; StoreError where a part is damaged.
+    Of the store, one part after the other is looked at, and only the columns that are asked about are read. `whole`:
+    these are all its parts. Raises SelectionError where `where` fails on a row or the whole store lacks one of the
+    keys; StoreError where a part is damaged.
     """
     parts = sorted(parts)  # in the order of their units, whatever order the commits were read in
-    chosen = _filtered(latents, parts, wanted)
+    chosen = _filtered(latents, parts, wanted, whole)
     if wanted.sample is not None:
         chosen = _sampled(chosen, wanted.sample)
     left = wanted.limit
@@ -81,10 +101,13 @@ def select(latents: Store, parts: Sequence[Source], wanted: Selection) -> Iterat
 
 
 def planned(
-    latents: Store, parts: Sequence[Source], wanted: Selection, prompts: Listed, masks: Listed
+    latents: Store, parts: Sequence[Source], wanted: Selection, prompts: Listed, masks: Listed, *, whole: bool = True
 ) -> Iterator[tuple[Source, pa.Table]]:
-    """The rows that are wanted, part by part, as tables of schemas.plan.ROWS. Raises what `select` raises."""
-    selected = select(latents, parts, wanted)
+    """The rows that are wanted, part by part, as tables of schemas.plan.ROWS without the digests of mask files.
+
+    Raises what `select` raises.
+    """
+    selected = select(latents, parts, wanted, whole=whole)
     while some := list(islice(selected, READERS)):
         found = _read(latents, [part for part, _ in some], ["key"] if prompts or masks else [])
         for (part, rows), (_, table) in zip(some, found, strict=True):
@@ -93,33 +116,111 @@ def planned(
                 name: [list(of(key).items()) for key in keys] if of else [None] * len(rows)
                 for name, of in (("prompts", prompts), ("masks", masks))
             }
-            yield part, pa.table({"row": pa.array(rows, pa.int64()), **listed}, schema=ROWS)
+            columns = {"row": pa.array(rows, pa.int64()), **listed, "mask_files": [None] * len(rows)}
+            yield part, pa.table(columns, schema=ROWS)
 
 
 def plan_rows(
     store: Store,
     latents: Store,
     wanted: Selection,
-    job: str,
+    name: str,
     batch_size: int,
     workers: int,
     *,
     prompts: Listed,
     masks: Listed,
+    mask_files: MaskFiles = None,
 ) -> list[Unit]:
     """Write which rows of each part are wanted, and cut them into units: each is a slice of the rows of one part.
 
-    Whoever plans the job of this digest writes the same. Raises what `select` raises, and SelectionError for no row.
+    Whoever plans the same job, whose planned rows have this `name`, writes the same. Raises what `select` raises,
+    SelectionError for no row, and StorageError where a mask file cannot be read.
     """
-    sources, parts = list[Source](), parts_of(latents)
+    parts = parts_of(latents)
     tables = planned(latents, parts, wanted, prompts, masks)
-    with ThreadPoolExecutor(READERS) as pool:
-        while some := list(islice(tables, READERS)):
-            list(pool.map(lambda item: write_rows(store, job, *item), some))
-            sources += [(path, table.num_rows, size, version) for (path, _, size, version), table in some]
+    sources = _write_rows(store, latents, name, parts, tables, mask_files)
     if not sources:
         raise SelectionError(no_row(latents, parts))
     return cut(sources, batch_size, workers)
+
+
+def extend_plan(
+    store: Store,
+    latents: Store,
+    wanted: Selection,
+    batch_size: int,
+    workers: int,
+    *,
+    prompts: Listed,
+    masks: Listed,
+    mask_files: MaskFiles,
+) -> None:
+    """Plan, as further units, the rows that retries added to a latent store after the edit in `store` was planned.
+
+    Raises what `plan_rows` raises, but for a key or a row that is not there.
+    """
+    job = store.job()
+    name = planned_rows(job)
+    while sources := unplanned_parts(store, job, latents):  # again, where another driver extended it meanwhile
+        if name is not None:
+            tables = planned(latents, sources, wanted, prompts, masks, whole=False)
+            sources = _write_rows(store, latents, name, sources, tables, mask_files)
+        if sources:
+            extension, units = extensions(store) + 1, read_units(store)
+            first, ordinal = len(units), units[-1].ordinal + 1 if units else 0
+            further = [
+                replace(unit, unit=f"{first + i:08d}", ordinal=ordinal + unit.ordinal)
+                for i, unit in enumerate(cut(sources, batch_size, workers))
+            ]
+            write_units(store, further, extension)
+
+
+def _write_rows(
+    store: Store,
+    latents: Store,
+    name: str,
+    parts: Sequence[Source],
+    tables: Iterator[tuple[Source, pa.Table]],
+    mask_files: MaskFiles,
+) -> list[Source]:
+    """Write the planned rows of parts; the parts that have any, with the number of these.
+
+    Of an added part, that it has none is written too, so that it is known not to be new.
+    """
+
+    def write(item: tuple[Source, pa.Table]) -> Source:
+        part, rows = item
+        write_rows(store, name, part, _with_mask_files(latents, part, rows, mask_files))
+        return part[0], rows.num_rows, part[2], part[3]
+
+    sources = list[Source]()
+    with ThreadPoolExecutor(READERS) as pool:
+        while some := list(islice(tables, READERS)):
+            sources += pool.map(write, some)
+    taken = {path for path, _, _, _ in sources}
+    for part in parts:
+        if is_added(part) and part[0] not in taken:
+            write_rows(store, name, part, ROWS.empty_table())
+    return sources
+
+
+def _with_mask_files(latents: Store, part: Source, rows: pa.Table, mask_files: MaskFiles) -> pa.Table:
+    """Planned rows of a part with the digests of the mask files that they take, if any do."""
+    if mask_files is None:
+        return rows
+    texts = read_columns(latents, part, ["key", "caption"]).take(rows["row"]).to_pylist()
+    templates = [
+        (text["key"], mask_files(text["caption"], dict(prompts or ())))
+        for text, prompts in zip(texts, rows["prompts"].to_pylist(), strict=True)
+    ]
+    # several edits may take one file
+    wanted = list({(template, key) for key, of_row in templates for template in of_row.values()})
+    with ThreadPoolExecutor(READERS) as pool:
+        found = dict(zip(wanted, pool.map(lambda file: mask_digest(*file), wanted), strict=True))
+    digests = [[(edit, found[template, key]) for edit, template in of_row.items()] for key, of_row in templates]
+    column = ROWS.field("mask_files")
+    return rows.set_column(rows.schema.get_field_index(column.name), column, [pa.array(digests, column.type)])
 
 
 def no_row(latents: Store, parts: Sequence[Source]) -> str:
@@ -128,7 +229,7 @@ def no_row(latents: Store, parts: Sequence[Source]) -> str:
     return f"where, keys: not one of the {rows} rows of {latents.location} is what they ask for; nothing was run"
 
 
-def _filtered(latents: Store, parts: Sequence[Source], wanted: Selection) -> Iterator[Chosen]:
+def _filtered(latents: Store, parts: Sequence[Source], wanted: Selection, whole: bool) -> Iterator[Chosen]:
     """The rows that `where` and `keys` leave of every part."""
     columns = set(columns_of(wanted.where) if wanted.where else [])
     columns |= {"key"} if wanted.keys else set()
@@ -150,7 +251,7 @@ def _filtered(latents: Store, parts: Sequence[Source], wanted: Selection) -> Ite
                 missing.difference_update(keys)
                 rows = [row for row in rows if keys[row] in wanted.keys]
             yield part, rows, table
-    if missing:
+    if missing and whole:
         if wanted.lines is None:
             shown = list(map(repr, sorted(missing)))
             some = "the key" if len(missing) == 1 else f"{len(missing)} of the keys:"

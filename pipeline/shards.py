@@ -53,6 +53,10 @@ class ShardChanged(ShardError):
     """A shard that is no longer what was planned."""
 
 
+class BadMemberName(ValueError):
+    """A sample that cannot be written to a shard, since a WebDataset reader would return it under another name."""
+
+
 @dataclass(frozen=True)
 class Sample:
     """One whole input sample. `image` is the file's bytes, not decoded; `json` the .json member's text, untouched."""
@@ -190,8 +194,8 @@ def write_shard(samples: Iterable[tuple[str, dict[str, bytes]]]) -> bytes:
     """A tar of samples, each a key and its members by extension: the same input gives the same bytes.
 
     Raises:
-        ValueError: a key comes twice, or a name would not be read back as it is written (a dot in the key's last
-            part, upper case in the extension, a meta name).
+        ValueError: a key comes twice.
+        BadMemberName: as `check_member` does.
     """
     from webdataset.writer import TarWriter  # brings torch with it, which reading and planning do without
 
@@ -203,13 +207,22 @@ def write_shard(samples: Iterable[tuple[str, dict[str, bytes]]]) -> bytes:
                 raise ValueError(f"sample {key!r}: written twice; give each sample of a shard its own key")
             seen.add(key)
             for extension in members:
-                name = f"{key}.{extension}"
-                info = tarfile.TarInfo(name)
-                # webdataset's writer leaves out extensions that begin with an underscore, without a word.
-                if _split(info) != (key, extension) or _unsafe(info) or extension[:1] in ("", "_"):
-                    raise ValueError(f"member {name!r}: not a name that a WebDataset reader returns; rename it")
+                check_member(key, extension)
             writer.write({"__key__": key, **members})
     return buffer.getvalue()
+
+
+def check_member(key: str, extension: str) -> None:
+    """Check that a reader returns a member of a shard under the name that it is written under.
+
+    Raises:
+        BadMemberName: the key has a dot in its last part, a NUL or is a meta name, or the extension has upper case.
+    """
+    name = f"{key}.{extension}"
+    info = tarfile.TarInfo(name)
+    # webdataset's writer leaves out extensions that begin with an underscore, without a word; a name ends at a NUL
+    if _split(info) != (key, extension) or _unsafe(info) or extension[:1] in ("", "_") or "\0" in name:
+        raise BadMemberName(f"member {name!r}: not a name that a WebDataset reader returns; rename it")
 
 
 def _scan(file: BinaryIO) -> tuple[list[list[_Member]], _Stop | None]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from pipeline.errors import JobError
 from pipeline.journal import last_state
 from pipeline.place import Place, place_of, told
-from pipeline.plan import is_planned, read_units
+from pipeline.plan import is_planned, read_units, unplanned_parts
 from pipeline.store import DATA, STAGING, CommitRefused, Store
 
 STRAGGLES = 3.0  # times what a sample usually takes
@@ -78,7 +79,8 @@ def status(store: Store) -> Status:
         paces.append((commit.finished - commit.started) * per_row / max(1, commit.input))
     problems += [f"{commit.path} {commit.reason}: the next run does its unit again" for commit in refused]
     lost, unpublished, strangers = _compare_files(store, files)
-    problems += lost
+    added, unknown = _added(store, job) if planned else ([], [])
+    problems += lost + added
     busy = union(spans)
     left = sum(expected.values()) - counts["input"]
     complete = planned and counts["committed"] == len(expected) and not problems and not unpublished
@@ -94,7 +96,7 @@ def status(store: Store) -> Status:
         committed=counts["committed"],
         complete=complete,
         problems=problems,
-        notes=[*_mixed(places), *_unnamed(unpublished, strangers if complete else [])],
+        notes=[*unknown, *_mixed(places), *_unnamed(unpublished, strangers if complete else [])],
         rejects=dict(sorted(rejects.items(), key=lambda item: (-item[1], item[0]))),
         attempts=counts["attempts"],
         images_per_second=counts["ok"] / busy if busy else 0.0,
@@ -130,6 +132,20 @@ def _unnamed(unpublished: list[str], strangers: list[str]) -> list[str]:
             "them too; move them elsewhere"
         )
     return notes
+
+
+def _added(store: Store, job: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """The problem that latent rows are in no plan of an edit, and the note that this could not be read."""
+    if job["kind"] != "edit":
+        return [], []
+    location = job["spec"]["latents"]
+    try:
+        rows = sum(count for _, count, _, _ in unplanned_parts(store, job, Store(location)))
+    except JobError as error:
+        return [], [f"rows that were added to the latent store since it was edited are not counted: {error}"]
+    if not rows:
+        return [], []
+    return [f"{rows} rows that edict retry added to {location} are not planned; run the edit again to edit them"], []
 
 
 def _mixed(places: Counter[Place]) -> list[str]:

@@ -39,6 +39,10 @@ RETRIES = {
 _KINDS = {"s3": "s3", "s3a": "s3", "gs": "gs"} | dict.fromkeys(("az", "azure", "adl", "abfs", "abfss"), "az")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _REFUSED = ("AuthenticationFailed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
+# What obstore, the operating system and web servers say of a name that cannot be: a segment that is empty, "." or too
+# long, a control character, a file where the name has a folder, a URL that is too long.
+_BAD_NAMES = r"illegal character sequence|empty path segment|File name too long|Not a directory|status code: 414"
+_LONGEST_NAME = {"s3": 1024, "gs": 1024}  # bytes; a HEAD of a longer one is a bad request, of which no reason is given
 # what obstore says where it found nothing and asked the machine it runs on
 _NO_CREDENTIALS = r"http://(169\.254\.|metadata\.google|[^/]+/latest/(api|meta-data)/)|Missing (AccessKeyId|SecretAcc)"
 
@@ -58,6 +62,10 @@ class NotThere(StorageError):
 
 class TooLong(StorageError):
     """The object has more bytes than are read at once."""
+
+
+class BadName(NotThere):
+    """The storage cannot have an object of this name, so there is none; the message says what is wrong with it."""
 
 
 class AlreadyThere(StorageError):
@@ -93,18 +101,23 @@ def open_file(location: str) -> tuple[ObjectStore, str]:
     """The store and the path in it of one object, which is not looked up yet.
 
     Raises:
-        StorageError: the location names no object, or its local folder does not exist.
+        BadName: the location names no object.
+        NotThere: its local folder does not exist.
+        StorageError: it cannot be understood, or has no credentials.
     """
     folder, _, name = location.rpartition("/")
     path = local_path(location)
     if path is not None:
         if not name:
-            raise StorageError(f"{location}: names a folder, not a file")
-        if not path.parent.is_dir():
+            raise BadName(f"{location}: names a folder, not a file")
+        if not os.path.isdir(path.parent):  # Path.is_dir raises where the name is too long
             raise NotThere(f"{location}: the folder {path.parent} does not exist")
         return _local(str(path.parent)), path.name
     if not name or folder.endswith("/"):
-        raise StorageError(f"{location}: names no object; give the bucket and the path in it")
+        raise BadName(f"{location}: names no object; give the bucket and the path in it")
+    most = _LONGEST_NAME.get(_kind(location) or "")
+    if most and len(location.split("/", 3)[3].encode()) > most:
+        raise BadName(f"{location}: is longer than the {most} bytes that a name may have there; rename it")
     with naming(location):
         return _remote(_encoded(location).rpartition("/")[0]), name
 
@@ -342,7 +355,7 @@ def naming(location: str) -> Iterator[None]:
     """Turn what obstore and the file system raise into a StorageError: one line that names the location.
 
     Raises:
-        NotThere, AlreadyThere, StorageError
+        NotThere, BadName, AlreadyThere, StorageError
     """
     try:
         yield
@@ -361,6 +374,8 @@ def _explained(location: str, error: Exception) -> StorageError:
     places = PLACES.get(_kind(location) or "")
     if code in _NO_BUCKET:
         return StorageError(f"{location}: the bucket does not exist ({code}); create it, or mend its name")
+    if found := re.search(_BAD_NAMES, text):
+        return BadName(f"{location}: is a name that cannot be here ({found[0]}); rename it")
     if isinstance(error, FileNotFoundError):
         return NotThere(f"{location}: does not exist")
     if isinstance(error, AlreadyExistsError | FileExistsError):

@@ -35,10 +35,16 @@ ROWS = pa.schema(
         pa.field("row", pa.int64(), nullable=False),
         pa.field("prompts", pa.map_(pa.string(), pa.string())),
         pa.field("masks", pa.map_(pa.string(), pa.list_(pa.int32()))),
+        pa.field("mask_files", pa.map_(pa.string(), pa.string())),
     ]
 )
 """The rows of one part that an edit job takes, by their place in it, with the prompts and the masks that tables give
 them by edit. A mask is PIE-Bench's: of 512x512 pixels, row after row, runs of (the first inside, how many).
 
+`mask_files` has the sha256 of each mask file that the row's edits take, by edit; null where there was no such file.
+
 A unit is then a slice of these, and not of the part.
 """
+
+EARLIER_ROWS = ROWS.remove(ROWS.get_field_index("mask_files"))
+"""ROWS in the plans of earlier versions, which do not know the digests of mask files."""

@@ -339,6 +339,11 @@ class ControlSpec(Spec):
     )
     mask: MaskSpec | None = Field(None, description="Where the edit may change the picture; null: everywhere.")
 
+    @property
+    def mask_file(self) -> str | None:
+        """The template of the mask files' locations; None where masks are not given by files."""
+        return self.mask.file if self.mask else None
+
 
 class Edit(Spec):
     """One change of the prompt: a template, words or patterns to replace, words around it, or a table of prompts."""
@@ -508,9 +513,9 @@ class EditSpec(Spec):
 
     @property
     def planned_rows(self) -> bool:
-        """Whether the plan says which rows are edited, or what tables give them: else it is all rows, by caption."""
+        """True if the plan lists rows: which are edited, what tables give them, or the digests of their mask files."""
         chosen = (self.where, self.keys, self.sample, self.limit) != (None,) * 4
-        return chosen or any(edit.listed for edit in self.edits)
+        return chosen or any(edit.listed or (edit.control and edit.control.mask_file) for edit in self.edits)
 
     @property
     def files(self) -> list[str]:

@@ -100,7 +100,7 @@ WORKER: Mapping[str, Callable[[Any], Any]] = {
     "after the file is published, before the driver hears of it": lambda worker: after(Store, "publish"),
 }
 EDITOR: Mapping[str, Callable[[Any], Any]] = {
-    "while the latents are read": lambda worker: before(pipeline.edit, "read_latents"),
+    "while the latents are read": lambda worker: before(pipeline.edit, "read_edit_rows"),
     "in the network of an edit": lambda worker: worker.model.network.register_forward_hook(die),
     "while the pictures are written": lambda worker: during("staging/shards/"),
     "between the pictures and their index": lambda worker: after(Store, "put", "staging/shards/"),

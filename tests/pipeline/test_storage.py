@@ -16,7 +16,7 @@ from jobs.tables import read_table
 from pipeline import storage
 from pipeline.errors import JobError
 from pipeline.inputs import expand
-from pipeline.masks import mask_of_file
+from pipeline.masks import MaskError, read_mask
 from pipeline.selection import read_selection
 from pipeline.shards import Sample, ShardChanged, index_shard, read_samples, write_shard
 from pipeline.storage import Head, Reader, StorageError, head, local_path, open_file, open_prefix, read_range
@@ -203,7 +203,7 @@ def test_no_redirect_is_followed(server: str, host: str, monkeypatch: pytest.Mon
         lambda: index_shard(f"{server}/x.tar"),
         lambda: read_table(edit),
         lambda: read_selection(keys),
-        lambda: mask_of_file(f"{server}/{{key}}.png", "a", (8, 8), 8, "center"),
+        lambda: read_mask(f"{server}/{{key}}.png", "a"),
     ):
         with pytest.raises(JobError, match=f"{server}/.*redirects to {re.escape(target)}") as error:
             use()
@@ -220,6 +220,20 @@ def test_a_busy_server_and_a_broken_line_are_tried_again(server: str, monkeypatc
     monkeypatch.setattr(Files, "busy", 100)
     with pytest.raises(StorageError, match=r"the server answers 503 .*; try again later"):
         head(f"{server}/a%20b/100%25.tar")
+
+
+def test_a_masks_key_is_encoded_in_a_url(server: str, tmp_path: Path) -> None:
+    key = "a#b/c?d=1 100%"
+    served = {"/masks/a%23b/c%3Fd=1%20100%25.png": b"a mask"}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Files, "served", served)
+        assert read_mask(f"{server}/masks/{{key}}.png", key) == b"a mask"
+        with pytest.raises(MaskError, match="does not exist"):
+            read_mask(f"{server}/masks/{{key}}.png", "other")
+    (tmp_path / "a#b").mkdir()
+    (tmp_path / "a#b" / "c?d=1 100%.png").write_bytes(b"a mask")
+    for template in (f"{tmp_path}/{{key}}.png", f"{tmp_path.as_uri()}/{{key}}.png"):
+        assert read_mask(template, key) == b"a mask"
 
 
 def test_shards_over_http(server: str, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:

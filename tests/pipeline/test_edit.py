@@ -1,0 +1,481 @@
+"""Edits of real, small latent stores by a worker in this process: their plans, their masks, and what a key may be."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from edict.checkpoint import locate
+from jobs.prompts import resolve
+from pipeline import edit as editing
+from pipeline import invert as inverting
+from pipeline import run
+from pipeline.dataset import export_edits
+from pipeline.edit import EditWorker
+from pipeline.export import ExportError, export
+from pipeline.invert import InvertTask, InvertWorker
+from pipeline.job import JobChanged, invert_fingerprint, weights_of
+from pipeline.masks import MaskChanged, MaskError, read_mask
+from pipeline.parts import to_parquet
+from pipeline.plan import Unit, plan_shards, read_units, unplanned_parts, write_units
+from pipeline.shards import Sample
+from pipeline.status import status
+from pipeline.storage import StorageError
+from pipeline.store import Store
+from pipeline.work import Done, Fault, Machine
+from pipeline.worker import load_model
+from schemas.plan import EARLIER_ROWS
+from schemas.specs import EditSpec, InvertSpec
+
+CPU = Machine("cpu", 1, 0.0)
+KEYS = [f"k{i}" for i in range(8)]
+SNOW: list[dict[str, Any]] = [{"name": "snow", "suffix": ", in snow"}]
+DIED = {1: Fault("WorkerDied", "by a test")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_model() -> Any:
+    """All workers of this process share one model, which takes a second to load."""
+    loaded: dict[Any, Any] = {}
+
+    def load(*task: Any) -> Any:
+        if task not in loaded:
+            loaded[task] = load_model(*task)
+        return loaded[task]
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (editing, inverting):
+            patch.setattr(module, "load_model", load)
+        yield
+
+
+def invert(shard: Path, latents: Path, poison: dict[int, Fault]) -> tuple[Store, Sequence[Unit], InvertWorker]:
+    """Invert a shard of 8 samples, without those of the first unit that are `poison`."""
+    fields: dict[str, Any] = {"kind": "invert", "input": str(shard), "output": str(latents)}
+    fields |= {"sampler": {"steps": 1, "guidance_scale": 1.0}, "workers": {"batch_size": 2}}
+    spec, store = InvertSpec.model_validate(fields), Store(str(latents), create=True)
+    model = locate(spec.model.path)
+    fingerprint = invert_fingerprint(spec, model)
+    plan = partial(plan_shards, store, spec.input, 2, 1)
+    units, key = run._open(store, spec, fingerprint, CPU, [str(shard)], plan)
+    worker = InvertWorker(InvertTask(spec, weights_of(spec.model, model, fingerprint), fingerprint, CPU, key))
+    for unit in units:
+        worker.process(unit, 1, None, poison if unit is units[0] else {})
+    return store, units, worker
+
+
+@pytest.fixture(scope="module")
+def inverted(
+    tmp_path_factory: pytest.TempPathFactory, samples: list[Sample], shard_of: Callable[..., Path]
+) -> tuple[Path, Path]:
+    """A shard of 8 samples and its latent store, of two parts with 4 rows each."""
+    folder = tmp_path_factory.mktemp("edit")
+    members = [
+        member
+        for key, sample in zip(KEYS, samples, strict=False)
+        for member in ((f"{key}.{sample.extension}", sample.image), (f"{key}.txt", sample.caption.encode()))
+    ]
+    shard = shard_of(folder / "a.tar", members)
+    invert(shard, folder / "latents", {})
+    return shard, folder / "latents"
+
+
+@pytest.fixture
+def latents(inverted: tuple[Path, Path]) -> Path:
+    return inverted[1]
+
+
+def spec_of(latents: Path, output: Path, edits: list[dict[str, Any]] = SNOW, **more: Any) -> EditSpec:
+    fields: dict[str, Any] = {"kind": "edit", "latents": str(latents), "output": str(output), "edits": edits}
+    return EditSpec.model_validate(fields | {"contact_sheet": 0} | more)
+
+
+def edit(spec: EditSpec, *, only: int | None = None, retry: Sequence[str] = ()) -> list[Done]:
+    """Do what an edit lacks, as a run does it but in this process; or `only` its first so many units."""
+    store, units, task = run.open_edit(spec, resolve(spec.edits))
+    worker = EditWorker(task)
+    return [worker.process(unit, 1, None, {}) for unit in run._pending(store, units, retry)[:only]]
+
+
+def made(output: Path) -> dict[str, dict[str, Any]]:
+    """The rows of an edit's index, by key."""
+    parts = [file.path for commit in Store(str(output)).commits() for file in commit.files]
+    rows = [row for path in parts if path.startswith("parts/") for row in pq.read_table(output / path).to_pylist()]
+    found = {row["key"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def rejects(output: Path) -> dict[str, str]:
+    return {reject.key: reject.message for commit in Store(str(output)).commits() for reject in commit.rejects}
+
+
+TABLE = {"name": "mine", "table": "prompts.csv"}
+
+
+@pytest.mark.parametrize(
+    ("more", "keys"),
+    [
+        ({"keys": ["k0", "k2", "k5", "k7"]}, ["k0", "k2", "k5", "k7"]),
+        ({"where": "index >= 2"}, KEYS[2:]),
+        ({"sample": {"count": 3, "seed": 4}}, None),
+        ({"limit": 5}, KEYS[:5]),
+        ({"edits": [TABLE]}, ["k3", "k6"]),
+        ({"edits": [TABLE], "keys": ["k1", "k6", "k7"]}, ["k6"]),
+    ],
+)
+def test_an_export_has_the_rows_that_were_chosen(
+    more: dict[str, Any], keys: list[str] | None, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompts.csv").write_text("key,prompt\nk3,a cat\nk6,a dog\n")
+    edit(spec_of(latents, tmp_path / "edits", **more))
+    rows = made(tmp_path / "edits")
+    assert status(Store("edits")).complete
+    about = export_edits("edits", "out", format="instructpix2pix")
+    assert about["written"] == about["rows"] == len(rows)
+    exported = [row for file in sorted(Path("out").glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+    assert {row["key"] for row in exported} == {row["source_key"] for row in rows.values()}
+    assert sorted(row["key"] for row in exported) == (keys or sorted(row["source_key"] for row in rows.values()))
+    for row in exported:
+        assert row["original_prompt"] == rows[f"{row['edit']}/{row['key']}"]["caption"]
+
+
+# --- masks in files
+
+
+def write_mask(folder: Path, key: str, inside: int = 255) -> None:
+    (folder / "masks").mkdir(exist_ok=True)
+    Image.new("L", (64, 64), inside).save(folder / "masks" / f"{key}.png")
+
+
+def masked(latents: Path, folder: Path, **more: Any) -> EditSpec:
+    control = {"mask": {"file": f"{folder}/masks/{{key}}.png"}}
+    return spec_of(latents, folder / "edits", [SNOW[0] | {"control": control}], **more)
+
+
+@pytest.mark.parametrize("choice", [{}, {"where": "index != 3"}])
+def test_masks_that_change_before_a_run_is_resumed_are_found(
+    choice: dict[str, Any], latents: Path, tmp_path: Path
+) -> None:
+    spec = masked(latents, tmp_path, **choice)
+    for key in KEYS:
+        write_mask(tmp_path, key)
+    edit(spec, only=1)
+    done = {row["source_key"] for row in made(tmp_path / "edits").values()}
+    first = next(key for key in KEYS if key not in done)
+    write_mask(tmp_path, first, 0)
+    with pytest.raises(
+        MaskChanged, match=rf"masks/{first}.png: was planned with the sha256 \w+, and now its sha256 is"
+    ):
+        edit(spec)
+    (tmp_path / "masks" / f"{first}.png").unlink()
+    with pytest.raises(MaskChanged, match=rf"masks/{first}.png: was planned .*, and now it is gone; put the planned"):
+        edit(spec)
+    assert {row["source_key"] for row in made(tmp_path / "edits").values()} == done
+    write_mask(tmp_path, first)
+    edit(spec)
+    assert status(Store(spec.output)).complete
+    assert len(made(tmp_path / "edits")) == 8 - len(choice)
+
+
+def test_a_mask_that_was_missing_is_a_reject_until_it_is_retried(latents: Path, tmp_path: Path) -> None:
+    spec = masked(latents, tmp_path)
+    for key in KEYS:
+        if key not in ("k2", "k6"):
+            write_mask(tmp_path, key)
+    (tmp_path / "masks" / "k7.png").write_bytes(b"not an image")
+    edit(spec, only=1)
+    for key in ("k2", "k6"):
+        write_mask(tmp_path, key)
+    edit(spec)
+    found = rejects(tmp_path / "edits")
+    assert sorted(found) == ["snow/k2", "snow/k6", "snow/k7"]
+    late = [message for message in found.values() if "retry --errors MaskError uses it" in message]
+    assert len(late) == 1  # of the unit that was done when there was none yet, that is the reason
+    write_mask(tmp_path, "k7")
+    assert [done.ok for done in edit(spec, retry=["MaskError"])] == [1, 2]
+    assert sorted(made(tmp_path / "edits")) == [f"snow/{key}" for key in KEYS]
+    assert status(Store(spec.output)).complete
+
+
+def test_only_masks_of_rows_that_are_edited_are_planned(latents: Path, tmp_path: Path) -> None:
+    captions = pq.read_table(next((latents / "parts").iterdir()))["caption"].to_pylist()
+    word = captions[0].split(",")[0]
+    control = {"mask": {"file": f"{tmp_path}/masks/{{key}}.png"}}
+    edits = [
+        {"name": "fox", "replace": {word: ["fox", "wolf"]}, "control": control},
+        {"name": "plain", "suffix": ", at night"},
+    ]
+    (tmp_path / "masks").mkdir()
+    spec = spec_of(latents, tmp_path / "edits", edits)
+    store, _, task = run.open_edit(spec, resolve(spec.edits))
+    planned = [row for path in store.names(f"plan/rows/{task.rows}") for row in store.get_table(path).to_pylist()]
+    assert len(planned) == 8
+    files = [dict(row["mask_files"]) for row in planned if row["mask_files"]]
+    assert files == [{"fox-fox": None, "fox-wolf": None}] * len(files)
+    assert 0 < len(files) < 8
+
+
+@pytest.mark.parametrize("choice", [{}, {"where": "index >= 0"}])
+def test_a_plan_of_an_earlier_version_goes_on_as_it_did(choice: dict[str, Any], latents: Path, tmp_path: Path) -> None:
+    """It has no digests of masks, and where the spec chooses no rows, no planned rows at all."""
+    spec = masked(latents, tmp_path, **choice)
+    for key in KEYS:
+        write_mask(tmp_path, key)
+    store, _, task = run.open_edit(spec, resolve(spec.edits))
+    job = store.job()
+    del job["rows"]
+    store.put("job.json", json.dumps(job).encode())
+    for path in list(store.names("plan/rows")):
+        if choice:
+            store.put_table(path, store.get_table(path).select(EARLIER_ROWS.names))
+        else:
+            store.delete(path)
+    assert run.open_edit(spec, resolve(spec.edits))[2].rows == (task.rows if choice else None)
+    edit(spec, only=1)
+    (tmp_path / "masks" / "k7.png").unlink()
+    edit(spec)
+    assert list(rejects(tmp_path / "edits")) == ["snow/k7"]
+    assert export_edits(spec.output, str(tmp_path / "out"), format="instructpix2pix")["written"] == 7
+
+
+# --- what a key makes of a mask's location, of a shard's member and of a file's name
+
+
+@pytest.mark.parametrize(
+    ("key", "reason"),
+    [
+        ("none", "does not exist"),
+        ("no/folder", "the folder .*/masks/no does not exist"),
+        ("k" * 300, "File name too long"),
+        ("k" * 300 + "/k", "does not exist"),
+        ("a\nb", "illegal character sequence"),
+        ("a\0b", "illegal character sequence"),
+        ("folder", "does not exist"),
+        ("file.png/b", "does not exist"),
+        ("../secret", "names no mask"),
+        ("http://ann:hunter2@host/x", "makes a URL with credentials"),
+    ],
+)
+def test_a_key_that_names_no_mask_file_is_a_reject(key: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "masks" / "folder.png").mkdir(parents=True)
+    (tmp_path / "masks" / "file.png").touch()
+    with pytest.raises(MaskError, match=reason) as caught:
+        read_mask(f"{tmp_path}/masks/{{key}}.png", key)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("key", ["none", "a//b", "./a", "a\nb", "k" * 1100, "a?x=1"])
+def test_a_key_that_names_no_mask_object_is_a_reject(key: str, s3: str) -> None:
+    with pytest.raises(MaskError):
+        read_mask(f"{s3}/{{key}}.png", key)
+
+
+def test_masks_that_all_are_out_of_reach_are_no_rejects(s3: str, tmp_path: Path) -> None:
+    bucket = s3.removesuffix("/a prefix")
+    for folder in (f"{tmp_path}/unmounted/", f"{tmp_path}/unmounted/a-", f"{bucket}-no/"):
+        with pytest.raises(StorageError, match=r"does not exist.*; create"):
+            read_mask(f"{folder}{{key}}.png", "k0")
+
+
+def renamed(latents: Path, folder: Path, keys: dict[str, str]) -> Path:
+    """A copy of a latent store in which samples have other keys, as no reader of shards would give them."""
+    shutil.copytree(latents, folder)
+    store = Store(str(folder))
+    for commit in list(store.commits()):
+        (file,) = commit.files
+        table = pq.read_table(folder / file.path)
+        at = table.column_names.index("key")
+        given = [keys.get(key, key) for key in table["key"].to_pylist()]
+        table = table.set_column(at, table.schema.field(at), [given])
+        stored = store.put(file.path, to_parquet(table)).model_copy(update={"rows": file.rows})
+        commit = commit.model_copy(update={"files": (stored,)})
+        store.put(f"commits/{commit.unit}.json", commit.model_dump_json().encode())
+    return folder
+
+
+def test_a_key_that_no_shard_or_file_can_have_costs_itself(latents: Path, tmp_path: Path) -> None:
+    long = "k" * 300
+    odd = {"k1": "v1.2", "k2": "a\0b", "k3": ".hidden", "k5": long, "k6": "a\nb"}
+    renamed_to = renamed(latents, tmp_path / "latents", odd)
+    spec = spec_of(renamed_to, tmp_path / "edits")
+    edit(spec)
+    found = rejects(tmp_path / "edits")
+    assert sorted(found) == ["snow/.hidden", "snow/a\0b", "snow/v1.2"]
+    assert all("not a name that a WebDataset reader returns" in message for message in found.values())
+    assert {row["source_key"] for row in made(tmp_path / "edits").values()} == {"k0", "k4", long, "a\nb", "k7"}
+    assert status(Store(spec.output)).complete
+    about = export_edits(spec.output, str(tmp_path / "pairs"), format="instructpix2pix")
+    assert about["written"] == 5
+    with pytest.raises(
+        ExportError, match=r"the key '(kkk.*|a.nb)' makes a name that no file can have here .* export as"
+    ):
+        export_edits(spec.output, str(tmp_path / "files"), format="pie_bench")
+    with pytest.raises(ExportError, match=r"parts/.*: member '(v1\.2|a.x00b|\.hidden)\.npy': .*, or export to another"):
+        export(str(renamed_to), str(tmp_path / "floats"), format="webdataset", dtype="float32")
+
+
+# --- rows that retries add to a latent store after it was edited
+
+
+@pytest.fixture
+def growing(inverted: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Callable[[], Any]]:
+    """A latent store of 7 rows, and what retries the sample that it lacks, k1."""
+    store, units, worker = invert(inverted[0], tmp_path / "latents", DIED)
+
+    def retry() -> None:
+        for unit in run._pending(store, units, ["WorkerDied"]):
+            worker.process(unit, 1, None, {})
+
+    return tmp_path / "latents", retry
+
+
+@pytest.mark.parametrize(
+    ("more", "added"),
+    [
+        ({}, True),
+        ({"where": "index < 2"}, True),
+        ({"where": "index > 2"}, False),
+        ({"keys": ["k0", "k7"]}, False),
+        ({"sample": {"count": 100}}, False),
+        ({"limit": 100}, False),
+        ({"edits": [SNOW[0] | {"control": {"mask": {"file": "masks/{key}.png"}}}]}, True),
+    ],
+)
+def test_rows_that_are_added_to_a_latent_store_are_edited_by_the_next_run(
+    more: dict[str, Any],
+    added: bool,
+    growing: tuple[Path, Callable[[], Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for key in KEYS:
+        write_mask(tmp_path, key)
+    latents, retry = growing
+    spec = spec_of(latents, tmp_path / "edits", **more)
+    store = Store(spec.output, create=True)
+    edit(spec)
+    before, plan = made(tmp_path / "edits"), store.get("plan/units.parquet")
+    assert status(store).complete
+    retry()
+    found = status(store)
+    fixed = "sample" in more or "limit" in more
+    assert found.complete == fixed
+    assert found.problems == (
+        []
+        if fixed
+        else [f"1 rows that edict retry added to {latents} are not planned; run the edit again to edit them"]
+    )
+    edit(spec)
+    after, found = made(tmp_path / "edits"), status(store)
+    assert (found.complete, found.problems) == (True, [])
+    assert set(after) - set(before) == ({"snow/k1"} if added else set())
+    assert (found.planned, found.ok) == (len(after), len(after))
+    assert store.get("plan/units.parquet") == plan
+    assert store.has("plan/units+0001.parquet") == added
+    units = read_units(store)
+    assert [unit.unit for unit in units] == [f"{i:08d}" for i in range(len(units))]
+    assert edit(spec) == []
+    assert not store.has("plan/units+0002.parquet")
+    about = export_edits(spec.output, str(tmp_path / "out"), format="instructpix2pix")
+    assert about["written"] == len(after)
+
+
+def test_rows_that_were_there_when_an_edit_was_planned_are_not_new(
+    growing: tuple[Path, Callable[[], Any]], tmp_path: Path
+) -> None:
+    latents, retry = growing
+    retry()
+    for name, where, ok in (("all", "true", 8), ("others", "index > 2", 5)):
+        spec = spec_of(latents, tmp_path / name, where=where)
+        edit(spec)
+        found = status(Store(spec.output))
+        assert (found.complete, found.ok) == (True, ok)
+
+
+def test_an_extension_that_was_not_finished_is_made_anew_and_the_first_of_two_stands(
+    growing: tuple[Path, Callable[[], Any]], tmp_path: Path
+) -> None:
+    latents, retry = growing
+    spec = spec_of(latents, tmp_path / "edits", where="index < 4")
+    edit(spec)
+    retry()
+    store, *_ = run.open_edit(spec, resolve(spec.edits))
+    first = store.get("plan/units+0001.parquet")
+    # as a driver leaves it that ends between the planned rows and the units
+    store.delete("plan/units+0001.parquet")
+    assert unplanned_parts(store, store.job(), Store(str(latents))) != []
+    run.open_edit(spec, resolve(spec.edits))
+    assert store.get("plan/units+0001.parquet") == first
+    write_units(store, read_units(store)[:1], 1)  # of another driver
+    assert store.get("plan/units+0001.parquet") == first
+
+
+def test_a_latent_store_that_is_gone_is_a_note(growing: tuple[Path, Callable[[], Any]], tmp_path: Path) -> None:
+    latents, retry = growing
+    spec = spec_of(latents, tmp_path / "edits")
+    edit(spec)
+    retry()
+    latents.rename(tmp_path / "aside")
+    found = status(Store(spec.output))
+    assert found.complete
+    assert [re.sub(r": .*", "", note) for note in found.notes] == [
+        "rows that were added to the latent store since it was edited are not counted"
+    ]
+
+
+def test_a_store_without_rows_is_edited_once_it_has_some(
+    samples: list[Sample], shard_of: Callable[..., Path], tmp_path: Path
+) -> None:
+    sample = samples[0]
+    shard = shard_of(tmp_path / "a.tar", [("k.png", sample.image), ("k.txt", sample.caption.encode())])
+    store, units, worker = invert(shard, tmp_path / "latents", {0: DIED[1]})
+    spec = spec_of(tmp_path / "latents", tmp_path / "edits")
+    edit(spec)
+    assert status(Store(spec.output)).complete
+    for unit in run._pending(store, units, ["WorkerDied"]):
+        worker.process(unit, 1, None, {})
+    edit(spec)
+    assert sorted(made(tmp_path / "edits")) == ["snow/k"]
+    assert status(Store(spec.output)).complete
+
+
+# --- what tables and files of keys say is part of the job
+
+
+@pytest.mark.parametrize("name", ["prompts.csv", "keys.txt", "mapping_file.json"])
+def test_a_file_that_changed_since_the_edit_was_planned_is_found(
+    name: str, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    entry = {"image_path": "k0.jpg", "editing_prompt": "a fox", "mask": [0, 9]}
+    files = {
+        "prompts.csv": "key,prompt\nk0,a fox\n",
+        "keys.txt": "k0\n",
+        "mapping_file.json": json.dumps({"k0": entry}),
+    }
+    for file, content in files.items():
+        (tmp_path / file).write_text(content)
+    by_mapping = {"name": "pie", "pie_bench": "mapping_file.json", "control": {"mask": {"pie_bench": True}}}
+    more: dict[str, Any] = {
+        "prompts.csv": {"edits": [TABLE]},
+        "keys.txt": {"keys": "keys.txt"},
+        "mapping_file.json": {"edits": [by_mapping]},
+    }[name]
+    spec = spec_of(latents, tmp_path / "edits", **more)
+    run.open_edit(spec, resolve(spec.edits))
+    changed = {"keys.txt": "k0\nk1\n", "mapping_file.json": json.dumps({"k0": entry | {"mask": [0, 8]}})}
+    (tmp_path / name).write_text(changed.get(name, files[name] + "k1,a cat\n"))
+    with pytest.raises(JobChanged, match="keys: " if name == "keys.txt" else "edits: .*sha256:"):
+        run.open_edit(spec, resolve(spec.edits))
