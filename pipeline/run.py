@@ -30,7 +30,7 @@ from pipeline.job import (
 from pipeline.journal import Journal
 from pipeline.ledger import Ledger
 from pipeline.metrics import Metrics
-from pipeline.plan import Unit, expanded, is_planned, part_units, plan_shards, read_units, write_units
+from pipeline.plan import Unit, expanded, index_again, is_planned, part_units, plan_shards, read_units, write_units
 from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.report import report
@@ -267,6 +267,8 @@ def _process(
     per_row: int,
 ) -> list[Unit]:
     """Run units on workers; the units of a retry that another retry of other errors has overtaken."""
+    if retry and isinstance(task, InvertTask):
+        index_again(store, pending)
     lost: list[Unit] = []
     kind, machine = task.spec.kind, task.machine
     total, rejected = sum(len(unit.only) or unit.count * per_row for unit in pending), 0
