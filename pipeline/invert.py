@@ -92,9 +92,10 @@ class InvertWorker(Ready):
         """
         image = self.task.spec.image
         loaded: list[Picture | Reject] = []
-        version, entries = Head(unit.size, unit.version), read_entries(self.store, unit)
-        if unit.retry:  # a shard may have been mended since
+        if unit.retry:  # the shard may have been mended since
             version, entries = find_entries(self.store, unit)
+        else:
+            version, entries = Head(unit.size, unit.version), read_entries(self.store, unit)
         for place, fault in (poison or {}).items():
             entry = entries[place]
             reject = Reject(unit.source, entry.index, entry.key, "invert", fault.error, fault.message)

@@ -248,14 +248,14 @@ def index_again(store: Store, units: Sequence[Unit]) -> None:
     replaced = [result for result in results if isinstance(result, int)]
     if replaced:
         print(
-            f"note: {len(replaced)} shards were replaced since they were planned; their rejected samples are looked up"
-            " by key in the new versions",
+            f"note: shards replaced since they were planned: {len(replaced)}; their rejected samples are looked up by "
+            "key in the new versions",
             file=sys.stderr,
         )
     if more := sum(replaced):
         print(
-            f"note: the new versions have {more} samples that were not planned and are left out here; to invert them,"
-            " run the job with another output",
+            f"note: samples of the new versions that were not planned and are left out here: {more}; to invert them, "
+            "run the job with another output",
             file=sys.stderr,
         )
 
