@@ -14,9 +14,10 @@ from jobs.tables import PromptTable
 from pipeline.edit import Variant, executed_steps
 from pipeline.job import invert_fingerprint, schedule_of
 from pipeline.latents import read_columns
-from pipeline.plan import Source, cut, index_shards, parts_of
+from pipeline.plan import Source, cut, index_shards, most_batches, parts_of
 from pipeline.run import edit_task, note_float16
 from pipeline.selection import SelectionError, no_row, planned, read_selection
+from pipeline.shards import ShardIndex
 from pipeline.store import Store
 from schemas.specs import EditSpec, InvertSpec
 
@@ -33,12 +34,16 @@ def _invert(spec: InvertSpec) -> list[str]:
     folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     fingerprint = invert_fingerprint(spec, folder)
 
-    sources, found = index_shards(
-        spec.input, lambda index: Counter(entry.fault.error for entry in index.entries if entry.fault)
-    )
-    faults = sum(found, Counter[str]())
+    batch_size = spec.workers.batch_size
+
+    def take(index: ShardIndex) -> tuple[Counter[str], int]:
+        found = Counter(entry.fault.error for entry in index.entries if entry.fault)
+        return found, most_batches(index.entries, batch_size)
+
+    sources, taken = index_shards(spec.input, take)
+    faults = sum((found for found, _ in taken), Counter[str]())
     samples = sum(count for _, count, _, _ in sources)
-    units = cut(sources, spec.workers.batch_size, spec.workers.count)
+    units = cut(sources, batch_size, spec.workers.count, [most for _, most in taken])
     sound = samples - faults.total()
     schedule = schedule_of(fingerprint)
     depth = schedule.depth

@@ -27,7 +27,7 @@ from pipeline.images import FORMATS as READABLE
 from pipeline.job import fit_of
 from pipeline.latents import read_edit_rows
 from pipeline.parts import to_parquet
-from pipeline.plan import Unit, part_units, planned_rows, read_entries, read_units
+from pipeline.plan import Unit, find_entries, part_units, planned_rows, read_units
 from pipeline.progress import Progress
 from pipeline.shards import Sample, ShardChanged, read_samples
 from pipeline.storage import BadName, NotThere
@@ -145,11 +145,11 @@ def _originals(
     wanted = {row["source_index"] for row in edits.rows}
     digests = {row["index"]: row["image_sha256"] for row in rows if row["index"] in wanted}
     shard, first, last = shards[rows[0]["shard"]], min(digests), max(digests)
-    entries = read_entries(latents, replace(shard, first=first, count=last - first + 1))
-    entries = [entry for entry in entries if entry.index in digests]
     found = {}
     try:
-        for sample in read_samples(shard.source, size=shard.size, etag=shard.version, entries=entries):
+        version, entries = find_entries(latents, replace(shard, first=first, count=last - first + 1))
+        entries = [entry for entry in entries if entry.index in digests]
+        for sample in read_samples(shard.source, size=version.size, etag=version.etag, entries=entries):
             if isinstance(sample, Sample) and sha256(sample.image).hexdigest() == digests[sample.index]:
                 found[sample.index] = encode(prepare(sample.image, side, *fit).image, "png")
     except (ShardChanged, NotThere):  # any other trouble with the storage is no reason to leave rows out

@@ -33,7 +33,7 @@ from pipeline.masks import (
     to_latents,
 )
 from pipeline.parts import to_parquet
-from pipeline.plan import Unit, read_entries, read_units
+from pipeline.plan import Unit, find_entries, read_units
 from pipeline.shards import BadMemberName, Sample, check_member, read_samples, write_shard
 from pipeline.store import READERS, JobKey, Store
 from pipeline.work import Done, Fault, Machine, Poison, Ready, Weights
@@ -470,8 +470,8 @@ class EditWorker(Ready):
         """The picture a row was inverted from, read again; None where its shard is gone or was changed since."""
         try:
             shard = self._shards[row["shard"]]
-            entry = read_entries(self.latents, replace(shard, first=row["index"], count=1))
-            sample = next(read_samples(shard.source, size=shard.size, etag=shard.version, entries=entry))
+            version, entries = find_entries(self.latents, replace(shard, first=row["index"], count=1))
+            sample = next(read_samples(shard.source, size=version.size, etag=version.etag, entries=entries))
             if not isinstance(sample, Sample) or sha256(sample.image).hexdigest() != row["image_sha256"]:
                 return None
             return encode(prepare(sample.image, self.model.size, *self.task.fit).image, "png")

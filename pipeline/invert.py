@@ -12,8 +12,9 @@ from edict import EDICT
 from edict.pair import Pair, join
 from pipeline.images import ImageError, Prepared, prepare
 from pipeline.parts import Row, storable, to_parquet, to_table
-from pipeline.plan import Unit, read_entries
+from pipeline.plan import Unit, find_entries, read_entries
 from pipeline.shards import Sample, read_samples
+from pipeline.storage import Head
 from pipeline.store import JobKey, Store
 from pipeline.work import Done, Machine, Poison, Ready, Weights
 from pipeline.worker import Ahead, Attempt, fitting, load_model
@@ -34,9 +35,10 @@ class InvertTask:
 
 @dataclass(frozen=True)
 class Picture:
-    """A sample whose image is ready for the model."""
+    """A sample whose image is ready for the model. The image file is not kept: `sample.image` is empty."""
 
     sample: Sample
+    image_sha256: str
     prepared: Prepared
 
 
@@ -86,20 +88,29 @@ class InvertWorker(Ready):
         self._invert(unit, self._load(unit))
 
     def _load(self, unit: Unit, poison: Poison | None = None) -> list[Picture | Reject]:
+        """Read and decode the samples of a unit.
+
+        Held of the shard are at most READ bytes at a time (or one sample), and the squares of the unit, which has at
+        most UNIT_BATCHES batches; with the unit that is read ahead, those of two.
+        """
         image = self.task.spec.image
         loaded: list[Picture | Reject] = []
-        entries = read_entries(self.store, unit)
+        if unit.retry:  # the shard may have been mended since
+            version, entries = find_entries(self.store, unit)
+        else:
+            version, entries = Head(unit.size, unit.version), read_entries(self.store, unit)
         for place, fault in (poison or {}).items():
             entry = entries[place]
             reject = Reject(unit.source, entry.index, entry.key, "invert", fault.error, fault.message)
             entries[place] = replace(entry, fault=reject)
         if unit.retry:
             entries = [entry for entry in entries if (entry.index, entry.key) in unit.only]
-        for sample in read_samples(unit.source, size=unit.size, etag=unit.version, entries=entries):
+        for sample in read_samples(unit.source, size=version.size, etag=version.etag, entries=entries):
             if isinstance(sample, Sample):
                 try:
                     prepared = prepare(sample.image, self.model.size, image.crop, image.resize)
-                    loaded.append(Picture(sample, prepared))
+                    digest = sha256(sample.image).hexdigest()
+                    loaded.append(Picture(replace(sample, image=b""), digest, prepared))
                 except ImageError as error:
                     loaded.append(_reject(unit, sample, "decode", error))
             else:
@@ -139,7 +150,7 @@ class InvertWorker(Ready):
             caption=sample.caption,
             caption_truncated=self.model.truncated(sample.caption),
             digest=digest,
-            image_sha256=sha256(sample.image).hexdigest(),
+            image_sha256=picture.image_sha256,
             width=picture.prepared.width,
             height=picture.prepared.height,
             json=sample.json,

@@ -2,7 +2,9 @@
 
 import itertools
 import json
-from collections.abc import Callable, Sequence
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -14,12 +16,14 @@ from pipeline.errors import JobError
 from pipeline.inputs import expand
 from pipeline.progress import Progress
 from pipeline.shards import Entry, ShardError, ShardIndex, index_shard
+from pipeline.storage import Head, StorageError, head
 from pipeline.store import Store, StoreError, table_bytes
 from schemas.commit import Commit
-from schemas.plan import EARLIER_ROWS, ENTRIES, ROWS, UNITS
+from schemas.plan import ADDED, EARLIER_ROWS, ENTRIES, ROWS, UNITS
 from schemas.rejects import Reject
 
 UNIT_BATCHES = 4  # a unit is at most this many batches: seconds to minutes of work, and what a death costs
+UNIT_BYTES = 256 << 20  # and it reads at most so many bytes of its shard, unless one batch alone is more
 UNITS_A_WORKER = 2  # and so few that each worker gets some, or one would work while others wait
 INDEXERS = 16  # indexing reads headers only, so it waits more than it works
 
@@ -65,15 +69,18 @@ def expanded(inputs: str | list[str]) -> list[str]:
         raise PlanError(str(error)) from error
 
 
-def index_shards(inputs: str | list[str], take: Callable[[ShardIndex], Found]) -> tuple[list[Source], list[Found]]:
-    """Every shard as a source, in order, and what `take` makes of its index; all indexes would not fit in memory.
+def index_shards(
+    inputs: str | list[str], take: Callable[[ShardIndex], Found], *, digests: bool = False
+) -> tuple[list[Source], list[Found]]:
+    """Return every shard as a source, in order, and the result of `take` for its index, which is then dropped.
 
-    Raises PlanError naming every shard that cannot be used, not only the first, and where there is not one sample.
+    `digests` is that of index_shard. Raises PlanError naming every shard that cannot be used, not only the first, and
+    where there is not one sample.
     """
 
     def attempt(url: str) -> tuple[Source, Found] | ShardError:
         try:
-            index = index_shard(url)
+            index = index_shard(url, digests=digests)
             return (index.url, len(index.entries), index.size, index.etag), take(index)
         except ShardError as error:
             return error
@@ -97,17 +104,38 @@ def index_shards(inputs: str | list[str], take: Callable[[ShardIndex], Found]) -
 
 
 def plan_shards(store: Store, inputs: str | list[str], batch_size: int, workers: int) -> list[Unit]:
-    """Index the input, write what each shard holds, and cut it into units. Raises PlanError where it cannot be used."""
-    sources, _ = index_shards(inputs, lambda index: write_entries(store, index))
-    return cut(sources, batch_size, workers)
+    """Index the input, write the samples of each shard, and cut them into units. Raises PlanError as `index_shards`."""
+
+    def take(index: ShardIndex) -> int:
+        write_entries(store, index)
+        return most_batches(index.entries, batch_size)
+
+    sources, most = index_shards(inputs, take, digests=True)
+    return cut(sources, batch_size, workers, most)
 
 
-def cut(sources: Sequence[Source], batch_size: int, workers: int) -> list[Unit]:
-    """Units over sources: whole batches but for the last of a source, and some for every worker."""
+def most_batches(entries: Sequence[Entry], batch_size: int) -> int:
+    """The most batches per unit with which no unit of a shard reads more than UNIT_BYTES; at least 1."""
+    sizes = [
+        sum(entry.bytes_read for entry in entries[first : first + batch_size])
+        for first in range(0, len(entries), batch_size)
+    ]
+    for count in range(UNIT_BATCHES, 1, -1):
+        if all(sum(sizes[first : first + count]) <= UNIT_BYTES for first in range(0, len(sizes), count)):
+            return count
+    return 1
+
+
+def cut(sources: Sequence[Source], batch_size: int, workers: int, most: Sequence[int] | None = None) -> list[Unit]:
+    """Cut sources into units: whole batches except for the last of a source, and some for every worker.
+
+    Every unit begins at a multiple of the batch size within its source. `most` are the most batches per unit, by
+    source, where that is less than UNIT_BATCHES.
+    """
     batches = sum(count for _, count, _, _ in sources) // (batch_size * workers * UNITS_A_WORKER)
-    length = max(1, min(UNIT_BATCHES, batches)) * batch_size
     units: list[Unit] = []
     for ordinal, (source, count, size, version) in enumerate(sources):
+        length = max(1, min(UNIT_BATCHES, batches, most[ordinal] if most else UNIT_BATCHES)) * batch_size
         for first in range(0, count, length):
             name = f"{len(units):08d}"
             units.append(Unit(name, source, ordinal, first, min(length, count - first), size, version))
@@ -174,12 +202,14 @@ def _is_empty(store: Store, rows: str, part: Source) -> bool:
 
 
 def write_entries(store: Store, index: ShardIndex) -> None:
-    """Write what is planned of the samples of one shard."""
+    """Write the samples of one version of a shard."""
     entries = index.entries
     columns = {name: [getattr(entry, name) for entry in entries] for name in ("index", "key", "offset", "end")}
     columns |= {
         name: [entry.fault and getattr(entry.fault, name) for entry in entries] for name in ("error", "message")
     }
+    columns["gaps"] = [[{"start": start, "end": end} for start, end in entry.gaps] or None for entry in entries]
+    columns["digest"] = [entry.digest for entry in entries]
     store.put_table(_entries_path(index.url, index.size, index.etag), pa.table(columns, schema=ENTRIES))
 
 
@@ -210,23 +240,103 @@ def read_units(store: Store) -> list[Unit]:
 
 def read_entries(store: Store, unit: Unit) -> list[Entry]:
     """The planned samples of a unit of shards."""
-    rows = (
-        _planned(store, _entries_path(unit.source, unit.size, unit.version), ENTRIES)
-        .slice(unit.first, unit.count)
-        .to_pylist()
-    )
+    return _entries(store, unit.source, unit.size, unit.version, unit.first, unit.count)
+
+
+def _entries(
+    store: Store, source: str, size: int, version: str | None, first: int = 0, count: int | None = None
+) -> list[Entry]:
+    """The samples of one version of a shard, or `count` of them."""
+    table = _planned(store, _entries_path(source, size, version), ENTRIES).slice(first, count)
     return [
         Entry(
             row["index"],
             row["key"],
             row["offset"],
             row["end"],
-            Reject(unit.source, row["index"], row["key"], "index", row["error"], row["message"])
-            if row["error"]
-            else None,
+            Reject(source, row["index"], row["key"], "index", row["error"], row["message"]) if row["error"] else None,
+            tuple((gap["start"], gap["end"]) for gap in row["gaps"] or ()),
+            row["digest"],
         )
-        for row in rows
+        for row in table.to_pylist()
     ]
+
+
+def index_again(store: Store, units: Sequence[Unit]) -> None:
+    """Index each shard of these units that was replaced since it was planned, for `find_entries`.
+
+    Notes on stderr count those shards and the samples in them that were not planned, which no unit takes, and name each
+    shard that cannot be used now: its units fail when they are read.
+    """
+    shards = {unit.source: unit for unit in units}
+
+    def attempt(unit: Unit) -> int | JobError | None:
+        """How many samples of a replaced shard were not planned; None for a shard that was not replaced."""
+        try:
+            if head(unit.source) == Head(unit.size, unit.version):
+                return None
+            index = index_shard(unit.source, digests=True)
+        except (ShardError, StorageError) as error:
+            return error
+        write_entries(store, index)
+        planned = set(_numbered(_entries(store, unit.source, unit.size, unit.version)))
+        return len(set(_numbered(index.entries)) - planned)
+
+    with ThreadPoolExecutor(INDEXERS) as pool:
+        results = list(pool.map(attempt, shards.values()))
+    for error in (result for result in results if isinstance(result, JobError)):
+        print(f"note: {error}", file=sys.stderr)
+    replaced = [result for result in results if isinstance(result, int)]
+    if replaced:
+        print(
+            f"note: shards replaced since they were planned: {len(replaced)}; their rejected samples are looked up by "
+            "key in the new versions",
+            file=sys.stderr,
+        )
+    if more := sum(replaced):
+        print(
+            f"note: samples of the new versions that were not planned and are left out here: {more}; to invert them, "
+            "run the job with another output",
+            file=sys.stderr,
+        )
+
+
+def find_entries(store: Store, unit: Unit) -> tuple[Head, list[Entry]]:
+    """The planned samples of a unit of shards, in the version of its shard that is there now, and that version.
+
+    If a retry indexed that version (`index_again`), a sample is the one with the same key there (the second of a key is
+    the second one with it); without one it has the fault MissingSample. Indexes stay those of the plan. Otherwise this
+    is `read_entries`, and `read_samples` compares contents. Raises StorageError where the shard is not there.
+    """
+    planned = read_entries(store, unit)
+    now = head(unit.source)
+    if now == Head(unit.size, unit.version) or not store.has(_entries_path(unit.source, now.size, now.etag)):
+        return Head(unit.size, unit.version), planned
+    there = _entries(store, unit.source, now.size, now.etag)
+    place = dict(zip(_numbered(there), there, strict=True))
+    keys = _numbered(_entries(store, unit.source, unit.size, unit.version))
+    found = []
+    for entry, key in zip(planned, keys[unit.first : unit.first + unit.count], strict=True):
+        if key in place:
+            fault = place[key].fault
+            if fault is not None:
+                fault = replace(fault, index=entry.index)
+            found.append(replace(place[key], index=entry.index, fault=fault))
+        else:
+            message = "the shard was replaced since it was planned, and its new version has no sample with this key"
+            fault = Reject(unit.source, entry.index, entry.key, "index", "MissingSample", message)
+            found.append(replace(entry, fault=fault))
+    return now, found
+
+
+def _numbered(entries: Iterable[Entry]) -> list[tuple[str, int]]:
+    """The key of each entry, and how many entries before it have the same key."""
+    before = Counter[str]()
+    numbered = []
+    for entry in entries:
+        numbered.append((entry.key, before[entry.key]))
+        before[entry.key] += 1
+    return numbered
 
 
 def write_rows(store: Store, job: str, part: Source, rows: pa.Table) -> None:
@@ -265,6 +375,9 @@ def digest_of(fingerprint: dict[str, Any]) -> str:
 
 def _planned(store: Store, path: str, *schemas: pa.Schema) -> pa.Table:
     table = store.get_table(path)
+    for field in schemas[0]:
+        if field.name in ADDED and field.name not in table.column_names:
+            table = table.append_column(field, pa.nulls(len(table), field.type))
     if table.schema not in schemas:
         raise StoreError(f"{store.location}: {path} is damaged (its columns are not those of a plan)")
     return table

@@ -33,6 +33,7 @@ from pipeline.plan import (
     Unit,
     digest_of,
     expanded,
+    index_again,
     is_planned,
     part_units,
     plan_shards,
@@ -289,6 +290,8 @@ def _process(
     per_row: int,
 ) -> list[Unit]:
     """Run units on workers; the units of a retry that another retry of other errors has overtaken."""
+    if retry and isinstance(task, InvertTask):
+        index_again(store, pending)
     lost: list[Unit] = []
     kind, machine = task.spec.kind, task.machine
     total, rejected = sum(len(unit.only) or unit.count * per_row for unit in pending), 0

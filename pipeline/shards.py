@@ -1,9 +1,10 @@
 """WebDataset tar shards, read strictly: every sample comes out whole or leaves a reject, and none is mixed up.
 
 A sample is a run of members with one key, as webdataset splits names: at the first dot of the last path component.
-Planning reads the headers of a shard once (`index_shard`); a unit later reads its slice by one range request
-(`read_samples`), and each sample from its own bytes alone. Not counted as members are directories, hidden files
-(macOS "._" twins and .DS_Store among them), __MACOSX, webdataset's "__" meta names and names without an extension.
+Planning reads the headers of a shard once (`index_shard`); a unit later reads its slice by range requests, as a rule
+one (`read_samples`), and each sample from its own bytes alone. Only an image, a .txt and a .json are used; long runs of
+other members (a video, an array) are never read. Not counted as members are directories, hidden files (macOS "._" twins
+and .DS_Store among them), __MACOSX, webdataset's "__" meta names and names without an extension.
 
 A shard that stops early (TruncatedShard) or turns to nonsense (CorruptShard) costs the sample that was open there,
 even one that has its image and caption: more of its members may be lost, and without this reject nothing would tell
@@ -19,15 +20,19 @@ import re
 import tarfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import BinaryIO, Self, cast
 
 from pipeline.errors import JobError
-from pipeline.storage import Head, Reader, StorageError, head, local_path, read_range
+from pipeline.storage import WINDOW, Head, Reader, StorageError, head, local_path, read_ranges
 from schemas.rejects import Reject
 
 IMAGES = frozenset({"bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
 CAPTION = "txt"
 METADATA = "json"
+USED = IMAGES | {CAPTION, METADATA}
+LARGEST = 256 << 20  # bytes of a sample's used members: a sample is read whole, so that this bounds a worker's memory
+DIGEST = 8  # bytes of an entry's digest, which only has to tell two versions of one sample apart
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -69,15 +74,34 @@ class Sample:
     json: str | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
-    """Where one input sample lies: bytes [offset, end) of its shard, and what is wrong with it, if known already."""
+    """The location of one input sample: bytes [offset, end) of its shard, less `gaps`; its fault, if one is known.
+
+    `gaps` are runs [start, end) of unused members and their headers, each worth a request of its own to skip. `digest`
+    identifies the content of the used members; None where indexing did not read it.
+    """
 
     index: int
     key: str
     offset: int
     end: int
     fault: Reject | None
+    gaps: tuple[tuple[int, int], ...] = ()
+    digest: bytes | None = None
+
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The runs of bytes that are read of the shard for this sample."""
+        if self.fault is not None:
+            return []
+        starts, ends = [self.offset, *(end for _, end in self.gaps)], [*(start for start, _ in self.gaps), self.end]
+        return [(start, end) for start, end in zip(starts, ends, strict=True) if start < end]
+
+    @property
+    def bytes_read(self) -> int:
+        """The length of all `ranges`."""
+        return sum(end - start for start, end in self.ranges)
 
 
 @dataclass(frozen=True)
@@ -101,6 +125,23 @@ class _Member:
     data: slice
     unsafe: str | None
 
+    @property
+    def size(self) -> int:
+        return self.data.stop - self.data.start
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The members of one sample, and the digest of the used ones if it was wanted.
+
+    With a `stop`, the tar cannot be followed further, and the sample is in doubt. A group without a sample, which only
+    carries a stop, has one member with the key "".
+    """
+
+    members: list[_Member]
+    digest: bytes | None
+    stop: _Stop | None = None
+
 
 class _Header(tarfile.TarInfo):
     """A header whose size can be followed. A long name of a negative or a huge one is the whole shard to tarfile."""
@@ -121,12 +162,15 @@ class _Stop(Exception):
         self.error, self.message, self.offset, self.whole = error, message, offset, whole
 
 
-def index_shard(url: str) -> ShardIndex:
+def index_shard(url: str, *, digests: bool = False) -> ShardIndex:
     """List a shard's samples from its headers, with a fault for each that cannot be used.
 
     Faults: DuplicateKey (the first of a key stands), MissingImage, MissingCaption, EmptyMember, SeveralImages,
-    UnsafeMember, KeyEncoding, TruncatedShard and CorruptShard; the last two also stand, under the key "", for what
-    could not be read where no sample was open.
+    OversizedSample, UnsafeMember, KeyEncoding, TruncatedShard and CorruptShard; the last two also stand, under the key
+    "", for content that could not be read where no sample was open.
+
+    With `digests`, entries of a local shard get one. That reads every used byte, which headers alone (1 MiB at a time)
+    nearly do anyway; but for members of several MiB it is slower. Objects get none: their ETags follow their content.
 
     Raises:
         ShardError: the shard does not exist, cannot be reached, is empty, compressed or not a tar.
@@ -134,60 +178,55 @@ def index_shard(url: str) -> ShardIndex:
     path = local_path(url)
     if path is not None and os.path.exists(path) and not os.path.isfile(path):
         raise ShardError(f"{url}: is a folder or a device, not a file; give the shards in it by name, braces expand")
+    entries: list[Entry] = []
+    seen: set[str] = set()
     try:
         reader = Reader(url)
         if reader.head.size == 0:
             raise ShardError(f"{url}: is empty (0 bytes); fetch it again")
         try:
-            groups, stop = _scan(cast(BinaryIO, reader))
+            for group in _groups(cast(BinaryIO, reader), digests=digests and path is not None):
+                entries.append(_entry(url, len(entries), group, seen, reader.head.size))
         except tarfile.ReadError as error:
             raise ShardError(f"{url}: {_not_a_tar(reader)} ({error})") from error
     except StorageError as error:
         hint = "; wildcards are not expanded, use braces: {00000..00031}.tar" if "*" in url else ""
         raise ShardError(f"{error}{hint}") from error
-    if not groups and reader.head.size > tarfile.RECORDSIZE:
+    if not entries and reader.head.size > tarfile.RECORDSIZE:
         raise ShardError(f"{url}: no member is named like a sample (key.png, key.txt); is it a WebDataset shard?")
-
-    entries: list[Entry] = []
-    seen: set[str] = set()
-    for index, group in enumerate(groups):
-        key = _printable(group[0].key)
-        fault = _fault(group, seen)
-        seen.add(group[0].key)
-        if stop is not None and index == len(groups) - 1:
-            fault = stop.error, stop.message
-        reject = None if fault is None else Reject(url, index, key, "index", *fault)
-        entries.append(Entry(index, key, group[0].offset, min(group[-1].end, reader.head.size), reject))
     return ShardIndex(url, reader.head.size, reader.head.etag, tuple(entries))
 
 
 def read_samples(url: str, *, size: int, etag: str | None, entries: Sequence[Entry]) -> Iterator[Sample | Reject]:
-    """Read a contiguous slice of a shard's entries by one range request: for each, in order, a Sample or a Reject.
+    """Read entries of a shard: for each, in order, a Sample or a Reject. A few MiB of the shard are held at a time.
 
     An entry with a fault yields the fault. Rejects found here: MissingCaption (nothing but blanks), CaptionEncoding
     (not UTF-8) and InvalidJson (not an object in UTF-8).
 
+    The shard must be the version of `size` bytes and `etag` that was indexed, or else have the same content where each
+    entry was: a local file's ETag changes with its time and its inode.
+
     Raises:
-        ShardChanged: the shard is not the version of `size` bytes and `etag` that was indexed.
+        ShardChanged: a sample is not the one that was indexed, or has no digest by which to know it.
         StorageError: the shard cannot be reached.
     """
-    sound = [entry for entry in entries if entry.fault is None]
-    base, data = 0, b""
-    if sound:
-        base = sound[0].offset
-        try:
-            data, found = read_range(url, base, sound[-1].end)
-        except StorageError:
-            found = head(url)
-            if found == Head(size, etag):
-                raise
-        if found != Head(size, etag):
-            raise ShardChanged(
-                f"{url}: was {size} bytes with ETag {etag} when it was planned and is {found.size} bytes with ETag"
-                f" {found.etag} now; put the planned version back, or give another output"
-            )
+    planned = Head(size, etag)
+    parts = read_ranges(url, [piece for entry in entries for piece in entry.ranges])
     for entry in entries:
-        yield entry.fault or _sample(url, entry, data[entry.offset - base : entry.end - base])
+        if entry.fault is not None:
+            yield entry.fault
+            continue
+        try:
+            read = [next(parts) for _ in entry.ranges]
+        except StorageError:
+            now = head(url)
+            if now == planned:
+                raise
+            raise _changed(url, entry, planned, now) from None
+        now = next((found for _, found in read if found != planned), planned)
+        if now != planned and entry.digest is None:
+            raise _changed(url, entry, planned, now)
+        yield _sample(url, entry, b"".join(data for data, _ in read), check=now != planned)
 
 
 def write_shard(samples: Iterable[tuple[str, dict[str, bytes]]]) -> bytes:
@@ -225,26 +264,59 @@ def check_member(key: str, extension: str) -> None:
         raise BadMemberName(f"member {name!r}: not a name that a WebDataset reader returns; rename it")
 
 
-def _scan(file: BinaryIO) -> tuple[list[list[_Member]], _Stop | None]:
-    """A tar's members, grouped into samples, and why it could not be followed to its end, if it could not.
-
-    With a stop, the last group is what it puts in doubt: one without a key where no sample was open.
+def _groups(file: BinaryIO, *, digests: bool) -> Iterator[_Group]:
+    """Group the members of a tar into samples. Only the last group can have a stop.
 
     Raises:
         tarfile.ReadError: not even the first header can be read.
     """
-    groups: list[list[_Member]] = []
+    members: list[_Member] = []
+    extensions: set[str] = set()
+    content = sha256()
     try:
         for member in _members(file):
-            extensions = {other.extension for other in groups[-1]} if groups else set()
-            if not groups or groups[-1][0].key != member.key or member.extension in extensions:
-                groups.append([])
-            groups[-1].append(member)
-    except _Stop as stop:
-        if not groups or stop.whole:
-            groups.append([_Member("", "", stop.offset, stop.offset, slice(0, 0), None)])
-        return groups, stop
-    return groups, None
+            if members and (members[0].key != member.key or member.extension in extensions):
+                yield _Group(members, content.digest()[:DIGEST] if digests else None)
+                members, extensions, content = [], set(), sha256()
+            members.append(member)
+            extensions.add(member.extension)
+            if digests and member.extension in USED and member.size <= LARGEST:
+                content.update(f"{member.extension} {member.size}\n".encode())
+                file.seek(member.data.start)
+                for start in range(0, member.size, WINDOW):
+                    content.update(file.read(min(WINDOW, member.size - start)))
+        stop = None
+    except _Stop as stopped:
+        stop = stopped
+    digest = content.digest()[:DIGEST] if digests else None
+    if stop is not None and (not members or stop.whole):
+        if members:
+            yield _Group(members, digest)
+        yield _Group([_Member("", "", stop.offset, stop.offset, slice(0, 0), None)], None, stop)
+    elif members:
+        yield _Group(members, digest, stop)
+
+
+def _entry(url: str, index: int, group: _Group, seen: set[str], size: int) -> Entry:
+    """The entry of a group in a shard of `size` bytes; `seen` are the keys before it, to which its own is added."""
+    first, last = group.members[0], group.members[-1]
+    key = _printable(first.key)
+    fault = _fault(group.members, seen)
+    seen.add(first.key)
+    if group.stop is not None:
+        fault = group.stop.error, group.stop.message
+    if fault is not None:
+        reject = Reject(url, index, key, "index", *fault)
+        return Entry(index, key, first.offset, min(last.end, size), reject)
+    gaps: list[tuple[int, int]] = []
+    start = first.offset
+    for used in (member for member in group.members if member.extension in USED):
+        if used.offset - start >= WINDOW:
+            gaps.append((start, used.offset))
+        start = used.end
+    if last.end - start >= WINDOW:
+        gaps.append((start, last.end))
+    return Entry(index, key, first.offset, min(last.end, size), None, tuple(gaps), group.digest)
 
 
 def _members(file: BinaryIO) -> Iterator[_Member]:
@@ -340,34 +412,45 @@ def _fault(group: list[_Member], seen: set[str]) -> tuple[str, str] | None:
         return "MissingImage", f"no image among the members ({names}); a key ends at its name's first dot"
     if len(images) > 1:
         return "SeveralImages", f"{len(images)} images among the members ({names}); keep one"
-    if images[0].data.start == images[0].data.stop:
+    if images[0].size == 0:
         return "EmptyMember", f"the {images[0].extension} has 0 bytes"
     if CAPTION not in (member.extension for member in group):
         return "MissingCaption", f"no .{CAPTION} among the members ({names})"
+    if (size := sum(member.size for member in group if member.extension in USED)) > LARGEST:
+        return "OversizedSample", f"image, .txt and .json have {size:,} bytes, and at most {LARGEST:,} are read"
     return None
 
 
-def _sample(url: str, entry: Entry, data: bytes) -> Sample | Reject:
-    """The sample that an entry's bytes hold.
+def _changed(url: str, entry: Entry, planned: Head, now: Head) -> ShardChanged:
+    return ShardChanged(
+        f"{url}: was {planned.size} bytes with ETag {planned.etag} when it was planned and is {now.size} bytes with"
+        f" ETag {now.etag} now; sample {entry.index} ({entry.key!r}) is not there, or has no digest to be compared by:"
+        " put the planned version back, or give another output"
+    )
+
+
+def _sample(url: str, entry: Entry, data: bytes, *, check: bool) -> Sample | Reject:
+    """The sample in an entry's bytes, the gaps left out; `check` compares its digest.
 
     Raises:
         ShardChanged: they are not the one whole sample that was indexed.
     """
     try:
-        groups, _ = _scan(io.BytesIO(data))
+        groups = list(_groups(io.BytesIO(data), digests=check))
     except tarfile.ReadError:
         groups = []
-    places = [(group[0].key, group[0].offset, group[-1].end, _fault(group, set())) for group in groups]
-    if places != [(entry.key, 0, entry.end - entry.offset, None)]:
+    found = [(group.members[0].key, group.members[0].offset, group.members[-1].end) for group in groups]
+    same = found == [(entry.key, 0, len(data))] and len(data) == entry.bytes_read
+    if not same or _fault(groups[0].members, set()) or (check and groups[0].digest != entry.digest):
         raise ShardChanged(
-            f"{url}: sample {entry.index} ({entry.key!r}) is not where it was planned; "
+            f"{url}: sample {entry.index} ({entry.key!r}) is not what it was when it was planned; "
             "put the planned version back, or give another output"
         )
 
     def reject(error: str, message: str) -> Reject:
         return Reject(url, entry.index, entry.key, "read", error, message)
 
-    members = {member.extension: data[member.data] for member in groups[0]}
+    members = {member.extension: data[member.data] for member in groups[0].members if member.extension in USED}
     extension = next(name for name in members if name in IMAGES)
     try:
         caption = members[CAPTION].decode("utf-8-sig").rstrip("\r\n")

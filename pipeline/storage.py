@@ -7,7 +7,7 @@ import io
 import os
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -27,6 +27,7 @@ from schemas.locations import without_secrets
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https")
 WINDOW = 1 << 20  # bytes that a Reader asks for at once: on an object store a request costs about as much as 1 MiB
+READ = 64 << 20  # bytes that are held of several ranges that are read in one request
 
 # What a store or a shard is asked is tried again after an error of the server (5xx, 429) or of the line, for about a
 # minute in all: the work that waits on it cost GPU hours. A signature, which a repeated request keeps, is good for 5.
@@ -229,6 +230,29 @@ def read_file(location: str, most: int) -> bytes:
     if reader.head.size > most:
         raise TooLong(f"{location}: has {reader.head.size:,} bytes, and at most {most:,} are read; make it smaller")
     return reader.read()
+
+
+def read_ranges(location: str, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[bytes, Head]]:
+    """Read ranges [start, end) of an object one after the other, each with the version it comes from.
+
+    Neighbours less than WINDOW apart share a request of at most READ bytes, or of one range that is longer. (obstore's
+    get_ranges does much the same, but gives no ETags and holds all ranges at once.) Bytes beyond the object's end are
+    left out.
+
+    Raises:
+        StorageError: there is no such object, it cannot be reached, or a request starts beyond its end.
+    """
+    first = 0
+    while first < len(ranges):
+        start, end = ranges[first]
+        last = first + 1
+        while last < len(ranges) and 0 <= ranges[last][0] - end < WINDOW and ranges[last][1] - start <= READ:
+            end = ranges[last][1]
+            last += 1
+        data, found = read_range(location, start, end)
+        for begin, stop in ranges[first:last]:
+            yield data[begin - start : stop - start], found
+        first = last
 
 
 class Reader(io.BufferedIOBase):

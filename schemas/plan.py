@@ -10,9 +10,18 @@ ENTRIES = pa.schema(
         pa.field("end", pa.int64(), nullable=False),
         pa.field("error", pa.string()),
         pa.field("message", pa.string()),
+        pa.field("gaps", pa.list_(pa.struct([("start", pa.int64()), ("end", pa.int64())]))),
+        pa.field("digest", pa.binary(8)),
     ]
 )
-"""The samples of one input shard: where they lie in it, in bytes, and what is wrong with those that cannot be read."""
+"""The samples of one version of an input shard: their bytes [offset, end), and the error of those that cannot be read.
+
+`gaps` are the bytes of a sample that are not read, because they belong to unused members. `digest` is the beginning of
+a sha256 over the content of the used ones; it is null for shards in object stores, whose ETags follow the content.
+"""
+
+ADDED = frozenset({"gaps", "digest"})
+"""Columns that plans of earlier versions lack: null there."""
 
 UNITS = pa.schema(
     [

@@ -53,8 +53,10 @@ def member(name: str, data: bytes = b"", *, format: int = tarfile.PAX_FORMAT, **
     return info.tobuf(format, "utf-8", "surrogateescape") + data + bytes(-len(data) % tarfile.BLOCKSIZE)
 
 
-def sample(key: str, image: bytes = PNG, caption: bytes = CAPTION, extension: str = "png") -> list[bytes]:
-    return [member(f"{key}.{extension}", image), member(f"{key}.txt", caption)]
+def sample(
+    key: str, image: bytes = PNG, caption: bytes = CAPTION, extension: str = "png", **header: Any
+) -> list[bytes]:
+    return [member(f"{key}.{extension}", image, **header), member(f"{key}.txt", caption, **header)]
 
 
 def image(name: str, words: str, data: bytes, gets: str, says: str = "", extension: str = "png") -> Samples:
@@ -253,6 +255,12 @@ MEMBERS: list[Samples] = [
     Case("name-upper", "an extension in upper case", only("PNG", "TXT"), (ROW,)),
     Case("name-dots", "a name with a dot too many", lambda key: sample(f"{key}/v1.5"), (MISSING,), "first dot"),
     Case("extension-unknown", "nothing but extensions that are not known", only("mp4", "cls"), (MISSING,), "mp4, cls"),
+    Case(
+        "video",
+        "a video of 3 MB between image and caption (not read)",
+        lambda key: [sample(key)[0], member(f"{key}.mp4", bytes(3 << 20)), sample(key)[1]],
+        (ROW,),
+    ),
     Case(
         "images-several",
         "a png and a jpg of one key",

@@ -353,6 +353,33 @@ def test_a_sample_that_kills_its_workers_is_rejected_and_can_be_tried_again(
         assert [name for name in row if row[name] != undisturbed[name]] == ["shard"]
 
 
+def test_a_mended_shard_is_retried_and_its_images_are_found_again(
+    latents: Path, tmp_path: Path, samples: list[Sample], shard_of: ShardOf
+) -> None:
+    """The caption that is added moves everything behind it. Rows that exist stay, and the contact sheet finds all."""
+    whole = [members_of(sample) for sample in samples[:8]]
+    silent = [member for member in whole[2] if not member[0].endswith(".txt")]
+    shard = shard_of(tmp_path / "a.tar", [member for some in (*whole[:2], silent, *whole[3:]) for member in some])
+    store, spec = tmp_path / "latents", invert_spec(shard, tmp_path / "latents")
+    assert run_spec(spec).status.rejects == {"MissingCaption": 1}
+    before = rows(store)
+    shard_of(shard, [member for some in whole for member in some])
+    retried = run_retry(spec.output, ["MissingCaption"]).status
+    assert (retried.complete, retried.problems, retried.ok, retried.rejects) == (True, [], 8, {})
+    found = rows(store)
+    assert [row["index"] for row in found] == list(range(8))
+    assert [row for row in found if row["index"] != 2] == before
+    for row, undisturbed in zip(found, rows(latents)[:8], strict=True):
+        assert (row["key"], row["caption"], row["digest"]) == tuple(
+            undisturbed[n] for n in ("key", "caption", "digest")
+        )
+    edits = [{"name": "snow", "prompt": "{caption}, in snow", "steps": 1}]
+    assert run_spec(edit_spec(store, tmp_path / "edits", edits)).status.complete
+    shown = [row for path in (tmp_path / "edits" / "pictures").iterdir() for row in pq.read_table(path).to_pylist()]
+    assert len(shown) == 8
+    assert all(row["source"] for row in shown)
+
+
 def test_only_the_files_of_attempts_that_lost_are_removed(latents: Path, tmp_path: Path) -> None:
     """Attempts of this job, of units that are done: never a file that somebody else put there."""
     shutil.copytree(latents, tmp_path / "latents")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from hypothesis import strategies as st
 from pipeline import storage
 from pipeline.inputs import expand
 from pipeline.shards import (
+    LARGEST,
     Sample,
     ShardChanged,
     ShardError,
@@ -403,18 +406,115 @@ def test_bytes_that_are_not_the_planned_sample_are_refused(tmp_path: Path) -> No
 
 def test_a_slice_is_one_request_and_faults_need_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = index_shard(save(tmp_path, tar([("x.jpg", b"i"), *good("a"), *good("b"), ("y.jpg", b"i")])))
-    ranges = []
-    read_range = storage.read_range
-
-    def counted(location: str, start: int, end: int) -> tuple[bytes, storage.Head]:
-        ranges.append((start, end))
-        return read_range(location, start, end)
-
-    monkeypatch.setattr("pipeline.shards.read_range", counted)
+    ranges = counted(monkeypatch)
     assert len(read(index)) == 4
     assert ranges == [(index.entries[1].offset, index.entries[2].end)]
     assert len(read(index, 0, 1)) == 1
     assert len(ranges) == 1
+
+
+VIDEO = bytes(3 << 20)
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """The ranges that are read from now on."""
+    ranges = []
+    read_range = storage.read_range
+
+    def counting(location: str, start: int, end: int) -> tuple[bytes, storage.Head]:
+        ranges.append((start, end))
+        return read_range(location, start, end)
+
+    monkeypatch.setattr(storage, "read_range", counting)
+    return ranges
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_long_unused_members_are_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int) -> None:
+    files = []
+    for key in "abc":
+        some = good(key)
+        some.insert(place, (f"{key}.mp4", VIDEO))
+        files += some
+    index = index_shard(save(tmp_path, tar(files)))
+    ranges = counted(monkeypatch)
+    assert read(index) == [
+        Sample(i, key, f"image of {key}".encode(), "jpg", f"caption of {key}", None) for i, key in enumerate("abc")
+    ]
+    assert sum(end - start for start, end in ranges) == sum(entry.bytes_read for entry in index.entries) == 3 * 4 * 512
+    assert len(ranges) == (4 if place == 1 else 3)  # a caption and the next image are neighbours
+
+
+def test_short_unused_members_share_the_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [file for key in "abc" for file in [*good(key), (f"{key}.cls", b"7"), (f"{key}.npy", bytes(100_000))]]
+    index = index_shard(save(tmp_path, tar(files)))
+    assert all(entry.gaps == () for entry in index.entries)
+    ranges = counted(monkeypatch)
+    assert [type(sample) for sample in read(index)] == [Sample] * 3
+    assert len(ranges) == 1
+
+
+def test_a_request_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = index_shard(save(tmp_path, tar([file for i in range(20) for file in good(f"{i:02d}")])))
+    whole = read(index)
+    monkeypatch.setattr(storage, "READ", 5 * 2048)
+    ranges = counted(monkeypatch)
+    assert read(index) == whole
+    assert ranges == [(start, start + 5 * 2048) for start in range(0, 20 * 2048, 5 * 2048)]
+
+
+def test_memory_is_that_of_the_used_members(tmp_path: Path) -> None:
+    """Sixteen videos of 50 MiB, as a sparse file."""
+    header = tarfile.TarInfo()
+    header.size = 50 << 20
+    path = tmp_path / "a.tar"
+    with open(path, "wb") as file:
+        for i in range(16):
+            header.name = f"{i}.mp4"
+            file.write(tar(good(str(i)))[: 4 * 512] + header.tobuf())
+            file.seek(header.size, os.SEEK_CUR)
+        file.write(bytes(1024))
+    index = index_shard(str(path), digests=True)
+    tracemalloc.start()
+    assert [type(sample) for sample in read(index)] == [Sample] * 16
+    assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    tracemalloc.stop()
+
+
+def test_a_sample_that_is_too_large_is_rejected(tmp_path: Path) -> None:
+    header = tarfile.TarInfo("b.jpg")
+    header.size = LARGEST
+    path = tmp_path / "a.tar"
+    with open(path, "wb") as file:
+        file.write(tar(good("a"))[: 4 * 512] + header.tobuf())
+        file.seek(header.size, os.SEEK_CUR)
+        file.write(tar([("b.txt", b"t"), *good("c")]))
+    index = index_shard(str(path), digests=True)
+    assert [entry.fault and entry.fault.error for entry in index.entries] == [None, "OversizedSample", None]
+    assert [type(sample) for sample in read(index)] == [Sample, Reject, Sample]
+
+
+def test_only_samples_whose_content_differs_are_refused(tmp_path: Path) -> None:
+    whole = tar([*good("a"), *good("b"), ("b.cls", b"1"), *good("c")])
+    index = index_shard(save(tmp_path, whole), digests=True)
+    planned = read(index)
+    changed = bytearray(whole)
+    changed[whole.index(b"image of b")] ^= 1
+    save(tmp_path, bytes(changed))
+    assert read(index, 0, 1) + read(index, 2) == [planned[0], planned[2]]
+    with pytest.raises(ShardChanged, match=r"sample 1 \('b'\) is not what it was when it was planned"):
+        read(index, 1, 2)
+    unused = bytearray(whole)
+    unused[2048 + 2048 + 512] ^= 1  # the class, which no row has
+    save(tmp_path, bytes(unused))
+    assert read(index) == planned
+
+
+def test_without_digests_a_touched_shard_is_refused(tmp_path: Path) -> None:
+    index = index_shard(save(tmp_path, tar([*good("a"), *good("b")])))
+    os.utime(index.url, (0, 0))
+    with pytest.raises(ShardChanged, match="has no digest to be compared by"):
+        read(index)
 
 
 def test_expand() -> None:

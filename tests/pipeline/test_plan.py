@@ -1,0 +1,219 @@
+"""The plan of an inversion: units by batches and bytes, and plans of earlier versions."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from pipeline.plan import (
+    UNIT_BYTES,
+    Unit,
+    cut,
+    find_entries,
+    index_again,
+    most_batches,
+    plan_shards,
+    read_entries,
+    write_entries,
+)
+from pipeline.shards import Entry, Sample, index_shard, read_samples, write_shard
+from pipeline.store import Store, StoreError
+from schemas.plan import ADDED, ENTRIES
+from schemas.rejects import Reject
+
+MIB = 1 << 20
+
+
+def entries(*sizes: int) -> list[Entry]:
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return [Entry(i, f"{i}", end - size, end, None) for i, (size, end) in enumerate(zip(sizes, ends, strict=True))]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "batches"),
+    [
+        ([MIB] * 64, 4),
+        ([16 * MIB] * 64, 4),  # 4 batches of 4 are exactly UNIT_BYTES
+        ([17 * MIB] * 64, 3),
+        ([30 * MIB] * 64, 2),
+        ([200 * MIB] * 64, 1),
+        ([MIB] * 60 + [200 * MIB] * 4, 1),
+        ([], 4),
+    ],
+)
+def test_a_unit_is_bounded_by_bytes(sizes: list[int], batches: int) -> None:
+    assert most_batches(entries(*sizes), 4) == batches
+    units = cut([("a.tar", len(sizes), sum(sizes), None)], 4, 1, [batches])
+    assert [unit.first % 4 for unit in units] == [0] * len(units)
+    assert sum(unit.count for unit in units) == len(sizes)
+    for unit in units:
+        assert sum(sizes[unit.first : unit.first + unit.count]) <= UNIT_BYTES or unit.count == 4
+
+
+def test_members_that_are_not_read_do_not_count() -> None:
+    skipped = [
+        Entry(i, f"{i}", i * 200 * MIB, (i + 1) * 200 * MIB, None, ((i * 200 * MIB, i * 200 * MIB + 199 * MIB),))
+        for i in range(16)
+    ]
+    rejected = [Entry(i, f"{i}", 0, 200 * MIB, Reject("a.tar", i, f"{i}", "index", "E", "m")) for i in range(16)]
+    assert most_batches(skipped, 4) == most_batches(rejected, 4) == 4
+
+
+def shard(path: Path, *keys: str) -> str:
+    path.write_bytes(
+        write_shard((key, {"png": f"image of {key}".encode(), "txt": b"a", "mp4": bytes(2 * MIB)}) for key in keys)
+    )
+    return str(path)
+
+
+def test_entries_are_read_as_they_were_written(tmp_path: Path) -> None:
+    url = shard(tmp_path / "a.tar", "a", "b", "c")
+    store = Store(str(tmp_path / "store"), create=True)
+    units = plan_shards(store, url, 2, 1)
+    index = index_shard(url, digests=True)
+    assert [entry for unit in units for entry in read_entries(store, unit)] == list(index.entries)
+    assert all(entry.gaps and entry.digest for entry in index.entries)
+
+
+def test_a_plan_of_an_earlier_version_is_read(tmp_path: Path) -> None:
+    url = shard(tmp_path / "a.tar", "a", "b", "c")
+    store = Store(str(tmp_path / "store"), create=True)
+    index = index_shard(url)
+    write_entries(store, index)
+    (path,) = store.names("plan/shards")
+    store.put_table(path, store.get_table(path).drop_columns(sorted(ADDED)))
+    unit = Unit("00000000", url, 0, 1, 2, index.size, index.etag)
+    found = read_entries(store, unit)
+    assert [(entry.key, entry.gaps, entry.digest) for entry in found] == [("b", (), None), ("c", (), None)]
+    samples = read_samples(url, size=index.size, etag=index.etag, entries=found)
+    assert [sample.image for sample in samples if isinstance(sample, Sample)] == [b"image of b", b"image of c"]
+    store.put_table(path, pa.table({name: [] for name in ENTRIES.names if name != "key"}))
+    with pytest.raises(StoreError, match="its columns are not those of a plan"):
+        read_entries(store, unit)
+
+
+Members = list[tuple[str, bytes]]
+ShardOf = Callable[[Path, Members], Path]
+
+
+def whole(*keys: str) -> Members:
+    return [(f"{key}.{name}", f"{name} of {key}".encode()) for key in keys for name in ("png", "txt")]
+
+
+def found(store: Store, units: list[Unit]) -> list[tuple[int, str, str]]:
+    """Index, key and error ("" for a sample) of everything in units, as a retry reads it."""
+    results = []
+    for unit in units:
+        version, there = find_entries(store, unit)
+        for result in read_samples(unit.source, size=version.size, etag=version.etag, entries=there):
+            error = "" if isinstance(result, Sample) else result.error
+            results.append((result.index, result.key, error))
+            assert isinstance(result, Sample) or result.shard == unit.source
+            assert not isinstance(result, Sample) or result.image == f"png of {result.key}".encode()
+    return results
+
+
+@pytest.fixture(params=["disk", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], str]:
+    """Put a shard to where it is read from: this disk, or S3."""
+    if request.param == "disk":
+        return lambda path: str(shutil.copy(path, tmp_path / "input.tar"))
+    shards = Store(request.getfixturevalue("s3"), create=True)
+    return lambda path: f"{shards.location}/{shards.put('input.tar', path.read_bytes()).path}"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected", "more"),
+    [
+        # the caption that was missing is there, and everything behind it has moved
+        (
+            [*whole("a"), ("b.png", b"png of b"), *whole("c")],
+            whole("a", "b", "c"),
+            [(0, "a", ""), (1, "b", ""), (2, "c", "")],
+            0,
+        ),
+        # a sample is gone, one is new, and the others are in another order
+        (
+            [*whole("a"), ("b.png", b"png of b"), *whole("c", "d")],
+            whole("d", "e", "c", "b"),
+            [(0, "a", "MissingSample"), (1, "b", ""), (2, "c", ""), (3, "d", "")],
+            1,
+        ),
+        # members that lay apart are together: a key that was there twice is there once
+        (
+            [("a.png", b"png of a"), *whole("b"), ("a.txt", b"txt of a")],
+            whole("b", "a"),
+            [(0, "a", ""), (1, "b", ""), (2, "a", "MissingSample")],
+            0,
+        ),
+        # mended in part
+        (
+            [("a.png", b"png of a"), ("b.png", b"png of b")],
+            [*whole("b"), ("a.png", b"png of a")],
+            [(0, "a", "MissingCaption"), (1, "b", "")],
+            0,
+        ),
+    ],
+)
+def test_a_mended_shard_is_found_by_key(
+    tmp_path: Path,
+    place: Callable[[Path], str],
+    shard_of: ShardOf,
+    capsys: pytest.CaptureFixture[str],
+    before: Members,
+    after: Members,
+    expected: list[tuple[int, str, str]],
+    more: int,
+) -> None:
+    url = place(shard_of(tmp_path / "a.tar", before))
+    store = Store(str(tmp_path / "store"), create=True)
+    units = plan_shards(store, url, 2, 1)
+    index_again(store, units)  # nothing was replaced
+    assert len(list(store.names("plan/shards"))) == 1
+    assert "note" not in capsys.readouterr().err
+    planned = found(store, units)
+    place(shard_of(tmp_path / "a.tar", after))
+    index_again(store, units)
+    said = capsys.readouterr().err
+    assert "note: shards replaced since they were planned: 1" in said
+    assert (f"not planned and are left out here: {more};" in said) == bool(more)
+    assert found(store, units) == expected
+    place(shard_of(tmp_path / "a.tar", before))
+    index_again(store, units)
+    assert found(store, units) == planned
+
+
+def test_a_truncated_shard_that_is_fetched_again(
+    tmp_path: Path, shard_of: ShardOf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = shard_of(tmp_path / "a.tar", whole("a", "b", "c", "d")).read_bytes()
+    path = tmp_path / "b.tar"
+    path.write_bytes(data[: 2 * 2048 - 700])
+    store = Store(str(tmp_path / "store"), create=True)
+    units = plan_shards(store, str(path), 2, 1)
+    assert found(store, units) == [(0, "a", ""), (1, "b", "TruncatedShard")]
+    path.write_bytes(data)
+    index_again(store, units)
+    assert found(store, units) == [(0, "a", ""), (1, "b", "")]
+    assert "not planned and are left out here: 2;" in capsys.readouterr().err
+
+
+def test_a_shard_that_cannot_be_used_is_named_and_the_others_are_retried(
+    tmp_path: Path, shard_of: ShardOf, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = [("a.png", b"png of a")]
+    names = [str(shard_of(tmp_path / f"{i}.tar", broken)) for i in range(3)]
+    store = Store(str(tmp_path / "store"), create=True)
+    units = plan_shards(store, names, 2, 1)
+    (tmp_path / "0.tar").unlink()
+    (tmp_path / "1.tar").write_bytes(b"<html>")
+    shard_of(tmp_path / "2.tar", whole("a"))
+    index_again(store, units)
+    said = capsys.readouterr().err
+    assert f"note: {names[0]}: does not exist" in said
+    assert f"note: {names[1]}: is a web page" in said
+    assert found(store, units[2:]) == [(0, "a", "")]
