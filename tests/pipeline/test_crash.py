@@ -102,7 +102,8 @@ def test_a_worker_dies_in_every_window(
         assert run_spec(invert_spec(shards, f"{place}/latents")).failures == []
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"loading", *windows}
     same(f"{place}/latents", undisturbed / "latents")
-    assert status(Store(f"{place}/latents")).attempts == 11 + len(windows) - 1  # what was committed is not tried again
+    # two windows come after the commit: what was committed is not tried again
+    assert status(Store(f"{place}/latents")).attempts == 11 + len(windows) - 2
 
 
 def test_an_editor_dies_in_every_window(
