@@ -106,8 +106,8 @@ def with_slots(part: pa.Table) -> pa.Table:
     if "slot" in part.column_names:
         return part
     batch_size = json.loads(part.schema.metadata[NOISE])["batch_size"]
-    slots = [row % batch_size for row in range(part.num_rows)]
-    return part.append_column(pa.field("slot", pa.int32(), nullable=False), [slots])
+    slots = pa.array([row % batch_size for row in range(part.num_rows)], pa.int32())
+    return part.append_column(pa.field("slot", pa.int32(), nullable=False), slots)
 
 
 def read_columns(store: Store, part: Source, columns: Sequence[str]) -> pa.Table:
