@@ -3,7 +3,10 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from glob import escape
 from hashlib import sha256
+from importlib.util import find_spec
+from os.path import relpath
 from pathlib import Path
 from typing import Any
 
@@ -90,12 +93,18 @@ def _no_id(path: str | Path) -> bool:
 
 
 def _download_model(hub_id: str, revision: str | None, variant: str | None) -> Path:
-    def fetched(weights: Sequence[str]) -> Path:
+    def fetched(weights: Sequence[str], revision: str | None) -> Path:
         return _download("model", hub_id, revision, [*_CONFIGURATIONS, *weights])
 
-    folder = fetched([file for part in _WEIGHTS for file in _weights(part, variant)])
+    weights = [name for part in _WEIGHTS for name in (*_weights(part, variant), *_older_indexes(part, variant))]
+    folder = fetched(weights, revision)
+    commit = folder.name  # the later downloads are of the same one
     if variant is not None and (rest := [part for part in _WEIGHTS if part and not variant_of(folder, part, variant)]):
-        folder = fetched([file for part in rest for file in _weights(part)])
+        folder = fetched([file for part in rest for file in _weights(part)], commit)
+    tried = set[Path]()
+    while missing := {file for file in _all_weight_files(folder, variant) if not file.is_file()} - tried:
+        folder = fetched([escape(_name(file, folder)) for file in missing], commit)
+        tried |= missing  # an index that was missing may name more files; what the hub does not have is not tried again
     return folder
 
 
@@ -133,7 +142,8 @@ def variant_of(folder: Path, part: str, variant: str | None) -> str | None:
     """`variant` where the part has weights of it, else None."""
     if variant is None or (part and not (folder / part).is_dir()):
         return None
-    return variant if any(any(folder.glob(pattern)) for pattern in _weights(part, variant)) else None
+    names = (*_weights(part, variant), *_older_indexes(part, variant))
+    return variant if any(any(folder.glob(name)) for name in names) else None
 
 
 def _weights(part: str, variant: str | None = None) -> tuple[str, ...]:
@@ -143,16 +153,93 @@ def _weights(part: str, variant: str | None = None) -> tuple[str, ...]:
     return f"{stem}{dot}.safetensors", f"{stem}{dot}-*.safetensors", f"{stem}.safetensors.index{dot}.json"
 
 
+def _older_indexes(part: str, variant: str | None) -> tuple[str, ...]:
+    """The names of the index of a variant that older versions of diffusers wrote, and that it still reads.
+
+    The second one is read where the path of the model has a dot.
+    """
+    if variant is None or _WEIGHTS[part] == "model":  # transformers reads neither
+        return ()
+    stem = f"{part}/{_WEIGHTS[part]}" if part else _WEIGHTS[part]
+    return f"{stem}.safetensors.{variant}.index.json", f"{stem}.{variant}.safetensors.index.json"
+
+
+def _all_weight_files(folder: Path, variant: str | None) -> set[Path]:
+    """The files of weights of every part, and their indexes; those that only an index names can be absent."""
+    return set().union(*(_weight_files(folder, part, variant_of(folder, part, variant)) for part in _WEIGHTS))
+
+
+def _weight_files(folder: Path, part: str, variant: str | None) -> set[Path]:
+    """The files that can decide the weights of a part.
+
+    These have the usual names, or any name in an index of shards. A text encoder can also have them in a file, or an
+    index, that its configuration names (`transformers_weights`); in shards of torch.distributed.checkpoint, next to
+    which transformers reads every .safetensors file; and in a PEFT adapter, if the package peft is installed.
+    Raises ModelError where an index or a configuration cannot be read.
+    """
+    files = {file for pattern in _weights(part, variant) for file in folder.glob(pattern) if file.is_file()}
+    index = folder / _weights(part, variant)[-1]
+    if index in files:
+        return files | _shards(index) | _more_of_encoder(folder, part)
+    for older in (folder / name for name in _older_indexes(part, variant)):
+        if older.is_file():
+            named = _shards(older)
+            # the digest of usual files does not have this index: it would only add what they say already
+            return files if named == files else files | named | {older}
+    return files | _more_of_encoder(folder, part)
+
+
+def _more_of_encoder(folder: Path, part: str) -> set[Path]:
+    """The weights of a text encoder that have none of the usual names."""
+    home = folder / part
+    if _WEIGHTS[part] != "model" or not (home / "config.json").is_file():
+        return set()
+    files = set[Path]()
+    if named := _read(home / "config.json").get("transformers_weights"):
+        files |= {home / named} | (_shards(home / named) if named.endswith(".index.json") else set())
+    if any(home.glob("shard-*-model-*-of-*.safetensors")):
+        files |= set(home.glob("*.safetensors"))
+    if find_spec("peft") is not None and (home / "adapter_config.json").is_file():
+        files |= {home / "adapter_config.json", *home.glob("adapter_model*.safetensors")}
+    return files
+
+
+def _shards(index: Path) -> set[Path]:
+    """The files that an index names; none if it is absent. Raises ModelError where it is no index."""
+    if not index.is_file():
+        return set()
+    named = _read(index).get("weight_map")
+    if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
+        raise ModelError(f"{index} is not an index of weights: it has no weight_map. Download the model again")
+    return {index.parent / name for name in named.values()}
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """A JSON object. Raises ModelError."""
+    try:
+        content = json.loads(file.read_text())
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{file} is not JSON ({error}). Download the model again") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{file} is not a JSON object. Download the model again")
+    return content
+
+
+def _name(file: Path, folder: Path) -> str:
+    """A file's path relative to a model's folder, also of a file outside of it."""
+    return Path(relpath(file, folder)).as_posix()
+
+
 def weights_digest(folder: Path, variant: str | None = None, lora: LoRA | None = None) -> str:
     """sha256 over all that decides a prediction: weights, configurations, tokenizers; their names and bytes.
 
-    Of model_index.json what it sets, as `force_zeros_for_empty_prompt`, or does without.
+    Of model_index.json what it sets, as `force_zeros_for_empty_prompt`, or does without. Raises ModelError.
     """
-    weights = [pattern for part in _WEIGHTS for pattern in _weights(part, variant_of(folder, part, variant))]
-    files = {file for pattern in (*_CONFIGURATIONS, *weights) for file in folder.glob(pattern) if file.is_file()}
+    files = {file for pattern in _CONFIGURATIONS for file in folder.glob(pattern)}
+    files |= _all_weight_files(folder, variant)
     digest = sha256()
-    for file in sorted(files - {folder / "model_index.json"}):
-        digest.update(f"{file.relative_to(folder).as_posix()}\0{_sha256(file)}\n".encode())
+    for file in sorted(file for file in files - {folder / "model_index.json"} if file.is_file()):
+        digest.update(f"{_name(file, folder)}\0{_sha256(file)}\n".encode())
     for name, value in sorted(read_index(folder).items()):
         is_part = isinstance(value, list) and value[:1] != [None]
         if not name.startswith("_") and name not in _DECIDES_NOTHING and not is_part:
