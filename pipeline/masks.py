@@ -83,17 +83,17 @@ def read_planned_mask(template: str, key: str, planned: str | None) -> bytes:
     except MaskError as error:
         if planned is None:
             raise
-        raise MaskChanged(_changed(location, planned, "it is gone")) from error
+        raise MaskChanged(_changed(str(error), planned)) from error
     if planned is None:
         raise MaskError(f"{location}: did not exist when the edit was planned; edict retry --errors MaskError uses it")
     if (found := sha256(data).hexdigest()) != planned:
-        raise MaskChanged(_changed(location, planned, f"its sha256 is {found[:12]}"))
+        raise MaskChanged(_changed(f"{location}: has the sha256 {found[:12]}", planned))
     return data
 
 
-def _changed(location: str, planned: str, now: str) -> str:
+def _changed(now: str, planned: str) -> str:
     return (
-        f"{location}: was planned with the sha256 {planned[:12]}, and now {now}; put the planned mask back, or give "
+        f"{now}, but had the sha256 {planned[:12]} when the edit was planned; put the planned mask back, or give "
         "another output"
     )
 

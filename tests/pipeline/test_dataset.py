@@ -158,7 +158,7 @@ def test_rows_whose_source_is_no_longer_there_are_left_out_and_counted(
         if damage == "gone":
             shard.rename(tmp_path / "aside.tar")
         elif damage == "changed":
-            shard.write_bytes(whole + bytes(512))
+            shard.write_bytes((made / "1.tar").read_bytes())
         else:  # by a failing disk: the file's size and time are as they were
             place = whole.index(b"\xff\xd8") + 500
             shard.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
