@@ -1,7 +1,7 @@
 """The command line, `edict`: what a person says becomes a spec, a spec becomes a run.
 
-Exit status: 0 done and complete; 1 it ran, but is incomplete, or a pair is not exact; 2 nothing was run, because the
-spec, the input, the store or the model is not right.
+Exit status: 0 done and complete; 1 it ran, but is incomplete, has no row or too many rejects, or a pair is not exact;
+2 nothing was run, because the spec, the input, the store or the model is not right.
 """
 
 import json
@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from jobs.errors import NOT_RUN, reported
+from jobs.errors import INCOMPLETE, NOT_RUN, reported
 from jobs.evaluation import commands
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Override a field of the spec: -s sampler.steps=25."),
 ]
-
-INCOMPLETE = 1
 
 
 @app.command()
@@ -105,6 +103,8 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
     print_ran(loaded.output, ran)
     if not ran.status.complete:
         print(f"incomplete: run it again to finish what is missing: edict run {spec}")
+        raise typer.Exit(INCOMPLETE)
+    if ran.shortfall:
         raise typer.Exit(INCOMPLETE)
 
 
@@ -229,7 +229,7 @@ def retry(
     with reported():
         ran = run_retry(store, errors)
     print_ran(store, ran)
-    raise typer.Exit(INCOMPLETE if ran.failures or not ran.status.complete else 0)
+    raise typer.Exit(INCOMPLETE if ran.failures or ran.shortfall or not ran.status.complete else 0)
 
 
 @app.command()
@@ -318,6 +318,8 @@ def print_ran(store: str, ran: "Ran") -> None:
     print_status(store, ran.status)
     for failure in ran.failures:
         print(f"failed: {failure}")
+    if ran.shortfall:
+        print(f"failed: {ran.shortfall}")
 
 
 def print_status(store: str, found: "Status") -> None:

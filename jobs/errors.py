@@ -6,6 +6,9 @@ from contextlib import contextmanager
 
 import typer
 
+INCOMPLETE = 1
+"""The exit status where a job ran, and is not complete, or not as good as its spec demands."""
+
 NOT_RUN = 2
 """The exit status where the spec, the input, the store or the model is not right."""
 
@@ -23,7 +26,7 @@ def reported(interrupted: str = RESUMED) -> Iterator[None]:
         yield
     except (SpecError, ModelError, JobError) as error:
         print(f"error: {error}", file=sys.stderr)
-        raise typer.Exit(NOT_RUN) from None
+        raise typer.Exit(INCOMPLETE if isinstance(error, JobError) and error.ran else NOT_RUN) from None
     except KeyboardInterrupt:
         print(f"interrupted: {interrupted}", file=sys.stderr)
         raise typer.Exit(130) from None

@@ -16,7 +16,7 @@ from pipeline.job import invert_fingerprint, schedule_of
 from pipeline.latents import read_columns
 from pipeline.plan import Source, cut, index_shards, most_batches, parts_of
 from pipeline.run import edit_task, note_float16
-from pipeline.selection import SelectionError, no_row, planned, read_selection
+from pipeline.selection import SelectionError, count_listed, images_per_row, no_row, planned, read_selection
 from pipeline.shards import ShardIndex
 from pipeline.store import Store
 from schemas.specs import EditSpec, InvertSpec
@@ -73,9 +73,10 @@ def _edit(spec: EditSpec) -> list[str]:
     made, parts = fingerprint["latents"], parts_of(latents)
     schedule = schedule_of(made)
     unguided = schedule.outside(made.get("guidance_interval"))
-    counts, pairs, sources, cost = Counter[str](), Spread(), list[Source](), 0
+    counts, pairs, sources, cost, listed_prompts = Counter[str](), Spread(), list[Source](), 0, 0
     for part, rows in planned(latents, parts, wanted, edits.listed, edits.masks):
         sources.append((part[0], rows.num_rows, part[2], part[3]))
+        listed_prompts += count_listed(rows)
         captions = read_columns(latents, part, ["caption"])["caption"].take(rows["row"]).to_pylist()
         for caption, listed in zip(captions, rows["prompts"].to_pylist(), strict=True):
             changed = edits.prompts(caption, dict(listed or ()))
@@ -85,7 +86,8 @@ def _edit(spec: EditSpec) -> list[str]:
                 pairs.add((variant.name, caption, prompt))
     if not sources and spec.planned_rows:
         raise SelectionError(no_row(latents, parts))
-    units = cut(sources, fingerprint["batch_size"], spec.workers.count)
+    per_row = images_per_row(sources, edits.per_caption, listed_prompts)
+    units = cut(sources, fingerprint["batch_size"], spec.workers.count, per_row=per_row)
     total, rows_taken = sum(count for _, count, _, _ in parts), sum(count for _, count, _, _ in sources)
     of = "" if rows_taken == total else f" of the {total}"
     return [

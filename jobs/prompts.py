@@ -106,6 +106,7 @@ def resolve(edits: Sequence[Edit], tables: Mapping[str, PromptTable] | None = No
         listed if tables else None,
         masks if masked else None,
         fingerprint,
+        sum(variant.edit.listed is None for variant in found),
     )
 
 

@@ -2,18 +2,30 @@
 
 import logging
 import os
+import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import ray
 
 from pipeline.errors import JobError
 from pipeline.work import Machine
 
+ANSWER = 5.0  # seconds for a cluster's port to answer; ray.init itself tries for a quarter of an hour
+
+# how an HTTP/2 client begins, and so a client of gRPC: Ray's ports answer it, a dashboard's does not
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+
 
 class ResourcesError(JobError):
     """More was asked for than the cluster has."""
+
+
+class NoCluster(JobError):
+    """RAY_ADDRESS names no Ray cluster that can be reached."""
 
 
 def machine_for(gpus: float) -> Machine:
@@ -42,14 +54,20 @@ def machine_like(stored: Machine, gpus: float | None, what: str) -> Machine:
 def connected(count: int, machine: Machine, *, needed: int | None = None) -> Iterator[None]:
     """A connection to Ray for as long as the context lasts. A Ray that is connected already is used and left alone.
 
-    Raises ResourcesError where the cluster has no room for `needed` workers of `count` (all, if not given), and
-    ConnectionError where RAY_ADDRESS names no cluster.
+    Raises:
+        ResourcesError: the cluster has no room for `needed` workers of `count` (all, if not given).
+        NoCluster: RAY_ADDRESS names no cluster.
     """
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        if os.environ.get("RAY_ADDRESS"):
-            ray.init(logging_level=logging.ERROR)
+        address = os.environ.get("RAY_ADDRESS", "")
+        if address not in ("", "local"):
+            _check_address(address)
+            try:
+                ray.init(logging_level=logging.ERROR)
+            except (ConnectionError, ValueError) as error:
+                raise NoCluster(f"RAY_ADDRESS is {_shown(address)}: {error}") from error
         else:
             cpus = max(os.cpu_count() or 1, count * machine.threads)
             ray.init(address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.ERROR)
@@ -59,6 +77,59 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
     finally:
         if ours:
             ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Raises NoCluster where what RAY_ADDRESS names does not answer: host:port, ray://host:port or auto."""
+    shown, found = _shown(address), address
+    if address == "auto":
+        file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # written by `ray start`
+        if not file.is_file():
+            return  # ray.init looks for a cluster on this machine, and says at once that there is none
+        found = file.read_text().strip()
+        shown = f"auto, which is {found} by {file}"
+    parts = urlsplit(found if "://" in found else f"ray://{found}")
+    if parts.scheme in ("http", "https"):
+        raise NoCluster(
+            f"RAY_ADDRESS is {shown}, the address of a dashboard: send the job there by `edict submit --address`, or "
+            "set RAY_ADDRESS to host:port of the cluster's head (6379 by default)"
+        )
+    if parts.scheme != "ray":
+        return  # of a provider's own kind, which Ray has a module for or refuses
+    try:
+        host, port = parts.hostname, parts.port or (10001 if "://" in found else None)
+    except ValueError:
+        host, port = None, None
+    if not host or port is None:
+        raise NoCluster(f"RAY_ADDRESS is {shown}: expected host:port, ray://host:port, auto or local")
+    hosts = [host]
+    if host in ("localhost", "127.0.0.1"):  # ray.init takes the machine's own address for these
+        hosts.append(ray.util.get_node_ip_address())
+    failures = [_answers(each, port) for each in hosts]
+    if None not in failures:
+        raise NoCluster(
+            f"RAY_ADDRESS is {shown}, where no Ray cluster answers ({failures[0]}): start the cluster, or unset "
+            "RAY_ADDRESS to run on this machine alone"
+        )
+
+
+def _shown(address: str) -> str:
+    """An address without the user and password that one of a dashboard may have."""
+    scheme, separator, rest = address.rpartition("://")
+    return scheme + separator + rest.rpartition("@")[2]
+
+
+def _answers(host: str, port: int) -> str | None:
+    """Return None if a server of gRPC answers at a port, as all of Ray's do, or else why not."""
+    try:
+        with socket.create_connection((host, port), timeout=ANSWER) as line:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return None
+            line.sendall(_PREFACE)
+            answer = line.recv(4)
+    except OSError as error:
+        return str(error.strerror or error)
+    return None if answer[3:] == b"\4" else "what listens there is another program"
 
 
 def _require(needed: int, machine: Machine) -> None:

@@ -21,7 +21,9 @@ from edict.pair import Pair
 from edict.samplers import SAMPLERS
 from edict.schedule import Schedule, executed
 from pipeline.errors import JobError
+from pipeline.heartbeat import STORAGE, beat
 from pipeline.images import EXTENSIONS, ImageError, encode, prepare
+from pipeline.job import inverted
 from pipeline.latents import Latents, read_edit_rows
 from pipeline.masks import (
     MaskError,
@@ -36,8 +38,8 @@ from pipeline.parts import to_parquet
 from pipeline.plan import Unit, find_entries, read_units
 from pipeline.shards import BadMemberName, Sample, check_member, read_samples, write_shard
 from pipeline.store import READERS, JobKey, Store
-from pipeline.work import Done, Fault, Machine, Poison, Ready, Weights
-from pipeline.worker import Ahead, Attempt, fitting, load_model
+from pipeline.work import Done, Fault, Machine, Poison, Weights
+from pipeline.worker import Ahead, Attempt, check_model, fitting, load_model
 from schemas.edits import EDITS
 from schemas.pictures import PICTURES
 from schemas.rejects import Reject
@@ -70,7 +72,7 @@ class Edits:
     """What a job makes of prompts. `prompts` goes to the workers; what tables say of a key, into the plan.
 
     That are the prompts `listed` and the `masks`, by variant; None where no table has any. `fingerprint` is what
-    decides all of it.
+    decides all of it. `per_caption` is the number of variants that are made from captions, without a table.
     """
 
     variants: Sequence[Variant]
@@ -78,6 +80,7 @@ class Edits:
     listed: Callable[[str], Mapping[str, str]] | None
     masks: Callable[[str], Mapping[str, Sequence[int]]] | None
     fingerprint: list[dict[str, Any]]
+    per_caption: int
 
     @property
     def mask_files(self) -> Callable[[str, Mapping[str, str]], Mapping[str, str]] | None:
@@ -181,13 +184,15 @@ def executed_steps(variant: Variant, schedule_steps: int, schedule: Schedule, sa
     return steps
 
 
-class EditWorker(Ready):
-    """A Ray actor's body: holds the model, edits the rows of one unit after the other."""
+class EditWorker:
+    """A worker of the pool: holds the model, edits the rows of one unit after the other."""
 
     def __init__(self, task: EditTask) -> None:
         self.task = task
         self.store, self.latents = Store(task.spec.output), Store(task.spec.latents)
         self.model = load_model(task.weights, task.machine)
+        made = inverted(self.latents)["fingerprint"]
+        check_model(self.model, made, task.spec.workers.batch_size or made["batch_size"])
         self.ahead = Ahead(self._load)
         self.encoder = ThreadPoolExecutor(1)
 
@@ -201,6 +206,7 @@ class EditWorker(Ready):
         with fitting(latents.pair.batch_size):
             drawn = self._draw(latents, edits + shown, poison)
         attempt.spent("compute")
+        beat(STORAGE)
         results = list(zip(edits, drawn, strict=False))
         made = [(edit, result) for edit, result in results if isinstance(result, Drawn)]
         rejects = [self._reject(latents, edit, result) for edit, result in results if isinstance(result, Fault)]
@@ -239,6 +245,7 @@ class EditWorker(Ready):
             yield f"pictures/{name}.parquet", to_parquet(pa.Table.from_pylist(pictures, schema=PICTURES)), 0
 
     def _load(self, unit: Unit) -> Loaded:
+        beat(STORAGE)
         latents = read_edit_rows(self.store, self.task.rows, self.latents, unit)
         if (batch_size := self.task.spec.workers.batch_size) is not None:
             latents = replace(latents, pair=replace(latents.pair, batch_size=batch_size))

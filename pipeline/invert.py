@@ -10,14 +10,15 @@ from PIL import Image
 
 from edict import EDICT
 from edict.pair import Pair, join
+from pipeline.heartbeat import IMAGE, STORAGE, beat
 from pipeline.images import ImageError, Prepared, prepare
 from pipeline.parts import Row, storable, to_parquet, to_table
 from pipeline.plan import Unit, find_entries, read_entries
 from pipeline.shards import Sample, read_samples
 from pipeline.storage import Head
 from pipeline.store import JobKey, Store
-from pipeline.work import Done, Machine, Poison, Ready, Weights
-from pipeline.worker import Ahead, Attempt, fitting, load_model
+from pipeline.work import Done, Machine, Poison, Weights
+from pipeline.worker import Ahead, Attempt, check_model, fitting, load_model
 from schemas.rejects import Reject
 from schemas.specs import InvertSpec
 
@@ -58,13 +59,14 @@ def clean_pair(model: EDICT, task: InvertTask, images: Sequence[Image.Image]) ->
     )
 
 
-class InvertWorker(Ready):
-    """A Ray actor's body: holds the model, inverts one unit after the other."""
+class InvertWorker:
+    """A worker of the pool: holds the model, inverts one unit after the other."""
 
     def __init__(self, task: InvertTask) -> None:
         self.task = task
         self.store = Store(task.spec.output)
         self.model = load_model(task.weights, task.machine)
+        check_model(self.model, task.fingerprint, task.spec.workers.batch_size)
         self.ahead = Ahead(self._load)
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
@@ -77,6 +79,7 @@ class InvertWorker(Ready):
         with fitting(self.task.spec.workers.batch_size):
             rows, pair, rejects = self._invert(unit, loaded)
         attempt.spent("compute")
+        beat(STORAGE)
         if pair is not None:
             part = to_parquet(to_table(rows, pair, self.task.fingerprint))
             attempt.write(f"parts/{attempt.name}.parquet", part, len(rows))
@@ -95,6 +98,7 @@ class InvertWorker(Ready):
         """
         image = self.task.spec.image
         loaded: list[Picture | Reject] = []
+        beat(STORAGE)
         if unit.retry:  # the shard may have been mended since
             version, entries = find_entries(self.store, unit)
         else:
@@ -106,6 +110,7 @@ class InvertWorker(Ready):
         if unit.retry:
             entries = [entry for entry in entries if (entry.index, entry.key) in unit.only]
         for sample in read_samples(unit.source, size=version.size, etag=version.etag, entries=entries):
+            beat(IMAGE)
             if isinstance(sample, Sample):
                 try:
                     prepared = prepare(sample.image, self.model.size, image.crop, image.resize)

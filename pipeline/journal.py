@@ -1,7 +1,7 @@
 """The journal of a run: what happened that no commit tells of, and what goes on, both in the store.
 
     runs/<run id>.jsonl      {"time": ..., "run": ..., "event": "attempt failed", "unit": ..., ...}
-    runs/<run id>.json       {"time": ..., "run": ..., "ended": null, "workers": ..., "queued": ..., "at_work": [...]}
+    runs/<run id>.json       {"time": ..., "run": ..., "ended": null, "workers": ..., "waits_for": ..., ...}
 
 An object store cannot append, so the files are written anew now and then: the first holds only what went wrong and the
 run's beginning and end, never a line per unit; the second is the driver's sign of life. They are telemetry: a run whose
@@ -24,7 +24,7 @@ from pipeline.store import Store, StoreError
 
 EVERY = 30.0  # seconds between two writes
 STATE = {"run", "host", "time", "ended", "workers", "starting", "queued", "at_work"}  # what a run's file has
-STARTING: dict[str, Any] = {"queued": 0, "workers": 0, "starting": 0, "at_work": []}
+STARTING: dict[str, Any] = {"queued": 0, "workers": 0, "starting": 0, "waits_for": None, "at_work": []}
 
 
 class Journal:

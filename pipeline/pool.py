@@ -6,28 +6,41 @@ then be tried for ever. The driver decides, and carries no data: a worker writes
 What becomes of a unit whose worker dies, hangs or raises: it is tried on another worker; then it is halved, and what
 kills, hangs or raises again is halved again, down to single samples; then the unit is processed without those, and
 they are its rejects. A worker that goes with its node takes no blame with it: that is no attempt.
+
+A worker hangs when its heartbeat stands still (pipeline.heartbeat), however long its unit takes. The driver polls the
+heartbeats, and counts as silence only the time in which it did so itself.
 """
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTaskError
 
 from pipeline.errors import JobError
+from pipeline.heartbeat import LOADING, STORAGE, WORK, Report
 from pipeline.plan import Unit
-from pipeline.work import Fault
+from pipeline.work import Fault, Host, ModelFault
 
 ATTEMPTS = 3  # of a unit, each on another worker; before the last one it is halved in search of a culprit
 LOSSES = 10  # of nodes under a unit, that are no attempts; more are the unit's own doing (it fills its host's memory)
 STARTS = 3  # workers in a row, all at once at least, that fail before they are ready
 FAILURES = 5  # units in a row that fail for good
-SLOWER = 10  # a unit hangs that takes so many times what the slowest took so far, a sample, ...
-AT_LEAST = 300.0  # ... and no less than so many seconds
-UNMEASURED = 6 * 3600.0  # seconds for a unit while none is done, and nothing is known of the rate
+
+# A worker hangs that is silent for longer than this, in seconds:
+SLOWER = 10  # times the longest pause between two heartbeats in this run ...
+AT_LEAST = 300.0  # ... but at least so long;
+STORAGE_AT_LEAST = 1800.0  # in storage this, because requests have a time limit and retries of their own;
+UNMEASURED = 6 * 3600.0  # while no pause was measured;
+LOADING_LIMIT = 3600.0  # until it is ready: it may download the model.
+POLL = 5.0  # seconds between two polls of a worker's heartbeat
+
+WAIT = 1.0  # seconds to wait for a worker before other things are looked after
+
+ROOM = 10.0  # seconds without a worker after which the run says what the cluster lacks
 
 Record = Callable[..., None]
 """Takes note of an event: its name, and what there is to say of it."""
@@ -35,6 +48,14 @@ Record = Callable[..., None]
 
 class WorkersFailed(JobError):
     """The run is hopeless: no worker starts, or one unit after the other fails; the message says why."""
+
+
+class WorkerHung(Exception):
+    """A worker's heartbeat stood still for too long, in this activity."""
+
+    def __init__(self, activity: str, seconds: float) -> None:
+        super().__init__(f"no progress for {seconds:.0f} s in {activity}")
+        self.activity = activity
 
 
 @dataclass(frozen=True)
@@ -67,23 +88,32 @@ class _Work:
         return self.suspects[-1][1] if self.suspects else self.unit.count
 
 
+SILENT = Report(-1, LOADING, 0.0)
+
+
 @dataclass
 class _Slot:
-    """A worker: on which node (None while it starts), and since when it is at which work; what it may read ahead.
+    """A worker: its node, None until the cluster has room for it; since when it is at which work; what it reads ahead.
 
-    `nodes` were alive when it was asked for.
+    `nodes` were alive when it was asked for. `silent` are the seconds since its heartbeat was last seen to move, `poll`
+    is the question after it that is under way, `polled` when that was asked.
     """
 
     actor: Any
     nodes: frozenset[str]
+    since: float
     node: str | None = None
+    ready: bool = False
     work: _Work | None = None
     ahead: _Work | None = None
-    since: float = 0.0
+    silent: float = 0.0
+    report: Report = SILENT
+    poll: ray.ObjectRef | None = None
+    polled: float = 0.0
 
 
 class Pool:
-    """`worker(task)` is made once an actor, `count` of them at most, as the cluster has room.
+    """`worker(task)` is made in `count` actors at most, as the cluster has room.
 
     For each unit `process(unit, number, ahead, poison)` is called, with the samples to leave out by their place in the
     unit, and in search of them `probe(unit, number)` with a slice of the unit, where the worker has such a method.
@@ -101,45 +131,57 @@ class Pool:
         record: Record = lambda event, **about: None,
     ) -> None:
         options: Any = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1}
-        self._actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(worker)
+        options["concurrency_groups"] = {"heartbeat": 1}
+        self._actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(Host)
+        self._packed = Host.pack(worker, task)
         self._probes = hasattr(worker, "probe")
-        self._task, self._record = task, record
+        self._record = record
+        self._each = {"CPU": cpus, "GPU": gpus}
         self._queue = deque(_Work(unit) for unit in units)
         self._count = min(count, len(units))
         self._slots: dict[ray.ObjectRef, _Slot] = {}
         self._failed_starts = self._failed_units = 0
-        self._slowest = 0.0  # seconds a sample, of the units that were done
+        self._done_units = 0
+        self._longest = 0.0  # seconds between two heartbeats of any worker so far
+        self._listened = time.monotonic()
 
     def outcomes(self) -> Iterator[Outcome | None]:
         """Outcomes as they come, in no order; None about every second while there is nothing to tell.
 
-        Raises WorkersFailed when actors cannot be started or FAILURES units in a row fail.
+        Raises WorkersFailed when actors cannot be started, FAILURES units in a row fail, or the model fails before
+        any unit is done.
         """
         try:
             for _ in range(self._count):
                 self._start()
             # workers that the cluster has no room for yet are not waited for once there is nothing left to give them
             while self._queue or any(slot.work for slot in self._slots.values()):
-                done, _ = ray.wait(list(self._slots), num_returns=1, timeout=1.0)
-                ended = done or self._hung()
-                if not ended:
+                done, _ = ray.wait(list(self._slots), num_returns=1, timeout=WAIT)
+                if not done:
                     yield None
-                for ref in ended:
-                    outcome = self._ended(ref, hung=not done)
+                for ref, error in [*((ref, None) for ref in done), *self._listen()]:
+                    outcome = self._ended(ref, error) if ref in self._slots else None
                     if outcome is not None:
                         yield outcome
+        except WorkersFailed as error:
+            error.ran = self._done_units > 0
+            raise
         finally:
             for slot in self._slots.values():
                 ray.kill(slot.actor)
 
     def state(self) -> dict[str, Any]:
-        """What goes on: the units that wait, the workers that are ready and that start, and what is at work where."""
+        """What goes on: the units that wait, the workers that are ready and that start, and what is at work where.
+
+        `waits_for` says in words why nothing is at work, or is None.
+        """
         now = time.time() - time.monotonic()
         slots = self._slots.values()
         return {
             "queued": len(self._queue) + sum(slot.ahead is not None for slot in slots),
-            "workers": sum(slot.node is not None for slot in slots),
-            "starting": sum(slot.node is None for slot in slots),
+            "workers": sum(slot.ready for slot in slots),
+            "starting": sum(not slot.ready for slot in slots),
+            "waits_for": self._waits_for(),
             "at_work": [
                 {"unit": slot.work.unit.unit, "samples": slot.work.size, "node": slot.node, "since": now + slot.since}
                 for slot in slots
@@ -147,9 +189,23 @@ class Pool:
             ],
         }
 
+    def _waits_for(self) -> str | None:
+        slots = self._slots.values()
+        if not slots or any(slot.ready for slot in slots):
+            return None
+        if loading := sum(slot.node is not None for slot in slots):
+            return f"loading the model on {loading} worker{'s' if loading > 1 else ''}"
+        seconds = time.monotonic() - min(slot.since for slot in slots)
+        if seconds < ROOM:
+            return "starting workers"
+        free = ray.available_resources()
+        each = " and ".join(f"{amount:g} {name}" for name, amount in self._each.items() if amount)
+        has = " and ".join(f"{free.get(name, 0):g} {name}" for name, amount in self._each.items() if amount)
+        return f"no worker for {seconds:.0f} s: each takes {each}, and the cluster has {has} free"
+
     def _start(self) -> None:
-        actor = self._actor.remote(self._task)
-        self._slots[actor.ready.remote()] = _Slot(actor, _alive())
+        actor = self._actor.remote(self._packed)
+        self._slots[actor.node.remote()] = _Slot(actor, _alive(), time.monotonic())
 
     def _give(self, slot: _Slot) -> None:
         """The next unit, or a slice of one that is searched, for a worker that is ready; the end where none is left."""
@@ -160,31 +216,64 @@ class Pool:
         # what one worker reads ahead no other can take, so near the end nothing is read ahead
         if len(self._queue) >= self._count and not work.apart and not self._queue[0].apart:
             slot.ahead = self._queue.popleft()
-        slot.work, slot.since = work, time.monotonic()
+        slot.work, slot.since, slot.silent = work, time.monotonic(), 0.0
+        slot.report = replace(slot.report, activity=WORK)
         number = work.attempts + work.losses + 1
         if work.suspects:
-            ref = slot.actor.probe.remote(work.unit.slice(*work.suspects[-1]), number)
+            ref = slot.actor.call.remote("probe", work.unit.slice(*work.suspects[-1]), number)
         else:
             ahead = slot.ahead.unit if slot.ahead else None
-            ref = slot.actor.process.remote(work.unit, number, ahead, work.poison)
+            ref = slot.actor.call.remote("process", work.unit, number, ahead, work.poison)
         self._slots[ref] = slot
 
-    def _hung(self) -> list[ray.ObjectRef]:
+    def _listen(self) -> list[tuple[ray.ObjectRef, WorkerHung]]:
+        """Poll the heartbeats, and return the workers that hang."""
         now = time.monotonic()
-        return [ref for ref, slot in self._slots.items() if slot.work and now - slot.since > self._limit(slot.work)]
+        if now - self._listened < POLL / 5:
+            return []
+        # If the driver itself was busy or stopped, that time is not silence of its workers.
+        passed, self._listened = min(now - self._listened, POLL + WAIT), now
+        placed = {ref: slot for ref, slot in self._slots.items() if slot.node is not None}
+        polls = [slot.poll for slot in placed.values() if slot.poll is not None]
+        answered = set(ray.wait(polls, num_returns=len(polls), timeout=0)[0]) if polls else set()
+        silent = []
+        for ref, slot in placed.items():
+            slot.silent += passed
+            if slot.poll is not None and slot.poll in answered:
+                self._heard(slot, slot.poll)
+            if slot.poll is None and now - slot.polled >= POLL:
+                slot.poll, slot.polled = slot.actor.heartbeat.remote(), now
+            if slot.silent > self._limit(slot) and not ray.wait([ref], timeout=0)[0]:
+                silent.append((ref, WorkerHung(slot.report.activity, slot.silent)))
+        return silent
 
-    def _limit(self, work: _Work) -> float:
-        return max(AT_LEAST, SLOWER * self._slowest * work.size) if self._slowest else UNMEASURED
+    def _heard(self, slot: _Slot, poll: ray.ObjectRef) -> None:
+        try:
+            report: Report = ray.get(poll)
+        except RayError:  # its death is told by the call that it was at, and a line that is down is silence
+            return
+        finally:
+            slot.poll = None
+        if report.beats != slot.report.beats:
+            slot.report, slot.silent = report, 0.0
+            self._longest = max(self._longest, report.longest)
 
-    def _ended(self, ref: ray.ObjectRef, *, hung: bool) -> Outcome | None:
+    def _limit(self, slot: _Slot) -> float:
+        if not slot.ready:
+            return LOADING_LIMIT
+        if not self._longest:
+            return UNMEASURED
+        return max(STORAGE_AT_LEAST if slot.report.activity == STORAGE else AT_LEAST, SLOWER * self._longest)
+
+    def _ended(self, ref: ray.ObjectRef, silent: WorkerHung | None) -> Outcome | None:
         """Take what a worker has to say, or end it where it hangs, and go on; the outcome where a unit has one now."""
         slot = self._slots.pop(ref)
         work, slot.work = slot.work, None
         try:
-            if hung:
-                raise TimeoutError
+            if silent is not None:
+                raise silent
             result = ray.get(ref)
-        except (RayError, TimeoutError) as error:
+        except (RayError, WorkerHung) as error:
             # a task that raised may have left its process damaged (CUDA does): both get a new actor
             ray.kill(slot.actor)
             if slot.ahead is not None:
@@ -198,10 +287,13 @@ class Pool:
             if self._queue:
                 self._start()
             return outcome
-        self._failed_starts = 0
+        if slot.node is None:
+            slot.node = result
+            self._slots[slot.actor.load.remote()] = slot
+            return None
         outcome = None
         if work is None:
-            slot.node = result
+            slot.ready, self._failed_starts = True, 0
         else:
             outcome = self._done(slot, work, result)
         self._give(slot)
@@ -212,12 +304,14 @@ class Pool:
             work.suspects.pop()
             self._queue.appendleft(work)
             return None
-        self._slowest = max(self._slowest, (time.monotonic() - slot.since) / work.unit.count)
         self._failed_units = 0
+        self._done_units += 1
         return Outcome(work.unit, result)
 
     def _not_started(self, slot: _Slot, error: Exception) -> None:
         self._record("worker not started", error=cause(error))
+        if isinstance(fault := _origin(error), ModelFault) and not self._done_units:
+            raise WorkersFailed(str(fault)) from error
         if slot.nodes <= _alive() and not isinstance(error, ActorUnavailableError):  # or else it went with its node
             self._failed_starts += 1
         # those that start together fail together
@@ -226,7 +320,7 @@ class Pool:
 
     def _failed(self, slot: _Slot, work: _Work, error: Exception) -> Outcome | None:
         """Put a unit back whose worker failed, with what there is to try next; the outcome where that was all."""
-        fault = _fault(error, time.monotonic() - slot.since)
+        fault = _fault(error)
         work.apart = True
         about = {"unit": work.unit.unit, "source": work.unit.source, "error": fault.error, "message": fault.message}
         if _lost(error, slot) and work.losses < LOSSES:
@@ -244,8 +338,7 @@ class Pool:
             self._record("attempt failed", **about, attempt=work.attempts)
             if work.attempts >= ATTEMPTS:
                 return self._given_up(work, fault, error)
-            # what a worker says of its input, its store or its model is no sample's fault
-            if work.attempts == ATTEMPTS - 1 and self._probes and not isinstance(_origin(error), JobError):
+            if work.attempts == ATTEMPTS - 1 and self._probes and not _blameless(error):
                 work.suspects = _halves(0, work.unit.count)
         self._queue.appendleft(work)
         return None
@@ -278,9 +371,13 @@ def _alive() -> frozenset[str]:
     return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
 
 
-def _fault(error: Exception, seconds: float) -> Fault:
-    if isinstance(error, TimeoutError):
-        return Fault("WorkerHung", f"was not done after {seconds:.0f} s, {SLOWER} times what the slowest unit took")
+def _blameless(error: Exception) -> bool:
+    """Tell whether no sample is at fault: the worker names its input, store or model, or its storage hangs."""
+    origin = _origin(error)
+    return isinstance(origin, JobError) or (isinstance(origin, WorkerHung) and origin.activity == STORAGE)
+
+
+def _fault(error: Exception) -> Fault:
     if isinstance(error, RayActorError):
         return Fault("WorkerDied", f"killed its worker ({_last_line(error)})")
     origin = _origin(error)

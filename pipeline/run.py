@@ -3,7 +3,7 @@
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -51,13 +51,25 @@ from pipeline.store import CommitRefused, JobKey, Store
 from pipeline.work import Done, Machine
 from schemas.specs import EditSpec, InvertSpec, Workers
 
+HOPELESS = 3  # first units of a run that yield nothing but one error of the model, and so end it
+
 
 @dataclass(frozen=True)
 class Ran:
-    """How a run ended: the store's status, and the units that failed in it."""
+    """How a run ended: the store's status, and the units that failed in it.
+
+    `shortfall` says why a job is no success although it is complete: it has no row, or too many rejects.
+    """
 
     status: Status
     failures: list[str]
+    shortfall: str | None = None
+
+
+class ModelFails(JobError):
+    """The first units of a run yielded nothing but one error of the model."""
+
+    ran = True
 
 
 class RetryError(JobError):
@@ -102,10 +114,11 @@ def open_edit(spec: EditSpec, edits: Edits) -> tuple[Store, list[Unit], EditTask
     store = Store(spec.output, create=True)
     cut_for = fingerprint["batch_size"], spec.workers.count
     files: Any = {"prompts": edits.listed, "masks": edits.masks, "mask_files": edits.mask_files}
+    files["per_caption"] = edits.per_caption
 
     def plan() -> list[Unit]:
         if task.rows is None:
-            return part_units(latents, *cut_for)
+            return part_units(latents, *cut_for, per_row=edits.per_caption)
         return plan_rows(store, latents, wanted, task.rows, *cut_for, **files)
 
     extend = partial(extend_plan, store, latents, wanted, *cut_for, **files)
@@ -274,7 +287,35 @@ def _work(
             print(
                 f"note: another retry was first in {len(pending)} units; the rest of them is retried", file=sys.stderr
             )
-    return _finish(store, failures, task.key)
+    ran = _finish(store, failures, task.key)
+    return dataclasses.replace(ran, shortfall=shortfall(ran.status, task.spec.rejects.max_share))
+
+
+def _check_first(store: Store, errors: Sequence[Mapping[str, int]]) -> None:
+    """Raises ModelFails where the first units, none of which yielded a row, all have the same error of the model."""
+    total = sum(map(Counter[str], errors), Counter[str]())
+    if len(errors) >= HOPELESS and len(total) == 1:
+        ((error, count),) = total.items()
+        raise ModelFails(
+            f"{store.location}: the first {len(errors)} units have no row, and {count} of their images were rejected "
+            f"with {error}. The model or its settings are at fault, so nothing more is tried. Remove the cause, run "
+            f"the job again, and try these images again: edict retry {store.location} --errors {error}"
+        )
+
+
+def shortfall(found: Status, max_share: float | None) -> str | None:
+    """Return why a job is no success although it is complete, or None if it is one."""
+    if found.complete and not found.ok:
+        if found.filtered == found.input:
+            return "there is no image, because no edit changes a caption: compare the edits with `edict plan`"
+        return f"there is no row: {found.rejected} of {found.input} images were rejected"
+    tried = found.ok + found.rejected
+    if max_share is not None and found.rejected > max_share * tried:
+        return (
+            f"{found.rejected} of {tried} images were rejected ({found.rejected / tried:.1%}), "
+            f"and rejects.max_share allows {max_share:.1%}"
+        )
+    return None
 
 
 def _process(
@@ -296,6 +337,7 @@ def _process(
     kind, machine = task.spec.kind, task.machine
     total, rejected = sum(len(unit.only) or unit.count * per_row for unit in pending), 0
     count = min(workers.count, len(pending))
+    hopes, barren = not retry, list[Mapping[str, int]]()
     with (
         connected(count, machine, needed=min(workers.needed, count)),
         Journal(store) as journal,
@@ -313,7 +355,7 @@ def _process(
             if outcome is None:
                 state = pool.state()
                 metrics.state(state)
-                progress.advance(0, rejects() if state["workers"] else "waiting for workers to start")
+                progress.advance(0, state["waits_for"] or rejects())
             elif outcome.error is not None:
                 failures.append(f"unit {outcome.unit.unit} ({outcome.unit.source}): {outcome.error}")
             else:
@@ -326,6 +368,10 @@ def _process(
                     ledger.done(outcome.unit.unit)
                 rejected += done.rejected
                 progress.advance(done.images, rejects())
+                hopes = hopes and not done.ok
+                if hopes and done.model_errors and progress.done < total:
+                    barren.append(done.model_errors)
+                    _check_first(store, barren)
             journal.tick()
     return lost
 

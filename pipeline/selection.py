@@ -131,18 +131,31 @@ def plan_rows(
     prompts: Listed,
     masks: Listed,
     mask_files: MaskFiles = None,
+    per_caption: int = 1,
 ) -> list[Unit]:
     """Write which rows of each part are wanted, and cut them into units: each is a slice of the rows of one part.
+
+    A row gives `per_caption` images, and one for each prompt that tables list for it.
 
     Whoever plans the same job, whose planned rows have this `name`, writes the same. Raises what `select` raises,
     SelectionError for no row, and StorageError where a mask file cannot be read.
     """
     parts = parts_of(latents)
     tables = planned(latents, parts, wanted, prompts, masks)
-    sources = _write_rows(store, latents, name, parts, tables, mask_files)
+    sources, listed = _write_rows(store, latents, name, parts, tables, mask_files)
     if not sources:
         raise SelectionError(no_row(latents, parts))
-    return cut(sources, batch_size, workers)
+    return cut(sources, batch_size, workers, per_row=images_per_row(sources, per_caption, listed))
+
+
+def count_listed(rows: pa.Table) -> int:
+    """Return how many prompts the tables list for rows, a table of schemas.plan.ROWS."""
+    return sum(len(chunk.keys) for chunk in rows["prompts"].chunks)
+
+
+def images_per_row(sources: Sequence[Source], per_caption: int, listed: int) -> float:
+    """Return the images per row, at most: one for each variant made from captions, and the mean of what tables list."""
+    return per_caption + listed / max(1, sum(count for _, count, _, _ in sources))
 
 
 def extend_plan(
@@ -155,6 +168,7 @@ def extend_plan(
     prompts: Listed,
     masks: Listed,
     mask_files: MaskFiles,
+    per_caption: int,
 ) -> None:
     """Plan, as further units, the rows that retries added to a latent store after the edit in `store` was planned.
 
@@ -163,15 +177,17 @@ def extend_plan(
     job = store.job()
     name = planned_rows(job)
     while sources := unplanned_parts(store, job, latents):  # again, where another driver extended it meanwhile
+        listed = 0
         if name is not None:
             tables = planned(latents, sources, wanted, prompts, masks, whole=False)
-            sources = _write_rows(store, latents, name, sources, tables, mask_files)
+            sources, listed = _write_rows(store, latents, name, sources, tables, mask_files)
         if sources:
             extension, units = extensions(store) + 1, read_units(store)
+            per_row = images_per_row(sources, per_caption, listed)
             first, ordinal = len(units), units[-1].ordinal + 1 if units else 0
             further = [
                 replace(unit, unit=f"{first + i:08d}", ordinal=ordinal + unit.ordinal)
-                for i, unit in enumerate(cut(sources, batch_size, workers))
+                for i, unit in enumerate(cut(sources, batch_size, workers, per_row=per_row))
             ]
             write_units(store, further, extension)
 
@@ -183,8 +199,8 @@ def _write_rows(
     parts: Sequence[Source],
     tables: Iterator[tuple[Source, pa.Table]],
     mask_files: MaskFiles,
-) -> list[Source]:
-    """Write the planned rows of parts; the parts that have any, with the number of these.
+) -> tuple[list[Source], int]:
+    """Write the planned rows of parts; the parts that have any, with the number of these, and the prompts of tables.
 
     Of an added part, that it has none is written too, so that it is known not to be new.
     """
@@ -194,15 +210,16 @@ def _write_rows(
         write_rows(store, name, part, _with_mask_files(latents, part, rows, mask_files))
         return part[0], rows.num_rows, part[2], part[3]
 
-    sources = list[Source]()
+    sources, listed = list[Source](), 0
     with ThreadPoolExecutor(READERS) as pool:
         while some := list(islice(tables, READERS)):
             sources += pool.map(write, some)
+            listed += sum(count_listed(rows) for _, rows in some)
     taken = {path for path, _, _, _ in sources}
     for part in parts:
         if is_added(part) and part[0] not in taken:
             write_rows(store, name, part, ROWS.empty_table())
-    return sources
+    return sources, listed
 
 
 def _with_mask_files(latents: Store, part: Source, rows: pa.Table, mask_files: MaskFiles) -> pa.Table:

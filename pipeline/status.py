@@ -173,6 +173,8 @@ def heard(run: dict[str, Any]) -> str:
     if run["ended"]:
         return f"{run['run']} ended {ago:.0f} s ago: {run['ended']}"
     doing = f"{run['workers']} workers, {run['starting']} starting, {run['queued']} units wait"
+    if run.get("waits_for"):
+        doing += f", {run['waits_for']}"
     silent = "; its driver is silent: run the job again to go on" if ago > SILENT else ""
     return f"{run['run']} on {run['host']}: {doing}, {ago:.0f} s ago{silent}"
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from edict.samplers import SAMPLERS
 from pipeline.cluster import connected, machine_like
-from pipeline.job import inverted_with
+from pipeline.heartbeat import STORAGE, beat
+from pipeline.job import inverted, inverted_with
 from pipeline.latents import read_latents
 from pipeline.place import Place, place_of, told
 from pipeline.plan import Unit, cut, part_sources
@@ -19,8 +20,8 @@ from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.status import status
 from pipeline.store import DATA, Store, StoreError, read_table, unit_of
-from pipeline.work import Machine, Poison, Ready, Weights
-from pipeline.worker import Ahead, fitting, here, load_model
+from pipeline.work import Machine, Poison, Weights
+from pipeline.worker import Ahead, check_model, fitting, here, load_model
 from schemas.commit import Commit
 
 EXAMPLES = 20  # rows named of those that were inverted in one place and regenerated in another
@@ -48,13 +49,15 @@ class Regenerated:
     problem: str | None = None
 
 
-class VerifyWorker(Ready):
-    """A Ray actor's body: regenerates the rows of one unit after the other under their own captions."""
+class VerifyWorker:
+    """A worker of the pool: regenerates the rows of one unit after the other under their own captions."""
 
     def __init__(self, task: VerifyTask) -> None:
         assert task.weights is not None and task.machine is not None
         self.store = Store(task.store)
         self.model = load_model(task.weights, task.machine)
+        made = inverted(self.store)["fingerprint"]
+        check_model(self.model, made, made["batch_size"])
         self.here = here(task.machine.device)
         self.ahead = Ahead(lambda unit: read_latents(self.store, unit))
 
@@ -79,8 +82,8 @@ class VerifyWorker(Ready):
         return Regenerated(unit.count, inexact, (place_of(self.store.commit_of(unit.source)), self.here))
 
 
-class EditVerifyWorker(Ready):
-    """A Ray actor's body: reads the files of one unit of an edit after the other. It loads no model."""
+class EditVerifyWorker:
+    """A worker of the pool: reads the files of one unit of an edit after the other. It loads no model."""
 
     def __init__(self, task: VerifyTask) -> None:
         self.store = Store(task.store)
@@ -102,6 +105,7 @@ def check_edited(store: Store, commit: Commit) -> None:
     """
     rows, members = list[dict[str, Any]](), set[tuple[str, str, str]]()
     for file in commit.files:
+        beat(STORAGE)
         data, name = store.get(file.path), f"{store.location}: {file.path}"
         if sha256(data).hexdigest() != file.sha256:
             raise StoreError(f"{name} is not what was committed (its sha256 differs): it was damaged or replaced")
@@ -223,9 +227,10 @@ def _verify(
     """Each unit with its result, or with why there is none."""
     results = list[tuple[Unit, Regenerated | str]]()
     with connected(count, machine), Progress("verify", sum(unit.count for unit in units), "rows") as progress:
-        for outcome in Pool(units, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus).outcomes():
+        pool = Pool(units, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus)
+        for outcome in pool.outcomes():
             if outcome is None:
-                progress.advance(0)
+                progress.advance(0, pool.state()["waits_for"] or "")
             else:
                 results.append((outcome.unit, outcome.error or outcome.result))
                 progress.advance(outcome.unit.count)

@@ -1,9 +1,14 @@
 """What passes between the pool and its workers. Imports no model, so that whoever only drives starts fast."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import ray
+from ray import cloudpickle
+
+from pipeline.errors import JobError
+from pipeline.heartbeat import HEARTBEAT, WORK, Report
 
 
 @dataclass(frozen=True)
@@ -37,11 +42,19 @@ class Fault:
     message: str
 
 
+class ModelFault(JobError):
+    """The model fails on a blank image and an empty caption, and so it would on every sample; the message says where.
+
+    Every worker meets it in the same way.
+    """
+
+
 @dataclass(frozen=True)
 class Done:
     """The result of a unit: its images by result, and the seconds that the worker's model was at work.
 
-    `lost`: a retry of other rejects of the unit was committed first, so this one has to be tried again.
+    `lost`: a retry of other rejects of the unit was committed first, so this one has to be tried again. `model_errors`
+    counts, by class, the rejects for which the model, or what ended the worker, is the reason.
     """
 
     ok: int
@@ -49,6 +62,7 @@ class Done:
     filtered: int
     compute: float
     lost: bool = False
+    model_errors: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def images(self) -> int:
@@ -60,8 +74,56 @@ Poison = Mapping[int, Fault]
 
 
 class Ready:
-    """What every worker answers when its constructor is through."""
+    """An actor that answers when its constructor is through."""
 
     def ready(self) -> str:
         """The node it runs on."""
-        return str(ray.get_runtime_context().get_node_id())
+        return _node()
+
+
+class Host:
+    """The actor of a pool: it makes a worker, calls it, and answers for its heartbeat while the worker is busy.
+
+    `load` and `call` run in one thread, the only one of the actor's default concurrency group. So what a worker's
+    constructor sets for its thread, as torch.set_num_threads does for OpenMP, holds for all that it computes. Actors
+    with concurrency groups run their own constructor in another thread, which is why the worker is not made there.
+    """
+
+    def __init__(self, packed: bytes) -> None:
+        self._packed = packed
+
+    @staticmethod
+    def pack(worker: type, task: Any) -> bytes:
+        """Return a worker's class and its task as an argument of the constructor.
+
+        They are unpacked in `load`, because that imports the model's libraries, which takes long and may fail.
+        """
+        return bytes(cloudpickle.dumps((worker, task)))
+
+    def node(self) -> str:
+        """Return the node it runs on: the cluster had room for it."""
+        return _node()
+
+    def load(self) -> None:
+        """Make the worker."""
+        HEARTBEAT.own()
+        worker, task = cloudpickle.loads(self._packed)
+        self._worker = worker(task)
+        HEARTBEAT.idle()
+
+    def call(self, method: str, *arguments: Any) -> Any:
+        """Call a method of the worker."""
+        HEARTBEAT.beat(WORK)
+        try:
+            return getattr(self._worker, method)(*arguments)
+        finally:
+            HEARTBEAT.idle()
+
+    @ray.method(concurrency_group="heartbeat")
+    def heartbeat(self) -> Report:
+        """Return the worker's progress."""
+        return HEARTBEAT.report()
+
+
+def _node() -> str:
+    return str(ray.get_runtime_context().get_node_id())

@@ -5,12 +5,13 @@ import socket
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from transformers.utils import logging as transformers_logging
@@ -18,17 +19,27 @@ from transformers.utils import logging as transformers_logging
 from edict import EDICT
 from edict.checkpoint import locate, locate_lora, weights_digest
 from edict.compilation import reason
+from edict.models import Conditions, Model
 from pipeline.errors import JobError
+from pipeline.heartbeat import AUTOENCODER, HEARTBEAT, LOADING, NETWORK, TEXT, beat
+from pipeline.job import schedule_of
 from pipeline.place import Place, place
 from pipeline.plan import Unit
 from pipeline.processor import processor
 from pipeline.store import JobKey, Store, StoreError, attempt_name
-from pipeline.work import Done, Machine, Weights
+from pipeline.work import Done, Machine, ModelFault, Weights
 from schemas.commit import Commit, File, Seconds
 from schemas.rejects import Reject
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 VERSIONS = {name: version(name) for name in ("edict-pipeline", "torch", "diffusers", "transformers")}
+
+MODEL_STAGES = ("invert", "edit")  # of rejects for which the model, or what ended a worker, is the reason ...
+OF_THE_ROW = (
+    "WordNotFound",
+    "MaskError",
+    "BadMemberName",
+)  # ... except for these, which are found before the model is called
 
 Loaded = TypeVar("Loaded")
 
@@ -59,12 +70,22 @@ def fitting(batch_size: int) -> Iterator[None]:
             f"device that has more ({str(error).splitlines()[0]})"
         ) from error
     except Exception as error:
-        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        if not _of_compiler(error):
             raise
         raise NotCompiled(
             f"the network could not be compiled for a batch of {batch_size}: leave model.compile out, and invert into "
             f"another store ({reason(error)})"
         ) from error
+
+
+def _of_compiler(error: Exception) -> bool:
+    return type(error).__module__.startswith(("torch._dynamo", "torch._inductor"))
+
+
+def _of_device(error: Exception) -> bool:
+    """Tell whether a GPU, or its memory, is at fault: another worker may have a better one."""
+    named = any(library in str(error) for library in ("CUDA", "cuDNN", "CUBLAS"))
+    return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and named)
 
 
 def load_model(weights: Weights, machine: Machine) -> EDICT:
@@ -74,11 +95,13 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
     warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
     folder = locate(weights.path, weights.revision, weights.variant)
     lora = None if weights.lora is None else locate_lora(weights.lora, weights.lora_scale)
+    beat(LOADING)
     if (found := weights_digest(folder, weights.variant, lora)) != weights.digest:
         raise OtherWeights(
             f"{folder} on {socket.gethostname()} is not the model of this job (sha256 {found[:12]}, the job's "
             f"{weights.digest[:12]}): give every node the same files, or a hub id with a revision"
         )
+    beat(LOADING)
     if machine.device == "cpu":
         torch.set_num_threads(machine.threads)
     model = EDICT.from_pretrained(
@@ -92,7 +115,82 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
     )
     if 0 < machine.gpus < 1:  # the others have the rest
         torch.cuda.set_per_process_memory_fraction(machine.gpus)
+    _beating(model.model)
     return model
+
+
+def _beating(model: Model) -> None:
+    """Have a loaded model beat at each network call, each image of its autoencoder and each batch of captions.
+
+    The network is wrapped and has no hook, because a compiled one would compile the hook too.
+    """
+    predict = model.predict
+
+    def beating(latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
+        beat(NETWORK)
+        return predict(latents, timestep, conditions)
+
+    model.predict = beating  # type: ignore[method-assign]
+    for name in model.parts:
+        part = getattr(model, name)
+        if name == "vae":
+            for half in (part.encoder, part.decoder):
+                half.register_forward_pre_hook(lambda *_: beat(AUTOENCODER))
+        elif name.startswith("text_encoder") and part is not None:
+            part.register_forward_pre_hook(lambda *_: beat(TEXT))
+
+
+@torch.inference_mode()
+def check_model(model: EDICT, fingerprint: Mapping[str, Any], batch_size: int) -> None:
+    """Try each part of a job's model on a blank image and an empty caption, at the job's batch shape.
+
+    A fault of the model would otherwise become a reject of every sample. This also compiles a compiled network, which
+    takes minutes, before there is a unit to wait for it.
+
+    Raises:
+        ModelFault: a part raises an error, or gives another shape than it should, or NaN or infinity.
+        TooLarge, NotCompiled: see `fitting`.
+    """
+    inner, side = model.model, model.size
+    schedule = schedule_of(dict(fingerprint))
+    unguided = schedule.outside(fingerprint.get("guidance_interval"))
+    # one timestep with guidance and one without, because the network has another shape at each
+    timesteps = {timestep in unguided: timestep for timestep in schedule.timesteps[: schedule.asking]}.values()
+    with fitting(batch_size):
+        with _trying(model, "the autoencoder"):
+            latents = inner.encode(torch.zeros(1, 3, side, side, device=model.device), None)
+            _sound(latents, (1, *latents.shape[1:]))
+        with _trying(model, "the tokenizer or the text encoder"):
+            predict = model.predictor([""] * batch_size, fingerprint["guidance_scale"], unguided=unguided)
+        batch = latents.double().expand(batch_size, *latents.shape[1:])
+        for timestep in timesteps:
+            with _trying(model, f"the network ({inner.denoiser})"):
+                _sound(predict(batch, timestep), tuple(batch.shape))
+        with _trying(model, "the autoencoder"):
+            _sound(inner.decode(latents), (1, 3, side, side))
+
+
+@contextmanager
+def _trying(model: EDICT, part: str) -> Iterator[None]:
+    """Raises ModelFault where a part of the model fails; errors of the machine, and what `fitting` knows, pass."""
+    try:
+        yield
+    except Exception as error:
+        if _of_compiler(error) or _of_device(error):
+            raise
+        said = " ".join(str(error).split()) or "without a message"
+        raise ModelFault(
+            f"the model {model.model.folder} fails on a blank image and an empty caption, in {part}: "
+            f"{type(error).__name__}: {said}. Check that its files are complete and belong together"
+        ) from error
+
+
+def _sound(values: torch.Tensor, shape: tuple[int, ...]) -> None:
+    """Raises ValueError unless values have this shape and are finite."""
+    if tuple(values.shape) != shape:
+        raise ValueError(f"it gives {[*values.shape]}, expected {[*shape]}")
+    if not values.isfinite().all():
+        raise ValueError("it gives NaN or infinity; float16 overflows easily: use bfloat16 or float32")
 
 
 def here(device: str) -> Place:
@@ -112,6 +210,7 @@ class Ahead(Generic[Loaded]):
         """What was loaded of `unit`, waiting for it where need be; loading of `ahead` has begun on return."""
         current = self._loading.pop(unit.unit, None) or self._thread.submit(self._load, unit)
         self._loading = {ahead.unit: self._thread.submit(self._load, ahead)} if ahead else {}
+        HEARTBEAT.prefetching()
         return current.result()
 
 
@@ -184,4 +283,6 @@ class Attempt:
             commit = self.store.commit_at(self.unit.unit, self.unit.retry)
         self.store.publish(commit.files)
         lost = not won and commit.errors != self.unit.errors
-        return Done(commit.ok, commit.rejected, commit.filtered, self.seconds["compute"], lost)
+        by_model = [reject.error for reject in commit.rejects if reject.stage in MODEL_STAGES]
+        model_errors = Counter(error for error in by_model if error not in OF_THE_ROW)
+        return Done(commit.ok, commit.rejected, commit.filtered, self.seconds["compute"], lost, model_errors)

@@ -253,6 +253,16 @@ class EditWorkers(Workers):
     )
 
 
+class RejectsSpec(Spec):
+    """How many images a job may reject and still count as a success."""
+
+    max_share: Share | None = Field(
+        None,
+        description="The largest share of the images that may be rejected: above it, the exit status is 1. Images that "
+        "an edit leaves out are not counted. null: no limit.",
+    )
+
+
 class InvertSpec(Spec):
     """Invert every image of the input shards, once, to the pair of latents it regenerates from."""
 
@@ -269,6 +279,7 @@ class InvertSpec(Spec):
     sampler: SamplerSpec = Field(default_factory=SamplerSpec, description="The sampler.")
     image: ImageSpec = Field(default_factory=ImageSpec, description="The preprocessing of images.")
     workers: WorkerSpec = Field(default_factory=WorkerSpec, description="The workers.")
+    rejects: RejectsSpec = Field(default_factory=RejectsSpec, description="When rejects make the job a failure.")
 
     @field_validator("output")
     @classmethod
@@ -504,6 +515,7 @@ class EditSpec(Spec):
     edits: list[Edit] = Field(min_length=1, description="The edits; every row gets each one that changes its caption.")
     images: EditImages = Field(default_factory=EditImages, description="The format of the edited images.")
     workers: EditWorkers = Field(default_factory=EditWorkers, description="The workers.")
+    rejects: RejectsSpec = Field(default_factory=RejectsSpec, description="When rejects make the job a failure.")
     contact_sheet: int = Field(
         8,
         ge=0,

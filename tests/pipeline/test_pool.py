@@ -2,8 +2,10 @@
 
 import ctypes
 import os
+import re
 import signal
 import threading
+import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -11,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pipeline import pool
 from pipeline.errors import JobError
+from pipeline.heartbeat import NETWORK, STORAGE, beat
 from pipeline.plan import Unit
 from pipeline.pool import ATTEMPTS, Outcome, Pool, WorkersFailed
-from pipeline.work import Poison, Ready
+from pipeline.work import ModelFault, Poison
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -35,7 +39,7 @@ class Task:
     reading: bool = False
 
 
-class Plain(Ready):
+class Plain:
     """Names every sample that it is done with."""
 
     def __init__(self, task: Task) -> None:
@@ -69,6 +73,15 @@ class Plain(Ready):
             ctypes.string_at(0)
         elif what == "hang":
             threading.Event().wait()
+        elif what == "hang with the GIL":
+            ctypes.PyDLL(None).sleep(3600)
+        elif what == "hang in storage":
+            beat(STORAGE)
+            threading.Event().wait()
+        elif what == "slow":
+            for _ in range(25):
+                beat(NETWORK)
+                time.sleep(0.1)
         elif what == "raise":
             raise ZeroDivisionError("by a test")
         elif what == "refuse":
@@ -137,16 +150,49 @@ def test_a_sample_that_ends_its_reader_takes_no_other_unit_with_it(tmp_path: Pat
     assert events["sample named"] == 1
 
 
-def test_a_worker_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "AT_LEAST", 2.0)
-    outcomes, events = run(units(4), Task(str(tmp_path), {14: "hang"}))
-    assert done(outcomes) == [i for i in range(16) if i != 14]
-    assert events == {"attempt failed": ATTEMPTS - 1, "sample named": 1}
+@pytest.fixture
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Limits of seconds."""
+    for name, seconds in (("POLL", 0.2), ("AT_LEAST", 1.5), ("STORAGE_AT_LEAST", 1.5), ("UNMEASURED", 1.5)):
+        monkeypatch.setattr(pool, name, seconds)
 
 
-def test_workers_that_all_hang_at_once_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "UNMEASURED", 2.0)
-    monkeypatch.setattr(pool, "AT_LEAST", 2.0)
+@pytest.mark.usefixtures("short")
+def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
+    """With the GIL or without. Storage that hangs is no sample's fault."""
+    outcomes, events = run(
+        units(4, count=2), Task(str(tmp_path), {1: "hang", 3: "hang with the GIL", 5: "hang in storage"}), count=3
+    )
+    assert done(outcomes) == [0, 2, 6, 7]
+    error = outcomes["00000002"].error
+    assert error is not None
+    assert re.fullmatch(r"WorkerHung: no progress for \d+ s in reading or writing storage", error)
+    assert events == {"attempt failed": 2 * (ATTEMPTS - 1) + ATTEMPTS, "sample named": 2}
+
+
+@pytest.mark.usefixtures("short")
+def test_slow_work_that_beats_is_no_hang(tmp_path: Path) -> None:
+    """Units that take many times the limit, after units that took no time at all."""
+    outcomes, events = run(units(6, count=2), Task(str(tmp_path), {8: "slow", 9: "slow", 10: "slow"}))
+    assert done(outcomes) == list(range(12))
+    assert events == {}
+
+
+@pytest.mark.usefixtures("short")
+def test_a_driver_that_was_stopped_takes_nobody_for_hung(tmp_path: Path) -> None:
+    """Whoever takes the outcomes may take their time: a disk that stalls, a laptop that sleeps."""
+    pool = Pool(units(3, count=1), Worker, Task(str(tmp_path), {1: "slow", 2: "slow"}), count=2, cpus=1, gpus=0)
+    told = list[Outcome]()
+    for outcome in pool.outcomes():
+        if outcome is not None:
+            time.sleep(2.0)
+            told.append(outcome)
+    assert sorted(sample for outcome in told for sample in outcome.result) == [0, 1, 2]
+    assert {outcome.error for outcome in told} == {None}
+
+
+@pytest.mark.usefixtures("short")
+def test_workers_that_all_hang_at_once_are_ended(tmp_path: Path) -> None:
     outcomes, _ = run(units(2), Task(str(tmp_path), {0: "hang", 7: "hang"}, once=True))
     assert done(outcomes) == list(range(8))
 
@@ -178,6 +224,53 @@ def test_a_hopeless_run_ends_with_the_reason(tmp_path: Path, monkeypatch: pytest
 class Broken(Worker):
     def __init__(self, task: Task) -> None:
         raise OSError("no such model")
+
+
+class Stuck(Worker):
+    def __init__(self, task: Task) -> None:
+        threading.Event().wait()
+
+
+def test_a_constructor_that_hangs_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("POLL", 0.2), ("LOADING_LIMIT", 0.5), ("STARTS", 2)):
+        monkeypatch.setattr(pool, name, seconds)
+    with pytest.raises(
+        WorkersFailed, match=r"2 workers in a row could not start: WorkerHung: no progress for \d+ s in "
+    ):
+        run(units(8), Task(str(tmp_path)), worker=Stuck)
+
+
+class WrongModel(Worker):
+    def __init__(self, task: Task) -> None:
+        Path(task.folder, f"{os.getpid()}").touch()
+        raise ModelFault("the tokenizer is missing")
+
+
+def test_a_fault_of_the_model_ends_the_run_at_once(tmp_path: Path) -> None:
+    """A worker would meet it again, so that it is not tried again."""
+    with pytest.raises(WorkersFailed, match=r"^the tokenizer is missing$") as caught:
+        run(units(8), Task(str(tmp_path)), worker=WrongModel, count=1)
+    assert not caught.value.ran
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+class Threads(Worker):
+    """Says in which threads it was made and is called, and in how many threads torch computes there."""
+
+    def __init__(self, task: Task) -> None:
+        torch.set_num_threads(1)
+        self.made = threading.get_native_id()
+
+    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Any:
+        return self.made, threading.get_native_id(), torch.get_num_threads()
+
+
+def test_a_worker_computes_in_the_thread_that_made_it(tmp_path: Path) -> None:
+    """OpenMP's number of threads belongs to a thread, and a prediction's last bits depend on it."""
+    outcomes, _ = run(units(3), Task(str(tmp_path)), worker=Threads, count=1)
+    threads = {outcome.result for outcome in outcomes.values()}
+    ((made, called, count),) = threads
+    assert (made, count) == (called, 1)
 
 
 def test_a_constructor_that_fails_ends_the_run(tmp_path: Path) -> None:

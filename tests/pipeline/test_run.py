@@ -16,23 +16,29 @@ import polars
 import pyarrow.parquet as pq
 import pytest
 import webdataset
+from diffusers import UNet2DConditionModel
 from PIL import Image
+from transformers import CLIPTextConfig, CLIPTextModel
+from typer.testing import CliRunner
 
-from edict.checkpoint import locate, weights_digest
+from edict.checkpoint import DEFAULT, ModelError, locate, weights_digest
+from jobs.cli import app
 from jobs.run import run_retry, run_spec
 from pipeline import run
 from pipeline.edit import EditError
 from pipeline.invert import InvertWorker, Picture
 from pipeline.job import JobChanged
 from pipeline.plan import PlanError, Unit
-from pipeline.run import RetryError, shown_rows
+from pipeline.pool import WorkersFailed
+from pipeline.run import ModelFails, RetryError, shown_rows
 from pipeline.shards import Sample
 from pipeline.status import status
 from pipeline.store import Store, StoreError
 from pipeline.verify import run_verify
 from pipeline.work import Machine, Weights
-from pipeline.worker import OtherWeights, load_model
+from pipeline.worker import Ahead, OtherWeights, load_model
 from schemas.latents import NOISE
+from schemas.rejects import Reject
 from schemas.specs import EditSpec, InvertSpec
 
 Members = list[tuple[str, bytes]]
@@ -378,6 +384,92 @@ def test_a_mended_shard_is_retried_and_its_images_are_found_again(
     shown = [row for path in (tmp_path / "edits" / "pictures").iterdir() for row in pq.read_table(path).to_pylist()]
     assert len(shown) == 8
     assert all(row["source"] for row in shown)
+
+
+def without_tokenizer(model: Path) -> None:
+    shutil.rmtree(model / "tokenizer")
+
+
+def for_inpainting(model: Path) -> None:
+    config = json.loads((model / "unet" / "config.json").read_text())
+    UNet2DConditionModel.from_config(config | {"in_channels": 9}).save_pretrained(model / "unet")
+
+
+def of_other_width(model: Path) -> None:
+    config = json.loads((model / "text_encoder" / "config.json").read_text())
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "projection_dim": 32}
+    CLIPTextModel(CLIPTextConfig(**config | shape)).save_pretrained(model / "text_encoder")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "part"),
+    [
+        (without_tokenizer, "tokenizer"),
+        (for_inpainting, r"the network \(unet\)"),
+        (of_other_width, r"the network \(unet\)"),
+    ],
+)
+def test_a_model_that_cannot_work_is_no_images_fault(
+    break_it: Callable[[Path], None], part: str, tmp_path: Path, samples: list[Sample], shard_of: ShardOf
+) -> None:
+    shutil.copytree(DEFAULT, tmp_path / "model")
+    break_it(tmp_path / "model")
+    shard = shard_of(tmp_path / "a.tar", members_of(samples[0]))
+    spec = invert_spec(shard, tmp_path / "latents", model={"path": str(tmp_path / "model")})
+    with pytest.raises((WorkersFailed, ModelError), match=part) as caught:
+        run_spec(spec)
+    assert "\n" not in str(caught.value)
+    assert not getattr(caught.value, "ran", False)  # the exit status is 2
+    assert not (tmp_path / "latents" / "commits").exists()
+
+
+class Rejecting(InvertWorker):
+    """A worker whose model overflows at every image."""
+
+    def __init__(self, task: Any) -> None:
+        self.task, self.store, self.ahead = task, Store(task.spec.output), Ahead(self._load)
+
+    def _load(self, unit: Unit, poison: Any = None) -> list[Any]:
+        return [Reject(unit.source, unit.first + i, "", "invert", "LatticeOverflow", "no") for i in range(unit.count)]
+
+
+def test_a_run_whose_first_units_yield_one_error_and_nothing_else_ends(
+    latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = invert_spec(
+        [str(latents.parent / "{0..1}.tar")], tmp_path / "latents", workers={"count": 2, "batch_size": 4}
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "InvertWorker", Rejecting)
+        with pytest.raises(
+            ModelFails, match=r"the first 3 units have no row.*with LatticeOverflow.*edict retry"
+        ) as caught:
+            run_spec(spec)
+    assert caught.value.ran  # the exit status is 1
+    found = status(Store(spec.output))
+    assert found.committed < found.units == 6
+
+
+def test_a_job_without_a_row_or_with_too_many_rejects_is_no_success(
+    tmp_path: Path, samples: list[Sample], shard_of: ShardOf
+) -> None:
+    bad = [("bad.png", b"no image"), ("bad.txt", b"a caption")]
+    good = members_of(samples[0])
+    for name, members in (("none", bad), ("half", bad + good)):
+        spec = invert_spec(shard_of(tmp_path / f"{name}.tar", members), tmp_path / name, sampler={"steps": 1})
+        (tmp_path / f"{name}.json").write_text(spec.model_dump_json(exclude_unset=True))
+
+    def said(name: str, *more: str) -> tuple[int, str]:
+        result = CliRunner().invoke(app, ["run", str(tmp_path / f"{name}.json"), *more])
+        return result.exit_code, result.stdout
+
+    code, text = said("none")
+    assert (code, "failed: there is no row: 1 of 1 images were rejected" in text) == (1, True)
+    assert said("half")[0] == 0
+    code, text = said("half", "-s", "rejects.max_share=0.4")
+    assert code == 1
+    assert "failed: 1 of 2 images were rejected (50.0%), and rejects.max_share allows 40.0%" in text
+    assert said("half", "-s", "rejects.max_share=0.5")[0] == 0
 
 
 def test_only_the_files_of_attempts_that_lost_are_removed(latents: Path, tmp_path: Path) -> None:
