@@ -26,6 +26,7 @@ from pipeline.masks import MaskError, mask_of_file, mask_of_runs, to_latents
 from pipeline.parts import to_parquet
 from pipeline.plan import Unit, find_entries, read_rows, read_units
 from pipeline.shards import Sample, read_samples, write_shard
+from pipeline.sheet import edits_shown
 from pipeline.store import READERS, JobKey, Store
 from pipeline.work import Done, Fault, Machine, Poison, Ready, Weights
 from pipeline.worker import Ahead, Attempt, fitting, load_model
@@ -192,7 +193,8 @@ class EditWorker(Ready):
             attempt.write(f"parts/{attempt.name}.parquet", part, len(rows))
         if pictures := self._pictures(latents, made, zip(shown, drawn[len(edits) :], strict=True)):
             table = pa.Table.from_pylist(pictures, schema=PICTURES)
-            attempt.write(f"pictures/{attempt.name}.parquet", to_parquet(table))
+            # a group for each row, so that a reader holds one
+            attempt.write(f"pictures/{attempt.name}.parquet", to_parquet(table, row_group_size=1))
         count = len(edits) if unit.retry else unit.count * self.task.variants_per_row
         filtered = count - len(edits)
         device = self.task.machine.device
@@ -382,7 +384,10 @@ class EditWorker(Ready):
     ) -> list[dict[str, Any]]:
         """The unit's share of the contact sheet: rows of schemas.pictures."""
         edits = defaultdict[int, list[dict[str, Any]]](list)
+        made_of, most = Counter(edit.row for edit, _ in made), edits_shown(self.task.spec.contact_sheet)
         for edit, drawn in made:
+            if len(edits[edit.row]) == most:
+                continue
             edits[edit.row].append(
                 {
                     "edit": edit.name,
@@ -406,6 +411,7 @@ class EditWorker(Ready):
                         "source": self._source(row),
                         "reconstruction": result.file,
                         "edits": edits[change.row],
+                        "edits_left_out": made_of[change.row] - len(edits[change.row]),
                     }
                 )
         return pictures
