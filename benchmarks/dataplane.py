@@ -127,6 +127,7 @@ def stages(
     unit = write()
     work: dict[str, Stage] = {
         "index": (len(samples), partial(index_shard, index.url)),
+        "index, with digests": (len(samples), partial(index_shard, index.url, digests=True)),
         "read": (len(samples), partial(read, index)),
         "decode, crop, resize": (len(samples), lambda: [prepare(sample.image, side, "center") for sample in samples]),
         "write rows": (len(rows), write),

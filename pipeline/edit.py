@@ -37,6 +37,7 @@ from pipeline.masks import (
 from pipeline.parts import to_parquet
 from pipeline.plan import Unit, find_entries, read_units
 from pipeline.shards import BadMemberName, Sample, check_member, read_samples, write_shard
+from pipeline.sheet import edits_shown
 from pipeline.store import READERS, JobKey, Store
 from pipeline.work import Done, Fault, Machine, Poison, Weights
 from pipeline.worker import Ahead, Attempt, check_model, fitting, load_model
@@ -242,7 +243,8 @@ class EditWorker:
             yield f"shards/{tar}", write_shard(samples), 0
             yield f"parts/{name}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=EDITS)), len(rows)
         if pictures := self._pictures(latents, made, reconstructions):
-            yield f"pictures/{name}.parquet", to_parquet(pa.Table.from_pylist(pictures, schema=PICTURES)), 0
+            table = pa.Table.from_pylist(pictures, schema=PICTURES)
+            yield f"pictures/{name}.parquet", to_parquet(table, row_group_size=1), 0  # so that a reader holds one row
 
     def _load(self, unit: Unit) -> Loaded:
         beat(STORAGE)
@@ -445,7 +447,10 @@ class EditWorker:
     ) -> list[dict[str, Any]]:
         """The unit's share of the contact sheet: rows of schemas.pictures."""
         edits = defaultdict[int, list[dict[str, Any]]](list)
+        made_of, most = Counter(edit.row for edit, _ in made), edits_shown(self.task.spec.contact_sheet)
         for edit, drawn in made:
+            if len(edits[edit.row]) == most:
+                continue
             edits[edit.row].append(
                 {
                     "edit": edit.name,
@@ -469,6 +474,7 @@ class EditWorker:
                         "source": self._source(row),
                         "reconstruction": result.file,
                         "edits": edits[change.row],
+                        "edits_left_out": made_of[change.row] - len(edits[change.row]),
                     }
                 )
         return pictures

@@ -77,14 +77,14 @@ def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa
     return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
 
 
-def to_parquet(table: pa.Table, encoding: str = "BYTE_STREAM_SPLIT") -> bytes:
-    """A Parquet file's bytes: zstd, page checksums, groups of ROW_GROUP rows; `encoding` is that of x and y."""
+def to_parquet(table: pa.Table, encoding: str = "BYTE_STREAM_SPLIT", row_group_size: int = ROW_GROUP) -> bytes:
+    """A Parquet file's bytes: zstd, page checksums, groups of so many rows; `encoding` is that of x and y."""
     buffer = io.BytesIO()
     states = {f"{name}.list.element.list.element.list.element": encoding for name in ("x", "y")}
     pq.write_table(
         table,
         buffer,
-        row_group_size=ROW_GROUP,
+        row_group_size=row_group_size,
         compression="zstd",
         compression_level=1,
         use_dictionary=["shard"],

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import SequenceMatcher
@@ -24,7 +24,7 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from pipeline.images import FORMATS
-from pipeline.sheet import CELL, read_pictures
+from pipeline.sheet import CELL, SHOWN, read_pictures
 from pipeline.status import status
 from pipeline.storage import Reader
 from pipeline.store import READERS, Store, StoreError
@@ -34,7 +34,7 @@ from schemas.rejects import Reject
 EXAMPLES = 20  # rejects shown of a class
 SAMPLED = 100  # parts read for the histograms, at most
 BINS = 32
-EMBEDDED, EMBEDDED_BYTES = 1000, 48 * 2**20  # edited pictures in the page, and their bytes, at most
+EMBEDDED_BYTES = 48 * 2**20  # of images in the page, at most
 LONGEST = 1000  # characters shown of a caption, a prompt, a key: to mark and to search longer ones takes minutes
 
 TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_name(f"report.{kind}") for kind in ("html", "css", "js"))
@@ -83,14 +83,23 @@ class Told:
     parts: list[str] = field(default_factory=list)
 
 
+@dataclass
+class Shown:
+    """The rows that the page shows with their images, and counts of all rows, of exact ones, and of edits left out."""
+
+    embedded: list[dict[str, Any]] = field(default_factory=list)
+    rows: int = 0
+    exact: int = 0
+    left_out: int = 0
+
+
 def report(store: Store) -> str:
     """The HTML report of an inversion or an edit, complete or not, from the store alone.
 
     Raises StoreError and StorageError where there is no store, or a file that its commits name is absent or damaged.
     """
     job, found, told = store.job(), status(store), _told(store)
-    shown = read_pictures(store)
-    embedded, left_out = bounded(shown)
+    shown = bounded(read_pictures(store))
     style, script = (Markup(path.read_text(encoding="utf-8")) for path in (STYLE, SCRIPT))
     # finalize sees every text that is written, so that no field can be forgotten
     environment = Environment(autoescape=True, undefined=StrictUndefined, finalize=public, trim_blocks=True)
@@ -112,35 +121,42 @@ def report(store: Store) -> str:
         versions={name: ", ".join(sorted(told.versions[name])) for name in sorted(told.versions)},
         rejects=[(error, count, told.rejects[error]) for error, count in found.rejects.items()],
         distributions=_distributions(store, told.parts) if job["kind"] == "invert" else None,
-        pictures=[_pictured(row) for row in embedded],
-        edits=list(dict.fromkeys(edit["edit"] for row in embedded for edit in row["edits"])),
-        left_out=left_out,
-        exact=sum(row["exact"] for row in shown),
-        rows=len(shown),
+        pictures=[_pictured(row) for row in shown.embedded],
+        edits=list(dict.fromkeys(edit["edit"] for row in shown.embedded for edit in row["edits"])),
+        left_out=shown.left_out,
+        exact=shown.exact,
+        rows=shown.rows,
         style=style,
         script=script,
         policy=Markup(_policy(style, script)),
     )
 
 
-def bounded(rows: Sequence[dict[str, Any]]) -> tuple[list[dict[str, Any]], int]:
-    """As many rows, in order, as keep the page to EMBEDDED edited pictures and to about EMBEDDED_BYTES of them all;
-    and how many edited pictures are left out, which may be some of the last row's.
+def bounded(rows: Iterable[dict[str, Any]]) -> Shown:
+    """Keep as many rows, in order, as keep the page to SHOWN edited images and to about EMBEDDED_BYTES of them all.
+
+    The edits of the last row that is kept may be some of them only.
     """
-    kept, count, size = list[dict[str, Any]](), 0, 0
+    shown = Shown()
+    count, size, full = 0, 0, False
     for row in rows:
+        shown.rows += 1
+        shown.exact += row["exact"]
+        shown.left_out += len(row["edits"]) + row["edits_left_out"]
+        if full:
+            continue
         size += len(row["source"] or b"") + len(row["reconstruction"])
         edits = []
         for edit in row["edits"]:
             size += len(edit["image"])
-            if count == EMBEDDED or size > EMBEDDED_BYTES:
+            if full := count == SHOWN or size > EMBEDDED_BYTES:
                 break
             edits.append(edit)
             count += 1
-        if row["edits"] and not edits:
-            break
-        kept.append({**row, "edits": edits})
-    return kept, sum(len(row["edits"]) for row in rows) - count
+        if edits or not full:
+            shown.embedded.append({**row, "edits": edits})
+            shown.left_out -= len(edits)
+    return shown
 
 
 def _policy(style: str, script: str) -> str:

@@ -1,6 +1,7 @@
 """Running a job: open its store, plan, work, finish; the same for an inversion and an edit."""
 
 import dataclasses
+import io
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +15,6 @@ from edict.models import describe
 from pipeline.cluster import connected, machine_for, machine_like
 from pipeline.edit import EditError, Edits, EditTask, EditWorker, executed_steps
 from pipeline.errors import JobError
-from pipeline.images import encode
 from pipeline.invert import InvertTask, InvertWorker
 from pipeline.job import (
     check_job,
@@ -197,13 +197,18 @@ def shown_rows(units: Sequence[Unit], count: int) -> dict[str, int]:
 
 
 def write_report(store: Store) -> list[str]:
-    """Write report.html, and the contact sheets of what the store has to show; the names written."""
-    store.put("report.html", report(store).encode())
-    written = ["report.html"]
+    """Write the contact sheets of the rows that the store shows, then report.html; the names written.
+
+    report.html is the last, so that where it is, the sheets are.
+    """
+    written = []
     for name, sheet in contact_sheets(store):
-        store.put(name, encode(sheet, "png"))
+        buffer = io.BytesIO()
+        sheet.save(buffer, "png")
+        store.put(name, buffer.getvalue())
         written.append(name)
-    return written
+    store.put("report.html", report(store).encode())
+    return [*written, "report.html"]
 
 
 def _open(
@@ -333,6 +338,7 @@ def _process(
     """Run units on workers; the units of a retry that another retry of other errors has overtaken."""
     if retry and isinstance(task, InvertTask):
         index_again(store, pending)
+    store.delete("report.html")  # it would describe the store as it was; _finish writes it where it is absent
     lost: list[Unit] = []
     kind, machine = task.spec.kind, task.machine
     total, rejected = sum(len(unit.only) or unit.count * per_row for unit in pending), 0
@@ -381,5 +387,6 @@ def _finish(store: Store, failures: list[str], key: JobKey) -> Ran:
     store.check_key(key)
     store.sweep()
     found = status(store)
-    write_report(store)
+    if not store.has("report.html"):
+        write_report(store)
     return Ran(found, failures)

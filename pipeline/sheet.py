@@ -1,21 +1,30 @@
-"""The contact sheet: an edit job's shown rows as one picture, source, reconstruction and edits side by side."""
+"""The contact sheet: an edit job's shown rows as one image, source, reconstruction and edits side by side.
+
+Its size and the memory that it takes do not grow with the number of edits: a job shows at most SHOWN edited images.
+"""
 
 import io
 import unicodedata
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 from PIL.Image import Resampling
 
 from pipeline.images import FORMATS
-from pipeline.store import Store
+from pipeline.store import Store, StoreError
 
 CELL = 192  # pixels of a cell's picture, at most
 GAP, BETWEEN, MARGIN = 16, 28, 32  # between columns, between rows, around all
 LEADING = 18
 LINES = 3  # of a caption
+SHOWN = 1000  # edited images that a job shows, at most: on its sheets, and in its report
+ROWS = 64  # of a sheet, at most: the most that a spec asks for
+EDITS = 8  # edits of a row on the first sheet, at most
 SHEETS = 32  # edits that have a sheet of their own, at most
 PAPER, INK, PALE, FRAME = "#ffffff", "#1f2328", "#6e7781", "#d8dee4"
 
@@ -29,41 +38,84 @@ class Cell:
     caption: str
 
 
-def read_pictures(store: Store) -> list[dict[str, Any]]:
-    """The rows of schemas.pictures that the store's commits name, in the units' order."""
-    return [
-        row
-        for commit in store.commits()
-        for file in commit.files
-        if file.path.startswith("pictures/")
-        for row in store.get_table(file.path).to_pylist()
-    ]
+@dataclass(frozen=True)
+class _Row:
+    """The cells of a row, of which some edits are on the first sheet, and the number of edits that are not on it."""
+
+    source: Cell
+    reconstruction: Cell
+    edits: list[Cell]
+    left_out: int
+
+
+def edits_shown(rows: int) -> int:
+    """How many edits of a row are shown, where `rows` are, so that they are SHOWN at most in all."""
+    return max(1, SHOWN // max(1, rows))
+
+
+def read_pictures(store: Store) -> Iterator[dict[str, Any]]:
+    """Read the rows of schemas.pictures that the store's commits name, in the units' order, one at a time.
+
+    Of a store from an earlier version, which left no edits out, rows are cut as they would be today.
+    """
+    most = edits_shown(store.job()["spec"].get("contact_sheet", 1))
+    for commit in store.commits():
+        for file in commit.files:
+            if file.path.startswith("pictures/"):
+                for row in _rows(store, file.path):
+                    left_out = (row.get("edits_left_out") or 0) + max(0, len(row["edits"]) - most)
+                    yield {**row, "edits": row["edits"][:most], "edits_left_out": left_out}
+
+
+def _rows(store: Store, path: str) -> Iterator[dict[str, Any]]:
+    """The rows of a Parquet file, of which one row group is in memory. Raises StoreError where it is damaged."""
+    reader = store.open(path)
+    try:
+        # without threads, since a Reader has one position
+        file = pq.ParquetFile(pa.PythonFile(reader, mode="r"), page_checksum_verification=True, pre_buffer=False)
+        for group in range(file.num_row_groups):
+            yield from file.read_row_group(group, use_threads=False).to_pylist()
+    except (pa.ArrowException, OSError) as error:
+        raise StoreError(f"{store.location}: {path} is damaged ({error})") from error
 
 
 def contact_sheets(store: Store) -> Iterator[tuple[str, Image.Image]]:
-    """The names and the pictures of an edit job's contact sheets: one of all its edits, and where there are several,
-    one of each, for the first SHEETS. There are none where no row is shown.
+    """The names and the images of an edit job's contact sheets: one of the first EDITS edits of each row, and where
+    there are several edits, one of each, for the first SHEETS. There are none where no row is shown.
 
     A row is its source, its reconstruction under its own caption, and its edits, of which each row has its own number.
     Text is set in Pillow's own font, which has Latin letters only: others show as boxes. Pillow takes one font for a
     text, and no font has all scripts; report.html has the browser's, and shows them.
     """
-    rows = read_pictures(store)
+    names: dict[str, None] = {}
+    rows: list[_Row] = []
+    for row in islice(read_pictures(store), ROWS):
+        edits = []
+        for i, edit in enumerate(row["edits"]):
+            if len(names) < SHEETS:
+                names[edit["edit"]] = None
+            if i < EDITS or edit["edit"] in names:
+                edits.append(Cell(edit["edit"], _picture(edit["image"]), edit["prompt"]))
+        source = Cell("source", None if row["source"] is None else _picture(row["source"]), row["caption"])
+        exact = "exact" if row["exact"] else "close"
+        reconstruction = Cell(f"reconstruction ({exact})", _picture(row["reconstruction"]), "")
+        left_out = max(0, len(row["edits"]) - EDITS) + row["edits_left_out"]
+        rows.append(_Row(source, reconstruction, edits, left_out))
     if not rows:
         return
-    yield "contact_sheet.png", _draw([_cells(row) for row in rows])
-    edits = list(dict.fromkeys(edit["edit"] for row in rows for edit in row["edits"]))
-    for name in edits[:SHEETS] if len(edits) > 1 else ():
-        alone = [{**row, "edits": [edit for edit in row["edits"] if edit["edit"] == name]} for row in rows]
-        yield f"contact_sheet-{name}.png", _draw([_cells(row) for row in alone if row["edits"]])
+    yield "contact_sheet.png", _draw([_first_cells(row) for row in rows])
+    for name in names if len(names) > 1 else ():
+        alone = [(row, [cell for cell in row.edits if cell.head == name]) for row in rows]
+        yield (
+            f"contact_sheet-{name}.png",
+            _draw([[row.source, row.reconstruction, *cells] for row, cells in alone if cells]),
+        )
 
 
-def _cells(row: dict[str, Any]) -> list[Cell]:
-    return [
-        Cell("source", None if row["source"] is None else _picture(row["source"]), row["caption"]),
-        Cell(f"reconstruction ({'exact' if row['exact'] else 'close'})", _picture(row["reconstruction"]), ""),
-        *(Cell(edit["edit"], _picture(edit["image"]), edit["prompt"]) for edit in row["edits"]),
-    ]
+def _first_cells(row: _Row) -> list[Cell]:
+    """The cells of a row on the first sheet; it says under the reconstruction how many edits it leaves out."""
+    note = f"and {row.left_out:,} more edits" if row.left_out else ""
+    return [row.source, replace(row.reconstruction, caption=note), *row.edits[:EDITS]]
 
 
 def _picture(data: bytes) -> Image.Image:

@@ -15,7 +15,7 @@ from pipeline.heartbeat import STORAGE, beat
 from pipeline.job import inverted, inverted_with
 from pipeline.latents import read_latents
 from pipeline.place import Place, place_of, told
-from pipeline.plan import Unit, cut, part_sources
+from pipeline.plan import Source, Unit, cut, part_sources
 from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.status import status
@@ -172,7 +172,13 @@ def run_verify(
             )
         machine = machine_like(Machine(**job["machine"]), gpus, "regenerated")
         worker, task = VerifyWorker, VerifyTask(location, weights, machine)
-        parts = [source for commit in sound for source in part_sources(store, commit)]
+        parts = list[Source]()
+        for commit in sound:
+            try:
+                parts += part_sources(store, commit)
+            except StoreError as error:
+                problems.append(str(error))
+                damaged.add(commit.unit)
         units = _spread(cut(parts, job["fingerprint"]["batch_size"], count), rows, whole=False)
     results = _verify(units, worker, task, count, machine) if units else []
     tried = exact = 0

@@ -26,11 +26,13 @@ PICTURES = pa.schema(
             ),
             nullable=False,
         ),
+        pa.field("edits_left_out", pa.int32()),
     ]
 )
 """`source` is PNG, the others are as the job writes its pictures, all at the model's size.
 
 `source` is null where its shard is no longer what was inverted. `exact` says that the row's pair, regenerated under
 its own caption, came to the very integers it was inverted from. The figures of an edit are those of schemas.edits;
-stores written before they were kept lack them.
+stores written before they were kept lack them. `edits_left_out` counts the edits of the row that are not in `edits`, to
+bound the file; earlier versions, which lack it, left none out.
 """

@@ -117,7 +117,7 @@ DRIVER: Mapping[str, Callable[[], Any]] = {
     "before the ledger is written": lambda: before(Store, "put_table", "ledger/"),
     "when the last unit is done": lambda: before(pipeline.run, "_finish"),
     "while the losers' files are removed": lambda: after(Store, "delete"),
-    "between the report's files": lambda: after(Store, "put", "report.html"),
+    "before the report is written": lambda: before(Store, "put", "report.html"),
 }
 
 

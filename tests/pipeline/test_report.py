@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.parts import to_parquet
 from pipeline.plan import Unit, write_units
-from pipeline.report import BINS, EXAMPLES, LONGEST, SAMPLED, bounded, marked, report
+from pipeline.report import BINS, EXAMPLES, LONGEST, SAMPLED, Shown, bounded, marked, report
 from pipeline.store import Store, StoreError
 from schemas.commit import Commit, File, Seconds
 from schemas.latents import latents_schema
@@ -363,16 +363,31 @@ def test_pictures_of_an_older_store_are_shown(tmp_path: Path) -> None:
 
 
 def test_only_so_many_pictures_are_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = [{"source": b"s" * 10, "reconstruction": b"r" * 10, "edits": [{"image": b"e" * 10}] * 3}] * 4
-    assert bounded(rows) == (rows, 0)
+    row = {"source": b"s" * 10, "reconstruction": b"r" * 10, "edits": [{"image": b"e" * 10}] * 3}
+    rows = [{**row, "exact": i < 3, "edits_left_out": 0} for i in range(4)]
+    assert bounded(iter(rows)) == Shown(rows, 4, 3, 0)
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.report.EMBEDDED", 7)
-        kept, left_out = bounded(rows)
-        assert ([len(row["edits"]) for row in kept], left_out) == ([3, 3, 1], 5)
+        patched.setattr("pipeline.report.SHOWN", 7)
+        found = bounded(iter(rows))
+        assert ([len(row["edits"]) for row in found.embedded], found.left_out) == ([3, 3, 1], 5)
+        assert (found.rows, found.exact) == (4, 3)
     with monkeypatch.context() as patched:
         patched.setattr("pipeline.report.EMBEDDED_BYTES", 50 + 30)
-        kept, left_out = bounded(rows)
-        assert ([len(row["edits"]) for row in kept], left_out) == ([3, 1], 8)
+        found = bounded(iter(rows))
+        assert ([len(row["edits"]) for row in found.embedded], found.left_out) == ([3, 1], 8)
+    assert bounded([{**row, "edits_left_out": 40} for row in rows]).left_out == 160
+
+
+def test_edits_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    """A row has 1,000 / 8 edits at most; a store of an earlier version has all of them."""
+    for folder, edits, more in (("new", 2, 998), ("old", 1000, None)):
+        store = edit_store(tmp_path / folder, 1)
+        row = shown("a dog", *["a cat"] * edits) | {"edits_left_out": more}
+        commit(store, "00000000", 1, files=(pictures(store, [row]),))
+        page = Page(report(store))
+        kept = min(edits, 125)
+        assert len(page.of("mark")) == kept
+        assert f"{1000 - kept} more pictures are not shown here" in page.flat
 
 
 def test_credentials_are_shown_nowhere(tmp_path: Path) -> None:

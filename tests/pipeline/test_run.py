@@ -173,10 +173,10 @@ def test_the_store_opens_everywhere_and_scale_gives_the_floats(latents: Path) ->
 
 
 def test_a_second_run_does_nothing_and_another_job_is_refused(latents: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in (latents / "commits").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in [*(latents / "commits").iterdir(), latents / "report.html"]}
     shards = str(latents.parent / "{0..1}.tar")
     assert run_spec(invert_spec([shards], latents)).status.complete
-    assert {path: path.stat().st_mtime_ns for path in (latents / "commits").iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in before} == before
     with pytest.raises(JobChanged, match=r"steps: 3 in the store, 4 in the spec"):
         run_spec(invert_spec([shards], latents, sampler={"steps": 4}))
 
@@ -187,8 +187,10 @@ def test_what_is_missing_is_finished_and_equal(latents: Path, tmp_path: Path) ->
     shutil.copytree(latents, store)
     shards = str(latents.parent / "{0..1}.tar")
     (store / "commits" / "00000001.json").unlink()
+    (store / "report.html").write_text("the report of another time")
     assert not status(Store(str(store))).complete
     assert run_spec(invert_spec([shards], store)).status.complete
+    assert "complete" in (store / "report.html").read_text()
     assert rows(store) == rows(latents)
     assert len(list((store / "parts").iterdir())) == 6
 

@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageFont
 
+from pipeline import sheet
 from pipeline.parts import to_parquet
-from pipeline.sheet import BETWEEN, CELL, GAP, LEADING, LINES, MARGIN, SHEETS, _wrapped, contact_sheets, read_pictures
+from pipeline.sheet import (
+    BETWEEN,
+    CELL,
+    EDITS,
+    GAP,
+    LEADING,
+    LINES,
+    MARGIN,
+    SHEETS,
+    SHOWN,
+    _wrapped,
+    contact_sheets,
+    read_pictures,
+)
 from pipeline.store import Store
 from schemas.commit import Commit, Seconds
 from schemas.pictures import PICTURES
@@ -40,8 +56,10 @@ def row(
     }
 
 
-def store_of(folder: Path, *units: list[dict[str, Any]]) -> Store:
+def store_of(folder: Path, *units: list[dict[str, Any]], contact_sheet: int = 8) -> Store:
     store = Store(str(folder), create=True)
+    job = {"kind": "edit", "spec": {"contact_sheet": contact_sheet}, "fingerprint": {}, "machine": {}}
+    store.put("job.json", json.dumps(job).encode())
     for i, rows in enumerate(units):
         path = f"pictures/{i:08d}-1.parquet"
         files = (store.put(path, to_parquet(pa.Table.from_pylist(rows, schema=PICTURES))),) if rows else ()
@@ -130,7 +148,7 @@ def test_exact_and_close_are_told_apart(tmp_path: Path) -> None:
 
 def test_no_shown_rows_make_no_sheet(tmp_path: Path) -> None:
     assert list(contact_sheets(store_of(tmp_path / "store", [], []))) == []
-    assert list(contact_sheets(Store(str(tmp_path / "empty"), create=True))) == []
+    assert list(contact_sheets(store_of(tmp_path / "empty"))) == []
 
 
 def test_each_of_several_edits_has_a_sheet_of_the_rows_it_changed(tmp_path: Path) -> None:
@@ -148,10 +166,55 @@ def test_one_edit_has_no_second_sheet_and_many_have_no_more_than_some(tmp_path: 
     assert len(list(contact_sheets(store_of(tmp_path / "many", [many])))) == 1 + SHEETS
 
 
+@pytest.mark.parametrize("rows", [1, 24])
+def test_a_sheet_does_not_grow_with_the_number_of_edits(tmp_path: Path, rows: int) -> None:
+    def sheets(edits: int) -> dict[str, Image.Image]:
+        some = [row(RED, GREEN, *[BLUE] * edits, side=16)] * rows
+        return dict(contact_sheets(store_of(tmp_path / f"{edits}", some, contact_sheet=rows)))
+
+    few, many = sheets(EDITS + 2), sheets(100)
+    assert few["contact_sheet.png"].size == many["contact_sheet.png"].size
+    assert len(few) == 1 + EDITS + 2
+    assert len(many) == 1 + min(SHEETS, 100, SHOWN // rows)
+    x, y = centre(0, 1)
+    note = np.asarray(many["contact_sheet.png"])[y + CELL // 2 + 8 :, x - CELL // 2 : x + CELL // 2]
+    assert (note < 200).any()  # it says how many are left out
+    assert (np.asarray(few["contact_sheet-e0.png"]) == np.asarray(many["contact_sheet-e0.png"])).all()
+
+
+def test_no_more_images_are_opened_than_sheets_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[bytes] = []
+    picture = sheet._picture
+    monkeypatch.setattr(sheet, "_picture", lambda data: opened.append(data) or picture(data))
+    some = [row(RED, GREEN, *[BLUE] * 1000, side=16)] * 8
+    assert len(list(contact_sheets(store_of(tmp_path / "store", some)))) == 1 + SHEETS
+    assert len(opened) == 8 * (2 + SHEETS)
+
+
+def test_rows_are_read_one_by_one(tmp_path: Path) -> None:
+    """What an edit job writes: a group for each row, with the edits that are shown."""
+    store = store_of(tmp_path / "store", [row(RED, GREEN, BLUE)] * 3)
+    (path,) = store.names("pictures")
+    store.put(path, to_parquet(store.get_table(path), row_group_size=1))
+    groups = []
+    read_row_group = pq.ParquetFile.read_row_group
+
+    class Counting(pq.ParquetFile):  # type: ignore[misc]
+        def read_row_group(self, i: int, **more: Any) -> pa.Table:
+            groups.append(i)
+            return read_row_group(self, i, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pq, "ParquetFile", Counting)
+        for i, _ in enumerate(read_pictures(store)):
+            assert groups == list(range(i + 1))
+    assert len(groups) == 3
+
+
 def test_what_no_commit_names_is_not_shown(tmp_path: Path) -> None:
     store = store_of(tmp_path / "store", [row(RED, GREEN)])
     store.put("pictures/00000001-1.parquet", store.get("pictures/00000000-1.parquet"))
-    assert len(read_pictures(store)) == 1
+    assert len(list(read_pictures(store))) == 1
 
 
 @pytest.mark.parametrize(
