@@ -29,14 +29,15 @@ from benchmarks import scale
 from benchmarks.record import numbers, save
 from jobs.evaluation.record import table
 from pipeline import cluster, pool, run
+from pipeline.heartbeat import WORK, Report
 from pipeline.plan import Unit, cut
-from pipeline.work import Done, Poison, Ready
+from pipeline.work import Done, Poison
 from schemas.specs import InvertSpec
 
 A_UNIT = 1.0  # seconds, of a coroutine
 
 
-class Idle(Ready):
+class Idle:
     """A worker whose units are nothing."""
 
     def __init__(self, task: None) -> None:
@@ -49,12 +50,18 @@ class Idle(Ready):
 class Crowd:
     """As many workers as it has calls under way."""
 
-    async def ready(self) -> str:
+    async def node(self) -> str:
         return str(ray.get_runtime_context().get_node_id())
 
-    async def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
+    async def load(self) -> None:
+        pass
+
+    async def call(self, method: str, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
         await asyncio.sleep(A_UNIT)
         return Done(unit.count, 0, 0, A_UNIT)
+
+    async def heartbeat(self) -> Report:
+        return Report(0, WORK, 1.0)
 
 
 class Simulated:
@@ -72,7 +79,10 @@ class Simulated:
         self._text = told.replace("parts/", "shards/")  # no part is there, for the report to read
         self._refs, self._results = count(), dict[int, Any]()
         self._actor = SimpleNamespace(
-            ready=SimpleNamespace(remote=lambda: self._put("a node")), process=SimpleNamespace(remote=self._process)
+            node=SimpleNamespace(remote=lambda: self._put("a node")),
+            load=SimpleNamespace(remote=lambda: self._put(None)),
+            call=SimpleNamespace(remote=self._call),
+            heartbeat=SimpleNamespace(remote=lambda: self._put(Report(0, WORK, 1.0))),
         )
 
     def is_initialized(self) -> bool:
@@ -97,11 +107,11 @@ class Simulated:
     def kill(self, actor: object) -> None:
         pass
 
-    def _start(self, task: object) -> SimpleNamespace:
+    def _start(self, packed: object) -> SimpleNamespace:
         self.began = self.began or time.process_time()
         return self._actor
 
-    def _process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> int:
+    def _call(self, method: str, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> int:
         began = time.thread_time()
         text = self._text.replace("12345678", unit.unit).replace("SOURCE", unit.source)
         (self._commits / f"{unit.unit}.json").write_text(text)

@@ -120,6 +120,7 @@ class InvertWorker:
                     loaded.append(_reject(unit, sample, "decode", error))
             else:
                 loaded.append(sample)
+            beat(STORAGE)
         return loaded
 
     def _invert(self, unit: Unit, loaded: list[Picture | Reject]) -> tuple[list[Row], Pair | None, list[Reject]]:

@@ -132,7 +132,8 @@ class Pool:
     ) -> None:
         options: Any = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1}
         options["concurrency_groups"] = {"heartbeat": 1}
-        self._actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(Host)
+        host = type(worker.__name__, (Host,), {})  # so that processes and Ray's dashboard have the worker's name
+        self._actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(host)
         self._packed = Host.pack(worker, task)
         self._probes = hasattr(worker, "probe")
         self._record = record

@@ -54,6 +54,18 @@ def test_a_unit_is_bounded_by_bytes(sizes: list[int], batches: int) -> None:
         assert sum(sizes[unit.first : unit.first + unit.count]) <= UNIT_BYTES or unit.count == 4
 
 
+@pytest.mark.parametrize(
+    ("per_row", "rows"),
+    [(1, 64), (4, 64), (5, 48), (8, 32), (16, 16), (17, 15), (40, 6), (1.5, 64), (300, 1), (10_000, 1)],
+)
+def test_a_unit_of_edits_is_bounded_by_images(per_row: float, rows: int) -> None:
+    """At most 16 batches of 16 images, in whole batches of rows where they fit."""
+    units = cut([("parts/a.parquet", 1000, 1, None)], 16, 1, per_row=per_row)
+    assert {unit.count for unit in units[:-1]} == {rows}
+    assert sum(unit.count for unit in units) == 1000
+    assert rows == 1 or rows * per_row <= 16 * 16
+
+
 def test_members_that_are_not_read_do_not_count() -> None:
     skipped = [
         Entry(i, f"{i}", i * 200 * MIB, (i + 1) * 200 * MIB, None, ((i * 200 * MIB, i * 200 * MIB + 199 * MIB),))
