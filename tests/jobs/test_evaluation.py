@@ -221,7 +221,7 @@ def damage(bench: Path, what: str) -> None:
         ("no mapping", "mapping_file.json: cannot be read (No such file or directory)"),
         ("no entry", "mapping_file.json: is empty"),
         ("mask", "mapping_file.json: entry '000000000001': found no mask"),
-        ("original_prompt", "mapping_file.json: entry '000000000001': found None for original_prompt, expected text"),
+        ("original_prompt", "mapping_file.json: entry '000000000001': original_prompt is missing or not text"),
     ],
 )
 def test_what_cannot_be_measured_is_named(what: str, said: str, bench: Path) -> None:
