@@ -31,8 +31,8 @@ class NoCluster(JobError):
 def machine_for(gpus: float) -> Machine:
     """What a worker runs on: a GPU or a share of one, or else one CPU core.
 
-    One core, because with several threads a float32 prediction depends on how many they are and on the sample's place
-    in the batch (measured); with one thread it depends on neither. More cores are used by more workers.
+    One core, because a float32 prediction depends on the number of threads, and more often on the sample's place in the
+    batch (docs/guarantees.md). More cores are used by more workers.
     """
     return Machine("cuda" if gpus else "cpu", 1, gpus)
 

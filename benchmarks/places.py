@@ -1,0 +1,83 @@
+"""Whether a network's prediction for a sample depends on its place in the batch, or on the other samples.
+
+`python -m benchmarks.places`. Every kind of model (small checkpoints with random weights), network dtype, guidance
+scale, number of CPU threads and batch size. One sample is put at each place of a batch, with two sets of other samples.
+"""
+
+import tempfile
+import time
+from itertools import product
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from benchmarks.record import numbers, parser, save
+from edict import EDICT
+from jobs.evaluation.record import table
+from tests.edict.checkpoints import KINDS
+from tests.edict.checkpoints import save as save_checkpoint
+
+DTYPES = (torch.float32, torch.bfloat16)
+GUIDANCE = (1.0, 3.0)
+CAPTION, OTHERS = (
+    "a red heart",
+    ["dog", "", "a cat on a blue background", "x y z", "two apples", "dog face", "b", "moon"],
+)
+
+
+@torch.inference_mode()
+def predictions(model: EDICT, batch_size: int, guidance: float, seed: int) -> list[torch.Tensor]:
+    """Return the prediction for one sample at each place of a batch; `seed` decides the other samples."""
+    shape = model.encode([Image.new("RGB", (8, 8))]).x.shape[1:]
+    sample = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    others = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    timestep = model.model.schedule(2).timesteps[0]
+    found = []
+    for place in range(batch_size):
+        latents, captions = others.clone(), [OTHERS[(i + seed) % len(OTHERS)] for i in range(batch_size)]
+        latents[place], captions[place] = sample, CAPTION
+        found.append(model.predictor(captions, guidance)(latents, timestep)[place])
+    return found
+
+
+def compare(model: EDICT, batch_size: int, guidance: float) -> tuple[int, int]:
+    """Count the different predictions over all places, and the places at which the other samples change one."""
+    these, those = (predictions(model, batch_size, guidance, seed) for seed in (1, 2))
+    different: list[torch.Tensor] = []
+    for prediction in these:
+        if not any(torch.equal(prediction, one) for one in different):
+            different.append(prediction)
+    return len(different), sum(not torch.equal(one, other) for one, other in zip(these, those, strict=True))
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--sizes", type=numbers, default=list(range(2, 9)), help="batch sizes")
+    arguments.add_argument("--counts", type=numbers, default=[1, 2], help="numbers of CPU threads")
+    given = arguments.parse_args()
+    began, rows, lines = time.monotonic(), [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for kind, dtype in product(KINDS, DTYPES):
+            checkpoint = Path(folder, kind)
+            model = EDICT.from_pretrained(
+                checkpoint if checkpoint.exists() else save_checkpoint(kind, checkpoint), dtype=dtype
+            )
+            for threads, guidance in product(given.counts, GUIDANCE):
+                torch.set_num_threads(threads)
+                counts = [compare(model, size, guidance) for size in given.sizes]
+                told = {"kind": kind, "dtype": str(dtype), "threads": threads, "guidance": guidance}
+                rows += [
+                    told | {"batch_size": size, "predictions": by_place, "places_with_influence": by_others}
+                    for size, (by_place, by_others) in zip(given.sizes, counts, strict=True)
+                ]
+                sizes = [str(size) for size, (by_place, _) in zip(given.sizes, counts, strict=True) if by_place > 1]
+                influenced = sum(by_others for _, by_others in counts)
+                lines.append([kind, str(dtype).removeprefix("torch."), threads, guidance, " ".join(sizes), influenced])
+    head = ("model", "network", "threads", "guidance", "batches where the place counts", "places where others count")
+    print(table(head, lines))
+    print(f"\n{time.monotonic() - began:.0f} s; written to {save('places', given, rows=rows)}")
+
+
+if __name__ == "__main__":
+    main()
