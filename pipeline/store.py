@@ -80,11 +80,11 @@ class JobReplaced(StoreError):
 
 
 class CommitRefused(StoreError):
-    """A commit that does not count, at `path`: damaged, or of another job or plan. `files` are those it names."""
+    """A commit of `unit` at `path` that does not count: damaged, or of another job or plan. It names `files`."""
 
-    def __init__(self, location: str, path: str, reason: str, files: Iterable[File] = ()) -> None:
+    def __init__(self, location: str, path: str, unit: str, reason: str, files: Iterable[File] = ()) -> None:
         super().__init__(f"{location}: {path} {reason}; run the job again, which does the unit again")
-        self.path, self.reason, self.files = path, reason, tuple(files)
+        self.path, self.unit, self.reason, self.files = path, unit, reason, tuple(files)
 
 
 @dataclass(frozen=True)
@@ -263,11 +263,13 @@ class Store:
         return self.job().get("id") if self.has("job.json") else None
 
     def _plans(self) -> list[str]:
-        """The digest of the plan as it was first written, and after each extension."""
+        """The digest of the plan as first written, and after each extension. Raises StoreError if it is damaged."""
         whole, found = sha256(), []
         for path in sorted(self.names("plan"), key=lambda path: (len(path), path)):
             if path.startswith("plan/units"):
-                whole.update(self.get(path))
+                data = self.get(path)
+                read_table(data, f"{self.location}: {path}")  # or every commit would seem to be of another plan
+                whole.update(data)
                 found.append(whole.hexdigest())
         return found
 
@@ -355,7 +357,7 @@ class Store:
             return merged(commit, retry)
         except ValueError as error:
             reason = f"does not fit the commits before it ({error})"
-            raise CommitRefused(self.location, path, reason, retry.files) from error
+            raise CommitRefused(self.location, path, commit.unit, reason, retry.files) from error
 
     def settle(self, block: int, key: JobKey) -> None:
         """Write the ledger's file of a block of units that are all done. Any number of writers write the same."""
@@ -439,14 +441,14 @@ class Store:
             (first, *_) = error.errors(include_url=False, include_input=False)
             where = ".".join(map(str, first["loc"])) or "it"
             reason = f"is damaged ({len(data)} bytes; {where}: {first['msg']})"
-            raise CommitRefused(self.location, path, reason) from error
+            raise CommitRefused(self.location, path, unit, reason) from error
         if commit.unit != unit:
             reason = f"is the commit of unit {commit.unit}, and not of {unit}"
-            raise CommitRefused(self.location, path, reason)
+            raise CommitRefused(self.location, path, unit, reason)
         if commit.job != key.id:
-            raise CommitRefused(self.location, path, "was left by another job", commit.files)
+            raise CommitRefused(self.location, path, unit, "was left by another job", commit.files)
         if plans and commit.plan is not None and commit.plan not in plans:
-            raise CommitRefused(self.location, path, "belongs to another plan of this job", commit.files)
+            raise CommitRefused(self.location, path, unit, "belongs to another plan of this job", commit.files)
         return commit
 
     def discard(self, refused: Iterable[CommitRefused]) -> None:
@@ -473,17 +475,18 @@ class Store:
 
         Only files with the name of an attempt of this job are removed. A staged file of a unit that is not done may be
         about to be committed: it is kept until it is `abandoned` seconds old. So is one of another job, which was here
-        before. Where the job is of format 1, a unit that is not done may also have files in their folders.
+        before. The files of a unit whose commit does not count stay until the unit is done again. Where the job is of
+        format 1, a unit that is not done may also have files in their folders.
         """
         # listed first, then compared with the commits: what is committed in between is named
         written = {item["path"].removeprefix(f"{STAGING}/"): item["last_modified"] for item in self._list(STAGING)}
         paths = [path for folder in DATA for path in self.names(folder)]
-        named, done, job = set[str](), set[str](), self._id()
-        for commit in self.commits([]):
+        named, done, job, refused = set[str](), set[str](), self._id(), list[CommitRefused]()
+        for commit in self.commits(refused):
             done.update(attempted(commit.unit, retry) for retry in range(commit.retry + 1))
             named.update(file.path for file in commit.files)
             self.publish(file for file in commit.files if file.path in written)
-        now = datetime.now(UTC)
+        now, doubtful = datetime.now(UTC), {commit.unit for commit in refused}
         lost = [
             f"{STAGING}/{path}"
             for path, when in written.items()
@@ -494,7 +497,10 @@ class Store:
         lost += [
             path
             for path in paths
-            if path not in named and _is_attempt(path, job) and (job is not None or _attempted(path) in done)
+            if path not in named
+            and _is_attempt(path, job)
+            and (job is not None or _attempted(path) in done)
+            and unit_of(path) not in doubtful
         ]
         for path in lost:
             self.delete(path)

@@ -385,6 +385,22 @@ def test_a_part_is_durable_before_its_commit_and_the_commit_before_it_counts(
     ]
 
 
+@pytest.mark.parametrize("path", ["plan/units.parquet", "commits/00000000.json", "commits/00000001.json"])
+def test_no_data_is_removed_because_a_record_is_damaged(path: str, tmp_path: Path) -> None:
+    store = planned(str(tmp_path / "store"))
+    finish(store)
+    parts, data = set(store.names("parts")), store.get(path)
+    store.put(path, data[: len(data) // 2])
+    if path.startswith("plan"):
+        with pytest.raises(StoreError, match=r"plan/units\.parquet is damaged"):
+            store.sweep(abandoned=0)
+    else:
+        assert store.sweep(abandoned=0) == 0
+    assert set(store.names("parts")) == parts
+    store.put(path, data)
+    assert status(store).complete
+
+
 def test_what_is_left_of_a_write_that_was_cut_off_is_swept(tmp_path: Path) -> None:
     store = planned(str(tmp_path / "store"))
     made = attempt(store, 0)
