@@ -14,6 +14,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
+from benchmarks.places import compare
 from edict import EDICT, Control, ModelError, Pair, ddim
 from edict.checkpoint import DEFAULT, LoRA, locate_lora, read_index, weights_digest
 from edict.models import MODELS, describe
@@ -411,6 +412,13 @@ def test_another_number_of_channels_is_refused(folder: Folder, tmp_path: Path) -
 def test_an_interval_needs_classifier_free_guidance(folder: Folder, images: list[Image.Image], kind: str) -> None:
     with pytest.raises(ValueError, match="guidance_interval is of classifier-free guidance"):
         EDICT.from_pretrained(folder(kind)).invert(images[:1], [""], steps=2, guidance_interval=(0.2, 0.8))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prediction_does_not_depend_on_the_other_samples(folder: Folder, kind: str) -> None:
+    """Only on its place: `python -m benchmarks.places` has every batch size."""
+    _, places_with_influence = compare(EDICT.from_pretrained(folder(kind)), 3, 1.0)
+    assert places_with_influence == 0
 
 
 def test_every_kind_is_tested(folder: Folder) -> None:
