@@ -1,7 +1,8 @@
 """The command line, `edict`: what a person says becomes a spec, a spec becomes a run.
 
 Exit status: 0 done and complete; 1 it ran, but is incomplete, has no row or too many rejects, or a pair is not exact;
-2 nothing was run, because the spec, the input, the store or the model is not right.
+2 nothing was run, because the spec, the input, the store, the model or the machine is not right; 130 it was stopped by
+Ctrl-C, and 143 by SIGTERM.
 """
 
 import json
@@ -13,9 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from jobs.errors import INCOMPLETE, NOT_RUN, reported
 from jobs.evaluation import commands
@@ -186,7 +184,7 @@ def verify(
     with reported():
         verified = run_verify(store, rows=rows, count=workers, gpus=gpus, repair=repair)
     for problem in verified.problems:
-        print(f"problem: {problem}")
+        print(f"problem: {plain(problem)}")
     if verified.kind == "edit":
         print(f"{verified.exact} of {verified.rows} rows have the image that was committed")
     else:
@@ -317,34 +315,38 @@ def print_ran(store: str, ran: "Ran") -> None:
     """How a run ended: the counts of its store, and the units that failed."""
     print_status(store, ran.status)
     for failure in ran.failures:
-        print(f"failed: {failure}")
+        print(f"failed: {plain(failure)}")
     if ran.shortfall:
-        print(f"failed: {ran.shortfall}")
+        print(f"failed: {plain(ran.shortfall)}")
+
+
+def plain(text: str) -> str:
+    """A text in one line, for a terminal: control characters, which it would obey, and half pairs as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def print_status(store: str, found: "Status") -> None:
-    """The counts of a store as a small table, its rejects by class."""
+    """Print the counts of a store as aligned lines, its rejects by class."""
     from pipeline.status import heard
 
-    table = Table(show_header=False, box=None)
-    table.add_row(found.kind, Text(store))
-    counts = {
-        "complete": "yes" if found.complete else "no",
-        "units": f"{found.committed} of {found.units}",
-        "input": f"{found.input} of {found.planned}",
-        "ok": str(found.ok),
-        "rejected": str(found.rejected) + "".join(f"  {name} {count}" for name, count in found.rejects.items()),
-        "filtered": str(found.filtered),
-        "images/s": f"{found.images_per_second:.2f}",
-        "attempts": f"{found.attempts} for {found.committed} units",
-    }
-    if found.eta_seconds is not None:
-        counts["left"] = str(timedelta(seconds=round(found.eta_seconds)))
+    rate = "unknown" if found.images_per_second is None else f"{found.images_per_second:.2f}"
+    rows = [
+        (found.kind, store),
+        ("complete", "yes" if found.complete else "no"),
+        ("units", f"{found.committed} of {found.units}"),
+        ("input", f"{found.input} of {found.planned}"),
+        ("ok", str(found.ok)),
+        ("rejected", str(found.rejected) + "".join(f"  {name} {count}" for name, count in found.rejects.items())),
+        ("filtered", str(found.filtered)),
+        ("images/s", rate),
+        ("attempts", f"{found.attempts} for {found.committed} units"),
+    ]
+    if found.input < found.planned:
+        left = "unknown" if found.eta_seconds is None else str(timedelta(seconds=round(found.eta_seconds)))
+        rows.append(("left", left))
     if found.run is not None and not found.complete:
-        counts["last run"] = heard(found.run)
-    for name, value in counts.items():
-        table.add_row(name, value)
+        rows.append(("last run", heard(found.run)))
     for name, lines in (("problem", found.problems), ("note", found.notes), ("straggler", found.stragglers)):
-        for line in lines:
-            table.add_row(name, Text(line))
-    Console(soft_wrap=True).print(table, highlight=False)
+        rows += [(name, line) for line in lines]
+    for name, value in rows:
+        print(f"{name:<10} {plain(value)}")

@@ -2,12 +2,11 @@
 
 from collections.abc import Sequence
 
-from pydantic import TypeAdapter
-
 from jobs.prompts import resolve
+from pipeline.job import stored_spec
 from pipeline.run import Ran, run_edit, run_invert
 from pipeline.store import Store
-from schemas.specs import EditSpec, InvertSpec
+from schemas.specs import KINDS, EditSpec, InvertSpec
 
 
 def run_spec(spec: InvertSpec | EditSpec, *, retry: Sequence[str] = ()) -> Ran:
@@ -19,5 +18,7 @@ def run_spec(spec: InvertSpec | EditSpec, *, retry: Sequence[str] = ()) -> Ran:
 
 def run_retry(location: str, errors: Sequence[str]) -> Ran:
     """Try the rejects of a store again, by its own spec. Raises JobError, ModelError."""
-    spec: InvertSpec | EditSpec = TypeAdapter(InvertSpec | EditSpec).validate_python(Store(location).job()["spec"])
+    store = Store(location)
+    job = store.job()
+    spec = stored_spec(store, KINDS[job["kind"]], job["spec"])
     return run_spec(spec.model_copy(update={"output": location}), retry=errors)

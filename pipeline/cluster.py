@@ -2,17 +2,26 @@
 
 import logging
 import os
+import secrets
+import signal
 import socket
 import sys
+import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import ray
+from ray._private import ray_constants
 
 from pipeline.errors import JobError
 from pipeline.work import Machine
+from schemas.locations import without_secrets
+
+_TOKEN = secrets.token_hex(32)
+"""What processes of a Ray that is started here authenticate with. One for this process, since Ray reads it once."""
 
 ANSWER = 5.0  # seconds for a cluster's port to answer; ray.init itself tries for a quarter of an hour
 
@@ -26,6 +35,10 @@ class ResourcesError(JobError):
 
 class NoCluster(JobError):
     """RAY_ADDRESS names no Ray cluster that can be reached."""
+
+
+class NotStarted(JobError):
+    """Ray cannot be started on this machine."""
 
 
 def machine_for(gpus: float) -> Machine:
@@ -58,8 +71,9 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
         ResourcesError: the cluster has no room for `needed` workers of `count` (all, if not given).
         NoCluster: RAY_ADDRESS names no cluster.
     """
-    ours = not ray.is_initialized()
+    ours, main = not ray.is_initialized(), threading.current_thread() is threading.main_thread()
     if ours:
+        sigterm = signal.getsignal(signal.SIGTERM)
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = os.environ.get("RAY_ADDRESS", "")
         if address not in ("", "local"):
@@ -70,13 +84,42 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
                 raise NoCluster(f"RAY_ADDRESS is {_shown(address)}: {error}") from error
         else:
             cpus = max(os.cpu_count() or 1, count * machine.threads)
-            ray.init(address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.ERROR)
+            _start_local(cpus)
+        if main:
+            signal.signal(signal.SIGTERM, sigterm)  # ray.init puts its own handler there, which says nothing
     try:
         _require(count if needed is None else needed, machine)
         yield
     finally:
         if ours:
             ray.shutdown()
+            if os.environ.get("RAY_AUTH_TOKEN") == _TOKEN:
+                del os.environ["RAY_AUTH_TOKEN"]
+
+
+def _start_local(cpus: int) -> None:
+    """Start Ray on this machine for this process. It listens on the loopback interface only.
+
+    Raises:
+        NotStarted: Ray cannot start here.
+    """
+    # no option does this: but on Windows and macOS, Ray listens on every interface
+    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    # or Ray writes one to ~/.ray, which may not be writable
+    os.environ.setdefault("RAY_AUTH_TOKEN", _TOKEN)
+    try:
+        ray.init(address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.ERROR)
+    except (OSError, ray.exceptions.RaySystemError) as error:
+        ray.shutdown()
+        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        long = "AF_UNIX path length" in str(error)
+        why = "its path is too long for a socket" if long else without_secrets(str(error)).strip().splitlines()[0]
+        raise NotStarted(
+            f"Ray cannot start on this machine, with its files in {folder}: {why}; set RAY_TMPDIR to a short path of a "
+            "folder that can be written"
+        ) from error
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
 
 
 def _check_address(address: str) -> None:

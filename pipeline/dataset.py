@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
+from pipeline.errors import noting
 from pipeline.export import ExportError, claim
 from pipeline.images import EXTENSIONS, encode, prepare
 from pipeline.images import FORMATS as READABLE
@@ -73,8 +74,12 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
     write = FORMATS[format](store, job)
     target = Store(destination, create=True)
     claim(target, about)
+
+    def exported() -> str | None:
+        return f"{progress.done} of {about['rows']} rows are exported" if progress.done else None
+
     written = 0
-    with Progress("export", about["rows"], "rows") as progress:
+    with Progress("export", about["rows"], "rows") as progress, noting(exported):
         for part in parts:
             written += write(target, _read(store, part, units, extension))
             progress.advance(part.count)

@@ -24,7 +24,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from pipeline.errors import JobError
+from pipeline.errors import JobError, noting
 from pipeline.job import inverted
 from pipeline.latents import Latents, read_latents
 from pipeline.parts import nested, to_parquet
@@ -72,7 +72,11 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
     }
     target = Store(destination, create=True)
     claim(target, about)
-    with Progress("export", about["rows"], "rows") as progress:
+
+    def exported() -> str | None:
+        return f"{progress.done} of {about['rows']} rows are exported" if progress.done else None
+
+    with Progress("export", about["rows"], "rows") as progress, noting(exported):
         for unit in units:
             latents = read_latents(store, unit)
             try:

@@ -7,8 +7,10 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
+
+from pydantic import BaseModel, ValidationError
 
 from edict.checkpoint import LoRA, locate, locate_lora, weights_digest
 from edict.model import uninterrupted
@@ -20,6 +22,22 @@ from pipeline.storage import local_path
 from pipeline.store import FORMAT, Store, StoreError
 from pipeline.work import Machine, Weights
 from schemas.specs import InvertSpec, ModelSpec
+
+NEWER = "it is damaged, or a newer version wrote it: use that version of edict-pipeline"
+UNKNOWN = "which this version does not know; use the version of edict-pipeline that wrote the store"
+INVERTED = (
+    "weights",
+    "dtype",
+    "sampler",
+    "steps",
+    "timesteps",
+    "alphas_cumprod",
+    "guidance_scale",
+    "crop",
+    "batch_size",
+)
+
+SpecOf = TypeVar("SpecOf", bound=BaseModel)
 
 
 class JobChanged(StoreError):
@@ -98,6 +116,28 @@ def inverted(latents: Store) -> dict[str, Any]:
     return job
 
 
+def stored_machine(store: Store, job: dict[str, Any]) -> Machine:
+    """What a store's rows were made on. Raises StoreError where its job.json does not say so."""
+    try:
+        return Machine(**job["machine"])
+    except TypeError as error:
+        raise StoreError(
+            f"{store.location}: the `machine` of job.json has other fields than this version's; {NEWER}"
+        ) from error
+
+
+def stored_spec(store: Store, kind: type[SpecOf], spec: Any) -> SpecOf:
+    """A spec, or a section of one, as a store's job.json has it. Raises StoreError where it is not valid now."""
+    try:
+        return kind.model_validate(spec)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(map(str, first["loc"]))
+        raise StoreError(
+            f"{store.location}: the spec of job.json is not valid ({where}: {first['msg']}); {NEWER}"
+        ) from error
+
+
 def weights_of(model: ModelSpec, folder: Path, fingerprint: dict[str, Any]) -> Weights:
     """What workers load. A path is made absolute; the shipped model and a hub id each node finds for itself."""
     path = str(folder.absolute()) if Path(model.path).expanduser().is_dir() else model.path
@@ -122,7 +162,11 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
     Raises StoreError where it is no latent store, or the model's files changed; ModelError where it is gone.
     """
     job = inverted(latents)
-    made, model = job["fingerprint"], ModelSpec.model_validate(job["spec"]["model"])
+    if missing := [name for name in INVERTED if name not in job["fingerprint"]]:
+        raise StoreError(f"{latents.location}: job.json is damaged: its fingerprint lacks {', '.join(missing)}")
+    if (sampler := job["fingerprint"]["sampler"]) not in SAMPLERS:
+        raise StoreError(f"{latents.location} was inverted by the sampler {sampler!r}, {UNKNOWN}")
+    made, model = job["fingerprint"], stored_spec(latents, ModelSpec, job["spec"].get("model"))
     folder = locate(model.path, model.revision, model.variant)
     if (found := weights_digest(folder, model.variant, lora_of(model))) != made["weights"]:
         raise StoreError(
@@ -197,7 +241,7 @@ def check_job(store: Store, kind: str, fingerprint: dict[str, Any], machine: Mac
             f"{store.location} holds another job, and rows of two jobs do not mix; "
             f"give another output, or the same parameters again:{lines}"
         )
-    stored = Machine(**job["machine"])
+    stored = stored_machine(store, job)
     if stored.device != machine.device and store.committed():
         raise JobChanged(
             f"{store.location} has rows made on {stored.device}, and {machine.device} gives them other last bits: set "

@@ -80,6 +80,6 @@ def last_state(store: Store) -> dict[str, Any] | None:
             state = store.get_json(path)
         except StoreError:
             continue
-        if isinstance(state, dict) and state.keys() >= STATE:
+        if isinstance(state, dict) and state.keys() >= STATE and isinstance(state["time"], int | float):
             return state
     return None

@@ -164,9 +164,6 @@ class Pool:
                     outcome = self._ended(ref, error) if ref in self._slots else None
                     if outcome is not None:
                         yield outcome
-        except WorkersFailed as error:
-            error.ran = self._done_units > 0
-            raise
         finally:
             for slot in self._slots.values():
                 ray.kill(slot.actor)

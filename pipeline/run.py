@@ -14,7 +14,7 @@ from edict.model import COMPILED, uncontrollable
 from edict.models import describe
 from pipeline.cluster import connected, machine_for, machine_like
 from pipeline.edit import EditError, Edits, EditTask, EditWorker, executed_steps
-from pipeline.errors import JobError
+from pipeline.errors import JobError, noting
 from pipeline.invert import InvertTask, InvertWorker
 from pipeline.job import (
     check_job,
@@ -24,6 +24,7 @@ from pipeline.job import (
     inverted_with,
     open_job,
     schedule_of,
+    stored_machine,
     weights_of,
 )
 from pipeline.journal import Journal
@@ -68,8 +69,6 @@ class Ran:
 
 class ModelFails(JobError):
     """The first units of a run yielded nothing but one error of the model."""
-
-    ran = True
 
 
 class RetryError(JobError):
@@ -131,7 +130,7 @@ def open_edit(spec: EditSpec, edits: Edits) -> tuple[Store, list[Unit], EditTask
 def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -> tuple[EditTask, dict[str, Any]]:
     """An edit's task and its fingerprint. Raises EditError where the store cannot serve a variant."""
     job, weights = inverted_with(latents)
-    machine = machine_like(Machine(**job["machine"]), spec.workers.gpus, "edited")
+    machine = machine_like(stored_machine(latents, job), spec.workers.gpus, "edited")
     note_float16(weights.dtype, machine.gpus)
     made = job["fingerprint"]
     schedule = schedule_of(made)
@@ -283,16 +282,29 @@ def _work(
     per_row: int,
 ) -> Ran:
     """Process what is missing, or to be tried again, and finish."""
-    failures: list[str] = []
+    failures, finished = list[str](), list[str]()
     pending = _pending(store, units, retry)
-    while pending:
-        lost = _process(store, len(units), pending, retry, worker, task, workers, failures, per_row=per_row)
-        pending, _ = _retried(store, lost, retry) if lost else ([], None)
-        if pending:
-            print(
-                f"note: another retry was first in {len(pending)} units; the rest of them is retried", file=sys.stderr
+    before = len(units) - len(pending)
+
+    def committed() -> str | None:
+        if not finished and not failures:
+            return None
+        if retry:
+            return f"{len(finished)} units were retried"
+        return f"{before + len(finished)} of {len(units)} units are committed"
+
+    with noting(committed):
+        while pending:
+            lost = _process(
+                store, len(units), pending, retry, worker, task, workers, failures, finished, per_row=per_row
             )
-    ran = _finish(store, failures, task.key)
+            pending, _ = _retried(store, lost, retry) if lost else ([], None)
+            if pending:
+                print(
+                    f"note: another retry was first in {len(pending)} units; the rest of them is retried",
+                    file=sys.stderr,
+                )
+        ran = _finish(store, failures, task.key)
     return dataclasses.replace(ran, shortfall=shortfall(ran.status, task.spec.rejects.max_share))
 
 
@@ -332,6 +344,7 @@ def _process(
     task: InvertTask | EditTask,
     workers: Workers,
     failures: list[str],
+    finished: list[str],
     *,
     per_row: int,
 ) -> list[Unit]:
@@ -370,6 +383,7 @@ def _process(
                     lost.append(outcome.unit)
                     continue
                 metrics.done(done)
+                finished.append(outcome.unit.unit)
                 if not retry:
                     ledger.done(outcome.unit.unit)
                 rejected += done.rejected

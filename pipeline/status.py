@@ -17,6 +17,7 @@ from pipeline.store import DATA, STAGING, CommitRefused, Store
 STRAGGLES = 3.0  # times what a sample usually takes
 REPAIR = "edict verify --repair drops its commit, and the next run makes it again"
 SILENT = 120.0  # seconds without a word of a driver, which speaks every 30
+SKEW = 60.0  # seconds by which two clocks may differ, or a clock jump, before its times are not used
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Status:
     """Counts over a store. `planned` is what the plan holds; input = ok + rejected + filtered counts what is committed.
 
     For an edit everything is counted in pictures: rows times edits. `attempts` counts those behind the commits, so that
-    what it is more than `committed` was lost work. `eta_seconds` is None where nothing is left or no rate is known.
+    what it is more than `committed` was lost work. `images_per_second` is None where nothing is committed yet or the
+    clocks of the workers contradict each other; `eta_seconds` also where nothing is left.
     `notes` tell what is no problem by itself: units made with several processors or versions.
     `run` is what the last driver told of itself: when, how many workers, and what is at work where since when.
     """
@@ -42,7 +44,7 @@ class Status:
     notes: list[str] = field(default_factory=list)
     rejects: dict[str, int] = field(default_factory=dict)
     attempts: int = 0
-    images_per_second: float = 0.0
+    images_per_second: float | None = None
     eta_seconds: float | None = None
     run: dict[str, Any] | None = None
     stragglers: list[str] = field(default_factory=list)
@@ -59,7 +61,7 @@ def status(store: Store) -> Status:
     expected = {unit.unit: unit.count * per_row for unit in read_units(store)} if planned else {}
     problems = list[str]()
     counts, rejects, places = Counter[str](), Counter[str](), Counter[Place]()
-    spans, paces = list[tuple[float, float]](), list[float]()
+    spans, paces, sound, now = list[tuple[float, float]](), list[float](), True, time.time()
     refused, files = list[CommitRefused](), dict[str, int]()
     for commit in store.commits(refused):
         files.update((file.path, file.bytes) for file in commit.files)
@@ -75,13 +77,15 @@ def status(store: Store) -> Status:
             counts[name] += getattr(commit, name)
         rejects.update(reject.error for reject in commit.rejects)
         places[place_of(commit)] += 1
+        took = commit.seconds.read + commit.seconds.compute + commit.seconds.write  # by a clock that never jumps
+        paces.append(took * per_row / max(1, commit.input))
         spans.append((commit.started, commit.finished))
-        paces.append((commit.finished - commit.started) * per_row / max(1, commit.input))
+        sound &= abs(commit.finished - commit.started - took) < SKEW and 0 < commit.started < now + SKEW
     problems += [f"{commit.path} {commit.reason}: the next run does its unit again" for commit in refused]
     lost, unpublished, strangers = _compare_files(store, files)
     added, unknown = _added(store, job) if planned else ([], [])
     problems += lost + added
-    busy = union(spans)
+    busy = union(spans) if sound else 0.0
     left = sum(expected.values()) - counts["input"]
     complete = planned and counts["committed"] == len(expected) and not problems and not unpublished
     run = last_state(store)
@@ -99,8 +103,8 @@ def status(store: Store) -> Status:
         notes=[*unknown, *_mixed(places), *_unnamed(unpublished, strangers if complete else [])],
         rejects=dict(sorted(rejects.items(), key=lambda item: (-item[1], item[0]))),
         attempts=counts["attempts"],
-        images_per_second=counts["ok"] / busy if busy else 0.0,
-        eta_seconds=left * busy / counts["input"] if left > 0 and counts["input"] else None,
+        images_per_second=counts["ok"] / busy if busy else None,
+        eta_seconds=left * busy / counts["input"] if left > 0 and counts["input"] and busy else None,
         run=run,
         stragglers=_stragglers(run, median(paces)) if run and paces and not complete else [],
     )
@@ -168,22 +172,26 @@ def union(spans: list[tuple[float, float]]) -> float:
 
 
 def heard(run: dict[str, Any]) -> str:
-    """What a run's last words come to, in words."""
+    """The last state of a run, in words."""
     ago = time.time() - run["time"]
+    # a driver whose clock is ahead of this one may be silent or not
+    when = f"{max(0.0, ago):.0f} s ago" if ago > -SKEW else "at an unknown time (its host's clock is ahead of this one)"
     if run["ended"]:
-        return f"{run['run']} ended {ago:.0f} s ago: {run['ended']}"
+        return f"{run['run']} ended {when}: {run['ended']}"
     doing = f"{run['workers']} workers, {run['starting']} starting, {run['queued']} units wait"
     if run.get("waits_for"):
         doing += f", {run['waits_for']}"
     silent = "; its driver is silent: run the job again to go on" if ago > SILENT else ""
-    return f"{run['run']} on {run['host']}: {doing}, {ago:.0f} s ago{silent}"
+    return f"{run['run']} on {run['host']}: {doing}, {when}{silent}"
 
 
 def _stragglers(run: dict[str, Any], pace: float) -> list[str]:
     """The units that are at work for longer than they should be at the usual seconds a sample."""
     if run["ended"]:
         return []
-    lasts = {work["unit"]: (time.time() - work["since"], work) for work in run["at_work"]}
+    # both times are of the driver's clock; what has passed since it wrote them is by this one's
+    since_then = min(max(0.0, time.time() - run["time"]), SILENT)
+    lasts = {work["unit"]: (run["time"] - work["since"] + since_then, work) for work in run["at_work"]}
     return [
         f"unit {unit} on node {work['node'][:12]} for {seconds:.0f} s; usual are {pace * work['samples']:.0f} s"
         for unit, (seconds, work) in lasts.items()

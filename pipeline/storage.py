@@ -47,6 +47,20 @@ _LONGEST_NAME = {"s3": 1024, "gs": 1024}  # bytes; a HEAD of a longer one is a b
 # what obstore says where it found nothing and asked the machine it runs on
 _NO_CREDENTIALS = r"http://(169\.254\.|metadata\.google|[^/]+/latest/(api|meta-data)/)|Missing (AccessKeyId|SecretAcc)"
 
+_SYSTEM = {  # what an operating system refuses, and what to do
+    errno.ENOSPC: "no space is left on the device; make room there, or give another location",
+    errno.EDQUOT: "the disk quota is used up; make room there, or give another location",
+    errno.EROFS: "the filesystem is read-only; mount it writable, or give another location",
+    errno.EFBIG: "the file is larger than the limit of the process or of the filesystem; raise `ulimit -f`",
+    errno.EMFILE: "too many files are open; raise `ulimit -n`",
+    errno.ENFILE: "too many files are open on this machine; raise fs.file-max",
+    errno.EACCES: "permission is denied; change the permissions, or give another location",
+    errno.EPERM: "the operation is not permitted; change the permissions, or give another location",
+    errno.EIO: "the device reports an input/output error; check it",
+    errno.EISDIR: "a folder has the name of a file to be written; move it elsewhere",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; give another location",
+}
+_NO_INODES = "no inodes are left on the filesystem (df -i); remove files there, or give another location"
 _HINTS = {
     "redirect without LOCATION": "the bucket is in another region; set AWS_REGION to that one",
     "Account must be specified": "names no storage account; set AZURE_STORAGE_ACCOUNT_NAME",
@@ -411,5 +425,20 @@ def _explained(location: str, error: Exception) -> StorageError:
         return StorageError(f"{location}: the credentials are not accepted ({why}); renew them: {places}")
     if places and (isinstance(error, PermissionDeniedError) or status.startswith("403")):
         return StorageError(f"{location}: access denied ({code}); check the credentials ({places}) and what they allow")
+    if reason := _refused_by_system(location, error, text):
+        return StorageError(f"{location}: {reason}")
     hint = next((hint for words, hint in _HINTS.items() if words in text), without_secrets(text))
     return StorageError(f"{location}: {hint}")
+
+
+def _refused_by_system(location: str, error: Exception, text: str) -> str | None:
+    """Why the operating system refused, in words; None where it did not."""
+    path, in_rust = local_path(location), re.search(r"\(os error (\d+)\)", text)
+    number = error.errno if isinstance(error, OSError) else int(in_rust[1]) if in_rust else None
+    if path is None or number is None:
+        return None
+    if number == errno.ENOSPC:
+        found = os.statvfs(next(folder for folder in (path, *path.parents) if folder.exists()))
+        if found.f_files and found.f_favail < 2:  # one may be free again: that of what could not be linked
+            return _NO_INODES
+    return _SYSTEM.get(number)

@@ -24,6 +24,7 @@ not count: `commits` refuses it, and the next run discards it and does its unit 
 
 import io
 import json
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator
@@ -106,7 +107,7 @@ class Store:
 
     def __init__(self, location: str, *, create: bool = False) -> None:
         self._folder = local_path(location)
-        if self._folder is not None and not self._folder.is_dir() and not create:
+        if self._folder is not None and not os.path.isdir(self._folder) and not create:
             raise StoreError(f"{location}: there is no such folder; give the `output` of a job that was run")
         self.location = location
         self._objects = open_prefix(location)
@@ -232,6 +233,13 @@ class Store:
         if not isinstance(job, dict) or (missing := JOB - job.keys()):
             lacks = "it is no JSON object" if not isinstance(job, dict) else f"it lacks {', '.join(sorted(missing))}"
             raise StoreError(f"{self.location}: job.json is damaged ({lacks})")
+        if unnamed := [name for name in ("spec", "fingerprint", "machine") if not isinstance(job[name], dict)]:
+            raise StoreError(f"{self.location}: job.json is damaged ({unnamed[0]} is not a mapping)")
+        if job["kind"] not in ("invert", "edit"):
+            raise StoreError(
+                f"{self.location}: job.json is of the kind {job['kind']!r}, which this version does not know; use the "
+                "version of edict-pipeline that wrote it"
+            )
         if (format := job.get("format", 1)) not in range(1, FORMAT + 1):
             raise StoreError(
                 f"{self.location}: job.json has format {format!r}, and this version reads formats up to {FORMAT}; "

@@ -12,7 +12,7 @@ from typing import Any
 from edict.samplers import SAMPLERS
 from pipeline.cluster import connected, machine_like
 from pipeline.heartbeat import STORAGE, beat
-from pipeline.job import inverted, inverted_with
+from pipeline.job import inverted, inverted_with, stored_machine
 from pipeline.latents import read_latents
 from pipeline.place import Place, place_of, told
 from pipeline.plan import Source, Unit, cut, part_sources
@@ -170,7 +170,7 @@ def run_verify(
                 f"{location} was inverted with {sampler}, which is inexact by design: no pair regenerates its start, "
                 "so nothing can be verified; `edict status` checks the counts, `edict eval table1` measures its error"
             )
-        machine = machine_like(Machine(**job["machine"]), gpus, "regenerated")
+        machine = machine_like(stored_machine(store, job), gpus, "regenerated")
         worker, task = VerifyWorker, VerifyTask(location, weights, machine)
         parts = list[Source]()
         for commit in sound:

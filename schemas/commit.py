@@ -1,5 +1,7 @@
 """A commit: the one record that makes a unit's files data."""
 
+import re
+
 from pydantic import BaseModel, ConfigDict
 
 from schemas.rejects import Reject
@@ -57,8 +59,9 @@ class Commit(Record):
 
     @property
     def number(self) -> int:
-        """Which attempt it was that succeeded, from 1."""
-        return int(self.attempt.split("-")[1])
+        """Which attempt it was that succeeded, from 1; 1 if its name does not say so."""
+        found = re.match(r"[^-]+-([0-9]+)", self.attempt)
+        return int(found[1]) if found else 1
 
 
 def merged(first: Commit, retry: Commit) -> Commit:
@@ -77,6 +80,5 @@ def merged(first: Commit, retry: Commit) -> Commit:
             "rejected": len(rejects),
             "files": first.files + retry.files,
             "rejects": tuple(sorted(rejects, key=lambda reject: (reject.shard, reject.index, reject.key))),
-            "finished": retry.finished,
         }
     )

@@ -3,13 +3,16 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from jobs.cli import app
+from jobs.cli import app, print_ran
+from pipeline.run import Ran
+from pipeline.status import Status
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
 
@@ -71,6 +74,37 @@ def test_what_is_wrong_is_said_without_a_traceback(
     assert said in result.output
     assert "Traceback" not in result.output
     assert not (tmp_path / "nowhere").exists()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "StorageError: /data/x[/y].tar: gone",
+        "RuntimeError: [enforce fail at alloc_cpu.cpp:127] out of memory",
+        "KeyError: [link=http://host]click[/link]",
+        "[bold]x[/bold] \\[x] :smile:",
+        "a\x1b[31m\x07\r\nb",
+        "half a pair \ud800",
+    ],
+)
+def test_status_shows_any_text_as_it_is(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    run = {
+        "run": text,
+        "host": "h",
+        "time": 1.0,
+        "ended": text,
+        "queued": 0,
+        "workers": 0,
+        "starting": 0,
+        "at_work": [],
+    }
+    counts = {"planned": 2, "input": 1, "ok": 1, "rejected": 0, "filtered": 0, "units": 2, "committed": 1}
+    found = Status("invert", **counts, complete=False, problems=[text], notes=[text], rejects={text: 1}, run=run)
+    print_ran(text, Ran(replace(found, stragglers=[text]), [text]))
+    said = capsys.readouterr().out
+    assert said.count(shown) == 8
+    assert "\x1b" not in said
 
 
 @pytest.mark.parametrize("kind", ["invert", "edit"])

@@ -33,6 +33,7 @@ from pipeline.pool import WorkersFailed
 from pipeline.run import ModelFails, RetryError, shown_rows
 from pipeline.shards import Sample
 from pipeline.status import status
+from pipeline.storage import StorageError
 from pipeline.store import Store, StoreError
 from pipeline.verify import run_verify
 from pipeline.work import Machine, Weights
@@ -189,6 +190,12 @@ def test_what_is_missing_is_finished_and_equal(latents: Path, tmp_path: Path) ->
     (store / "commits" / "00000001.json").unlink()
     (store / "report.html").write_text("the report of another time")
     assert not status(Store(str(store))).complete
+    (store / "report.html").unlink()
+    (store / "report.html").mkdir()
+    with pytest.raises(StorageError, match="a folder has the name of a file to be written") as error:
+        run_spec(invert_spec([shards], store))
+    assert error.value.__notes__ == ["6 of 6 units are committed"]  # so that it is no error before any work
+    (store / "report.html").rmdir()
     assert run_spec(invert_spec([shards], store)).status.complete
     assert "complete" in (store / "report.html").read_text()
     assert rows(store) == rows(latents)
@@ -447,7 +454,7 @@ def test_a_run_whose_first_units_yield_one_error_and_nothing_else_ends(
             ModelFails, match=r"the first 3 units have no row.*with LatticeOverflow.*edict retry"
         ) as caught:
             run_spec(spec)
-    assert caught.value.ran  # the exit status is 1
+    assert caught.value.__notes__ == ["3 of 6 units are committed"]  # the exit status is 1
     found = status(Store(spec.output))
     assert found.committed < found.units == 6
 

@@ -176,6 +176,58 @@ def test_a_run_tells_how_it_ended(planned: Callable[[int], Store]) -> None:
     assert found.stragglers == []
 
 
+def test_nothing_committed_has_no_rate_and_nothing_but_rejects_a_rate_of_0(planned: Callable[[int], Store]) -> None:
+    store = planned(3)
+    found = status(store)
+    assert (found.images_per_second, found.eta_seconds) == (None, None)
+    store.commit(commit(0, rejects=COUNT))
+    found = status(store)
+    assert (found.ok, found.images_per_second, found.eta_seconds) == (0, 0.0, 16.0)
+
+
+@pytest.mark.parametrize(
+    "times",
+    [
+        {"started": 1000.0, "finished": 900.0},
+        {"started": 100.0, "finished": 100.0 + 3600},
+        {"started": time.time() + 5000, "finished": time.time() + 5008},
+        {"started": -1e300, "finished": 8.0},
+    ],
+)
+def test_a_rate_of_clocks_that_contradict_each_other_is_unknown(
+    planned: Callable[[int], Store], times: dict[str, float]
+) -> None:
+    """The seconds of an attempt are measured by a clock that never jumps, here 8."""
+    store = planned(3)
+    store.commit(commit(0))
+    assert status(store).images_per_second == 0.5
+    store.commit(commit(1).model_copy(update=times))
+    found = status(store)
+    assert (found.ok, found.images_per_second, found.eta_seconds) == (2 * COUNT, None, None)
+
+
+def test_a_retry_long_after_does_not_slow_the_rate(planned: Callable[[int], Store]) -> None:
+    store = planned(1)
+    store.commit(commit(0, rejects=1))
+    store.commit(commit(0, retry=1).model_copy(update={"started": 1e6, "finished": 1e6 + 8}))
+    assert status(store).images_per_second == 0.5
+
+
+def test_a_driver_whose_clock_is_wrong(planned: Callable[[int], Store]) -> None:
+    store = planned(2)
+    store.commit(commit(0))
+    for offset, said in ((7200.0, "at an unknown time"), (-7200.0, "its driver is silent")):
+        now = time.time() + offset
+        work = [{"unit": "00000001", "samples": COUNT, "node": "abc", "since": now - 10}]
+        state = {"run": "9", "host": "h", "time": now, "ended": None, "workers": 1, "starting": 0, "queued": 0}
+        store.put("runs/9.json", json.dumps({**state, "at_work": work}).encode())
+        found = status(store)
+        assert found.run is not None
+        assert said in heard(found.run)
+        assert "-" not in heard(found.run)
+        assert found.stragglers == ([] if offset > 0 else ["unit 00000001 on node abc for 130 s; usual are 8 s"])
+
+
 @pytest.mark.parametrize(
     ("spans", "seconds"), [([], 0), ([(0, 2)], 2), ([(5, 6), (0, 4), (1, 2), (3, 5.5)], 6), ([(0, 1), (2, 3)], 2)]
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,6 +14,7 @@ from typing import ClassVar
 import obstore
 import pytest
 
+from benchmarks.ends import Unavailable, mounted
 from jobs.tables import read_table
 from pipeline import storage
 from pipeline.errors import JobError
@@ -131,6 +134,67 @@ def test_errors_name_the_location(tmp_path: Path) -> None:
         open_prefix(f"{tmp_path}/file/x")
     with pytest.raises(StorageError, match="range"):
         read_range(f"{tmp_path}/file", 0, 10)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("size=4k", "no space is left on the device; make room there, or give another location"),
+        ("nr_inodes=3", r"no inodes are left on the filesystem \(df -i\); remove files there"),
+        ("ro", "the filesystem is read-only; mount it writable, or give another location"),
+    ],
+)
+def test_a_filesystem_that_takes_no_file_is_named_with_the_reason(tmp_path: Path, options: str, said: str) -> None:
+    try:
+        with mounted(tmp_path / "disk", options), pytest.raises(StorageError, match=f"{tmp_path}/disk: {said}"):
+            store = Store(str(tmp_path / "disk"), create=True)
+            for i in range(9):
+                store.put_new(f"commits/{i:08d}.json", b"x" * 2000)
+    except Unavailable as error:
+        pytest.skip(str(error))
+
+
+LIMITED = """
+import resource, sys
+from pipeline.store import Store
+resource.setrlimit(getattr(resource, sys.argv[2]), (int(sys.argv[3]),) * 2)
+try:
+    opened = [open(sys.argv[1] + "/x", "w") for _ in range(200 * (sys.argv[2] == "RLIMIT_NOFILE"))]
+except OSError:
+    opened = []
+    files = []
+    try:
+        while True:
+            files.append(open("/dev/null"))
+    except OSError:
+        pass
+try:
+    Store(sys.argv[1]).put("x", b"y" * 5000)
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "said"),
+    [
+        ("RLIMIT_FSIZE", "4096", "the file is larger than the limit of the process"),
+        ("RLIMIT_NOFILE", "50", "too many files are open; raise `ulimit -n`"),
+    ],
+)
+def test_a_limit_of_the_process_is_named(tmp_path: Path, limit: str, value: str, said: str) -> None:
+    program = [sys.executable, "-c", LIMITED, str(tmp_path), limit, value]
+    ended = subprocess.run(program, capture_output=True, text=True)
+    assert ended.stderr.startswith(f"StorageError: {tmp_path}: {said}"), ended.stderr
+    assert not list(tmp_path.glob("x*#*"))
+
+
+def test_a_name_that_is_too_long_or_a_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match=r"xxx: is a name that cannot be here .*; rename it"):
+        Store(str(tmp_path / ("x" * 300)), create=True)
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(StorageError, match="a folder has the name of a file to be written; move it elsewhere"):
+        Store(str(tmp_path)).put("report.html", b"")
 
 
 def test_read_range_ends_with_the_object(tmp_path: Path) -> None:

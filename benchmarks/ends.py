@@ -1,0 +1,337 @@
+"""`python -m benchmarks.ends [NAME ...]`: every way in which a command ends, made for real: its last lines, its status.
+
+Small jobs of the shipped model, of one step, each in a process of its own. Filesystems that are full, read-only or out
+of inodes are small tmpfs mounts, which take root on Linux; without it these ends are left out, and the table says so.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.shards import Sample, index_shard, read_samples, write_shard
+
+ROOT = Path(__file__).parents[1]
+DEMO = ROOT / "jobs" / "demo" / "shards" / "demo-00000.tar"
+EDICT = (sys.executable, "-c", "from jobs.cli import app; app()")
+LINES = 3  # shown of each end, at most
+LONG = 64  # images of a job that is stopped while it works
+SLOW: dict[str, Any] = {"sampler": {"steps": 200}, "workers": {"count": 1, "batch_size": 1}}
+
+
+class Unavailable(Exception):
+    """This machine does not allow what an end takes."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What a command printed, stdout and stderr in their order, and its exit status."""
+
+    said: str
+    status: int
+
+    @property
+    def last(self) -> list[str]:
+        return [line.strip() for line in self.said.replace("\r", "\n").splitlines() if line.strip()][-LINES:]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A folder in which commands run, with a job of two images: job.json, a.tar, latents/."""
+
+    folder: Path
+
+    def write_shard(self, name: str, samples: Sequence[tuple[str, bytes, str]]) -> None:
+        members = ((key, {"png": image, "txt": caption.encode()}) for key, image, caption in samples)
+        (self.folder / name).write_bytes(write_shard(members))
+
+    def write_spec(self, name: str = "job.json", **fields: Any) -> None:
+        spec = {
+            "kind": "invert",
+            "input": "a.tar",
+            "output": "latents",
+            "sampler": {"steps": 1, "guidance_scale": 1.0},
+            "workers": {"count": 1, "batch_size": 2},
+        }
+        (self.folder / name).write_text(json.dumps(spec | fields))
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+        env = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200", **environment}
+        return subprocess.Popen(
+            [*EDICT, *arguments],
+            cwd=self.folder,
+            env={name: value for name, value in env.items() if name != "RAY_ADDRESS" or "RAY_ADDRESS" in environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    def end(self, process: subprocess.Popen[str]) -> Ended:
+        said, _ = process.communicate(timeout=600)
+        return Ended(said.replace(f"{self.folder}/", "").replace(str(self.folder), "."), process.returncode)
+
+    def run(self, *arguments: str, **environment: str) -> Ended:
+        return self.end(self.start(*(arguments or ("run", "job.json")), **environment))
+
+    def forget(self, *units: int) -> None:
+        """Take back the commits of units."""
+        for unit in units:
+            (self.folder / f"latents/commits/{unit:08d}.json").unlink()
+
+    def await_commit(self, process: subprocess.Popen[str]) -> None:
+        """Wait until a unit is committed."""
+        while process.poll() is None and not list((self.folder / "latents").glob("commits/*.json")):
+            time.sleep(0.05)
+
+
+End = Callable[[Work], Ended]
+ENDS: dict[str, End] = {}
+
+
+def named(name: str) -> Callable[[End], End]:
+    def add(end: End) -> End:
+        ENDS[name] = end
+        return end
+
+    return add
+
+
+@named("complete")
+def _(work: Work) -> Ended:
+    return work.run()
+
+
+@named("complete, with rejects")
+def _(work: Work) -> Ended:
+    work.write_shard("a.tar", [*samples(1), ("bad", b"no image", "a caption")])
+    return work.run()
+
+
+@named("nothing to do")
+def _(work: Work) -> Ended:
+    work.run()
+    return work.run()
+
+
+@named("incomplete: a shard has changed since it was planned")
+def _(work: Work) -> Ended:
+    work.write_shard("b.tar", samples(2))
+    work.write_spec(input=["a.tar", "b.tar"])
+    work.run()
+    work.forget(1)
+    work.write_shard("b.tar", samples(1))
+    return work.run()
+
+
+@named("five units in a row fail")
+def _(work: Work) -> Ended:
+    for i in range(6):
+        work.write_shard(f"{i}.tar", samples(1))
+    work.write_spec(input="{0..5}.tar", workers={"count": 1, "batch_size": 1})
+    work.run()
+    work.forget(*range(1, 6))
+    for i in range(1, 6):
+        work.write_shard(f"{i}.tar", samples(2))
+    return work.run()
+
+
+def stopped(work: Work, *signals: signal.Signals) -> Ended:
+    """A job that is sent signals while it works, the first after its first commit and each after what the last did."""
+    work.write_shard("a.tar", samples(LONG))
+    work.write_spec(**SLOW)
+    process = work.start("run", "job.json")
+    work.await_commit(process)
+    for number in signals:
+        process.send_signal(number)
+        time.sleep(0.2)  # as a person would
+    return work.end(process)
+
+
+@named("Ctrl-C")
+def _(work: Work) -> Ended:
+    return stopped(work, signal.SIGINT)
+
+
+@named("Ctrl-C, three times")
+def _(work: Work) -> Ended:
+    return stopped(work, signal.SIGINT, signal.SIGINT, signal.SIGINT)
+
+
+@named("SIGTERM")
+def _(work: Work) -> Ended:
+    return stopped(work, signal.SIGTERM)
+
+
+@named("SIGKILL")
+def _(work: Work) -> Ended:
+    return stopped(work, signal.SIGKILL)
+
+
+@named("the run after a SIGKILL")
+def _(work: Work) -> Ended:
+    stopped(work, signal.SIGKILL)
+    return work.run()
+
+
+@named("the spec is wrong")
+def _(work: Work) -> Ended:
+    work.write_spec(sampler={"stepz": 3})
+    return work.run()
+
+
+@named("an input is missing")
+def _(work: Work) -> Ended:
+    work.write_spec(input="absent.tar")
+    return work.run()
+
+
+@named("RAY_ADDRESS names a cluster that is gone")
+def _(work: Work) -> Ended:
+    return work.run(RAY_ADDRESS="127.0.0.1:63791")
+
+
+@named("the cluster has no room")
+def _(work: Work) -> Ended:
+    work.write_spec(workers={"count": 1, "gpus": 64})
+    return work.run()
+
+
+@named("workers cannot start")
+def _(work: Work) -> Ended:
+    shutil.copytree(ROOT / "edict" / "default", work.folder / "model")
+    weights = next((work.folder / "model" / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    work.write_spec(model={"path": "./model"})
+    return work.run()
+
+
+@contextmanager
+def mounted(folder: Path, options: str) -> Iterator[None]:
+    """A tmpfs at a folder. Raises Unavailable where mounting is not permitted."""
+    folder.mkdir(exist_ok=True)
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
+    if not sys.platform.startswith("linux") or subprocess.run(mount, capture_output=True).returncode:
+        raise Unavailable("mounting a tmpfs is not permitted here")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@named("the disk is full at the start")
+def _(work: Work) -> Ended:
+    with mounted(work.folder / "latents", "size=4k"):
+        return work.run()
+
+
+@named("the disk is full while units are written")
+def _(work: Work) -> Ended:
+    work.write_shard("a.tar", samples(LONG))
+    work.write_spec(workers={"count": 1, "batch_size": 1})
+    with mounted(work.folder / "latents", "size=200k"):
+        return work.run()
+
+
+@named("the disk is read-only")
+def _(work: Work) -> Ended:
+    with mounted(work.folder / "latents", "ro"):
+        return work.run()
+
+
+@named("the disk is read-only, and the job was complete")
+def _(work: Work) -> Ended:
+    with mounted(work.folder / "latents", "size=10m"):
+        work.run()
+        subprocess.run(["mount", "-o", "remount,ro", str(work.folder / "latents")], check=True)
+        return work.run()
+
+
+@named("no inodes are left")
+def _(work: Work) -> Ended:
+    with mounted(work.folder / "latents", "nr_inodes=4"):
+        return work.run()
+
+
+@named("the home cannot be written")
+def _(work: Work) -> Ended:
+    return work.run(HOME="/proc/absent")
+
+
+@named("a TMPDIR too long for Ray's sockets")
+def _(work: Work) -> Ended:
+    long = work.folder / ("long" * 25)
+    long.mkdir()
+    return work.run(TMPDIR=str(long))
+
+
+@named("a commit is damaged")
+def _(work: Work) -> Ended:
+    work.run()
+    commit = work.folder / "latents/commits/00000000.json"
+    commit.write_bytes(commit.read_bytes()[:100])
+    return work.run()
+
+
+@named("a commit is damaged: edict status")
+def _(work: Work) -> Ended:
+    work.run()
+    commit = work.folder / "latents/commits/00000000.json"
+    commit.write_bytes(commit.read_bytes()[:100])
+    return work.run("status", "latents")
+
+
+@named("the store is another job's")
+def _(work: Work) -> Ended:
+    work.run()
+    work.write_spec(sampler={"steps": 2, "guidance_scale": 1.0})
+    return work.run()
+
+
+@named("the store is of a newer version")
+def _(work: Work) -> Ended:
+    work.run()
+    job = work.folder / "latents/job.json"
+    job.write_text(json.dumps({**json.loads(job.read_text()), "format": 99}))
+    return work.run()
+
+
+def samples(count: int) -> list[tuple[str, bytes, str]]:
+    """The first samples of the demo."""
+    index = index_shard(str(DEMO))
+    read = read_samples(index.url, size=index.size, etag=index.etag, entries=index.entries[:count])
+    return [(sample.key, sample.image, sample.caption) for sample in read if isinstance(sample, Sample)]
+
+
+def make(name: str) -> Ended:
+    """Make an end, in a folder of its own. Raises Unavailable where this machine does not allow it."""
+    with tempfile.TemporaryDirectory(prefix="ends-") as folder:
+        work = Work(Path(folder))
+        work.write_shard("a.tar", samples(2))
+        work.write_spec()
+        return ENDS[name](work)
+
+
+def main(names: Sequence[str]) -> None:
+    """Print the table of docs/guarantees.md."""
+    print("| end | exit status | last lines |\n|---|---:|---|")
+    for name in names or ENDS:
+        try:
+            ended = make(name)
+            lines = "<br>".join(f"`{line}`" for line in ended.last).replace("|", "\\|")
+            print(f"| {name} | {ended.status} | {lines} |", flush=True)
+        except Unavailable as error:
+            print(f"| {name} | | not made: {error} |", flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,90 @@
+"""How a command ends: its status, its last line, and no traceback, whatever ends it."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+import typer
+
+from edict.checkpoint import ModelError
+from jobs.errors import INCOMPLETE, NOT_RUN, RESUMED, reported
+from pipeline.errors import JobError
+
+PROGRAM = """
+import atexit, time, typer
+from jobs.errors import reported
+
+def say(word):
+    print(word, flush=True)
+    time.sleep(100)
+
+def command():
+    with reported():
+        try:
+            say("working")
+        finally:
+            say("tidying up")
+
+atexit.register(say, "exiting")
+typer.run(command)
+"""
+
+
+def ended_by(*signals: signal.Signals) -> tuple[int, str]:
+    """Exit status and stderr of a process that is sent signals, each once what the last one led to has begun."""
+    with subprocess.Popen(
+        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout and process.stderr
+        for number in signals:
+            assert process.stdout.readline()
+            process.send_signal(number)
+        return process.wait(60), process.stderr.read()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_three_signals_show_no_traceback(number: signal.Signals) -> None:
+    status, said = ended_by(number, number, number)
+    how = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
+    assert (status, said) == (128 + number, f"{how}: {RESUMED}\n")
+
+
+def test_the_first_signal_gives_its_name_and_the_last_its_status() -> None:
+    assert ended_by(signal.SIGTERM, signal.SIGINT, signal.SIGINT) == (130, f"interrupted: {RESUMED}\n")
+
+
+def ending(error: BaseException, *notes: str) -> int:
+    for note in notes:
+        error.add_note(note)
+    with pytest.raises(typer.Exit) as ended, reported():
+        raise error
+    return ended.value.exit_code
+
+
+@pytest.mark.parametrize("kind", [JobError, ModelError])
+def test_an_error_before_any_work_is_2_and_after_some_1(
+    kind: type[Exception], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ending(kind("x: is full")) == NOT_RUN
+    assert capsys.readouterr().err == "error: x: is full\n"
+    assert ending(kind("x: is full"), "2 of 3 units are committed") == INCOMPLETE
+    assert capsys.readouterr().err == f"error: x: is full\n2 of 3 units are committed; {RESUMED}\n"
+
+
+def test_an_interrupted_run_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ending(KeyboardInterrupt(), "2 of 3 units are committed") == 130
+    assert capsys.readouterr().err == f"interrupted: 2 of 3 units are committed; {RESUMED}\n"
+
+
+def test_a_fault_of_the_program_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError), reported():
+        raise ZeroDivisionError
+
+
+def test_the_handlers_are_put_back() -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with reported():
+        assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] != before
+    assert ending(JobError("x")) == NOT_RUN
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

@@ -1,0 +1,50 @@
+"""The Ray that a run starts for itself on this machine."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = """
+import signal, sys
+import psutil, ray
+from pipeline.cluster import connected, machine_for
+from pipeline.errors import JobError
+
+before = signal.getsignal(signal.SIGTERM)
+try:
+    with connected(1, machine_for(0)):
+        assert ray.get(ray.remote(lambda: 1).remote()) == 1
+        assert signal.getsignal(signal.SIGTERM) is before
+        me = psutil.Process()
+        for process in (me, *me.children(recursive=True)):
+            for line in process.net_connections("inet"):
+                if line.status == psutil.CONN_LISTEN:
+                    print(line.laddr.ip)
+except JobError as error:
+    sys.exit(str(error))
+"""
+
+
+def run(**environment: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=env | environment)
+
+
+def test_it_listens_on_the_loopback_interface_only_and_needs_no_home() -> None:
+    ended = run(HOME="/proc/absent")
+    assert ended.returncode == 0, ended.stderr
+    assert set(ended.stdout.split()) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+    assert len(ended.stdout.split()) > 5
+
+
+def test_a_temporary_folder_that_ray_cannot_use_is_one_line(tmp_path: Path) -> None:
+    long = tmp_path / ("long" * 25)
+    long.mkdir()
+    ended = run(TMPDIR=str(long))
+    said = f"Ray cannot start on this machine, with its files in {long}: its path is too long for a socket; "
+    assert ended.stderr == f"{said}set RAY_TMPDIR to a short path of a folder that can be written\n"
+    assert ended.returncode == 1
+    ended = run(RAY_TMPDIR="/proc/absent")
+    assert ended.stderr.startswith("Ray cannot start on this machine, with its files in /proc/absent: ")
+    assert len(ended.stderr.splitlines()) == 1
