@@ -20,9 +20,6 @@ from pipeline.errors import JobError
 from pipeline.work import Machine
 from schemas.locations import without_secrets
 
-_TOKEN = secrets.token_hex(32)
-"""What processes of a Ray that is started here authenticate with. One for this process, since Ray reads it once."""
-
 ANSWER = 5.0  # seconds for a cluster's port to answer; ray.init itself tries for a quarter of an hour
 
 # how an HTTP/2 client begins, and so a client of gRPC: Ray's ports answer it, a dashboard's does not
@@ -93,8 +90,6 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
     finally:
         if ours:
             ray.shutdown()
-            if os.environ.get("RAY_AUTH_TOKEN") == _TOKEN:
-                del os.environ["RAY_AUTH_TOKEN"]
 
 
 def _start_local(cpus: int) -> None:
@@ -105,8 +100,9 @@ def _start_local(cpus: int) -> None:
     """
     # no option does this: but on Windows and macOS, Ray listens on every interface
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    # or Ray writes one to ~/.ray, which may not be writable
-    os.environ.setdefault("RAY_AUTH_TOKEN", _TOKEN)
+    if not _token_can_be_kept():
+        # It stays in the environment: Ray reads it once per process, and a later cluster must have the same.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         ray.init(address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.ERROR)
     except (OSError, ray.exceptions.RaySystemError) as error:
@@ -120,6 +116,18 @@ def _start_local(cpus: int) -> None:
         ) from error
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+def _token_can_be_kept() -> bool:
+    """Tell whether Ray finds its authentication token, or can write a new one to ~/.ray as it does by default."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return True
+    folder = Path.home() / ".ray"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError:
+        return False
+    return (folder / "auth_token").is_file() or os.access(folder, os.W_OK)
 
 
 def _check_address(address: str) -> None:
