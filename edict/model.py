@@ -237,8 +237,9 @@ class EDICT:
     ) -> tuple[Pair, Faults]:
         """The pair at `position` of its schedule, inverted or generated there, and what went wrong, by sample.
 
-        Samples do not influence each other: those without a fault are right whatever happened to the rest. Guidance
-        leads away from `negative_captions`, one a pair, where they are given; elsewhere from the empty caption.
+        Samples do not influence each other: those without a fault are right whatever happened to the rest. Those with
+        a fault are zeros, so that they can be decoded with the others. Guidance leads away from `negative_captions`,
+        one a pair, where they are given; elsewhere from the empty caption.
 
         `slots` has the place of each sample in its batch, or None for any free place. The default is any place for all,
         in order. The last bits of a prediction can depend on the place, so a part of a pair regenerates exactly only
@@ -275,7 +276,7 @@ class EDICT:
             xs[samples], ys[samples] = x[places], y[places]
             met = _faults(extent, pair.bits)
             faults |= {i: met[place] for i, place in zip(samples, places, strict=True) if place in met}
-        return replace(pair, x=xs, y=ys, position=position), faults
+        return _zeroed(replace(pair, x=xs, y=ys, position=position), faults), faults
 
     @torch.inference_mode()
     def edit(
@@ -328,10 +329,8 @@ class EDICT:
                     faults.setdefault((row, j), fault)
         order = [(row, j) for row, count in enumerate(counts) for j in range(count + 1)]
         x, y = (torch.stack([states[place][side] for place in order]) for side in (0, 1))
-        return (
-            replace(pair, x=x, y=y, position=depth),
-            {i: faults[place] for i, place in enumerate(order) if place in faults},
-        )
+        by_sample = {i: faults[place] for i, place in enumerate(order) if place in faults}
+        return _zeroed(replace(pair, x=x, y=y, position=depth), by_sample), by_sample
 
     def _edit_batch(
         self,
@@ -458,6 +457,12 @@ def _faults(extent: Extent, bits: int) -> Faults:
         elif largest >= LIMIT:
             faults[i] = LatticeOverflow(largest, LIMIT, bits)
     return faults
+
+
+def _zeroed(pair: Pair, faults: Faults) -> Pair:
+    """Set the states of samples with a fault to zero, in place. They mean nothing, and can be huge."""
+    pair.x[list(faults)] = pair.y[list(faults)] = 0
+    return pair
 
 
 def _checked(pair: Pair, faults: Faults) -> Pair:

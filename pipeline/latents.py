@@ -75,7 +75,7 @@ def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> L
         raise StoreError(f"{name} is not what was committed (its sha256 differs): it was damaged or replaced")
     whole = read_table(data, name)
     _check_fingerprint(store, unit.source, whole.schema)
-    whole = with_slots(whole)
+    whole = _with_slots(whole)
     if planned is None:
         table = whole.slice(unit.first, unit.count)
         if table.num_rows != unit.count:
@@ -98,7 +98,7 @@ def _check_fingerprint(store: Store, path: str, schema: pa.Schema) -> None:
         )
 
 
-def with_slots(part: pa.Table) -> pa.Table:
+def _with_slots(part: pa.Table) -> pa.Table:
     """Return a whole part with the column `slot`, which parts of earlier versions do not have.
 
     Their rows were inverted in batches in the order of the part.

@@ -80,6 +80,8 @@ def test_a_state_beyond_the_lattice_is_a_fault_from_the_start(
     wild.x[1, 0, 0, 0] = wild.y[1, 0, 0, 0] = state
     (moved, faults), (expected, none) = (small.move(pair, TEXTS, 0) for pair in (wild, start))
     assert (list(faults), none) == ([1], {})
+    assert not moved.x[1].any() and not moved.y[1].any()
+    assert len(small.decode(moved.to_float()[0])) == 3
     assert moved[[0, 2]].digests() == expected[[0, 2]].digests()
 
 
