@@ -211,7 +211,7 @@ def read(
     with reported():
         for batch in read_rows(store, columns.split(",") if columns else None):
             for row in batch.to_pylist():
-                print(json.dumps(row, ensure_ascii=False))
+                print(json.dumps(row))
 
 
 @app.command()

@@ -46,7 +46,8 @@ Source = tuple[str, int, int, str | None]
 class Unit:
     """A contiguous slice of one source: `count` samples from `first`; the fields of schemas.plan.UNITS.
 
-    Its first, second ... `retry` takes up only what was rejected for one of `errors`: `only`, by index and key.
+    Its first, second ... `retry` takes up only what was rejected for one of `errors`: `only`, by index and key. It
+    follows the attempt `after`.
     """
 
     unit: str
@@ -59,6 +60,7 @@ class Unit:
     retry: int = 0
     errors: tuple[str, ...] = ()
     only: frozenset[tuple[int, str]] = frozenset()
+    after: str | None = None
 
     def slice(self, first: int, count: int) -> "Unit":
         """The unit cut down to `count` of its samples."""

@@ -26,7 +26,6 @@ from PIL.ImageFile import ImageFile
 from pipeline.images import FORMATS
 from pipeline.sheet import CELL, SHOWN, read_pictures
 from pipeline.status import status
-from pipeline.storage import Reader
 from pipeline.store import READERS, Store, StoreError
 from schemas.locations import without_secrets
 from schemas.rejects import Reject
@@ -190,7 +189,7 @@ def marked(prompt: str, caption: str) -> Markup:
 def _told(store: Store) -> Told:
     """One pass over the commits, which may be too many to keep."""
     told = Told()
-    for commit in store.commits():
+    for commit in store.commits([]):
         for name in told.seconds:
             told.seconds[name] += getattr(commit.seconds, name)
         worker = (commit.worker["host"], commit.worker["pid"], commit.worker["device"])
@@ -222,7 +221,7 @@ def _distributions(store: Store, parts: Sequence[str]) -> Distributions | None:
 
 def _numbers(store: Store, part: str) -> pa.Table:
     """The drift and std of a part's rows, by range requests: the states, nearly all of a part, are not read."""
-    reader = Reader(f"{store.location.rstrip('/')}/{part}")
+    reader = store.open(part)
     try:
         # without threads, since a Reader has one position
         file = pq.ParquetFile(pa.PythonFile(reader, mode="r"), page_checksum_verification=True, pre_buffer=False)

@@ -48,7 +48,7 @@ from pipeline.report import report
 from pipeline.selection import Selection, extend_plan, plan_rows, read_selection
 from pipeline.sheet import contact_sheets
 from pipeline.status import Status, status
-from pipeline.store import CommitRefused, JobKey, Store
+from pipeline.store import CommitRefused, JobKey, Store, StoreError
 from pipeline.work import Done, Machine
 from schemas.specs import EditSpec, InvertSpec, Workers
 
@@ -226,7 +226,11 @@ def _open(
     """
     check_output(store, inputs)
     check_job(store, spec.kind, fingerprint, machine)
-    planned = None if is_planned(store) else plan()
+    if not (has_plan := is_planned(store)) and next(store.names("commits"), None) is not None:
+        raise StoreError(
+            f"{store.location}: has commits and no plan/units.parquet; put it back, or give another output"
+        )
+    planned = None if has_plan else plan()
     open_job(store, spec.kind, spec.model_dump(mode="json"), fingerprint, machine, **more)
     if planned is not None:
         write_units(store, planned)
@@ -243,7 +247,7 @@ def _pending(store: Store, units: Sequence[Unit], retry: Sequence[str]) -> list[
         refused = list[CommitRefused]()
         done = store.committed(refused)
         for commit in refused:
-            print(f"note: {commit.path} {commit.reason}; its unit is done again", file=sys.stderr)
+            print(f"note: {commit.path} {commit.reason}: {commit.remedy}", file=sys.stderr)
         store.discard(refused)
         pending = [unit for unit in units if unit.unit not in done]
         if len(pending) < len(units):
@@ -258,16 +262,17 @@ def _pending(store: Store, units: Sequence[Unit], retry: Sequence[str]) -> list[
 
 def _retried(store: Store, units: Sequence[Unit], errors: Sequence[str]) -> tuple[list[Unit], Counter[str]]:
     """The units with rejects of these errors, cut down to them, and how often each error is in the store."""
-    known, again = Counter[str](), dict[str, tuple[int, frozenset[tuple[int, str]]]]()
+    known, again = Counter[str](), dict[str, tuple[int, frozenset[tuple[int, str]], str]]()
     for commit in store.commits([]):
         known.update(reject.error for reject in commit.rejects)
         if rejects := [reject for reject in commit.rejects if reject.error in errors]:
-            again[commit.unit] = commit.retry + 1, frozenset((reject.index, reject.key) for reject in rejects)
+            only = frozenset((reject.index, reject.key) for reject in rejects)
+            again[commit.unit] = commit.retry + 1, only, commit.last
     return [
-        dataclasses.replace(unit, retry=number, errors=tuple(errors), only=only)
+        dataclasses.replace(unit, retry=number, errors=tuple(errors), only=only, after=after)
         for unit in units
         if unit.unit in again
-        for number, only in [again[unit.unit]]
+        for number, only, after in [again[unit.unit]]
     ], known
 
 
@@ -322,16 +327,15 @@ def _check_first(store: Store, errors: Sequence[Mapping[str, int]]) -> None:
 
 def shortfall(found: Status, max_share: float | None) -> str | None:
     """Return why a job is no success although it is complete, or None if it is one."""
+    if found.complete and not found.input:
+        return "there is no row, because the input has none"
     if found.complete and not found.ok:
         if found.filtered == found.input:
             return "there is no image, because no edit changes a caption: compare the edits with `edict plan`"
         return f"there is no row: {found.rejected} of {found.input} images were rejected"
     tried = found.ok + found.rejected
-    if max_share is not None and found.rejected > max_share * tried:
-        return (
-            f"{found.rejected} of {tried} images were rejected ({found.rejected / tried:.1%}), "
-            f"and rejects.max_share allows {max_share:.1%}"
-        )
+    if max_share is not None and tried and (share := found.rejected / tried) > max_share:
+        return f"{found.rejected} of {tried} images were rejected: {share:.6g}, and rejects.max_share is {max_share:g}"
     return None
 
 

@@ -59,7 +59,7 @@ def read_pictures(store: Store) -> Iterator[dict[str, Any]]:
     Of a store from an earlier version, which left no edits out, rows are cut as they would be today.
     """
     most = edits_shown(store.job()["spec"].get("contact_sheet", 1))
-    for commit in store.commits():
+    for commit in store.commits([]):
         for file in commit.files:
             if file.path.startswith("pictures/"):
                 for row in _rows(store, file.path):

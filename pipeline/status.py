@@ -81,7 +81,7 @@ def status(store: Store) -> Status:
         paces.append(took * per_row / max(1, commit.input))
         spans.append((commit.started, commit.finished))
         sound &= abs(commit.finished - commit.started - took) < SKEW and 0 < commit.started < now + SKEW
-    problems += [f"{commit.path} {commit.reason}: the next run does its unit again" for commit in refused]
+    problems += [f"{commit.path} {commit.reason}: {commit.remedy}" for commit in refused]
     lost, unpublished, strangers = _compare_files(store, files)
     added, unknown = _added(store, job) if planned else ([], [])
     problems += lost + added
@@ -115,13 +115,14 @@ def _compare_files(store: Store, files: dict[str, int]) -> tuple[list[str], list
 
     `files` are the committed ones with their bytes.
     """
+    # first what is staged, which may be published meanwhile
+    staged = {path.removeprefix(f"{STAGING}/") for path in store.names(STAGING)}
     missing, problems, strangers = dict(files), list[str](), list[str]()
     for path, size in (item for folder in DATA for item in store.sizes(folder)):
         if (committed := missing.pop(path, None)) is None:
             strangers.append(path)
         elif committed != size:
             problems.append(f"{path} has {size} bytes, and {committed} were committed: {REPAIR}")
-    staged = {path.removeprefix(f"{STAGING}/") for path in store.names(STAGING)} if missing else set()
     problems += [f"{path} is missing: {REPAIR}" for path in missing if path not in staged]
     return problems, [path for path in missing if path in staged], strangers
 

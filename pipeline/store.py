@@ -27,7 +27,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
@@ -64,6 +64,8 @@ ABANDONED = 24 * 3600.0  # seconds after which a staged file of a unit without a
 STAGING = "staging"
 DATA = ("parts", "shards", "pictures")  # the folders whose files commits name
 COMMIT = re.compile(r"commits/(\d{8})\.json")
+RETRY = re.compile(r"retries/(\d{8})\+(\d{4})\.json")
+PLAN = re.compile(r"plan/units(?:\+(\d{4}))?\.parquet")
 LEDGER = re.compile(r"ledger/(\d{6})\.parquet")
 LEDGER_JOB = b"edict.job"
 JOB = {"kind", "spec", "fingerprint", "machine"}  # the least that job.json has
@@ -81,11 +83,21 @@ class JobReplaced(StoreError):
 
 
 class CommitRefused(StoreError):
-    """A commit of `unit` at `path` that does not count: damaged, or of another job or plan. It names `files`."""
+    """A commit of `unit` at `path` that does not count: damaged, of another job, or out of order. It names `files`."""
 
     def __init__(self, location: str, path: str, unit: str, reason: str, files: Iterable[File] = ()) -> None:
-        super().__init__(f"{location}: {path} {reason}; run the job again, which does the unit again")
         self.path, self.unit, self.reason, self.files = path, unit, reason, tuple(files)
+        self.remedy = (
+            "edict run discards it, and edict retry tries these rejects again"
+            if path.startswith("retries/")
+            else "edict run does the unit again"
+        )
+        super().__init__(f"{location}: {path} {reason}: {self.remedy}")
+        self._given = (location, path, unit, reason, self.files)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled by its arguments, since a worker may raise it."""
+        return type(self), self._given
 
 
 @dataclass(frozen=True)
@@ -196,7 +208,8 @@ class Store:
     def _list(self, prefix: str, after: str | None = None) -> Iterator[Any]:
         with naming(self.location):
             for batch in obstore.list(self._objects, prefix, offset=after):
-                yield from batch
+                # consoles of object stores mark a folder by an empty object, whose name ends in a slash
+                yield from (item for item in batch if item["size"] or "." in item["path"].rpartition("/")[2])
 
     def delete(self, path: str) -> None:
         """Delete a file; one that is gone already counts as deleted."""
@@ -240,6 +253,8 @@ class Store:
                 f"{self.location}: job.json is of the kind {job['kind']!r}, which this version does not know; use the "
                 "version of edict-pipeline that wrote it"
             )
+        if not isinstance(job.get("id", ""), str):
+            raise StoreError(f"{self.location}: job.json is damaged (its id is not text)")
         if (format := job.get("format", 1)) not in range(1, FORMAT + 1):
             raise StoreError(
                 f"{self.location}: job.json has format {format!r}, and this version reads formats up to {FORMAT}; "
@@ -272,13 +287,16 @@ class Store:
 
     def _plans(self) -> list[str]:
         """The digest of the plan as first written, and after each extension. Raises StoreError if it is damaged."""
-        whole, found = sha256(), []
-        for path in sorted(self.names("plan"), key=lambda path: (len(path), path)):
-            if path.startswith("plan/units"):
-                data = self.get(path)
-                read_table(data, f"{self.location}: {path}")  # or every commit would seem to be of another plan
-                whole.update(data)
-                found.append(whole.hexdigest())
+        whole, found = sha256(), list[str]()
+        numbers = sorted(int(match[1] or 0) for path in self.names("plan") if (match := PLAN.fullmatch(path)))
+        if numbers != list(range(len(numbers))):
+            raise StoreError(f"{self.location}: plan/ lacks some of its units*.parquet; put them back")
+        for number in numbers:
+            path = f"plan/units+{number:04d}.parquet" if number else "plan/units.parquet"
+            data = self.get(path)
+            read_table(data, f"{self.location}: {path}")
+            whole.update(data)
+            found.append(whole.hexdigest())
         return found
 
     def commit(self, commit: Commit) -> bool:
@@ -291,12 +309,19 @@ class Store:
                 self._checked(path, self._read(path), commit.unit, key, [])
                 return False
             except CommitRefused as refused:
-                if key.id is not None:
-                    self.check_key(key)  # or this attempt itself is the stranger here
+                self.check_key(key)  # or this attempt itself is the stranger here
                 self.discard([refused])
             except NotThere:
                 continue  # discarded just now by another attempt
         return True
+
+    def check_follows(self, unit: str, retry: int, after: str) -> None:
+        """Raise StoreError where the commit before a retry is no longer that of the attempt `after`."""
+        if (found := self.commit_at(unit, retry - 1).attempt) != after:
+            raise StoreError(
+                f"{self.location}: unit {unit} was done again by attempt {found} while its rejects were retried; "
+                "edict retry tries what is rejected now"
+            )
 
     def commit_at(self, unit: str, retry: int = 0) -> Commit:
         """The commit of a unit, or of a retry of it. Raises StoreError where it is not there, or does not count."""
@@ -332,13 +357,18 @@ class Store:
     def committed(self, refused: list[CommitRefused] | None = None) -> set[str]:
         """The units that are done; `refused` is as in `commits`. The ledger was checked when it was written."""
         key, plans = JobKey(self._id()), self._plans()
+        for unit, paths in self._retries().items():
+            if (data := self._listed(commit_path(unit))) is None:
+                for path in paths:
+                    _refuse(CommitRefused(self.location, path, unit, "has no commit before it"), refused)
+                continue
+            try:
+                first = self._checked(commit_path(unit), data, unit, key, plans)
+            except CommitRefused:
+                continue  # as a loose commit, below
+            self._with_retries(first, paths, key, plans, refused)
         blocks = self.settled(key)
         done = {unit for block in blocks for unit in _units(block)}
-        for path in self.names("retries"):
-            try:
-                self._checked(path, self.get(path), unit_of(path), key, plans)
-            except CommitRefused as error:
-                _refuse(error, refused)
         return done | {commit.unit for commit in self._loose_commits(blocks, key, plans, refused)}
 
     def commits(self, refused: list[CommitRefused] | None = None) -> Iterator[Commit]:
@@ -346,26 +376,46 @@ class Store:
 
         Commits that do not count are appended to `refused`, where a list is given; elsewhere they are raised.
         """
-        key, plans = JobKey(self._id()), self._plans()
-        retries: dict[str, list[str]] = {}
-        for path in sorted(self.names("retries")):
-            retries.setdefault(path.removeprefix("retries/").partition("+")[0], []).append(path)
+        key, plans, retries = JobKey(self._id()), self._plans(), self._retries()
         for commit in self._first_commits(key, plans, refused):
-            for path in retries.get(commit.unit, ()):
-                try:
-                    retry = self._checked(path, self.get(path), commit.unit, key, plans)
-                    commit = self._merged(path, commit, retry)
-                except CommitRefused as error:
-                    _refuse(error, refused)
-                    break  # later retries count from the state after this one
-            yield commit
+            yield self._with_retries(commit, retries.get(commit.unit, ()), key, plans, refused)
 
-    def _merged(self, path: str, commit: Commit, retry: Commit) -> Commit:
-        try:
-            return merged(commit, retry)
-        except ValueError as error:
-            reason = f"does not fit the commits before it ({error})"
-            raise CommitRefused(self.location, path, commit.unit, reason, retry.files) from error
+    def _retries(self) -> dict[str, list[str]]:
+        """The commits of retries by unit, in order."""
+        found: dict[str, list[str]] = {}
+        for path in sorted(self.names("retries")):
+            if (match := RETRY.fullmatch(path)) is None:
+                raise StoreError(f"{self.location}: {path} is no file of a store; move it elsewhere")
+            found.setdefault(match[1], []).append(path)
+        return found
+
+    def _with_retries(
+        self,
+        commit: Commit,
+        paths: Sequence[str],
+        key: JobKey,
+        plans: list[str],
+        refused: list[CommitRefused] | None,
+    ) -> Commit:
+        """A unit's first commit with its retries merged. A retry that does not count takes all later ones with it."""
+        for number, path in enumerate(paths):
+            files: tuple[File, ...] = ()
+            try:
+                if (data := self._listed(path)) is None:
+                    return commit
+                retry = self._checked(path, data, commit.unit, key, plans)
+                files = retry.files
+                commit = merged(commit, retry)
+            except (CommitRefused, ValueError) as error:
+                if not isinstance(error, CommitRefused):
+                    reason = f"does not fit the commits before it ({error})"
+                    error = CommitRefused(self.location, path, commit.unit, reason, files)
+                _refuse(error, refused)
+                for later in paths[number + 1 :]:
+                    reason = "follows a retry that does not count"
+                    _refuse(CommitRefused(self.location, later, commit.unit, reason), refused)
+                return commit
+        return commit
 
     def settle(self, block: int, key: JobKey) -> None:
         """Write the ledger's file of a block of units that are all done. Any number of writers write the same."""
@@ -400,11 +450,20 @@ class Store:
             for first in range(0, len(units), BLOCK):  # read ahead no further: they are many
                 some = units[first : first + BLOCK]
                 paths = [commit_path(unit) for unit in some]
-                for path, data, unit in zip(paths, pool.map(self.get, paths), some, strict=True):
+                for path, data, unit in zip(paths, pool.map(self._listed, paths), some, strict=True):
+                    if data is None:
+                        continue
                     try:
                         yield self._checked(path, data, unit, key, plans)
                     except CommitRefused as error:
                         _refuse(error, refused)
+
+    def _listed(self, path: str) -> bytes | None:
+        """A file that was listed; None where it was deleted since."""
+        try:
+            return self._read(path)
+        except NotThere:
+            return None
 
     def settled(self, key: JobKey | None = None) -> list[int]:
         """The blocks that are in the ledger; with a key those whose file is whole and of the job with that key."""
@@ -456,7 +515,12 @@ class Store:
         if commit.job != key.id:
             raise CommitRefused(self.location, path, unit, "was left by another job", commit.files)
         if plans and commit.plan is not None and commit.plan not in plans:
-            raise CommitRefused(self.location, path, unit, "belongs to another plan of this job", commit.files)
+            plans[:] = self._plans()  # it may have been extended meanwhile
+            if commit.plan not in plans:
+                raise StoreError(
+                    f"{self.location}: {path} belongs to another plan of this job; put plan/ back as it was, or give "
+                    "another output"
+                )
         return commit
 
     def discard(self, refused: Iterable[CommitRefused]) -> None:
@@ -473,7 +537,7 @@ class Store:
 
     def drop(self, unit: str) -> None:
         """Delete the commits of a unit, so that the next run does it again; its files go with the next `sweep`."""
-        for path in sorted(path for path in self.names("retries") if _attempted(path).startswith(f"{unit}+"))[::-1]:
+        for path in self._retries().get(unit, [])[::-1]:
             self.delete(path)
         self.delete(_ledger_path(int(unit) // BLOCK))
         self.delete(commit_path(unit))
@@ -500,6 +564,7 @@ class Store:
             for path, when in written.items()
             if path not in named
             and ATTEMPT.fullmatch(path)
+            and unit_of(path) not in doubtful
             and ((now - when).total_seconds() >= abandoned or (_is_attempt(path, job) and _attempted(path) in done))
         ]
         lost += [
@@ -515,7 +580,8 @@ class Store:
         if self._folder is not None:
             for folder in DATA:
                 sync_folder(self._folder / folder)
-            _remove_remnants(self._folder, now.timestamp() - abandoned)
+            with naming(self.location):
+                _remove_remnants(self._folder, now.timestamp() - abandoned)
         return len(lost)
 
 
@@ -524,7 +590,7 @@ def _remove_remnants(folder: Path, before: float) -> None:
     for name in (*(f"{STAGING}/{data}" for data in DATA), "commits", "retries"):
         for file in (folder / name).glob("*.*#*"):
             with suppress(FileNotFoundError):
-                if PARTIAL.fullmatch(file.name) and file.stat().st_mtime < before:
+                if PARTIAL.fullmatch(file.name) and file.is_file() and file.stat().st_mtime < before:
                     file.unlink()
 
 

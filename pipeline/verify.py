@@ -19,7 +19,7 @@ from pipeline.plan import Source, Unit, cut, part_sources
 from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.status import status
-from pipeline.store import DATA, Store, StoreError, read_table, unit_of
+from pipeline.store import DATA, STAGING, Store, StoreError, read_table, unit_of
 from pipeline.work import Machine, Poison, Weights
 from pipeline.worker import Ahead, check_model, fitting, here, load_model
 from schemas.commit import Commit
@@ -156,7 +156,9 @@ def run_verify(
     if found.committed < found.units:
         problems.append(f"{found.units - found.committed} of {found.units} units are not done")
     commits = list(store.commits([]))
-    present = {item for folder in DATA for item in store.sizes(folder)}
+    # first what is staged, which may be published meanwhile
+    present = {(path.removeprefix(f"{STAGING}/"), size) for path, size in store.sizes(STAGING)}
+    present |= {item for folder in DATA for item in store.sizes(folder)}
     damaged = {c.unit for c in commits if any((file.path, file.bytes) not in present for file in c.files)}
     sound = [commit for commit in commits if commit.unit not in damaged]
     worker: type

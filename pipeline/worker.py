@@ -250,6 +250,7 @@ class Attempt:
         commit = Commit(
             job=self.key.id,
             plan=self.key.plan,
+            after=self.unit.after,
             unit=self.unit.unit,
             retry=self.unit.retry,
             errors=self.unit.errors,
@@ -274,6 +275,8 @@ class Attempt:
         )
         try:
             self.store.check_key(self.key)
+            if self.unit.after is not None:
+                self.store.check_follows(self.unit.unit, self.unit.retry, self.unit.after)
             won = self.store.commit(commit)
         except StoreError:
             self.store.withdraw(self.files)

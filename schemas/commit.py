@@ -34,12 +34,14 @@ class Commit(Record):
     The commit of the first, second ... `retry` tells of those rejects of the commits before it whose error is among
     `errors`, and of nothing else.
 
-    `job` is the id in job.json and `plan` the digest of the plan, so that a commit never counts for another job. Stores
-    of format 1 have neither.
+    `job` is the id in job.json and `plan` the digest of the plan, so that a commit never counts for another job. A
+    retry's `after` is the attempt whose commit it follows, so that it never counts after another one. Stores of format
+    1 have none of them.
     """
 
     job: str | None = None
     plan: str | None = None
+    after: str | None = None
     unit: str
     retry: int = 0
     errors: tuple[str, ...] = ()
@@ -63,12 +65,20 @@ class Commit(Record):
         found = re.match(r"[^-]+-([0-9]+)", self.attempt)
         return int(found[1]) if found else 1
 
+    @property
+    def last(self) -> str:
+        """The attempt of the last commit that is merged in this one."""
+        return self.after if self.retry and self.after else self.attempt
+
 
 def merged(first: Commit, retry: Commit) -> Commit:
     """A unit after a retry: its first commit with the rejects that were tried again replaced by what became of them.
 
-    Raises ValueError where it is not the next retry, or its input is not just those rejects.
+    Of the result, `after` is the retry's attempt. Raises ValueError where it is not the next retry, follows another
+    attempt, or its input is not just those rejects.
     """
+    if retry.after is not None and retry.after != first.last:
+        raise ValueError(f"the retry of unit {retry.unit} follows attempt {retry.after} and not {first.last}")
     again = [reject for reject in first.rejects if reject.error in retry.errors]
     if len(again) != retry.input or retry.filtered or retry.retry != first.retry + 1:
         raise ValueError(f"the retry of unit {retry.unit} had {retry.input} samples and not {len(again)}")
@@ -76,6 +86,7 @@ def merged(first: Commit, retry: Commit) -> Commit:
     return first.model_copy(
         update={
             "retry": retry.retry,
+            "after": retry.attempt,
             "ok": first.ok + retry.ok,
             "rejected": len(rejects),
             "files": first.files + retry.files,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,9 +20,9 @@ from pipeline.latents import read_columns
 from pipeline.ledger import Ledger
 from pipeline.plan import Unit, write_units
 from pipeline.read import NoColumn, read_rows
-from pipeline.run import RetryError, _pending, _retried
-from pipeline.status import status
-from pipeline.store import CommitRefused, JobReplaced, Store, StoreError, table_bytes
+from pipeline.run import RetryError, _open, _pending, _retried, shortfall, write_report
+from pipeline.status import Status, status
+from pipeline.store import CommitRefused, JobKey, JobReplaced, Store, StoreError, table_bytes
 from pipeline.work import Done, Machine
 from pipeline.worker import Attempt
 from schemas.latents import FINGERPRINT
@@ -43,7 +44,7 @@ def planned(location: str, units: int = 2, *, steps: int = 1, kind: str = "inver
 
 
 def part(store: Store, keys: Sequence[str]) -> bytes:
-    table = pa.table({"key": pa.array(keys, pa.string())})
+    table = pa.table({"key": pa.array(keys, pa.string()), **{name: [1.0] * len(keys) for name in ("drift", "std")}})
     return table_bytes(table.replace_schema_metadata({FINGERPRINT: json.dumps(store.fingerprint)}))
 
 
@@ -197,14 +198,18 @@ def test_a_commit_that_another_job_left_does_not_count(place: str, capsys: pytes
     for path, data in stray.items():
         new.put(path, data)
     commit(attempt(new, 0))
-    with pytest.raises(CommitRefused, match=r"commits/00000001\.json was left by another job; run the job again"):
+    with pytest.raises(
+        CommitRefused, match=r"commits/00000001\.json was left by another job: edict run does the unit again"
+    ):
         list(new.commits())
     found = status(new)
     assert (found.complete, found.committed) == (False, 1)
-    assert found.problems == ["commits/00000001.json was left by another job: the next run does its unit again"]
+    assert found.problems == ["commits/00000001.json was left by another job: edict run does the unit again"]
     units = [attempt(new, number).unit for number in range(2)]
     assert [unit.unit for unit in _pending(new, units, [])] == ["00000001"]
-    assert "note: commits/00000001.json was left by another job; its unit is done again" in capsys.readouterr().err
+    assert (
+        "note: commits/00000001.json was left by another job: edict run does the unit again" in capsys.readouterr().err
+    )
     commit(attempt(new, 1))
     new.sweep(abandoned=0)
     assert status(new).complete
@@ -224,13 +229,39 @@ def test_a_worker_replaces_a_commit_of_another_job(place: str) -> None:
     assert new.commit_at("00000000").attempt == made.name
 
 
-def test_a_commit_of_another_plan_does_not_count(tmp_path: Path) -> None:
+def test_commits_of_another_plan_are_an_error_and_never_removed(tmp_path: Path) -> None:
     store = planned(str(tmp_path / "store"))
     finish(store)
-    (tmp_path / "store" / "plan" / "units.parquet").unlink()
+    units = tmp_path / "store" / "plan" / "units.parquet"
+    whole = units.read_bytes()
+    units.unlink()
+    spec = {"kind": "invert", "input": "a.tar", "output": store.location}
+    fields: Any = (InvertSpec.model_validate(spec), {"steps": 1}, CPU, [])
+    with pytest.raises(
+        StoreError, match=r"has commits and no plan/units\.parquet; put it back, or give another output"
+    ):
+        _open(store, *fields, lambda: [])
     write_units(store, [Unit(f"{i:08d}", "b.tar", 0, i * COUNT, COUNT, 1, None) for i in range(2)])
-    with pytest.raises(CommitRefused, match="belongs to another plan of this job"):
-        list(store.commits())
+    for use in (lambda: list(store.commits([])), lambda: _pending(store, [], []), store.sweep):
+        with pytest.raises(StoreError, match="belongs to another plan of this job; put plan/ back as it was"):
+            use()
+    units.write_bytes(whole)
+    (units.parent / "units.parquet.bak").write_bytes(whole)  # no part of the plan
+    assert status(store).complete
+    assert len(list(store.names("parts"))) == 2
+    write_units(store, [], extension=2)
+    with pytest.raises(StoreError, match="plan/ lacks some of its units"):
+        store.key()
+
+
+def test_a_plan_that_is_extended_meanwhile_refuses_no_commit(tmp_path: Path) -> None:
+    store = planned(str(tmp_path / "store"))
+    before = store._plans()
+    write_units(store, [Unit(f"{2:08d}", "a.tar", 0, 6, COUNT, 1, None)], extension=1)
+    commit(attempt(store, 2))
+    data = store.get("commits/00000002.json")
+    assert store._checked("commits/00000002.json", data, "00000002", store.key(), before).unit == "00000002"
+    assert len(before) == 2
 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 512, b'{"unit": "00000'])
@@ -295,6 +326,106 @@ def test_of_two_retries_of_one_unit_the_second_is_repeated(tmp_path: Path) -> No
     assert len(list(store.names("parts"))) == 3
     with pytest.raises(RetryError, match="nothing was rejected for WorkerHung"):
         _pending(store, units, ["WorkerHung"])
+
+
+def test_a_retry_counts_only_after_the_commit_that_it_followed(tmp_path: Path) -> None:
+    """Its unit was dropped and done again meanwhile, with other rejects: by their number alone it would fit."""
+    store = planned(str(tmp_path / "store"), units=1)
+    commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
+    (unit,) = _retried(store, [attempt(store, 0).unit], ["WorkerDied"])[0]
+    late, stray = attempt(store, 0, of=unit), attempt(store, 0, of=unit)
+    commit(stray)
+    retry = store.get("retries/00000000+0001.json")
+    store.drop("00000000")
+    commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
+    with pytest.raises(StoreError, match="was done again by attempt .* while its rejects were retried"):
+        commit(late)
+    store.put("retries/00000000+0001.json", retry)  # put in the moment between that check and the drop
+    assert "retries/00000000+0001.json does not fit the commits before it" in status(store).problems[0]
+    assert _pending(store, [], []) == []
+    assert list(store.names("retries")) == []
+    assert (status(store).ok, status(store).rejected) == (COUNT - 1, 1)
+
+
+def test_a_retry_that_does_not_count_takes_the_later_ones_with_it(tmp_path: Path) -> None:
+    store = planned(str(tmp_path / "store"), units=1)
+    errors = ["WorkerDied", "WorkerHung"]
+    commit(attempt(store, 0, errors), errors)
+    for error in errors:
+        (unit,) = _retried(store, [attempt(store, 0).unit], [error])[0]
+        commit(attempt(store, 0, of=unit))
+    store.put("retries/00000000+0001.json", b"")
+    refused = list[CommitRefused]()
+    store.committed(refused)
+    assert [commit.path for commit in refused] == ["retries/00000000+0001.json", "retries/00000000+0002.json"]
+    assert "edict retry tries these rejects again" in str(refused[0])
+    write_report(store)  # says what it can
+    _pending(store, [], [])
+    assert (status(store).rejected, list(store.names("retries"))) == (2, [])
+    assert pickle.loads(pickle.dumps(refused[0])).path == refused[0].path
+
+
+def test_files_of_a_user_among_the_retries_are_an_error_and_never_removed(tmp_path: Path) -> None:
+    store = planned(str(tmp_path / "store"))
+    finish(store)
+    store.put("retries/my notes.txt", b"mine")
+    for use in (lambda: _pending(store, [], []), lambda: store.drop("00000000"), lambda: list(store.commits([]))):
+        with pytest.raises(StoreError, match=r"retries/my notes\.txt is no file of a store; move it elsewhere"):
+            use()
+    assert store.get("retries/my notes.txt") == b"mine"
+    assert store.has("commits/00000000.json")
+
+
+def test_a_late_worker_of_an_old_store_removes_nothing_of_the_next_job(tmp_path: Path) -> None:
+    """Jobs of format 1 have no id."""
+    new = planned(str(tmp_path / "store"))
+    unit = Unit("00000000", "a.tar", 0, 0, COUNT, 1, None)
+    old = Attempt(new, unit, 1, JobKey())
+    finish(new)
+    before = set(new.names(""))
+    with pytest.raises(JobReplaced):
+        commit(old)
+    stray = new.commit_at("00000000").model_copy(update={"job": None, "attempt": "another"})
+    with pytest.raises(JobReplaced):
+        new.commit(stray)
+    assert set(new.names("")) == before
+
+
+def test_empty_objects_that_mark_folders_are_no_files(s3: str) -> None:
+    import boto3
+
+    bucket, prefix = s3.removeprefix("s3://").split("/", 1)
+    client = boto3.client("s3")
+    for marker in (f"{prefix}/", f"{prefix}/parts/", f"{prefix}/ledger/", f"{prefix}/retries/"):
+        client.put_object(Bucket=bucket, Key=marker, Body=b"")
+    check_output(Store(s3), [])
+    store = planned(s3)
+    finish(store)
+    assert status(store).complete
+
+
+def test_units_that_are_not_published_yet_are_sound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = planned(str(tmp_path / "store"))
+    with monkeypatch.context() as dying:
+        dying.setattr(Store, "publish", lambda *_: None)
+        finish(store)
+    present = {(path.removeprefix("staging/"), size) for path, size in store.sizes("staging")}
+    assert present == {(file.path, file.bytes) for commit in store.commits() for file in commit.files}
+    write_report(store)
+    assert status(store).problems == []
+
+
+@pytest.mark.parametrize(
+    ("ok", "rejected", "max_share", "fails"),
+    [(21, 29, 0.58, False), (49, 1, 0.02, False), (48, 2, 0.02, True), (5, 0, 0.0, False)],
+)
+def test_the_share_of_rejects_is_compared_as_it_is_written(
+    ok: int, rejected: int, max_share: float, fails: bool
+) -> None:
+    count = ok + rejected
+    found = Status("invert", count, count, ok, rejected, 0, 1, 1, True)
+    assert (shortfall(found, max_share) is not None) == fails
+    assert shortfall(Status("edit", 0, 0, 0, 0, 0, 0, 0, True), None) == "there is no row, because the input has none"
 
 
 def test_a_retry_of_an_incomplete_store_settles_no_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -419,8 +550,8 @@ def test_rows_are_read_by_commits(place: str) -> None:
     finish(store)
     store.put("parts/stranger.parquet", b"not of this job")
     keys = [f"{i:08d}-{j}" for i in range(2) for j in range(COUNT)]
-    assert [row for batch in read_rows(place) for row in batch.to_pylist()] == [{"key": key} for key in keys]
-    with pytest.raises(NoColumn, match="has no column 'colour'; its columns are key"):
+    assert [row for batch in read_rows(place, ["key"]) for row in batch.to_pylist()] == [{"key": key} for key in keys]
+    with pytest.raises(NoColumn, match="has no column 'colour'; its columns are key, drift, std"):
         list(read_rows(place, ["colour"]))
 
 
