@@ -34,7 +34,7 @@ class Unavailable(Exception):
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command printed, stdout and stderr in their order, and its exit status."""
+    """The output of a command, stdout and stderr in their order, and its exit status."""
 
     said: str
     status: int

@@ -159,7 +159,7 @@ def main() -> None:
                 for slot in tested_slots(size):
                     output = Path(folder, f"{guidance}-{size}-{slot}")
                     outcome = model.invert_and_verify(output, guidance, size, slot)
-                    setting = {"kind": kind, "dtype": dtype, "guidance": guidance, "batch_size": size, "slot": slot}
+                    setting = {"kind": kind, "dtype": dtype, "guidance": guidance, "batch_size": size, "place": slot}
                     rows.append(setting | asdict(outcome))
     sums = defaultdict[tuple[str, str], list[int]](lambda: [0] * 5)
     for row in rows:

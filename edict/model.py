@@ -237,9 +237,9 @@ class EDICT:
     ) -> tuple[Pair, Faults]:
         """The pair at `position` of its schedule, inverted or generated there, and what went wrong, by sample.
 
-        Samples do not influence each other: those without a fault are right whatever happened to the rest. Those with
-        a fault are zeros, so that they can be decoded with the others. Guidance leads away from `negative_captions`,
-        one a pair, where they are given; elsewhere from the empty caption.
+        Samples do not influence each other: a fault of one sample does not change the others. Samples with a fault are
+        zeros, so that they can be decoded with the others. Guidance leads away from `negative_captions`, one per pair,
+        if they are given; otherwise from the empty caption.
 
         `slots` has the slot of each sample in its batch, or None for any free slot. By default samples fill the slots
         in order. The last bits of a prediction can depend on the slot, so a part of a pair regenerates exactly only in
