@@ -1,4 +1,4 @@
-"""`python -m benchmarks.ends [NAME ...]`: every way in which a command ends, made for real: its last lines, its status.
+"""`python -m benchmarks.ends [NAME ...]`: every way in which a command can end, with its last lines and its status.
 
 Small jobs of the shipped model, of one step, each in a process of its own. Filesystems that are full, read-only or out
 of inodes are small tmpfs mounts, which take root on Linux; without it these ends are left out, and the table says so.
@@ -29,12 +29,12 @@ SLOW: dict[str, Any] = {"sampler": {"steps": 200}, "workers": {"count": 1, "batc
 
 
 class Unavailable(Exception):
-    """This machine does not allow what an end takes."""
+    """This machine does not allow something that an end requires."""
 
 
 @dataclass(frozen=True)
 class Ended:
-    """What a command printed, stdout and stderr in their order, and its exit status."""
+    """The output of a command, stdout and stderr in their order, and its exit status."""
 
     said: str
     status: int
@@ -146,7 +146,7 @@ def _(work: Work) -> Ended:
 
 
 def stopped(work: Work, *signals: signal.Signals) -> Ended:
-    """A job that is sent signals while it works, the first after its first commit and each after what the last did."""
+    """Send signals to a working job: the first after its first commit, each other after the effect of the last."""
     work.write_shard("a.tar", samples(LONG))
     work.write_spec(**SLOW)
     process = work.start("run", "job.json")
@@ -200,7 +200,7 @@ def _(work: Work) -> Ended:
     return work.run(RAY_ADDRESS="127.0.0.1:63791")
 
 
-@named("the cluster has no room")
+@named("the cluster lacks resources")
 def _(work: Work) -> Ended:
     work.write_spec(workers={"count": 1, "gpus": 64})
     return work.run()

@@ -58,7 +58,7 @@ class Died(BaseException):
 
 
 class Actor:
-    """A thread that runs one step, up to its next storage operation, whenever it is told to."""
+    """A thread that runs one step, up to its next storage operation, each time that `step` is called."""
 
     def __init__(self, body: Callable[[], None], name: str, weight: float, mortality: float) -> None:
         self.name, self.weight, self.mortality = name, weight, mortality
@@ -143,7 +143,7 @@ class ScheduledObstore:
         return scheduled
 
     def rename(self, store: Any, source: str, target: str) -> None:
-        """As on an object store, which copies and then deletes."""
+        """Copy and then delete, as an object store does."""
         self.copy(store, source, target)
         self.delete(store, source)
 
@@ -182,7 +182,7 @@ class Inline:
 
 @contextmanager
 def scheduled(world: World) -> Iterator[None]:
-    """The pipeline's storage operations are points of this world for as long as the context lasts."""
+    """Make the pipeline's storage operations points of this world for as long as the context lasts."""
 
     def write(path: Path, data: bytes, *, new: bool) -> None:
         world.point()
@@ -213,7 +213,7 @@ def scheduled(world: World) -> Iterator[None]:
 
 
 class Run:
-    """One run: its store, what its samples come to, and what was seen to be wrong."""
+    """One run: its store, the results of its samples, and the faults that were found."""
 
     def __init__(self, seed: int, folder: Path | None) -> None:
         self.world = World(seed)
@@ -245,16 +245,16 @@ class Run:
     def attempt(self, unit: Unit, number: int, key: stores.JobKey) -> Callable[[], None]:
         def work() -> None:
             attempt = Attempt(self.store(), unit, number, key)
-            places = [i for i in range(COUNT) if not unit.retry or (i, f"key{i}") in unit.only]
-            results = {i: self.result(int(unit.unit), i, unit.retry) for i in places}
-            ok = [i for i in places if results[i] == "ok"]
-            rejects = [Reject("a.tar", i, f"key{i}", "invert", results[i], "why") for i in places if i not in ok]
+            samples = [i for i in range(COUNT) if not unit.retry or (i, f"key{i}") in unit.only]
+            results = {i: self.result(int(unit.unit), i, unit.retry) for i in samples}
+            ok = [i for i in samples if results[i] == "ok"]
+            rejects = [Reject("a.tar", i, f"key{i}", "invert", results[i], "why") for i in samples if i not in ok]
             if ok:
                 rows = [f"{key.id}/{unit.unit}/{i}" for i in ok]
                 attempt.write(f"parts/{attempt.name}.parquet", json.dumps(rows).encode(), len(ok))
                 if self.random.random() < 0.5:
                     attempt.write(f"shards/{attempt.name}.tar", b"images")
-            attempt.commit(count=len(places), ok=len(ok), filtered=0, rejects=rejects, device="cpu")
+            attempt.commit(count=len(samples), ok=len(ok), filtered=0, rejects=rejects, device="cpu")
 
         return work
 
@@ -298,7 +298,7 @@ class Run:
         self.store().sweep()
 
     def read(self) -> None:
-        """What a reader of a finished store sees is whole, and each row once."""
+        """Check that a reader of a finished store reads every row, and each row once."""
         store = self.store()
         found = status(store)
         if found.input != found.ok + found.rejected + found.filtered:
@@ -312,7 +312,7 @@ class Run:
             self.wrong.append(f"a reader sees rows twice: {rows}")
 
     def glob(self) -> None:
-        """What a plain glob sees is committed, at any time."""
+        """Check that a plain glob sees only committed files, at any time."""
         store = self.store()
         seen = set(store.names("parts")) - set(FOREIGN)
         named = {file.path for commit in store.commits([]) for file in commit.files}
@@ -346,7 +346,7 @@ class Run:
         if self.replaced:
             world.spawn(self.replace, "owner", weight=random.choice([0.1, 0.3, 1.0]))
         world.run()
-        world.wake(0.5)  # some stopped workers go on beside the last driver, the others when all is done
+        world.wake(0.5)  # some stopped workers go on during the last driver, the others when all is done
         world.run()
         while not status(self.store()).complete:
             world.spawn(self.driver(), "driver")
@@ -361,7 +361,7 @@ class Run:
             world.run()
 
     def check(self) -> Counter[str]:
-        """What is wrong in the end, by kind."""
+        """Return the number of faults in the end, by kind."""
         store, wrong = self.store(), Counter[str]()
         store.sweep(abandoned=0)
         found, key = status(store), store.key()
@@ -393,12 +393,12 @@ class Run:
 
 
 def interleave(seeds: Sequence[int], folder: Path | None) -> dict[str, Any]:
-    """A run for each seed, on a disk where a folder is given; the counts of what was done, and of what went wrong."""
+    """Run once per seed, on a disk if a folder is given. Return the counts of events and of faults."""
     total, wrong, bad = Counter[str](), Counter[str](), list[int]()
     began = time.monotonic()
     for seed in seeds:
-        place = folder / str(seed) if folder else None
-        run = Run(seed, place)
+        own = folder / str(seed) if folder else None
+        run = Run(seed, own)
         with scheduled(run.world):
             run.go()
             found = run.check()
@@ -411,8 +411,8 @@ def interleave(seeds: Sequence[int], folder: Path | None) -> dict[str, Any]:
             print(
                 f"seed {seed}: {dict(found)} {run.wrong} {[e for e in errors if 'NoneType' not in e][:3]}", flush=True
             )
-        if place is not None:
-            shutil.rmtree(place)
+        if own is not None:
+            shutil.rmtree(own)
     seen = ("glob is not the commits", "not complete", "seen on the way", "actors that failed")
     kinds = ("lost", "doubled", "mixed", "foreign files touched", "files left", *seen)
     seconds = round(time.monotonic() - began)

@@ -1,7 +1,7 @@
-"""Whether a network's prediction for a sample depends on its place in the batch, or on the other samples.
+"""Measure whether a prediction for a sample depends on its slot in the batch, or on the other samples.
 
 `python -m benchmarks.places`. Every kind of model (small checkpoints with random weights), network dtype, guidance
-scale, number of CPU threads and batch size. One sample is put at each place of a batch, with two sets of other samples.
+scale, number of CPU threads and batch size. One sample is put in each slot of a batch, with two sets of other samples.
 """
 
 import tempfile
@@ -28,21 +28,21 @@ CAPTION, OTHERS = (
 
 @torch.inference_mode()
 def predictions(model: EDICT, batch_size: int, guidance: float, seed: int) -> list[torch.Tensor]:
-    """Return the prediction for one sample at each place of a batch; `seed` decides the other samples."""
+    """Return the prediction for one sample in each slot of a batch; `seed` decides the other samples."""
     shape = model.encode([Image.new("RGB", (8, 8))]).x.shape[1:]
     sample = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     others = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     timestep = model.model.schedule(2).timesteps[0]
     found = []
-    for place in range(batch_size):
+    for slot in range(batch_size):
         latents, captions = others.clone(), [OTHERS[(i + seed) % len(OTHERS)] for i in range(batch_size)]
-        latents[place], captions[place] = sample, CAPTION
-        found.append(model.predictor(captions, guidance)(latents, timestep)[place])
+        latents[slot], captions[slot] = sample, CAPTION
+        found.append(model.predictor(captions, guidance)(latents, timestep)[slot])
     return found
 
 
 def compare(model: EDICT, batch_size: int, guidance: float) -> tuple[int, int]:
-    """Count the different predictions over all places, and the places at which the other samples change one."""
+    """Count the different predictions over all slots, and the slots in which the other samples change one."""
     these, those = (predictions(model, batch_size, guidance, seed) for seed in (1, 2))
     different: list[torch.Tensor] = []
     for prediction in these:
@@ -66,15 +66,15 @@ def main() -> None:
             for threads, guidance in product(given.counts, GUIDANCE):
                 torch.set_num_threads(threads)
                 counts = [compare(model, size, guidance) for size in given.sizes]
-                told = {"kind": kind, "dtype": str(dtype), "threads": threads, "guidance": guidance}
+                setting = {"kind": kind, "dtype": str(dtype), "threads": threads, "guidance": guidance}
                 rows += [
-                    told | {"batch_size": size, "predictions": by_place, "places_with_influence": by_others}
+                    setting | {"batch_size": size, "predictions": by_place, "places_with_influence": by_others}
                     for size, (by_place, by_others) in zip(given.sizes, counts, strict=True)
                 ]
                 sizes = [str(size) for size, (by_place, _) in zip(given.sizes, counts, strict=True) if by_place > 1]
                 influenced = sum(by_others for _, by_others in counts)
                 lines.append([kind, str(dtype).removeprefix("torch."), threads, guidance, " ".join(sizes), influenced])
-    head = ("model", "network", "threads", "guidance", "batches where the place counts", "places where others count")
+    head = ("model", "network", "threads", "guidance", "batches where the slot counts", "slots where others count")
     print(table(head, lines))
     print(f"\n{time.monotonic() - began:.0f} s; written to {save('places', given, rows=rows)}")
 

@@ -1,10 +1,10 @@
-"""Cut the power at random moments of a run, and let the same command finish the job on what the disk holds then.
+"""Cut the power at random moments of a run, and finish the job with the same command and the data on the disk.
 
 `python -m benchmarks.power --cuts 30`, as root on Linux: an ext4 file system in a file is mounted through a loop
 device, and a job over 20 real images on the default model writes its store there. At random moments, up to ten seconds
-after the run's end, the file is copied as it is. What a process wrote and nobody synced is not in the copy, as after a
-power loss. Each copy is then mounted in the place of the disk, and the same spec is run again. In the end each store is
-compared with that of an undisturbed run, row by row, by the sha256 of all that a row holds.
+after the run's end, the file is copied as it is. Data that a process wrote without a sync is not in the copy, as after
+a power loss. Each copy is then mounted at the path of the disk, and the same spec is run again. In the end each store
+is compared with that of an undisturbed run, row by row, by the sha256 of all the data of a row.
 
 It also measures what syncing costs, on the disk of --folder.
 """
@@ -54,7 +54,7 @@ def mounted(image: Path, folder: Path) -> Iterator[None]:
 
 
 def cut_run(spec: InvertSpec, disk: Path, disk_at: Path, cuts: int, chance: random.Random) -> list[tuple[Path, str]]:
-    """Run the spec on a new disk; copies of the disk at random moments, each with the moment in words."""
+    """Run the spec on a new disk. Return copies of the disk at random moments, each with the moment in words."""
     with disk.open("wb") as file:
         file.truncate(MIB << 20)
     subprocess.run(["mkfs.ext4", "-q", "-F", str(disk)], check=True)
@@ -90,7 +90,7 @@ def cut_run(spec: InvertSpec, disk: Path, disk_at: Path, cuts: int, chance: rand
 
 
 def cut_power(cuts: int, seed: int) -> dict[str, Any]:
-    """All figures of so many cuts."""
+    """Return all figures of `cuts` cuts."""
     chance, total = random.Random(seed), Counter[str]()
     states = list[str]()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(dir=SHM) as disks:
@@ -128,7 +128,7 @@ def cut_power(cuts: int, seed: int) -> dict[str, Any]:
 
 
 def sync_cost(folder: Path, sizes: Sequence[int] = (1_000, 100_000, 10_000_000)) -> list[dict[str, float]]:
-    """The milliseconds of a write with and without syncing, in turn, by bytes."""
+    """Return the milliseconds of a write with and without syncing, in turn, by bytes."""
     rows = []
     for size in sizes:
         data, times = os.urandom(size), {True: list[float](), False: list[float]()}

@@ -58,15 +58,15 @@ class Model:
         self.checkpoint, self.dtype = checkpoint, dtype
         self.workers: tuple[InvertWorker, VerifyWorker] | None = None
 
-    def invert_and_verify(self, output: Path, guidance: float, batch_size: int, place: int) -> Outcome:
-        """Invert a unit in which the sample at `place` of every batch is rejected, retry the rejects, and verify."""
+    def invert_and_verify(self, output: Path, guidance: float, batch_size: int, slot: int) -> Outcome:
+        """Invert a unit in which the sample in `slot` of every batch is rejected, retry the rejects, and verify."""
         store, unit, task = open_store(self.checkpoint, output, self.dtype, guidance, batch_size)
         inverter, verifier = self.workers = self.workers or (
             InvertWorker(task),
             VerifyWorker(VerifyTask(store.location, task.weights, task.machine)),
         )
         inverter.task, inverter.store, verifier.store = task, store, store
-        with giving_nan(inverter.model.network, place, batch_size):
+        with giving_nan(inverter.model.network, slot, batch_size):
             inverter.process(unit, 1, None, {})
         [commit] = store.commits()
         only = frozenset((reject.index, reject.key) for reject in commit.rejects)
@@ -98,11 +98,11 @@ def open_store(
 
 
 @contextmanager
-def giving_nan(network: nn.Module, place: int, batch_size: int) -> Iterator[None]:
-    """Let the network give NaN for the sample at `place` of its batch, in both branches of guidance."""
+def giving_nan(network: nn.Module, slot: int, batch_size: int) -> Iterator[None]:
+    """Let the network give NaN for the sample in `slot` of its batch, in both branches of guidance."""
 
     def spoil(_: object, __: object, output: Any) -> None:
-        output.sample[place::batch_size] = torch.nan
+        output.sample[slot::batch_size] = torch.nan
 
     with network.register_forward_hook(spoil):
         yield
@@ -141,8 +141,8 @@ def differing(
     return rows, integers
 
 
-def places(batch_size: int) -> list[int]:
-    """The first, a middle and the last place of a batch."""
+def tested_slots(batch_size: int) -> list[int]:
+    """Return the first, a middle and the last slot of a batch."""
     return sorted({0, batch_size // 2, batch_size - 1})
 
 
@@ -156,11 +156,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             model = Model(save_checkpoint(kind, Path(folder, "model")), dtype)
             for guidance, size in product(GUIDANCE, given.sizes):
-                for place in places(size):
-                    output = Path(folder, f"{guidance}-{size}-{place}")
-                    outcome = model.invert_and_verify(output, guidance, size, place)
-                    told = {"kind": kind, "dtype": dtype, "guidance": guidance, "batch_size": size, "place": place}
-                    rows.append(told | asdict(outcome))
+                for slot in tested_slots(size):
+                    output = Path(folder, f"{guidance}-{size}-{slot}")
+                    outcome = model.invert_and_verify(output, guidance, size, slot)
+                    setting = {"kind": kind, "dtype": dtype, "guidance": guidance, "batch_size": size, "place": slot}
+                    rows.append(setting | asdict(outcome))
     sums = defaultdict[tuple[str, str], list[int]](lambda: [0] * 5)
     for row in rows:
         counts = [1, *(int(row[name]) for name in Outcome.__dataclass_fields__)]

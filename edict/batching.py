@@ -1,22 +1,21 @@
-"""Arrange samples in batches of one size, each at the place where it has to stand."""
+"""Arrange samples in batches of one size, each in its slot."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 
 def arrange(slots: Sequence[int | None], batch_size: int) -> list[list[int | None]]:
-    """Return batches of exactly `batch_size` places; each place has the index of a sample, or None where it is free.
+    """Return batches of exactly `batch_size` slots; each slot has the index of a sample, or None if it is free.
 
-    `slots` has one item per sample: the place at which it has to stand, or None for any place. A network's last bits
-    can depend on a sample's place in its batch, so a noise pair regenerates exactly at the place where it was
-    inverted. The samples without a slot fill the free places in order. There are as few batches as possible, and none
-    is empty.
+    `slots` has one item per sample: the slot that it requires, or None for any slot. A network's last bits can depend
+    on a sample's slot in its batch, so a noise pair regenerates exactly in the slot where it was inverted. Samples
+    without a required slot fill the free ones in order. There are as few batches as possible, and no batch is empty.
 
     Raises:
-        ValueError: a slot is not a place of such a batch.
+        ValueError: a slot is outside the batch.
     """
     if strange := [slot for slot in slots if slot is not None and not 0 <= slot < batch_size]:
-        raise ValueError(f"slot {strange[0]} is not a place in a batch of {batch_size}: give 0 to {batch_size - 1}")
+        raise ValueError(f"slot {strange[0]} is outside a batch of {batch_size}; give 0 to {batch_size - 1}")
     used = Counter(slot for slot in slots if slot is not None)
     count = max(-(-len(slots) // batch_size), max(used.values(), default=0))
     batches: list[list[int | None]] = [[None] * batch_size for _ in range(count)]
@@ -25,7 +24,7 @@ def arrange(slots: Sequence[int | None], batch_size: int) -> list[list[int | Non
         if slot is not None:
             batches[filled[slot]][slot] = sample
             filled[slot] += 1
-    free = [(batch, place) for batch in batches for place, sample in enumerate(batch) if sample is None]
-    for (batch, place), sample in zip(free, (i for i, slot in enumerate(slots) if slot is None), strict=False):
-        batch[place] = sample
+    free = [(batch, slot) for batch in batches for slot, sample in enumerate(batch) if sample is None]
+    for (batch, slot), sample in zip(free, (i for i, wanted in enumerate(slots) if wanted is None), strict=False):
+        batch[slot] = sample
     return batches

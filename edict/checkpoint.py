@@ -98,13 +98,13 @@ def _download_model(hub_id: str, revision: str | None, variant: str | None) -> P
 
     weights = [name for part in _WEIGHTS for name in (*_weights(part, variant), *_older_indexes(part, variant))]
     folder = fetched(weights, revision)
-    commit = folder.name  # the later downloads are of the same one
+    commit = folder.name  # later downloads use the same commit
     if variant is not None and (rest := [part for part in _WEIGHTS if part and not variant_of(folder, part, variant)]):
         folder = fetched([file for part in rest for file in _weights(part)], commit)
     tried = set[Path]()
     while missing := {file for file in _all_weight_files(folder, variant) if not file.is_file()} - tried:
         folder = fetched([escape(_name(file, folder)) for file in missing], commit)
-        tried |= missing  # an index that was missing may name more files; what the hub does not have is not tried again
+        tried |= missing  # an index that was missing may name more files; each is tried once
     return folder
 
 
@@ -154,9 +154,9 @@ def _weights(part: str, variant: str | None = None) -> tuple[str, ...]:
 
 
 def _older_indexes(part: str, variant: str | None) -> tuple[str, ...]:
-    """The names of the index of a variant that older versions of diffusers wrote, and that it still reads.
+    """Return the index names of a variant that older versions of diffusers wrote, and that it still reads.
 
-    The second one is read where the path of the model has a dot.
+    diffusers reads the second one if the path of the model has a dot.
     """
     if variant is None or _WEIGHTS[part] == "model":  # transformers reads neither
         return ()
@@ -165,7 +165,7 @@ def _older_indexes(part: str, variant: str | None) -> tuple[str, ...]:
 
 
 def _all_weight_files(folder: Path, variant: str | None) -> set[Path]:
-    """The files of weights of every part, and their indexes; those that only an index names can be absent."""
+    """Return the weight files of every part, and their indexes; files that only an index names can be absent."""
     return set().union(*(_weight_files(folder, part, variant_of(folder, part, variant)) for part in _WEIGHTS))
 
 
@@ -184,7 +184,7 @@ def _weight_files(folder: Path, part: str, variant: str | None) -> set[Path]:
     for older in (folder / name for name in _older_indexes(part, variant)):
         if older.is_file():
             named = _shards(older)
-            # the digest of usual files does not have this index: it would only add what they say already
+            # the digest of usual files does not have this index: it adds no information
             return files if named == files else files | named | {older}
     return files | _more_of_encoder(folder, part)
 
@@ -209,7 +209,7 @@ def _more_of_encoder(folder: Path, part: str) -> set[Path]:
 
 
 def _shards(index: Path) -> set[Path]:
-    """The files that an index names; none if it is absent. Raises ModelError where it is no index."""
+    """The files that an index names; none if it is absent. Raises ModelError if it is not an index."""
     if not index.is_file():
         return set()
     named = _read(index).get("weight_map")
@@ -219,7 +219,7 @@ def _shards(index: Path) -> set[Path]:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    """A JSON object. Raises ModelError."""
+    """Read a JSON object. Raises ModelError."""
     try:
         content = json.loads(file.read_text())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
@@ -230,14 +230,15 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _name(file: Path, folder: Path) -> str:
-    """A file's path relative to a model's folder, also of a file outside of it."""
+    """Return a file's path relative to a model's folder, also for a file outside of it."""
     return Path(relpath(file, folder)).as_posix()
 
 
 def weights_digest(folder: Path, variant: str | None = None, lora: LoRA | None = None) -> str:
     """sha256 over all that decides a prediction: weights, configurations, tokenizers; their names and bytes.
 
-    Of model_index.json what it sets, as `force_zeros_for_empty_prompt`, or does without. Raises ModelError.
+    From model_index.json it takes the settings, such as `force_zeros_for_empty_prompt`, and the absent parts. Raises
+    ModelError.
     """
     files = {file for pattern in _CONFIGURATIONS for file in folder.glob(pattern)}
     files |= _all_weight_files(folder, variant)

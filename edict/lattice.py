@@ -41,7 +41,7 @@ def of_sample(fault: ArithmeticError, i: int, count: int) -> ArithmeticError:
 def to_lattice(latents: torch.Tensor, scale: float, bits: int) -> torch.Tensor:
     """Round latents, float [N, ...] in the model's scale, to int64 [N, ...].
 
-    `scale` is the schedule's at the position of the latents.
+    `scale` is that of the schedule at the position of the latents.
 
     Raises:
         NonFinite, LatticeOverflow: a sample has no integers below LIMIT. A note names the first such sample.

@@ -111,7 +111,7 @@ class EDICT:
 
     @torch.inference_mode()
     def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Latents [N, C, H, W] in the model's scale -> RGB pictures, none of which depends on its neighbours.
+        """Latents [N, C, H, W] in the model's scale -> RGB images. No image depends on its neighbours.
 
         Raises:
             NonFinite: an image has NaN or infinity. A note names the first such sample.
@@ -237,13 +237,13 @@ class EDICT:
     ) -> tuple[Pair, Faults]:
         """The pair at `position` of its schedule, inverted or generated there, and what went wrong, by sample.
 
-        Samples do not influence each other: those without a fault are right whatever happened to the rest. Those with
-        a fault are zeros, so that they can be decoded with the others. Guidance leads away from `negative_captions`,
-        one a pair, where they are given; elsewhere from the empty caption.
+        Samples do not influence each other: a fault of one sample does not change the others. Samples with a fault are
+        zeros, so that they can be decoded with the others. Guidance leads away from `negative_captions`, one per pair,
+        if they are given; otherwise from the empty caption.
 
-        `slots` has the place of each sample in its batch, or None for any free place. The default is any place for all,
-        in order. The last bits of a prediction can depend on the place, so a part of a pair regenerates exactly only
-        at the places where it was inverted: row i of a pair was at `i % batch_size` unless `slots` said otherwise.
+        `slots` has the slot of each sample in its batch, or None for any free slot. By default samples fill the slots
+        in order. The last bits of a prediction can depend on the slot, so a part of a pair regenerates exactly only in
+        the slots where it was inverted: row i of a pair was in slot `i % batch_size` unless `slots` changed it.
         """
         _one_each(pair, {"captions": captions, "negative captions": negative_captions, "slots": slots})
         if not 0 <= position <= pair.schedule.depth:
@@ -256,7 +256,7 @@ class EDICT:
         for batch in arrange([None] * len(pair) if slots is None else slots, pair.batch_size):
             samples = [i for i in batch if i is not None]
             places = [place for place, i in enumerate(batch) if i is not None]
-            # the free places have a copy of another sample: a result depends on its place, not on the other samples
+            # free slots have a copy of another sample: a result depends on its slot, not on the other samples
             rows = [samples[0] if i is None else i for i in batch]
             negative = None if negative_captions is None else [negative_captions[i] for i in rows]
             x, y = pair.x[rows], pair.y[rows]

@@ -1,8 +1,8 @@
 """The command line, `edict`: what a person says becomes a spec, a spec becomes a run.
 
 Exit status: 0 done and complete; 1 it ran, but is incomplete, has no row or too many rejects, or a pair is not exact;
-2 nothing was run, because the spec, the input, the store, the model or the machine is not right; 130 it was stopped by
-Ctrl-C, and 143 by SIGTERM.
+2 nothing was run, because of a fault in the spec, the input, the store, the model or the machine; 130 Ctrl-C stopped
+it; 143 SIGTERM stopped it.
 """
 
 import json
@@ -321,7 +321,7 @@ def print_ran(store: str, ran: "Ran") -> None:
 
 
 def plain(text: str) -> str:
-    """A text in one line, for a terminal: control characters, which it would obey, and half pairs as escapes."""
+    """Return a text as one line for a terminal, with control characters and lone surrogates escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 

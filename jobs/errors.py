@@ -1,4 +1,4 @@
-"""How a command ends when it fails or is stopped: a line that says why, and an exit status, without a traceback."""
+"""End a command that fails or is stopped: one line that says why, and an exit status, without a traceback."""
 
 import os
 import signal
@@ -11,16 +11,16 @@ from types import FrameType
 import typer
 
 INCOMPLETE = 1
-"""The exit status of a command that did something and is not complete, or not as good as its spec demands."""
+"""The exit status of a command that did some work but is incomplete, or has more rejects than its spec allows."""
 
 NOT_RUN = 2
-"""The exit status of a command that did nothing, for the spec, the input, the store, the model or the machine."""
+"""The exit status of a command that did nothing: the spec, input, store, model or machine is at fault."""
 
-RESUMED = "what is committed stays; run the same command again to go on"
+RESUMED = "committed units stay; run the same command again to continue"
 
 
 class Stopped(KeyboardInterrupt):
-    """The process was sent SIGINT (Ctrl-C) or SIGTERM, whose number is the argument."""
+    """The process received SIGINT (Ctrl-C) or SIGTERM, whose number is the argument."""
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def reported(interrupted: str = RESUMED) -> Iterator[None]:
     """Print errors, Ctrl-C and SIGTERM as a last line on stderr, and exit with their status.
 
     The status is NOT_RUN, or INCOMPLETE when the error has notes (`add_note`), which say what was done before it; 130
-    after Ctrl-C and 143 after SIGTERM, as shells have it. `interrupted` says what stays, and how to go on.
+    after Ctrl-C and 143 after SIGTERM, as in shells. `interrupted` says which results stay, and how to continue.
     """
     with _stopped_by_signals() as leave:
         try:
@@ -40,7 +40,7 @@ def reported(interrupted: str = RESUMED) -> Iterator[None]:
             print(f"{how}: {'; '.join([*_notes(error), interrupted])}", file=sys.stderr, flush=True)
             raise typer.Exit(128 + number) from None
         except Exception as error:
-            # imported here, since a signal may arrive at any time and these take a second
+            # imported here, because a signal may arrive at any time and these imports take about one second
             from edict.checkpoint import ModelError
             from jobs.spec import SpecError
             from pipeline.errors import JobError
@@ -65,14 +65,14 @@ def _stopped_by_signals() -> Iterator[Callable[[], None]]:
 
     def stop(number: int, frame: FrameType | None) -> None:
         if leaving:
-            os._exit(128 + number)  # what is left to do is tidying up, and Ray's processes end with this one
+            os._exit(128 + number)  # only cleanup is left, and Ray's processes end with this one
         raise Stopped(number)
 
     def leave() -> None:
         nonlocal leaving
         leaving = True
 
-    if threading.current_thread() is not threading.main_thread():  # where Python lets nobody set a handler
+    if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
         yield leave
         return
     before = {number: signal.signal(number, stop) for number in signals}

@@ -55,7 +55,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> InvertSpec | EditSp
     if data is None:
         raise SpecError(f"{path}: is empty; expected a mapping that starts with kind: invert or kind: edit")
     if not isinstance(data, dict):
-        # not its content: it may be any file
+        # the content is not shown, because it may be any file
         found = _show(data) if isinstance(data, list) else "text or a number"
         raise SpecError(f"{path}: found {found} at the top, expected a mapping with kind: invert or kind: edit")
     origins = {_override(data, override): override for override in overrides}

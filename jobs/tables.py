@@ -20,7 +20,7 @@ from schemas.specs import Edit
 COLUMNS = ("key", "prompt", "name")  # the last one need not be there
 LARGEST = 512 << 20  # bytes of a file, and of the text in it: a Parquet file of 200 KiB can have gigabytes of it
 MAPPING = 64 << 20  # bytes of a mapping file, whose masks take ten times as much in memory
-ROWS = 5_000_000  # of a table; each takes some 300 bytes, beside its text
+ROWS = 5_000_000  # of a table; each takes about 300 bytes in addition to its text
 
 
 class TableError(JobError):
@@ -81,7 +81,7 @@ def read_table(edit: Edit) -> PromptTable:
         names = table["name"] if "name" in table.column_names else None
         return _of_rows(data, table["key"], table["prompt"], names)
     except (pa.ArrowException, ValueError) as error:
-        # Arrow appends the line, which may be of any file that the driver can read
+        # Arrow appends the line, and the file may be any that the driver can read
         said = re.sub(r"(Expected \d+ columns, got \d+):.*", r"\1", str(error), flags=re.DOTALL)
         raise TableError(f"edit {edit.name!r}, {where}: {location}: {said}") from None
 
@@ -113,7 +113,7 @@ def _columns(data: bytes, kind: str) -> pa.Table:
 
 
 def _wanted(schema: pa.Schema) -> list[str]:
-    """The columns of a table that are read, all of text. Raises ValueError where one is missing or of another type."""
+    """Return the columns of a table that are read. Raises ValueError if one is missing or is not text."""
     if missing := [name for name in COLUMNS[:2] if name not in schema.names]:
         raise ValueError(f"found no column {' and no column '.join(missing)}, expected the columns key, prompt, [name]")
     wanted = [name for name in COLUMNS if name in schema.names]
@@ -124,15 +124,15 @@ def _wanted(schema: pa.Schema) -> list[str]:
 
 
 def _check_size(rows: int, size: int) -> None:
-    """Raise ValueError where a table has more rows, or more bytes of text, than are read."""
+    """Raise ValueError if a table has too many rows, or too many bytes of text."""
     if rows > ROWS:
-        raise ValueError(f"has {rows:,} rows or more, and at most {ROWS:,} are read; split it into several edits")
+        raise ValueError(f"has {rows:,} rows or more, but at most {ROWS:,} are read; split it into several edits")
     if size > LARGEST:
-        raise ValueError(f"has {size:,} bytes of text or more, and at most {LARGEST:,} are read; split it")
+        raise ValueError(f"has {size:,} bytes of text or more, but at most {LARGEST:,} are read; split it")
 
 
 def _parquet(file: io.BytesIO) -> pa.Table:
-    """The columns of a Parquet file. What it would take in memory is checked before it is taken.
+    """Read the columns of a Parquet file, after a check of the memory that they take.
 
     A dictionary, and the runs of its indices, can stand for thousands of times as much text as the file has bytes.
     """
@@ -175,7 +175,9 @@ def _of_rows(data: bytes, keys: pa.Array, prompts: pa.Array, names: pa.Array | N
         for at, (key, name) in enumerate(zip(ordered, named.to_pylist(), strict=True)):
             seen = seen if first[key] < at else set()
             if name in seen:
-                raise ValueError(f"row {order[at].as_py() + 1}: has the key and the name of a row before it")
+                raise ValueError(
+                    f"row {order[at].as_py() + 1}: has the same key and name as an earlier row; remove one"
+                )
             seen.add(name)
     return PromptTable(sha256(data).hexdigest(), distinct, first, ordered, named, prompts.take(order))
 

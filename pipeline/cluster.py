@@ -22,7 +22,7 @@ from schemas.locations import without_secrets
 
 ANSWER = 5.0  # seconds for a cluster's port to answer; ray.init itself tries for a quarter of an hour
 
-# how an HTTP/2 client begins, and so a client of gRPC: Ray's ports answer it, a dashboard's does not
+# The first bytes of an HTTP/2 client, and so of a gRPC client. Ray's ports answer them, a dashboard's port does not.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
@@ -41,7 +41,7 @@ class NotStarted(JobError):
 def machine_for(gpus: float) -> Machine:
     """What a worker runs on: a GPU or a share of one, or else one CPU core.
 
-    One core, because a float32 prediction depends on the number of threads, and more often on the sample's place in the
+    One core, because a float32 prediction depends on the number of threads, and more often on the sample's slot in the
     batch (docs/guarantees.md). More cores are used by more workers.
     """
     return Machine("cuda" if gpus else "cpu", 1, gpus)
@@ -65,7 +65,7 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
     """A connection to Ray for as long as the context lasts. A Ray that is connected already is used and left alone.
 
     Raises:
-        ResourcesError: the cluster has no room for `needed` workers of `count` (all, if not given).
+        ResourcesError: the cluster lacks the resources for `needed` workers of `count` (all, if not given).
         NoCluster: RAY_ADDRESS names no cluster.
     """
     ours, main = not ray.is_initialized(), threading.current_thread() is threading.main_thread()
@@ -83,7 +83,7 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
             cpus = max(os.cpu_count() or 1, count * machine.threads)
             _start_local(cpus)
         if main:
-            signal.signal(signal.SIGTERM, sigterm)  # ray.init puts its own handler there, which says nothing
+            signal.signal(signal.SIGTERM, sigterm)  # ray.init installs its own handler, which prints nothing
     try:
         _require(count if needed is None else needed, machine)
         yield
@@ -98,7 +98,7 @@ def _start_local(cpus: int) -> None:
     Raises:
         NotStarted: Ray cannot start here.
     """
-    # no option does this: but on Windows and macOS, Ray listens on every interface
+    # Ray has no option for this: except on Windows and macOS, it listens on every interface
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     if not _token_can_be_kept():
         # It stays in the environment: Ray reads it once per process, and a later cluster must have the same.
@@ -119,7 +119,7 @@ def _start_local(cpus: int) -> None:
 
 
 def _token_can_be_kept() -> bool:
-    """Tell whether Ray finds its authentication token, or can write a new one to ~/.ray as it does by default."""
+    """Return whether Ray finds its authentication token, or can write a new one to ~/.ray as it does by default."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return True
     folder = Path.home() / ".ray"
@@ -131,7 +131,7 @@ def _token_can_be_kept() -> bool:
 
 
 def _check_address(address: str) -> None:
-    """Raises NoCluster where what RAY_ADDRESS names does not answer: host:port, ray://host:port or auto."""
+    """Raise NoCluster if the cluster at RAY_ADDRESS (host:port, ray://host:port or auto) does not answer."""
     shown, found = _shown(address), address
     if address == "auto":
         file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # written by `ray start`
@@ -146,7 +146,7 @@ def _check_address(address: str) -> None:
             "set RAY_ADDRESS to host:port of the cluster's head (6379 by default)"
         )
     if parts.scheme != "ray":
-        return  # of a provider's own kind, which Ray has a module for or refuses
+        return  # a provider's scheme: Ray has a module for it, or refuses it
     try:
         host, port = parts.hostname, parts.port or (10001 if "://" in found else None)
     except ValueError:
@@ -160,18 +160,18 @@ def _check_address(address: str) -> None:
     if None not in failures:
         raise NoCluster(
             f"RAY_ADDRESS is {shown}, where no Ray cluster answers ({failures[0]}): start the cluster, or unset "
-            "RAY_ADDRESS to run on this machine alone"
+            "RAY_ADDRESS to run on this machine only"
         )
 
 
 def _shown(address: str) -> str:
-    """An address without the user and password that one of a dashboard may have."""
+    """Return an address without the user and password that a dashboard's address may have."""
     scheme, separator, rest = address.rpartition("://")
     return scheme + separator + rest.rpartition("@")[2]
 
 
 def _answers(host: str, port: int) -> str | None:
-    """Return None if a server of gRPC answers at a port, as all of Ray's do, or else why not."""
+    """Return None if a gRPC server answers at a port, as at all of Ray's ports, or else the reason."""
     try:
         with socket.create_connection((host, port), timeout=ANSWER) as line:
             if os.environ.get("RAY_USE_TLS", "0") != "0":
@@ -180,7 +180,7 @@ def _answers(host: str, port: int) -> str | None:
             answer = line.recv(4)
     except OSError as error:
         return str(error.strerror or error)
-    return None if answer[3:] == b"\4" else "what listens there is another program"
+    return None if answer[3:] == b"\4" else "another program listens there"
 
 
 def _require(needed: int, machine: Machine) -> None:

@@ -53,7 +53,8 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
     again, writes every file again; to the same bytes, while the source shards stay as they are.
 
     Raises StoreError where it is no edit's store, not finished, or damaged, or its latent store is gone; ExportError
-    where the destination holds anything but this very export, two pictures would have one name, or one can have none.
+    where the destination holds anything but this very export, two images would have the same name, or a name is not
+    possible.
     """
     if format not in FORMATS:
         raise ExportError(f"no export of edits as {format}: give one of {', '.join(FORMATS)}")
@@ -174,7 +175,7 @@ def _pie_bench(store: Store, job: dict[str, Any]) -> Callable[[Store, Edits], in
             except BadName as error:
                 raise ExportError(
                     f"{target.location}: {path}: the key {row['source_key']!r} makes a name that no file can have here "
-                    f"({error}); export as instructpix2pix, which has keys as text"
+                    f"({error}); export as instructpix2pix, which stores keys as text"
                 ) from error
             if not fresh:
                 raise ExportError(

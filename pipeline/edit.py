@@ -123,7 +123,7 @@ class Change:
     """One picture to make: row `row` of the unit under `prompt`, its last `steps` steps run under it.
 
     `name` is the edit's; a reconstruction, under the row's own caption, has none. `mask`, where control has one that is
-    given, is bool [H, W] at the latents' size, or why there is none. `slot` is its place in a batch without control.
+    given, is bool [H, W] at the latents' size, or why there is none. `slot` is its position in a batch without control.
     """
 
     row: int
@@ -219,7 +219,7 @@ class EditWorker:
         return attempt.commit(count=count, ok=len(made), filtered=filtered, rejects=rejects, device=device)
 
     def probe(self, unit: Unit, number: int) -> None:
-        """Edit the rows of a unit, and make their files, only to see whether this worker outlives it."""
+        """Edit the rows of a unit, and make their files, only to test whether this worker survives it."""
         loaded = self._load(unit)
         drawn = self._draw(loaded.latents, loaded.edits, {})
         made = [(edit, result) for edit, result in zip(loaded.edits, drawn, strict=True) if isinstance(result, Drawn)]
@@ -257,9 +257,9 @@ class EditWorker:
             return Loaded(latents, [replace(edit, mask=mask) for edit, mask in zip(edits, masks, strict=True)])
 
     def _mask(self, latents: Latents, edit: Change, retried: Sequence[str]) -> torch.Tensor | Fault | None:
-        """The mask that is given for an edit, or why it cannot be used; None where there is to be none.
+        """Return the mask that is given for an edit, or the fault that makes it unusable; None for an edit without one.
 
-        A retry of what masks were rejected for takes mask files as they are now. Raises MaskChanged, StorageError.
+        A retry of mask errors takes mask files as they are now. Raises MaskChanged, StorageError.
         """
         wanted = edit.control.mask if edit.control else None
         if wanted is None or wanted.words is not None:
@@ -306,7 +306,7 @@ class EditWorker:
     def _shown(self, latents: Latents, edits: Sequence[Change], count: int) -> list[Change]:
         """The reconstructions of the `count` rows with the most edits, for the contact sheet.
 
-        They leave where the last edit does, under their own caption, at the places where their rows were inverted.
+        They begin where the last edit begins, under their own caption, in the slots where their rows were inverted.
         """
         edits_of = Counter(edit.row for edit in edits)
         rows = sorted(edits_of, key=lambda row: (-edits_of[row], row))[:count]
@@ -369,7 +369,7 @@ class EditWorker:
         return self.encoder.submit(encode, image, self.task.spec.images.format, self.task.spec.images.quality)
 
     def _refused(self, latents: Latents, changes: Sequence[Change]) -> dict[int, Drawn | Fault]:
-        """The changes that cannot be made: control lacks a word or a mask, or no shard could name the image."""
+        """Return the changes that cannot be made: control lacks a word or a mask, or no shard can name the image."""
         captions, keys, faults = latents.column("caption"), latents.column("key"), dict[int, Drawn | Fault]()
         for i, change in enumerate(changes):
             if isinstance(change.mask, Fault):

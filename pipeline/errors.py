@@ -5,15 +5,15 @@ from contextlib import contextmanager
 
 
 class JobError(Exception):
-    """A job that cannot be run, or not to its end. The message says what is wrong, where, and what to do.
+    """A job that cannot be run, or cannot be completed. The message says what is wrong, where, and what to do.
 
-    Notes (`add_note`) say what was done before; a command that ends by an error with notes has run, and is incomplete.
+    Notes (`add_note`) say what was done before. A command that ends with such an error has run, and is incomplete.
     """
 
 
 @contextmanager
 def noting(done: Callable[[], str | None]) -> Iterator[None]:
-    """Add a note to the error or the signal that ends the block: what was `done`, if anything."""
+    """Add a note of the work `done`, if any, to the error or the signal that ends the block."""
     try:
         yield
     except BaseException as error:

@@ -1,7 +1,7 @@
-"""Heartbeats: a worker counts its own progress, and the driver tells slow work from a hang by that count.
+"""Heartbeats: a worker counts its own progress, and the driver distinguishes slow work from a hang by that count.
 
 A worker process has one Heartbeat. The code that works calls `beat(activity)` as each small piece of work begins: a
-network call, an image, a request to storage. Whoever reads the report needs no idea of how long a unit takes.
+network call, an image, a request to storage. A reader of the report does not need to know how long a unit takes.
 """
 
 import threading
@@ -69,7 +69,7 @@ class Heartbeat:
         self._waits = True
 
     def report(self) -> Report:
-        """Return the progress so far; any thread may ask."""
+        """Return the progress so far; any thread may call this."""
         return Report(self._beats, self._ahead if self._waits else self._activity, self._longest)
 
     def _count(self) -> None:

@@ -71,7 +71,7 @@ class InvertWorker:
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
         """Invert a unit and commit it."""
-        # or a unit would begin in the middle of a batch, and its samples would need one batch more
+        # otherwise a unit could begin within a batch, and its samples would need one more batch
         assert unit.first % self.task.spec.workers.batch_size == 0, unit
         attempt = Attempt(self.store, unit, number, self.task.key)
         loaded = self._load(unit, poison) if poison else self.ahead.take(unit, ahead)
@@ -93,13 +93,13 @@ class InvertWorker:
     def _load(self, unit: Unit, poison: Poison | None = None) -> list[Picture | Reject]:
         """Read and decode the samples of a unit.
 
-        Held of the shard are at most READ bytes at a time (or one sample), and the squares of the unit, which has at
-        most UNIT_BATCHES batches; with the unit that is read ahead, those of two.
+        At most READ bytes of the shard (or one sample) are in memory at a time, and the prepared images of two units:
+        this one and the one that is read ahead. A unit has at most UNIT_BATCHES batches.
         """
         image = self.task.spec.image
         loaded: list[Picture | Reject] = []
         beat(STORAGE)
-        if unit.retry:  # the shard may have been mended since
+        if unit.retry:  # the shard may have been repaired since
             version, entries = find_entries(self.store, unit)
         else:
             version, entries = Head(unit.size, unit.version), read_entries(self.store, unit)
@@ -137,7 +137,7 @@ class InvertWorker:
         if not pictures:
             return [], None, sorted(rejects, key=by_index)
         start = join(starts)
-        # the place of a sample does not depend on the other samples: a reject leaves its place free
+        # the slot of a sample does not depend on the other samples: a reject leaves its slot free
         slots = [picture.sample.index % start.batch_size for picture in pictures]
         pair, faults = self.model.move(start, [picture.sample.caption for picture in pictures], 0, slots=slots)
         faults = {**storable(pair), **faults}

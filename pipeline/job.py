@@ -45,7 +45,7 @@ class JobChanged(StoreError):
 
 
 class OutputRefused(StoreError):
-    """An output that holds, or lies over, files that are not the job's."""
+    """An output that contains an input of the job, or files that are not the job's."""
 
 
 class NoSchedule(JobError):
@@ -117,7 +117,7 @@ def inverted(latents: Store) -> dict[str, Any]:
 
 
 def stored_machine(store: Store, job: dict[str, Any]) -> Machine:
-    """What a store's rows were made on. Raises StoreError where its job.json does not say so."""
+    """Return the machine that made a store's rows. Raises StoreError if its job.json does not have it."""
     try:
         return Machine(**job["machine"])
     except TypeError as error:
@@ -127,7 +127,7 @@ def stored_machine(store: Store, job: dict[str, Any]) -> Machine:
 
 
 def stored_spec(store: Store, kind: type[SpecOf], spec: Any) -> SpecOf:
-    """A spec, or a section of one, as a store's job.json has it. Raises StoreError where it is not valid now."""
+    """Return a spec, or a section of one, from a store's job.json. Raises StoreError if it is not valid now."""
     try:
         return kind.model_validate(spec)
     except ValidationError as error:
@@ -163,7 +163,7 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
     """
     job = inverted(latents)
     if missing := [name for name in INVERTED if name not in job["fingerprint"]]:
-        raise StoreError(f"{latents.location}: job.json is damaged: its fingerprint lacks {', '.join(missing)}")
+        raise StoreError(f"{latents.location}: the fingerprint of job.json lacks {', '.join(missing)}; {NEWER}")
     if (sampler := job["fingerprint"]["sampler"]) not in SAMPLERS:
         raise StoreError(f"{latents.location} was inverted by the sampler {sampler!r}, {UNKNOWN}")
     made, model = job["fingerprint"], stored_spec(latents, ModelSpec, job["spec"].get("model"))
@@ -180,9 +180,9 @@ PLANNED = re.compile(r"plan/(?:shards|rows/[0-9a-f]{32})/[0-9a-f]{32}\.parquet")
 
 
 def check_output(store: Store, inputs: Iterable[str]) -> None:
-    """Raise OutputRefused where a job must not write: over an input, or into a folder with other people's files.
+    """Raise OutputRefused if a job must not write to its output: it contains an input, or other people's files.
 
-    A store, and what a run left that ended while it planned, are no such files.
+    A store is allowed, and so are the files of a run that ended while it planned.
     """
     path = local_path(store.location)
     output = store.location.rstrip("/") if path is None else str(path.resolve())
@@ -195,12 +195,12 @@ def check_output(store: Store, inputs: Iterable[str]) -> None:
         return
     if (found := next((name for name in store.names("") if not PLANNED.fullmatch(name)), None)) is not None:
         raise OutputRefused(
-            f"output {store.location}: is not empty (it has {found}) and is no store; give a new or empty folder"
+            f"output {store.location}: is not empty (it has {found}) and is not a store; give a new or empty folder"
         )
 
 
 def _comparable(location: str) -> str:
-    """A location without symbolic links in its folder; its last part may be one, as shards in the hub's cache are."""
+    """Return a location without symbolic links in its folder; its last part may be one, as in the hub's cache."""
     path = local_path(location)
     return location.rstrip("/") if path is None else f"{_resolved(path.parent)}/{path.name}"
 
@@ -213,7 +213,7 @@ def _resolved(folder: Path) -> Path:
 def open_job(
     store: Store, kind: str, spec: dict[str, Any], fingerprint: dict[str, Any], machine: Machine, **more: Any
 ) -> None:
-    """Write job.json, with a new id; where an earlier run of the very same job wrote it, only the machine.
+    """Write job.json with a new id; if an earlier run of the same job wrote it, only the machine.
 
     Raises JobChanged.
     """

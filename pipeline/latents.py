@@ -30,7 +30,7 @@ class Latents:
 
     @property
     def slots(self) -> list[int]:
-        """The place of each row in its batch: the one of its inversion, unless the pair has another batch size."""
+        """The slot of each row in its batch: that of its inversion, unless the pair has another batch size."""
         return [slot % self.pair.batch_size for slot in self.column("slot")]
 
     @cached_property
@@ -45,7 +45,7 @@ class Latents:
 
     @cached_property
     def mask_files(self) -> list[dict[str, str | None]] | None:
-        """The same of mask files: their sha256, None where there was no file; None in plans of earlier versions."""
+        """The same for mask files: their sha256, None if there was no file; None in plans of earlier versions."""
         return self._listed("mask_files") if "mask_files" in self.table.column_names else None
 
     def _listed(self, name: str) -> list[dict[str, Any]]:
@@ -55,9 +55,9 @@ class Latents:
 
 
 def read_edit_rows(store: Store, rows: str | None, latents: Store, unit: Unit) -> Latents:
-    """Read the latent rows of a unit of the edit in `store`: those that are planned for it, or its slice of the part.
+    """Read the latent rows of a unit of the edit in `store`: the planned ones, or its slice of the part.
 
-    `rows` is what `planned_rows` says of the edit's job.json. Raises what `read_rows` and `read_latents` raise.
+    `rows` is the result of `planned_rows` for the edit's job.json. Raises the errors of `read_rows` and `read_latents`.
     """
     return read_latents(latents, unit, None if rows is None else read_rows(store, rows, unit))
 
@@ -66,7 +66,7 @@ def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> L
     """The rows of a unit over a part, after its sha256 and its page checksums were checked.
 
     The unit's slice of the part, or the rows that are `planned` for it (schemas.plan.ROWS), with the columns
-    `prompts`, `masks` and `mask_files`. A unit of an edit is read by `read_edit_rows`, which knows what is planned.
+    `prompts`, `masks` and `mask_files`. `read_edit_rows` reads a unit of an edit, and finds the planned rows.
     Raises StoreError naming the part where it is absent, damaged or not the committed one.
     """
     data = store.get(unit.source)
@@ -90,7 +90,7 @@ def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> L
 
 
 def _check_fingerprint(store: Store, path: str, schema: pa.Schema) -> None:
-    """Raise StoreError where a part was made by another job than the store's."""
+    """Raise StoreError if another job than the store's made a part."""
     if json.loads((schema.metadata or {}).get(FINGERPRINT, "null")) != store.fingerprint:
         raise StoreError(
             f"{store.location}: {path} was made by another job (its fingerprint differs from job.json); "

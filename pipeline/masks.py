@@ -32,7 +32,7 @@ class MaskChanged(JobError):
 
 
 def mask_location(template: str, key: str) -> str:
-    """Return the location of a row's mask file. In a URL that is percent-encoded, so is the key."""
+    """Return the location of a row's mask file. In a percent-encoded URL the key is encoded too."""
     encoded = template.startswith(("http://", "https://", "file://"))
     return template.replace("{key}", quote(key) if encoded else key)
 
@@ -41,7 +41,7 @@ def read_mask(template: str, key: str) -> bytes:
     """Read a row's mask file.
 
     Raises:
-        MaskError: there is no such file, or the key makes a location that cannot be one.
+        MaskError: there is no such file, or the key makes an invalid location.
         StorageError: it cannot be read, or a local folder that the template names does not exist.
     """
     location = mask_location(template, key)
@@ -56,7 +56,7 @@ def read_mask(template: str, key: str) -> bytes:
     except NotThere as error:
         if (path := local_path(template)) is not None:
             folder = os.path.dirname(str(path).partition("{key}")[0])
-            if not os.path.isdir(folder):  # not this row's mask is missing, but all of them
+            if not os.path.isdir(folder):  # all masks are missing, not only this row's
                 raise StorageError(f"{template}: the folder {folder} does not exist; create or mount it") from error
         raise MaskError(str(error)) from error
 

@@ -78,7 +78,7 @@ def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa
 
 
 def to_parquet(table: pa.Table, encoding: str = "BYTE_STREAM_SPLIT", row_group_size: int = ROW_GROUP) -> bytes:
-    """A Parquet file's bytes: zstd, page checksums, groups of so many rows; `encoding` is that of x and y."""
+    """Return a Parquet file: zstd, page checksums, `row_group_size` rows per group; `encoding` is that of x and y."""
     buffer = io.BytesIO()
     states = {f"{name}.list.element.list.element.list.element": encoding for name in ("x", "y")}
     pq.write_table(

@@ -23,10 +23,10 @@ from schemas.plan import ADDED, EARLIER_ROWS, ENTRIES, ROWS, UNITS
 from schemas.rejects import Reject
 
 UNIT_BATCHES = 4  # a unit is at most this many batches: seconds to minutes of work, and what a death costs
-UNIT_BYTES = 256 << 20  # and it reads at most so many bytes of its shard, unless one batch alone is more
+UNIT_BYTES = 256 << 20  # and it reads at most this many bytes of its shard, unless one batch has more
 # A unit of edits is also at most this many batches of edited images. Its rows regenerate under their own captions in
-# batches that are filled up, so that a unit of fewer rows than a batch pays for a whole one: beside 16 batches of edits
-# that is 6% more. It is a larger share where only a few of the variants change a caption.
+# full batches, so a unit with fewer rows than a batch pays for a whole one: 6% more than 16 batches of edits. The share
+# is larger if only a few of the variants change a caption.
 EDITED_BATCHES = 16
 UNITS_A_WORKER = 2  # and so few that each worker gets some, or one would work while others wait
 INDEXERS = 16  # indexing reads headers only, so it waits more than it works
@@ -80,8 +80,8 @@ def index_shards(
 ) -> tuple[list[Source], list[Found]]:
     """Return every shard as a source, in order, and the result of `take` for its index, which is then dropped.
 
-    `digests` is that of index_shard. Raises PlanError naming every shard that cannot be used, not only the first, and
-    where there is not one sample.
+    `digests` is that of index_shard. Raises PlanError, which names every unusable shard and not only the first; also if
+    there is no sample.
     """
 
     def attempt(url: str) -> tuple[Source, Found] | ShardError:
@@ -121,7 +121,7 @@ def plan_shards(store: Store, inputs: str | list[str], batch_size: int, workers:
 
 
 def most_batches(entries: Sequence[Entry], batch_size: int) -> int:
-    """The most batches per unit with which no unit of a shard reads more than UNIT_BYTES; at least 1."""
+    """Return the most batches per unit with which no unit of a shard reads more than UNIT_BYTES; at least 1."""
     sizes = [
         sum(entry.bytes_read for entry in entries[first : first + batch_size])
         for first in range(0, len(entries), batch_size)
@@ -142,9 +142,9 @@ def cut(
 ) -> list[Unit]:
     """Cut sources into units: whole batches except for the last of a source, and some for every worker.
 
-    Every unit begins at a multiple of the batch size within its source. `most` are the most batches per unit, by
-    source, where that is less than UNIT_BATCHES. If each row gives so many images, `per_row`, that EDITED_BATCHES hold
-    less than a batch of rows, a unit is fewer rows, and begins anywhere.
+    Every unit begins at a multiple of the batch size within its source. `most` has the most batches per unit, by
+    source, where that is less than UNIT_BATCHES. `per_row` is the number of images per row. If a batch of rows gives
+    more than EDITED_BATCHES batches of images, a unit has fewer rows and begins anywhere.
     """
     batches = sum(count for _, count, _, _ in sources) // (batch_size * workers * UNITS_A_WORKER)
     rows = max(1, int(EDITED_BATCHES * batch_size / max(1, per_row)))
@@ -188,7 +188,7 @@ def part_sources(store: Store, commit: Commit) -> list[Source]:
 
 def added_parts(latents: Store) -> list[Source]:
     """The parts of a finished latent store that retries of its rejects added. Raises what `parts_of` raises."""
-    if next(latents.names("retries"), None) is None:  # which spares reading the commits
+    if next(latents.names("retries"), None) is None:  # this avoids reading the commits
         return []
     return [part for part in parts_of(latents) if is_added(part)]
 
@@ -201,8 +201,8 @@ def is_added(part: Source) -> bool:
 def unplanned_parts(store: Store, job: dict[str, Any], latents: Store) -> list[Source]:
     """The parts that were added to a latent store after the edit in `store`, with this job.json, was planned.
 
-    An edit that takes a sample or a limit takes the rows that it chose when it was planned, and no more: it has none.
-    Raises what `parts_of` raises.
+    An edit with a `sample` or a `limit` keeps the rows that it chose when it was planned, so it has none. Raises what
+    `parts_of` raises.
     """
     if any(job["spec"].get(name) is not None for name in ("sample", "limit")) or not (added := added_parts(latents)):
         return []
@@ -212,7 +212,7 @@ def unplanned_parts(store: Store, job: dict[str, Any], latents: Store) -> list[S
 
 
 def _is_empty(store: Store, rows: str, part: Source) -> bool:
-    """True for a part of which a job takes no row."""
+    """Return True if a job takes no row of a part."""
     path, _, size, version = part
     path = _rows_path(rows, path, size, version)
     return store.has(path) and not _planned(store, path, ROWS, EARLIER_ROWS).num_rows
@@ -233,8 +233,8 @@ def write_entries(store: Store, index: ShardIndex) -> None:
 def write_units(store: Store, units: Sequence[Unit], extension: int = 0) -> None:
     """Write the units, unless another driver of the job was first: then its plan stands, and is to be read.
 
-    They are the last of a plan, because a store with units is planned. Its first, second ... `extension` has further
-    units of the same job.
+    They are written last, because a store with units is planned. `extension` 1, 2, ... has further units of the same
+    job.
     """
     columns = {name: [getattr(unit, name) for unit in units] for name in UNITS.names}
     store.put_new(_units_path(extension), table_bytes(pa.table(columns, schema=UNITS)))
@@ -245,7 +245,7 @@ def is_planned(store: Store) -> bool:
 
 
 def extensions(store: Store) -> int:
-    """How many times the plan of a store was extended."""
+    """Return the number of extensions of a store's plan."""
     return next(number for number in itertools.count() if not store.has(_units_path(number + 1)))
 
 
@@ -288,7 +288,7 @@ def index_again(store: Store, units: Sequence[Unit]) -> None:
     shards = {unit.source: unit for unit in units}
 
     def attempt(unit: Unit) -> int | JobError | None:
-        """How many samples of a replaced shard were not planned; None for a shard that was not replaced."""
+        """Return how many samples of a replaced shard were not planned; None for one that was not replaced."""
         try:
             if head(unit.source) == Head(unit.size, unit.version):
                 return None
@@ -319,11 +319,12 @@ def index_again(store: Store, units: Sequence[Unit]) -> None:
 
 
 def find_entries(store: Store, unit: Unit) -> tuple[Head, list[Entry]]:
-    """The planned samples of a unit of shards, in the version of its shard that is there now, and that version.
+    """Return the present version of the shard of a unit, and the unit's planned samples in it.
 
-    If a retry indexed that version (`index_again`), a sample is the one with the same key there (the second of a key is
-    the second one with it); without one it has the fault MissingSample. Indexes stay those of the plan. Otherwise this
-    is `read_entries`, and `read_samples` compares contents. Raises StorageError where the shard is not there.
+    If a retry indexed that version (`index_again`), samples are looked up by key; the second sample of a key is the
+    second one with that key. A sample that is not found has the fault MissingSample. Indexes stay those of the plan.
+    Without such an index this is `read_entries`, and `read_samples` compares contents. Raises StorageError if there is
+    no shard.
     """
     planned = read_entries(store, unit)
     now = head(unit.source)
@@ -347,7 +348,7 @@ def find_entries(store: Store, unit: Unit) -> tuple[Head, list[Entry]]:
 
 
 def _numbered(entries: Iterable[Entry]) -> list[tuple[str, int]]:
-    """The key of each entry, and how many entries before it have the same key."""
+    """Return the key of each entry, and the number of earlier entries with the same key."""
     before = Counter[str]()
     numbered = []
     for entry in entries:

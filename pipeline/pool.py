@@ -8,7 +8,7 @@ kills, hangs or raises again is halved again, down to single samples; then the u
 they are its rejects. A worker that goes with its node takes no blame with it: that is no attempt.
 
 A worker hangs when its heartbeat stands still (pipeline.heartbeat), however long its unit takes. The driver polls the
-heartbeats, and counts as silence only the time in which it did so itself.
+heartbeats. Time in which the driver did not poll does not count as silence.
 """
 
 import time
@@ -30,7 +30,7 @@ LOSSES = 10  # of nodes under a unit, that are no attempts; more are the unit's 
 STARTS = 3  # workers in a row, all at once at least, that fail before they are ready
 FAILURES = 5  # units in a row that fail for good
 
-# A worker hangs that is silent for longer than this, in seconds:
+# A worker counts as hanging if it is silent for longer than this, in seconds:
 SLOWER = 10  # times the longest pause between two heartbeats in this run ...
 AT_LEAST = 300.0  # ... but at least so long;
 STORAGE_AT_LEAST = 1800.0  # in storage this, because requests have a time limit and retries of their own;
@@ -93,10 +93,10 @@ SILENT = Report(-1, LOADING, 0.0)
 
 @dataclass
 class _Slot:
-    """A worker: its node, None until the cluster has room for it; since when it is at which work; what it reads ahead.
+    """A worker: its node, None until Ray has placed it; its present work and the start of it; the unit it reads ahead.
 
-    `nodes` were alive when it was asked for. `silent` are the seconds since its heartbeat was last seen to move, `poll`
-    is the question after it that is under way, `polled` when that was asked.
+    `nodes` were alive when it was requested. `silent` is the number of seconds since its heartbeat last changed. `poll`
+    is the pending poll of the heartbeat, and `polled` the time at which it began.
     """
 
     actor: Any
@@ -113,7 +113,7 @@ class _Slot:
 
 
 class Pool:
-    """`worker(task)` is made in `count` actors at most, as the cluster has room.
+    """`worker(task)` is made in at most `count` actors, as resources of the cluster become free.
 
     For each unit `process(unit, number, ahead, poison)` is called, with the samples to leave out by their place in the
     unit, and in search of them `probe(unit, number)` with a slice of the unit, where the worker has such a method.
@@ -169,9 +169,9 @@ class Pool:
                 ray.kill(slot.actor)
 
     def state(self) -> dict[str, Any]:
-        """What goes on: the units that wait, the workers that are ready and that start, and what is at work where.
+        """Return the counts of waiting units and of ready and starting workers, and the units at work.
 
-        `waits_for` says in words why nothing is at work, or is None.
+        `waits_for` says in words why no unit is at work, or is None.
         """
         now = time.time() - time.monotonic()
         slots = self._slots.values()
@@ -248,7 +248,7 @@ class Pool:
     def _heard(self, slot: _Slot, poll: ray.ObjectRef) -> None:
         try:
             report: Report = ray.get(poll)
-        except RayError:  # its death is told by the call that it was at, and a line that is down is silence
+        except RayError:  # the pending call reports a death, and a broken connection counts as silence
             return
         finally:
             slot.poll = None
@@ -370,7 +370,7 @@ def _alive() -> frozenset[str]:
 
 
 def _blameless(error: Exception) -> bool:
-    """Tell whether no sample is at fault: the worker names its input, store or model, or its storage hangs."""
+    """Return whether no sample is at fault: the error names the input, store or model, or storage hangs."""
     origin = _origin(error)
     return isinstance(origin, JobError) or (isinstance(origin, WorkerHung) and origin.activity == STORAGE)
 

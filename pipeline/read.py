@@ -17,10 +17,10 @@ class NoColumn(JobError):
 def read_rows(location: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
     """Yield the committed rows of a store in batches, unit by unit: of schemas.latents, or schemas.edits for an edit.
 
-    Only the given `columns`, in their order, where they are given. One part is in memory at a time; its sha256 is not
-    compared, which `edict verify` does.
+    If `columns` are given, the batches have only these, in their order. One part is in memory at a time. Its sha256 is
+    not compared; `edict verify` does that.
 
-    Raises StoreError where it is no store, or a part is absent or damaged; NoColumn.
+    Raises StoreError if it is not a store, or a part is absent or damaged; NoColumn.
     """
     store = Store(location)
     store.job()

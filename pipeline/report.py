@@ -132,9 +132,9 @@ def report(store: Store) -> str:
 
 
 def bounded(rows: Iterable[dict[str, Any]]) -> Shown:
-    """Keep as many rows, in order, as keep the page to SHOWN edited images and to about EMBEDDED_BYTES of them all.
+    """Keep the first rows, with at most SHOWN edited images and about EMBEDDED_BYTES of images in all.
 
-    The edits of the last row that is kept may be some of them only.
+    The last row may keep only some of its edits.
     """
     shown = Shown()
     count, size, full = 0, 0, False
@@ -239,7 +239,7 @@ def _histogram(name: str, meaning: str, values: np.ndarray) -> Histogram:
 def short(text: str) -> str:
     """Return at most LONGEST characters of a text, and an ellipsis if there were more.
 
-    The credentials go first: half a URL may not look like one.
+    Credentials are removed first, because a URL that is cut may not be recognized.
     """
     text = without_secrets(text)
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"

@@ -52,14 +52,14 @@ from pipeline.store import CommitRefused, JobKey, Store, StoreError
 from pipeline.work import Done, Machine
 from schemas.specs import EditSpec, InvertSpec, Workers
 
-HOPELESS = 3  # first units of a run that yield nothing but one error of the model, and so end it
+HOPELESS = 3  # a run ends if this many first units yield only one error of the model
 
 
 @dataclass(frozen=True)
 class Ran:
-    """How a run ended: the store's status, and the units that failed in it.
+    """The end of a run: the store's status, and the units that failed in it.
 
-    `shortfall` says why a job is no success although it is complete: it has no row, or too many rejects.
+    `shortfall` says why a complete job is not a success: it has no row, or too many rejects.
     """
 
     status: Status
@@ -68,7 +68,7 @@ class Ran:
 
 
 class ModelFails(JobError):
-    """The first units of a run yielded nothing but one error of the model."""
+    """The first units of a run yielded only one error of the model."""
 
 
 class RetryError(JobError):
@@ -198,7 +198,7 @@ def shown_rows(units: Sequence[Unit], count: int) -> dict[str, int]:
 def write_report(store: Store) -> list[str]:
     """Write the contact sheets of the rows that the store shows, then report.html; the names written.
 
-    report.html is the last, so that where it is, the sheets are.
+    report.html is written last, so if it exists, the sheets exist too.
     """
     written = []
     for name, sheet in contact_sheets(store):
@@ -220,7 +220,7 @@ def _open(
     extend: Callable[[], None] = lambda: None,
     **more: Any,
 ) -> tuple[list[Unit], JobKey]:
-    """The units of a job, planned and written now, or those of an earlier run and what extends them; and its key.
+    """Return the units of a job, planned and written now, or those of an earlier run and its extensions; and its key.
 
     An input that cannot be planned leaves no job behind, so that a slip in a spec can be mended.
     """
@@ -261,7 +261,7 @@ def _pending(store: Store, units: Sequence[Unit], retry: Sequence[str]) -> list[
 
 
 def _retried(store: Store, units: Sequence[Unit], errors: Sequence[str]) -> tuple[list[Unit], Counter[str]]:
-    """The units with rejects of these errors, cut down to them, and how often each error is in the store."""
+    """Return the units with rejects of these errors, reduced to these, and the count of each error in the store."""
     known, again = Counter[str](), dict[str, tuple[int, frozenset[tuple[int, str]], str]]()
     for commit in store.commits([]):
         known.update(reject.error for reject in commit.rejects)
@@ -300,13 +300,13 @@ def _work(
 
     with noting(committed):
         while pending:
-            lost = _process(
+            overtaken = _process(
                 store, len(units), pending, retry, worker, task, workers, failures, finished, per_row=per_row
             )
-            pending, _ = _retried(store, lost, retry) if lost else ([], None)
+            pending, _ = _retried(store, overtaken, retry) if overtaken else ([], None)
             if pending:
                 print(
-                    f"note: another retry was first in {len(pending)} units; the rest of them is retried",
+                    f"note: another retry was first in {len(pending)} units; their other rejects are retried",
                     file=sys.stderr,
                 )
         ran = _finish(store, failures, task.key)
@@ -314,7 +314,7 @@ def _work(
 
 
 def _check_first(store: Store, errors: Sequence[Mapping[str, int]]) -> None:
-    """Raises ModelFails where the first units, none of which yielded a row, all have the same error of the model."""
+    """Raise ModelFails if the first units, which yielded no row, all have the same error of the model."""
     total = sum(map(Counter[str], errors), Counter[str]())
     if len(errors) >= HOPELESS and len(total) == 1:
         ((error, count),) = total.items()
@@ -326,7 +326,7 @@ def _check_first(store: Store, errors: Sequence[Mapping[str, int]]) -> None:
 
 
 def shortfall(found: Status, max_share: float | None) -> str | None:
-    """Return why a job is no success although it is complete, or None if it is one."""
+    """Return why a complete job is not a success, or None if it is one."""
     if found.complete and not found.input:
         return "there is no row, because the input has none"
     if found.complete and not found.ok:
@@ -352,11 +352,11 @@ def _process(
     *,
     per_row: int,
 ) -> list[Unit]:
-    """Run units on workers; the units of a retry that another retry of other errors has overtaken."""
+    """Run units on workers. Return the units of a retry that must be tried again, after a retry of other errors."""
     if retry and isinstance(task, InvertTask):
         index_again(store, pending)
     store.delete("report.html")  # it would describe the store as it was; _finish writes it where it is absent
-    lost: list[Unit] = []
+    overtaken: list[Unit] = []
     kind, machine = task.spec.kind, task.machine
     total, rejected = sum(len(unit.only) or unit.count * per_row for unit in pending), 0
     count = min(workers.count, len(pending))
@@ -384,7 +384,7 @@ def _process(
             else:
                 done: Done = outcome.result
                 if done.lost:
-                    lost.append(outcome.unit)
+                    overtaken.append(outcome.unit)
                     continue
                 metrics.done(done)
                 finished.append(outcome.unit.unit)
@@ -397,7 +397,7 @@ def _process(
                     barren.append(done.model_errors)
                     _check_first(store, barren)
             journal.tick()
-    return lost
+    return overtaken
 
 
 def _finish(store: Store, failures: list[str], key: JobKey) -> Ran:

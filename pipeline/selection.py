@@ -54,7 +54,7 @@ class SelectionError(JobError):
 
 @dataclass(frozen=True)
 class Selection:
-    """Which rows: the fields of EditSpec, with the keys of a file read; `lines` are theirs in it."""
+    """The selection of an EditSpec, with the keys of its file; `lines` has the line number of each key."""
 
     where: str | None
     keys: frozenset[str] | None
@@ -81,9 +81,9 @@ def select(
 ) -> Iterator[tuple[Source, Sequence[int]]]:
     """The parts that have rows which are wanted, in order, each with the places of these rows.
 
-    Of the store, one part after the other is looked at, and only the columns that are asked about are read. `whole`:
-    these are all its parts. Raises SelectionError where `where` fails on a row or the whole store lacks one of the
-    keys; StoreError where a part is damaged.
+    Reads one part of the store after the other, and only the columns that the selection uses. `whole`: these are all
+    its parts. Raises SelectionError if `where` fails on a row or the whole store lacks one of the keys; StoreError if a
+    part is damaged.
     """
     parts = sorted(parts)  # in the order of their units, whatever order the commits were read in
     chosen = _filtered(latents, parts, wanted, whole)
@@ -137,8 +137,8 @@ def plan_rows(
 
     A row gives `per_caption` images, and one for each prompt that tables list for it.
 
-    Whoever plans the same job, whose planned rows have this `name`, writes the same. Raises what `select` raises,
-    SelectionError for no row, and StorageError where a mask file cannot be read.
+    Every driver that plans the same job writes the same, under this `name`. Raises the errors of `select`,
+    SelectionError for no row, and StorageError if a mask file cannot be read.
     """
     parts = parts_of(latents)
     tables = planned(latents, parts, wanted, prompts, masks)
@@ -154,7 +154,7 @@ def count_listed(rows: pa.Table) -> int:
 
 
 def images_per_row(sources: Sequence[Source], per_caption: int, listed: int) -> float:
-    """Return the images per row, at most: one for each variant made from captions, and the mean of what tables list."""
+    """Return the most images per row: one per variant made from captions, and the mean number that tables list."""
     return per_caption + listed / max(1, sum(count for _, count, _, _ in sources))
 
 
@@ -172,7 +172,7 @@ def extend_plan(
 ) -> None:
     """Plan, as further units, the rows that retries added to a latent store after the edit in `store` was planned.
 
-    Raises what `plan_rows` raises, but for a key or a row that is not there.
+    Raises the errors of `plan_rows`, except for a missing key or row.
     """
     job = store.job()
     name = planned_rows(job)
@@ -200,9 +200,9 @@ def _write_rows(
     tables: Iterator[tuple[Source, pa.Table]],
     mask_files: MaskFiles,
 ) -> tuple[list[Source], int]:
-    """Write the planned rows of parts; the parts that have any, with the number of these, and the prompts of tables.
+    """Write the planned rows of parts. Return the parts that have any, with their number, and the prompts of tables.
 
-    Of an added part, that it has none is written too, so that it is known not to be new.
+    An added part without planned rows is recorded too, so that it does not count as new again.
     """
 
     def write(item: tuple[Source, pa.Table]) -> Source:
@@ -223,7 +223,7 @@ def _write_rows(
 
 
 def _with_mask_files(latents: Store, part: Source, rows: pa.Table, mask_files: MaskFiles) -> pa.Table:
-    """Planned rows of a part with the digests of the mask files that they take, if any do."""
+    """Return planned rows of a part with the digests of the mask files that they take, if any."""
     if mask_files is None:
         return rows
     texts = read_columns(latents, part, ["key", "caption"]).take(rows["row"]).to_pylist()
@@ -276,7 +276,7 @@ def _filtered(latents: Store, parts: Sequence[Source], wanted: Selection, whole:
             shown = list(map(str, sorted(wanted.lines[key] for key in missing)))
             some = f"{len(missing)} of the {len(wanted.lines)} keys of the file, those of the lines"
         few = ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
-        raise SelectionError(f"keys: {latents.location} does not have {some} {few}")
+        raise SelectionError(f"keys: {latents.location} does not have {some} {few}; correct the list of keys")
 
 
 def _sampled(chosen: Iterator[Chosen], sample: SampleSpec) -> Iterator[Chosen]:

@@ -2,7 +2,7 @@
 
 A sample is a run of members with one key, as webdataset splits names: at the first dot of the last path component.
 Planning reads the headers of a shard once (`index_shard`); a unit later reads its slice by range requests, as a rule
-one (`read_samples`), and each sample from its own bytes alone. Only an image, a .txt and a .json are used; long runs of
+one (`read_samples`), and each sample from its own bytes only. Only an image, a .txt and a .json are used; long runs of
 other members (a video, an array) are never read. Not counted as members are directories, hidden files (macOS "._" twins
 and .DS_Store among them), __MACOSX, webdataset's "__" meta names and names without an extension.
 
@@ -32,7 +32,7 @@ CAPTION = "txt"
 METADATA = "json"
 USED = IMAGES | {CAPTION, METADATA}
 LARGEST = 256 << 20  # bytes of a sample's used members: a sample is read whole, so that this bounds a worker's memory
-DIGEST = 8  # bytes of an entry's digest, which only has to tell two versions of one sample apart
+DIGEST = 8  # bytes of an entry's digest, which only has to distinguish two versions of one sample
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -78,8 +78,8 @@ class Sample:
 class Entry:
     """The location of one input sample: bytes [offset, end) of its shard, less `gaps`; its fault, if one is known.
 
-    `gaps` are runs [start, end) of unused members and their headers, each worth a request of its own to skip. `digest`
-    identifies the content of the used members; None where indexing did not read it.
+    `gaps` are runs [start, end) of unused members and their headers, each long enough to be skipped with a further
+    request. `digest` identifies the content of the used members; None if indexing did not read it.
     """
 
     index: int
@@ -132,7 +132,7 @@ class _Member:
 
 @dataclass(frozen=True)
 class _Group:
-    """The members of one sample, and the digest of the used ones if it was wanted.
+    """The members of one sample, and the digest of the used ones if it was requested.
 
     With a `stop`, the tar cannot be followed further, and the sample is in doubt. A group without a sample, which only
     carries a stop, has one member with the key "".
@@ -169,8 +169,8 @@ def index_shard(url: str, *, digests: bool = False) -> ShardIndex:
     OversizedSample, UnsafeMember, KeyEncoding, TruncatedShard and CorruptShard; the last two also stand, under the key
     "", for content that could not be read where no sample was open.
 
-    With `digests`, entries of a local shard get one. That reads every used byte, which headers alone (1 MiB at a time)
-    nearly do anyway; but for members of several MiB it is slower. Objects get none: their ETags follow their content.
+    With `digests`, entries of a local shard get one. This reads every used byte. Without digests the reads of 1 MiB per
+    header cover nearly as much, except for members of several MiB. Objects get none: their ETags follow their content.
 
     Raises:
         ShardError: the shard does not exist, cannot be reached, is empty, compressed or not a tar.
@@ -198,7 +198,7 @@ def index_shard(url: str, *, digests: bool = False) -> ShardIndex:
 
 
 def read_samples(url: str, *, size: int, etag: str | None, entries: Sequence[Entry]) -> Iterator[Sample | Reject]:
-    """Read entries of a shard: for each, in order, a Sample or a Reject. A few MiB of the shard are held at a time.
+    """Read entries of a shard in order, each as a Sample or a Reject, with a few MiB of the shard in memory at a time.
 
     An entry with a fault yields the fault. Rejects found here: MissingCaption (nothing but blanks), CaptionEncoding
     (not UTF-8) and InvalidJson (not an object in UTF-8).
@@ -259,7 +259,7 @@ def check_member(key: str, extension: str) -> None:
     """
     name = f"{key}.{extension}"
     info = tarfile.TarInfo(name)
-    # webdataset's writer leaves out extensions that begin with an underscore, without a word; a name ends at a NUL
+    # webdataset's writer silently leaves out extensions that begin with an underscore; a name ends at a NUL
     if _split(info) != (key, extension) or _unsafe(info) or extension[:1] in ("", "_") or "\0" in name:
         raise BadMemberName(f"member {name!r}: not a name that a WebDataset reader returns; rename it")
 
@@ -298,7 +298,7 @@ def _groups(file: BinaryIO, *, digests: bool) -> Iterator[_Group]:
 
 
 def _entry(url: str, index: int, group: _Group, seen: set[str], size: int) -> Entry:
-    """The entry of a group in a shard of `size` bytes; `seen` are the keys before it, to which its own is added."""
+    """Return the entry of a group in a shard of `size` bytes, and add its key to `seen`, the keys before it."""
     first, last = group.members[0], group.members[-1]
     key = _printable(first.key)
     fault = _fault(group.members, seen)
@@ -430,7 +430,7 @@ def _changed(url: str, entry: Entry, planned: Head, now: Head) -> ShardChanged:
 
 
 def _sample(url: str, entry: Entry, data: bytes, *, check: bool) -> Sample | Reject:
-    """The sample in an entry's bytes, the gaps left out; `check` compares its digest.
+    """Return the sample in an entry's bytes without the gaps; `check` compares its digest.
 
     Raises:
         ShardChanged: they are not the one whole sample that was indexed.

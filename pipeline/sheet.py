@@ -23,7 +23,7 @@ GAP, BETWEEN, MARGIN = 16, 28, 32  # between columns, between rows, around all
 LEADING = 18
 LINES = 3  # of a caption
 SHOWN = 1000  # edited images that a job shows, at most: on its sheets, and in its report
-ROWS = 64  # of a sheet, at most: the most that a spec asks for
+ROWS = 64  # of a sheet, at most: the largest number that a spec can request
 EDITS = 8  # edits of a row on the first sheet, at most
 SHEETS = 32  # edits that have a sheet of their own, at most
 PAPER, INK, PALE, FRAME = "#ffffff", "#1f2328", "#6e7781", "#d8dee4"
@@ -40,7 +40,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class _Row:
-    """The cells of a row, of which some edits are on the first sheet, and the number of edits that are not on it."""
+    """The cells of a row, some of them for the first sheet, and the number of edits that are not on that sheet."""
 
     source: Cell
     reconstruction: Cell
@@ -49,14 +49,14 @@ class _Row:
 
 
 def edits_shown(rows: int) -> int:
-    """How many edits of a row are shown, where `rows` are, so that they are SHOWN at most in all."""
+    """Return the number of edits per row to show, so that `rows` rows have at most SHOWN in all."""
     return max(1, SHOWN // max(1, rows))
 
 
 def read_pictures(store: Store) -> Iterator[dict[str, Any]]:
     """Read the rows of schemas.pictures that the store's commits name, in the units' order, one at a time.
 
-    Of a store from an earlier version, which left no edits out, rows are cut as they would be today.
+    Stores of earlier versions left no edits out: their rows are cut as today.
     """
     most = edits_shown(store.job()["spec"].get("contact_sheet", 1))
     for commit in store.commits([]):
@@ -68,7 +68,7 @@ def read_pictures(store: Store) -> Iterator[dict[str, Any]]:
 
 
 def _rows(store: Store, path: str) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file, of which one row group is in memory. Raises StoreError where it is damaged."""
+    """Yield the rows of a Parquet file, with one row group in memory. Raises StoreError if it is damaged."""
     reader = store.open(path)
     try:
         # without threads, since a Reader has one position
@@ -105,15 +105,15 @@ def contact_sheets(store: Store) -> Iterator[tuple[str, Image.Image]]:
         return
     yield "contact_sheet.png", _draw([_first_cells(row) for row in rows])
     for name in names if len(names) > 1 else ():
-        alone = [(row, [cell for cell in row.edits if cell.head == name]) for row in rows]
+        one_edit = [(row, [cell for cell in row.edits if cell.head == name]) for row in rows]
         yield (
             f"contact_sheet-{name}.png",
-            _draw([[row.source, row.reconstruction, *cells] for row, cells in alone if cells]),
+            _draw([[row.source, row.reconstruction, *cells] for row, cells in one_edit if cells]),
         )
 
 
 def _first_cells(row: _Row) -> list[Cell]:
-    """The cells of a row on the first sheet; it says under the reconstruction how many edits it leaves out."""
+    """Return the cells of a row on the first sheet; the reconstruction has a note of how many edits are left out."""
     note = f"and {row.left_out:,} more edits" if row.left_out else ""
     return [row.source, replace(row.reconstruction, caption=note), *row.edits[:EDITS]]
 

@@ -82,9 +82,9 @@ def status(store: Store) -> Status:
         spans.append((commit.started, commit.finished))
         sound &= abs(commit.finished - commit.started - took) < SKEW and 0 < commit.started < now + SKEW
     problems += [f"{commit.path} {commit.reason}: {commit.remedy}" for commit in refused]
-    lost, unpublished, strangers = _compare_files(store, files)
+    damaged, unpublished, strangers = _compare_files(store, files)
     added, unknown = _added(store, job) if planned else ([], [])
-    problems += lost + added
+    problems += damaged + added
     busy = union(spans) if sound else 0.0
     left = sum(expected.values()) - counts["input"]
     complete = planned and counts["committed"] == len(expected) and not problems and not unpublished
@@ -111,7 +111,7 @@ def status(store: Store) -> Status:
 
 
 def _compare_files(store: Store, files: dict[str, int]) -> tuple[list[str], list[str], list[str]]:
-    """What is wrong with the files that commits name, those still in staging/, and those that no commit names.
+    """Return the problems of files that commits name, the files in staging/, and the files that no commit names.
 
     `files` are the committed ones with their bytes.
     """
@@ -140,7 +140,7 @@ def _unnamed(unpublished: list[str], strangers: list[str]) -> list[str]:
 
 
 def _added(store: Store, job: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """The problem that latent rows are in no plan of an edit, and the note that this could not be read."""
+    """Return the problem of latent rows that are in no plan of an edit, and a note if this could not be read."""
     if job["kind"] != "edit":
         return [], []
     location = job["spec"]["latents"]
@@ -175,7 +175,7 @@ def union(spans: list[tuple[float, float]]) -> float:
 def heard(run: dict[str, Any]) -> str:
     """The last state of a run, in words."""
     ago = time.time() - run["time"]
-    # a driver whose clock is ahead of this one may be silent or not
+    # if the driver's clock is ahead of this one, its silence is unknown
     when = f"{max(0.0, ago):.0f} s ago" if ago > -SKEW else "at an unknown time (its host's clock is ahead of this one)"
     if run["ended"]:
         return f"{run['run']} ended {when}: {run['ended']}"
@@ -190,7 +190,7 @@ def _stragglers(run: dict[str, Any], pace: float) -> list[str]:
     """The units that are at work for longer than they should be at the usual seconds a sample."""
     if run["ended"]:
         return []
-    # both times are of the driver's clock; what has passed since it wrote them is by this one's
+    # both times are by the driver's clock; the time since it wrote them is by this machine's clock
     since_then = min(max(0.0, time.time() - run["time"]), SILENT)
     lasts = {work["unit"]: (run["time"] - work["since"] + since_then, work) for work in run["at_work"]}
     return [

@@ -27,7 +27,7 @@ from schemas.locations import without_secrets
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https")
 WINDOW = 1 << 20  # bytes that a Reader asks for at once: on an object store a request costs about as much as 1 MiB
-READ = 64 << 20  # bytes that are held of several ranges that are read in one request
+READ = 64 << 20  # bytes in memory for several ranges that are read in one request
 
 # What a store or a shard is asked is tried again after an error of the server (5xx, 429) or of the line, for about a
 # minute in all: the work that waits on it cost GPU hours. A signature, which a repeated request keeps, is good for 5.
@@ -40,16 +40,16 @@ RETRIES = {
 _KINDS = {"s3": "s3", "s3a": "s3", "gs": "gs"} | dict.fromkeys(("az", "azure", "adl", "abfs", "abfss"), "az")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _REFUSED = ("AuthenticationFailed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
-# What obstore, the operating system and web servers say of a name that cannot be: a segment that is empty, "." or too
-# long, a control character, a file where the name has a folder, a URL that is too long.
+# The messages of obstore, the operating system and web servers for an impossible name: a segment that is empty, "." or
+# too long, a control character, a file where the name has a folder, a URL that is too long.
 _BAD_NAMES = r"illegal character sequence|empty path segment|File name too long|Not a directory|status code: 414"
-_LONGEST_NAME = {"s3": 1024, "gs": 1024}  # bytes; a HEAD of a longer one is a bad request, of which no reason is given
+_LONGEST_NAME = {"s3": 1024, "gs": 1024}  # bytes; a HEAD of a longer one is a bad request without a reason
 # what obstore says where it found nothing and asked the machine it runs on
 _NO_CREDENTIALS = r"http://(169\.254\.|metadata\.google|[^/]+/latest/(api|meta-data)/)|Missing (AccessKeyId|SecretAcc)"
 
-_SYSTEM = {  # what an operating system refuses, and what to do
-    errno.ENOSPC: "no space is left on the device; make room there, or give another location",
-    errno.EDQUOT: "the disk quota is used up; make room there, or give another location",
+_SYSTEM = {  # errors of an operating system, and what to do
+    errno.ENOSPC: "no space is left on the device; free space there, or give another location",
+    errno.EDQUOT: "the disk quota is used up; free space there, or give another location",
     errno.EROFS: "the filesystem is read-only; mount it writable, or give another location",
     errno.EFBIG: "the file is larger than the limit of the process or of the filesystem; raise `ulimit -f`",
     errno.EMFILE: "too many files are open; raise `ulimit -n`",
@@ -124,7 +124,7 @@ def open_file(location: str) -> tuple[ObjectStore, str]:
     path = local_path(location)
     if path is not None:
         if not name:
-            raise BadName(f"{location}: names a folder, not a file")
+            raise BadName(f"{location}: names a folder, not a file; give a file")
         if not os.path.isdir(path.parent):  # Path.is_dir raises where the name is too long
             raise NotThere(f"{location}: the folder {path.parent} does not exist")
         return _local(str(path.parent)), path.name
@@ -161,7 +161,7 @@ def write_file(path: Path, data: bytes, *, new: bool) -> None:
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-        sync_folder(path.parent)  # also for the loser of two writers: what it finds there counts from now on
+        sync_folder(path.parent)  # also for the second of two writers: the file that it finds counts from now on
 
 
 def _link(partial: Path, path: Path) -> None:
@@ -413,7 +413,7 @@ def _explained(location: str, error: Exception) -> StorageError:
     if code in _NO_BUCKET:
         return StorageError(f"{location}: the bucket does not exist ({code}); create it, or mend its name")
     if found := re.search(_BAD_NAMES, text):
-        return BadName(f"{location}: is a name that cannot be here ({found[0]}); rename it")
+        return BadName(f"{location}: the storage cannot have this name ({found[0]}); rename it")
     if isinstance(error, FileNotFoundError):
         return NotThere(f"{location}: does not exist")
     if isinstance(error, AlreadyExistsError | FileExistsError):
@@ -432,13 +432,13 @@ def _explained(location: str, error: Exception) -> StorageError:
 
 
 def _refused_by_system(location: str, error: Exception, text: str) -> str | None:
-    """Why the operating system refused, in words; None where it did not."""
+    """Return the operating system's reason in words; None if it did not refuse."""
     path, in_rust = local_path(location), re.search(r"\(os error (\d+)\)", text)
     number = error.errno if isinstance(error, OSError) else int(in_rust[1]) if in_rust else None
     if path is None or number is None:
         return None
     if number == errno.ENOSPC:
         found = os.statvfs(next(folder for folder in (path, *path.parents) if folder.exists()))
-        if found.f_files and found.f_favail < 2:  # one may be free again: that of what could not be linked
+        if found.f_files and found.f_favail < 2:  # one may be free again: that of the file that could not be linked
             return _NO_INODES
     return _SYSTEM.get(number)

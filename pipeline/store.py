@@ -102,7 +102,7 @@ class CommitRefused(StoreError):
 
 @dataclass(frozen=True)
 class JobKey:
-    """What commits carry of their job: its id and the digest of its plan. Jobs of format 1 have neither."""
+    """The identity of a job in its commits: its id and the digest of its plan. Jobs of format 1 have neither."""
 
     id: str | None = None
     plan: str | None = None
@@ -168,9 +168,9 @@ class Store:
 
     def _get_staged(self, path: str, absent: NotThere) -> bytes:
         """A committed file that is not published yet, or is being published just now."""
-        for place in (f"{STAGING}/{path}", path) if path.startswith(DATA) else ():
+        for candidate in (f"{STAGING}/{path}", path) if path.startswith(DATA) else ():
             try:
-                return self._read(place)
+                return self._read(candidate)
             except NotThere:
                 continue
         raise StoreError(f"{self.location}: has no {path}") from absent
@@ -178,9 +178,9 @@ class Store:
     def open(self, path: str) -> Reader:
         """A file to be read in ranges. Raises StoreError where it is absent."""
         base = self.location.rstrip("/")
-        for place in (path, f"{STAGING}/{path}", path):  # it may be published in between
+        for candidate in (path, f"{STAGING}/{path}", path):  # it may be published in between
             try:
-                return Reader(f"{base}/{place}")
+                return Reader(f"{base}/{candidate}")
             except NotThere as error:
                 absent = error
         raise StoreError(f"{self.location}: has no {path}") from absent
@@ -274,7 +274,7 @@ class Store:
         return JobKey(self._id(), plans[-1] if plans else None)
 
     def check_key(self, key: JobKey) -> None:
-        """Raise JobReplaced where the store is no longer that of the job with this key."""
+        """Raise JobReplaced if the store is no longer that of the job with this key."""
         found = self.job().get("id")
         if found != key.id:
             raise JobReplaced(
@@ -294,7 +294,7 @@ class Store:
         for number in numbers:
             path = f"plan/units+{number:04d}.parquet" if number else "plan/units.parquet"
             data = self.get(path)
-            read_table(data, f"{self.location}: {path}")
+            read_table(data, f"{self.location}: {path}")  # raises for a damaged file
             whole.update(data)
             found.append(whole.hexdigest())
         return found
@@ -309,7 +309,7 @@ class Store:
                 self._checked(path, self._read(path), commit.unit, key, [])
                 return False
             except CommitRefused as refused:
-                self.check_key(key)  # or this attempt itself is the stranger here
+                self.check_key(key)  # this attempt itself may be of another job
                 self.discard([refused])
             except NotThere:
                 continue  # discarded just now by another attempt
@@ -334,9 +334,9 @@ class Store:
         return self.commit_at(unit, int(retry or 0))
 
     def publish(self, files: Iterable[File]) -> None:
-        """Move files that a commit names from staging/ to their places. Any number of callers may do it at once.
+        """Move files that a commit names from staging/ to their folders. Any number of callers may do it at once.
 
-        Raises StoreError where one is in neither place.
+        Raises StoreError if a file is in neither folder.
         """
         for file in files:
             try:
@@ -345,7 +345,7 @@ class Store:
             except NotThere as error:
                 if not self.has(file.path):
                     raise StoreError(
-                        f"{self.location}: {file.path} is committed and is not there; edict verify --repair drops its "
+                        f"{self.location}: {file.path} is committed but missing; edict verify --repair drops its "
                         "commit, and the next run makes it again"
                     ) from error
 
@@ -374,7 +374,7 @@ class Store:
     def commits(self, refused: list[CommitRefused] | None = None) -> Iterator[Commit]:
         """The results of every unit that is done, its retries counted in; units in order within a block.
 
-        Commits that do not count are appended to `refused`, where a list is given; elsewhere they are raised.
+        Commits that do not count are appended to `refused`, if a list is given; otherwise they are raised.
         """
         key, plans, retries = JobKey(self._id()), self._plans(), self._retries()
         for commit in self._first_commits(key, plans, refused):
@@ -471,7 +471,7 @@ class Store:
         return [block for block in blocks if key is None or self._ledger(block, key) is not None]
 
     def _ledger(self, block: int, key: JobKey) -> pa.ChunkedArray | None:
-        """The commits that a file of the ledger repeats; None where it is damaged or another job's, and so nothing."""
+        """Return the commits in a file of the ledger; None if it is damaged or another job's."""
         try:
             table = self.get_table(_ledger_path(block))
         except StoreError:
@@ -543,14 +543,14 @@ class Store:
         self.delete(commit_path(unit))
 
     def sweep(self, abandoned: float = ABANDONED) -> int:
-        """Publish what commits name, and remove the files of attempts that lost; how many were removed.
+        """Publish the files that commits name, remove those of other attempts, and return the number removed.
 
         Only files with the name of an attempt of this job are removed. A staged file of a unit that is not done may be
-        about to be committed: it is kept until it is `abandoned` seconds old. So is one of another job, which was here
-        before. The files of a unit whose commit does not count stay until the unit is done again. Where the job is of
+        about to be committed: it is kept until it is `abandoned` seconds old. So is a staged file of a job that was
+        here before. The files of a unit whose commit does not count stay until the unit is done again. In a job of
         format 1, a unit that is not done may also have files in their folders.
         """
-        # listed first, then compared with the commits: what is committed in between is named
+        # listed first, then compared with the commits: a file committed in between is then named
         written = {item["path"].removeprefix(f"{STAGING}/"): item["last_modified"] for item in self._list(STAGING)}
         paths = [path for folder in DATA for path in self.names(folder)]
         named, done, job, refused = set[str](), set[str](), self._id(), list[CommitRefused]()
@@ -586,7 +586,7 @@ class Store:
 
 
 def _remove_remnants(folder: Path, before: float) -> None:
-    """Remove what is left of local writes that were cut off: files that `write_file` never renamed."""
+    """Remove the remnants of local writes that were cut off: files that `write_file` never renamed."""
     for name in (*(f"{STAGING}/{data}" for data in DATA), "commits", "retries"):
         for file in (folder / name).glob("*.*#*"):
             with suppress(FileNotFoundError):
@@ -625,7 +625,7 @@ def attempt_name(unit: str, retry: int, number: int, job: str | None, random: st
 
 
 def _is_attempt(path: str, job: str | None) -> bool:
-    """Whether an attempt of this job wrote the file."""
+    """Return True if an attempt of this job wrote the file."""
     match = ATTEMPT.fullmatch(path)
     return match is not None and match[1] == (job and job[:8])
 
@@ -644,12 +644,12 @@ def _units(block: int) -> list[str]:
 
 
 def _attempted(path: str) -> str:
-    """What the attempt was at that wrote a file, or that a commit is of."""
+    """Return the unit, with its retry, of an attempt or a commit."""
     return path.partition("/")[2].partition("-")[0].removesuffix(".json")
 
 
 def unit_of(path: str) -> str:
-    """The unit whose attempt wrote a file."""
+    """Return the unit whose attempt wrote a file."""
     return _attempted(path).partition("+")[0]
 
 

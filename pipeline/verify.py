@@ -29,7 +29,7 @@ EXAMPLES = 20  # rows named of those that were inverted in one place and regener
 
 @dataclass(frozen=True)
 class VerifyTask:
-    """All that a worker needs to verify units of a store; of an edit's store it needs no model."""
+    """All that a worker needs to verify units of a store; for an edit's store it needs no model."""
 
     store: str
     weights: Weights | None = None
@@ -146,8 +146,8 @@ def run_verify(
     Latent pairs are regenerated, on as many GPUs as the job had unless `gpus` says otherwise; of edits the digests of
     index and images are checked. `repair` drops the commits of damaged units, so that the next run makes them again.
 
-    Raises StoreError where it is no store, or another model's, or its sampler is not exact: a row has the digest of its
-    start and not the start, so how far a regeneration is off cannot be told.
+    Raises StoreError if it is not a store, or is another model's, or its sampler is not exact: a row has the digest of
+    its start and not the start, so the error of a regeneration is unknown.
     """
     store = Store(location)
     kind = store.job()["kind"]
@@ -210,12 +210,12 @@ def run_verify(
 
 
 def _edit_unit(commit: Commit) -> Unit:
-    """A unit of an edit's store to be verified; `retry` says how many retries its commit has merged."""
+    """Return a unit of an edit's store to verify; `retry` is the number of retries that its commit has merged."""
     return Unit(commit.unit, commit.source, 0, 0, commit.ok, 0, None, retry=commit.retry)
 
 
 def _spread(units: Sequence[Unit], rows: int | None, *, whole: bool) -> list[Unit]:
-    """The units, or as many of their rows, spread evenly; `whole` keeps a unit whole of which a row is taken."""
+    """Return the units, or `rows` of their rows, spread evenly. With `whole`, a unit with a taken row stays whole."""
     units = [unit for unit in units if unit.count]
     total = sum(unit.count for unit in units)
     if rows is None or rows >= total:
@@ -232,7 +232,7 @@ def _spread(units: Sequence[Unit], rows: int | None, *, whole: bool) -> list[Uni
 def _verify(
     units: Sequence[Unit], worker: type, task: "VerifyTask", count: int, machine: Machine
 ) -> list[tuple[Unit, "Regenerated | str"]]:
-    """Each unit with its result, or with why there is none."""
+    """Return each unit with its result, or with the reason why there is none."""
     results = list[tuple[Unit, Regenerated | str]]()
     with connected(count, machine), Progress("verify", sum(unit.count for unit in units), "rows") as progress:
         pool = Pool(units, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus)

@@ -43,9 +43,9 @@ class Fault:
 
 
 class ModelFault(JobError):
-    """The model fails on a blank image and an empty caption, and so it would on every sample; the message says where.
+    """The model fails on a blank image and an empty caption, so it would fail on every sample; the message says where.
 
-    Every worker meets it in the same way.
+    It fails in the same way on every worker.
     """
 
 
@@ -82,7 +82,7 @@ class Ready:
 
 
 class Host:
-    """The actor of a pool: it makes a worker, calls it, and answers for its heartbeat while the worker is busy.
+    """The actor of a pool: it makes a worker, calls it, and reports its heartbeat while the worker is busy.
 
     `load` and `call` run in one thread, the only one of the actor's default concurrency group. So what a worker's
     constructor sets for its thread, as torch.set_num_threads does for OpenMP, holds for all that it computes. Actors
@@ -101,7 +101,7 @@ class Host:
         return bytes(cloudpickle.dumps((worker, task)))
 
     def node(self) -> str:
-        """Return the node it runs on: the cluster had room for it."""
+        """Return the node it runs on; answered once Ray has placed it."""
         return _node()
 
     def load(self) -> None:

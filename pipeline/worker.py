@@ -34,7 +34,7 @@ from schemas.rejects import Reject
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 VERSIONS = {name: version(name) for name in ("edict-pipeline", "torch", "diffusers", "transformers")}
 
-MODEL_STAGES = ("invert", "edit")  # of rejects for which the model, or what ended a worker, is the reason ...
+MODEL_STAGES = ("invert", "edit")  # of rejects whose cause is the model, or the end of a worker ...
 OF_THE_ROW = (
     "WordNotFound",
     "MaskError",
@@ -83,7 +83,7 @@ def _of_compiler(error: Exception) -> bool:
 
 
 def _of_device(error: Exception) -> bool:
-    """Tell whether a GPU, or its memory, is at fault: another worker may have a better one."""
+    """Return whether a GPU, or its memory, is at fault: another worker may have a better one."""
     named = any(library in str(error) for library in ("CUDA", "cuDNN", "CUBLAS"))
     return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and named)
 
@@ -120,7 +120,7 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
 
 
 def _beating(model: Model) -> None:
-    """Have a loaded model beat at each network call, each image of its autoencoder and each batch of captions.
+    """Make a loaded model beat at each network call, each image of its autoencoder and each batch of captions.
 
     The network is wrapped and has no hook, because a compiled one would compile the hook too.
     """
@@ -172,7 +172,7 @@ def check_model(model: EDICT, fingerprint: Mapping[str, Any], batch_size: int) -
 
 @contextmanager
 def _trying(model: EDICT, part: str) -> Iterator[None]:
-    """Raises ModelFault where a part of the model fails; errors of the machine, and what `fitting` knows, pass."""
+    """Raise ModelFault if a part of the model fails; errors of the machine, and those that `fitting` handles, pass."""
     try:
         yield
     except Exception as error:
@@ -186,7 +186,7 @@ def _trying(model: EDICT, part: str) -> Iterator[None]:
 
 
 def _sound(values: torch.Tensor, shape: tuple[int, ...]) -> None:
-    """Raises ValueError unless values have this shape and are finite."""
+    """Raise ValueError unless values have this shape and are finite."""
     if tuple(values.shape) != shape:
         raise ValueError(f"it gives {[*values.shape]}, expected {[*shape]}")
     if not values.isfinite().all():

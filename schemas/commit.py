@@ -61,7 +61,7 @@ class Commit(Record):
 
     @property
     def number(self) -> int:
-        """Which attempt it was that succeeded, from 1; 1 if its name does not say so."""
+        """The number of the attempt that succeeded, from 1; 1 if its name does not have it."""
         found = re.match(r"[^-]+-([0-9]+)", self.attempt)
         return int(found[1]) if found else 1
 

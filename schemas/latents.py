@@ -19,9 +19,9 @@ def latents_schema(
     one where the `sampler` keeps y a step nearer to the clean end (bdia, obelm). `edict.fingerprint` says what made
     the row.
 
-    `slot` is the row's place in the batch that it was inverted in, from 0 to `batch_size` - 1 (in `edict.noise`). The
-    row regenerates exactly at this place. Parts of earlier versions do not have the column: there a row's place is its
-    position in the part modulo the batch size.
+    `slot` is the row's position in the batch in which it was inverted, from 0 to `batch_size` - 1 (in `edict.noise`).
+    The row regenerates exactly in this slot. Parts of earlier versions do not have the column: there a row's slot is
+    its position in the part modulo the batch size.
     """
     state = pa.list_(pa.list_(pa.list_(pa.int32(), width), height), channels)
     return pa.schema(

@@ -20,7 +20,7 @@ def without_secrets(text: str) -> str:
 
 
 def _without_secrets(scheme: str, text: str) -> str:
-    """`text` follows a URL's scheme and :// and has the rest of the URL at its start."""
+    """Return a text without secrets; it begins with the rest of a URL, after its scheme and ://."""
     scheme = scheme.lower()
     if scheme == "file":
         return text

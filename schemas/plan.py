@@ -56,4 +56,4 @@ A unit is then a slice of these, and not of the part.
 """
 
 EARLIER_ROWS = ROWS.remove(ROWS.get_field_index("mask_files"))
-"""ROWS in the plans of earlier versions, which do not know the digests of mask files."""
+"""ROWS in the plans of earlier versions, which have no digests of mask files."""

@@ -254,7 +254,7 @@ class EditWorkers(Workers):
 
 
 class RejectsSpec(Spec):
-    """How many images a job may reject and still count as a success."""
+    """The share of images that a job may reject and still count as a success."""
 
     max_share: Share | None = Field(
         None,
@@ -525,7 +525,7 @@ class EditSpec(Spec):
 
     @property
     def planned_rows(self) -> bool:
-        """True if the plan lists rows: which are edited, what tables give them, or the digests of their mask files."""
+        """True if the plan lists rows: the edited ones, their entries in tables, or the digests of their mask files."""
         chosen = (self.where, self.keys, self.sample, self.limit) != (None,) * 4
         return chosen or any(edit.listed or (edit.control and edit.control.mask_file) for edit in self.edits)
 

@@ -125,7 +125,7 @@ def _problem(expression: str) -> str | None:
     import duckdb
 
     if (deep := _deepest(expression)) > DEEPEST:
-        return f"; this one has {deep} brackets within each other, and {DEEPEST} are allowed"
+        return f"; this one has {deep} nested brackets, and at most {DEEPEST} are allowed"
     try:
         with sandbox() as connection, _limited(connection):
             parsed = duckdb.SQLExpression(expression)
@@ -149,7 +149,7 @@ def columns_of(expression: str) -> list[str]:
 
 
 def places(connection: "DuckDBPyConnection", expression: str, table: pa.Table) -> list[int]:
-    """Return the places of those rows of `table` for which the expression is true; it has the columns that are named.
+    """Return the positions of the rows of `table` for which the expression is true; the table has its columns.
 
     Raises duckdb.Error when the expression fails on a row, such as for a text that is not a number, or takes longer
     than SECONDS.
@@ -188,7 +188,7 @@ def _limited(connection: "DuckDBPyConnection") -> Iterator[None]:
         yield
     finally:
         ended.set()
-        timer.join()  # or it could interrupt the next query
+        timer.join()  # otherwise it could interrupt the next query
 
 
 def _deepest(expression: str) -> int:

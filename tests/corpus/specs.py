@@ -160,7 +160,7 @@ SPECS: list[Spec] = [
         "repeat('x', 4000000000) = key",
         "the function repeat is not allowed",
     ),
-    rows("where-deep", "SQL of 10^4 brackets", "(" * 10_000, "10000 brackets within each other"),
+    rows("where-deep", "SQL of 10^4 brackets", "(" * 10_000, "10000 nested brackets"),
     rows("where-number", "no SQL", 7, "where: found 7, expected text"),
     shards(
         "input-nothing", "a pattern that matches nothing", "photos/{00000..00003}.tar", "4 of 4 shards cannot be used"

@@ -1,4 +1,4 @@
-"""Samples in batches: each at its place, as few batches as possible, and the natural order where any place will do."""
+"""Samples in batches: each in its slot, as few batches as possible, and in natural order where no slot is required."""
 
 from collections import Counter
 
@@ -22,9 +22,9 @@ def test_every_sample_stands_once_and_at_its_slot(given: tuple[list[int | None],
     slots, size = given
     batches = arrange(slots, size)
     assert {len(batch) for batch in batches} <= {size}
-    placed = [(sample, place) for batch in batches for place, sample in enumerate(batch) if sample is not None]
+    placed = [(sample, slot) for batch in batches for slot, sample in enumerate(batch) if sample is not None]
     assert sorted(sample for sample, _ in placed) == list(range(len(slots)))
-    assert all(slots[sample] in (None, place) for sample, place in placed)
+    assert all(slots[sample] in (None, slot) for sample, slot in placed)
 
 
 @given(slots_and_sizes())
@@ -50,5 +50,5 @@ def test_a_gap_stays_a_gap() -> None:
 
 @pytest.mark.parametrize("slot", [-1, 3])
 def test_a_slot_outside_the_batch_is_refused(slot: int) -> None:
-    with pytest.raises(ValueError, match=f"slot {slot} is not a place in a batch of 3: give 0 to 2"):
+    with pytest.raises(ValueError, match=f"slot {slot} is outside a batch of 3; give 0 to 2"):
         arrange([0, slot], 3)

@@ -38,7 +38,7 @@ def giving(network: nn.Module, value: float, call: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_latent_that_is_no_number_has_no_integer(value: float) -> None:
+def test_a_latent_that_is_not_a_number_has_no_integer(value: float) -> None:
     latents = torch.zeros(3, 2, 2)
     latents[1, 0, 1] = value
     with pytest.raises(NonFinite, match="the latents of the image hold NaN or infinity") as caught:
@@ -88,7 +88,7 @@ def test_a_state_beyond_the_lattice_is_a_fault_from_the_start(
 @pytest.mark.parametrize(
     ("value", "error"), [(float("nan"), NonFinite), (float("inf"), NonFinite), (1e30, LatticeOverflow)]
 )
-def test_an_autoencoder_that_gives_no_latents_is_told_by_sample(
+def test_an_autoencoder_that_gives_no_latents_is_a_fault_of_its_sample(
     small: EDICT, images: list[Image.Image], value: float, error: type[ArithmeticError]
 ) -> None:
     with giving(small.model.vae.encoder, value, 1), pytest.raises(error) as caught:
@@ -97,7 +97,7 @@ def test_an_autoencoder_that_gives_no_latents_is_told_by_sample(
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_an_autoencoder_that_gives_no_image_is_told_by_sample(
+def test_an_autoencoder_that_gives_no_image_is_a_fault_of_its_sample(
     small: EDICT, images: list[Image.Image], value: float
 ) -> None:
     latents = small.encode(images[:3]).to_float()[0]

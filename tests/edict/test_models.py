@@ -416,7 +416,7 @@ def test_an_interval_needs_classifier_free_guidance(folder: Folder, images: list
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_prediction_does_not_depend_on_the_other_samples(folder: Folder, kind: str) -> None:
-    """Only on its place: `python -m benchmarks.places` has every batch size."""
+    """It depends only on the slot: `python -m benchmarks.places` has every batch size."""
     _, places_with_influence = compare(EDICT.from_pretrained(folder(kind)), 3, 1.0)
     assert places_with_influence == 0
 

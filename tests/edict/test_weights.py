@@ -1,4 +1,4 @@
-"""The digest of a model: whatever the file that its weights are read from, other weights have another digest."""
+"""The digest of a model: other weights have another digest, in every file that weights are read from."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def in_a_named_index(folder: Path) -> Path:
 
 
 def as_distributed(folder: Path) -> Path:
-    """As torch.distributed.checkpoint writes one: transformers then reads every file that is there."""
+    """Write an index as torch.distributed.checkpoint does: transformers then reads every file that is there."""
     file = folder / "text_encoder" / "shard-00001-model-00001-of-00001.safetensors"
     return (folder / f"{TEXT}.safetensors").rename(file)
 
@@ -134,9 +134,9 @@ def test_other_weights_have_another_digest(
     folder: Folder, plain: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    place, variant = LAYOUTS[layout]
+    arrange, variant = LAYOUTS[layout]
     copy = Path(shutil.copytree(folder("sd1"), "copy"))  # a path without a dot: there diffusers looks for other names
-    file = place(copy)
+    file = arrange(copy)
     digest = weights_digest(copy, variant)
     assert sums(EDICT.from_pretrained(copy, variant=variant)) == plain
     save_file({key: value * 1.5 for key, value in load_file(file).items()}, file, metadata={"format": "pt"})
@@ -162,11 +162,11 @@ def earlier(folder: Path, *patterns: str) -> str:
         ("a variant's shards", "unet/*"),
     ],
 )
-def test_what_had_a_digest_keeps_it(folder: Folder, tmp_path: Path, layout: str, files: str) -> None:
-    """Or the stores of earlier versions would be refused."""
+def test_usual_layouts_keep_their_digest(folder: Folder, tmp_path: Path, layout: str, files: str) -> None:
+    """Otherwise the stores of earlier versions would be refused."""
     copy = Path(shutil.copytree(folder("sd1"), tmp_path / "copy"))
-    place, variant = LAYOUTS[layout]
-    place(copy)
+    arrange, variant = LAYOUTS[layout]
+    arrange(copy)
     assert weights_digest(copy, variant) == earlier(copy, files, "vae/*", "text_encoder/*")
 
 
@@ -209,8 +209,8 @@ def test_an_adapter_counts_where_transformers_would_load_it(
     assert len(digests) == 4
 
 
-def test_what_decides_a_lora_is_in_its_file(folder: Folder, tmp_path: Path) -> None:
-    """Its alpha is metadata of the file; an adapter_config.json beside the file is not read."""
+def test_the_file_of_a_lora_decides_it(folder: Folder, tmp_path: Path) -> None:
+    """Its alpha is metadata of the file; an adapter_config.json next to the file is not read."""
     file = tmp_path / "lora.safetensors"
     lora_file(EDICT.from_pretrained(folder("sd1")), file, "peft")
     state = load_file(file)
@@ -227,7 +227,7 @@ def test_what_decides_a_lora_is_in_its_file(folder: Folder, tmp_path: Path) -> N
 
 
 class Hub(BaseHTTPRequestHandler):
-    """What huggingface_hub asks a hub for, of one repository: the files of a commit, and each of them."""
+    """The answers of a hub to huggingface_hub for one repository: the files of a commit, and each of them."""
 
     def __init__(self, root: Path, *given: object) -> None:
         self.root = root
@@ -280,9 +280,9 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if "distributed" not in name])
 def test_a_download_has_all_weights(folder: Folder, hub: Path, layout: str) -> None:
-    place, variant = LAYOUTS[layout]
+    arrange, variant = LAYOUTS[layout]
     shutil.copytree(folder("sd1"), hub)
-    place(hub)
+    arrange(hub)
     (hub / "unet" / "unused.safetensors").write_bytes(b"not needed")
     found = locate("someone/small", variant=variant)
     assert found.name == COMMIT and not (found / "unet" / "unused.safetensors").exists()

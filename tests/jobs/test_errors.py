@@ -1,4 +1,4 @@
-"""How a command ends: its status, its last line, and no traceback, whatever ends it."""
+"""The ends of a command: its status, its last line, and no traceback."""
 
 import signal
 import subprocess
@@ -32,7 +32,7 @@ typer.run(command)
 
 
 def ended_by(*signals: signal.Signals) -> tuple[int, str]:
-    """Exit status and stderr of a process that is sent signals, each once what the last one led to has begun."""
+    """Return the exit status and stderr of a process that receives signals, each after the effect of the last began."""
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -149,7 +149,7 @@ def test_pie_bench(tmp_path: Path) -> None:
         (
             "csv",
             b"key,prompt,name\na,b,n\na,c,n\n",
-            "row 2: has the key and the name of a row before it",
+            "row 2: has the same key and name as an earlier row; remove one",
         ),
     ],
 )
@@ -210,11 +210,11 @@ def test_a_small_file_that_is_large_in_memory_is_an_error(tmp_path: Path, monkey
     data = bomb(key=numbers, prompt=prompts)
     assert len(data) < 3 << 20
     allocated = pa.total_allocated_bytes()
-    with pytest.raises(TableError, match=r"has [\d,]+ bytes of text or more, and at most 536,870,912 are read"):
+    with pytest.raises(TableError, match=r"has [\d,]+ bytes of text or more, but at most 536,870,912 are read"):
         read_table(table_edit(tmp_path, "parquet", data))
     assert pa.default_memory_pool().max_memory() - allocated < 1 << 31
     monkeypatch.setattr("jobs.tables.ROWS", 10)
-    with pytest.raises(TableError, match="has 600,000 rows or more, and at most 10 are read"):
+    with pytest.raises(TableError, match="has 600,000 rows or more, but at most 10 are read"):
         read_table(table_edit(tmp_path, "parquet", data))
     monkeypatch.setattr("jobs.tables.LARGEST", 1000)
     for kind in ("csv", "jsonl", "parquet"):

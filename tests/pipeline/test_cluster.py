@@ -1,4 +1,4 @@
-"""Finding a Ray cluster: what RAY_ADDRESS may say, and what is said where nothing answers there."""
+"""Find a Ray cluster: the values of RAY_ADDRESS, and the errors where no cluster answers."""
 
 import os
 import socket
@@ -40,7 +40,7 @@ def web() -> Iterator[int]:
         ("127.0.0.1:{dead}", "where no Ray cluster answers"),
         ("ray://127.0.0.1:{dead}", r"RAY_ADDRESS is ray://127.0.0.1:\d+, where no Ray cluster answers"),
         ("[::1]:{dead}", "where no Ray cluster answers"),
-        ("127.0.0.1:{web}", "what listens there is another program"),
+        ("127.0.0.1:{web}", "another program listens there"),
         ("http://ann:secret@127.0.0.1:{web}", r"is http://127.0.0.1:\d+, the address of a dashboard"),
         ("nonsense", "expected host:port"),
         ("host:port", "expected host:port"),

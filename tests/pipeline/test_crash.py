@@ -102,7 +102,7 @@ def test_a_worker_dies_in_every_window(
         assert run_spec(invert_spec(shards, f"{place}/latents")).failures == []
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"loading", *windows}
     same(f"{place}/latents", undisturbed / "latents")
-    # two windows come after the commit: what was committed is not tried again
+    # two windows come after the commit: a committed unit is not tried again
     assert status(Store(f"{place}/latents")).attempts == 11 + len(windows) - 2
 
 
@@ -170,7 +170,7 @@ def test_the_driver_dies_in_every_window(place: str, shards: str, undisturbed: P
     for window in DRIVER:
         if window == "while the losers' files are removed":
             store = Store(spec.output)
-            store.put(f"parts/00000000-7-{store.job()['id'][:8]}aaaaaaaa.parquet", b"of an attempt that lost")
+            store.put(f"parts/00000000-7-{store.job()['id'][:8]}aaaaaaaa.parquet", b"of an attempt that did not commit")
         dying = driver(spec, window)
         dying.join()
         assert dying.exitcode == -signal.SIGKILL, window

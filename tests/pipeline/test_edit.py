@@ -1,4 +1,4 @@
-"""Edits of real, small latent stores by a worker in this process: their plans, their masks, and what a key may be."""
+"""Edits of real, small latent stores by a worker in this process: their plans, their masks and their keys."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def spec_of(latents: Path, output: Path, edits: list[dict[str, Any]] = SNOW, **m
 
 
 def edit(spec: EditSpec, *, only: int | None = None, retry: Sequence[str] = ()) -> list[Done]:
-    """Do what an edit lacks, as a run does it but in this process; or `only` its first so many units."""
+    """Do the missing units of an edit in this process, as a run does; or only the first `only` units."""
     store, units, task = run.open_edit(spec, resolve(spec.edits))
     worker = EditWorker(task)
     return [worker.process(unit, 1, None, {}) for unit in run._pending(store, units, retry)[:only]]
@@ -199,7 +199,7 @@ def test_a_mask_that_was_missing_is_a_reject_until_it_is_retried(latents: Path, 
     found = rejects(tmp_path / "edits")
     assert sorted(found) == ["snow/k2", "snow/k6", "snow/k7"]
     late = [message for message in found.values() if "retry --errors MaskError uses it" in message]
-    assert len(late) == 1  # of the unit that was done when there was none yet, that is the reason
+    assert len(late) == 1  # this is the reason in the unit that was done before the file existed
     write_mask(tmp_path, "k7")
     assert [done.ok for done in edit(spec, retry=["MaskError"])] == [1, 2]
     assert sorted(made(tmp_path / "edits")) == [f"snow/{key}" for key in KEYS]
@@ -247,7 +247,7 @@ def test_a_plan_of_an_earlier_version_goes_on_as_it_did(choice: dict[str, Any], 
     assert export_edits(spec.output, str(tmp_path / "out"), format="instructpix2pix")["written"] == 7
 
 
-# --- what a key makes of a mask's location, of a shard's member and of a file's name
+# --- keys that make an impossible location of a mask, member of a shard, or name of a file
 
 
 @pytest.mark.parametrize(
@@ -279,7 +279,7 @@ def test_a_key_that_names_no_mask_object_is_a_reject(key: str, s3: str) -> None:
         read_mask(f"{s3}/{{key}}.png", key)
 
 
-def test_masks_that_all_are_out_of_reach_are_no_rejects(s3: str, tmp_path: Path) -> None:
+def test_masks_that_cannot_be_reached_are_not_rejects(s3: str, tmp_path: Path) -> None:
     bucket = s3.removesuffix("/a prefix")
     for folder in (f"{tmp_path}/unmounted/", f"{tmp_path}/unmounted/a-", f"{bucket}-no/"):
         with pytest.raises(StorageError, match=r"does not exist.*; create"):
@@ -328,7 +328,7 @@ def test_a_key_that_no_shard_or_file_can_have_costs_itself(latents: Path, tmp_pa
 
 @pytest.fixture
 def growing(inverted: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Callable[[], Any]]:
-    """A latent store of 7 rows, and what retries the sample that it lacks, k1."""
+    """A latent store of 7 rows, and a function that retries the missing sample, k1."""
     store, units, worker = invert(inverted[0], tmp_path / "latents", DIED)
 
     def retry() -> None:
@@ -449,7 +449,7 @@ def test_a_store_without_rows_is_edited_once_it_has_some(
     assert status(Store(spec.output)).complete
 
 
-# --- what tables and files of keys say is part of the job
+# --- the content of tables and files of keys is part of the job
 
 
 @pytest.mark.parametrize("name", ["prompts.csv", "keys.txt", "mapping_file.json"])

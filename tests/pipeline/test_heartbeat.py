@@ -1,4 +1,4 @@
-"""The heartbeat of a worker: what counts as progress, and that a real worker makes it."""
+"""The heartbeat of a worker: the events that count as progress, also in a real worker."""
 
 import threading
 import time

@@ -159,7 +159,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("short")
 def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
-    """With the GIL or without. Storage that hangs is no sample's fault."""
+    """With the GIL or without. Storage that hangs is not the fault of a sample."""
     outcomes, events = run(
         units(4, count=2), Task(str(tmp_path), {1: "hang", 3: "hang with the GIL", 5: "hang in storage"}), count=3
     )
@@ -171,7 +171,7 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_slow_work_that_beats_is_no_hang(tmp_path: Path) -> None:
+def test_slow_work_that_beats_is_not_a_hang(tmp_path: Path) -> None:
     """Units that take many times the limit, after units that took no time at all."""
     outcomes, events = run(units(6, count=2), Task(str(tmp_path), {8: "slow", 9: "slow", 10: "slow"}))
     assert done(outcomes) == list(range(12))
@@ -179,16 +179,16 @@ def test_slow_work_that_beats_is_no_hang(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_a_driver_that_was_stopped_takes_nobody_for_hung(tmp_path: Path) -> None:
-    """Whoever takes the outcomes may take their time: a disk that stalls, a laptop that sleeps."""
+def test_a_driver_that_was_stopped_does_not_take_workers_for_hung(tmp_path: Path) -> None:
+    """The caller may take outcomes slowly: a disk that stalls, a laptop that sleeps."""
     pool = Pool(units(3, count=1), Worker, Task(str(tmp_path), {1: "slow", 2: "slow"}), count=2, cpus=1, gpus=0)
-    told = list[Outcome]()
+    outcomes = list[Outcome]()
     for outcome in pool.outcomes():
         if outcome is not None:
             time.sleep(2.0)
-            told.append(outcome)
-    assert sorted(sample for outcome in told for sample in outcome.result) == [0, 1, 2]
-    assert {outcome.error for outcome in told} == {None}
+            outcomes.append(outcome)
+    assert sorted(sample for outcome in outcomes for sample in outcome.result) == [0, 1, 2]
+    assert {outcome.error for outcome in outcomes} == {None}
 
 
 @pytest.mark.usefixtures("short")
@@ -247,7 +247,7 @@ class WrongModel(Worker):
 
 
 def test_a_fault_of_the_model_ends_the_run_at_once(tmp_path: Path) -> None:
-    """A worker would meet it again, so that it is not tried again."""
+    """Every worker would fail in the same way, so it is not tried again."""
     with pytest.raises(WorkersFailed, match=r"^the tokenizer is missing$"):
         run(units(8), Task(str(tmp_path)), worker=WrongModel, count=1)
     assert len(list(tmp_path.iterdir())) == 1

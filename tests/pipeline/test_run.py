@@ -194,7 +194,7 @@ def test_what_is_missing_is_finished_and_equal(latents: Path, tmp_path: Path) ->
     (store / "report.html").mkdir()
     with pytest.raises(StorageError, match="a folder has the name of a file to be written") as error:
         run_spec(invert_spec([shards], store))
-    assert error.value.__notes__ == ["6 of 6 units are committed"]  # so that it is no error before any work
+    assert error.value.__notes__ == ["6 of 6 units are committed"]  # so the error does not count as one before any work
     (store / "report.html").rmdir()
     assert run_spec(invert_spec([shards], store)).status.complete
     assert "complete" in (store / "report.html").read_text()
@@ -418,7 +418,7 @@ def of_other_width(model: Path) -> None:
         (of_other_width, r"the network \(unet\)"),
     ],
 )
-def test_a_model_that_cannot_work_is_no_images_fault(
+def test_a_model_that_cannot_work_is_not_the_fault_of_an_image(
     break_it: Callable[[Path], None], part: str, tmp_path: Path, samples: list[Sample], shard_of: ShardOf
 ) -> None:
     shutil.copytree(DEFAULT, tmp_path / "model")
@@ -459,7 +459,7 @@ def test_a_run_whose_first_units_yield_one_error_and_nothing_else_ends(
     assert found.committed < found.units == 6
 
 
-def test_a_job_without_a_row_or_with_too_many_rejects_is_no_success(
+def test_a_job_without_a_row_or_with_too_many_rejects_is_not_a_success(
     tmp_path: Path, samples: list[Sample], shard_of: ShardOf
 ) -> None:
     bad = [("bad.png", b"no image"), ("bad.txt", b"a caption")]
@@ -503,7 +503,5 @@ def test_only_the_files_of_attempts_that_lost_are_removed(latents: Path, tmp_pat
     before = set(store.names(""))
     assert store.sweep() == len(lost)
     assert before - set(store.names("")) == set(lost)
-    assert (
-        store.sweep(abandoned=0) == 1
-    )  # what is staged for a unit that is not done, and that nobody works on any more
+    assert store.sweep(abandoned=0) == 1  # the staged file of a unit that is not done, without a live attempt
     assert set(store.names("")) == before - set(lost) - {kept[0]}

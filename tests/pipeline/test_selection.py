@@ -121,7 +121,10 @@ def test_keys_are_a_list_or_a_file_and_have_to_be_there(
             numbers(latents, keys=["k01", "k99", "nope"], limit=limit)
     (tmp_path / "keys.txt").write_bytes(b"k01\nroot:$6$the-secret\n\nk99\n")
     secret = read_selection(EditSpec.model_validate({**spec, "keys": str(tmp_path / "keys.txt")}))
-    with pytest.raises(SelectionError, match=r"does not have 2 of the 3 keys of the file, those of the lines 2, 4$"):
+    with pytest.raises(
+        SelectionError,
+        match=r"does not have 2 of the 3 keys of the file, those of the lines 2, 4; correct the list of keys$",
+    ):
         list(select(latents, parts_of(latents), secret))
     (tmp_path / "keys.txt").write_bytes(b"caf\xe9")
     with pytest.raises(SelectionError, match=r"keys: .*keys.txt is not UTF-8"):

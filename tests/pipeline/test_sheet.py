@@ -192,7 +192,7 @@ def test_no_more_images_are_opened_than_sheets_show(tmp_path: Path, monkeypatch:
 
 
 def test_rows_are_read_one_by_one(tmp_path: Path) -> None:
-    """What an edit job writes: a group for each row, with the edits that are shown."""
+    """An edit job writes one row group per row, with the edits that are shown."""
     store = store_of(tmp_path / "store", [row(RED, GREEN, BLUE)] * 3)
     (path,) = store.names("pictures")
     store.put(path, to_parquet(store.get_table(path), row_group_size=1))

@@ -1,4 +1,4 @@
-"""A row is run where it was inverted: whatever was rejected beside it, by verify, by edits and by retries."""
+"""Verify, edits and retries run a row in the slot where it was inverted, whichever samples were rejected."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.rejected import CPU, Model, giving_nan, open_store, places
+from benchmarks.rejected import CPU, Model, giving_nan, open_store, tested_slots
 from jobs.prompts import resolve
 from pipeline.edit import EditWorker
 from pipeline.invert import InvertWorker
@@ -28,26 +28,26 @@ from pipeline.work import Fault
 from schemas.specs import EditSpec
 from tests.edict.checkpoints import save
 
-BATCH = 3  # of an odd number of rows a float32 transformer predicts the last one otherwise
+BATCH = 3  # a float32 transformer predicts the last of an odd number of rows differently
 
 
 @pytest.mark.parametrize(
     ("kind", "dtype", "guidance", "batch_size", "rejected"),
     [
-        ("pixart-sigma", "float32", 1.0, 3, places(3)),
-        ("sd3", "float32", 1.0, 5, places(5)),
+        ("pixart-sigma", "float32", 1.0, 3, tested_slots(3)),
+        ("sd3", "float32", 1.0, 5, tested_slots(5)),
         ("flux-dev", "float32", 1.0, 3, [1]),
         ("sd1", "bfloat16", 3.0, 4, [0]),
         ("ddpm", "float32", 1.0, 2, [0]),
     ],
 )
-def test_rows_beside_rejects_regenerate(
+def test_rows_next_to_rejects_regenerate(
     tmp_path: Path, kind: str, dtype: str, guidance: float, batch_size: int, rejected: list[int]
 ) -> None:
     """`python -m benchmarks.rejected` does this for every kind of model, dtype and batch size."""
     model = Model(save(kind, tmp_path / "model"), dtype)
-    for place in rejected:
-        outcome = model.invert_and_verify(tmp_path / str(place), guidance, batch_size, place)
+    for slot in rejected:
+        outcome = model.invert_and_verify(tmp_path / str(slot), guidance, batch_size, slot)
         assert outcome.rejected in (2, 3) and outcome.rows == 2 * batch_size + 2
         assert (outcome.differing_rows, outcome.differing_integers) == (0, 0)
 
@@ -59,7 +59,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(checkpoint: Path) -> tuple[Store, Unit, InvertWorker]:
-    """A store of 8 samples, of which those at the first place of each batch were rejected."""
+    """A store of 8 samples, where those in the first slot of each batch were rejected."""
     store, unit, task = open_store(checkpoint, checkpoint.parent / "latents", "float32", 1.0, BATCH)
     worker = InvertWorker(task)
     with giving_nan(worker.model.network, 0, BATCH):
@@ -96,7 +96,7 @@ def autoencoder_failing(encoder: nn.Module, value: float, call: int) -> Iterator
 def test_an_image_without_latents_is_one_reject(
     made: tuple[Store, Unit, InvertWorker], tmp_path: Path, value: float, error: str
 ) -> None:
-    """Its neighbours have the integers that they have beside an image that is sound, and so has its own retry."""
+    """Its neighbours, and its own retry, have the same integers as with a sound image."""
     _, _, worker = made
     inverter = InvertWorker(worker.task)
     results = []
@@ -145,7 +145,7 @@ def test_parts_of_earlier_versions_are_read_in_their_order(
     latents = read_latents(store, earlier, planned)
     assert latents.slots == [1, 2]
     other = replace(latents, pair=replace(latents.pair, batch_size=2))
-    assert other.slots == [1, 0], "of another batch size no row is exact, and its places are what is left of them"
+    assert other.slots == [1, 0], "with another batch size no row is exact, and its slots are taken modulo that size"
 
 
 def editor_of(latents: Store, output: Path, **more: Any) -> tuple[EditWorker, Store, list[Unit]]:
@@ -163,13 +163,15 @@ def editor_of(latents: Store, output: Path, **more: Any) -> tuple[EditWorker, St
 
 
 def edited(store: Store) -> dict[str, tuple[float, str]]:
-    """What came of every edit: its drift, which has all its integers in it, and the digest of its image."""
+    """The result of every edit: its drift, which depends on all its integers, and the digest of its image."""
     files = [file.path for commit in store.commits() for file in commit.files if file.path.startswith("parts/")]
     rows = [row for path in files for row in store.get_table(path).to_pylist()]
     return {row["key"]: (row["drift"], row["image_sha256"]) for row in rows}
 
 
-def test_reconstructions_beside_edits_are_exact(made: tuple[Store, Unit, InvertWorker], tmp_path: Path) -> None:
+def test_reconstructions_in_a_batch_with_edits_are_exact(
+    made: tuple[Store, Unit, InvertWorker], tmp_path: Path
+) -> None:
     editor, store, units = editor_of(made[0], tmp_path / "edits")
     for unit in units:
         assert editor.process(unit, 1, None, {}).rejected == 0
@@ -178,10 +180,10 @@ def test_reconstructions_beside_edits_are_exact(made: tuple[Store, Unit, InvertW
     assert [row["exact"] for row in shown] == [True] * 5
 
 
-def test_an_edit_does_not_depend_on_what_is_left_out_beside_it(
+def test_an_edit_does_not_depend_on_samples_that_are_left_out(
     made: tuple[Store, Unit, InvertWorker], tmp_path: Path
 ) -> None:
-    """Not on a sample that is left out, nor on being retried, nor on the contact sheet."""
+    """A sample that is left out, a retry and the contact sheet do not change it."""
     whole, partial = (editor_of(made[0], tmp_path / name) for name in ("whole", "partial"))
     for unit in whole[2]:
         whole[0].process(unit, 1, None, {})

@@ -139,7 +139,7 @@ def test_errors_name_the_location(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("size=4k", "no space is left on the device; make room there, or give another location"),
+        ("size=4k", "no space is left on the device; free space there, or give another location"),
         ("nr_inodes=3", r"no inodes are left on the filesystem \(df -i\); remove files there"),
         ("ro", "the filesystem is read-only; mount it writable, or give another location"),
     ],
@@ -190,7 +190,7 @@ def test_a_limit_of_the_process_is_named(tmp_path: Path, limit: str, value: str,
 
 
 def test_a_name_that_is_too_long_or_a_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"xxx: is a name that cannot be here .*; rename it"):
+    with pytest.raises(StorageError, match=r"xxx: the storage cannot have this name .*; rename it"):
         Store(str(tmp_path / ("x" * 300)), create=True)
     (tmp_path / "report.html").mkdir()
     with pytest.raises(StorageError, match="a folder has the name of a file to be written; move it elsewhere"):

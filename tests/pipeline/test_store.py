@@ -158,16 +158,18 @@ def test_an_input_inside_the_output_is_refused(
     assert sorted(path.name for path in (tmp_path / "ds").rglob("*")) == ["0.tar", "0.tar", "1.tar", "shards"]
 
 
-def test_a_folder_with_other_files_is_no_output(place: str) -> None:
+def test_a_folder_with_other_files_is_not_an_output(place: str) -> None:
     store = Store(place, create=True)
     check_output(store, ["elsewhere/a.tar"])
     store.put("plan/shards/" + "0" * 32 + ".parquet", b"of a run that ended while it planned")
     check_output(store, [])
     store.put("pictures/00000000-my-cat.jpg", b"my only picture of the cat")
-    with pytest.raises(OutputRefused, match=r"is not empty \(it has pictures/00000000-my-cat\.jpg\) and is no store"):
+    with pytest.raises(
+        OutputRefused, match=r"is not empty \(it has pictures/00000000-my-cat\.jpg\) and is not a store"
+    ):
         check_output(store, [])
     planned(place)
-    check_output(store, [])  # a store may be gone on with, whatever else is in it
+    check_output(store, [])  # a store may be continued, also with other files in it
     with pytest.raises(OutputRefused, match="is inside it"):
         check_output(store, [f"{place}/latents"])
 
@@ -338,7 +340,7 @@ def test_a_retry_counts_only_after_the_commit_that_it_followed(tmp_path: Path) -
     retry = store.get("retries/00000000+0001.json")
     store.drop("00000000")
     commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
-    with pytest.raises(StoreError, match="was done again by attempt .* while its rejects were retried"):
+    with pytest.raises(StoreError, match=r"was done again by attempt .* while its rejects were retried"):
         commit(late)
     store.put("retries/00000000+0001.json", retry)  # put in the moment between that check and the drop
     assert "retries/00000000+0001.json does not fit the commits before it" in status(store).problems[0]
@@ -464,7 +466,7 @@ def test_a_part_of_another_job_is_not_read(tmp_path: Path) -> None:
         read_columns(Store(store.location), (path, COUNT, 0, None), ["key"])
 
 
-def test_what_a_store_cannot_write_of_a_run_does_not_stop_it(
+def test_a_journal_that_cannot_be_written_does_not_stop_a_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store = planned(str(tmp_path / "store"))
@@ -532,7 +534,7 @@ def test_no_data_is_removed_because_a_record_is_damaged(path: str, tmp_path: Pat
     assert status(store).complete
 
 
-def test_what_is_left_of_a_write_that_was_cut_off_is_swept(tmp_path: Path) -> None:
+def test_the_remnants_of_a_write_that_was_cut_off_are_swept(tmp_path: Path) -> None:
     store = planned(str(tmp_path / "store"))
     made = attempt(store, 0)
     finish(store)

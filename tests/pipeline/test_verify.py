@@ -188,7 +188,7 @@ def test_verify_and_edits_take_what_the_job_took(copied: Store, tmp_path: Path) 
     assert "note: inverted on cuda, edited on cpu" in said.stderr
 
 
-def test_as_many_rows_are_verified_as_asked_for(latents: Path) -> None:
+def test_the_requested_number_of_rows_is_verified(latents: Path) -> None:
     for rows in (1, 5, 12, 100):
         verified = run_verify(str(latents), rows=rows, count=1)
         assert (verified.rows, verified.exact, verified.problems) == (min(rows, 12), min(rows, 12), [])

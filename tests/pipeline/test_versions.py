@@ -44,7 +44,7 @@ def machine(store: Store) -> None:
     stored_machine(store, store.job())
 
 
-def held_against(store: Store) -> None:
+def checked_machine(store: Store) -> None:
     check_job(store, "invert", store.job()["fingerprint"], machine_for(0))
 
 
@@ -60,8 +60,12 @@ def held_against(store: Store) -> None:
         (lambda job: job.update(spec={}), inverted_with, "spec of job.json is not valid"),
         (lambda job: job.update(spec=[]), retried, r"job.json is damaged \(spec is not a mapping\)"),
         (lambda job: job["machine"].update(new=1), machine, "`machine` of job.json has other fields"),
-        (lambda job: job["machine"].update(new=1), held_against, "`machine` of job.json has other fields"),
-        (lambda job: job.update(fingerprint={}), inverted_with, "fingerprint lacks weights, dtype, sampler"),
+        (lambda job: job["machine"].update(new=1), checked_machine, "`machine` of job.json has other fields"),
+        (
+            lambda job: job.update(fingerprint={}),
+            inverted_with,
+            "fingerprint of job.json lacks weights, dtype, sampler",
+        ),
         (
             lambda job: job["fingerprint"].update(sampler="new"),
             inverted_with,

@@ -1,4 +1,4 @@
-"""Secrets in texts: what is left out, and in what time."""
+"""Secrets in texts: they are left out, in linear time."""
 
 import time
 

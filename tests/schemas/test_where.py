@@ -95,7 +95,7 @@ def test_it_takes_the_rows_it_is_true_of(expression: str, keys: str) -> None:
         ("list_contains(list_transform(range(9), lambda x: x), 3)", "the function range is not allowed"),
         ("drift > ?", "a parameter is not allowed"),
         ("COLUMNS(*) is not null", "a star is not allowed"),
-        ("(" * 10_000, "10000 brackets within each other"),
+        ("(" * 10_000, "10000 nested brackets"),
         ("not " * 101 + "true", "expression depth limit of 100"),
         ("not " * 500 + "true", "expression depth limit of 100"),
         ("drift" + " + 1" * 2000 + " > 0", "expression depth limit"),
