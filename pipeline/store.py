@@ -1,7 +1,7 @@
 """A store: a folder or an object-store prefix that holds one job's spec, plan, parts and commits.
 
     job.json                          the resolved spec, the fingerprint, the job's id; only `machine` may change later
-    plan/shards/<digest>.parquet      the samples of each input shard
+    plan/shards/<digest>.parquet      the samples of each version of an input shard: planned, or indexed by a retry
     plan/rows/<job>/<digest>.parquet  the rows that an edit takes of each part, where the spec chooses or tables
     plan/units.parquet                the units of work; units+0001.parquet and so on are further ones
     staging/<folder>/<file>           files of attempts; a commit moves them into their folder
