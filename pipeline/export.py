@@ -31,7 +31,7 @@ from pipeline.parts import nested, to_parquet
 from pipeline.plan import Unit, part_units
 from pipeline.progress import Progress
 from pipeline.shards import BadMemberName, write_shard
-from pipeline.store import Store, StoreError
+from pipeline.store import Store, StoreError, check_outside_stores
 from schemas.latents import NOISE
 
 DTYPES = ("float32", "float16")
@@ -90,6 +90,7 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
 
 def claim(target: Store, about: dict[str, Any]) -> None:
     """Make a destination that of one export, before its first file: what a glob finds there is never of two."""
+    check_outside_stores(target.location)
     if not target.has(ABOUT) and (found := next(target.names(""), None)) is not None:
         raise ExportError(f"{target.location}: is not empty (it has {found}) and no export; give another destination")
     if not target.put_new(ABOUT, json.dumps(about, indent=2).encode()) and target.get_json(ABOUT) != about:

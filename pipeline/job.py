@@ -19,7 +19,7 @@ from edict.samplers import SAMPLERS, resolve
 from edict.schedule import Schedule
 from pipeline.errors import JobError
 from pipeline.storage import local_path
-from pipeline.store import FORMAT, Store, StoreError
+from pipeline.store import FORMAT, Store, StoreError, check_outside_stores
 from pipeline.work import Machine, Weights
 from schemas.specs import InvertSpec, ModelSpec
 
@@ -184,6 +184,7 @@ def check_output(store: Store, inputs: Iterable[str]) -> None:
 
     A store is allowed, and so are the files of a run that ended while it planned.
     """
+    check_outside_stores(store.location)
     path = local_path(store.location)
     output = store.location.rstrip("/") if path is None else str(path.resolve())
     for location in inputs:

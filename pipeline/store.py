@@ -49,6 +49,7 @@ from pipeline.storage import (
     NotThere,
     Reader,
     StorageError,
+    head,
     local_path,
     naming,
     open_prefix,
@@ -63,6 +64,7 @@ FORMAT = 2  # of job.json: 1 had no id, and its attempts wrote their files direc
 ABANDONED = 24 * 3600.0  # seconds after which a staged file of a unit without a commit belongs to no live attempt
 STAGING = "staging"
 DATA = ("parts", "shards", "pictures")  # the folders whose files commits name
+FOLDERS = (*DATA, STAGING, "plan", "commits", "retries", "ledger", "runs")
 COMMIT = re.compile(r"commits/(\d{8})\.json")
 RETRY = re.compile(r"retries/(\d{8})\+(\d{4})\.json")
 PLAN = re.compile(r"plan/units(?:\+(\d{4}))?\.parquet")
@@ -583,6 +585,19 @@ class Store:
             with naming(self.location):
                 _remove_remnants(self._folder, now.timestamp() - abandoned)
         return len(lost)
+
+
+def check_outside_stores(location: str) -> None:
+    """Raise StoreError where a location lies in one of the folders of a store, whose files it would mix with."""
+    steps = str(local_path(location) or location.rstrip("/")).split("/")
+    for number, step in enumerate(steps):
+        if step not in FOLDERS or not (store := "/".join(steps[:number])) or store.endswith(":/"):
+            continue
+        try:
+            head(f"{store}/job.json")
+        except NotThere:
+            continue
+        raise StoreError(f"{location}: is inside the store {store}, in its folder {step}/; give another location")
 
 
 def _remove_remnants(folder: Path, before: float) -> None:

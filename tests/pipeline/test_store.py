@@ -14,6 +14,7 @@ import pytest
 from jobs.run import run_spec
 from pipeline import ledger as ledgers
 from pipeline import store as stores
+from pipeline.export import claim
 from pipeline.job import OutputRefused, check_output, open_job
 from pipeline.journal import Journal, last_state
 from pipeline.latents import read_columns
@@ -172,6 +173,17 @@ def test_a_folder_with_other_files_is_not_an_output(place: str) -> None:
     check_output(store, [])  # a store may be continued, also with other files in it
     with pytest.raises(OutputRefused, match="is inside it"):
         check_output(store, [f"{place}/latents"])
+
+
+def test_an_output_inside_a_store_is_refused(place: str) -> None:
+    planned(place)
+    for folder in ("retries", "parts/mine", "staging"):
+        inside = Store(f"{place}/{folder}", create=True)
+        for check in (lambda inside=inside: check_output(inside, []), lambda inside=inside: claim(inside, {})):
+            with pytest.raises(StoreError, match=f"is inside the store .*, in its folder {folder.partition('/')[0]}/"):
+                check()
+    check_output(Store(f"{place}/mine", create=True), [])
+    check_output(Store(f"{place}-2/parts", create=True), [])
 
 
 def test_a_worker_of_a_job_whose_store_was_replaced_commits_nothing(place: str) -> None:
