@@ -82,7 +82,7 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
         else:
             cpus = max(os.cpu_count() or 1, count * machine.threads)
             _start_local(cpus)
-        if main:
+        if main and sigterm is not None:
             signal.signal(signal.SIGTERM, sigterm)  # ray.init installs its own handler, which prints nothing
     try:
         _require(count if needed is None else needed, machine)

@@ -76,7 +76,7 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
     target = Store(destination, create=True)
     claim(target, about)
 
-    def exported() -> str | None:
+    def exported(error: BaseException) -> str | None:
         return f"{progress.done} of {about['rows']} rows are exported" if progress.done else None
 
     written = 0

@@ -12,11 +12,11 @@ class JobError(Exception):
 
 
 @contextmanager
-def noting(done: Callable[[], str | None]) -> Iterator[None]:
+def noting(done: Callable[[BaseException], str | None]) -> Iterator[None]:
     """Add a note of the work `done`, if any, to the error or the signal that ends the block."""
     try:
         yield
     except BaseException as error:
-        if note := done():
+        if note := done(error):
             error.add_note(note)
         raise

@@ -73,7 +73,7 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
     target = Store(destination, create=True)
     claim(target, about)
 
-    def exported() -> str | None:
+    def exported(error: BaseException) -> str | None:
         return f"{progress.done} of {about['rows']} rows are exported" if progress.done else None
 
     with Progress("export", about["rows"], "rows") as progress, noting(exported):

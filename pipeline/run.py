@@ -291,12 +291,13 @@ def _work(
     pending = _pending(store, units, retry)
     before = len(units) - len(pending)
 
-    def committed() -> str | None:
-        if not finished and not failures:
+    def committed(error: BaseException) -> str | None:
+        if isinstance(error, JobError) and not finished and not failures:
             return None
         if retry:
             return f"{len(finished)} units were retried"
-        return f"{before + len(finished)} of {len(units)} units are committed"
+        # "at least": a worker may have committed one of which this process has not heard
+        return f"at least {before + len(finished)} of {len(units)} units are committed"
 
     with noting(committed):
         while pending:
