@@ -6,6 +6,7 @@ of inodes are small tmpfs mounts, which take root on Linux; without it these end
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "jobs" / "demo" / "shards" / "demo-00000.tar"
 EDICT = (sys.executable, "-c", "from jobs.cli import app; app()")
 LINES = 3  # shown of each end, at most
+PASSING = re.compile(r"\w+: \d+/\d+ \w+, |(invert|units|input|filtered|images/s|attempts) ")
 LONG = 64  # images of a job that is stopped while it works
 SLOW: dict[str, Any] = {"sampler": {"steps": 30}, "workers": {"count": 1, "batch_size": 1}}
 
@@ -41,7 +43,8 @@ class Ended:
 
     @property
     def last(self) -> list[str]:
-        return [line.strip() for line in self.said.replace("\r", "\n").splitlines() if line.strip()][-LINES:]
+        """The last lines, without those of progress and without the counts that say nothing of the end."""
+        return [line.strip() for line in self.said.splitlines() if line.strip() and not PASSING.match(line)][-LINES:]
 
 
 @dataclass(frozen=True)
