@@ -26,13 +26,13 @@ from pipeline.export import ExportError, claim
 from pipeline.images import EXTENSIONS, encode, prepare
 from pipeline.images import FORMATS as READABLE
 from pipeline.job import fit_of
-from pipeline.latents import read_edit_rows
+from pipeline.latents import read_columns
 from pipeline.parts import to_parquet
-from pipeline.plan import Unit, find_entries, part_units, planned_rows, read_units
+from pipeline.plan import Unit, find_entries, part_units, parts_of_unit, read_units
 from pipeline.progress import Progress
 from pipeline.shards import Sample, ShardChanged, read_samples
 from pipeline.storage import BadName, NotThere
-from pipeline.store import Store, StoreError, read_table
+from pipeline.store import Store, StoreError, read_table, unit_of
 from schemas.instruct import INSTRUCT
 
 
@@ -112,14 +112,13 @@ def _files(store: Store, path: str) -> dict[str, bytes]:
 
 def _instructpix2pix(store: Store, job: dict[str, Any]) -> Callable[[Store, Edits], int]:
     """Triplets of a picture, what to do to it, and the picture it becomes."""
-    latents, planned = Store(job["spec"]["latents"]), planned_rows(job)
+    latents = Store(job["spec"]["latents"])
     fit = fit_of(job["fingerprint"]["latents"])
     shards = {unit.source: unit for unit in read_units(latents)}
 
     def write(target: Store, edits: Edits) -> int:
         side = max(Image.open(io.BytesIO(edits.pictures[0]), formats=READABLE).size)
-        rows_of_unit = read_edit_rows(store, planned, latents, edits.unit)
-        originals = _originals(latents, rows_of_unit.table, shards, edits, side, fit)
+        originals = _originals(latents, shards, edits, side, fit)
         rows = [
             {
                 "key": row["source_key"],
@@ -141,16 +140,20 @@ def _instructpix2pix(store: Store, job: dict[str, Any]) -> Callable[[Store, Edit
 
 
 def _originals(
-    latents: Store, inverted: pa.Table, shards: dict[str, Unit], edits: Edits, side: int, fit: tuple[str, str]
+    latents: Store, shards: dict[str, Unit], edits: Edits, side: int, fit: tuple[str, str]
 ) -> dict[int, bytes]:
-    """The originals of a part's rows that are still what was inverted, by index, as the model saw them.
-
-    `inverted` are the latent rows of the unit of that part.
-    """
-    rows = inverted.select(["shard", "index", "image_sha256"]).to_pylist()
-    wanted = {row["source_index"] for row in edits.rows}
-    digests = {row["index"]: row["image_sha256"] for row in rows if row["index"] in wanted}
-    shard, first, last = shards[rows[0]["shard"]], min(digests), max(digests)
+    """The originals of a part's rows that are still what was inverted, by index, as the model saw them."""
+    wanted = {row["source_index"]: (row["source_key"], row["caption"]) for row in edits.rows}
+    # the latent rows of one unit are of one shard, and lie in other parts after the unit was made again
+    digests = {
+        row["index"]: row["image_sha256"]
+        for part in parts_of_unit(latents, unit_of(edits.unit.source))
+        for row in read_columns(latents, part, ["index", "key", "caption", "image_sha256"]).to_pylist()
+        if wanted.get(row["index"]) == (row["key"], row["caption"])
+    }
+    if not digests:
+        return {}
+    shard, first, last = shards[edits.rows[0]["source_shard"]], min(digests), max(digests)
     found = {}
     try:
         version, entries = find_entries(latents, replace(shard, first=first, count=last - first + 1))

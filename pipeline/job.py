@@ -176,7 +176,7 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
     return job, weights_of(model, folder, made)
 
 
-PLANNED = re.compile(r"plan/(?:shards|rows/[0-9a-f]{32})/[0-9a-f]{32}\.parquet")
+PLANNED = re.compile(r"plan/(?:shards|parts|rows/[0-9a-f]{32})/[0-9a-f]{32}\.parquet")
 
 
 def check_output(store: Store, inputs: Iterable[str]) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from typing import Any
@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 
 from edict.pair import Pair
 from pipeline.parts import to_pair
-from pipeline.plan import Source, Unit, read_rows
-from pipeline.store import Store, StoreError, read_table
+from pipeline.plan import Source, Unit, parts_of_unit, read_rows
+from pipeline.store import Store, StoreError, read_table, unit_of
 from schemas.latents import FINGERPRINT, NOISE
 
 
@@ -57,9 +57,28 @@ class Latents:
 def read_edit_rows(store: Store, rows: str | None, latents: Store, unit: Unit) -> Latents:
     """Read the latent rows of a unit of the edit in `store`: the planned ones, or its slice of the part.
 
-    `rows` is the result of `planned_rows` for the edit's job.json. Raises the errors of `read_rows` and `read_latents`.
+    `rows` is the result of `planned_rows` for the edit's job.json. Raises the errors of `read_rows`, `find_part` and
+    `read_latents`.
     """
-    return read_latents(latents, unit, None if rows is None else read_rows(store, rows, unit))
+    planned = None if rows is None else read_rows(store, rows, unit)
+    return read_latents(latents, find_part(latents, unit), planned)
+
+
+def find_part(latents: Store, unit: Unit) -> Unit:
+    """Return a unit of an edit over the part that has its planned content now.
+
+    A latent unit that was made again after `edict verify --repair` has other part names, but the same content if its
+    rows are the same bits. Raises StoreError if no part of the latent unit has this content.
+    """
+    if latents.has(unit.source):
+        return unit
+    for path, _, _, version in parts_of_unit(latents, unit_of(unit.source)):
+        if version == unit.version:
+            return replace(unit, source=path)
+    raise StoreError(
+        f"{latents.location}: has no {unit.source}, and no other part with its content: the latent store was repaired "
+        "since this edit was planned, and its rows changed; give the edit another output"
+    )
 
 
 def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> Latents:

@@ -17,9 +17,9 @@ from pipeline.inputs import expand
 from pipeline.progress import Progress
 from pipeline.shards import Entry, ShardError, ShardIndex, index_shard
 from pipeline.storage import Head, StorageError, head
-from pipeline.store import Store, StoreError, table_bytes
-from schemas.commit import Commit
-from schemas.plan import ADDED, EARLIER_ROWS, ENTRIES, ROWS, UNITS
+from pipeline.store import Store, StoreError, commit_path, table_bytes
+from schemas.commit import Commit, merged
+from schemas.plan import ADDED, EARLIER_ROWS, ENTRIES, PARTS, ROWS, UNITS
 from schemas.rejects import Reject
 
 UNIT_BATCHES = 4  # a unit is at most this many batches: seconds to minutes of work, and what a death costs
@@ -186,11 +186,20 @@ def part_sources(store: Store, commit: Commit) -> list[Source]:
     return [(file.path, file.rows, file.bytes, file.sha256) for file in files]
 
 
-def added_parts(latents: Store) -> list[Source]:
-    """The parts of a finished latent store that retries of its rejects added. Raises what `parts_of` raises."""
-    if next(latents.names("retries"), None) is None:  # this avoids reading the commits
-        return []
-    return [part for part in parts_of(latents) if is_added(part)]
+def parts_of_unit(store: Store, unit: str) -> list[Source]:
+    """Return the parts of one unit of a store, those of its retries last.
+
+    Raises StoreError if the unit is not done or one of its commits does not count.
+    """
+    if not store.has(commit_path(unit)):
+        raise StoreError(f"{store.location}: unit {unit} is not done; finish its job first: edict run SPEC")
+    commit = store.commit_at(unit)
+    while store.has(path := commit_path(unit, commit.retry + 1)):
+        try:
+            commit = merged(commit, store.commit_at(unit, commit.retry + 1))
+        except ValueError as error:
+            raise StoreError(f"{store.location}: {path} does not count ({error}); run its job again") from error
+    return part_sources(store, commit)
 
 
 def is_added(part: Source) -> bool:
@@ -198,21 +207,8 @@ def is_added(part: Source) -> bool:
     return "+" in part[0]
 
 
-def unplanned_parts(store: Store, job: dict[str, Any], latents: Store) -> list[Source]:
-    """The parts that were added to a latent store after the edit in `store`, with this job.json, was planned.
-
-    An edit with a `sample` or a `limit` keeps the rows that it chose when it was planned, so it has none. Raises what
-    `parts_of` raises.
-    """
-    if any(job["spec"].get(name) is not None for name in ("sample", "limit")) or not (added := added_parts(latents)):
-        return []
-    rows = planned_rows(job)
-    planned = {unit.source for unit in read_units(store)}
-    return [part for part in added if part[0] not in planned and not (rows and _is_empty(store, rows, part))]
-
-
-def _is_empty(store: Store, rows: str, part: Source) -> bool:
-    """Return True if a job takes no row of a part."""
+def is_left_out(store: Store, rows: str, part: Source) -> bool:
+    """Return True for a part whose rows were looked at, and of which a job takes none; `rows` as in `read_rows`."""
     path, _, size, version = part
     path = _rows_path(rows, path, size, version)
     return store.has(path) and not _planned(store, path, ROWS, EARLIER_ROWS).num_rows
@@ -372,6 +368,19 @@ def read_rows(store: Store, job: str, unit: Unit) -> pa.Table:
     return rows
 
 
+def write_parts(store: Store, job: str, parts: Sequence[Source]) -> None:
+    """Write which parts were looked at for planned rows. `job` is as in `write_rows`."""
+    columns = {"part": [part[0] for part in parts], "version": [part[3] for part in parts]}
+    store.put_table(_parts_path(job), pa.table(columns, schema=PARTS))
+
+
+def read_parts(store: Store, job: str) -> list[tuple[str, str]] | None:
+    """Return the parts that were looked at, with their sha256; None for plans of earlier versions."""
+    if not store.has(_parts_path(job)):
+        return None
+    return [(row["part"], row["version"]) for row in _planned(store, _parts_path(job), PARTS).to_pylist()]
+
+
 def planned_rows(job: dict[str, Any]) -> str | None:
     """The name under which an edit's rows are planned, by its job.json; None where its units are slices of parts.
 
@@ -407,6 +416,10 @@ def _units_path(extension: int) -> str:
 
 def _entries_path(url: str, size: int, version: str | None) -> str:
     return f"plan/shards/{_version(url, size, version)}.parquet"
+
+
+def _parts_path(job: str) -> str:
+    return f"plan/parts/{job}.parquet"
 
 
 def _rows_path(job: str, part: str, size: int, version: str | None) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.errors import JobError
 from pipeline.latents import read_columns
@@ -21,16 +22,16 @@ from pipeline.plan import (
     Unit,
     cut,
     extensions,
-    is_added,
     parts_of,
     planned_rows,
     read_units,
-    unplanned_parts,
+    write_parts,
     write_rows,
     write_units,
 )
 from pipeline.storage import StorageError, read_file
-from pipeline.store import READERS, Store
+from pipeline.store import READERS, Store, StoreError
+from pipeline.unplanned import compare_latents, lost_rows, runs
 from schemas.plan import ROWS
 from schemas.specs import EditSpec, SampleSpec
 from schemas.where import columns_of, places, said, sandbox
@@ -142,9 +143,10 @@ def plan_rows(
     """
     parts = parts_of(latents)
     tables = planned(latents, parts, wanted, prompts, masks)
-    sources, listed = _write_rows(store, latents, name, parts, tables, mask_files)
+    sources, listed = _write_rows(store, latents, name, tables, mask_files)
     if not sources:
         raise SelectionError(no_row(latents, parts))
+    write_parts(store, name, parts)
     return cut(sources, batch_size, workers, per_row=images_per_row(sources, per_caption, listed))
 
 
@@ -170,40 +172,66 @@ def extend_plan(
     mask_files: MaskFiles,
     per_caption: int,
 ) -> None:
-    """Plan, as further units, the rows that retries added to a latent store after the edit in `store` was planned.
+    """Plan, as further units, the rows that were added to a latent store after the edit in `store` was planned.
 
-    Raises the errors of `plan_rows`, except for a missing key or row.
+    Retries add rows, and so may a unit that is made again after a repair. Raises StoreError if a repair changed rows
+    that are planned and not edited yet, and the errors of `plan_rows`, except for a missing key or row.
     """
     job = store.job()
     name = planned_rows(job)
-    while sources := unplanned_parts(store, job, latents):  # again, where another driver extended it meanwhile
-        listed = 0
-        if name is not None:
-            tables = planned(latents, sources, wanted, prompts, masks, whole=False)
-            sources, listed = _write_rows(store, latents, name, sources, tables, mask_files)
+    while True:  # another driver may extend the plan at the same time
+        unplanned, lost = compare_latents(store, job, latents)
+        if lost:
+            raise StoreError(lost_rows(latents.location, lost))
+        if not unplanned:
+            return
+        if name is None:
+            sliced = [(part, run) for part, places in unplanned for run in runs(places)]
+            sources = [(path, len(run), size, version) for (path, _, size, version), run in sliced]
+            firsts, listed = [run.start for _, run in sliced], 0
+        else:
+            parts = [part for part, _ in unplanned]
+            tables = _at(planned(latents, parts, wanted, prompts, masks, whole=False), dict(unplanned))
+            sources, listed = _write_rows(store, latents, name, tables, mask_files)
+            firsts = [0] * len(sources)
+            taken = {path for path, _, _, _ in sources}
+            for part in parts:
+                if part[0] not in taken:  # written too, so that the part is not new to the next run
+                    write_rows(store, name, part, ROWS.empty_table())
         if sources:
             extension, units = extensions(store) + 1, read_units(store)
             per_row = images_per_row(sources, per_caption, listed)
-            first, ordinal = len(units), units[-1].ordinal + 1 if units else 0
+            number, ordinal = len(units), units[-1].ordinal + 1 if units else 0
             further = [
-                replace(unit, unit=f"{first + i:08d}", ordinal=ordinal + unit.ordinal)
+                replace(
+                    unit,
+                    unit=f"{number + i:08d}",
+                    ordinal=ordinal + unit.ordinal,
+                    first=firsts[unit.ordinal] + unit.first,
+                )
                 for i, unit in enumerate(cut(sources, batch_size, workers, per_row=per_row))
             ]
             write_units(store, further, extension)
+
+
+def _at(
+    tables: Iterator[tuple[Source, pa.Table]], unplanned: Mapping[Source, Sequence[int]]
+) -> Iterator[tuple[Source, pa.Table]]:
+    """Cut planned rows down to those at the given places of their parts; parts that have none are left out."""
+    for part, rows in tables:
+        rows = rows.filter(pc.is_in(rows["row"], pa.array(unplanned[part], pa.int64())))
+        if rows.num_rows:
+            yield part, rows
 
 
 def _write_rows(
     store: Store,
     latents: Store,
     name: str,
-    parts: Sequence[Source],
     tables: Iterator[tuple[Source, pa.Table]],
     mask_files: MaskFiles,
 ) -> tuple[list[Source], int]:
-    """Write the planned rows of parts. Return the parts that have any, with their number, and the prompts of tables.
-
-    An added part without planned rows is recorded too, so that it does not count as new again.
-    """
+    """Write the planned rows of parts. Return the parts with their number of rows, and the prompts of tables."""
 
     def write(item: tuple[Source, pa.Table]) -> Source:
         part, rows = item
@@ -215,10 +243,6 @@ def _write_rows(
         while some := list(islice(tables, READERS)):
             sources += pool.map(write, some)
             listed += sum(count_listed(rows) for _, rows in some)
-    taken = {path for path, _, _, _ in sources}
-    for part in parts:
-        if is_added(part) and part[0] not in taken:
-            write_rows(store, name, part, ROWS.empty_table())
     return sources, listed
 
 

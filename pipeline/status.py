@@ -11,8 +11,9 @@ import numpy as np
 from pipeline.errors import JobError
 from pipeline.journal import last_state
 from pipeline.place import Place, place_of, told
-from pipeline.plan import is_planned, read_units, unplanned_parts
+from pipeline.plan import is_planned, read_units
 from pipeline.store import DATA, STAGING, CommitRefused, Store
+from pipeline.unplanned import compare_latents, lost_rows
 
 STRAGGLES = 3.0  # times what a sample usually takes
 REPAIR = "edict verify --repair drops its commit, and the next run makes it again"
@@ -140,17 +141,21 @@ def _unnamed(unpublished: list[str], strangers: list[str]) -> list[str]:
 
 
 def _added(store: Store, job: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Return the problem of latent rows that are in no plan of an edit, and a note if this could not be read."""
+    """Return the problems of latent rows that are in no plan of an edit or are gone, and a note if this is unknown."""
     if job["kind"] != "edit":
         return [], []
     location = job["spec"]["latents"]
     try:
-        rows = sum(count for _, count, _, _ in unplanned_parts(store, job, Store(location)))
+        unplanned, lost = compare_latents(store, job, Store(location))
     except JobError as error:
         return [], [f"rows that were added to the latent store since it was edited are not counted: {error}"]
-    if not rows:
-        return [], []
-    return [f"{rows} rows that edict retry added to {location} are not planned; run the edit again to edit them"], []
+    problems = [lost_rows(location, lost)] if lost else []
+    if rows := sum(len(places) for _, places in unplanned):
+        problems.append(
+            f"{rows} rows that edict retry or a repair added to {location} are not planned; run the edit again to edit "
+            "them"
+        )
+    return problems, []
 
 
 def _mixed(places: Counter[Place]) -> list[str]:

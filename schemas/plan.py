@@ -57,3 +57,11 @@ A unit is then a slice of these, and not of the part.
 
 EARLIER_ROWS = ROWS.remove(ROWS.get_field_index("mask_files"))
 """ROWS in the plans of earlier versions, which have no digests of mask files."""
+
+PARTS = pa.schema(
+    [
+        pa.field("part", pa.string(), nullable=False),
+        pa.field("version", pa.string(), nullable=False),
+    ]
+)
+"""The parts of the latent store when the rows of an edit job were planned, with their sha256."""

@@ -24,13 +24,15 @@ from pipeline.edit import EditWorker
 from pipeline.export import ExportError, export
 from pipeline.invert import InvertTask, InvertWorker
 from pipeline.job import JobChanged, invert_fingerprint, weights_of
+from pipeline.latents import read_edit_rows
 from pipeline.masks import MaskChanged, MaskError, read_mask
 from pipeline.parts import to_parquet
-from pipeline.plan import Unit, plan_shards, read_units, unplanned_parts, write_units
+from pipeline.plan import Unit, plan_shards, read_units, write_units
 from pipeline.shards import Sample
 from pipeline.status import status
 from pipeline.storage import StorageError
-from pipeline.store import Store
+from pipeline.store import Store, StoreError
+from pipeline.unplanned import compare_latents
 from pipeline.work import Done, Fault, Machine
 from pipeline.worker import load_model
 from schemas.plan import EARLIER_ROWS
@@ -373,7 +375,9 @@ def test_rows_that_are_added_to_a_latent_store_are_edited_by_the_next_run(
     assert found.problems == (
         []
         if fixed
-        else [f"1 rows that edict retry added to {latents} are not planned; run the edit again to edit them"]
+        else [
+            f"1 rows that edict retry or a repair added to {latents} are not planned; run the edit again to edit them"
+        ]
     )
     edit(spec)
     after, found = made(tmp_path / "edits"), status(store)
@@ -413,7 +417,7 @@ def test_an_extension_that_was_not_finished_is_made_anew_and_the_first_of_two_st
     first = store.get("plan/units+0001.parquet")
     # as a driver leaves it that ends between the planned rows and the units
     store.delete("plan/units+0001.parquet")
-    assert unplanned_parts(store, store.job(), Store(str(latents))) != []
+    assert compare_latents(store, store.job(), Store(str(latents)))[0] != []
     run.open_edit(spec, resolve(spec.edits))
     assert store.get("plan/units+0001.parquet") == first
     write_units(store, read_units(store)[:1], 1)  # of another driver
@@ -431,6 +435,117 @@ def test_a_latent_store_that_is_gone_is_a_note(growing: tuple[Path, Callable[[],
     assert [re.sub(r": .*", "", note) for note in found.notes] == [
         "rows that were added to the latent store since it was edited are not counted"
     ]
+
+
+# --- latent units that are made again after `edict verify --repair`
+
+
+@pytest.fixture
+def repairable(inverted: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Callable[..., None]]:
+    """A latent store of 7 rows, and what makes its first unit again, with a retry of the sample it lacks, k1."""
+    store, units, worker = invert(inverted[0], tmp_path / "latents", DIED)
+
+    def retry() -> None:
+        for unit in run._pending(store, units, ["WorkerDied"]):
+            worker.process(unit, 1, None, {})
+
+    def repair(poison: dict[int, Fault], *, retried: bool = False, dropped: bool = True) -> None:
+        if dropped:
+            store.drop(units[0].unit)
+            store.sweep()
+            worker.process(units[0], 1, None, poison)
+        if retried:
+            retry()
+
+    return tmp_path / "latents", repair
+
+
+@pytest.mark.parametrize("more", [{}, {"where": "index < 4"}, {"where": "index != 1"}, {"limit": 6}])
+def test_rows_that_a_repair_made_again_are_not_edited_again(
+    more: dict[str, Any], repairable: tuple[Path, Callable[..., None]], tmp_path: Path
+) -> None:
+    latents, repair = repairable
+    repair({}, retried=True, dropped=False)
+    spec = spec_of(latents, tmp_path / "edits", **more)
+    edit(spec)
+    before = made(tmp_path / "edits")
+    repair(DIED, retried=True)
+    found = status(Store(spec.output))
+    assert (found.complete, found.problems) == (True, [])
+    assert edit(spec) == []
+    assert made(tmp_path / "edits") == before
+    about = export_edits(spec.output, str(tmp_path / "out"), format="instructpix2pix")
+    assert about["written"] == len(before)
+
+
+@pytest.mark.parametrize(
+    ("more", "rows"),
+    [({}, 8), ({"where": "index < 2"}, 2), ({"where": "index in (1, 7)"}, 2), ({"keys": ["k0", "k7"]}, 2)],
+)
+def test_rows_that_a_repair_added_are_edited_by_the_next_run(
+    more: dict[str, Any], rows: int, repairable: tuple[Path, Callable[..., None]], tmp_path: Path
+) -> None:
+    latents, repair = repairable
+    spec = spec_of(latents, tmp_path / "edits", **more)
+    edit(spec)
+    before = made(tmp_path / "edits")
+    repair({})
+    found = status(Store(spec.output))
+    assert "that edict retry or a repair added" in found.problems[0]
+    edit(spec)
+    after, found = made(tmp_path / "edits"), status(Store(spec.output))
+    assert (found.complete, found.problems, found.ok) == (True, [], rows)
+    assert after.items() >= before.items()
+    assert set(after) - set(before) == (set() if "keys" in more else {"snow/k1"})
+    repair({})
+    assert edit(spec) == []
+    assert status(Store(spec.output)).complete
+    about = export_edits(spec.output, str(tmp_path / "out"), format="instructpix2pix")
+    assert about["written"] == rows
+
+
+@pytest.mark.parametrize("more", [{}, {"where": "index < 6"}, {"limit": 4}])
+def test_an_edit_is_finished_after_a_repair_that_made_the_same_rows(
+    more: dict[str, Any], repairable: tuple[Path, Callable[..., None]], tmp_path: Path
+) -> None:
+    latents, repair = repairable
+    spec = spec_of(latents, tmp_path / "edits", **more)
+    run.open_edit(spec, resolve(spec.edits))
+    repair(DIED)
+    assert status(Store(spec.output)).problems == []
+    edit(spec)
+    assert status(Store(spec.output)).complete
+    assert len(made(tmp_path / "edits")) == {"where": 5, "limit": 4}.get(next(iter(more), ""), 7)
+
+
+@pytest.mark.parametrize("more", [{}, {"where": "index < 6"}, {"limit": 4}])
+def test_planned_rows_that_a_repair_changed_are_an_error(
+    more: dict[str, Any], repairable: tuple[Path, Callable[..., None]], tmp_path: Path
+) -> None:
+    latents, repair = repairable
+    spec = spec_of(latents, tmp_path / "edits", **more)
+    store, units, task = run.open_edit(spec, resolve(spec.edits))
+    repair({})
+    message = "was repaired since this edit was planned.* changed.*; give the edit another output"
+    (problem,) = status(store).problems
+    assert re.search(message, problem)
+    with pytest.raises(StoreError, match=message):
+        edit(spec)
+    with pytest.raises(StoreError, match=message):
+        read_edit_rows(store, task.rows, Store(str(latents)), units[0])
+
+
+def test_a_row_that_a_repair_lost_is_left_out_of_an_export(
+    repairable: tuple[Path, Callable[..., None]], tmp_path: Path
+) -> None:
+    latents, repair = repairable
+    spec = spec_of(latents, tmp_path / "edits")
+    edit(spec)
+    repair({0: DIED[1], 1: DIED[1]})
+    assert status(Store(spec.output)).complete
+    assert edit(spec) == []
+    about = export_edits(spec.output, str(tmp_path / "out"), format="instructpix2pix")
+    assert (about["rows"], about["written"]) == (7, 6)
 
 
 def test_a_store_without_rows_is_edited_once_it_has_some(

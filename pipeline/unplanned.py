@@ -1,0 +1,95 @@
+"""Comparing an edit's plan with its latent store: rows that were added since, and planned rows that are gone.
+
+Retries add parts. A unit that is made again after `edict verify --repair` has other part names, and may have other
+rows. So a part is known by its latent unit and its sha256, and a row within the unit by its index.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pipeline.latents import read_columns
+from pipeline.plan import (
+    Source,
+    Unit,
+    is_added,
+    is_left_out,
+    parts_of,
+    parts_of_unit,
+    planned_rows,
+    read_parts,
+    read_units,
+)
+from pipeline.store import Store, commit_path, read_table, unit_of
+
+Unplanned = list[tuple[Source, Sequence[int]]]
+"""Parts with rows that no plan has, each with the places of these rows in it."""
+
+
+def compare_latents(store: Store, job: dict[str, Any], latents: Store) -> tuple[Unplanned, list[str]]:
+    """Return the latent rows that the edit in `store` has not planned, and its open units whose rows are gone.
+
+    `job` is its job.json. An edit that takes a sample or a limit keeps the rows that it chose: it has no unplanned
+    ones. Raises what `parts_of` raises.
+    """
+    parts, rows = parts_of(latents), planned_rows(job)
+    there = {_content(path, version) for path, _, _, version in parts}
+    looked_at = None if rows is None else read_parts(store, rows)
+    known = {_content(path, version) for path, version in looked_at or ()}
+    gone = defaultdict[str, list[Unit]](list)  # by latent unit
+    for unit in read_units(store):
+        known.add(content := _content(unit.source, unit.version))
+        if content not in there:
+            gone[content[0]].append(unit)
+    lost = [unit.unit for units in gone.values() for unit in units if not store.has(commit_path(unit.unit))]
+    if lost or any(job["spec"].get(name) is not None for name in ("sample", "limit")):
+        return [], lost
+    edited = {
+        latent: {index for unit in units for index in _edited(store, unit.unit)} for latent, units in gone.items()
+    }
+    unplanned: Unplanned = []
+    for part in parts:
+        latent, _ = content = _content(part[0], part[3])
+        # An earlier version did not write which parts it looked at: only those of retries and repairs can be new.
+        earlier = rows is not None and looked_at is None and latent not in gone and not is_added(part)
+        if content in known or earlier or (rows is not None and is_left_out(store, rows, part)):
+            continue
+        places: Sequence[int] = range(part[1])
+        if latent in gone:
+            indexes = read_columns(latents, part, ["index"])["index"].to_pylist()
+            places = [place for place in places if indexes[place] not in edited[latent]]
+        if places:
+            unplanned.append((part, places))
+    return unplanned, []
+
+
+def lost_rows(location: str, units: Sequence[str]) -> str:
+    """Return the message for open units of an edit whose rows a latent store no longer has."""
+    return (
+        f"{location}: the latent store was repaired since this edit was planned, and the rows of {len(units)} units "
+        f"that are not done changed (the first is {units[0]}); give the edit another output"
+    )
+
+
+def runs(places: Sequence[int]) -> Iterator[range]:
+    """Cut ascending places into runs without a gap."""
+    first = 0
+    for i in range(1, len(places) + 1):
+        if i == len(places) or places[i] != places[i - 1] + 1:
+            yield range(places[first], places[i - 1] + 1)
+            first = i
+
+
+def _content(path: str, version: str | None) -> tuple[str, str | None]:
+    """Return the latent unit of a part and its sha256: they stay the same if the part is made again."""
+    return unit_of(path), version
+
+
+def _edited(store: Store, unit: str) -> Iterator[int]:
+    """Yield the indexes of the rows that a unit of an edit made images of, or rejected.
+
+    A row of which each edit was filtered is not recorded; it is planned again, and filtered again.
+    """
+    for path, *_ in parts_of_unit(store, unit):
+        yield from read_table(store.get(path), path)["source_index"].to_pylist()
+    yield from (reject.index for reject in store.commit_at(unit).rejects)
