@@ -72,7 +72,7 @@ def lost_rows(location: str, units: Sequence[str]) -> str:
 
 
 def runs(places: Sequence[int]) -> Iterator[range]:
-    """Cut ascending places into runs without a gap."""
+    """Cut ascending places into runs without gaps."""
     first = 0
     for i in range(1, len(places) + 1):
         if i == len(places) or places[i] != places[i - 1] + 1:

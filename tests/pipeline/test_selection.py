@@ -210,6 +210,7 @@ def test_units_are_slices_of_the_rows_that_were_planned(latents: Store, tmp_path
     assert plan_rows(store, latents, wanted, "job", 2, 1, prompts=listed, masks=masks) == units
     assert {path: store.get(path) for path in store.names("plan")} == written
     # the part in question, and no more than its rows
+    written = {path: data for path, data in written.items() if not path.startswith("plan/parts/")}
     assert len(written) == len({unit.source for unit in units})
     assert sum(pq.read_table(io.BytesIO(data)).num_rows for data in written.values()) == 7
 
