@@ -3,6 +3,7 @@
     job.json                          the resolved spec, the fingerprint, the job's id; only `machine` may change later
     plan/shards/<digest>.parquet      the samples of each version of an input shard: planned, or indexed by a retry
     plan/rows/<job>/<digest>.parquet  the rows that an edit takes of each part, where the spec chooses or tables
+    plan/parts/<job>.parquet          the parts that were looked at for these rows
     plan/units.parquet                the units of work; units+0001.parquet and so on are further ones
     staging/<folder>/<file>           files of attempts; a commit moves them into their folder
     parts/<attempt>.parquet           rows
