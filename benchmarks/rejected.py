@@ -141,7 +141,7 @@ def differing(
     return rows, integers
 
 
-def tested_slots(batch_size: int) -> list[int]:
+def slots_tested(batch_size: int) -> list[int]:
     """Return the first, a middle and the last slot of a batch."""
     return sorted({0, batch_size // 2, batch_size - 1})
 
@@ -156,7 +156,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             model = Model(save_checkpoint(kind, Path(folder, "model")), dtype)
             for guidance, size in product(GUIDANCE, given.sizes):
-                for slot in tested_slots(size):
+                for slot in slots_tested(size):
                     output = Path(folder, f"{guidance}-{size}-{slot}")
                     outcome = model.invert_and_verify(output, guidance, size, slot)
                     setting = {"kind": kind, "dtype": dtype, "guidance": guidance, "batch_size": size, "place": slot}

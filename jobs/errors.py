@@ -30,11 +30,12 @@ def reported(interrupted: str = RESUMED) -> Iterator[None]:
     The status is NOT_RUN, or INCOMPLETE when the error has notes (`add_note`), which say what was done before it; 130
     after Ctrl-C and 143 after SIGTERM, as in shells. `interrupted` says which results stay, and how to continue.
     """
-    with _stopped_by_signals() as leave:
+    with _stopped_by_signals() as (received, leave):
         try:
             yield
         except KeyboardInterrupt as error:
-            number = error.args[0] if isinstance(error, Stopped) else signal.SIGINT
+            # not from the error: Ray raises a plain KeyboardInterrupt in the place of Stopped
+            number = received[0] if received else signal.SIGINT
             leave()
             how = "terminated" if number == signal.SIGTERM else "interrupted"
             print(f"{how}: {'; '.join([*_notes(error), interrupted])}", file=sys.stderr, flush=True)
@@ -58,14 +59,18 @@ def _notes(error: BaseException) -> list[str]:
 
 
 @contextmanager
-def _stopped_by_signals() -> Iterator[Callable[[], None]]:
-    """Raise Stopped for SIGINT and SIGTERM. Once `leave` was called, a further one ends the process at once."""
-    signals = (signal.SIGINT, signal.SIGTERM)
+def _stopped_by_signals() -> Iterator[tuple[list[int], Callable[[], None]]]:
+    """Raise Stopped for SIGINT and SIGTERM, and list those that were received.
+
+    Once `leave` was called, a further one ends the process at once.
+    """
+    signals, received = (signal.SIGINT, signal.SIGTERM), list[int]()
     leaving = False
 
     def stop(number: int, frame: FrameType | None) -> None:
         if leaving:
             os._exit(128 + number)  # only cleanup is left, and Ray's processes end with this one
+        received.append(number)
         raise Stopped(number)
 
     def leave() -> None:
@@ -73,11 +78,11 @@ def _stopped_by_signals() -> Iterator[Callable[[], None]]:
         leaving = True
 
     if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
-        yield leave
+        yield received, leave
         return
     before = {number: signal.signal(number, stop) for number in signals}
     try:
-        yield leave
+        yield received, leave
     finally:
         if not leaving:
             for number, handler in before.items():

@@ -13,7 +13,6 @@ from pipeline.journal import last_state
 from pipeline.place import Place, place_of, told
 from pipeline.plan import is_planned, read_units
 from pipeline.store import DATA, STAGING, CommitRefused, Store
-from pipeline.unplanned import compare_latents, lost_rows
 
 STRAGGLES = 3.0  # times what a sample usually takes
 REPAIR = "edict verify --repair drops its commit, and the next run makes it again"
@@ -145,6 +144,8 @@ def _added(store: Store, job: dict[str, Any]) -> tuple[list[str], list[str]]:
     if job["kind"] != "edit":
         return [], []
     location = job["spec"]["latents"]
+    from pipeline.unplanned import compare_latents, lost_rows  # imports torch, which takes seconds
+
     try:
         unplanned, lost = compare_latents(store, job, Store(location))
     except JobError as error:

@@ -194,7 +194,7 @@ def test_what_is_missing_is_finished_and_equal(latents: Path, tmp_path: Path) ->
     (store / "report.html").mkdir()
     with pytest.raises(StorageError, match="a folder has the name of a file to be written") as error:
         run_spec(invert_spec([shards], store))
-    assert error.value.__notes__ == ["at least 6 of 6 units are committed"]
+    assert not hasattr(error.value, "__notes__")  # nothing was run: the old report is removed first
     (store / "report.html").rmdir()
     assert run_spec(invert_spec([shards], store)).status.complete
     assert "complete" in (store / "report.html").read_text()

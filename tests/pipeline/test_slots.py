@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.rejected import CPU, Model, giving_nan, open_store, tested_slots
+from benchmarks.rejected import CPU, Model, giving_nan, open_store, slots_tested
 from jobs.prompts import resolve
 from pipeline.edit import EditWorker
 from pipeline.invert import InvertWorker
@@ -34,8 +34,8 @@ BATCH = 3  # a float32 transformer predicts the last of an odd number of rows di
 @pytest.mark.parametrize(
     ("kind", "dtype", "guidance", "batch_size", "rejected"),
     [
-        ("pixart-sigma", "float32", 1.0, 3, tested_slots(3)),
-        ("sd3", "float32", 1.0, 5, tested_slots(5)),
+        ("pixart-sigma", "float32", 1.0, 3, slots_tested(3)),
+        ("sd3", "float32", 1.0, 5, slots_tested(5)),
         ("flux-dev", "float32", 1.0, 3, [1]),
         ("sd1", "bfloat16", 3.0, 4, [0]),
         ("ddpm", "float32", 1.0, 2, [0]),
