@@ -34,8 +34,8 @@ def reported(interrupted: str = RESUMED) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt as error:
-            # not from the error: Ray raises a plain KeyboardInterrupt in the place of Stopped
-            number = received[0] if received else signal.SIGINT
+            # not from the error, because Ray raises a plain KeyboardInterrupt instead of Stopped
+            number = received[-1] if received else signal.SIGINT
             leave()
             how = "terminated" if number == signal.SIGTERM else "interrupted"
             print(f"{how}: {'; '.join([*_notes(error), interrupted])}", file=sys.stderr, flush=True)
