@@ -477,7 +477,7 @@ def test_a_job_without_a_row_or_with_too_many_rejects_is_not_a_success(
     assert said("half")[0] == 0
     code, text = said("half", "-s", "rejects.max_share=0.4")
     assert code == 1
-    assert "failed: 1 of 2 images were rejected (50.0%), and rejects.max_share allows 40.0%" in text
+    assert "failed: 1 of 2 images were rejected: 0.5, and rejects.max_share is 0.4" in text
     assert said("half", "-s", "rejects.max_share=0.5")[0] == 0
 
 
