@@ -43,8 +43,12 @@ class Ended:
 
     @property
     def last(self) -> list[str]:
-        """The last lines, without those of progress and without the counts that say nothing of the end."""
-        return [line.strip() for line in self.said.splitlines() if line.strip() and not PASSING.match(line)][-LINES:]
+        """The last lines, from the error or the note of a damaged commit if there is one; without those of progress
+        and the counts that say nothing of the end.
+        """
+        lines = [line.strip() for line in self.said.splitlines() if line.strip() and not PASSING.match(line)]
+        first = [i for i, line in enumerate(lines) if line.startswith(("error: ", "note: commits/"))]
+        return lines[min([*first, max(0, len(lines) - LINES)]) :]
 
 
 @dataclass(frozen=True)
