@@ -1,9 +1,18 @@
-"""The ends of a command; one is made for real."""
+"""The ends of a command: the page has them all, and one is made for real."""
 
 import re
+from pathlib import Path
 
-from benchmarks.ends import make
+from benchmarks.ends import ENDS, make
 from jobs.errors import RESUMED
+
+PAGE = Path(__file__).parents[2] / "docs" / "guarantees.md"
+
+
+def test_the_page_has_every_end() -> None:
+    section = PAGE.read_text(encoding="utf-8").partition("\n## How a run ends\n")[2].partition("\n## ")[0]
+    table = section.partition("| end | exit status |")[2]
+    assert re.findall(r"^\| ([^|]+) \| (?:\d+|-\d+|) \|", table, re.M) == list(ENDS)
 
 
 def test_a_run_that_is_terminated_says_what_it_did() -> None:
