@@ -19,10 +19,6 @@ NOT_RUN = 2
 RESUMED = "committed units stay; run the same command again to continue"
 
 
-class Stopped(KeyboardInterrupt):
-    """The process received SIGINT (Ctrl-C) or SIGTERM, whose number is the argument."""
-
-
 @contextmanager
 def reported(interrupted: str = RESUMED) -> Iterator[None]:
     """Print errors, Ctrl-C and SIGTERM as a last line on stderr, and exit with their status.
@@ -34,7 +30,6 @@ def reported(interrupted: str = RESUMED) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt as error:
-            # not from the error, because Ray raises a plain KeyboardInterrupt instead of Stopped
             number = received[-1] if received else signal.SIGINT
             leave()
             how = "terminated" if number == signal.SIGTERM else "interrupted"
@@ -60,7 +55,7 @@ def _notes(error: BaseException) -> list[str]:
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[tuple[list[int], Callable[[], None]]]:
-    """Raise Stopped for SIGINT and SIGTERM, and list those that were received.
+    """Raise KeyboardInterrupt for SIGINT and SIGTERM, and list those that were received.
 
     Once `leave` was called, a further one ends the process at once.
     """
@@ -71,7 +66,7 @@ def _stopped_by_signals() -> Iterator[tuple[list[int], Callable[[], None]]]:
         if leaving:
             os._exit(128 + number)  # only cleanup is left, and Ray's processes end with this one
         received.append(number)
-        raise Stopped(number)
+        raise KeyboardInterrupt
 
     def leave() -> None:
         nonlocal leaving
