@@ -45,9 +45,17 @@ class Picture:
 
 def clean_pair(model: EDICT, task: InvertTask, images: Sequence[Image.Image]) -> Pair:
     """The pair of these images that a task's inversion begins with."""
+    return _prepared(model, task, _encoded(model, task, images))
+
+
+def _encoded(model: EDICT, task: InvertTask, images: Sequence[Image.Image]) -> Pair:
+    return model.encode(images, bits=task.fingerprint["bits"], posterior_seed=task.spec.image.posterior_seed)
+
+
+def _prepared(model: EDICT, task: InvertTask, start: Pair) -> Pair:
     spec = task.spec
     return model.prepare(
-        model.encode(images, bits=task.fingerprint["bits"], posterior_seed=spec.image.posterior_seed),
+        start,
         steps=spec.sampler.steps,
         strength=spec.sampler.strength,
         guidance_scale=spec.sampler.guidance_scale,
@@ -130,13 +138,13 @@ class InvertWorker:
         for picture in (item for item in loaded if isinstance(item, Picture)):
             try:
                 # one image at a time, so that a latent that is not finite rejects this image only
-                starts.append(clean_pair(self.model, self.task, [picture.prepared.image]))
+                starts.append(_encoded(self.model, self.task, [picture.prepared.image]))
                 pictures.append(picture)
             except ArithmeticError as error:
                 rejects.append(_reject(unit, picture.sample, "invert", error))
         if not pictures:
             return [], None, sorted(rejects, key=by_index)
-        start = join(starts)
+        start = _prepared(self.model, self.task, join(starts))
         # the slot of a sample does not depend on the other samples: a reject leaves its slot free
         slots = [picture.sample.index % start.batch_size for picture in pictures]
         pair, faults = self.model.move(start, [picture.sample.caption for picture in pictures], 0, slots=slots)
