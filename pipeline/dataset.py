@@ -89,16 +89,14 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
 
 def _read(store: Store, part: Unit, units: dict[str, Unit], extension: str) -> Edits:
     """A part's rows and pictures, each held against its sha256. Raises StoreError naming what is damaged."""
-    data, name = store.get(part.source), f"{store.location}: {part.source}"
-    if sha256(data).hexdigest() != part.version:
-        raise StoreError(f"{name} is not what was committed (its sha256 differs): it was damaged or replaced")
+    data, name = store.get_committed(part.source, part.version), f"{store.location}: {part.source}"
     rows, stem = read_table(data, name).to_pylist(), PurePosixPath(part.source).stem
     files = _files(store, f"shards/{stem}.tar")
     pictures = [files.get(f"{row['key']}.{extension}", b"") for row in rows]
     for row, picture in zip(rows, pictures, strict=True):
         if sha256(picture).hexdigest() != row["image_sha256"]:
             raise StoreError(f"{store.location}: shards/{stem}.tar: the picture {row['key']!r} is lost or damaged")
-    return Edits(part.ordinal, rows, pictures, units[stem[:8]])  # named after the unit, its retry and its attempt
+    return Edits(part.ordinal, rows, pictures, units[unit_of(part.source)])
 
 
 def _files(store: Store, path: str) -> dict[str, bytes]:

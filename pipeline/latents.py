@@ -4,12 +4,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from hashlib import sha256
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from edict.pair import Pair
 from pipeline.parts import to_pair
@@ -88,11 +86,8 @@ def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> L
     `prompts`, `masks` and `mask_files`. `read_edit_rows` reads a unit of an edit, and finds the planned rows.
     Raises StoreError naming the part where it is absent, damaged or not the committed one.
     """
-    data = store.get(unit.source)
     name = f"{store.location}: {unit.source}"
-    if sha256(data).hexdigest() != unit.version:
-        raise StoreError(f"{name} is not what was committed (its sha256 differs): it was damaged or replaced")
-    whole = read_table(data, name)
+    whole = read_table(store.get_committed(unit.source, unit.version), name)
     _check_fingerprint(store, unit.source, whole.schema)
     whole = _with_slots(whole)
     if planned is None:
@@ -136,14 +131,9 @@ def read_columns(store: Store, part: Source, columns: Sequence[str]) -> pa.Table
     Raises StoreError naming the part where it is absent, damaged or another job's.
     """
     path, rows, _, _ = part
-    reader = store.open(path)
-    try:
-        # without threads, since a Reader has one position
-        file = pq.ParquetFile(pa.PythonFile(reader, mode="r"), page_checksum_verification=True, pre_buffer=False)
+    with store.parquet(path) as file:
         _check_fingerprint(store, path, file.schema_arrow)
         table = file.read(list(columns), use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{store.location}: {path} is damaged ({error})") from error
     if table.num_rows != rows:
         raise StoreError(f"{store.location}: {path} has {table.num_rows} rows, and its commit counts {rows}")
     return table

@@ -17,7 +17,7 @@ from pipeline.inputs import expand
 from pipeline.progress import Progress
 from pipeline.shards import Entry, ShardError, ShardIndex, index_shard
 from pipeline.storage import Head, StorageError, head
-from pipeline.store import Store, StoreError, commit_path, table_bytes
+from pipeline.store import Store, StoreError, commit_path, table_bytes, units_path
 from schemas.commit import Commit, merged
 from schemas.plan import ADDED, EARLIER_ROWS, ENTRIES, PARTS, ROWS, UNITS
 from schemas.rejects import Reject
@@ -159,6 +159,19 @@ def cut(
     return units
 
 
+def spread(units: Sequence[Unit], count: int) -> dict[str, int]:
+    """Return how many rows each unit gives to `count` rows in all, spread evenly; only of units that give any."""
+    total = sum(unit.count for unit in units)
+    shares = {}
+    before = 0
+    for unit in units:
+        after = before + unit.count
+        if share := min(count, total) * after // total - min(count, total) * before // total:
+            shares[unit.unit] = share
+        before = after
+    return shares
+
+
 def part_units(latents: Store, batch_size: int, workers: int, per_row: float = 1) -> list[Unit]:
     """Units over the rows of a finished latent store. Raises StoreError where it is not finished."""
     return cut(parts_of(latents), batch_size, workers, per_row=per_row)
@@ -233,21 +246,21 @@ def write_units(store: Store, units: Sequence[Unit], extension: int = 0) -> None
     job.
     """
     columns = {name: [getattr(unit, name) for unit in units] for name in UNITS.names}
-    store.put_new(_units_path(extension), table_bytes(pa.table(columns, schema=UNITS)))
+    store.put_new(units_path(extension), table_bytes(pa.table(columns, schema=UNITS)))
 
 
 def is_planned(store: Store) -> bool:
-    return store.has(_units_path(0))
+    return store.has(units_path(0))
 
 
 def extensions(store: Store) -> int:
     """Return the number of extensions of a store's plan."""
-    return next(number for number in itertools.count() if not store.has(_units_path(number + 1)))
+    return next(number for number in itertools.count() if not store.has(units_path(number + 1)))
 
 
 def read_units(store: Store) -> list[Unit]:
     """The units of a planned store, in order, those of its extensions last."""
-    tables = [_planned(store, _units_path(number), UNITS) for number in range(extensions(store) + 1)]
+    tables = [_planned(store, units_path(number), UNITS) for number in range(extensions(store) + 1)]
     return [Unit(**row) for row in pa.concat_tables(tables).to_pylist()]
 
 
@@ -408,10 +421,6 @@ def _planned(store: Store, path: str, *schemas: pa.Schema) -> pa.Table:
     if table.schema not in schemas:
         raise StoreError(f"{store.location}: {path} is damaged (its columns are not those of a plan)")
     return table
-
-
-def _units_path(extension: int) -> str:
-    return f"plan/units+{extension:04d}.parquet" if extension else "plan/units.parquet"
 
 
 def _entries_path(url: str, size: int, version: str | None) -> str:

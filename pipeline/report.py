@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
@@ -26,7 +25,7 @@ from PIL.ImageFile import ImageFile
 from pipeline.images import FORMATS
 from pipeline.sheet import CELL, SHOWN, read_pictures
 from pipeline.status import status
-from pipeline.store import READERS, Store, StoreError
+from pipeline.store import READERS, Store
 from schemas.locations import without_secrets
 from schemas.rejects import Reject
 
@@ -37,10 +36,6 @@ EMBEDDED_BYTES = 48 * 2**20  # of images in the page, at most
 LONGEST = 1000  # characters shown of a caption, a prompt, a key: to mark and to search longer ones takes minutes
 
 TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_name(f"report.{kind}") for kind in ("html", "css", "js"))
-
-WORD = re.compile(r"(?<=://)[^\s/@:]*:(?!\d+/)[^\s@]*(?:@[^\s/@]*)*@")
-TOKEN = re.compile(r"(https?://)[^\s/@]+@")
-SIGNATURE = re.compile(r"([?&][\w.-]*(?:sig|signature|token|secret|password|key|credential)[\w.-]*=)[^\s&\"'<>]+", re.I)
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
@@ -221,13 +216,8 @@ def _distributions(store: Store, parts: Sequence[str]) -> Distributions | None:
 
 def _numbers(store: Store, part: str) -> pa.Table:
     """The drift and std of a part's rows, by range requests: the states, nearly all of a part, are not read."""
-    reader = store.open(part)
-    try:
-        # without threads, since a Reader has one position
-        file = pq.ParquetFile(pa.PythonFile(reader, mode="r"), page_checksum_verification=True, pre_buffer=False)
+    with store.parquet(part) as file:
         return file.read(["drift", "std"], use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{store.location}: {part} is damaged ({error})") from error
 
 
 def _histogram(name: str, meaning: str, values: np.ndarray) -> Histogram:

@@ -40,6 +40,7 @@ from pipeline.plan import (
     plan_shards,
     planned_rows,
     read_units,
+    spread,
     write_units,
 )
 from pipeline.pool import Pool
@@ -123,7 +124,7 @@ def open_edit(spec: EditSpec, edits: Edits) -> tuple[Store, list[Unit], EditTask
     extend = partial(extend_plan, store, latents, wanted, *cut_for, **files)
     more = {"variants_per_row": len(edits.variants), "rows": task.rows}
     units, key = _open(store, spec, fingerprint, task.machine, [spec.latents, *spec.files], plan, extend, **more)
-    shown = shown_rows(units, spec.contact_sheet)
+    shown = spread(units, spec.contact_sheet)
     return store, units, dataclasses.replace(task, key=key, rows=planned_rows(store.job()), shown=shown)
 
 
@@ -180,19 +181,6 @@ def note_float16(dtype: str, gpus: float) -> None:
             "benchmarks.network): it is for GPUs",
             file=sys.stderr,
         )
-
-
-def shown_rows(units: Sequence[Unit], count: int) -> dict[str, int]:
-    """How many rows a unit gives to the contact sheet, `count` in all, spread evenly; only of units that give any."""
-    total = sum(unit.count for unit in units)
-    shown = {}
-    before = 0
-    for unit in units:
-        after = before + unit.count
-        if share := min(count, total) * after // total - min(count, total) * before // total:
-            shown[unit.unit] = share
-        before = after
-    return shown
 
 
 def write_report(store: Store) -> list[str]:

@@ -10,13 +10,11 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from PIL import Image, ImageDraw, ImageFont
 from PIL.Image import Resampling
 
 from pipeline.images import FORMATS
-from pipeline.store import Store, StoreError
+from pipeline.store import Store
 
 CELL = 192  # pixels of a cell's picture, at most
 GAP, BETWEEN, MARGIN = 16, 28, 32  # between columns, between rows, around all
@@ -69,14 +67,9 @@ def read_pictures(store: Store) -> Iterator[dict[str, Any]]:
 
 def _rows(store: Store, path: str) -> Iterator[dict[str, Any]]:
     """Yield the rows of a Parquet file, with one row group in memory. Raises StoreError if it is damaged."""
-    reader = store.open(path)
-    try:
-        # without threads, since a Reader has one position
-        file = pq.ParquetFile(pa.PythonFile(reader, mode="r"), page_checksum_verification=True, pre_buffer=False)
+    with store.parquet(path) as file:
         for group in range(file.num_row_groups):
             yield from file.read_row_group(group, use_threads=False).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise StoreError(f"{store.location}: {path} is damaged ({error})") from error
 
 
 def contact_sheets(store: Store) -> Iterator[tuple[str, Image.Image]]:

@@ -12,7 +12,7 @@ from pipeline.errors import JobError
 from pipeline.journal import last_state
 from pipeline.place import Place, place_of, told
 from pipeline.plan import is_planned, read_units
-from pipeline.store import DATA, STAGING, CommitRefused, Store
+from pipeline.store import STAGING, CommitRefused, Store
 
 STRAGGLES = 3.0  # times what a sample usually takes
 REPAIR = "edict verify --repair drops its commit, and the next run makes it again"
@@ -115,11 +115,11 @@ def _compare_files(store: Store, files: dict[str, int]) -> tuple[list[str], list
 
     `files` are the committed ones with their bytes.
     """
-    # first what is staged, which may be published meanwhile
-    staged = {path.removeprefix(f"{STAGING}/") for path in store.names(STAGING)}
-    missing, problems, strangers = dict(files), list[str](), list[str]()
-    for path, size in (item for folder in DATA for item in store.sizes(folder)):
-        if (committed := missing.pop(path, None)) is None:
+    missing, problems, strangers, staged = dict(files), list[str](), list[str](), set[str]()
+    for path, size, is_staged in store.data_files():
+        if is_staged:
+            staged.add(path)
+        elif (committed := missing.pop(path, None)) is None:
             strangers.append(path)
         elif committed != size:
             problems.append(f"{path} has {size} bytes, and {committed} were committed: {REPAIR}")

@@ -28,16 +28,16 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from hashlib import sha256
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import obstore
 import pyarrow as pa
@@ -75,6 +75,9 @@ JOB = {"kind", "spec", "fingerprint", "machine"}  # the least that job.json has
 PARTIAL = re.compile(r"\d{8}(?:\+\d{4})?(?:-\d+-[0-9a-f]+)?\.(?:parquet|tar|json)#\d+")
 PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # names that obstore does not escape: all but those of some exports
 CONFLICTS = (0.1, 0.3, 1.0, 3.0, 10.0)  # seconds to wait while another's put is under way
+
+
+Read = TypeVar("Read")
 
 
 class StoreError(JobError):
@@ -164,26 +167,39 @@ class Store:
 
     def get(self, path: str) -> bytes:
         """A file's bytes. Raises StoreError where it is absent."""
-        try:
-            return self._read(path)
-        except NotThere as error:
-            return self._get_staged(path, error)
+        return self._published_or_staged(path, self._read)
 
-    def _get_staged(self, path: str, absent: NotThere) -> bytes:
-        """A committed file that is not published yet, or is being published just now."""
-        for candidate in (f"{STAGING}/{path}", path) if path.startswith(DATA) else ():
-            try:
-                return self._read(candidate)
-            except NotThere:
-                continue
-        raise StoreError(f"{self.location}: has no {path}") from absent
+    def get_committed(self, path: str, digest: str | None) -> bytes:
+        """Return the bytes of a file that was committed with this sha256. Raises StoreError if it has another one."""
+        data = self.get(path)
+        if sha256(data).hexdigest() != digest:
+            raise StoreError(
+                f"{self.location}: {path} is not what was committed (its sha256 differs): it was damaged or replaced"
+            )
+        return data
 
     def open(self, path: str) -> Reader:
         """A file to be read in ranges. Raises StoreError where it is absent."""
         base = self.location.rstrip("/")
-        for candidate in (path, f"{STAGING}/{path}", path):  # it may be published in between
+        return self._published_or_staged(path, lambda path: Reader(f"{base}/{path}"))
+
+    @contextmanager
+    def parquet(self, path: str) -> Iterator[pq.ParquetFile]:
+        """Open a Parquet file to be read in ranges, without threads, because a Reader has one position.
+
+        Raises StoreError where it is absent, and from the whole block where it is damaged.
+        """
+        reader = self.open(path)
+        try:
+            yield pq.ParquetFile(pa.PythonFile(reader, mode="r"), page_checksum_verification=True, pre_buffer=False)
+        except (pa.ArrowException, OSError) as error:
+            raise StoreError(f"{self.location}: {path} is damaged ({error})") from error
+
+    def _published_or_staged(self, path: str, read: Callable[[str], Read]) -> Read:
+        """Read a file; one that is committed may not be published yet, or be published at this moment."""
+        for candidate in (path, f"{STAGING}/{path}", path) if path.startswith(DATA) else (path,):
             try:
-                return Reader(f"{base}/{candidate}")
+                return read(candidate)
             except NotThere as error:
                 absent = error
         raise StoreError(f"{self.location}: has no {path}") from absent
@@ -204,9 +220,16 @@ class Store:
         """The paths of all files under a folder of the store, in no order; only those that sort `after` a path."""
         return (item["path"] for item in self._list(prefix, after))
 
-    def sizes(self, prefix: str) -> Iterator[tuple[str, int]]:
-        """The paths of all files under a folder of the store and their bytes, in no order."""
-        return ((item["path"], item["size"]) for item in self._list(prefix))
+    def data_files(self) -> Iterator[tuple[str, int, bool]]:
+        """Yield the path of each file of data, its bytes, and whether it is still in staging/.
+
+        Those in staging/ come first: one that is published meanwhile is yielded twice, and none is missed.
+        """
+        for item in self._list(STAGING):
+            yield item["path"].removeprefix(f"{STAGING}/"), item["size"], True
+        for folder in DATA:
+            for item in self._list(folder):
+                yield item["path"], item["size"], False
 
     def _list(self, prefix: str, after: str | None = None) -> Iterator[Any]:
         with naming(self.location):
@@ -295,7 +318,7 @@ class Store:
         if numbers != list(range(len(numbers))):
             raise StoreError(f"{self.location}: plan/ lacks some of its units*.parquet; put them back")
         for number in numbers:
-            path = f"plan/units+{number:04d}.parquet" if number else "plan/units.parquet"
+            path = units_path(number)
             data = self.get(path)
             read_table(data, f"{self.location}: {path}")  # raises for a damaged file
             whole.update(data)
@@ -360,16 +383,20 @@ class Store:
     def committed(self, refused: list[CommitRefused] | None = None) -> set[str]:
         """The units that are done; `refused` is as in `commits`. The ledger was checked when it was written."""
         key, plans = JobKey(self._id()), self._plans()
-        for unit, paths in self._retries().items():
+
+        def refused_retries(item: tuple[str, list[str]]) -> list[CommitRefused]:
+            unit, paths = item
+            found = list[CommitRefused]()
             if (data := self._listed(commit_path(unit))) is None:
-                for path in paths:
-                    _refuse(CommitRefused(self.location, path, unit, "has no commit before it"), refused)
-                continue
-            try:
+                return [CommitRefused(self.location, path, unit, "has no commit before it") for path in paths]
+            with suppress(CommitRefused):  # the first commit is refused as a loose one, below
                 first = self._checked(commit_path(unit), data, unit, key, plans)
-            except CommitRefused:
-                continue  # as a loose commit, below
-            self._with_retries(first, paths, key, plans, refused)
+                self._with_retries(first, paths, key, plans, found)
+            return found
+
+        with ThreadPoolExecutor(READERS) as pool:
+            for error in chain.from_iterable(pool.map(refused_retries, self._retries().items())):
+                _refuse(error, refused)
         blocks = self.settled(key)
         done = {unit for block in blocks for unit in _units(block)}
         return done | {commit.unit for commit in self._loose_commits(blocks, key, plans, refused)}
@@ -387,9 +414,7 @@ class Store:
         """The commits of retries by unit, in order."""
         found: dict[str, list[str]] = {}
         for path in sorted(self.names("retries")):
-            if (match := RETRY.fullmatch(path)) is None:
-                raise StoreError(f"{self.location}: {path} is no file of a store; move it elsewhere")
-            found.setdefault(match[1], []).append(path)
+            found.setdefault(self._matched(path, RETRY)[1], []).append(path)
         return found
 
     def _with_retries(
@@ -470,7 +495,7 @@ class Store:
 
     def settled(self, key: JobKey | None = None) -> list[int]:
         """The blocks that are in the ledger; with a key those whose file is whole and of the job with that key."""
-        blocks = sorted(self._number(path, LEDGER) for path in self.names("ledger"))
+        blocks = sorted(int(self._matched(path, LEDGER)[1]) for path in self.names("ledger"))
         return [block for block in blocks if key is None or self._ledger(block, key) is not None]
 
     def _ledger(self, block: int, key: JobKey) -> pa.ChunkedArray | None:
@@ -489,14 +514,14 @@ class Store:
         whole = next(block for block in count() if block not in settled)
         after = commit_path(f"{whole * BLOCK - 1:08d}") if whole else None
         for path in self.names("commits", after):
-            number = self._number(path, COMMIT)
+            number = int(self._matched(path, COMMIT)[1])
             if number // BLOCK not in settled:
                 yield f"{number:08d}"
 
-    def _number(self, path: str, pattern: re.Pattern[str]) -> int:
+    def _matched(self, path: str, pattern: re.Pattern[str]) -> re.Match[str]:
         if (match := pattern.fullmatch(path)) is None:
             raise StoreError(f"{self.location}: {path} is no file of a store; move it elsewhere")
-        return int(match[1])
+        return match
 
     def _checked(self, path: str, data: bytes | str, unit: str, key: JobKey, plans: list[str]) -> Commit:
         """The commit in a file. Raises CommitRefused where it does not count; `plans`, where given, are checked too."""
@@ -529,9 +554,8 @@ class Store:
     def discard(self, refused: Iterable[CommitRefused]) -> None:
         """Delete commits that do not count, so that their units can be done again, and the files that they name."""
         for commit in refused:
-            block = LEDGER.fullmatch(commit.path)
             self.delete(commit.path)
-            if not block and (number := COMMIT.fullmatch(commit.path)):
+            if number := COMMIT.fullmatch(commit.path):
                 self.delete(_ledger_path(int(number[1]) // BLOCK))
             for file in commit.files:
                 if ATTEMPT.fullmatch(file.path):
@@ -667,6 +691,11 @@ def _attempted(path: str) -> str:
 def unit_of(path: str) -> str:
     """Return the unit whose attempt wrote a file."""
     return _attempted(path).partition("+")[0]
+
+
+def units_path(extension: int) -> str:
+    """The path of the plan's units: the first ones, or those of its first, second ... extension."""
+    return f"plan/units+{extension:04d}.parquet" if extension else "plan/units.parquet"
 
 
 def _ledger_path(block: int) -> str:

@@ -15,11 +15,11 @@ from pipeline.heartbeat import STORAGE, beat
 from pipeline.job import inverted, inverted_with, stored_machine
 from pipeline.latents import read_latents
 from pipeline.place import Place, place_of, told
-from pipeline.plan import Source, Unit, cut, part_sources
+from pipeline.plan import Source, Unit, cut, part_sources, spread
 from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.status import status
-from pipeline.store import DATA, STAGING, Store, StoreError, read_table, unit_of
+from pipeline.store import Store, StoreError, read_table, unit_of
 from pipeline.work import Machine, Poison, Weights
 from pipeline.worker import Ahead, check_model, fitting, here, load_model
 from schemas.commit import Commit
@@ -29,11 +29,11 @@ EXAMPLES = 20  # rows named of those that were inverted in one place and regener
 
 @dataclass(frozen=True)
 class VerifyTask:
-    """All that a worker needs to verify units of a store; for an edit's store it needs no model."""
+    """All that a worker needs to verify units of a latent store."""
 
-    store: str
-    weights: Weights | None = None
-    machine: Machine | None = None
+    latents: str
+    weights: Weights
+    machine: Machine
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,7 @@ class VerifyWorker:
     """A worker of the pool: regenerates the rows of one unit after the other under their own captions."""
 
     def __init__(self, task: VerifyTask) -> None:
-        assert task.weights is not None and task.machine is not None
-        self.store = Store(task.store)
+        self.store = Store(task.latents)
         self.model = load_model(task.weights, task.machine)
         made = inverted(self.store)["fingerprint"]
         check_model(self.model, made, made["batch_size"])
@@ -85,8 +84,8 @@ class VerifyWorker:
 class EditVerifyWorker:
     """A worker of the pool: reads the files of one unit of an edit after the other. It loads no model."""
 
-    def __init__(self, task: VerifyTask) -> None:
-        self.store = Store(task.store)
+    def __init__(self, location: str) -> None:
+        self.store = Store(location)
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Regenerated:
         """Check every file that the unit's commits name."""
@@ -106,9 +105,7 @@ def check_edited(store: Store, commit: Commit) -> None:
     rows, members = list[dict[str, Any]](), set[tuple[str, str, str]]()
     for file in commit.files:
         beat(STORAGE)
-        data, name = store.get(file.path), f"{store.location}: {file.path}"
-        if sha256(data).hexdigest() != file.sha256:
-            raise StoreError(f"{name} is not what was committed (its sha256 differs): it was damaged or replaced")
+        data, name = store.get_committed(file.path, file.sha256), f"{store.location}: {file.path}"
         if file.path.startswith("parts/"):
             rows += read_table(data, name).select(["key", "shard", "image_sha256"]).to_pylist()
         elif file.path.startswith("shards/"):
@@ -156,14 +153,13 @@ def run_verify(
     if found.committed < found.units:
         problems.append(f"{found.units - found.committed} of {found.units} units are not done")
     commits = list(store.commits([]))
-    # first what is staged, which may be published meanwhile
-    present = {(path.removeprefix(f"{STAGING}/"), size) for path, size in store.sizes(STAGING)}
-    present |= {item for folder in DATA for item in store.sizes(folder)}
+    present = {(path, size) for path, size, _ in store.data_files()}
     damaged = {c.unit for c in commits if any((file.path, file.bytes) not in present for file in c.files)}
     sound = [commit for commit in commits if commit.unit not in damaged]
     worker: type
+    task: VerifyTask | str
     if kind == "edit":
-        machine, worker, task = Machine("cpu", 1, 0), EditVerifyWorker, VerifyTask(location)
+        machine, worker, task = Machine("cpu", 1, 0), EditVerifyWorker, location
         units = _spread([_edit_unit(commit) for commit in sound], rows, whole=True)
     else:
         job, weights = inverted_with(store)
@@ -217,21 +213,16 @@ def _edit_unit(commit: Commit) -> Unit:
 def _spread(units: Sequence[Unit], rows: int | None, *, whole: bool) -> list[Unit]:
     """Return the units, or `rows` of their rows, spread evenly. With `whole`, a unit with a taken row stays whole."""
     units = [unit for unit in units if unit.count]
-    total = sum(unit.count for unit in units)
-    if rows is None or rows >= total:
+    if rows is None:
         return units
-    taken, before = list[Unit](), 0
-    for unit in units:
-        after = before + unit.count
-        if share := max(1, rows) * after // total - max(1, rows) * before // total:
-            taken.append(unit if whole else unit.slice(0, share))
-        before = after
-    return taken
+    shares = spread(units, max(1, rows))
+    taken = [unit for unit in units if unit.unit in shares]
+    return taken if whole else [unit.slice(0, shares[unit.unit]) for unit in taken]
 
 
 def _verify(
-    units: Sequence[Unit], worker: type, task: "VerifyTask", count: int, machine: Machine
-) -> list[tuple[Unit, "Regenerated | str"]]:
+    units: Sequence[Unit], worker: type, task: VerifyTask | str, count: int, machine: Machine
+) -> list[tuple[Unit, Regenerated | str]]:
     """Return each unit with its result, or with the reason why there is none."""
     results = list[tuple[Unit, Regenerated | str]]()
     with connected(count, machine), Progress("verify", sum(unit.count for unit in units), "rows") as progress:

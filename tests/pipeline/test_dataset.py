@@ -29,8 +29,8 @@ from pipeline.export import ExportError, export
 from pipeline.images import prepare
 from pipeline.invert import InvertTask, InvertWorker
 from pipeline.job import invert_fingerprint, open_job, weights_of
-from pipeline.plan import part_units, plan_shards, read_units, write_units
-from pipeline.run import edit_task, shown_rows
+from pipeline.plan import part_units, plan_shards, read_units, spread, write_units
+from pipeline.run import edit_task
 from pipeline.selection import read_selection
 from pipeline.shards import Sample
 from pipeline.sheet import read_pictures
@@ -91,7 +91,7 @@ def write_edits(folder: Path, output: str, **more: Any) -> None:
     open_job(store, "edit", spec.model_dump(mode="json"), fingerprint, CPU, variants_per_row=len(edits.variants))
     write_units(store, part_units(latents, fingerprint["batch_size"], 1))
     units = read_units(store)
-    editor = EditWorker(replace(task, machine=CPU, key=store.key(), shown=shown_rows(units, 3)))
+    editor = EditWorker(replace(task, machine=CPU, key=store.key(), shown=spread(units, 3)))
     for unit in units:
         editor.process(unit, 1, None, {})
 

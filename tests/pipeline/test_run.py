@@ -28,9 +28,9 @@ from pipeline import run
 from pipeline.edit import EditError
 from pipeline.invert import InvertWorker, Picture
 from pipeline.job import JobChanged
-from pipeline.plan import PlanError, Unit
+from pipeline.plan import PlanError, Unit, spread
 from pipeline.pool import WorkersFailed
-from pipeline.run import ModelFails, RetryError, shown_rows
+from pipeline.run import ModelFails, RetryError
 from pipeline.shards import Sample
 from pipeline.status import status
 from pipeline.storage import StorageError
@@ -329,9 +329,9 @@ def test_a_second_commit_of_a_unit_loses(latents: Path) -> None:
 
 def test_rows_shown_are_spread_and_add_up() -> None:
     units = [Unit(f"{i}", "part", i, 0, count, 1, None) for i, count in enumerate((5, 1, 10, 64))]
-    assert sum(shown_rows(units, 8).values()) == 8
-    assert sum(shown_rows(units, 200).values()) == 80
-    assert all(shown_rows(units, 200)[unit.unit] == unit.count for unit in units)
+    assert sum(spread(units, 8).values()) == 8
+    assert sum(spread(units, 200).values()) == 80
+    assert all(spread(units, 200)[unit.unit] == unit.count for unit in units)
 
 
 def dies_at(key: str) -> type[InvertWorker]:

@@ -423,7 +423,7 @@ def test_units_that_are_not_published_yet_are_sound(tmp_path: Path, monkeypatch:
     with monkeypatch.context() as dying:
         dying.setattr(Store, "publish", lambda *_: None)
         finish(store)
-    present = {(path.removeprefix("staging/"), size) for path, size in store.sizes("staging")}
+    present = {(path, size) for path, size, staged in store.data_files() if staged}
     assert present == {(file.path, file.bytes) for commit in store.commits() for file in commit.files}
     write_report(store)
     assert status(store).problems == []
