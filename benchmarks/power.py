@@ -1,10 +1,11 @@
 """Cut the power at random moments of a run, and finish the job with the same command and the data on the disk.
 
 `python -m benchmarks.power --cuts 30`, as root on Linux: an ext4 file system in a file is mounted through a loop
-device, and a job over 20 real images on the default model writes its store there. At random moments, up to ten seconds
-after the run's end, the file is copied as it is. Data that a process wrote without a sync is not in the copy, as after
-a power loss. Each copy is then mounted at the path of the disk, and the same spec is run again. In the end each store
-is compared with that of an undisturbed run, row by row, by the sha256 of all the data of a row.
+device, and a job over 20 real images on the default model writes its store there. At random moments, the file is copied
+as it is: up to half a second after a random number of commits, which may be none, or up to ten seconds after the run's
+end. Data that a process wrote without a sync is not in the copy, as after a power loss. Each copy is then mounted at
+the path of the disk, and the same spec is run again. In the end each store is compared with that of an undisturbed run,
+row by row, by the sha256 of all the data of a row.
 
 It also measures what syncing costs, on the disk of --folder.
 """
@@ -38,7 +39,9 @@ from pipeline.store import Store
 from schemas.specs import InvertSpec
 
 MIB = 64  # of the disk
-AFTER = 10.0  # seconds after the end of a run in which the power may still be cut
+UNITS = 6  # of the job
+WHILE_RUNNING = 0.5  # seconds after a commit, or after the start of a run, in which the power may be cut
+AFTER = 10.0  # and after the end of a run
 CUTS_PER_RUN = 6
 SHM = Path("/dev/shm")  # the disk is a file there, so that a copy takes a moment
 
@@ -70,19 +73,18 @@ def cut_run(spec: InvertSpec, disk: Path, disk_at: Path, cuts: int, chance: rand
     with mounted(disk, disk_at):
         running = threading.Thread(target=run)
         running.start()
-        began = time.monotonic()
-        length = None
+        commits = Path(spec.output, "commits")
+        after_end = cuts // 3
+        moments = sorted(chance.randrange(UNITS) for _ in range(cuts - after_end))
         for number in range(cuts):
-            # the last third of the cuts is after the end
-            if number < cuts - cuts // 3:
-                ended.wait(chance.uniform(0.2, 2.5))
+            if number < len(moments):
+                while len(list(commits.glob("*.json"))) < moments[number] and not ended.wait(0.002):
+                    pass
+                ended.wait(chance.uniform(0, WHILE_RUNNING))
             else:
                 running.join()
-                length = length or time.monotonic() - began
-                time.sleep(chance.uniform(0, AFTER / max(1, cuts // 3)))
-            state = (
-                "complete" if ended.is_set() else f"{len(list(Path(spec.output, 'commits').glob('*.json')))} commits"
-            )
+                time.sleep(chance.uniform(0, AFTER / after_end))
+            state = "complete" if ended.is_set() else f"{len(list(commits.glob('*.json')))} commits"
             copies.append((disk.with_suffix(f".{number}"), state))
             shutil.copyfile(disk, copies[-1][0])
         running.join()

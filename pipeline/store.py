@@ -309,7 +309,8 @@ class Store:
             )
 
     def _id(self) -> str | None:
-        return self.job().get("id") if self.has("job.json") else None
+        """The job's id, None in format 1. Raises StoreError where this is no store."""
+        return self.job().get("id")
 
     def _plans(self) -> list[str]:
         """The digest of the plan as first written, and after each extension. Raises StoreError if it is damaged."""
