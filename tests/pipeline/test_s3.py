@@ -28,6 +28,8 @@ SECRETS = ("AKIATHEKEY", "the-secret", "the-token", "the-signature")
 # A status and what S3 calls it; "close": the line is cut before the server hears of it; "lost": after it answered.
 Fault = tuple[int, str] | str
 
+OF_FORMAT_1 = b'{"kind": "invert", "spec": {}, "fingerprint": {}, "machine": {}}'  # a job.json, without an id
+
 DENIED = (403, "AccessDenied")
 SLOW_DOWN = (503, "SlowDown")
 CONFLICT = (409, "ConditionalRequestConflict")
@@ -170,7 +172,10 @@ def test_store_round_trip(s3: str) -> None:
         store.get("a/b c.json")
     with pytest.raises(StoreError, match="is no store"):
         store.job()
+    with pytest.raises(StoreError, match="is no store"):
+        store.sweep()
 
+    store.put("job.json", OF_FORMAT_1)
     for attempt in (FIRST, SECOND):
         store.put(f"parts/00000000-1-{attempt}.parquet", b"")
         assert store.commit(commit_of(attempt)) == (attempt == FIRST)
@@ -280,6 +285,7 @@ def test_what_passes_is_tried_again(proxy: Proxy, s3: str, operation: str) -> No
 
 def test_a_commit_whose_answer_is_lost_is_won(proxy: Proxy, s3: str) -> None:
     store = Store(s3)
+    store.put("job.json", OF_FORMAT_1)
     proxy.fail(["lost"])
     assert store.commit(commit_of(FIRST))
     proxy.fail(["lost"])
@@ -288,6 +294,8 @@ def test_a_commit_whose_answer_is_lost_is_won(proxy: Proxy, s3: str) -> None:
 
 
 def test_a_conflict_over_nothing_is_not_lost(proxy: Proxy, s3: str) -> None:
+    store = Store(s3)
+    store.put("job.json", OF_FORMAT_1)
     proxy.fail([CONFLICT])
-    assert Store(s3).commit(commit_of(FIRST))
-    assert Store(s3).committed() == {"00000000"}
+    assert store.commit(commit_of(FIRST))
+    assert store.committed() == {"00000000"}
