@@ -4,7 +4,7 @@ A row's base, regenerated under its own caption, and its edits share a batch, an
 as its base does. A base's rows are not touched: they take the same path through the same kernels as without control,
 so they regenerate the same integers. This requires that a row's bits do not depend on its slot in the batch, because
 bases and edits share batches as they fit. A UNet has this property on one CPU thread
-(`python -m benchmarks.places`).
+(`python -m benchmarks.slots`).
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence

@@ -258,8 +258,8 @@ class RejectsSpec(Spec):
 
     max_share: Share | None = Field(
         None,
-        description="The largest share of the images that may be rejected: above it, the exit status is 1. Images that "
-        "an edit leaves out are not counted. null: no limit.",
+        description="The largest share of images that may be rejected. Above it the exit status is 1. Filtered images "
+        "do not count. null: no limit.",
     )
 
 
@@ -279,7 +279,7 @@ class InvertSpec(Spec):
     sampler: SamplerSpec = Field(default_factory=SamplerSpec, description="The sampler.")
     image: ImageSpec = Field(default_factory=ImageSpec, description="The preprocessing of images.")
     workers: WorkerSpec = Field(default_factory=WorkerSpec, description="The workers.")
-    rejects: RejectsSpec = Field(default_factory=RejectsSpec, description="When rejects make the job a failure.")
+    rejects: RejectsSpec = Field(default_factory=RejectsSpec, description="The limit on rejects.")
 
     @field_validator("output")
     @classmethod
@@ -515,7 +515,7 @@ class EditSpec(Spec):
     edits: list[Edit] = Field(min_length=1, description="The edits; every row gets each one that changes its caption.")
     images: EditImages = Field(default_factory=EditImages, description="The format of the edited images.")
     workers: EditWorkers = Field(default_factory=EditWorkers, description="The workers.")
-    rejects: RejectsSpec = Field(default_factory=RejectsSpec, description="When rejects make the job a failure.")
+    rejects: RejectsSpec = Field(default_factory=RejectsSpec, description="The limit on rejects.")
     contact_sheet: int = Field(
         8,
         ge=0,
