@@ -74,7 +74,14 @@ def main() -> None:
                 sizes = [str(size) for size, (by_slot, _) in zip(given.sizes, counts, strict=True) if by_slot > 1]
                 influenced = sum(by_others for _, by_others in counts)
                 lines.append([kind, str(dtype).removeprefix("torch."), threads, guidance, " ".join(sizes), influenced])
-    head = ("model", "network", "threads", "guidance", "batch sizes where the slot has an influence", "slots where other samples have an influence")
+    head = (
+        "model",
+        "network",
+        "threads",
+        "guidance",
+        "batch sizes where the slot has an influence",
+        "slots where other samples have an influence",
+    )
     print(table(head, lines))
     print(f"\n{time.monotonic() - began:.0f} s; written to {save('slots', given, rows=rows)}")
 

@@ -175,7 +175,7 @@ def verify(
         bool, typer.Option("--repair", help="Drop the commits of damaged units, so that the next run makes them again.")
     ] = False,
 ) -> None:
-    """Check a store: its counts and checksums, and that each latent pair regenerates its start, or each edit has an image.
+    """Check a store: its counts, its checksums, and that each pair regenerates its start, or each edit has its image.
 
     The exit status is 1 if anything is wrong.
     """
@@ -192,7 +192,9 @@ def verify(
     if verified.damaged:
         units = f"{len(verified.damaged)} damaged units"
         again = f"the commits of {units} are dropped; run the job's spec again to make them: edict run SPEC"
-        print(again if repair else f"{units}; edict verify --repair drops their commits, then edict run makes them again")
+        print(
+            again if repair else f"{units}; edict verify --repair drops their commits, then edict run makes them again"
+        )
     raise typer.Exit(INCOMPLETE if verified.problems or verified.exact < verified.rows else 0)
 
 

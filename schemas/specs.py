@@ -352,7 +352,7 @@ class ControlSpec(Spec):
 
     @property
     def mask_file(self) -> str | None:
-        """The template of the mask files' locations; None where masks are not given by files."""
+        """The template of the mask files' locations; None if masks are not given by files."""
         return self.mask.file if self.mask else None
 
 
@@ -525,13 +525,13 @@ class EditSpec(Spec):
 
     @property
     def planned_rows(self) -> bool:
-        """True if the plan lists rows: the edited ones, their entries in tables, or the digests of their mask files."""
+        """True if the plan lists rows, because some are selected, have entries in tables, or have mask files."""
         chosen = (self.where, self.keys, self.sample, self.limit) != (None,) * 4
         return chosen or any(edit.listed or (edit.control and edit.control.mask_file) for edit in self.edits)
 
     @property
     def files(self) -> list[str]:
-        """The locations of all files that it reads besides the latent store."""
+        """The locations of all files that the job reads, except for the latent store."""
         masks = [edit.control.mask.file for edit in self.edits if edit.control and edit.control.mask]
         given = [self.keys if isinstance(self.keys, str) else None, *(edit.listed for edit in self.edits), *masks]
         return [location for location in given if location is not None]
