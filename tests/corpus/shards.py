@@ -184,6 +184,8 @@ CHANGED: list[Unusable] = [
         ("error ShardChanged",),
         "since the shard was planned",
     ),
-    Case("cut-later", "cut since the plan", written(WHOLE[:1000]), ("error ShardChanged",), "when it was planned"),
+    Case(
+        "cut-later", "cut since the plan", written(WHOLE[:1000]), ("error ShardChanged",), "since the shard was planned"
+    ),
     Case("deleted", "gone since the plan", lambda path: path.unlink(), ("error NotThere",), "does not exist"),
 ]
