@@ -14,7 +14,7 @@ def contents(store: Store) -> Counter[tuple[str, ...]]:
     """How often each row is there: its source, key and edit, the sha256 of all its fields, and of its picture if any.
 
     Only what commits name counts, and each of these files is held against its commit. Rejects are rows here too.
-    Raises AssertionError where a file is not what was committed.
+    Raises AssertionError if a file is not the committed one.
     """
     rows = Counter[tuple[str, ...]]()
     for commit in store.commits():
@@ -22,7 +22,7 @@ def contents(store: Store) -> Counter[tuple[str, ...]]:
         files = {file.path: store.get(file.path) for file in commit.files}
         for file in commit.files:
             if sha256(files[file.path]).hexdigest() != file.sha256:
-                raise AssertionError(f"{store.location}: {file.path} is not what was committed")
+                raise AssertionError(f"{store.location}: {file.path} is not the committed one")
             if file.path.endswith(".tar"):
                 with tarfile.open(fileobj=io.BytesIO(files[file.path])) as tar:
                     for member in tar:

@@ -1,7 +1,8 @@
-"""`python -m benchmarks.ends [NAME ...]`: every way in which a command can end, with its last lines and its status.
+"""`python -m benchmarks.ends [NAME ...]`: print how commands end: their last lines and their exit status.
 
-Small jobs of the shipped model, of one step, each in a process of its own. Filesystems that are full, read-only or out
-of inodes are small tmpfs mounts, which take root on Linux; without it these ends are left out, and the table says so.
+Each end is a small job of the shipped model, usually of one step, in a process of its own. Filesystems that are full,
+read-only or out of inodes are small tmpfs mounts, which need root on Linux. Without root these ends are not made, and
+the table has the reason.
 """
 
 import json
@@ -24,14 +25,14 @@ from pipeline.shards import Sample, index_shard, read_samples, write_shard
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "jobs" / "demo" / "shards" / "demo-00000.tar"
 EDICT = (sys.executable, "-c", "from jobs.cli import app; app()")
-LINES = 3  # shown of each end, at most
+LINES = 3  # the most lines that the table has for an end
 PASSING = re.compile(r"\w+: \d+/\d+ \w+, |(invert|units|input|filtered|images/s|attempts) ")
 LONG = 64  # images of a job that is stopped while it works
 SLOW: dict[str, Any] = {"sampler": {"steps": 30}, "workers": {"count": 1, "batch_size": 1}}
 
 
 class Unavailable(Exception):
-    """This machine does not allow something that an end requires."""
+    """This machine does not permit something that an end requires."""
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,9 @@ class Ended:
 
     @property
     def last(self) -> list[str]:
-        """The last lines, from the error or the note of a damaged commit if there is one; without those of progress
-        and the counts that say nothing of the end.
+        """The last lines, without progress and counts that do not concern the end.
+
+        They begin with the error, or with the note of a damaged commit, if there is one.
         """
         lines = [line.strip() for line in self.said.splitlines() if line.strip() and not PASSING.match(line)]
         first = [i for i, line in enumerate(lines) if line.startswith(("error: ", "note: commits/"))]
@@ -91,7 +93,7 @@ class Work:
         return self.end(self.start(*(arguments or ("run", "job.json")), **environment))
 
     def forget(self, *units: int) -> None:
-        """Take back the commits of units."""
+        """Delete the commits of units."""
         for unit in units:
             (self.folder / f"latents/commits/{unit:08d}.json").unlink()
 
@@ -153,7 +155,7 @@ def _(work: Work) -> Ended:
 
 
 def stopped(work: Work, *signals: signal.Signals) -> Ended:
-    """Send signals to a working job: the first after its first commit, each other after the effect of the last."""
+    """Send signals to a running job: the first after its first commit, each later one 0.2 s after the one before."""
     work.write_shard("a.tar", samples(LONG))
     work.write_spec(**SLOW)
     process = work.start("run", "job.json")
@@ -224,7 +226,7 @@ def _(work: Work) -> Ended:
 
 @contextmanager
 def mounted(folder: Path, options: str) -> Iterator[None]:
-    """A tmpfs at a folder. Raises Unavailable where mounting is not permitted."""
+    """Mount a tmpfs at a folder for as long as the context lasts. Raises Unavailable if mounting is not permitted."""
     folder.mkdir(exist_ok=True)
     mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     if not sys.platform.startswith("linux") or subprocess.run(mount, capture_output=True).returncode:
@@ -313,14 +315,14 @@ def _(work: Work) -> Ended:
 
 
 def samples(count: int) -> list[tuple[str, bytes, str]]:
-    """The first samples of the demo."""
+    """Return the first samples of the demo."""
     index = index_shard(str(DEMO))
     read = read_samples(index.url, size=index.size, etag=index.etag, entries=index.entries[:count])
     return [(sample.key, sample.image, sample.caption) for sample in read if isinstance(sample, Sample)]
 
 
 def make(name: str) -> Ended:
-    """Make an end, in a folder of its own. Raises Unavailable where this machine does not allow it."""
+    """Make an end, in a folder of its own. Raises Unavailable if this machine does not permit it."""
     with tempfile.TemporaryDirectory(prefix="ends-") as folder:
         work = Work(Path(folder))
         work.write_shard("a.tar", samples(2))

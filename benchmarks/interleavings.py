@@ -1,11 +1,11 @@
 """Run the store's own code under random interleavings of drivers, workers, retries, gc, readers and a new owner.
 
-`python -m benchmarks.interleavings --runs 2000`, on a store in memory and on a disk. Each storage operation is a point
-where another actor may go on, and where an actor may die, before or after its effect. Stopped workers wake up when all
-is done. In some runs the store is removed and another job begins at its location while the first one is at work.
+`python -m benchmarks.interleavings --runs 2000`, on a store in memory and on a disk. Before and after
+each storage operation the program may switch to another actor, or end the actor. Stopped workers continue at the end.
+In some runs the store is removed and another job begins at its location while the first one runs.
 
-In the end every sample is a row or a reject exactly once, of this job only; the files in parts/, shards/ and pictures/
-are those that commits name; no other file of the job is left; and no file that a user put there was touched.
+At the end four conditions are checked. Every sample is a row or a reject of this job exactly once. The files in parts/,
+shards/ and pictures/ are those that commits name. No other file of the job is left. No file of a user was touched.
 """
 
 import json
@@ -54,7 +54,7 @@ FOREIGN = (
 
 
 class Died(BaseException):
-    """An actor's process ended here."""
+    """The process of an actor ends here."""
 
 
 class Actor:
@@ -105,7 +105,7 @@ class World:
         return self.actors[-1]
 
     def point(self) -> None:
-        """Let others go on, or die."""
+        """Let other actors continue, or end this one."""
         actor: Actor | None = getattr(_CURRENT, "actor", None)
         if actor is not None:
             self.steps += 1
@@ -114,19 +114,19 @@ class World:
             actor.pause()
 
     def run(self) -> None:
-        """Go on until every actor that has a weight has ended."""
+        """Run until every actor with a weight has ended."""
         while live := [actor for actor in self.actors if actor.weight and not actor.ended]:
             self.random.choices(live, [actor.weight for actor in live])[0].step()
 
     def wake(self, share: float) -> None:
-        """Let some of the actors that were stopped go on."""
+        """Let some of the stopped actors continue."""
         stopped = [actor for actor in self.actors if not actor.ended]
         for actor in self.random.sample(stopped, int(share * len(stopped))):
             actor.weight = 1.0
 
 
 class ScheduledObstore:
-    """obstore, with a point before and after each operation. A listing may miss or show what changes meanwhile."""
+    """obstore, with a point before and after each operation. A listing may miss or have files that change meanwhile."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -163,7 +163,7 @@ class ScheduledObstore:
 
 
 class Inline:
-    """An executor that does its work at once, in the calling actor."""
+    """An executor that calls each function at once, in the thread of the caller."""
 
     def __init__(self, *_: Any) -> None:
         pass
@@ -182,7 +182,7 @@ class Inline:
 
 @contextmanager
 def scheduled(world: World) -> Iterator[None]:
-    """Make the pipeline's storage operations points of this world for as long as the context lasts."""
+    """Make the storage operations of the pipeline points of a world for as long as the context lasts."""
 
     def write(path: Path, data: bytes, *, new: bool) -> None:
         world.point()
@@ -320,7 +320,7 @@ class Run:
             self.wrong.append(f"a glob sees {seen - named}, which no commit names")
 
     def replace(self) -> None:
-        """Remove the store, again where files came in meanwhile, and begin another job at its location."""
+        """Remove the store, and begin another job at its location. Remove it again if files were added meanwhile."""
         store = self.store()
         while paths := [path for path in store.names("") if path not in FOREIGN]:
             for path in paths:
@@ -361,7 +361,7 @@ class Run:
             world.run()
 
     def check(self) -> Counter[str]:
-        """Return the number of faults in the end, by kind."""
+        """Return the number of faults at the end, by kind."""
         store, wrong = self.store(), Counter[str]()
         store.sweep(abandoned=0)
         found, key = status(store), store.key()
@@ -427,8 +427,8 @@ def interleave(seeds: Sequence[int], folder: Path | None) -> dict[str, Any]:
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--runs", type=int, default=2000, help="how many, on each kind of store")
-    arguments.add_argument("--seed", type=int, default=1, help="of the first; each further one has the next")
+    arguments.add_argument("--runs", type=int, default=2000, help="number of runs on each kind of store")
+    arguments.add_argument("--seed", type=int, default=1, help="seed of the first run; each later run adds 1")
     given = arguments.parse_args()
     seeds = range(given.seed, given.seed + given.runs)
     figures = {"memory": interleave(seeds, None)}

@@ -1,13 +1,13 @@
 """Cut the power at random moments of a run, and finish the job with the same command and the data on the disk.
 
-`python -m benchmarks.power --cuts 30`, as root on Linux: an ext4 file system in a file is mounted through a loop
-device, and a job over 20 real images on the default model writes its store there. At random moments, the file is copied
-as it is: up to half a second after a random number of commits, which may be none, or up to ten seconds after the run's
-end. Data that a process wrote without a sync is not in the copy, as after a power loss. Each copy is then mounted at
-the path of the disk, and the same spec is run again. In the end each store is compared with that of an undisturbed run,
-row by row, by the sha256 of all the data of a row.
+`python -m benchmarks.power --cuts 30`, as root on Linux: an ext4 filesystem in a file is mounted through a loop
+device. A job over 20 real images on the default model writes its store there. The file is copied at random moments: up
+to half a second after a random number of commits, which may be zero, or up to 10 seconds after the end of the run. Data
+that a process wrote without a sync is not in the copy, as after a power loss. Each copy is then mounted at the same
+path, and the same spec is run again. At the end each store is compared with that of an undisturbed run, row by row, by
+the sha256 of all the data of a row.
 
-It also measures what syncing costs, on the disk of --folder.
+It also measures the time that syncing takes, on the disk of --folder.
 """
 
 import logging
@@ -38,17 +38,17 @@ from pipeline.storage import write_file
 from pipeline.store import Store
 from schemas.specs import InvertSpec
 
-MIB = 64  # of the disk
+MIB = 64  # size of the disk
 UNITS = 6  # of the job
-WHILE_RUNNING = 0.5  # seconds after a commit, or after the start of a run, in which the power may be cut
-AFTER = 10.0  # and after the end of a run
+WHILE_RUNNING = 0.5  # seconds after a commit, or after the start of the run, during which the power may be cut
+AFTER = 10.0  # seconds after the end of a run, during which the power may be cut too
 CUTS_PER_RUN = 6
 SHM = Path("/dev/shm")  # the disk is a file there, so that a copy takes a moment
 
 
 @contextmanager
 def mounted(image: Path, folder: Path) -> Iterator[None]:
-    """A file system in a file, mounted for as long as the context lasts."""
+    """Mount a filesystem that is in a file, for as long as the context lasts."""
     subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=True)
     try:
         yield
@@ -92,7 +92,7 @@ def cut_run(spec: InvertSpec, disk: Path, disk_at: Path, cuts: int, chance: rand
 
 
 def cut_power(cuts: int, seed: int) -> dict[str, Any]:
-    """Return all figures of `cuts` cuts."""
+    """Return the counts over `cuts` power cuts."""
     chance, total = random.Random(seed), Counter[str]()
     states = list[str]()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(dir=SHM) as disks:
@@ -147,8 +147,8 @@ def sync_cost(folder: Path, sizes: Sequence[int] = (1_000, 100_000, 10_000_000))
 
 def main() -> None:
     arguments = parser(__doc__)
-    arguments.add_argument("--cuts", type=int, default=30, help="how many")
-    arguments.add_argument("--seed", type=int, default=1, help="of the moments")
+    arguments.add_argument("--cuts", type=int, default=30, help="number of power cuts")
+    arguments.add_argument("--seed", type=int, default=1, help="seed of the random moments")
     arguments.add_argument("--folder", type=Path, default=Path(), help="on the disk on which syncing is measured")
     given = arguments.parse_args()
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:

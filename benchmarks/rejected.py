@@ -1,9 +1,9 @@
-"""Stores with rejected samples: how many integers differ when `edict verify` regenerates their rows.
+"""Count the integers that differ when `edict verify` regenerates the rows of stores with rejected samples.
 
-`python -m benchmarks.rejected`. Every kind of model (small checkpoints with random weights), network dtype, guidance
-scale and batch size. The network gives NaN for the first, a middle, or the last sample of every batch, so the job
-rejects it. A retry then inverts the rejects. `VerifyWorker` regenerates every row, and each integer is compared with
-the start of the inversion.
+`python -m benchmarks.rejected` covers every kind of model (small checkpoints with random weights), network dtype,
+guidance scale and batch size. The network returns NaN for the first, a middle, or the last sample of every batch, so
+the job rejects it. A retry then inverts the rejects. `VerifyWorker` regenerates every row, and each integer is compared
+with the start of the inversion.
 """
 
 import tempfile
@@ -78,7 +78,7 @@ class Model:
 def open_store(
     checkpoint: Path, output: Path, dtype: str, guidance: float, batch_size: int
 ) -> tuple[Store, Unit, InvertTask]:
-    """Plan a job of one unit: two whole batches, and two samples more."""
+    """Plan a job of one unit: two full batches and two more samples."""
     spec = InvertSpec.model_validate(
         {
             "kind": "invert",
@@ -99,7 +99,7 @@ def open_store(
 
 @contextmanager
 def giving_nan(network: nn.Module, slot: int, batch_size: int) -> Iterator[None]:
-    """Let the network give NaN for the sample in `slot` of its batch, in both branches of guidance."""
+    """Make the network return NaN for the sample in `slot` of its batch, in both branches of guidance."""
 
     def spoil(_: object, __: object, output: Any) -> None:
         output.sample[slot::batch_size] = torch.nan

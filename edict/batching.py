@@ -1,11 +1,11 @@
-"""Arrange samples in batches of one size, each in its slot."""
+"""Arrange samples in batches of one size, each sample in its slot."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 
 def arrange(slots: Sequence[int | None], batch_size: int) -> list[list[int | None]]:
-    """Return batches of exactly `batch_size` slots; each slot has the index of a sample, or None if it is free.
+    """Return batches of exactly `batch_size` slots. Each slot has the index of a sample, or None if it is free.
 
     `slots` has one item per sample: the slot that it requires, or None for any slot. A network's last bits can depend
     on a sample's slot in its batch, so a noise pair regenerates exactly in the slot where it was inverted. Samples

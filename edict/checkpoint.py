@@ -98,13 +98,13 @@ def _download_model(hub_id: str, revision: str | None, variant: str | None) -> P
 
     weights = [name for part in _WEIGHTS for name in (*_weights(part, variant), *_older_indexes(part, variant))]
     folder = fetched(weights, revision)
-    commit = folder.name  # later downloads use the same commit
+    commit = folder.name  # for later downloads
     if variant is not None and (rest := [part for part in _WEIGHTS if part and not variant_of(folder, part, variant)]):
         folder = fetched([file for part in rest for file in _weights(part)], commit)
     tried = set[Path]()
     while missing := {file for file in _all_weight_files(folder, variant) if not file.is_file()} - tried:
         folder = fetched([escape(_name(file, folder)) for file in missing], commit)
-        tried |= missing  # an index that was missing may name more files; each is tried once
+        tried |= missing  # each file is tried once; an index among them may name more files
     return folder
 
 
@@ -154,9 +154,9 @@ def _weights(part: str, variant: str | None = None) -> tuple[str, ...]:
 
 
 def _older_indexes(part: str, variant: str | None) -> tuple[str, ...]:
-    """Return the index names of a variant that older versions of diffusers wrote, and that it still reads.
+    """Return the names of indexes of a variant that older versions of diffusers wrote, and present ones still read.
 
-    diffusers reads the second one if the path of the model has a dot.
+    diffusers reads the second name if the path of the model has a dot.
     """
     if variant is None or _WEIGHTS[part] == "model":  # transformers reads neither
         return ()
@@ -165,17 +165,18 @@ def _older_indexes(part: str, variant: str | None) -> tuple[str, ...]:
 
 
 def _all_weight_files(folder: Path, variant: str | None) -> set[Path]:
-    """Return the weight files of every part, and their indexes; files that only an index names can be absent."""
+    """Return the weight files of every part, and their indexes. Files that only an index names may not exist."""
     return set().union(*(_weight_files(folder, part, variant_of(folder, part, variant)) for part in _WEIGHTS))
 
 
 def _weight_files(folder: Path, part: str, variant: str | None) -> set[Path]:
-    """The files that can decide the weights of a part.
+    """Return the files that can have the weights of a part.
 
-    These have the usual names, or any name in an index of shards. A text encoder can also have them in a file, or an
-    index, that its configuration names (`transformers_weights`); in shards of torch.distributed.checkpoint, next to
-    which transformers reads every .safetensors file; and in a PEFT adapter, if the package peft is installed.
-    Raises ModelError where an index or a configuration cannot be read.
+    They have the usual names, or any name in an index of shards. The weights of a text encoder can also be in a file or
+    an index that its configuration names (`transformers_weights`), in shards of torch.distributed.checkpoint, next to
+    which transformers reads every .safetensors file, or in a PEFT adapter, if the package peft is installed.
+
+    Raises ModelError if an index or a configuration cannot be read.
     """
     files = {file for pattern in _weights(part, variant) for file in folder.glob(pattern) if file.is_file()}
     index = folder / _weights(part, variant)[-1]
@@ -184,13 +185,13 @@ def _weight_files(folder: Path, part: str, variant: str | None) -> set[Path]:
     for older in (folder / name for name in _older_indexes(part, variant)):
         if older.is_file():
             named = _shards(older)
-            # the digest of usual files does not have this index: it adds no information
+            # the digest leaves out the index of files with the usual names, which adds no information
             return files if named == files else files | named | {older}
     return files | _more_of_encoder(folder, part)
 
 
 def _more_of_encoder(folder: Path, part: str) -> set[Path]:
-    """The weights of a text encoder that have none of the usual names."""
+    """Return the weight files of a text encoder that have other than the usual names."""
     home = folder / part
     if _WEIGHTS[part] != "model" or not (home / "config.json").is_file():
         return set()
@@ -198,7 +199,7 @@ def _more_of_encoder(folder: Path, part: str) -> set[Path]:
     try:
         named = _read(home / "config.json").get("transformers_weights")
     except ModelError:
-        named = None  # no model loads with such a configuration, and its bytes are in the digest
+        named = None  # a model with such a configuration cannot be loaded; the digest has the file's bytes
     if isinstance(named, str):
         files |= {home / named} | (_shards(home / named) if named.endswith(".index.json") else set())
     if any(home.glob("shard-*-model-*-of-*.safetensors")):
@@ -209,7 +210,7 @@ def _more_of_encoder(folder: Path, part: str) -> set[Path]:
 
 
 def _shards(index: Path) -> set[Path]:
-    """The files that an index names; none if it is absent. Raises ModelError if it is not an index."""
+    """Return the files that an index names; none if it does not exist. Raises ModelError if it is not an index."""
     if not index.is_file():
         return set()
     named = _read(index).get("weight_map")
@@ -237,8 +238,8 @@ def _name(file: Path, folder: Path) -> str:
 def weights_digest(folder: Path, variant: str | None = None, lora: LoRA | None = None) -> str:
     """sha256 over all that decides a prediction: weights, configurations, tokenizers; their names and bytes.
 
-    From model_index.json it takes the settings, such as `force_zeros_for_empty_prompt`, and the absent parts. Raises
-    ModelError.
+    It includes the settings in model_index.json, such as `force_zeros_for_empty_prompt`, and its list of absent parts.
+    Raises ModelError.
     """
     files = {file for pattern in _CONFIGURATIONS for file in folder.glob(pattern)}
     files |= _all_weight_files(folder, variant)

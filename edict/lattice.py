@@ -29,11 +29,11 @@ class LatticeOverflow(ArithmeticError):
 
 
 class NonFinite(ArithmeticError):
-    """A network gave NaN or infinity."""
+    """A network returned NaN or infinity."""
 
 
 def of_sample(fault: ArithmeticError, i: int, count: int) -> ArithmeticError:
-    """Add a note that names the sample to its fault, and return the fault."""
+    """Add a note that names the sample to a fault, and return the fault."""
     fault.add_note(f"sample {i} of {count}")
     return fault
 
@@ -65,9 +65,9 @@ def from_lattice(states: torch.Tensor, scale: float, bits: int) -> torch.Tensor:
 
 
 def largest(states: torch.Tensor) -> torch.Tensor:
-    """Return the largest magnitude of each sample, int64 [N], of int64 [N, ...].
+    """Return the largest magnitude of each sample of int64 [N, ...], as int64 [N].
 
-    The smallest int64, whose own `abs` is negative, counts as the largest.
+    The magnitude of the smallest int64 is the largest int64, because `abs` of it is negative.
     """
     least, most = states.flatten(1).aminmax(dim=1)
     return torch.maximum(most, -least.clamp(min=-torch.iinfo(torch.int64).max))

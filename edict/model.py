@@ -97,7 +97,7 @@ class EDICT:
         picture's pair depends on its neighbours.
 
         Raises:
-            NonFinite, LatticeOverflow: the autoencoder gives NaN, infinity or too large a latent for an image. A note
+            NonFinite, LatticeOverflow: the latents of an image have NaN, infinity or a value that is too large. A note
                 names the first such sample.
         """
         fitted = [
@@ -237,13 +237,14 @@ class EDICT:
     ) -> tuple[Pair, Faults]:
         """The pair at `position` of its schedule, inverted or generated there, and what went wrong, by sample.
 
-        Samples do not influence each other: a fault of one sample does not change the others. Samples with a fault are
-        zeros, so that they can be decoded with the others. Guidance leads away from `negative_captions`, one per pair,
-        if they are given; otherwise from the empty caption.
+        A fault of one sample does not change the others. The states of samples with a fault are zeros, so that they can
+        be decoded with the others. Guidance leads away from `negative_captions`, one per sample, if they are given;
+        otherwise from the empty caption.
 
         `slots` has the slot of each sample in its batch, or None for any free slot. By default samples fill the slots
-        in order. The last bits of a prediction can depend on the slot, so a part of a pair regenerates exactly only in
-        the slots where it was inverted: row i of a pair was in slot `i % batch_size` unless `slots` changed it.
+        in order. The last bits of a prediction can depend on the slot. So a subset of a pair's samples regenerates
+        exactly only in the slots where they were inverted: sample i was in slot `i % batch_size`, unless `slots` was
+        given.
         """
         _one_each(pair, {"captions": captions, "negative captions": negative_captions, "slots": slots})
         if not 0 <= position <= pair.schedule.depth:
@@ -256,7 +257,7 @@ class EDICT:
         for batch in arrange([None] * len(pair) if slots is None else slots, pair.batch_size):
             samples = [i for i in batch if i is not None]
             places = [place for place, i in enumerate(batch) if i is not None]
-            # free slots have a copy of another sample: a result depends on its slot, not on the other samples
+            # free slots get a copy of another sample: a prediction does not depend on the other samples
             rows = [samples[0] if i is None else i for i in batch]
             negative = None if negative_captions is None else [negative_captions[i] for i in rows]
             x, y = pair.x[rows], pair.y[rows]
@@ -460,7 +461,7 @@ def _faults(extent: Extent, bits: int) -> Faults:
 
 
 def _zeroed(pair: Pair, faults: Faults) -> Pair:
-    """Set the states of samples with a fault to zero, in place. They mean nothing, and can be huge."""
+    """Set the states of samples with a fault to zero, in place, because they are meaningless and can be huge."""
     pair.x[list(faults)] = pair.y[list(faults)] = 0
     return pair
 

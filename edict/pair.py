@@ -21,7 +21,7 @@ class Pair:
     Guidance is limited to the steps that begin at a noise level in `guidance_interval`, where there is one.
     `batch_size` is the shape the network was run in. It belongs to the pair because a network's last bits depend on it:
     regenerated in the same shape, a pair is exact. The last bits can also depend on a sample's slot in its batch: to
-    regenerate a part of a pair, give `EDICT.move` the `slots` of its samples.
+    regenerate a subset of the samples, give their `slots` to `EDICT.move`.
     """
 
     x: torch.Tensor

@@ -1,8 +1,8 @@
 """The command line, `edict`: what a person says becomes a spec, a spec becomes a run.
 
-Exit status: 0 done and complete; 1 it ran, but is incomplete, has no row or too many rejects, or a pair is not exact;
-2 nothing was run, because of a fault in the spec, the input, the store, the model or the machine; 130 Ctrl-C stopped
-it; 143 SIGTERM stopped it.
+Exit status: 0 complete; 1 some work was done, but the job is incomplete, has no row or too many rejects, or a pair is
+not exact; 2 nothing was run, because of the spec, the input, the store, the model or the machine; 130 stopped by
+Ctrl-C; 143 stopped by SIGTERM.
 """
 
 import json
@@ -169,15 +169,15 @@ def verify(
     rows: Annotated[int | None, typer.Option(min=1, help="Verify this many rows, spread evenly; default: all.")] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of workers.")] = 1,
     gpus: Annotated[
-        float | None, typer.Option(help="GPUs per worker; 0 runs on the CPU. Default: as the job had.")
+        float | None, typer.Option(help="GPUs per worker; 0 runs on the CPU. Default: as many as the job had.")
     ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Drop the commits of damaged units, so that the next run makes them again.")
     ] = False,
 ) -> None:
-    """Check a store: counts, checksums, and that each latent pair regenerates its start, or each edit's image is there.
+    """Check a store: its counts, its checksums, and that each pair regenerates its start, or each edit has its image.
 
-    Exit status 1 where anything is wrong.
+    The exit status is 1 if anything is wrong.
     """
     from pipeline.verify import run_verify
 
@@ -191,9 +191,9 @@ def verify(
         print(f"{verified.exact} of {verified.rows} rows regenerate their starting lattice, integer for integer")
     if verified.damaged:
         units = f"{len(verified.damaged)} damaged units"
-        again = f"the commits of {units} are dropped; run the job's spec again to make them anew: edict run SPEC"
+        again = f"the commits of {units} are dropped; run the job's spec again to make them: edict run SPEC"
         print(
-            again if repair else f"{units}; edict verify --repair drops their commits, then edict run makes them anew"
+            again if repair else f"{units}; edict verify --repair drops their commits, then edict run makes them again"
         )
     raise typer.Exit(INCOMPLETE if verified.problems or verified.exact < verified.rows else 0)
 
@@ -205,7 +205,7 @@ def read(
         str | None, typer.Option(metavar="NAME,NAME", help="Print only these columns; default: all.")
     ] = None,
 ) -> None:
-    """Print the committed rows of a store as JSON, one object per line: exactly the data, also while its job runs."""
+    """Print the committed rows of a store as JSON, one object per line, also while its job runs."""
     from pipeline.read import read_rows
 
     with reported():
@@ -232,7 +232,10 @@ def retry(
 
 @app.command()
 def gc(store: Location) -> None:
-    """Remove the files of attempts that lost: another attempt of their unit is committed. Safe while a job runs."""
+    """Remove the files of attempts that did not commit. Safe while a job runs.
+
+    Files of unfinished units are kept for a day, because an attempt may still commit them.
+    """
     from pipeline.store import Store
 
     with reported():

@@ -1,4 +1,4 @@
-"""End a command that fails or is stopped: one line that says why, and an exit status, without a traceback."""
+"""End a command that fails or is stopped with a line that gives the reason, and an exit status, without a traceback."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ INCOMPLETE = 1
 """The exit status of a command that did some work but is incomplete, or has more rejects than its spec allows."""
 
 NOT_RUN = 2
-"""The exit status of a command that did nothing: the spec, input, store, model or machine is at fault."""
+"""The exit status of a command that did nothing because of the spec, the input, the store, the model or the machine."""
 
 RESUMED = "committed units stay; run the same command again to continue"
 
@@ -23,8 +23,8 @@ RESUMED = "committed units stay; run the same command again to continue"
 def reported(interrupted: str = RESUMED) -> Iterator[None]:
     """Print errors, Ctrl-C and SIGTERM as a last line on stderr, and exit with their status.
 
-    The status is NOT_RUN, or INCOMPLETE when the error has notes (`add_note`), which say what was done before it; 130
-    after Ctrl-C and 143 after SIGTERM, as in shells. `interrupted` says which results stay, and how to continue.
+    The status is NOT_RUN, or INCOMPLETE if the error has notes (`add_note`) about work that was done before it. After
+    Ctrl-C it is 130 and after SIGTERM 143, as in shells. `interrupted` says which results stay, and how to continue.
     """
     with _stopped_by_signals() as (received, leave):
         try:
@@ -55,9 +55,9 @@ def _notes(error: BaseException) -> list[str]:
 
 @contextmanager
 def _stopped_by_signals() -> Iterator[tuple[list[int], Callable[[], None]]]:
-    """Raise KeyboardInterrupt for SIGINT and SIGTERM, and list those that were received.
+    """Raise KeyboardInterrupt for SIGINT and SIGTERM. Yield the list of received signals, and a function `leave`.
 
-    Once `leave` was called, a further one ends the process at once.
+    After `leave` was called, a further signal ends the process at once.
     """
     signals, received = (signal.SIGINT, signal.SIGTERM), list[int]()
     leaving = False

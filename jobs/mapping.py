@@ -18,7 +18,7 @@ def read_entries(data: bytes) -> dict[str, dict[str, Any]]:
         raise ValueError(f"is no JSON ({error}); expected PIE-Bench's mapping_file.json") from error
     if not isinstance(entries, dict):
         raise ValueError("expected a mapping of ids, as PIE-Bench's mapping_file.json is")
-    # otherwise the messages about entries would show parts of any file
+    # checked first, because the messages about entries would show parts of any other file
     if entries and not any(isinstance(entry, dict) and "image_path" in entry for entry in entries.values()):
         raise ValueError("has no entry with an image_path; expected PIE-Bench's mapping_file.json")
     return {key: entry if isinstance(entry, dict) else {} for key, entry in entries.items()}

@@ -18,8 +18,8 @@ from pipeline.storage import StorageError, read_file
 from schemas.specs import Edit
 
 COLUMNS = ("key", "prompt", "name")  # the last one need not be there
-LARGEST = 512 << 20  # bytes of a file, and of the text in it: a Parquet file of 200 KiB can have gigabytes of it
-MAPPING = 64 << 20  # bytes of a mapping file, whose masks take ten times as much in memory
+LARGEST = 512 << 20  # bytes of a file, and of the text in it: a Parquet file of 200 KiB can have gigabytes of text
+MAPPING = 64 << 20  # bytes of a mapping file; its masks take ten times as much memory
 ROWS = 5_000_000  # of a table; each takes about 300 bytes in addition to its text
 
 
@@ -81,7 +81,7 @@ def read_table(edit: Edit) -> PromptTable:
         names = table["name"] if "name" in table.column_names else None
         return _of_rows(data, table["key"], table["prompt"], names)
     except (pa.ArrowException, ValueError) as error:
-        # Arrow appends the line, and the file may be any that the driver can read
+        # Arrow appends the line, which must not be shown: the file may be any file that the driver can read
         said = re.sub(r"(Expected \d+ columns, got \d+):.*", r"\1", str(error), flags=re.DOTALL)
         raise TableError(f"edit {edit.name!r}, {where}: {location}: {said}") from None
 
@@ -128,13 +128,15 @@ def _check_size(rows: int, size: int) -> None:
     if rows > ROWS:
         raise ValueError(f"has {rows:,} rows or more, but at most {ROWS:,} are read; split it into several edits")
     if size > LARGEST:
-        raise ValueError(f"has {size:,} bytes of text or more, but at most {LARGEST:,} are read; split it")
+        raise ValueError(
+            f"has {size:,} bytes of text or more, but at most {LARGEST:,} are read; split it into several edits"
+        )
 
 
 def _parquet(file: io.BytesIO) -> pa.Table:
-    """Read the columns of a Parquet file, after a check of the memory that they take.
+    """Read the columns of a Parquet file, after checking how much memory they take.
 
-    A dictionary, and the runs of its indices, can stand for thousands of times as much text as the file has bytes.
+    With a dictionary and runs of its indices, the text can have thousands of times as many bytes as the file.
     """
     stored = pq.ParquetFile(file)
     wanted, footer = _wanted(stored.schema_arrow), stored.metadata

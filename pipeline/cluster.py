@@ -20,7 +20,7 @@ from pipeline.errors import JobError
 from pipeline.work import Machine
 from schemas.locations import without_secrets
 
-ANSWER = 5.0  # seconds for a cluster's port to answer; ray.init itself tries for a quarter of an hour
+ANSWER = 5.0  # seconds to wait for an answer of a cluster's port; ray.init itself waits for about 15 minutes
 
 # The first bytes of an HTTP/2 client, and so of a gRPC client. Ray's ports answer them, a dashboard's port does not.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -31,7 +31,7 @@ class ResourcesError(JobError):
 
 
 class NoCluster(JobError):
-    """RAY_ADDRESS names no Ray cluster that can be reached."""
+    """No Ray cluster answers at RAY_ADDRESS."""
 
 
 class NotStarted(JobError):
@@ -41,8 +41,8 @@ class NotStarted(JobError):
 def machine_for(gpus: float) -> Machine:
     """What a worker runs on: a GPU or a share of one, or else one CPU core.
 
-    One core, because a float32 prediction depends on the number of threads, and more often on the sample's slot in the
-    batch (docs/guarantees.md). More cores are used by more workers.
+    A worker has one core, because a float32 prediction depends on the number of threads, and with several threads more
+    often on the sample's slot (docs/guarantees.md). To use more cores, start more workers.
     """
     return Machine("cuda" if gpus else "cpu", 1, gpus)
 
@@ -65,8 +65,9 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
     """A connection to Ray for as long as the context lasts. A Ray that is connected already is used and left alone.
 
     Raises:
-        ResourcesError: the cluster lacks the resources for `needed` workers of `count` (all, if not given).
-        NoCluster: RAY_ADDRESS names no cluster.
+        ResourcesError: the cluster lacks the resources for `needed` of the `count` workers (default: all).
+        NoCluster: no cluster answers at RAY_ADDRESS.
+        NotStarted: Ray cannot start on this machine.
     """
     ours, main = not ray.is_initialized(), threading.current_thread() is threading.main_thread()
     if ours:
@@ -98,21 +99,22 @@ def _start_local(cpus: int) -> None:
     Raises:
         NotStarted: Ray cannot start here.
     """
-    # Ray has no option for this: except on Windows and macOS, it listens on every interface
+    # By default Ray listens on every interface, except on Windows and macOS, and has no option to change that.
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     if not _token_can_be_kept():
-        # It stays in the environment: Ray reads it once per process, and a later cluster must have the same.
+        # The token stays in the environment: Ray reads it once per process, so a later cluster needs the same token.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
         ray.init(address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.ERROR)
     except (OSError, ray.exceptions.RaySystemError) as error:
         ray.shutdown()
         folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
-        long = "AF_UNIX path length" in str(error)
-        why = "its path is too long for a socket" if long else without_secrets(str(error)).strip().splitlines()[0]
+        if "AF_UNIX path length" in str(error):
+            why = f"the path of its folder {folder} is too long for a socket"
+        else:
+            why = f"with its files in {folder}, {without_secrets(str(error)).strip().splitlines()[0]}"
         raise NotStarted(
-            f"Ray cannot start on this machine, with its files in {folder}: {why}; set RAY_TMPDIR to a short path of a "
-            "folder that can be written"
+            f"Ray cannot start on this machine: {why}; set RAY_TMPDIR to the short path of a writable folder"
         ) from error
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
@@ -136,7 +138,7 @@ def _check_address(address: str) -> None:
     if address == "auto":
         file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # written by `ray start`
         if not file.is_file():
-            return  # ray.init looks for a cluster on this machine, and says at once that there is none
+            return  # ray.init looks for a cluster on this machine, and fails at once if there is none
         found = file.read_text().strip()
         shown = f"auto, which is {found} by {file}"
     parts = urlsplit(found if "://" in found else f"ray://{found}")
@@ -146,7 +148,7 @@ def _check_address(address: str) -> None:
             "set RAY_ADDRESS to host:port of the cluster's head (6379 by default)"
         )
     if parts.scheme != "ray":
-        return  # a provider's scheme: Ray has a module for it, or refuses it
+        return  # the scheme of a provider: Ray has a module for it, or raises an error
     try:
         host, port = parts.hostname, parts.port or (10001 if "://" in found else None)
     except ValueError:
@@ -154,7 +156,7 @@ def _check_address(address: str) -> None:
     if not host or port is None:
         raise NoCluster(f"RAY_ADDRESS is {shown}: expected host:port, ray://host:port, auto or local")
     hosts = [host]
-    if host in ("localhost", "127.0.0.1"):  # ray.init takes the machine's own address for these
+    if host in ("localhost", "127.0.0.1"):  # ray.init replaces these with the machine's own address
         hosts.append(ray.util.get_node_ip_address())
     failures = [_answers(each, port) for each in hosts]
     if None not in failures:
@@ -165,13 +167,13 @@ def _check_address(address: str) -> None:
 
 
 def _shown(address: str) -> str:
-    """Return an address without the user and password that a dashboard's address may have."""
+    """Return an address without a user and password, which the address of a dashboard may have."""
     scheme, separator, rest = address.rpartition("://")
     return scheme + separator + rest.rpartition("@")[2]
 
 
 def _answers(host: str, port: int) -> str | None:
-    """Return None if a gRPC server answers at a port, as at all of Ray's ports, or else the reason."""
+    """Return None if a gRPC server answers at a port, as at all of Ray's ports; otherwise the reason why not."""
     try:
         with socket.create_connection((host, port), timeout=ANSWER) as line:
             if os.environ.get("RAY_USE_TLS", "0") != "0":

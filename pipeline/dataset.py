@@ -52,8 +52,8 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
     `format` is one of FORMATS, `destination` a folder or a URL. One part is in memory at a time. The same export, given
     again, writes every file again; to the same bytes, while the source shards stay as they are.
 
-    Raises StoreError where it is no edit's store, not finished, or damaged, or its latent store is gone; ExportError
-    where the destination holds anything but this very export, two images would have the same name, or a name is not
+    Raises StoreError if it is not the finished, undamaged store of an edit, or its latent store is gone; ExportError if
+    the destination has files other than those of the same export, two images would have the same name, or a name is not
     possible.
     """
     if format not in FORMATS:
@@ -142,7 +142,7 @@ def _originals(
 ) -> dict[int, bytes]:
     """The originals of a part's rows that are still what was inverted, by index, as the model saw them."""
     wanted = {row["source_index"]: (row["source_key"], row["caption"]) for row in edits.rows}
-    # the latent rows of one unit are of one shard, and lie in other parts after the unit was made again
+    # the latent rows of a unit are of one shard; if the unit was made again, they are in parts with other names
     digests = {
         row["index"]: row["image_sha256"]
         for part in parts_of_unit(latents, unit_of(edits.unit.source))
@@ -192,4 +192,5 @@ FORMATS: dict[str, Callable[[Store, dict[str, Any]], Callable[[Store, Edits], in
     "instructpix2pix": _instructpix2pix,
     "pie_bench": _pie_bench,
 }
-"""By format, of an edit's store and job.json: what writes a part, and says how many rows it wrote."""
+"""By format: a function of an edit's store and job.json that returns a function, which writes a part and returns the
+number of rows that it wrote."""

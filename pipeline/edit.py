@@ -70,10 +70,11 @@ Prompts = Callable[[str, Mapping[str, str]], Sequence[tuple[Variant, str]]]
 
 @dataclass(frozen=True)
 class Edits:
-    """What a job makes of prompts. `prompts` goes to the workers; what tables say of a key, into the plan.
+    """The edits of a job. Workers get `prompts`; the plan gets the entries of tables for a key.
 
-    That are the prompts `listed` and the `masks`, by variant; None where no table has any. `fingerprint` is what
-    decides all of it. `per_caption` is the number of variants that are made from captions, without a table.
+    These entries are the prompts `listed` and the `masks`, by variant; None if no table has any. `fingerprint` has
+    everything on which they depend. `per_caption` is the number of variants that are made from captions, without a
+    table.
     """
 
     variants: Sequence[Variant]
@@ -85,7 +86,7 @@ class Edits:
 
     @property
     def mask_files(self) -> Callable[[str, Mapping[str, str]], Mapping[str, str]] | None:
-        """The templates of the mask files that edits take for a row (pipeline.selection.MaskFiles)."""
+        """The templates of the mask files of a row's edits (pipeline.selection.MaskFiles)."""
         if not any(variant.control and variant.control.mask_file for variant in self.variants):
             return None
         return lambda caption, listed: {
@@ -101,9 +102,10 @@ class EditError(JobError):
 
 @dataclass(frozen=True)
 class EditTask:
-    """All that a worker needs to edit units of a latent store. `shown`: how many rows of a unit go to the sheet.
+    """Everything that a worker needs to edit units of a latent store.
 
-    `rows` is the name of the planned rows (pipeline.plan.planned_rows), `fit` is how images were cropped and resized.
+    `shown` is the number of rows of each unit on the contact sheet. `rows` is the name of the planned rows
+    (pipeline.plan.planned_rows). `fit` has the crop and the filter with which images were resized.
     """
 
     spec: EditSpec
@@ -122,8 +124,9 @@ class EditTask:
 class Change:
     """One picture to make: row `row` of the unit under `prompt`, its last `steps` steps run under it.
 
-    `name` is the edit's; a reconstruction, under the row's own caption, has none. `mask`, where control has one that is
-    given, is bool [H, W] at the latents' size, or why there is none. `slot` is its position in a batch without control.
+    `name` is the edit's; a reconstruction, under the row's own caption, has none. If control has a given mask, `mask`
+    is that mask, bool [H, W] at the latents' size, or the fault that makes it unusable. `slot` is the position in a
+    batch without control.
     """
 
     row: int
@@ -138,7 +141,7 @@ class Change:
 
     @property
     def group(self) -> tuple[int, float, str]:
-        """The steps, the guidance scale and the control: changes that share them share their batches."""
+        """The steps, the guidance scale and the control. Changes with the same group share batches."""
         return self.steps, self.guidance_scale, self.control.model_dump_json() if self.control else ""
 
 
@@ -219,7 +222,7 @@ class EditWorker:
         return attempt.commit(count=count, ok=len(made), filtered=filtered, rejects=rejects, device=device)
 
     def probe(self, unit: Unit, number: int) -> None:
-        """Edit the rows of a unit, and make their files, only to test whether this worker survives it."""
+        """Edit the rows of a unit and make their files, without writing them, to test whether this worker survives."""
         loaded = self._load(unit)
         drawn = self._draw(loaded.latents, loaded.edits, {})
         made = [(edit, result) for edit, result in zip(loaded.edits, drawn, strict=True) if isinstance(result, Drawn)]
@@ -233,7 +236,7 @@ class EditWorker:
         made: Sequence[tuple[Change, Drawn]],
         reconstructions: Iterable[tuple[Change, Drawn | Fault]],
     ) -> Iterator[tuple[str, bytes, int]]:
-        """The files of an attempt of this name: their paths, their bytes and the rows in them, made one by one."""
+        """Yield the files of the attempt `name` one by one: path, bytes and number of rows."""
         if made:
             tar = f"{name}.tar"
             rows = [self._row(latents, edit, tar, result) for edit, result in made]
@@ -244,7 +247,7 @@ class EditWorker:
             yield f"parts/{name}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=EDITS)), len(rows)
         if pictures := self._pictures(latents, made, reconstructions):
             table = pa.Table.from_pylist(pictures, schema=PICTURES)
-            yield f"pictures/{name}.parquet", to_parquet(table, row_group_size=1), 0  # so that a reader holds one row
+            yield f"pictures/{name}.parquet", to_parquet(table, row_group_size=1), 0  # so that readers can load one row
 
     def _load(self, unit: Unit) -> Loaded:
         beat(STORAGE)
@@ -259,7 +262,7 @@ class EditWorker:
     def _mask(self, latents: Latents, edit: Change, retried: Sequence[str]) -> torch.Tensor | Fault | None:
         """Return the mask that is given for an edit, or the fault that makes it unusable; None for an edit without one.
 
-        A retry of mask errors takes mask files as they are now. Raises MaskChanged, StorageError.
+        A retry of mask errors uses the present mask files. Raises MaskChanged, StorageError.
         """
         wanted = edit.control.mask if edit.control else None
         if wanted is None or wanted.words is not None:
@@ -294,7 +297,7 @@ class EditWorker:
                     variant.negative_prompt,
                     variant.control,
                 )
-                # counted before any edit is left out: a retry makes the same image as the first attempt would have
+                # edits are counted before any is left out, so that a retry runs each in the slot of the first attempt
                 edits.append(replace(edit, slot=counts[edit.group] % pair.batch_size))
                 counts[edit.group] += 1
         return [
@@ -304,9 +307,10 @@ class EditWorker:
         ]
 
     def _shown(self, latents: Latents, edits: Sequence[Change], count: int) -> list[Change]:
-        """The reconstructions of the `count` rows with the most edits, for the contact sheet.
+        """Return the reconstructions of the `count` rows with the most edits, for the contact sheet.
 
-        They begin where the last edit begins, under their own caption, in the slots where their rows were inverted.
+        They have as many steps as the edit with the fewest. They run under the rows' own captions, in the slots where
+        the rows were inverted.
         """
         edits_of = Counter(edit.row for edit in edits)
         rows = sorted(edits_of, key=lambda row: (-edits_of[row], row))[:count]
@@ -369,14 +373,14 @@ class EditWorker:
         return self.encoder.submit(encode, image, self.task.spec.images.format, self.task.spec.images.quality)
 
     def _refused(self, latents: Latents, changes: Sequence[Change]) -> dict[int, Drawn | Fault]:
-        """Return the changes that cannot be made: control lacks a word or a mask, or no shard can name the image."""
+        """Return the faults of changes that cannot be made: control lacks a word or a mask, or a name is impossible."""
         captions, keys, faults = latents.column("caption"), latents.column("key"), dict[int, Drawn | Fault]()
         for i, change in enumerate(changes):
             if isinstance(change.mask, Fault):
                 faults[i] = change.mask
                 continue
             try:
-                if change.name is not None:  # a reconstruction is for the contact sheet
+                if change.name is not None:  # a reconstruction is not a member of a shard
                     check_member(f"{change.name}/{keys[change.row]}", self._extension)
                 if change.control is not None:
                     check(captions[change.row], change.prompt, _control(change.control), self.model.model.tokenizer)

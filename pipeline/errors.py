@@ -7,13 +7,14 @@ from contextlib import contextmanager
 class JobError(Exception):
     """A job that cannot be run, or cannot be completed. The message says what is wrong, where, and what to do.
 
-    Notes (`add_note`) say what was done before. A command that ends with such an error has run, and is incomplete.
+    A note (`add_note`) describes the work that was done before the error. Then the exit status of the command is 1, and
+    without a note it is 2.
     """
 
 
 @contextmanager
 def noting(done: Callable[[BaseException], str | None]) -> Iterator[None]:
-    """Add a note of the work `done`, if any, to the error or the signal that ends the block."""
+    """Add a note about the work that was `done`, if any, to an error or signal that ends the `with` block."""
     try:
         yield
     except BaseException as error:

@@ -49,8 +49,8 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
     `format` is parquet, npy or webdataset, `dtype` float32 or float16, `destination` a folder or a URL. One part is in
     memory at a time. The same export, given again, writes every file again, to the same bytes.
 
-    Raises StoreError where it is no latent store, not finished, or damaged; ExportError where the destination holds
-    anything but this very export, a value is beyond float16, or a key cannot be in a WebDataset shard.
+    Raises StoreError if it is not a finished, undamaged latent store; ExportError if the destination has files other
+    than those of the same export, a value is beyond float16, or a key cannot be in a WebDataset shard.
     """
     if format not in FORMATS or dtype not in DTYPES:
         raise ExportError(f"no export as {format} of {dtype}: give one of {', '.join(FORMATS)}; {' or '.join(DTYPES)}")

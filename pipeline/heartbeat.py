@@ -1,7 +1,7 @@
 """Heartbeats: a worker counts its own progress, and the driver distinguishes slow work from a hang by that count.
 
-A worker process has one Heartbeat. The code that works calls `beat(activity)` as each small piece of work begins: a
-network call, an image, a request to storage. A reader of the report does not need to know how long a unit takes.
+A worker process has one Heartbeat. Its code calls `beat(activity)` when a small piece of work begins: a network call,
+an image, a request to storage. So the driver can detect a hang without knowing how long a unit takes.
 """
 
 import threading
@@ -16,16 +16,16 @@ NETWORK = "a network call"
 TEXT = "encoding captions"
 AUTOENCODER = "the autoencoder"
 _IDLE = "waiting for a unit"
-_PREFETCH = "waiting for what is read ahead"
+_PREFETCH = "waiting for a unit that is read ahead"
 
-_UNTIMED = (LOADING, STORAGE, _IDLE)  # these say nothing about how long a piece of work takes
+_UNTIMED = (LOADING, STORAGE, _IDLE)  # their pauses do not show how long a piece of work takes
 
 
 @dataclass(frozen=True)
 class Report:
     """`beats` so far, the `activity` that began with the last one, and the `longest` pause between two, in seconds.
 
-    The pauses of loading and of storage are left out of `longest`; 0 means that none was measured yet.
+    `longest` does not include pauses in loading and in storage; it is 0 if no pause was measured yet.
     """
 
     beats: int
@@ -44,13 +44,13 @@ class Heartbeat:
         self.own()
 
     def own(self) -> None:
-        """Make the calling thread the working thread, and start to count."""
+        """Make the calling thread the working thread, and start counting."""
         self._owner = threading.get_ident()
         self._activity, self._ahead, self._waits = LOADING, STORAGE, False
         self._beats, self._longest, self._last = 0, 0.0, time.monotonic()
 
     def beat(self, activity: str) -> None:
-        """Say that a piece of `activity` begins, and that the one before is done."""
+        """Count a beat: a piece of `activity` begins, and the one before is done."""
         if threading.get_ident() != self._owner:
             self._ahead = activity
             if self._waits:
@@ -60,11 +60,11 @@ class Heartbeat:
         self._activity, self._waits = activity, False
 
     def idle(self) -> None:
-        """Say that the unit is done."""
+        """Count a beat: the unit is done."""
         self.beat(_IDLE)
 
     def prefetching(self) -> None:
-        """Say that the working thread waits for those that read ahead, until its own next beat."""
+        """Count the beats of the threads that read ahead too, until the working thread's next beat."""
         self.beat(_PREFETCH)
         self._waits = True
 

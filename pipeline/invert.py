@@ -36,7 +36,7 @@ class InvertTask:
 
 @dataclass(frozen=True)
 class Picture:
-    """A sample whose image is ready for the model. The image file is not kept: `sample.image` is empty."""
+    """A sample with its image prepared for the model. `sample.image` is empty, to save memory."""
 
     sample: Sample
     image_sha256: str
@@ -79,7 +79,7 @@ class InvertWorker:
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
         """Invert a unit and commit it."""
-        # otherwise a unit could begin within a batch, and its samples would need one more batch
+        # a unit that begins within a batch would need one batch more
         assert unit.first % self.task.spec.workers.batch_size == 0, unit
         attempt = Attempt(self.store, unit, number, self.task.key)
         loaded = self._load(unit, poison) if poison else self.ahead.take(unit, ahead)
@@ -107,7 +107,7 @@ class InvertWorker:
         image = self.task.spec.image
         loaded: list[Picture | Reject] = []
         beat(STORAGE)
-        if unit.retry:  # the shard may have been repaired since
+        if unit.retry:  # the shard may have been repaired since it was planned
             version, entries = find_entries(self.store, unit)
         else:
             version, entries = Head(unit.size, unit.version), read_entries(self.store, unit)
@@ -137,7 +137,7 @@ class InvertWorker:
         pictures, starts = list[Picture](), list[Pair]()
         for picture in (item for item in loaded if isinstance(item, Picture)):
             try:
-                # one image at a time, so that a latent that is not finite rejects this image only
+                # one image at a time, so that latents that are not finite reject only this image
                 starts.append(_encoded(self.model, self.task, [picture.prepared.image]))
                 pictures.append(picture)
             except ArithmeticError as error:
@@ -145,7 +145,7 @@ class InvertWorker:
         if not pictures:
             return [], None, sorted(rejects, key=by_index)
         start = _prepared(self.model, self.task, join(starts))
-        # the slot of a sample does not depend on the other samples: a reject leaves its slot free
+        # a sample's slot does not depend on the other samples: the slot of a reject stays free
         slots = [picture.sample.index % start.batch_size for picture in pictures]
         pair, faults = self.model.move(start, [picture.sample.caption for picture in pictures], 0, slots=slots)
         faults = {**storable(pair), **faults}

@@ -45,7 +45,7 @@ class JobChanged(StoreError):
 
 
 class OutputRefused(StoreError):
-    """An output that contains an input of the job, or files that are not the job's."""
+    """The output contains an input of the job, or files that are not the job's."""
 
 
 class NoSchedule(JobError):
@@ -180,9 +180,10 @@ PLANNED = re.compile(r"plan/(?:shards|parts|rows/[0-9a-f]{32})/[0-9a-f]{32}\.par
 
 
 def check_output(store: Store, inputs: Iterable[str]) -> None:
-    """Raise OutputRefused if a job must not write to its output: it contains an input, or other people's files.
+    """Raise OutputRefused if a job must not write to its output, because it contains an input or files of other owners.
 
-    A store is allowed, and so are the files of a run that ended while it planned.
+    A store is allowed, and so are the files of a run that ended while it planned. Raises StoreError if the output is in
+    a folder of another store.
     """
     check_outside_stores(store.location)
     path = local_path(store.location)
@@ -201,7 +202,7 @@ def check_output(store: Store, inputs: Iterable[str]) -> None:
 
 
 def _comparable(location: str) -> str:
-    """Return a location without symbolic links in its folder; its last part may be one, as in the hub's cache."""
+    """Return a location without symbolic links in its folder. The file itself may be one, as in the hub's cache."""
     path = local_path(location)
     return location.rstrip("/") if path is None else f"{_resolved(path.parent)}/{path.name}"
 
@@ -214,7 +215,7 @@ def _resolved(folder: Path) -> Path:
 def open_job(
     store: Store, kind: str, spec: dict[str, Any], fingerprint: dict[str, Any], machine: Machine, **more: Any
 ) -> None:
-    """Write job.json with a new id; if an earlier run of the same job wrote it, only the machine.
+    """Write job.json with a new id. If an earlier run of the same job wrote it, update only the machine.
 
     Raises JobChanged.
     """

@@ -3,9 +3,9 @@
     runs/<run id>.jsonl      {"time": ..., "run": ..., "event": "attempt failed", "unit": ..., ...}
     runs/<run id>.json       {"time": ..., "run": ..., "ended": null, "workers": ..., "waits_for": ..., ...}
 
-An object store cannot append, so the files are written anew now and then: the first holds only what went wrong and the
-run's beginning and end, never a line per unit; the second is the driver's sign of life. They are telemetry: a run whose
-journal cannot be written says so once, and goes on.
+An object store cannot append, so the files are rewritten at intervals. The first has only errors and the run's
+beginning and end, never a line per unit. The second shows that the driver is alive. If the journal cannot be written,
+the run prints one note and goes on.
 """
 
 import json
@@ -23,7 +23,7 @@ from pipeline.storage import StorageError
 from pipeline.store import Store, StoreError
 
 EVERY = 30.0  # seconds between two writes
-STATE = {"run", "host", "time", "ended", "workers", "starting", "queued", "at_work"}  # what a run's file has
+STATE = {"run", "host", "time", "ended", "workers", "starting", "queued", "at_work"}  # required fields of a run's file
 STARTING: dict[str, Any] = {"queued": 0, "workers": 0, "starting": 0, "waits_for": None, "at_work": []}
 
 
@@ -74,7 +74,7 @@ class Journal:
 
 
 def last_state(store: Store) -> dict[str, Any] | None:
-    """The last state of the latest run whose file can be read; None where there is none."""
+    """Return the last state of the latest run whose file can be read; None if there is none."""
     for path in sorted((path for path in store.names("runs") if path.endswith(".json")), reverse=True):
         try:
             state = store.get_json(path)

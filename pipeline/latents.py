@@ -28,7 +28,7 @@ class Latents:
 
     @property
     def slots(self) -> list[int]:
-        """The slot of each row in its batch: that of its inversion, unless the pair has another batch size."""
+        """The slot of each row in its batch: that of its inversion, modulo the pair's batch size."""
         return [slot % self.pair.batch_size for slot in self.column("slot")]
 
     @cached_property
@@ -43,7 +43,10 @@ class Latents:
 
     @cached_property
     def mask_files(self) -> list[dict[str, str | None]] | None:
-        """The same for mask files: their sha256, None if there was no file; None in plans of earlier versions."""
+        """The sha256 of each row's mask files by the name of the edit, None if a file was absent at planning.
+
+        The whole is None in plans of earlier versions.
+        """
         return self._listed("mask_files") if "mask_files" in self.table.column_names else None
 
     def _listed(self, name: str) -> list[dict[str, Any]]:
@@ -53,7 +56,7 @@ class Latents:
 
 
 def read_edit_rows(store: Store, rows: str | None, latents: Store, unit: Unit) -> Latents:
-    """Read the latent rows of a unit of the edit in `store`: the planned ones, or its slice of the part.
+    """Read the latent rows of a unit of the edit in `store`: the planned ones, or a slice of a part.
 
     `rows` is the result of `planned_rows` for the edit's job.json. Raises the errors of `read_rows`, `find_part` and
     `read_latents`.
@@ -63,10 +66,10 @@ def read_edit_rows(store: Store, rows: str | None, latents: Store, unit: Unit) -
 
 
 def find_part(latents: Store, unit: Unit) -> Unit:
-    """Return a unit of an edit over the part that has its planned content now.
+    """Return a unit of an edit with the name of the part that has its planned content now.
 
-    A latent unit that was made again after `edict verify --repair` has other part names, but the same content if its
-    rows are the same bits. Raises StoreError if no part of the latent unit has this content.
+    A latent unit that was made again after `edict verify --repair` has parts with other names. Their content is the
+    same if the rows have the same bits. Raises StoreError if no part of the latent unit has the planned content.
     """
     if latents.has(unit.source):
         return unit
@@ -80,11 +83,12 @@ def find_part(latents: Store, unit: Unit) -> Unit:
 
 
 def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> Latents:
-    """The rows of a unit over a part, after its sha256 and its page checksums were checked.
+    """Read the rows of a unit over a part, after checking the part's sha256 and page checksums.
 
-    The unit's slice of the part, or the rows that are `planned` for it (schemas.plan.ROWS), with the columns
-    `prompts`, `masks` and `mask_files`. `read_edit_rows` reads a unit of an edit, and finds the planned rows.
-    Raises StoreError naming the part where it is absent, damaged or not the committed one.
+    These are the unit's slice of the part, or the rows that are `planned` for it (schemas.plan.ROWS), with the columns
+    `prompts`, `masks` and `mask_files`. For a unit of an edit `read_edit_rows` finds the planned rows.
+
+    Raises StoreError, which names the part, if it is absent, damaged or not the committed one.
     """
     name = f"{store.location}: {unit.source}"
     whole = read_table(store.get_committed(unit.source, unit.version), name)
@@ -104,7 +108,7 @@ def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> L
 
 
 def _check_fingerprint(store: Store, path: str, schema: pa.Schema) -> None:
-    """Raise StoreError if another job than the store's made a part."""
+    """Raise StoreError if a part was not made by the store's job."""
     if json.loads((schema.metadata or {}).get(FINGERPRINT, "null")) != store.fingerprint:
         raise StoreError(
             f"{store.location}: {path} was made by another job (its fingerprint differs from job.json); "
@@ -113,9 +117,9 @@ def _check_fingerprint(store: Store, path: str, schema: pa.Schema) -> None:
 
 
 def _with_slots(part: pa.Table) -> pa.Table:
-    """Return a whole part with the column `slot`, which parts of earlier versions do not have.
+    """Return a complete part with the column `slot`, which parts of earlier versions do not have.
 
-    Their rows were inverted in batches in the order of the part.
+    The rows of those were inverted in batches in the order of the part.
     """
     if "slot" in part.column_names:
         return part
@@ -125,10 +129,11 @@ def _with_slots(part: pa.Table) -> pa.Table:
 
 
 def read_columns(store: Store, part: Source, columns: Sequence[str]) -> pa.Table:
-    """Some columns of a part, by range requests: the states, nearly all of it, are not read.
+    """Read some columns of a part by range requests, without the states, which are most of its bytes.
 
-    Page checksums are checked, and not the sha256, which takes the whole of it.
-    Raises StoreError naming the part where it is absent, damaged or another job's.
+    Page checksums are checked. The sha256 is not, because it needs the whole part.
+
+    Raises StoreError, which names the part, if it is absent, damaged or another job's.
     """
     path, rows, _, _ = part
     with store.parquet(path) as file:

@@ -32,7 +32,7 @@ class MaskChanged(JobError):
 
 
 def mask_location(template: str, key: str) -> str:
-    """Return the location of a row's mask file. In a percent-encoded URL the key is encoded too."""
+    """Return the location of a row's mask file. In URLs that are percent-encoded, so is the key."""
     encoded = template.startswith(("http://", "https://", "file://"))
     return template.replace("{key}", quote(key) if encoded else key)
 
@@ -41,7 +41,7 @@ def read_mask(template: str, key: str) -> bytes:
     """Read a row's mask file.
 
     Raises:
-        MaskError: there is no such file, or the key makes an invalid location.
+        MaskError: the file does not exist, or the key makes an invalid location.
         StorageError: it cannot be read, or a local folder that the template names does not exist.
     """
     location = mask_location(template, key)
@@ -62,7 +62,7 @@ def read_mask(template: str, key: str) -> bytes:
 
 
 def mask_digest(template: str, key: str) -> str | None:
-    """Return the sha256 of a row's mask file, None where it has none. Raises StorageError as `read_mask` does."""
+    """Return the sha256 of a row's mask file, or None if it has no file. Raises StorageError as `read_mask` does."""
     try:
         return sha256(read_mask(template, key)).hexdigest()
     except MaskError:
@@ -70,12 +70,12 @@ def mask_digest(template: str, key: str) -> str | None:
 
 
 def read_planned_mask(template: str, key: str, planned: str | None) -> bytes:
-    """Read a row's mask file, whose sha256 was `planned` when the edit was planned; None where there was no file.
+    """Read a row's mask file. `planned` is its sha256 when the edit was planned, or None if there was no file.
 
     Raises:
-        MaskError: there was no mask file then.
-        MaskChanged: the mask file is another one now, or is gone.
-        StorageError: it cannot be read.
+        MaskError: there was no mask file when the edit was planned.
+        MaskChanged: the mask file was changed or removed since.
+        StorageError: the mask file cannot be read.
     """
     location = mask_location(template, key)
     try:
@@ -101,7 +101,8 @@ def _changed(now: str, planned: str) -> str:
 def mask_of_file(location: str, data: bytes, source: tuple[int, int], size: int, crop: str) -> torch.Tensor:
     """Return the mask in an image file, bool [size, size], cropped as its source of `source` pixels (W, H) was.
 
-    Inside is what is lighter than mid-grey. Raises MaskError, which names the location, where it cannot be a mask.
+    Pixels that are lighter than mid-grey are inside. Raises MaskError, which names the location, if the file is not a
+    valid mask.
     """
     try:
         prepared = prepare(data, size, crop)

@@ -23,10 +23,10 @@ from schemas.plan import ADDED, EARLIER_ROWS, ENTRIES, PARTS, ROWS, UNITS
 from schemas.rejects import Reject
 
 UNIT_BATCHES = 4  # a unit is at most this many batches: seconds to minutes of work, and what a death costs
-UNIT_BYTES = 256 << 20  # and it reads at most this many bytes of its shard, unless one batch has more
+UNIT_BYTES = 256 << 20  # it also reads at most this many bytes of its shard, unless a single batch has more
 # A unit of edits is also at most this many batches of edited images. Its rows regenerate under their own captions in
-# full batches, so a unit with fewer rows than a batch pays for a whole one: 6% more than 16 batches of edits. The share
-# is larger if only a few of the variants change a caption.
+# full batches. So a unit with fewer rows than a batch computes one whole batch: 6% on top of 16 batches of edits, and
+# more if few of the variants change a caption.
 EDITED_BATCHES = 16
 UNITS_A_WORKER = 2  # and so few that each worker gets some, or one would work while others wait
 INDEXERS = 16  # indexing reads headers only, so it waits more than it works
@@ -46,8 +46,8 @@ Source = tuple[str, int, int, str | None]
 class Unit:
     """A contiguous slice of one source: `count` samples from `first`; the fields of schemas.plan.UNITS.
 
-    Its first, second ... `retry` takes up only what was rejected for one of `errors`: `only`, by index and key. It
-    follows the attempt `after`.
+    `retry` 1, 2, ... only tries the samples that were rejected for one of `errors`: `only` has their indexes and keys.
+    `after` is the attempt whose commit it follows.
     """
 
     unit: str
@@ -68,7 +68,7 @@ class Unit:
 
 
 def expanded(inputs: str | list[str]) -> list[str]:
-    """The shards that an input names. Raises PlanError."""
+    """Return the shards that an input names. Raises PlanError."""
     try:
         return expand(inputs)
     except ShardError as error:
@@ -80,8 +80,8 @@ def index_shards(
 ) -> tuple[list[Source], list[Found]]:
     """Return every shard as a source, in order, and the result of `take` for its index, which is then dropped.
 
-    `digests` is that of index_shard. Raises PlanError, which names every unusable shard and not only the first; also if
-    there is no sample.
+    `digests` is as in index_shard. Raises PlanError if a shard is unusable (the error names all of them), or if there
+    is no sample.
     """
 
     def attempt(url: str) -> tuple[Source, Found] | ShardError:
@@ -121,7 +121,7 @@ def plan_shards(store: Store, inputs: str | list[str], batch_size: int, workers:
 
 
 def most_batches(entries: Sequence[Entry], batch_size: int) -> int:
-    """Return the most batches per unit with which no unit of a shard reads more than UNIT_BYTES; at least 1."""
+    """Return the largest number of batches per unit with which no unit of a shard reads more than UNIT_BYTES, or 1."""
     sizes = [
         sum(entry.bytes_read for entry in entries[first : first + batch_size])
         for first in range(0, len(entries), batch_size)
@@ -140,11 +140,11 @@ def cut(
     *,
     per_row: float = 1,
 ) -> list[Unit]:
-    """Cut sources into units: whole batches except for the last of a source, and some for every worker.
+    """Cut sources into units of whole batches (except the last of a source), if possible some for every worker.
 
-    Every unit begins at a multiple of the batch size within its source. `most` has the most batches per unit, by
-    source, where that is less than UNIT_BATCHES. `per_row` is the number of images per row. If a batch of rows gives
-    more than EDITED_BATCHES batches of images, a unit has fewer rows and begins anywhere.
+    Every unit begins at a multiple of the batch size within its source. `most` limits the batches per unit of each
+    source, in addition to UNIT_BATCHES. `per_row` is the number of images per row. If a batch of rows gives more than
+    EDITED_BATCHES batches of images, a unit has fewer rows than a batch, and may begin anywhere.
     """
     batches = sum(count for _, count, _, _ in sources) // (batch_size * workers * UNITS_A_WORKER)
     rows = max(1, int(EDITED_BATCHES * batch_size / max(1, per_row)))
@@ -160,7 +160,7 @@ def cut(
 
 
 def spread(units: Sequence[Unit], count: int) -> dict[str, int]:
-    """Return how many rows each unit gives to `count` rows in all, spread evenly; only of units that give any."""
+    """Spread `count` rows evenly over units. Return the number of rows of each unit that has any, by its name."""
     total = sum(unit.count for unit in units)
     shares = {}
     before = 0
@@ -192,10 +192,10 @@ def parts_of(latents: Store) -> list[Source]:
 
 
 def part_sources(store: Store, commit: Commit) -> list[Source]:
-    """The parts that a commit names. Raises StoreError where they do not hold the rows that it counts."""
+    """Return the parts that a commit names. Raises StoreError if their number of rows is not that of the commit."""
     files = [file for file in commit.files if file.path.startswith("parts/")]
-    if sum(file.rows for file in files) != commit.ok:
-        raise StoreError(f"{store.location}: the parts of unit {commit.unit} do not hold its {commit.ok} rows")
+    if (rows := sum(file.rows for file in files)) != commit.ok:
+        raise StoreError(f"{store.location}: the parts of unit {commit.unit} have {rows} rows, not {commit.ok}")
     return [(file.path, file.rows, file.bytes, file.sha256) for file in files]
 
 
@@ -216,12 +216,12 @@ def parts_of_unit(store: Store, unit: str) -> list[Source]:
 
 
 def is_added(part: Source) -> bool:
-    """True for a part that a retry wrote: its name is that of a unit and a retry (pipeline.store.attempted)."""
+    """Return True for a part that a retry wrote: its name has a "+" (pipeline.store.attempted)."""
     return "+" in part[0]
 
 
 def is_left_out(store: Store, rows: str, part: Source) -> bool:
-    """Return True for a part whose rows were looked at, and of which a job takes none; `rows` as in `read_rows`."""
+    """Return True for a part that was planned, and of which the job takes no row; `rows` is as in `read_rows`."""
     path, _, size, version = part
     path = _rows_path(rows, path, size, version)
     return store.has(path) and not _planned(store, path, ROWS, EARLIER_ROWS).num_rows
@@ -242,8 +242,8 @@ def write_entries(store: Store, index: ShardIndex) -> None:
 def write_units(store: Store, units: Sequence[Unit], extension: int = 0) -> None:
     """Write the units, unless another driver of the job was first: then its plan stands, and is to be read.
 
-    They are written last, because a store with units is planned. `extension` 1, 2, ... has further units of the same
-    job.
+    They are written last, because a store with units counts as planned. `extension` 1, 2, ... has further units of the
+    same job.
     """
     columns = {name: [getattr(unit, name) for unit in units] for name in UNITS.names}
     store.put_new(units_path(extension), table_bytes(pa.table(columns, schema=UNITS)))
@@ -259,7 +259,7 @@ def extensions(store: Store) -> int:
 
 
 def read_units(store: Store) -> list[Unit]:
-    """The units of a planned store, in order, those of its extensions last."""
+    """Return the units of a planned store in order, those of its extensions last."""
     tables = [_planned(store, units_path(number), UNITS) for number in range(extensions(store) + 1)]
     return [Unit(**row) for row in pa.concat_tables(tables).to_pylist()]
 
@@ -272,7 +272,7 @@ def read_entries(store: Store, unit: Unit) -> list[Entry]:
 def _entries(
     store: Store, source: str, size: int, version: str | None, first: int = 0, count: int | None = None
 ) -> list[Entry]:
-    """The samples of one version of a shard, or `count` of them."""
+    """Return the planned samples of one version of a shard, or `count` of them from `first`."""
     table = _planned(store, _entries_path(source, size, version), ENTRIES).slice(first, count)
     return [
         Entry(
@@ -291,8 +291,8 @@ def _entries(
 def index_again(store: Store, units: Sequence[Unit]) -> None:
     """Index each shard of these units that was replaced since it was planned, for `find_entries`.
 
-    Notes on stderr count those shards and the samples in them that were not planned, which no unit takes, and name each
-    shard that cannot be used now: its units fail when they are read.
+    Notes on stderr count these shards, and the samples in them that were not planned; no unit takes these samples.
+    Notes also name each shard that cannot be used now; its units fail when they are read.
     """
     shards = {unit.source: unit for unit in units}
 
@@ -328,27 +328,27 @@ def index_again(store: Store, units: Sequence[Unit]) -> None:
 
 
 def find_entries(store: Store, unit: Unit) -> tuple[Head, list[Entry]]:
-    """Return the present version of the shard of a unit, and the unit's planned samples in it.
+    """Return the present version of a unit's shard, and the unit's planned samples in it.
 
-    If a retry indexed that version (`index_again`), samples are looked up by key; the second sample of a key is the
-    second one with that key. A sample that is not found has the fault MissingSample. Indexes stay those of the plan.
-    Without such an index this is `read_entries`, and `read_samples` compares contents. Raises StorageError if there is
-    no shard.
+    If a retry indexed that version (`index_again`), samples are looked up by key. If several samples have the same key,
+    the second one stays the second. A sample that is not found has the fault MissingSample. Samples keep the indexes of
+    the plan. Without such an index the result is the planned version and `read_entries`, and `read_samples` compares
+    the contents. Raises StorageError if there is no shard.
     """
     planned = read_entries(store, unit)
     now = head(unit.source)
     if now == Head(unit.size, unit.version) or not store.has(_entries_path(unit.source, now.size, now.etag)):
         return Head(unit.size, unit.version), planned
     there = _entries(store, unit.source, now.size, now.etag)
-    place = dict(zip(_numbered(there), there, strict=True))
+    present = dict(zip(_numbered(there), there, strict=True))
     keys = _numbered(_entries(store, unit.source, unit.size, unit.version))
     found = []
     for entry, key in zip(planned, keys[unit.first : unit.first + unit.count], strict=True):
-        if key in place:
-            fault = place[key].fault
+        if key in present:
+            fault = present[key].fault
             if fault is not None:
                 fault = replace(fault, index=entry.index)
-            found.append(replace(place[key], index=entry.index, fault=fault))
+            found.append(replace(present[key], index=entry.index, fault=fault))
         else:
             message = "the shard was replaced since it was planned, and its new version has no sample with this key"
             fault = Reject(unit.source, entry.index, entry.key, "index", "MissingSample", message)
@@ -382,22 +382,22 @@ def read_rows(store: Store, job: str, unit: Unit) -> pa.Table:
 
 
 def write_parts(store: Store, job: str, parts: Sequence[Source]) -> None:
-    """Write which parts were looked at for planned rows. `job` is as in `write_rows`."""
+    """Write the list of the parts from which the rows of a job were selected. `job` is as in `write_rows`."""
     columns = {"part": [part[0] for part in parts], "version": [part[3] for part in parts]}
     store.put_table(_parts_path(job), pa.table(columns, schema=PARTS))
 
 
 def read_parts(store: Store, job: str) -> list[tuple[str, str]] | None:
-    """Return the parts that were looked at, with their sha256; None for plans of earlier versions."""
+    """Return the parts from which the rows of a job were selected, with their sha256; None for earlier versions."""
     if not store.has(_parts_path(job)):
         return None
     return [(row["part"], row["version"]) for row in _planned(store, _parts_path(job), PARTS).to_pylist()]
 
 
 def planned_rows(job: dict[str, Any]) -> str | None:
-    """The name under which an edit's rows are planned, by its job.json; None where its units are slices of parts.
+    """Return the name of an edit's planned rows from its job.json; None if its units are slices of parts.
 
-    Earlier versions did not write it, and planned rows only where the spec chooses some or has tables.
+    Earlier versions did not write the name, and planned rows only if the spec selects rows or has tables.
     """
     if "rows" in job:
         rows: str | None = job["rows"]
@@ -409,7 +409,7 @@ def planned_rows(job: dict[str, Any]) -> str | None:
 
 
 def digest_of(fingerprint: dict[str, Any]) -> str:
-    """A name for a job: 32 hexadecimal digits."""
+    """Return a name for a job: 32 hexadecimal digits of the sha256 of its fingerprint."""
     return sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:32]
 
 

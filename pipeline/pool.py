@@ -7,8 +7,8 @@ What becomes of a unit whose worker dies, hangs or raises: it is tried on anothe
 kills, hangs or raises again is halved again, down to single samples; then the unit is processed without those, and
 they are its rejects. A worker that goes with its node takes no blame with it: that is no attempt.
 
-A worker hangs when its heartbeat stands still (pipeline.heartbeat), however long its unit takes. The driver polls the
-heartbeats. Time in which the driver did not poll does not count as silence.
+A worker counts as hanging if its heartbeat (pipeline.heartbeat) does not change for a time, however long its unit
+takes. The driver polls the heartbeats. Time in which the driver did not poll does not count.
 """
 
 import time
@@ -30,17 +30,18 @@ LOSSES = 10  # of nodes under a unit, that are no attempts; more are the unit's 
 STARTS = 3  # workers in a row, all at once at least, that fail before they are ready
 FAILURES = 5  # units in a row that fail for good
 
-# A worker counts as hanging if it is silent for longer than this, in seconds:
-SLOWER = 10  # times the longest pause between two heartbeats in this run ...
-AT_LEAST = 300.0  # ... but at least so long;
-STORAGE_AT_LEAST = 1800.0  # in storage this, because requests have a time limit and retries of their own;
-UNMEASURED = 6 * 3600.0  # while no pause was measured;
-LOADING_LIMIT = 3600.0  # until it is ready: it may download the model.
+# A worker counts as hanging if its heartbeat does not change for longer than a limit. The limit is SLOWER times the
+# longest pause between two heartbeats in this run, and at least AT_LEAST seconds.
+SLOWER = 10
+AT_LEAST = 300.0
+STORAGE_AT_LEAST = 1800.0  # instead of AT_LEAST in storage: requests have a time limit and retries of their own
+UNMEASURED = 6 * 3600.0  # seconds; the limit while no pause was measured
+LOADING_LIMIT = 3600.0  # seconds; the limit until a worker is ready, because it may download the model
 POLL = 5.0  # seconds between two polls of a worker's heartbeat
 
-WAIT = 1.0  # seconds to wait for a worker before other things are looked after
+WAIT = 1.0  # seconds to wait for a worker before other work of the driver is done
 
-ROOM = 10.0  # seconds without a worker after which the run says what the cluster lacks
+WAITING_AFTER = 10.0  # seconds without a worker after which the state says which resources the cluster lacks
 
 Record = Callable[..., None]
 """Takes note of an event: its name, and what there is to say of it."""
@@ -51,7 +52,7 @@ class WorkersFailed(JobError):
 
 
 class WorkerHung(Exception):
-    """A worker's heartbeat stood still for too long, in this activity."""
+    """A worker's heartbeat did not change for too long, in this activity."""
 
     def __init__(self, activity: str, seconds: float) -> None:
         super().__init__(f"no progress for {seconds:.0f} s in {activity}")
@@ -93,10 +94,10 @@ SILENT = Report(-1, LOADING, 0.0)
 
 @dataclass
 class _Slot:
-    """A worker: its node, None until Ray has placed it; its present work and the start of it; the unit it reads ahead.
+    """A worker: its node, its present work and when that began, and the unit that it reads ahead.
 
-    `nodes` were alive when it was requested. `silent` is the number of seconds since its heartbeat last changed. `poll`
-    is the pending poll of the heartbeat, and `polled` the time at which it began.
+    `node` is None until Ray has started it. `nodes` were alive when it was requested. `silent` is the number of seconds
+    since its heartbeat last changed. `poll` is the pending poll of the heartbeat, which began at `polled`.
     """
 
     actor: Any
@@ -132,7 +133,7 @@ class Pool:
     ) -> None:
         options: Any = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1}
         options["concurrency_groups"] = {"heartbeat": 1}
-        host = type(worker.__name__, (Host,), {})  # so that processes and Ray's dashboard have the worker's name
+        host = type(worker.__name__, (Host,), {})  # so that processes and Ray's dashboard show the worker's name
         self._actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(host)
         self._packed = Host.pack(worker, task)
         self._probes = hasattr(worker, "probe")
@@ -149,8 +150,8 @@ class Pool:
     def outcomes(self) -> Iterator[Outcome | None]:
         """Outcomes as they come, in no order; None about every second while there is nothing to tell.
 
-        Raises WorkersFailed when actors cannot be started, FAILURES units in a row fail, or the model fails before
-        any unit is done.
+        Raises WorkersFailed if actors cannot be started, if FAILURES units in a row fail, or if the model fails before
+        a unit is done.
         """
         try:
             for _ in range(self._count):
@@ -169,9 +170,9 @@ class Pool:
                 ray.kill(slot.actor)
 
     def state(self) -> dict[str, Any]:
-        """Return the counts of waiting units and of ready and starting workers, and the units at work.
+        """Return the counts of queued units and of ready and starting workers, and the units in progress.
 
-        `waits_for` says in words why no unit is at work, or is None.
+        `waits_for` says in words why no unit is in progress, or is None.
         """
         now = time.time() - time.monotonic()
         slots = self._slots.values()
@@ -194,12 +195,12 @@ class Pool:
         if loading := sum(slot.node is not None for slot in slots):
             return f"loading the model on {loading} worker{'s' if loading > 1 else ''}"
         seconds = time.monotonic() - min(slot.since for slot in slots)
-        if seconds < ROOM:
+        if seconds < WAITING_AFTER:
             return "starting workers"
         free = ray.available_resources()
         each = " and ".join(f"{amount:g} {name}" for name, amount in self._each.items() if amount)
         has = " and ".join(f"{free.get(name, 0):g} {name}" for name, amount in self._each.items() if amount)
-        return f"no worker for {seconds:.0f} s: each takes {each}, and the cluster has {has} free"
+        return f"no worker for {seconds:.0f} s: each needs {each}, and the cluster has {has} free"
 
     def _start(self) -> None:
         actor = self._actor.remote(self._packed)
@@ -229,7 +230,7 @@ class Pool:
         now = time.monotonic()
         if now - self._listened < POLL / 5:
             return []
-        # If the driver itself was busy or stopped, that time is not silence of its workers.
+        # Time in which the driver itself was busy or stopped does not count.
         passed, self._listened = min(now - self._listened, POLL + WAIT), now
         placed = {ref: slot for ref, slot in self._slots.items() if slot.node is not None}
         polls = [slot.poll for slot in placed.values() if slot.poll is not None]
@@ -310,9 +311,9 @@ class Pool:
         self._record("worker not started", error=cause(error))
         if isinstance(fault := _origin(error), ModelFault) and not self._done_units:
             raise WorkersFailed(str(fault)) from error
-        if slot.nodes <= _alive() and not isinstance(error, ActorUnavailableError):  # or else it went with its node
+        if slot.nodes <= _alive() and not isinstance(error, ActorUnavailableError):  # otherwise its node was lost
             self._failed_starts += 1
-        # those that start together fail together
+        # workers that start at the same time fail at the same time
         if self._failed_starts >= max(STARTS, self._count):
             raise WorkersFailed(f"{self._failed_starts} workers in a row could not start: {cause(error)}") from error
 
@@ -370,7 +371,7 @@ def _alive() -> frozenset[str]:
 
 
 def _blameless(error: Exception) -> bool:
-    """Return whether no sample is at fault: the error names the input, store or model, or storage hangs."""
+    """Return True if no sample can be the cause: the error is of the input, store or model, or storage hangs."""
     origin = _origin(error)
     return isinstance(origin, JobError) or (isinstance(origin, WorkerHung) and origin.activity == STORAGE)
 

@@ -1,4 +1,4 @@
-"""Read the rows of a store by its commits: exactly the data, also while its job runs."""
+"""Read exactly the committed rows of a store, also while its job runs."""
 
 from collections.abc import Iterator, Sequence
 
@@ -11,16 +11,16 @@ from pipeline.store import Store, read_table
 
 
 class NoColumn(JobError):
-    """A column that the rows of a store do not have."""
+    """The rows of a store do not have a requested column."""
 
 
 def read_rows(location: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield the committed rows of a store in batches, unit by unit: of schemas.latents, or schemas.edits for an edit.
+    """Yield the committed rows of a store, unit by unit, with the columns of schemas.latents or schemas.edits.
 
-    If `columns` are given, the batches have only these, in their order. One part is in memory at a time. Its sha256 is
+    If `columns` are given, the batches have only these, in this order. One part is in memory at a time. Its sha256 is
     not compared; `edict verify` does that.
 
-    Raises StoreError if it is not a store, or a part is absent or damaged; NoColumn.
+    Raises StoreError if there is no store, or if a part is absent or damaged; NoColumn if a column does not exist.
     """
     store = Store(location)
     store.job()

@@ -79,7 +79,7 @@ class Told:
 
 @dataclass
 class Shown:
-    """The rows that the page shows with their images, and counts of all rows, of exact ones, and of edits left out."""
+    """The rows that the page shows with their images, and the counts of all rows, exact rows, and edits left out."""
 
     embedded: list[dict[str, Any]] = field(default_factory=list)
     rows: int = 0
@@ -102,7 +102,7 @@ def report(store: Store) -> str:
         job=job,
         found=found,
         location=store.location,
-        # a fold could part a URL from its password
+        # a line break could separate a URL from its password
         spec=yaml.safe_dump(job["spec"], sort_keys=False, allow_unicode=True, width=2**31),
         fingerprint=json.dumps(job["fingerprint"], indent=2, ensure_ascii=False),
         latents=shlex.quote(without_secrets(job["spec"]["latents"] if job["kind"] == "edit" else store.location)),
@@ -227,9 +227,9 @@ def _histogram(name: str, meaning: str, values: np.ndarray) -> Histogram:
 
 
 def short(text: str) -> str:
-    """Return at most LONGEST characters of a text, and an ellipsis if there were more.
+    """Return at most LONGEST characters of a text, with an ellipsis if it is longer.
 
-    Credentials are removed first, because a URL that is cut may not be recognized.
+    Credentials are removed first, because a truncated URL may not be recognized.
     """
     text = without_secrets(text)
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"

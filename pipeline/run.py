@@ -53,12 +53,12 @@ from pipeline.store import CommitRefused, JobKey, Store, StoreError
 from pipeline.work import Done, Machine
 from schemas.specs import EditSpec, InvertSpec, Workers
 
-HOPELESS = 3  # a run ends if this many first units yield only one error of the model
+HOPELESS = 3  # a run ends if its first units have no row, and the model errors in this many of them are of one class
 
 
 @dataclass(frozen=True)
 class Ran:
-    """The end of a run: the store's status, and the units that failed in it.
+    """The result of a run: the store's status, and the units that failed in the run.
 
     `shortfall` says why a complete job is not a success: it has no row, or too many rejects.
     """
@@ -69,7 +69,7 @@ class Ran:
 
 
 class ModelFails(JobError):
-    """The first units of a run yielded only one error of the model."""
+    """The first units of a run have no row, and all errors of the model in them are of one class."""
 
 
 class RetryError(JobError):
@@ -105,7 +105,7 @@ def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> Ran:
 
 
 def open_edit(spec: EditSpec, edits: Edits) -> tuple[Store, list[Unit], EditTask]:
-    """The store of an edit, planned or with its plan extended, its units and its task.
+    """Return the store of an edit, its units and its task, after planning the edit or extending its plan.
 
     Raises EditError, SelectionError, StoreError, StorageError, ModelError.
     """
@@ -184,7 +184,7 @@ def note_float16(dtype: str, gpus: float) -> None:
 
 
 def write_report(store: Store) -> list[str]:
-    """Write the contact sheets of the rows that the store shows, then report.html; the names written.
+    """Write the contact sheets of a store, then report.html. Return the names of these files.
 
     report.html is written last, so if it exists, the sheets exist too.
     """
@@ -208,15 +208,15 @@ def _open(
     extend: Callable[[], None] = lambda: None,
     **more: Any,
 ) -> tuple[list[Unit], JobKey]:
-    """Return the units of a job, planned and written now, or those of an earlier run and its extensions; and its key.
+    """Return the units and the key of a job. If it has no plan, make one; otherwise extend the plan if needed.
 
-    An input that cannot be planned leaves no job behind, so that a slip in a spec can be mended.
+    An input that cannot be planned leaves no job.json, so that the spec can be corrected.
     """
     check_output(store, inputs)
     check_job(store, spec.kind, fingerprint, machine)
     if not (has_plan := is_planned(store)) and next(store.names("commits"), None) is not None:
         raise StoreError(
-            f"{store.location}: has commits and no plan/units.parquet; put it back, or give another output"
+            f"{store.location}: has commits but no plan/units.parquet; put it back, or give another output"
         )
     planned = None if has_plan else plan()
     open_job(store, spec.kind, spec.model_dump(mode="json"), fingerprint, machine, **more)
@@ -249,7 +249,7 @@ def _pending(store: Store, units: Sequence[Unit], retry: Sequence[str]) -> list[
 
 
 def _retried(store: Store, units: Sequence[Unit], errors: Sequence[str]) -> tuple[list[Unit], Counter[str]]:
-    """Return the units with rejects of these errors, reduced to these, and the count of each error in the store."""
+    """Return the units with rejects of these errors, cut down to them, and the count of each error in the store."""
     known, again = Counter[str](), dict[str, tuple[int, frozenset[tuple[int, str]], str]]()
     for commit in store.commits([]):
         known.update(reject.error for reject in commit.rejects)
@@ -284,7 +284,7 @@ def _work(
             return None
         if retry:
             return f"{len(finished)} units were retried"
-        # "at least": a worker may have committed one of which this process has not heard
+        # "at least": a worker may have committed a unit that it has not reported to this process
         return f"at least {before + len(finished)} of {len(units)} units are committed"
 
     with noting(committed):
@@ -295,7 +295,7 @@ def _work(
             pending, _ = _retried(store, overtaken, retry) if overtaken else ([], None)
             if pending:
                 print(
-                    f"note: another retry was first in {len(pending)} units; their other rejects are retried",
+                    f"note: another retry committed {len(pending)} units first; their remaining rejects are retried",
                     file=sys.stderr,
                 )
         ran = _finish(store, failures, task.key)
@@ -303,28 +303,31 @@ def _work(
 
 
 def _check_first(store: Store, errors: Sequence[Mapping[str, int]]) -> None:
-    """Raise ModelFails if the first units, which yielded no row, all have the same error of the model."""
+    """Raise ModelFails if all errors of the model in the first units, which have no row, are of one class."""
     total = sum(map(Counter[str], errors), Counter[str]())
     if len(errors) >= HOPELESS and len(total) == 1:
         ((error, count),) = total.items()
         raise ModelFails(
             f"{store.location}: the first {len(errors)} units have no row, and {count} of their images were rejected "
-            f"with {error}. The model or its settings are at fault, so nothing more is tried. Remove the cause, run "
-            f"the job again, and try these images again: edict retry {store.location} --errors {error}"
+            f"with {error}. The cause is the model or its settings, so the run ends. Remove the cause, run the job "
+            f"again, and try these images again: edict retry {store.location} --errors {error}"
         )
 
 
 def shortfall(found: Status, max_share: float | None) -> str | None:
     """Return why a complete job is not a success, or None if it is one."""
     if found.complete and not found.input:
-        return "there is no row, because the input has none"
+        return "there is no row, because the input has no samples or rows"
     if found.complete and not found.ok:
         if found.filtered == found.input:
-            return "there is no image, because no edit changes a caption: compare the edits with `edict plan`"
+            return "there is no image, because no edit changes a caption; check the edits with `edict plan`"
         return f"there is no row: {found.rejected} of {found.input} images were rejected"
     tried = found.ok + found.rejected
     if max_share is not None and tried and (share := found.rejected / tried) > max_share:
-        return f"{found.rejected} of {tried} images were rejected: {share:.6g}, and rejects.max_share is {max_share:g}"
+        return (
+            f"{found.rejected} of {tried} images were rejected, a share of {share:.6g}, and rejects.max_share is "
+            f"{max_share:g}; retry them with `edict retry`, or raise the limit"
+        )
     return None
 
 
@@ -341,7 +344,7 @@ def _process(
     *,
     per_row: int,
 ) -> list[Unit]:
-    """Run units on workers. Return the units of a retry that must be tried again, after a retry of other errors."""
+    """Run units on workers. Return the units of a retry that must be tried again, because another retry came first."""
     if retry and isinstance(task, InvertTask):
         index_again(store, pending)
     store.delete("report.html")  # it would describe the store as it was; _finish writes it where it is absent

@@ -42,8 +42,9 @@ Listed = Callable[[str], Mapping[str, Any]] | None
 """The prompts, or the masks, that tables give a key, by the name of the variant; None where there are none."""
 
 MaskFiles = Callable[[str, Mapping[str, str]], Mapping[str, str]] | None
-"""The templates of the mask files that edits take for a row, by variant, given its caption and the prompts that tables
-have for it; None where no edit takes one."""
+"""From a row's caption and the prompts that tables have for it: the templates of its mask files, by variant.
+
+None if no edit has mask files."""
 
 Chosen = tuple[Source, Sequence[int], pa.Table | None]
 """Of a part the rows that are taken, by their place in it, and of all its rows the columns that were read."""
@@ -55,7 +56,7 @@ class SelectionError(JobError):
 
 @dataclass(frozen=True)
 class Selection:
-    """The selection of an EditSpec, with the keys of its file; `lines` has the line number of each key."""
+    """The selection of an EditSpec: its keys are those of the file, and `lines` has the line number of each key."""
 
     where: str | None
     keys: frozenset[str] | None
@@ -82,9 +83,9 @@ def select(
 ) -> Iterator[tuple[Source, Sequence[int]]]:
     """The parts that have rows which are wanted, in order, each with the places of these rows.
 
-    Reads one part of the store after the other, and only the columns that the selection uses. `whole`: these are all
-    its parts. Raises SelectionError if `where` fails on a row or the whole store lacks one of the keys; StoreError if a
-    part is damaged.
+    Reads one part of the store after the other, and only the columns that the selection uses. `whole` is true if these
+    are all its parts. Raises SelectionError if `where` fails on a row, or if the whole store lacks a key; StoreError if
+    a part is damaged.
     """
     parts = sorted(parts)  # in the order of their units, whatever order the commits were read in
     chosen = _filtered(latents, parts, wanted, whole)
@@ -104,9 +105,9 @@ def select(
 def planned(
     latents: Store, parts: Sequence[Source], wanted: Selection, prompts: Listed, masks: Listed, *, whole: bool = True
 ) -> Iterator[tuple[Source, pa.Table]]:
-    """The rows that are wanted, part by part, as tables of schemas.plan.ROWS without the digests of mask files.
+    """Yield the selected rows, part by part, as tables of schemas.plan.ROWS without the digests of mask files.
 
-    Raises what `select` raises.
+    Raises the errors of `select`.
     """
     selected = select(latents, parts, wanted, whole=whole)
     while some := list(islice(selected, READERS)):
@@ -136,10 +137,10 @@ def plan_rows(
 ) -> list[Unit]:
     """Write which rows of each part are wanted, and cut them into units: each is a slice of the rows of one part.
 
-    A row gives `per_caption` images, and one for each prompt that tables list for it.
+    A row gives `per_caption` images, and one more for each prompt that tables list for it. Every driver that plans the
+    same job writes the same files, under this `name`.
 
-    Every driver that plans the same job writes the same, under this `name`. Raises the errors of `select`,
-    SelectionError for no row, and StorageError if a mask file cannot be read.
+    Raises the errors of `select`, SelectionError if no row is selected, and StorageError if a mask file cannot be read.
     """
     parts = parts_of(latents)
     tables = planned(latents, parts, wanted, prompts, masks)
@@ -151,12 +152,12 @@ def plan_rows(
 
 
 def count_listed(rows: pa.Table) -> int:
-    """Return how many prompts the tables list for rows, a table of schemas.plan.ROWS."""
+    """Count the prompts that tables list for planned rows (schemas.plan.ROWS)."""
     return sum(len(chunk.keys) for chunk in rows["prompts"].chunks)
 
 
 def images_per_row(sources: Sequence[Source], per_caption: int, listed: int) -> float:
-    """Return the most images per row: one per variant made from captions, and the mean number that tables list."""
+    """Return the number of images per row: one per variant made from captions, and the mean number that tables list."""
     return per_caption + listed / max(1, sum(count for _, count, _, _ in sources))
 
 
@@ -172,10 +173,10 @@ def extend_plan(
     mask_files: MaskFiles,
     per_caption: int,
 ) -> None:
-    """Plan, as further units, the rows that were added to a latent store after the edit in `store` was planned.
+    """Plan the rows that were added to a latent store after the edit in `store` was planned, as further units.
 
-    Retries add rows, and so may a unit that is made again after a repair. Raises StoreError if a repair changed rows
-    that are planned and not edited yet, and the errors of `plan_rows`, except for a missing key or row.
+    Rows are added by retries, and by units that are made again after a repair. Raises StoreError if a repair changed
+    rows that are planned but not edited yet, and the errors of `plan_rows`, except for a missing key or row.
     """
     job = store.job()
     name = planned_rows(job)
@@ -196,7 +197,7 @@ def extend_plan(
             firsts = [0] * len(sources)
             taken = {path for path, _, _, _ in sources}
             for part in parts:
-                if part[0] not in taken:  # written too, so that the part is not new to the next run
+                if part[0] not in taken:  # written although empty, so that the part is not new to the next run
                     write_rows(store, name, part, ROWS.empty_table())
         if sources:
             extension, units = extensions(store) + 1, read_units(store)
@@ -217,7 +218,7 @@ def extend_plan(
 def _at(
     tables: Iterator[tuple[Source, pa.Table]], unplanned: Mapping[Source, Sequence[int]]
 ) -> Iterator[tuple[Source, pa.Table]]:
-    """Cut planned rows down to those at the given places of their parts; parts that have none are left out."""
+    """Keep the planned rows at the given positions of their parts, and leave out parts that have none."""
     for part, rows in tables:
         rows = rows.filter(pc.is_in(rows["row"], pa.array(unplanned[part], pa.int64())))
         if rows.num_rows:
@@ -231,7 +232,7 @@ def _write_rows(
     tables: Iterator[tuple[Source, pa.Table]],
     mask_files: MaskFiles,
 ) -> tuple[list[Source], int]:
-    """Write the planned rows of parts. Return the parts with their number of rows, and the prompts of tables."""
+    """Write the planned rows of parts. Return the parts with their numbers of rows, and the count of listed prompts."""
 
     def write(item: tuple[Source, pa.Table]) -> Source:
         part, rows = item
@@ -247,7 +248,7 @@ def _write_rows(
 
 
 def _with_mask_files(latents: Store, part: Source, rows: pa.Table, mask_files: MaskFiles) -> pa.Table:
-    """Return planned rows of a part with the digests of the mask files that they take, if any."""
+    """Return planned rows of a part with the digests of their mask files, if they have any."""
     if mask_files is None:
         return rows
     texts = read_columns(latents, part, ["key", "caption"]).take(rows["row"]).to_pylist()
@@ -255,7 +256,7 @@ def _with_mask_files(latents: Store, part: Source, rows: pa.Table, mask_files: M
         (text["key"], mask_files(text["caption"], dict(prompts or ())))
         for text, prompts in zip(texts, rows["prompts"].to_pylist(), strict=True)
     ]
-    # several edits may take one file
+    # several edits may use the same file
     wanted = list({(template, key) for key, of_row in templates for template in of_row.values()})
     with ThreadPoolExecutor(READERS) as pool:
         found = dict(zip(wanted, pool.map(lambda file: mask_digest(*file), wanted), strict=True))
@@ -298,7 +299,7 @@ def _filtered(latents: Store, parts: Sequence[Source], wanted: Selection, whole:
             some = "the key" if len(missing) == 1 else f"{len(missing)} of the keys:"
         else:  # a file's content is not repeated: it may be any file that the driver can read
             shown = list(map(str, sorted(wanted.lines[key] for key in missing)))
-            some = f"{len(missing)} of the {len(wanted.lines)} keys of the file, those of the lines"
+            some = f"{len(missing)} of the {len(wanted.lines)} keys of the file, on lines"
         few = ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
         raise SelectionError(f"keys: {latents.location} does not have {some} {few}; correct the list of keys")
 
@@ -347,7 +348,7 @@ def _read_keys(location: str) -> dict[str, int]:
         if key := line.strip():
             keys.setdefault(key, number)
             if len(keys) > KEYS:
-                raise SelectionError(f"keys: {location} has more than {KEYS:,} keys; take rows by `where` instead")
+                raise SelectionError(f"keys: {location} has more than {KEYS:,} keys; select rows with `where` instead")
     if not keys:
         raise SelectionError(f"keys: {location} is empty; expected a key a line")
     return keys

@@ -1,10 +1,10 @@
 """WebDataset tar shards, read strictly: every sample comes out whole or leaves a reject, and none is mixed up.
 
 A sample is a run of members with one key, as webdataset splits names: at the first dot of the last path component.
-Planning reads the headers of a shard once (`index_shard`); a unit later reads its slice by range requests, as a rule
-one (`read_samples`), and each sample from its own bytes only. Only an image, a .txt and a .json are used; long runs of
-other members (a video, an array) are never read. Not counted as members are directories, hidden files (macOS "._" twins
-and .DS_Store among them), __MACOSX, webdataset's "__" meta names and names without an extension.
+Planning reads the headers of a shard once (`index_shard`). A unit later reads its slice by range requests, usually one,
+and parses each sample from its own bytes only (`read_samples`). Only an image, a .txt and a .json are used. Runs of
+other members (a video, an array) of at least WINDOW bytes are not read. These are not members: directories, hidden
+files (such as macOS's "._" files and .DS_Store), __MACOSX, webdataset's "__" meta names, names without an extension.
 
 A shard that stops early (TruncatedShard) or turns to nonsense (CorruptShard) costs the sample that was open there,
 even one that has its image and caption: more of its members may be lost, and without this reject nothing would tell
@@ -59,7 +59,7 @@ class ShardChanged(ShardError):
 
 
 class BadMemberName(ValueError):
-    """A sample that cannot be written to a shard, since a WebDataset reader would return it under another name."""
+    """A sample that cannot be written to a shard, because a WebDataset reader would not return it under its name."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Entry:
     """The location of one input sample: bytes [offset, end) of its shard, less `gaps`; its fault, if one is known.
 
     `gaps` are runs [start, end) of unused members and their headers, each long enough to be skipped with a further
-    request. `digest` identifies the content of the used members; None if indexing did not read it.
+    request. `digest` identifies the content of the used members; it is None if indexing did not read the content.
     """
 
     index: int
@@ -92,7 +92,7 @@ class Entry:
 
     @property
     def ranges(self) -> list[tuple[int, int]]:
-        """The runs of bytes that are read of the shard for this sample."""
+        """The runs of bytes [start, end) that are read from the shard for this sample."""
         if self.fault is not None:
             return []
         starts, ends = [self.offset, *(end for _, end in self.gaps)], [*(start for start, _ in self.gaps), self.end]
@@ -134,8 +134,8 @@ class _Member:
 class _Group:
     """The members of one sample, and the digest of the used ones if it was requested.
 
-    With a `stop`, the tar cannot be followed further, and the sample is in doubt. A group without a sample, which only
-    carries a stop, has one member with the key "".
+    With a `stop`, the tar cannot be read further, and the sample may be incomplete. A group that has a stop and no
+    sample has one member with the key "".
     """
 
     members: list[_Member]
@@ -169,8 +169,9 @@ def index_shard(url: str, *, digests: bool = False) -> ShardIndex:
     OversizedSample, UnsafeMember, KeyEncoding, TruncatedShard and CorruptShard; the last two also stand, under the key
     "", for content that could not be read where no sample was open.
 
-    With `digests`, entries of a local shard get one. This reads every used byte. Without digests the reads of 1 MiB per
-    header cover nearly as much, except for members of several MiB. Objects get none: their ETags follow their content.
+    With `digests`, each entry of a local shard has a digest. This reads every used byte; without digests the reads of
+    1 MiB per header cover nearly as much, except for members of several MiB. Entries of objects have no digest, because
+    an object's ETag depends on its content.
 
     Raises:
         ShardError: the shard does not exist, cannot be reached, is empty, compressed or not a tar.
@@ -203,11 +204,11 @@ def read_samples(url: str, *, size: int, etag: str | None, entries: Sequence[Ent
     An entry with a fault yields the fault. Rejects found here: MissingCaption (nothing but blanks), CaptionEncoding
     (not UTF-8) and InvalidJson (not an object in UTF-8).
 
-    The shard must be the version of `size` bytes and `etag` that was indexed, or else have the same content where each
-    entry was: a local file's ETag changes with its time and its inode.
+    The shard must have the `size` and the `etag` that were indexed, or else the same content at each entry: a local
+    file's ETag changes with its time and its inode.
 
     Raises:
-        ShardChanged: a sample is not the one that was indexed, or has no digest by which to know it.
+        ShardChanged: a sample is not the one that was indexed, or has no digest to compare.
         StorageError: the shard cannot be reached.
     """
     planned = Head(size, etag)
@@ -233,7 +234,7 @@ def write_shard(samples: Iterable[tuple[str, dict[str, bytes]]]) -> bytes:
     """A tar of samples, each a key and its members by extension: the same input gives the same bytes.
 
     Raises:
-        ValueError: a key comes twice.
+        ValueError: two samples have the same key.
         BadMemberName: as `check_member` does.
     """
     from webdataset.writer import TarWriter  # brings torch with it, which reading and planning do without
@@ -252,7 +253,7 @@ def write_shard(samples: Iterable[tuple[str, dict[str, bytes]]]) -> bytes:
 
 
 def check_member(key: str, extension: str) -> None:
-    """Check that a reader returns a member of a shard under the name that it is written under.
+    """Check that a WebDataset reader returns a member of a shard under the name that is written.
 
     Raises:
         BadMemberName: the key has a dot in its last part, a NUL or is a meta name, or the extension has upper case.
@@ -417,23 +418,24 @@ def _fault(group: list[_Member], seen: set[str]) -> tuple[str, str] | None:
     if CAPTION not in (member.extension for member in group):
         return "MissingCaption", f"no .{CAPTION} among the members ({names})"
     if (size := sum(member.size for member in group if member.extension in USED)) > LARGEST:
-        return "OversizedSample", f"image, .txt and .json have {size:,} bytes, and at most {LARGEST:,} are read"
+        message = f"image, .txt and .json have {size:,} bytes, and at most {LARGEST:,} are read; make them smaller"
+        return "OversizedSample", message
     return None
 
 
 def _changed(url: str, entry: Entry, planned: Head, now: Head) -> ShardChanged:
     return ShardChanged(
-        f"{url}: was {planned.size} bytes with ETag {planned.etag} when it was planned and is {now.size} bytes with"
-        f" ETag {now.etag} now; sample {entry.index} ({entry.key!r}) is not there, or has no digest to be compared by:"
-        " put the planned version back, or give another output"
+        f"{url}: had {planned.size} bytes and the ETag {planned.etag} when it was planned, and has {now.size} bytes and"
+        f" the ETag {now.etag} now; sample {entry.index} ({entry.key!r}) is not in it, or has no digest to compare; put"
+        " the planned version back, or give another output"
     )
 
 
 def _sample(url: str, entry: Entry, data: bytes, *, check: bool) -> Sample | Reject:
-    """Return the sample in an entry's bytes without the gaps; `check` compares its digest.
+    """Return the sample in an entry's bytes, which are without the gaps; `check` compares its digest.
 
     Raises:
-        ShardChanged: they are not the one whole sample that was indexed.
+        ShardChanged: the bytes are not exactly the sample that was indexed.
     """
     try:
         groups = list(_groups(io.BytesIO(data), digests=check))
@@ -443,7 +445,7 @@ def _sample(url: str, entry: Entry, data: bytes, *, check: bool) -> Sample | Rej
     same = found == [(entry.key, 0, len(data))] and len(data) == entry.bytes_read
     if not same or _fault(groups[0].members, set()) or (check and groups[0].digest != entry.digest):
         raise ShardChanged(
-            f"{url}: sample {entry.index} ({entry.key!r}) is not what it was when it was planned; "
+            f"{url}: sample {entry.index} ({entry.key!r}) has changed since the shard was planned; "
             "put the planned version back, or give another output"
         )
 

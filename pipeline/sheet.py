@@ -1,6 +1,6 @@
 """The contact sheet: an edit job's shown rows as one image, source, reconstruction and edits side by side.
 
-Its size and the memory that it takes do not grow with the number of edits: a job shows at most SHOWN edited images.
+Its size and memory do not grow with the number of edits, because a job shows at most SHOWN edited images.
 """
 
 import io
@@ -38,7 +38,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class _Row:
-    """The cells of a row, some of them for the first sheet, and the number of edits that are not on that sheet."""
+    """The cells of a row, of which the first sheet shows some, and the number of edits that it leaves out."""
 
     source: Cell
     reconstruction: Cell
@@ -52,9 +52,9 @@ def edits_shown(rows: int) -> int:
 
 
 def read_pictures(store: Store) -> Iterator[dict[str, Any]]:
-    """Read the rows of schemas.pictures that the store's commits name, in the units' order, one at a time.
+    """Yield the rows of schemas.pictures that the store's commits name, in the order of the units.
 
-    Stores of earlier versions left no edits out: their rows are cut as today.
+    Stores of earlier versions have all edits; the same number of them is left out here.
     """
     most = edits_shown(store.job()["spec"].get("contact_sheet", 1))
     for commit in store.commits([]):
@@ -73,8 +73,10 @@ def _rows(store: Store, path: str) -> Iterator[dict[str, Any]]:
 
 
 def contact_sheets(store: Store) -> Iterator[tuple[str, Image.Image]]:
-    """The names and the images of an edit job's contact sheets: one of the first EDITS edits of each row, and where
-    there are several edits, one of each, for the first SHEETS. There are none where no row is shown.
+    """Yield the names and the images of an edit job's contact sheets.
+
+    The first sheet has the first EDITS edits of each row. If there are several edits, each of the first SHEETS also has
+    a sheet of its own. There is no sheet if no row is shown.
 
     A row is its source, its reconstruction under its own caption, and its edits, of which each row has its own number.
     Text is set in Pillow's own font, which has Latin letters only: others show as boxes. Pillow takes one font for a
@@ -106,7 +108,7 @@ def contact_sheets(store: Store) -> Iterator[tuple[str, Image.Image]]:
 
 
 def _first_cells(row: _Row) -> list[Cell]:
-    """Return the cells of a row on the first sheet; the reconstruction has a note of how many edits are left out."""
+    """Return the cells of a row on the first sheet. The reconstruction has a note with the number of edits left out."""
     note = f"and {row.left_out:,} more edits" if row.left_out else ""
     return [row.source, replace(row.reconstruction, caption=note), *row.edits[:EDITS]]
 

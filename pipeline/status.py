@@ -17,16 +17,16 @@ from pipeline.store import STAGING, CommitRefused, Store
 STRAGGLES = 3.0  # times what a sample usually takes
 REPAIR = "edict verify --repair drops its commit, and the next run makes it again"
 SILENT = 120.0  # seconds without a word of a driver, which speaks every 30
-SKEW = 60.0  # seconds by which two clocks may differ, or a clock jump, before its times are not used
+SKEW = 60.0  # seconds; times of clocks that differ by more, or of a clock that jumped by more, are not used
 
 
 @dataclass(frozen=True)
 class Status:
     """Counts over a store. `planned` is what the plan holds; input = ok + rejected + filtered counts what is committed.
 
-    For an edit everything is counted in pictures: rows times edits. `attempts` counts those behind the commits, so that
-    what it is more than `committed` was lost work. `images_per_second` is None where nothing is committed yet or the
-    clocks of the workers contradict each other; `eta_seconds` also where nothing is left.
+    For an edit everything is counted in images: rows times edits. `attempts` counts the attempts at the committed
+    units; those beyond `committed` were wasted work. `images_per_second` is None if nothing is committed yet, or if the
+    clocks of the workers contradict each other. `eta_seconds` is also None if nothing is left to do.
     `notes` tell what is no problem by itself: units made with several processors or versions.
     `run` is what the last driver told of itself: when, how many workers, and what is at work where since when.
     """
@@ -53,7 +53,7 @@ class Status:
 def status(store: Store) -> Status:
     """Read the plan and the commits, and check that the sums hold and that every committed file is there.
 
-    Files are compared by name and size, which reads none of them. Raises StoreError where there is no store.
+    Files are compared by name and size, without reading them. Raises StoreError if there is no store.
     """
     job = store.job()
     planned = is_planned(store)
@@ -77,7 +77,7 @@ def status(store: Store) -> Status:
             counts[name] += getattr(commit, name)
         rejects.update(reject.error for reject in commit.rejects)
         places[place_of(commit)] += 1
-        took = commit.seconds.read + commit.seconds.compute + commit.seconds.write  # by a clock that never jumps
+        took = commit.seconds.read + commit.seconds.compute + commit.seconds.write  # measured by a monotonic clock
         paces.append(took * per_row / max(1, commit.input))
         spans.append((commit.started, commit.finished))
         sound &= abs(commit.finished - commit.started - took) < SKEW and 0 < commit.started < now + SKEW
@@ -111,9 +111,9 @@ def status(store: Store) -> Status:
 
 
 def _compare_files(store: Store, files: dict[str, int]) -> tuple[list[str], list[str], list[str]]:
-    """Return the problems of files that commits name, the files in staging/, and the files that no commit names.
+    """Return the problems of committed files, the committed files in staging/, and the files that no commit names.
 
-    `files` are the committed ones with their bytes.
+    `files` has the number of bytes of each committed file.
     """
     missing, problems, strangers, staged = dict(files), list[str](), list[str](), set[str]()
     for path, size, is_staged in store.data_files():
@@ -140,11 +140,11 @@ def _unnamed(unpublished: list[str], strangers: list[str]) -> list[str]:
 
 
 def _added(store: Store, job: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Return the problems of latent rows that are in no plan of an edit or are gone, and a note if this is unknown."""
+    """Return problems for latent rows that an edit has not planned, or that are gone; and a note if this is unknown."""
     if job["kind"] != "edit":
         return [], []
     location = job["spec"]["latents"]
-    from pipeline.unplanned import compare_latents, lost_rows  # imports torch, which takes seconds
+    from pipeline.unplanned import compare_latents, lost_rows  # here, because it imports torch, which takes seconds
 
     try:
         unplanned, lost = compare_latents(store, job, Store(location))
@@ -181,7 +181,7 @@ def union(spans: list[tuple[float, float]]) -> float:
 def heard(run: dict[str, Any]) -> str:
     """The last state of a run, in words."""
     ago = time.time() - run["time"]
-    # if the driver's clock is ahead of this one, its silence is unknown
+    # if the driver's clock is ahead of this one, the time since its last word is unknown
     when = f"{max(0.0, ago):.0f} s ago" if ago > -SKEW else "at an unknown time (its host's clock is ahead of this one)"
     if run["ended"]:
         return f"{run['run']} ended {when}: {run['ended']}"
@@ -196,7 +196,7 @@ def _stragglers(run: dict[str, Any], pace: float) -> list[str]:
     """The units that are at work for longer than they should be at the usual seconds a sample."""
     if run["ended"]:
         return []
-    # both times are by the driver's clock; the time since it wrote them is by this machine's clock
+    # the driver's clock measured both times; this machine's clock measures the time since the driver wrote them
     since_then = min(max(0.0, time.time() - run["time"]), SILENT)
     lasts = {work["unit"]: (run["time"] - work["since"] + since_then, work) for work in run["at_work"]}
     return [

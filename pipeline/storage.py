@@ -1,4 +1,4 @@
-"""Folders and objects, on this machine or behind a URL, through obstore; of web servers, through pipeline.web."""
+"""Folders and objects, on this machine or at a URL: through obstore, and those of web servers through pipeline.web."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from schemas.locations import without_secrets
 
 SCHEMES = ("s3", "s3a", "gs", "az", "azure", "adl", "abfs", "abfss", "http", "https")
 WINDOW = 1 << 20  # bytes that a Reader asks for at once: on an object store a request costs about as much as 1 MiB
-READ = 64 << 20  # bytes in memory for several ranges that are read in one request
+READ = 64 << 20  # the most bytes of a request that reads several ranges
 
 # What a store or a shard is asked is tried again after an error of the server (5xx, 429) or of the line, for about a
 # minute in all: the work that waits on it cost GPU hours. A signature, which a repeated request keeps, is good for 5.
@@ -40,10 +40,10 @@ RETRIES = {
 _KINDS = {"s3": "s3", "s3a": "s3", "gs": "gs"} | dict.fromkeys(("az", "azure", "adl", "abfs", "abfss"), "az")
 _NO_BUCKET = ("NoSuchBucket", "ContainerNotFound")
 _REFUSED = ("AuthenticationFailed", "ExpiredToken", "InvalidAccessKeyId", "InvalidToken", "SignatureDoesNotMatch")
-# The messages of obstore, the operating system and web servers for an impossible name: a segment that is empty, "." or
-# too long, a control character, a file where the name has a folder, a URL that is too long.
+# Messages of obstore, operating systems and web servers for an impossible name. Its causes: a segment that is empty,
+# "." or too long; a control character; a file where the name has a folder; a URL that is too long.
 _BAD_NAMES = r"illegal character sequence|empty path segment|File name too long|Not a directory|status code: 414"
-_LONGEST_NAME = {"s3": 1024, "gs": 1024}  # bytes; a HEAD of a longer one is a bad request without a reason
+_LONGEST_NAME = {"s3": 1024, "gs": 1024}  # bytes; a HEAD of a longer name is an error without a reason
 # what obstore says where it found nothing and asked the machine it runs on
 _NO_CREDENTIALS = r"http://(169\.254\.|metadata\.google|[^/]+/latest/(api|meta-data)/)|Missing (AccessKeyId|SecretAcc)"
 
@@ -76,11 +76,11 @@ class NotThere(StorageError):
 
 
 class TooLong(StorageError):
-    """The object has more bytes than are read at once."""
+    """The object has more bytes than may be read."""
 
 
 class BadName(NotThere):
-    """The storage cannot have an object of this name, so there is none; the message says what is wrong with it."""
+    """The storage cannot have an object of this name, so there is none; the message gives the reason."""
 
 
 class AlreadyThere(StorageError):
@@ -132,21 +132,21 @@ def open_file(location: str) -> tuple[ObjectStore, str]:
         raise BadName(f"{location}: names no object; give the bucket and the path in it")
     most = _LONGEST_NAME.get(_kind(location) or "")
     if most and len(location.split("/", 3)[3].encode()) > most:
-        raise BadName(f"{location}: is longer than the {most} bytes that a name may have there; rename it")
+        raise BadName(f"{location}: the name is longer than the {most} bytes that the storage allows; shorten it")
     with naming(location):
         return _remote(_encoded(location).rpartition("/")[0]), name
 
 
 def write_file(path: Path, data: bytes, *, new: bool) -> None:
-    """Write a local file whole, with its folder; once this returns it survives a power loss.
+    """Write a local file, and make its folder if needed. Once this returns, the file survives a power loss.
 
-    No reader sees it in part. obstore's own writes are not synced to the disk, and after a power loss leave files of 0
-    bytes under their final names.
+    No reader sees a part of the file. obstore's own writes are not synced to the disk: after a power loss they can
+    leave files of 0 bytes under their final names.
 
     Raises:
-        FileExistsError: it is to be `new`, and is there already. Of several writers one succeeds.
-        StorageError: the filesystem has no hard links, which that takes.
-        OSError
+        FileExistsError: the file has to be `new`, and exists already. If several writers try, exactly one succeeds.
+        StorageError: the file has to be `new`, and the filesystem lacks the hard links that this requires.
+        OSError: the file cannot be written.
     """
     _make_folder(path.parent)
     partial = path.with_name(f"{path.name}#{secrets.randbelow(10**15)}")  # obstore does not list such names
@@ -161,7 +161,7 @@ def write_file(path: Path, data: bytes, *, new: bool) -> None:
             partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-        sync_folder(path.parent)  # also for the second of two writers: the file that it finds counts from now on
+        sync_folder(path.parent)  # also if the file exists already: the caller then relies on it
 
 
 def _link(partial: Path, path: Path) -> None:
@@ -184,7 +184,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a local folder durable; a folder that does not exist has none."""
+    """Make the names in a local folder survive a power loss. Do nothing if the folder does not exist."""
     try:
         descriptor = os.open(folder, os.O_RDONLY)
     except FileNotFoundError:
@@ -234,10 +234,10 @@ def read_range(location: str, start: int, end: int) -> tuple[bytes, Head]:
 
 
 def read_file(location: str, most: int) -> bytes:
-    """All bytes of an object of at most `most` bytes.
+    """Return the bytes of an object that has at most `most` bytes.
 
     Raises:
-        TooLong: it is larger.
+        TooLong: the object is larger.
         StorageError: there is no such object, or it cannot be reached.
     """
     reader = Reader(location)
@@ -247,11 +247,11 @@ def read_file(location: str, most: int) -> bytes:
 
 
 def read_ranges(location: str, ranges: Sequence[tuple[int, int]]) -> Iterator[tuple[bytes, Head]]:
-    """Read ranges [start, end) of an object one after the other, each with the version it comes from.
+    """Yield the bytes of ranges [start, end) of an object in order, each with the version of the object.
 
-    Neighbours less than WINDOW apart share a request of at most READ bytes, or of one range that is longer. (obstore's
-    get_ranges does much the same, but gives no ETags and holds all ranges at once.) Bytes beyond the object's end are
-    left out.
+    Ranges less than WINDOW apart share a request of at most READ bytes, or of one range if that is longer. (obstore's
+    get_ranges does nearly the same, but gives no ETags and has all ranges in memory at once.) Bytes beyond the object's
+    end are left out.
 
     Raises:
         StorageError: there is no such object, it cannot be reached, or a request starts beyond its end.
@@ -344,14 +344,14 @@ def local_path(location: str) -> Path | None:
 
 
 def _encoded(location: str) -> str:
-    """The URL of an object store's key, which is written as it is."""
+    """Return the URL of a location in an object store, whose key is written without percent-encoding."""
     scheme, _, rest = location.partition("://")
     # "@" stays: abfss://container@account... has it in the host.
     return f"{scheme}://{quote(rest, safe='/@')}"
 
 
 def _web_url(location: str) -> str | None:
-    """A location on a web server, which is encoded already; None for any other. Raises StorageError."""
+    """Return a location on a web server, which is percent-encoded already; None for others. Raises StorageError."""
     if local_path(location) is not None or not location.startswith(("http://", "https://")):
         return None
     if "#" in location:
@@ -413,7 +413,7 @@ def _explained(location: str, error: Exception) -> StorageError:
     if code in _NO_BUCKET:
         return StorageError(f"{location}: the bucket does not exist ({code}); create it, or mend its name")
     if found := re.search(_BAD_NAMES, text):
-        return BadName(f"{location}: the storage cannot have this name ({found[0]}); rename it")
+        return BadName(f"{location}: the storage does not allow this name ({found[0]}); rename it")
     if isinstance(error, FileNotFoundError):
         return NotThere(f"{location}: does not exist")
     if isinstance(error, AlreadyExistsError | FileExistsError):
@@ -432,13 +432,13 @@ def _explained(location: str, error: Exception) -> StorageError:
 
 
 def _refused_by_system(location: str, error: Exception, text: str) -> str | None:
-    """Return the operating system's reason in words; None if it did not refuse."""
+    """Return the reason of an operating system's error in words; None for other errors."""
     path, in_rust = local_path(location), re.search(r"\(os error (\d+)\)", text)
     number = error.errno if isinstance(error, OSError) else int(in_rust[1]) if in_rust else None
     if path is None or number is None:
         return None
     if number == errno.ENOSPC:
         found = os.statvfs(next(folder for folder in (path, *path.parents) if folder.exists()))
-        if found.f_files and found.f_favail < 2:  # one may be free again: that of the file that could not be linked
+        if found.f_files and found.f_favail < 2:  # one may be free: that of the temporary file, which is deleted
             return _NO_INODES
     return _SYSTEM.get(number)

@@ -1,26 +1,26 @@
 """A store: a folder or an object-store prefix that holds one job's spec, plan, parts and commits.
 
-    job.json                          the resolved spec, the fingerprint, the job's id; only `machine` may change later
+    job.json                          the resolved spec, the fingerprint, the job's id; only `machine` can change later
     plan/shards/<digest>.parquet      the samples of each version of an input shard: planned, or indexed by a retry
     plan/rows/<job>/<digest>.parquet  the rows that an edit takes of each part, where the spec chooses or tables
-    plan/parts/<job>.parquet          the parts that were looked at for these rows
-    plan/units.parquet                the units of work; units+0001.parquet and so on are further ones
-    staging/<folder>/<file>           files of attempts; a commit moves them into their folder
+    plan/parts/<job>.parquet          the parts from which these rows were selected
+    plan/units.parquet                the units of work; units+0001.parquet and so on have further ones
+    staging/<folder>/<file>           files of attempts, until they are committed and moved to their folder
     parts/<attempt>.parquet           rows
     shards/<attempt>.tar              edited images
     pictures/<attempt>.parquet        the rows of the contact sheet
-    commits/<unit>.json               put if absent: which files are data, and the result of every sample
+    commits/<unit>.json               put if absent: the names of the unit's files, and the result of every sample
     retries/<unit>+<n>.json           put if absent: the results of rejected samples that were tried again
-    ledger/<block>.parquet            copies of the commits of BLOCK units in one file, once all are there
-    runs/<run>.jsonl, <run>.json      events of a run, and its present state
+    ledger/<block>.parquet            copies of the commits of BLOCK units in one file, once all of them exist
+    runs/<run>.jsonl, <run>.json      the events of a run, and its present state
 
 A row exists when a commit names its file. An attempt writes to staging/, commits, and then moves its files into their
-folder (`publish`), so `parts/*.parquet` never holds a row that no commit names. A run that dies between the commit and
-the move leaves the move to the next run. The ledger only repeats commits, which never change, so that a million of them
-can be read quickly.
+folder (`publish`), so `parts/*.parquet` never has a row that no commit names. If a run dies between the commit and the
+move, the next run moves the files. The ledger only repeats commits, which never change, so that a million of them can
+be read quickly.
 
-Commits carry the id of their job and the digest of its plan. A commit that is damaged, or that another job left, does
-not count: `commits` refuses it, and the next run discards it and does its unit again.
+A commit has the id of its job and the digest of the plan. A commit that is damaged, or of another job, does not count:
+`commits` refuses it, and the next run deletes it and does its unit again.
 """
 
 import io
@@ -61,8 +61,8 @@ from schemas.commit import Commit, File, merged
 
 READERS = 16  # commits are small: reading them is bound by latency
 BLOCK = 4096  # units whose commits share a file of the ledger
-FORMAT = 2  # of job.json: 1 had no id, and its attempts wrote their files directly into parts/
-ABANDONED = 24 * 3600.0  # seconds after which a staged file of a unit without a commit belongs to no live attempt
+FORMAT = 2  # of job.json. Format 1 had no id, and its attempts wrote their files directly to parts/
+ABANDONED = 24 * 3600.0  # seconds; the attempt of an older staged file of an uncommitted unit counts as dead
 STAGING = "staging"
 DATA = ("parts", "shards", "pictures")  # the folders whose files commits name
 FOLDERS = (*DATA, STAGING, "plan", "commits", "retries", "ledger", "runs")
@@ -73,7 +73,7 @@ LEDGER = re.compile(r"ledger/(\d{6})\.parquet")
 LEDGER_JOB = b"edict.job"
 JOB = {"kind", "spec", "fingerprint", "machine"}  # the least that job.json has
 PARTIAL = re.compile(r"\d{8}(?:\+\d{4})?(?:-\d+-[0-9a-f]+)?\.(?:parquet|tar|json)#\d+")
-PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # names that obstore does not escape: all but those of some exports
+PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # names that obstore does not escape: all except those of some exports
 CONFLICTS = (0.1, 0.3, 1.0, 3.0, 10.0)  # seconds to wait while another's put is under way
 
 
@@ -85,11 +85,14 @@ class StoreError(JobError):
 
 
 class JobReplaced(StoreError):
-    """The store at a location became another job's while this one ran."""
+    """The store was replaced by another job's while this job ran."""
 
 
 class CommitRefused(StoreError):
-    """A commit of `unit` at `path` that does not count: damaged, of another job, or out of order. It names `files`."""
+    """A commit of `unit` at `path` that does not count, because it is damaged, of another job, or out of order.
+
+    `files` are the files that it names.
+    """
 
     def __init__(self, location: str, path: str, unit: str, reason: str, files: Iterable[File] = ()) -> None:
         self.path, self.unit, self.reason, self.files = path, unit, reason, tuple(files)
@@ -102,13 +105,13 @@ class CommitRefused(StoreError):
         self._given = (location, path, unit, reason, self.files)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled by its arguments, since a worker may raise it."""
+        """Pickle it by its arguments, because a worker may raise it."""
         return type(self), self._given
 
 
 @dataclass(frozen=True)
 class JobKey:
-    """The identity of a job in its commits: its id and the digest of its plan. Jobs of format 1 have neither."""
+    """The fields by which a commit names its job: the job's id and the digest of its plan. Format 1 has neither."""
 
     id: str | None = None
     plan: str | None = None
@@ -117,7 +120,7 @@ class JobKey:
 class Store:
     """Reading and writing the files of one store. Cheap to make; a worker makes its own.
 
-    On a local disk a file is durable when `put`, `put_new` or `stage` return: it survives a power loss.
+    On a local disk a file survives a power loss once `put`, `put_new` or `stage` has returned.
 
     Raises StoreError for a local folder that does not exist, unless it is to be made (`create`). Every method raises
     StorageError where the location cannot be reached or does not allow it.
@@ -136,7 +139,7 @@ class Store:
         return File(path=path, sha256=sha256(data).hexdigest(), bytes=len(data))
 
     def stage(self, path: str, data: bytes) -> File:
-        """Write a file of an attempt to staging/. `publish` moves it to `path` once a commit names it."""
+        """Write a file of an attempt to staging/. Once a commit names it, `publish` moves it to `path`."""
         return self.put(f"{STAGING}/{path}", data).model_copy(update={"path": path})
 
     def put_new(self, path: str, data: bytes) -> bool:
@@ -170,16 +173,16 @@ class Store:
         return self._published_or_staged(path, self._read)
 
     def get_committed(self, path: str, digest: str | None) -> bytes:
-        """Return the bytes of a file that was committed with this sha256. Raises StoreError if it has another one."""
+        """Return the bytes of a file that was committed with this sha256. Raises StoreError if its sha256 differs."""
         data = self.get(path)
         if sha256(data).hexdigest() != digest:
             raise StoreError(
-                f"{self.location}: {path} is not what was committed (its sha256 differs): it was damaged or replaced"
+                f"{self.location}: {path} is not the committed file (its sha256 differs): it was damaged or replaced"
             )
         return data
 
     def open(self, path: str) -> Reader:
-        """A file to be read in ranges. Raises StoreError where it is absent."""
+        """Open a file to be read in ranges. Raises StoreError if it is absent."""
         base = self.location.rstrip("/")
         return self._published_or_staged(path, lambda path: Reader(f"{base}/{path}"))
 
@@ -187,7 +190,7 @@ class Store:
     def parquet(self, path: str) -> Iterator[pq.ParquetFile]:
         """Open a Parquet file to be read in ranges, without threads, because a Reader has one position.
 
-        Raises StoreError where it is absent, and from the whole block where it is damaged.
+        Raises StoreError if the file is absent, or if code in the `with` block finds that it is damaged.
         """
         reader = self.open(path)
         try:
@@ -196,7 +199,7 @@ class Store:
             raise StoreError(f"{self.location}: {path} is damaged ({error})") from error
 
     def _published_or_staged(self, path: str, read: Callable[[str], Read]) -> Read:
-        """Read a file; one that is committed may not be published yet, or be published at this moment."""
+        """Read a file from its folder or from staging/: it may not be published yet, or be published at this moment."""
         for candidate in (path, f"{STAGING}/{path}", path) if path.startswith(DATA) else (path,):
             try:
                 return read(candidate)
@@ -223,7 +226,7 @@ class Store:
     def data_files(self) -> Iterator[tuple[str, int, bool]]:
         """Yield the path of each file of data, its bytes, and whether it is still in staging/.
 
-        Those in staging/ come first: one that is published meanwhile is yielded twice, and none is missed.
+        Files in staging/ come first. So a file that is published meanwhile is yielded twice, and no file is missed.
         """
         for item in self._list(STAGING):
             yield item["path"].removeprefix(f"{STAGING}/"), item["size"], True
@@ -234,11 +237,11 @@ class Store:
     def _list(self, prefix: str, after: str | None = None) -> Iterator[Any]:
         with naming(self.location):
             for batch in obstore.list(self._objects, prefix, offset=after):
-                # consoles of object stores mark a folder by an empty object, whose name ends in a slash
+                # the consoles of object stores mark a folder with an empty object, whose name ends in a slash
                 yield from (item for item in batch if item["size"] or "." in item["path"].rpartition("/")[2])
 
     def delete(self, path: str) -> None:
-        """Delete a file; one that is gone already counts as deleted."""
+        """Delete a file. It is not an error if the file does not exist."""
         try:
             with naming(self.location):
                 obstore.delete(self._objects, path)
@@ -262,7 +265,7 @@ class Store:
         return read_table(self.get(path), f"{self.location}: {path}")
 
     def job(self) -> dict[str, Any]:
-        """job.json. Raises StoreError where this is no store, or one of a newer version."""
+        """Return job.json. Raises StoreError if this is not a store, or a store of a newer version."""
         try:
             job = self._json("job.json", self._read("job.json"))
         except NotThere as error:
@@ -295,12 +298,12 @@ class Store:
         return found
 
     def key(self) -> JobKey:
-        """The id of the store's job, and the digest of its plan as it stands."""
+        """The id of the store's job, and the digest of its present plan."""
         plans = self._plans()
         return JobKey(self._id(), plans[-1] if plans else None)
 
     def check_key(self, key: JobKey) -> None:
-        """Raise JobReplaced if the store is no longer that of the job with this key."""
+        """Raise JobReplaced if the store is now of another job than the one with this key."""
         found = self.job().get("id")
         if found != key.id:
             raise JobReplaced(
@@ -313,7 +316,7 @@ class Store:
         return self.job().get("id")
 
     def _plans(self) -> list[str]:
-        """The digest of the plan as first written, and after each extension. Raises StoreError if it is damaged."""
+        """Return the digests of the plan: as first written, and after each extension. Raises StoreError if damaged."""
         whole, found = sha256(), list[str]()
         numbers = sorted(int(match[1] or 0) for path in self.names("plan") if (match := PLAN.fullmatch(path)))
         if numbers != list(range(len(numbers))):
@@ -336,22 +339,22 @@ class Store:
                 self._checked(path, self._read(path), commit.unit, key, [])
                 return False
             except CommitRefused as refused:
-                self.check_key(key)  # this attempt itself may be of another job
+                self.check_key(key)  # it may be this attempt whose job was replaced
                 self.discard([refused])
             except NotThere:
-                continue  # discarded just now by another attempt
+                continue  # another attempt has just deleted it
         return True
 
     def check_follows(self, unit: str, retry: int, after: str) -> None:
-        """Raise StoreError where the commit before a retry is no longer that of the attempt `after`."""
+        """Raise StoreError if the commit before a retry is now of another attempt than `after`."""
         if (found := self.commit_at(unit, retry - 1).attempt) != after:
             raise StoreError(
                 f"{self.location}: unit {unit} was done again by attempt {found} while its rejects were retried; "
-                "edict retry tries what is rejected now"
+                "run edict retry again for its present rejects"
             )
 
     def commit_at(self, unit: str, retry: int = 0) -> Commit:
-        """The commit of a unit, or of a retry of it. Raises StoreError where it is not there, or does not count."""
+        """Return the commit of a unit, or of a retry of it. Raises StoreError if it is absent or does not count."""
         path = commit_path(unit, retry)
         return self._checked(path, self.get(path), unit, JobKey(self._id()), [])
 
@@ -361,7 +364,7 @@ class Store:
         return self.commit_at(unit, int(retry or 0))
 
     def publish(self, files: Iterable[File]) -> None:
-        """Move files that a commit names from staging/ to their folders. Any number of callers may do it at once.
+        """Move files that a commit names from staging/ to their folders. Several callers may do it at the same time.
 
         Raises StoreError if a file is in neither folder.
         """
@@ -382,7 +385,7 @@ class Store:
             self.delete(f"{STAGING}/{file.path}")
 
     def committed(self, refused: list[CommitRefused] | None = None) -> set[str]:
-        """The units that are done; `refused` is as in `commits`. The ledger was checked when it was written."""
+        """Return the units that are done. `refused` is as in `commits`. The ledger was checked when it was written."""
         key, plans = JobKey(self._id()), self._plans()
 
         def refused_retries(item: tuple[str, list[str]]) -> list[CommitRefused]:
@@ -390,7 +393,7 @@ class Store:
             found = list[CommitRefused]()
             if (data := self._listed(commit_path(unit))) is None:
                 return [CommitRefused(self.location, path, unit, "has no commit before it") for path in paths]
-            with suppress(CommitRefused):  # the first commit is refused as a loose one, below
+            with suppress(CommitRefused):  # a first commit that does not count is refused below, as a loose commit
                 first = self._checked(commit_path(unit), data, unit, key, plans)
                 self._with_retries(first, paths, key, plans, found)
             return found
@@ -403,16 +406,16 @@ class Store:
         return done | {commit.unit for commit in self._loose_commits(blocks, key, plans, refused)}
 
     def commits(self, refused: list[CommitRefused] | None = None) -> Iterator[Commit]:
-        """The results of every unit that is done, its retries counted in; units in order within a block.
+        """Yield the commit of every unit that is done, its retries merged; units are in order within a block.
 
-        Commits that do not count are appended to `refused`, if a list is given; otherwise they are raised.
+        Commits that do not count are appended to the list `refused`. Without a list, the first one is raised.
         """
         key, plans, retries = JobKey(self._id()), self._plans(), self._retries()
         for commit in self._first_commits(key, plans, refused):
             yield self._with_retries(commit, retries.get(commit.unit, ()), key, plans, refused)
 
     def _retries(self) -> dict[str, list[str]]:
-        """The commits of retries by unit, in order."""
+        """Return the paths of the commits of retries, by unit and in order."""
         found: dict[str, list[str]] = {}
         for path in sorted(self.names("retries")):
             found.setdefault(self._matched(path, RETRY)[1], []).append(path)
@@ -426,7 +429,7 @@ class Store:
         plans: list[str],
         refused: list[CommitRefused] | None,
     ) -> Commit:
-        """A unit's first commit with its retries merged. A retry that does not count takes all later ones with it."""
+        """Merge a unit's first commit with its retries. If a retry does not count, no later one counts."""
         for number, path in enumerate(paths):
             files: tuple[File, ...] = ()
             try:
@@ -473,7 +476,7 @@ class Store:
     def _loose_commits(
         self, blocks: list[int], key: JobKey, plans: list[str], refused: list[CommitRefused] | None
     ) -> Iterator[Commit]:
-        """The commits that are not in these blocks of the ledger."""
+        """Yield the commits that are not in these blocks of the ledger."""
         units = sorted(self._loose(blocks))
         with ThreadPoolExecutor(READERS) as pool:
             for first in range(0, len(units), BLOCK):  # read ahead no further: they are many
@@ -488,14 +491,14 @@ class Store:
                         _refuse(error, refused)
 
     def _listed(self, path: str) -> bytes | None:
-        """A file that was listed; None where it was deleted since."""
+        """Read a file that was listed. Return None if it was deleted since."""
         try:
             return self._read(path)
         except NotThere:
             return None
 
     def settled(self, key: JobKey | None = None) -> list[int]:
-        """The blocks that are in the ledger; with a key those whose file is whole and of the job with that key."""
+        """Return the blocks in the ledger; with a key, only those with an undamaged file of the job with this key."""
         blocks = sorted(int(self._matched(path, LEDGER)[1]) for path in self.names("ledger"))
         return [block for block in blocks if key is None or self._ledger(block, key) is not None]
 
@@ -525,7 +528,10 @@ class Store:
         return match
 
     def _checked(self, path: str, data: bytes | str, unit: str, key: JobKey, plans: list[str]) -> Commit:
-        """The commit in a file. Raises CommitRefused where it does not count; `plans`, where given, are checked too."""
+        """Return the commit in a file. Raises CommitRefused if it does not count.
+
+        Raises StoreError if it is of a newer version, or of none of the `plans`, if any are given.
+        """
         try:
             commit = Commit.model_validate_json(data)
         except ValidationError as error:
@@ -535,11 +541,11 @@ class Store:
                     "the version that wrote it"
                 ) from error
             (first, *_) = error.errors(include_url=False, include_input=False)
-            where = ".".join(map(str, first["loc"])) or "it"
-            reason = f"is damaged ({len(data)} bytes; {where}: {first['msg']})"
+            problem = ": ".join([*filter(None, [".".join(map(str, first["loc"]))]), first["msg"]])
+            reason = f"is damaged ({len(data)} bytes; {problem})"
             raise CommitRefused(self.location, path, unit, reason) from error
         if commit.unit != unit:
-            reason = f"is the commit of unit {commit.unit}, and not of {unit}"
+            reason = f"is the commit of unit {commit.unit}, not of unit {unit}"
             raise CommitRefused(self.location, path, unit, reason)
         if commit.job != key.id:
             raise CommitRefused(self.location, path, unit, "was left by another job", commit.files)
@@ -553,7 +559,7 @@ class Store:
         return commit
 
     def discard(self, refused: Iterable[CommitRefused]) -> None:
-        """Delete commits that do not count, so that their units can be done again, and the files that they name."""
+        """Delete commits that do not count, and the files that they name, so that their units can be done again."""
         for commit in refused:
             self.delete(commit.path)
             if number := COMMIT.fullmatch(commit.path):
@@ -564,7 +570,7 @@ class Store:
                     self.delete(file.path)
 
     def drop(self, unit: str) -> None:
-        """Delete the commits of a unit, so that the next run does it again; its files go with the next `sweep`."""
+        """Delete the commits of a unit, so that the next run does it again. The next `sweep` removes its files."""
         for path in self._retries().get(unit, [])[::-1]:
             self.delete(path)
         self.delete(_ledger_path(int(unit) // BLOCK))
@@ -573,12 +579,12 @@ class Store:
     def sweep(self, abandoned: float = ABANDONED) -> int:
         """Publish the files that commits name, remove those of other attempts, and return the number removed.
 
-        Only files with the name of an attempt of this job are removed. A staged file of a unit that is not done may be
-        about to be committed: it is kept until it is `abandoned` seconds old. So is a staged file of a job that was
-        here before. The files of a unit whose commit does not count stay until the unit is done again. In a job of
-        format 1, a unit that is not done may also have files in their folders.
+        Only files with the name of an attempt are removed: of this job, or in staging/ also of an earlier job at this
+        location. A staged file of an earlier job, or of a unit that is not done, is kept until it is `abandoned`
+        seconds old, because it may still be committed. The files of a unit whose commit does not count stay until the
+        unit is done again. In format 1, so do the files of units that are not done, which are not in staging/.
         """
-        # listed first, then compared with the commits: a file committed in between is then named
+        # Files are listed before the commits: if a file is committed in between, a commit names it.
         written = {item["path"].removeprefix(f"{STAGING}/"): item["last_modified"] for item in self._list(STAGING)}
         paths = [path for folder in DATA for path in self.names(folder)]
         named, done, job, refused = set[str](), set[str](), self._id(), list[CommitRefused]()
@@ -614,7 +620,7 @@ class Store:
 
 
 def check_outside_stores(location: str) -> None:
-    """Raise StoreError where a location lies in one of the folders of a store, whose files it would mix with."""
+    """Raise StoreError if a location is in one of the folders of a store, because files would mix there."""
     steps = str(local_path(location) or location.rstrip("/")).split("/")
     for number, step in enumerate(steps):
         if step not in FOLDERS or not (store := "/".join(steps[:number])) or store.endswith(":/"):
@@ -627,7 +633,7 @@ def check_outside_stores(location: str) -> None:
 
 
 def _remove_remnants(folder: Path, before: float) -> None:
-    """Remove the remnants of local writes that were cut off: files that `write_file` never renamed."""
+    """Remove the files of interrupted local writes, which `write_file` did not rename to their final names."""
     for name in (*(f"{STAGING}/{data}" for data in DATA), "commits", "retries"):
         for file in (folder / name).glob("*.*#*"):
             with suppress(FileNotFoundError):
@@ -657,11 +663,11 @@ def read_table(data: bytes, name: str) -> pa.Table:
 
 
 ATTEMPT = re.compile(r"(?:parts|shards|pictures)/\d{8}(?:\+\d{4})?-\d+-(?:([0-9a-f]{8})?[0-9a-f]{8})\.(?:parquet|tar)")
-"""The path of a file that an attempt wrote. Since format 2 it has the first 8 digits of the job's id."""
+"""Path of a file that an attempt wrote. Since format 2 it has the first 8 digits of the job's id."""
 
 
 def attempt_name(unit: str, retry: int, number: int, job: str | None, random: str) -> str:
-    """The name of an attempt, which its files have: unique even among drivers that do not know of each other."""
+    """Return the name of an attempt and its files. It is unique, also if several drivers run the same job."""
     return f"{attempted(unit, retry)}-{number}-{(job or '')[:8]}{random}"
 
 
@@ -685,7 +691,7 @@ def _units(block: int) -> list[str]:
 
 
 def _attempted(path: str) -> str:
-    """Return the unit, with its retry, of an attempt or a commit."""
+    """Return the unit and the retry, as in `attempted`, from the path of an attempt's file or of a commit."""
     return path.partition("/")[2].partition("-")[0].removesuffix(".json")
 
 
@@ -695,7 +701,7 @@ def unit_of(path: str) -> str:
 
 
 def units_path(extension: int) -> str:
-    """The path of the plan's units: the first ones, or those of its first, second ... extension."""
+    """Return the path of the plan's first units (`extension` 0), or of those of its extension 1, 2, ..."""
     return f"plan/units+{extension:04d}.parquet" if extension else "plan/units.parquet"
 
 

@@ -1,7 +1,7 @@
-"""Comparing an edit's plan with its latent store: rows that were added since, and planned rows that are gone.
+"""Compare an edit's plan with its latent store: find rows that were added since, and planned rows that are gone.
 
-Retries add parts. A unit that is made again after `edict verify --repair` has other part names, and may have other
-rows. So a part is known by its latent unit and its sha256, and a row within the unit by its index.
+Retries add parts. A unit that is made again after `edict verify --repair` has parts with other names, and may have
+other rows. So a part is identified by its latent unit and its sha256, and a row within the unit by its index.
 """
 
 from collections import defaultdict
@@ -23,14 +23,14 @@ from pipeline.plan import (
 from pipeline.store import Store, commit_path, read_table, unit_of
 
 Unplanned = list[tuple[Source, Sequence[int]]]
-"""Parts with rows that no plan has, each with the places of these rows in it."""
+"""Parts with rows that are not planned, each with the positions of these rows in the part."""
 
 
 def compare_latents(store: Store, job: dict[str, Any], latents: Store) -> tuple[Unplanned, list[str]]:
-    """Return the latent rows that the edit in `store` has not planned, and its open units whose rows are gone.
+    """Return the latent rows that the edit in `store` has not planned, and its unfinished units whose rows are gone.
 
-    `job` is its job.json. An edit that takes a sample or a limit keeps the rows that it chose: it has no unplanned
-    ones. Raises what `parts_of` raises.
+    `job` is its job.json. An edit with a sample or a limit keeps the rows that it chose, so it has no unplanned rows.
+    Raises the errors of `parts_of`.
     """
     parts, rows = parts_of(latents), planned_rows(job)
     there = {_content(path, version) for path, _, _, version in parts}
@@ -50,7 +50,7 @@ def compare_latents(store: Store, job: dict[str, Any], latents: Store) -> tuple[
     unplanned: Unplanned = []
     for part in parts:
         latent, _ = content = _content(part[0], part[3])
-        # An earlier version did not write which parts it looked at: only those of retries and repairs can be new.
+        # Earlier versions did not write the list of parts. There only parts of retries and repairs can be new.
         earlier = rows is not None and looked_at is None and latent not in gone and not is_added(part)
         if content in known or earlier or (rows is not None and is_left_out(store, rows, part)):
             continue
@@ -64,7 +64,7 @@ def compare_latents(store: Store, job: dict[str, Any], latents: Store) -> tuple[
 
 
 def lost_rows(location: str, units: Sequence[str]) -> str:
-    """Return the message for open units of an edit whose rows a latent store no longer has."""
+    """Return the error message for unfinished units of an edit whose rows the latent store no longer has."""
     return (
         f"{location}: the latent store was repaired since this edit was planned, and the rows of {len(units)} units "
         f"that are not done changed (the first is {units[0]}); give the edit another output"
@@ -72,7 +72,7 @@ def lost_rows(location: str, units: Sequence[str]) -> str:
 
 
 def runs(places: Sequence[int]) -> Iterator[range]:
-    """Cut ascending places into runs without gaps."""
+    """Cut ascending positions into ranges without gaps."""
     first = 0
     for i in range(1, len(places) + 1):
         if i == len(places) or places[i] != places[i - 1] + 1:
@@ -81,14 +81,14 @@ def runs(places: Sequence[int]) -> Iterator[range]:
 
 
 def _content(path: str, version: str | None) -> tuple[str, str | None]:
-    """Return the latent unit of a part and its sha256: they stay the same if the part is made again."""
+    """Return the latent unit of a part and its sha256. They do not change if the same rows are made again."""
     return unit_of(path), version
 
 
 def _edited(store: Store, unit: str) -> Iterator[int]:
-    """Yield the indexes of the rows that a unit of an edit made images of, or rejected.
+    """Yield the indexes of the rows that a unit of an edit edited or rejected.
 
-    A row of which each edit was filtered is not recorded; it is planned again, and filtered again.
+    A row for which all edits were filtered is not recorded; it is planned and filtered again.
     """
     for path, *_ in parts_of_unit(store, unit):
         yield from read_table(store.get(path), path)["source_index"].to_pylist()

@@ -82,7 +82,7 @@ class VerifyWorker:
 
 
 class EditVerifyWorker:
-    """A worker of the pool: reads the files of one unit of an edit after the other. It loads no model."""
+    """A worker of the pool that checks the files of an edit, one unit after the other. It loads no model."""
 
     def __init__(self, location: str) -> None:
         self.store = Store(location)
@@ -98,9 +98,9 @@ class EditVerifyWorker:
 
 
 def check_edited(store: Store, commit: Commit) -> None:
-    """Check the files of an edit's commit: digests, and that each row's image is in its tar.
+    """Check the files of an edit's commit: their digests, and that each row's image is in its tar.
 
-    Raises StoreError naming the first file that is absent or damaged.
+    Raises StoreError, which names the first file that is absent or damaged.
     """
     rows, members = list[dict[str, Any]](), set[tuple[str, str, str]]()
     for file in commit.files:
@@ -125,7 +125,7 @@ class Verified:
     """The rows that were verified, how many of them are exact, and everything that is wrong with the store.
 
     Of rows that were inverted elsewhere and are not exact here, EXAMPLES are named and the others counted. `damaged`
-    are the units whose files are missing or are not what was committed.
+    lists the units whose files are missing or differ from the committed ones.
     """
 
     kind: str
@@ -138,13 +138,13 @@ class Verified:
 def run_verify(
     location: str, *, rows: int | None, count: int, gpus: float | None = None, repair: bool = False
 ) -> Verified:
-    """Verify the rows of a store: all, or `rows` of them, spread evenly. The counts are checked over the whole store.
+    """Verify all rows of a store, or `rows` of them, spread evenly. The counts of the whole store are always checked.
 
-    Latent pairs are regenerated, on as many GPUs as the job had unless `gpus` says otherwise; of edits the digests of
-    index and images are checked. `repair` drops the commits of damaged units, so that the next run makes them again.
+    Latent pairs are regenerated, by default on as many GPUs as the job had. For an edit, the digests of the index and
+    the images are checked. `repair` drops the commits of damaged units, so that the next run makes them again.
 
-    Raises StoreError if it is not a store, or is another model's, or its sampler is not exact: a row has the digest of
-    its start and not the start, so the error of a regeneration is unknown.
+    Raises StoreError if there is no store, if it is another model's, or if its sampler is not exact: a row has only the
+    digest of its start, so the error of a regeneration is unknown.
     """
     store = Store(location)
     kind = store.job()["kind"]
@@ -206,12 +206,12 @@ def run_verify(
 
 
 def _edit_unit(commit: Commit) -> Unit:
-    """Return a unit of an edit's store to verify; `retry` is the number of retries that its commit has merged."""
+    """Return a unit of an edit's store to verify. Its `retry` is the number of retries merged in the commit."""
     return Unit(commit.unit, commit.source, 0, 0, commit.ok, 0, None, retry=commit.retry)
 
 
 def _spread(units: Sequence[Unit], rows: int | None, *, whole: bool) -> list[Unit]:
-    """Return the units, or `rows` of their rows, spread evenly. With `whole`, a unit with a taken row stays whole."""
+    """Return the units, or `rows` of their rows, spread evenly. With `whole`, units that have such a row stay whole."""
     units = [unit for unit in units if unit.count]
     if rows is None:
         return units
@@ -223,7 +223,7 @@ def _spread(units: Sequence[Unit], rows: int | None, *, whole: bool) -> list[Uni
 def _verify(
     units: Sequence[Unit], worker: type, task: VerifyTask | str, count: int, machine: Machine
 ) -> list[tuple[Unit, Regenerated | str]]:
-    """Return each unit with its result, or with the reason why there is none."""
+    """Return each unit with its result, or with the error that prevented it."""
     results = list[tuple[Unit, Regenerated | str]]()
     with connected(count, machine), Progress("verify", sum(unit.count for unit in units), "rows") as progress:
         pool = Pool(units, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus)

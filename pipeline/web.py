@@ -1,7 +1,7 @@
-"""Reading objects of web servers, over HTTP and HTTPS, in ranges. No redirect is followed.
+"""Read objects of web servers in ranges, over HTTP and HTTPS. No redirect is followed.
 
-A redirect would let the server that a job names choose any other address, also one that only this machine can reach.
-obstore follows redirects and has no option against it.
+With a redirect, the server that a job names could choose any other address, also one that only this machine can reach.
+obstore follows redirects, and has no option to disable that.
 """
 
 import re
@@ -13,18 +13,19 @@ from requests.adapters import HTTPAdapter
 
 WAITS = (0.2, 0.6, 1.8, 5.4, 16.2, 30.0)  # seconds before the next try, about a minute in all
 AGAIN = (429, 500, 502, 503, 504)
-TIMEOUT = (5.0, 60.0)  # seconds to connect, and without a byte
+TIMEOUT = (5.0, 60.0)  # seconds to connect, and seconds in which no byte arrives
 CONNECTIONS = 64  # kept open per server; a driver indexes 16 shards at a time
 
 
 class WebError(ValueError):
-    """A web server's answer that cannot be used."""
+    """A web server cannot be reached, or its answer cannot be used."""
 
 
 def fetch(url: str, start: int = 0, end: int = 0) -> tuple[bytes, int, str | None]:
-    """Return bytes [start, end) of an object, fewer at its end, its size in bytes and its ETag; no bytes if `end` is 0.
+    """Return the bytes [start, end) of an object (fewer at its end), its size in bytes, and its ETag.
 
-    The server and the line are tried again for about a minute.
+    If `end` is 0, no bytes are read. After an error of the server or of the connection the request is tried again, for
+    about a minute.
 
     Raises:
         FileNotFoundError: the server has no such object.
@@ -44,7 +45,7 @@ def fetch(url: str, start: int = 0, end: int = 0) -> tuple[bytes, int, str | Non
                     return _answer(response, start, end)
                 problem = f"the server answers {response.status_code} {response.reason}"
         except requests.RequestException as error:
-            problem = f"the server cannot be reached or breaks off ({type(error).__name__})"
+            problem = f"the server cannot be reached or closes the connection ({type(error).__name__})"
         if wait is not None:
             time.sleep(wait)
     raise WebError(f"{problem}; try again later")
@@ -65,12 +66,12 @@ def _answer(response: requests.Response, start: int, end: int) -> tuple[bytes, i
     if end and status == 200:
         raise WebError("the server sends whole files only, and files are read in ranges; download the file")
     if status == 416:
-        raise WebError(f"the range from byte {start} is beyond its end")
+        raise WebError(f"the range from byte {start} is beyond the end of the file")
     if status != 206:
         raise WebError(f"the server answers {status} {response.reason}")
     sent = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("Content-Range", ""))
     if sent is None or int(sent[1]) != start or int(sent[2]) != (last := min(end, int(sent[3])) - 1):
-        raise WebError("the server sends another range than the requested one; download the file")
+        raise WebError("the server does not send the requested range; download the file")
     data = bytearray()
     for chunk in response.iter_content(1 << 20):
         data += chunk

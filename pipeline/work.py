@@ -43,18 +43,15 @@ class Fault:
 
 
 class ModelFault(JobError):
-    """The model fails on a blank image and an empty caption, so it would fail on every sample; the message says where.
-
-    It fails in the same way on every worker.
-    """
+    """The model fails on a blank image and an empty caption, so it would fail on every sample and every worker."""
 
 
 @dataclass(frozen=True)
 class Done:
-    """The result of a unit: its images by result, and the seconds that the worker's model was at work.
+    """The result of a unit: its images by result, and the seconds that the worker's model computed.
 
-    `lost`: a retry of other rejects of the unit was committed first, so this one has to be tried again. `model_errors`
-    counts, by class, the rejects for which the model, or what ended the worker, is the reason.
+    `lost` is true if a retry of other rejects of the unit was committed first, so that this one has to be tried again.
+    `model_errors` counts the rejects that the model or the end of a worker caused, by class of error.
     """
 
     ok: int
@@ -84,9 +81,10 @@ class Ready:
 class Host:
     """The actor of a pool: it makes a worker, calls it, and reports its heartbeat while the worker is busy.
 
-    `load` and `call` run in one thread, the only one of the actor's default concurrency group. So what a worker's
-    constructor sets for its thread, as torch.set_num_threads does for OpenMP, holds for all that it computes. Actors
-    with concurrency groups run their own constructor in another thread, which is why the worker is not made there.
+    `load` and `call` run in one thread, the only one of the actor's default concurrency group. So settings that a
+    worker's constructor makes for its thread, as torch.set_num_threads does for OpenMP, apply to everything that it
+    computes. Ray runs the constructor of an actor with concurrency groups in another thread, so the worker is not made
+    in the constructor of Host.
     """
 
     def __init__(self, packed: bytes) -> None:
@@ -94,14 +92,14 @@ class Host:
 
     @staticmethod
     def pack(worker: type, task: Any) -> bytes:
-        """Return a worker's class and its task as an argument of the constructor.
+        """Pack a worker's class and its task into the argument of the constructor.
 
-        They are unpacked in `load`, because that imports the model's libraries, which takes long and may fail.
+        `load` unpacks them, because unpacking imports the model's libraries, which takes long and can fail.
         """
         return bytes(cloudpickle.dumps((worker, task)))
 
     def node(self) -> str:
-        """Return the node it runs on; answered once Ray has placed it."""
+        """Return the node on which the actor runs, once Ray has started it."""
         return _node()
 
     def load(self) -> None:

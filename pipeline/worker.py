@@ -34,12 +34,10 @@ from schemas.rejects import Reject
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 VERSIONS = {name: version(name) for name in ("edict-pipeline", "torch", "diffusers", "transformers")}
 
-MODEL_STAGES = ("invert", "edit")  # of rejects whose cause is the model, or the end of a worker ...
-OF_THE_ROW = (
-    "WordNotFound",
-    "MaskError",
-    "BadMemberName",
-)  # ... except for these, which are found before the model is called
+# Rejects of these stages are caused by the model or the end of a worker, except those of the classes OF_THE_ROW, which
+# are found before the model is called.
+MODEL_STAGES = ("invert", "edit")
+OF_THE_ROW = ("WordNotFound", "MaskError", "BadMemberName")
 
 Loaded = TypeVar("Loaded")
 
@@ -83,7 +81,7 @@ def _of_compiler(error: Exception) -> bool:
 
 
 def _of_device(error: Exception) -> bool:
-    """Return whether a GPU, or its memory, is at fault: another worker may have a better one."""
+    """Return True for an error of a GPU or its memory: the GPU of another worker may not have it."""
     named = any(library in str(error) for library in ("CUDA", "cuDNN", "CUBLAS"))
     return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and named)
 
@@ -113,7 +111,7 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
         device=machine.device,
         compile=weights.compile,
     )
-    if 0 < machine.gpus < 1:  # the others have the rest
+    if 0 < machine.gpus < 1:  # other workers use the rest of the GPU's memory
         torch.cuda.set_per_process_memory_fraction(machine.gpus)
     _beating(model.model)
     return model
@@ -122,7 +120,7 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
 def _beating(model: Model) -> None:
     """Make a loaded model beat at each network call, each image of its autoencoder and each batch of captions.
 
-    The network is wrapped and has no hook, because a compiled one would compile the hook too.
+    The network is wrapped instead of hooked, because a compiled network would compile the hook too.
     """
     predict = model.predict
 
@@ -144,17 +142,17 @@ def _beating(model: Model) -> None:
 def check_model(model: EDICT, fingerprint: Mapping[str, Any], batch_size: int) -> None:
     """Try each part of a job's model on a blank image and an empty caption, at the job's batch shape.
 
-    A fault of the model would otherwise become a reject of every sample. This also compiles a compiled network, which
-    takes minutes, before there is a unit to wait for it.
+    Otherwise a fault of the model would reject every sample. With `model.compile` this also compiles the network, which
+    takes minutes, before the first unit.
 
     Raises:
-        ModelFault: a part raises an error, or gives another shape than it should, or NaN or infinity.
+        ModelFault: a component raises an error, or its output has a wrong shape, NaN or infinity.
         TooLarge, NotCompiled: see `fitting`.
     """
     inner, side = model.model, model.size
     schedule = schedule_of(dict(fingerprint))
     unguided = schedule.outside(fingerprint.get("guidance_interval"))
-    # one timestep with guidance and one without, because the network has another shape at each
+    # one timestep with guidance and one without, because the batch of the network differs between them
     timesteps = {timestep in unguided: timestep for timestep in schedule.timesteps[: schedule.asking]}.values()
     with fitting(batch_size):
         with _trying(model, "the autoencoder"):
@@ -172,7 +170,7 @@ def check_model(model: EDICT, fingerprint: Mapping[str, Any], batch_size: int) -
 
 @contextmanager
 def _trying(model: EDICT, part: str) -> Iterator[None]:
-    """Raise ModelFault if a part of the model fails; errors of the machine, and those that `fitting` handles, pass."""
+    """Raise ModelFault if a component fails. Errors of the machine, and those that `fitting` handles, are unchanged."""
     try:
         yield
     except Exception as error:
@@ -186,11 +184,11 @@ def _trying(model: EDICT, part: str) -> Iterator[None]:
 
 
 def _sound(values: torch.Tensor, shape: tuple[int, ...]) -> None:
-    """Raise ValueError unless values have this shape and are finite."""
+    """Raise ValueError if values do not have this shape or are not finite."""
     if tuple(values.shape) != shape:
-        raise ValueError(f"it gives {[*values.shape]}, expected {[*shape]}")
+        raise ValueError(f"its output has the shape {[*values.shape]}, expected {[*shape]}")
     if not values.isfinite().all():
-        raise ValueError("it gives NaN or infinity; float16 overflows easily: use bfloat16 or float32")
+        raise ValueError("its output has NaN or infinity; float16 overflows easily: use bfloat16 or float32")
 
 
 def here(device: str) -> Place:
@@ -216,7 +214,7 @@ class Ahead(Generic[Loaded]):
 
 @dataclass
 class Attempt:
-    """One attempt at one unit of the job with this key: names its files, times it, and commits it."""
+    """One attempt at one unit of the job with this key: it names the files, measures the time, and commits."""
 
     store: Store
     unit: Unit
@@ -238,13 +236,13 @@ class Attempt:
         self._clock = now
 
     def write(self, path: str, data: bytes, rows: int = 0) -> None:
-        """Write a file of this attempt, which counts once it is committed."""
+        """Write a file of this attempt. It counts once the attempt is committed."""
         self.files.append(self.store.stage(path, data).model_copy(update={"rows": rows}))
 
     def commit(self, *, count: int, ok: int, filtered: int, rejects: Sequence[Reject], device: str) -> Done:
-        """Put the commit, unless another attempt was first; then publish the files of the one that stands.
+        """Put the commit, unless another attempt was first. Then publish the files of the commit that exists.
 
-        Raises JobReplaced where the store became another job's.
+        Raises JobReplaced if the store is now another job's.
         """
         self.spent("write")
         commit = Commit(

@@ -34,9 +34,9 @@ class Commit(Record):
     The commit of the first, second ... `retry` tells of those rejects of the commits before it whose error is among
     `errors`, and of nothing else.
 
-    `job` is the id in job.json and `plan` the digest of the plan, so that a commit never counts for another job. A
-    retry's `after` is the attempt whose commit it follows, so that it never counts after another one. Stores of format
-    1 have none of them.
+    `job` is the id in job.json, and `plan` the digest of the plan, so that a commit never counts for another job. The
+    `after` of a retry is the attempt whose commit it follows, so that it never counts after another commit. Stores of
+    format 1 do not have these fields.
     """
 
     job: str | None = None
@@ -61,21 +61,21 @@ class Commit(Record):
 
     @property
     def number(self) -> int:
-        """The number of the attempt that succeeded, from 1; 1 if its name does not have it."""
+        """The number of the attempt that succeeded, from 1; it is 1 if the attempt's name has no number."""
         found = re.match(r"[^-]+-([0-9]+)", self.attempt)
         return int(found[1]) if found else 1
 
     @property
     def last(self) -> str:
-        """The attempt of the last commit that is merged in this one."""
+        """The attempt of the last commit that was merged into this one."""
         return self.after if self.retry and self.after else self.attempt
 
 
 def merged(first: Commit, retry: Commit) -> Commit:
     """A unit after a retry: its first commit with the rejects that were tried again replaced by what became of them.
 
-    Of the result, `after` is the retry's attempt. Raises ValueError where it is not the next retry, follows another
-    attempt, or its input is not just those rejects.
+    `after` of the result is the attempt of the retry. Raises ValueError if the commit is not the next retry, follows
+    another attempt, or has other inputs than those rejects.
     """
     if retry.after is not None and retry.after != first.last:
         raise ValueError(f"the retry of unit {retry.unit} follows attempt {retry.after} and not {first.last}")

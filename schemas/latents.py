@@ -20,8 +20,8 @@ def latents_schema(
     the row.
 
     `slot` is the row's position in the batch in which it was inverted, from 0 to `batch_size` - 1 (in `edict.noise`).
-    The row regenerates exactly in this slot. Parts of earlier versions do not have the column: there a row's slot is
-    its position in the part modulo the batch size.
+    The row regenerates exactly in this slot. Parts of earlier versions do not have this column. Their rows have the
+    slot that is their position in the part modulo the batch size.
     """
     state = pa.list_(pa.list_(pa.list_(pa.int32(), width), height), channels)
     return pa.schema(

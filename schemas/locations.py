@@ -10,7 +10,7 @@ _SECRET = re.compile("sig|token|secret|password|key|credential", re.IGNORECASE)
 def without_secrets(text: str) -> str:
     """Return a text without the users, passwords and queries of its URLs, and without the values of signed queries.
 
-    A signed URL has its signature in the query. Takes time linear in the length of the text.
+    A signed URL has its signature in the query. The time is linear in the length of the text.
     """
     if "://" in text:
         before, *after = text.split("://")
@@ -20,7 +20,7 @@ def without_secrets(text: str) -> str:
 
 
 def _without_secrets(scheme: str, text: str) -> str:
-    """Return a text without secrets; it begins with the rest of a URL, after its scheme and ://."""
+    """Return a text without secrets. The text begins with the part of a URL after its scheme and ://."""
     scheme = scheme.lower()
     if scheme == "file":
         return text
@@ -31,11 +31,11 @@ def _without_secrets(scheme: str, text: str) -> str:
     if re.match("." if web else r"[\w.~%-]+=", query):  # a key in a bucket may have a question mark
         rest = f"{place}?..."
     authority = re.split("[/?]", rest, maxsplit=1)[0]
-    host = authority.rstrip(":,;.)\"'")  # in a text, punctuation follows
+    host = authority.rstrip(":,;.)\"'")  # in a text, punctuation can follow the URL
     container = scheme in ("abfs", "abfss") and re.fullmatch("[^@:]+@[^@:]+", host)  # container@account: no user
     if "@" in authority and not container:
         rest = "...@" + rest[authority.rindex("@") + 1 :]
     elif ":" in host and not (web and re.search(r":\d+$", host)):
-        # no port: a password that has a slash in it
+        # not a port, so it is the beginning of a password with a slash
         rest = "...@" + rest.rpartition("@")[2] if "@" in rest else "..."
     return rest + text[end:]

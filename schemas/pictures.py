@@ -33,6 +33,6 @@ PICTURES = pa.schema(
 
 `source` is null where its shard is no longer what was inverted. `exact` says that the row's pair, regenerated under
 its own caption, came to the very integers it was inverted from. The figures of an edit are those of schemas.edits;
-stores written before they were kept lack them. `edits_left_out` counts the edits of the row that are not in `edits`, to
-bound the file; earlier versions, which lack it, left none out.
+stores written before they were kept lack them. `edits_left_out` counts the edits of the row that are not in `edits`,
+because the size of the file is limited. Files of earlier versions do not have this field, and have all edits.
 """

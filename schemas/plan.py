@@ -17,11 +17,11 @@ ENTRIES = pa.schema(
 """The samples of one version of an input shard: their bytes [offset, end), and the error of those that cannot be read.
 
 `gaps` are the bytes of a sample that are not read, because they belong to unused members. `digest` is the beginning of
-a sha256 over the content of the used ones; it is null for shards in object stores, whose ETags follow the content.
+a sha256 over the content of the used members. It is null for objects, whose ETags depend on the content.
 """
 
 ADDED = frozenset({"gaps", "digest"})
-"""Columns that plans of earlier versions lack: null there."""
+"""Columns that plans of earlier versions do not have; they are read as null."""
 
 UNITS = pa.schema(
     [
@@ -50,7 +50,7 @@ ROWS = pa.schema(
 """The rows of one part that an edit job takes, by their place in it, with the prompts and the masks that tables give
 them by edit. A mask is PIE-Bench's: of 512x512 pixels, row after row, runs of (the first inside, how many).
 
-`mask_files` has the sha256 of each mask file that the row's edits take, by edit; null where there was no such file.
+`mask_files` has the sha256 of each mask file of the row's edits, by edit; it is null if the file did not exist.
 
 A unit is then a slice of these, and not of the part.
 """
@@ -64,4 +64,4 @@ PARTS = pa.schema(
         pa.field("version", pa.string(), nullable=False),
     ]
 )
-"""The parts of the latent store when the rows of an edit job were planned, with their sha256."""
+"""The parts of the latent store from which the rows of an edit job were planned, with their sha256."""

@@ -258,8 +258,8 @@ class RejectsSpec(Spec):
 
     max_share: Share | None = Field(
         None,
-        description="The largest share of the images that may be rejected: above it, the exit status is 1. Images that "
-        "an edit leaves out are not counted. null: no limit.",
+        description="The largest share of images that may be rejected. Above it the exit status is 1. Filtered images "
+        "do not count. null: no limit.",
     )
 
 
@@ -279,7 +279,7 @@ class InvertSpec(Spec):
     sampler: SamplerSpec = Field(default_factory=SamplerSpec, description="The sampler.")
     image: ImageSpec = Field(default_factory=ImageSpec, description="The preprocessing of images.")
     workers: WorkerSpec = Field(default_factory=WorkerSpec, description="The workers.")
-    rejects: RejectsSpec = Field(default_factory=RejectsSpec, description="When rejects make the job a failure.")
+    rejects: RejectsSpec = Field(default_factory=RejectsSpec, description="The limit on rejects.")
 
     @field_validator("output")
     @classmethod
@@ -352,7 +352,7 @@ class ControlSpec(Spec):
 
     @property
     def mask_file(self) -> str | None:
-        """The template of the mask files' locations; None where masks are not given by files."""
+        """The template of the mask files' locations; None if masks are not given by files."""
         return self.mask.file if self.mask else None
 
 
@@ -515,7 +515,7 @@ class EditSpec(Spec):
     edits: list[Edit] = Field(min_length=1, description="The edits; every row gets each one that changes its caption.")
     images: EditImages = Field(default_factory=EditImages, description="The format of the edited images.")
     workers: EditWorkers = Field(default_factory=EditWorkers, description="The workers.")
-    rejects: RejectsSpec = Field(default_factory=RejectsSpec, description="When rejects make the job a failure.")
+    rejects: RejectsSpec = Field(default_factory=RejectsSpec, description="The limit on rejects.")
     contact_sheet: int = Field(
         8,
         ge=0,
@@ -525,13 +525,13 @@ class EditSpec(Spec):
 
     @property
     def planned_rows(self) -> bool:
-        """True if the plan lists rows: the edited ones, their entries in tables, or the digests of their mask files."""
+        """True if the plan lists rows, because some are selected, have entries in tables, or have mask files."""
         chosen = (self.where, self.keys, self.sample, self.limit) != (None,) * 4
         return chosen or any(edit.listed or (edit.control and edit.control.mask_file) for edit in self.edits)
 
     @property
     def files(self) -> list[str]:
-        """The locations of all files that it reads besides the latent store."""
+        """The locations of all files that the job reads, except for the latent store."""
         masks = [edit.control.mask.file for edit in self.edits if edit.control and edit.control.mask]
         given = [self.keys if isinstance(self.keys, str) else None, *(edit.listed for edit in self.edits), *masks]
         return [location for location in given if location is not None]

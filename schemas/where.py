@@ -41,14 +41,14 @@ _SANDBOX: dict[str, str | bool | int | float | list[str]] = {
     "threads": 1,
 }
 SECONDS = 30.0
-"""The time limit of an expression on the rows of one part, and of its check. A part has a few thousand rows."""
+"""Time limit of an expression on the rows of one part, and of its check. A part has a few thousand rows."""
 
 _CLASSES = re.compile(
     "BETWEEN|CASE|CAST|COLLATE|COLUMN_REF|COMPARISON|CONJUNCTION|CONSTANT|FUNCTION|LAMBDA|OPERATOR|TYPE"
 )
 _OPERATOR = re.compile(r"\W+")
-# Every function that is allowed, so that a function which DuckDB adds is an error until somebody has looked at it.
-# DuckDB's own "consistent" cannot be relied on: age(x), localtime and AT TIME ZONE depend on today and have that mark.
+# The allowed functions. A function that a new version of DuckDB adds is an error until it has been reviewed. DuckDB's
+# own mark "consistent" is not reliable: age(x), localtime and AT TIME ZONE have it, and depend on the present time.
 _FUNCTIONS = frozenset(
     """
     abs acos acosh add aggregate apply array_aggr array_aggregate array_append array_apply array_cat array_concat
@@ -151,8 +151,8 @@ def columns_of(expression: str) -> list[str]:
 def places(connection: "DuckDBPyConnection", expression: str, table: pa.Table) -> list[int]:
     """Return the positions of the rows of `table` for which the expression is true; the table has its columns.
 
-    Raises duckdb.Error when the expression fails on a row, such as for a text that is not a number, or takes longer
-    than SECONDS.
+    Raises duckdb.Error if the expression fails on a row, for example on a text that is not a number, or if it takes
+    longer than SECONDS.
     """
     import duckdb
 
@@ -162,7 +162,7 @@ def places(connection: "DuckDBPyConnection", expression: str, table: pa.Table) -
 
 
 def said(error: Exception) -> str:
-    """Return the reason of a duckdb.Error, in one line."""
+    """Return the reason of a duckdb.Error in one line."""
     import duckdb
 
     if isinstance(error, duckdb.InterruptException):
@@ -172,9 +172,9 @@ def said(error: Exception) -> str:
 
 @contextmanager
 def _limited(connection: "DuckDBPyConnection") -> Iterator[None]:
-    """Interrupt each query that takes longer than SECONDS: duckdb.InterruptException is raised in it.
+    """Interrupt each query that takes longer than SECONDS, which then raises duckdb.InterruptException.
 
-    DuckDB notices between two calls of a function, not within one.
+    DuckDB checks for an interruption between two calls of a function, not within a call.
     """
     ended = threading.Event()
 
@@ -224,7 +224,7 @@ def _beyond_the_row(connection: "DuckDBPyConnection", expression: str) -> str | 
 
 
 def _name(node: dict[str, Any]) -> str:
-    """The column or the function that an expression of the syntax tree names; empty if it names none."""
+    """Return the column or function that a node of the syntax tree names; empty if it names none."""
     return str(node["column_names"][0] if node["class"] == "COLUMN_REF" else node.get("function_name", "")).lower()
 
 

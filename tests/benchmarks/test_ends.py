@@ -1,4 +1,4 @@
-"""The ends of a command: the page has them all, and one is made for real."""
+"""The page has all ends of a command, and one end is made."""
 
 import re
 from pathlib import Path

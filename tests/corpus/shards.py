@@ -161,7 +161,7 @@ UNUSABLE: list[Unusable] = [
 
 
 def repacked(path: Path) -> None:
-    """The same samples, whose headers have another time."""
+    """Pack the same samples again, with another time in their headers."""
     path.write_bytes(b"".join(member for key in "abc" for member in sample(key, mtime=1_700_000_000)) + END)
 
 
@@ -169,21 +169,23 @@ CHANGED: list[Unusable] = [
     Case("touched", "another time since the plan (touch)", lambda path: os.utime(path, (0, 0)), (ROW, ROW, ROW)),
     Case("copied", "the same bytes in another file since the plan (cp)", written(WHOLE), (ROW, ROW, ROW)),
     Case("repacked", "packed again since the plan, with other times in its headers", repacked, (ROW, ROW, ROW)),
-    Case("grown", "more bytes behind what was planned", written(WHOLE + C + END), (ROW, ROW, ROW)),
+    Case("grown", "more samples after the planned ones", written(WHOLE + C + END), (ROW, ROW, ROW)),
     Case(
         "replaced",
         "other bytes of the same size since the plan",
         written(flipped(WHOLE, 600)),
         ("error ShardChanged",),
-        "when it was planned",
+        "since the shard was planned",
     ),
     Case(
         "shifted",
-        "a sample before what was planned",
+        "a new sample before the planned ones",
         written(C + WHOLE),
         ("error ShardChanged",),
-        "when it was planned",
+        "since the shard was planned",
     ),
-    Case("cut-later", "cut since the plan", written(WHOLE[:1000]), ("error ShardChanged",), "when it was planned"),
+    Case(
+        "cut-later", "cut since the plan", written(WHOLE[:1000]), ("error ShardChanged",), "since the shard was planned"
+    ),
     Case("deleted", "gone since the plan", lambda path: path.unlink(), ("error NotThere",), "does not exist"),
 ]

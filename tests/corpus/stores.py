@@ -19,7 +19,7 @@ Part = Case[Callable[[Path, Path], object]]  # of a part, and the commit that na
 Record = Case[Callable[[Path], object]]  # of a store
 
 PROBLEM, NO_STORE = ("problem",), ("error StoreError",)
-CHANGED = "is not what was committed (its sha256 differs)"
+CHANGED = "is not the committed file (its sha256 differs)"
 
 
 def flip(place: Callable[[bytes], int]) -> Callable[[Path, Path], object]:
@@ -91,7 +91,7 @@ RECORDS: list[Record] = [
         "a commit in the place of another",
         lambda store: shutil.copy(store / FIRST, store / "commits/00000001.json"),
         PROBLEM,
-        "is the commit of unit 00000000, and not of 00000001",
+        "is the commit of unit 00000000, not of unit 00000001",
     ),
     Case("commit-cut", "a commit cut in half", lambda store: half(store / FIRST), PROBLEM, f"{FIRST} is damaged"),
     Case(

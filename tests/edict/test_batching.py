@@ -1,4 +1,4 @@
-"""Samples in batches: each in its slot, as few batches as possible, and in natural order where no slot is required."""
+"""Samples in batches: each in its slot, in as few batches as possible, and in order if no slot is required."""
 
 from collections import Counter
 

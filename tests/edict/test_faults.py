@@ -1,4 +1,4 @@
-"""NaN, infinity and huge values, wherever they come from: a fault of their own sample, and of no other."""
+"""NaN, infinity and huge values are a fault of their own sample only, wherever they come from."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from pipeline.parts import STORED, storable
 from tests.edict.checkpoints import Folder
 
 TEXTS = ["a red heart", "dog face", "a cat"]
-LEAST = torch.iinfo(torch.int64).min  # the integer of NaN, infinity and 1e30
+LEAST = torch.iinfo(torch.int64).min  # NaN, infinity and 1e30 become this integer
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def small(folder: Folder) -> EDICT:
 
 @contextmanager
 def giving(network: nn.Module, value: float, call: int) -> Iterator[None]:
-    """Let the module give a tensor of `value` at its `call`-th call."""
+    """Make the module return a tensor of `value` at its `call`-th call."""
     calls = iter(range(1000))
 
     def spoil(_: object, __: object, output: Any) -> Any:
@@ -58,7 +58,7 @@ def test_a_latent_beyond_the_lattice_has_no_integer(value: float) -> None:
 
 
 def test_the_smallest_integer_is_large(small: EDICT, images: list[Image.Image]) -> None:
-    """Its abs is negative."""
+    """The abs of the smallest integer is negative."""
     assert largest(torch.tensor([[LEAST, 3], [-4, 3]])).tolist() == [torch.iinfo(torch.int64).max, 4]
     start = small.encode(images[:2])
     wild = replace(start, x=start.x.clone(), y=start.y.clone())
@@ -126,6 +126,6 @@ def test_a_text_encoder_that_gives_nan_is_a_fault_of_its_caption(
 
 
 def _own_token(tokenizer: Any, i: int) -> int:
-    """A token that only text `i` has; the empty text does not have it either."""
+    """Return a token that only text `i` has, and the empty text does not have."""
     tokens = [set(tokenizer(text).input_ids) for text in ["", *TEXTS]]
     return min(tokens[i + 1] - set.union(*tokens[: i + 1], *tokens[i + 2 :]))

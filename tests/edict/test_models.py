@@ -14,7 +14,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
-from benchmarks.places import compare
+from benchmarks.slots import compare
 from edict import EDICT, Control, ModelError, Pair, ddim
 from edict.checkpoint import DEFAULT, LoRA, locate_lora, read_index, weights_digest
 from edict.models import MODELS, describe
@@ -416,9 +416,9 @@ def test_an_interval_needs_classifier_free_guidance(folder: Folder, images: list
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_prediction_does_not_depend_on_the_other_samples(folder: Folder, kind: str) -> None:
-    """It depends only on the slot: `python -m benchmarks.places` has every batch size."""
-    _, places_with_influence = compare(EDICT.from_pretrained(folder(kind)), 3, 1.0)
-    assert places_with_influence == 0
+    """It depends only on the slot: `python -m benchmarks.slots` has every batch size."""
+    _, slots_with_influence = compare(EDICT.from_pretrained(folder(kind)), 3, 1.0)
+    assert slots_with_influence == 0
 
 
 def test_every_kind_is_tested(folder: Folder) -> None:

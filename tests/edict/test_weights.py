@@ -1,4 +1,4 @@
-"""The digest of a model: other weights have another digest, in every file that weights are read from."""
+"""The digest of a model changes with the weights, in every file from which weights are read."""
 
 import json
 import shutil
@@ -145,7 +145,7 @@ def test_other_weights_have_another_digest(
 
 
 def earlier(folder: Path, *patterns: str) -> str:
-    """The digest as earlier versions made it of files with these names."""
+    """Return the digest that earlier versions computed from files with these names."""
     configurations = ("scheduler/*.json", "tokenizer/*", "*/config.json")
     digest = sha256()
     for file in sorted({file for pattern in (*configurations, *patterns) for file in folder.glob(pattern)}):
@@ -193,7 +193,7 @@ def test_a_damaged_index_is_named(folder: Folder, tmp_path: Path, content: str) 
 def test_an_adapter_counts_where_transformers_would_load_it(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It does so if the package peft is installed, and passes over the adapter if it is not."""
+    """transformers loads the adapter if the package peft is installed, and ignores it otherwise."""
     copy = Path(shutil.copytree(folder("sd1"), tmp_path / "copy"))
     plain = weights_digest(copy)
     for name in ("adapter_config.json", "adapter_model.safetensors"):
@@ -227,7 +227,7 @@ def test_the_file_of_a_lora_decides_it(folder: Folder, tmp_path: Path) -> None:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The answers of a hub to huggingface_hub for one repository: the files of a commit, and each of them."""
+    """A hub with one repository: it sends huggingface_hub the list of files of a commit, and each file."""
 
     def __init__(self, root: Path, *given: object) -> None:
         self.root = root
@@ -265,7 +265,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """The files of a repository, someone/small, on a hub of this computer."""
+    """The files of the repository someone/small, on a hub on this machine."""
     root = tmp_path / "repository"
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, root))
     threading.Thread(target=server.serve_forever, daemon=True).start()

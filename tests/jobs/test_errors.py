@@ -1,4 +1,4 @@
-"""The ends of a command: its status, its last line, and no traceback."""
+"""A command ends with an exit status and a last line, without a traceback."""
 
 import signal
 import subprocess
@@ -32,7 +32,7 @@ typer.run(command)
 
 
 def ended_by(*signals: signal.Signals) -> tuple[int, str]:
-    """Return the exit status and stderr of a process that receives signals, each after the effect of the last began."""
+    """Return the exit status and stderr of a process that receives signals, each after the effect of the last."""
     with subprocess.Popen(
         [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -202,7 +202,7 @@ def bomb(**columns: Any) -> bytes:
 
 
 def test_a_small_file_that_is_large_in_memory_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The memory is bounded before it is taken. The first file stands for 6 GB of text by its dictionary."""
+    """The size is checked before memory is allocated. The first file has 6 GB of text, by its dictionary."""
     numbers = pa.array(range(600_000)).cast(pa.string())
     prompts = pa.DictionaryArray.from_arrays(pa.array([0] * 600_000), ["x" * 10_000]).cast(
         pa.dictionary(pa.int32(), pa.string())

@@ -229,7 +229,7 @@ def test_what_is_not_what_was_committed_is_refused(copy: Path, tmp_path: Path) -
         export_edits(str(copy / "edits"), str(tmp_path / "b"), format="instructpix2pix")
     part = copy / "edits" / "parts" / f"{tar.stem}.parquet"
     part.write_bytes(part.read_bytes()[:-1] + b"x")
-    with pytest.raises(StoreError, match=r"is not what was committed"):
+    with pytest.raises(StoreError, match=r"is not the committed file"):
         export_edits(str(copy / "edits"), str(tmp_path / "c"), format="instructpix2pix")
 
 

@@ -1,4 +1,4 @@
-"""Edits of real, small latent stores by a worker in this process: their plans, their masks and their keys."""
+"""Edits of small, real latent stores by a worker in this process: plans, masks and keys."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ DIED = {1: Fault("WorkerDied", "by a test")}
 
 @pytest.fixture(scope="module", autouse=True)
 def one_model() -> Any:
-    """All workers of this process share one model, which takes a second to load."""
+    """Let all workers of this process share one model, because loading takes a second."""
     loaded: dict[Any, Any] = {}
 
     def load(*task: Any) -> Any:
@@ -61,7 +61,7 @@ def one_model() -> Any:
 
 
 def invert(shard: Path, latents: Path, poison: dict[int, Fault]) -> tuple[Store, Sequence[Unit], InvertWorker]:
-    """Invert a shard of 8 samples, without those of the first unit that are `poison`."""
+    """Invert a shard of 8 samples, and reject those of the first unit that are in `poison`."""
     fields: dict[str, Any] = {"kind": "invert", "input": str(shard), "output": str(latents)}
     fields |= {"sampler": {"steps": 1, "guidance_scale": 1.0}, "workers": {"batch_size": 2}}
     spec, store = InvertSpec.model_validate(fields), Store(str(latents), create=True)
@@ -102,7 +102,7 @@ def spec_of(latents: Path, output: Path, edits: list[dict[str, Any]] = SNOW, **m
 
 
 def edit(spec: EditSpec, *, only: int | None = None, retry: Sequence[str] = ()) -> list[Done]:
-    """Do the missing units of an edit in this process, as a run does; or only the first `only` units."""
+    """Process the missing units of an edit in this process, or only the first `only` of them."""
     store, units, task = run.open_edit(spec, resolve(spec.edits))
     worker = EditWorker(task)
     return [worker.process(unit, 1, None, {}) for unit in run._pending(store, units, retry)[:only]]
@@ -289,7 +289,7 @@ def test_masks_that_cannot_be_reached_are_not_rejects(s3: str, tmp_path: Path) -
 
 
 def renamed(latents: Path, folder: Path, keys: dict[str, str]) -> Path:
-    """A copy of a latent store in which samples have other keys, as no reader of shards would give them."""
+    """Copy a latent store, with keys that no reader of shards would give to samples."""
     shutil.copytree(latents, folder)
     store = Store(str(folder))
     for commit in list(store.commits()):
@@ -415,7 +415,7 @@ def test_an_extension_that_was_not_finished_is_made_anew_and_the_first_of_two_st
     retry()
     store, *_ = run.open_edit(spec, resolve(spec.edits))
     first = store.get("plan/units+0001.parquet")
-    # as a driver leaves it that ends between the planned rows and the units
+    # the state after a driver ended between writing the planned rows and the units
     store.delete("plan/units+0001.parquet")
     assert compare_latents(store, store.job(), Store(str(latents)))[0] != []
     run.open_edit(spec, resolve(spec.edits))
@@ -442,7 +442,7 @@ def test_a_latent_store_that_is_gone_is_a_note(growing: tuple[Path, Callable[[],
 
 @pytest.fixture
 def repairable(inverted: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Callable[..., None]]:
-    """A latent store of 7 rows, and what makes its first unit again, with a retry of the sample it lacks, k1."""
+    """A latent store of 7 rows, and a function that makes its first unit again and can retry the missing sample, k1."""
     store, units, worker = invert(inverted[0], tmp_path / "latents", DIED)
 
     def retry() -> None:

@@ -248,7 +248,7 @@ def test_a_flipped_byte_in_a_part_is_refused(latents: Path, tmp_path: Path) -> N
     data = bytearray(part.read_bytes())
     data[len(data) // 2] ^= 1
     part.write_bytes(data)
-    with pytest.raises(StoreError, match=r"00000002-1.parquet is not what was committed"):
+    with pytest.raises(StoreError, match=r"00000002-1.parquet is not the committed file"):
         export(str(latents), str(tmp_path / "out"), format="npy", dtype="float32")
     assert not (tmp_path / "out" / "00000001.npy").exists()
 

@@ -1,4 +1,4 @@
-"""The heartbeat of a worker: the events that count as progress, also in a real worker."""
+"""The heartbeat of a worker: which events count as progress, also in a real worker."""
 
 import threading
 import time
@@ -17,7 +17,7 @@ from schemas.specs import InvertSpec
 
 
 def elsewhere(call: Callable[[], None]) -> None:
-    """Call it in another thread."""
+    """Call a function in another thread."""
     thread = threading.Thread(target=call)
     thread.start()
     thread.join()

@@ -1,4 +1,4 @@
-"""The store under random interleavings, a few of them; many more: python -m benchmarks.interleavings."""
+"""The store under a few random interleavings; `python -m benchmarks.interleavings` does many more."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The Ray that a run starts for itself on this machine."""
+"""The Ray cluster that a run starts on its own machine."""
 
 import os
 import subprocess
@@ -42,9 +42,9 @@ def test_a_temporary_folder_that_ray_cannot_use_is_one_line(tmp_path: Path) -> N
     long = tmp_path / ("long" * 25)
     long.mkdir()
     ended = run(TMPDIR=str(long))
-    said = f"Ray cannot start on this machine, with its files in {long}: its path is too long for a socket; "
-    assert ended.stderr == f"{said}set RAY_TMPDIR to a short path of a folder that can be written\n"
+    said = f"Ray cannot start on this machine: the path of its folder {long} is too long for a socket; "
+    assert ended.stderr == f"{said}set RAY_TMPDIR to the short path of a writable folder\n"
     assert ended.returncode == 1
     ended = run(RAY_TMPDIR="/proc/absent")
-    assert ended.stderr.startswith("Ray cannot start on this machine, with its files in /proc/absent: ")
+    assert ended.stderr.startswith("Ray cannot start on this machine: with its files in /proc/absent, ")
     assert len(ended.stderr.splitlines()) == 1

@@ -131,7 +131,7 @@ def found(store: Store, units: list[Unit]) -> list[tuple[int, str, str]]:
 
 @pytest.fixture(params=["disk", "s3"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], str]:
-    """Put a shard to where it is read from: this disk, or S3."""
+    """Put a shard where it is read from: on this disk, or on S3."""
     if request.param == "disk":
         return lambda path: str(shutil.copy(path, tmp_path / "input.tar"))
     shards = Store(request.getfixturevalue("s3"), create=True)
@@ -162,7 +162,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], st
             [(0, "a", ""), (1, "b", ""), (2, "a", "MissingSample")],
             0,
         ),
-        # mended in part
+        # repaired in part
         (
             [("a.png", b"png of a"), ("b.png", b"png of b")],
             [*whole("b"), ("a.png", b"png of a")],

@@ -152,14 +152,14 @@ def test_a_sample_that_ends_its_reader_takes_no_other_unit_with_it(tmp_path: Pat
 
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Limits of seconds."""
+    """Set the limits to seconds."""
     for name, seconds in (("POLL", 0.2), ("AT_LEAST", 1.5), ("STORAGE_AT_LEAST", 1.5), ("UNMEASURED", 1.5)):
         monkeypatch.setattr(pool, name, seconds)
 
 
 @pytest.mark.usefixtures("short")
 def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
-    """With the GIL or without. Storage that hangs is not the fault of a sample."""
+    """A worker can hang with the GIL or without it. If storage hangs, no sample is named."""
     outcomes, events = run(
         units(4, count=2), Task(str(tmp_path), {1: "hang", 3: "hang with the GIL", 5: "hang in storage"}), count=3
     )
@@ -254,7 +254,7 @@ def test_a_fault_of_the_model_ends_the_run_at_once(tmp_path: Path) -> None:
 
 
 class Threads(Worker):
-    """Says in which threads it was made and is called, and in how many threads torch computes there."""
+    """A worker that returns the threads in which it was made and is called, and torch's number of threads there."""
 
     def __init__(self, task: Task) -> None:
         torch.set_num_threads(1)

@@ -142,7 +142,7 @@ def test_verify_finds_a_changed_byte_and_a_changed_caption(
     verified = run_verify(spec.output, rows=None, count=1, gpus=0)
     assert verified.exact == 0
     assert len(verified.problems) == 5
-    (byte,) = (problem for problem in verified.problems if "is not what was committed" in problem)
+    (byte,) = (problem for problem in verified.problems if "is not the committed file" in problem)
     assert damaged.name in byte
     for sample in samples[4:8]:
         assert any(sample.key in problem for problem in verified.problems)
@@ -477,7 +477,7 @@ def test_a_job_without_a_row_or_with_too_many_rejects_is_not_a_success(
     assert said("half")[0] == 0
     code, text = said("half", "-s", "rejects.max_share=0.4")
     assert code == 1
-    assert "failed: 1 of 2 images were rejected: 0.5, and rejects.max_share is 0.4" in text
+    assert "failed: 1 of 2 images were rejected, a share of 0.5, and rejects.max_share is 0.4; retry" in text
     assert said("half", "-s", "rejects.max_share=0.5")[0] == 0
 
 

@@ -123,7 +123,7 @@ def test_keys_are_a_list_or_a_file_and_have_to_be_there(
     secret = read_selection(EditSpec.model_validate({**spec, "keys": str(tmp_path / "keys.txt")}))
     with pytest.raises(
         SelectionError,
-        match=r"does not have 2 of the 3 keys of the file, those of the lines 2, 4; correct the list of keys$",
+        match=r"does not have 2 of the 3 keys of the file, on lines 2, 4; correct the list of keys$",
     ):
         list(select(latents, parts_of(latents), secret))
     (tmp_path / "keys.txt").write_bytes(b"caf\xe9")

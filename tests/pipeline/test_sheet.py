@@ -178,7 +178,7 @@ def test_a_sheet_does_not_grow_with_the_number_of_edits(tmp_path: Path, rows: in
     assert len(many) == 1 + min(SHEETS, 100, SHOWN // rows)
     x, y = centre(0, 1)
     note = np.asarray(many["contact_sheet.png"])[y + CELL // 2 + 8 :, x - CELL // 2 : x + CELL // 2]
-    assert (note < 200).any()  # it says how many are left out
+    assert (note < 200).any()  # the note about the edits that are left out
     assert (np.asarray(few["contact_sheet-e0.png"]) == np.asarray(many["contact_sheet-e0.png"])).all()
 
 

@@ -197,7 +197,7 @@ def test_nothing_committed_has_no_rate_and_nothing_but_rejects_a_rate_of_0(plann
 def test_a_rate_of_clocks_that_contradict_each_other_is_unknown(
     planned: Callable[[int], Store], times: dict[str, float]
 ) -> None:
-    """The seconds of an attempt are measured by a clock that never jumps, here 8."""
+    """The seconds of an attempt, here 8, are measured by a monotonic clock."""
     store = planned(3)
     store.commit(commit(0))
     assert status(store).images_per_second == 0.5

@@ -190,7 +190,7 @@ def test_a_limit_of_the_process_is_named(tmp_path: Path, limit: str, value: str,
 
 
 def test_a_name_that_is_too_long_or_a_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match=r"xxx: the storage cannot have this name .*; rename it"):
+    with pytest.raises(StorageError, match=r"xxx: the storage does not allow this name .*; rename it"):
         Store(str(tmp_path / ("x" * 300)), create=True)
     (tmp_path / "report.html").mkdir()
     with pytest.raises(StorageError, match="a folder has the name of a file to be written; move it elsewhere"):

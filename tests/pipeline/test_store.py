@@ -202,7 +202,7 @@ def test_a_worker_of_a_job_whose_store_was_replaced_commits_nothing(place: str) 
 
 
 def test_a_commit_that_another_job_left_does_not_count(place: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """It was put in the moment between the worker's check and its put."""
+    """The commit was put between the check and the put of this job's worker."""
     store = planned(place)
     commit(attempt(store, 1))
     stray = {path: store.get(path) for path in ("commits/00000001.json", next(iter(store.names("parts"))))}
@@ -252,7 +252,7 @@ def test_commits_of_another_plan_are_an_error_and_never_removed(tmp_path: Path) 
     spec = {"kind": "invert", "input": "a.tar", "output": store.location}
     fields: Any = (InvertSpec.model_validate(spec), {"steps": 1}, CPU, [])
     with pytest.raises(
-        StoreError, match=r"has commits and no plan/units\.parquet; put it back, or give another output"
+        StoreError, match=r"has commits but no plan/units\.parquet; put it back, or give another output"
     ):
         _open(store, *fields, lambda: [])
     write_units(store, [Unit(f"{i:08d}", "b.tar", 0, i * COUNT, COUNT, 1, None) for i in range(2)])
@@ -280,7 +280,7 @@ def test_a_plan_that_is_extended_meanwhile_refuses_no_commit(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("data", [b"", b"\0" * 512, b'{"unit": "00000'])
 def test_a_unit_whose_commit_is_damaged_is_done_again(data: bytes, tmp_path: Path) -> None:
-    """As a power loss leaves it on a disk that nobody synced."""
+    """A power loss leaves such a commit on a disk without syncs."""
     store = planned(str(tmp_path / "store"))
     finish(store)
     store.put("commits/00000000.json", data)
@@ -343,7 +343,7 @@ def test_of_two_retries_of_one_unit_the_second_is_repeated(tmp_path: Path) -> No
 
 
 def test_a_retry_counts_only_after_the_commit_that_it_followed(tmp_path: Path) -> None:
-    """Its unit was dropped and done again meanwhile, with other rejects: by their number alone it would fit."""
+    """Its unit was dropped and done again meanwhile, with as many but other rejects."""
     store = planned(str(tmp_path / "store"), units=1)
     commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
     (unit,) = _retried(store, [attempt(store, 0).unit], ["WorkerDied"])[0]
@@ -373,7 +373,7 @@ def test_a_retry_that_does_not_count_takes_the_later_ones_with_it(tmp_path: Path
     store.committed(refused)
     assert [commit.path for commit in refused] == ["retries/00000000+0001.json", "retries/00000000+0002.json"]
     assert "edict retry tries these rejects again" in str(refused[0])
-    write_report(store)  # says what it can
+    write_report(store)  # does not fail
     _pending(store, [], [])
     assert (status(store).rejected, list(store.names("retries"))) == (2, [])
     assert pickle.loads(pickle.dumps(refused[0])).path == refused[0].path
@@ -439,7 +439,10 @@ def test_the_share_of_rejects_is_compared_as_it_is_written(
     count = ok + rejected
     found = Status("invert", count, count, ok, rejected, 0, 1, 1, True)
     assert (shortfall(found, max_share) is not None) == fails
-    assert shortfall(Status("edit", 0, 0, 0, 0, 0, 0, 0, True), None) == "there is no row, because the input has none"
+    assert (
+        shortfall(Status("edit", 0, 0, 0, 0, 0, 0, 0, True), None)
+        == "there is no row, because the input has no samples or rows"
+    )
 
 
 def test_a_retry_of_an_incomplete_store_settles_no_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

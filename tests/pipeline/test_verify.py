@@ -233,7 +233,7 @@ def test_the_files_of_edits_are_verified_and_repaired(latents: Path, tmp_path: P
     found = run_verify(spec.output, rows=None, count=1, repair=True)
     assert found.exact == found.rows - 8
     assert len(found.problems) == 2
-    assert all(f"{path} is not what was committed" in "".join(found.problems) for path in (tar, index))
+    assert all(f"{path} is not the committed file" in "".join(found.problems) for path in (tar, index))
     assert run_spec(spec).status.complete
     assert contents(store) == whole
 

@@ -1,4 +1,4 @@
-"""Stores of other versions, and damaged ones: each is one error that names the store and says what to do."""
+"""A store of another version, or a damaged one, is one error that names the store and says what to do."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Secrets in texts: they are left out, in linear time."""
+"""Secrets are removed from texts in linear time."""
 
 import time
 

@@ -1,6 +1,6 @@
 """Measure whether a prediction for a sample depends on its slot in the batch, or on the other samples.
 
-`python -m benchmarks.places`. Every kind of model (small checkpoints with random weights), network dtype, guidance
+`python -m benchmarks.slots` covers every kind of model (small checkpoints with random weights), network dtype, guidance
 scale, number of CPU threads and batch size. One sample is put in each slot of a batch, with two sets of other samples.
 """
 
@@ -28,7 +28,7 @@ CAPTION, OTHERS = (
 
 @torch.inference_mode()
 def predictions(model: EDICT, batch_size: int, guidance: float, seed: int) -> list[torch.Tensor]:
-    """Return the prediction for one sample in each slot of a batch; `seed` decides the other samples."""
+    """Return the predictions for one sample, put in each slot of a batch; `seed` selects the other samples."""
     shape = model.encode([Image.new("RGB", (8, 8))]).x.shape[1:]
     sample = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     others = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -42,7 +42,7 @@ def predictions(model: EDICT, batch_size: int, guidance: float, seed: int) -> li
 
 
 def compare(model: EDICT, batch_size: int, guidance: float) -> tuple[int, int]:
-    """Count the different predictions over all slots, and the slots in which the other samples change one."""
+    """Count the distinct predictions over all slots, and the slots where other samples change the prediction."""
     these, those = (predictions(model, batch_size, guidance, seed) for seed in (1, 2))
     different: list[torch.Tensor] = []
     for prediction in these:
@@ -68,15 +68,22 @@ def main() -> None:
                 counts = [compare(model, size, guidance) for size in given.sizes]
                 setting = {"kind": kind, "dtype": str(dtype), "threads": threads, "guidance": guidance}
                 rows += [
-                    setting | {"batch_size": size, "predictions": by_place, "places_with_influence": by_others}
-                    for size, (by_place, by_others) in zip(given.sizes, counts, strict=True)
+                    setting | {"batch_size": size, "predictions": by_slot, "slots_with_influence": by_others}
+                    for size, (by_slot, by_others) in zip(given.sizes, counts, strict=True)
                 ]
-                sizes = [str(size) for size, (by_place, _) in zip(given.sizes, counts, strict=True) if by_place > 1]
+                sizes = [str(size) for size, (by_slot, _) in zip(given.sizes, counts, strict=True) if by_slot > 1]
                 influenced = sum(by_others for _, by_others in counts)
                 lines.append([kind, str(dtype).removeprefix("torch."), threads, guidance, " ".join(sizes), influenced])
-    head = ("model", "network", "threads", "guidance", "batches where the slot counts", "slots where others count")
+    head = (
+        "model",
+        "network",
+        "threads",
+        "guidance",
+        "batch sizes where the slot has an influence",
+        "slots where other samples have an influence",
+    )
     print(table(head, lines))
-    print(f"\n{time.monotonic() - began:.0f} s; written to {save('places', given, rows=rows)}")
+    print(f"\n{time.monotonic() - began:.0f} s; written to {save('slots', given, rows=rows)}")
 
 
 if __name__ == "__main__":
