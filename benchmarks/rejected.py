@@ -63,7 +63,7 @@ class Model:
         store, unit, task = open_store(self.checkpoint, output, self.dtype, guidance, batch_size)
         inverter, verifier = self.workers = self.workers or (
             InvertWorker(task),
-            VerifyWorker(VerifyTask(store.location, task.weights, task.machine)),
+            VerifyWorker(VerifyTask(store.location, store.key(), task.weights, task.machine)),
         )
         inverter.task, inverter.store, verifier.store = task, store, store
         with giving_nan(inverter.model.network, slot, batch_size):

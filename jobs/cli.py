@@ -189,6 +189,8 @@ def verify(
         print(f"{verified.exact} of {verified.rows} rows have the image that was committed")
     else:
         print(f"{verified.exact} of {verified.rows} rows regenerate their starting lattice, integer for integer")
+    if rows is not None:
+        print("of the other rows only the names and sizes of files were checked; edict verify without --rows reads all")
     if verified.damaged:
         units = f"{len(verified.damaged)} damaged units"
         again = f"the commits of {units} are dropped; run the job's spec again to make them: edict run SPEC"

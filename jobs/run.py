@@ -21,4 +21,4 @@ def run_retry(location: str, errors: Sequence[str]) -> Ran:
     store = Store(location)
     job = store.job()
     spec = stored_spec(store, KINDS[job["kind"]], job["spec"])
-    return run_spec(spec.model_copy(update={"output": location}), retry=errors)
+    return run_spec(spec.model_copy(update={"output": store.location}), retry=errors)

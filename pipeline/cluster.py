@@ -69,28 +69,42 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
         NoCluster: no cluster answers at RAY_ADDRESS.
         NotStarted: Ray cannot start on this machine.
     """
-    ours, main = not ray.is_initialized(), threading.current_thread() is threading.main_thread()
+    ours = not ray.is_initialized()
     if ours:
-        sigterm = signal.getsignal(signal.SIGTERM)
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = os.environ.get("RAY_ADDRESS", "")
-        if address not in ("", "local"):
-            _check_address(address)
-            try:
-                ray.init(logging_level=logging.ERROR)
-            except (ConnectionError, ValueError) as error:
-                raise NoCluster(f"RAY_ADDRESS is {_shown(address)}: {error}") from error
-        else:
-            cpus = max(os.cpu_count() or 1, count * machine.threads)
-            _start_local(cpus)
-        if main and sigterm is not None:
-            signal.signal(signal.SIGTERM, sigterm)  # ray.init installs its own handler, which prints nothing
+        with sigterm_kept():
+            if address not in ("", "local"):
+                _check_address(address)
+                try:
+                    ray.init(logging_level=logging.ERROR)
+                except (ConnectionError, ValueError) as error:
+                    raise NoCluster(f"RAY_ADDRESS is {_shown(address)}: {error}") from error
+            else:
+                _start_local(max(os.cpu_count() or 1, count * machine.threads))
     try:
         _require(count if needed is None else needed, machine)
         yield
     finally:
         if ours:
             ray.shutdown()
+
+
+@contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM while Ray starts: Ray installs its own, which exits without a word."""
+    handler, terminated = signal.getsignal(signal.SIGTERM), False
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        yield
+        return
+    try:
+        yield
+    except SystemExit:
+        terminated = True  # by Ray's handler
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _start_local(cpus: int) -> None:

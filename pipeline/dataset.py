@@ -31,6 +31,7 @@ from pipeline.parts import to_parquet
 from pipeline.plan import Unit, find_entries, part_units, parts_of_unit, read_units
 from pipeline.progress import Progress
 from pipeline.shards import Sample, ShardChanged, read_samples
+from pipeline.status import status
 from pipeline.storage import BadName, NotThere
 from pipeline.store import Store, StoreError, read_table, unit_of
 from schemas.instruct import INSTRUCT
@@ -63,6 +64,8 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
     if job["kind"] != "edit":
         raise StoreError(f"{location} is the store of an {job['kind']} job; as {format}, give one that `edit` wrote")
     parts = part_units(store, batch_size=sys.maxsize, workers=1)  # no part is longer, so none is split
+    for problem in status(store).problems:  # such as rows of the latent store that are not edited yet
+        print(f"note: {problem}", file=sys.stderr)
     units = {unit.unit: unit for unit in read_units(store)}
     about = {
         "format": format,

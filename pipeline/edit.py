@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -256,13 +256,13 @@ class EditWorker:
             latents = replace(latents, pair=replace(latents.pair, batch_size=batch_size))
         edits = self._edits(latents, unit)
         with ThreadPoolExecutor(READERS) as pool:
-            masks = pool.map(lambda edit: self._mask(latents, edit, unit.errors), edits)
+            masks = pool.map(lambda edit: self._mask(latents, edit, unit.masks), edits)
             return Loaded(latents, [replace(edit, mask=mask) for edit, mask in zip(edits, masks, strict=True)])
 
-    def _mask(self, latents: Latents, edit: Change, retried: Sequence[str]) -> torch.Tensor | Fault | None:
+    def _mask(self, latents: Latents, edit: Change, again: Container[tuple[int, str]]) -> torch.Tensor | Fault | None:
         """Return the mask that is given for an edit, or the fault that makes it unusable; None for an edit without one.
 
-        A retry of mask errors uses the present mask files. Raises MaskChanged, StorageError.
+        An edit in `again` was rejected for its mask, and uses the present mask file. Raises MaskChanged, StorageError.
         """
         wanted = edit.control.mask if edit.control else None
         if wanted is None or wanted.words is not None:
@@ -273,7 +273,7 @@ class EditWorker:
         else:
             key, *source = (latents.column(name)[edit.row] for name in ("key", "width", "height"))
             try:
-                if latents.mask_files is None or MaskError.__name__ in retried:
+                if latents.mask_files is None or _sample(latents, edit) in again:
                     data = read_mask(wanted.file, key)
                 else:
                     data = read_planned_mask(wanted.file, key, latents.mask_files[edit.row][edit.name or ""])
@@ -284,7 +284,7 @@ class EditWorker:
         return to_latents(mask, *latents.pair.x.shape[2:])
 
     def _edits(self, latents: Latents, unit: Unit) -> list[Change]:
-        pair, indexes, keys = latents.pair, latents.column("index"), latents.column("key")
+        pair = latents.pair
         edits, counts = list[Change](), Counter[tuple[int, float, str]]()
         for row, (caption, listed) in enumerate(zip(latents.column("caption"), latents.prompts, strict=True)):
             for variant, prompt in self.task.prompts(caption, listed):
@@ -300,11 +300,7 @@ class EditWorker:
                 # edits are counted before any is left out, so that a retry runs each in the slot of the first attempt
                 edits.append(replace(edit, slot=counts[edit.group] % pair.batch_size))
                 counts[edit.group] += 1
-        return [
-            edit
-            for edit in edits
-            if not unit.retry or (indexes[edit.row], f"{edit.name}/{keys[edit.row]}") in unit.only
-        ]
+        return [edit for edit in edits if not unit.retry or _sample(latents, edit) in unit.only]
 
     def _shown(self, latents: Latents, edits: Sequence[Change], count: int) -> list[Change]:
         """Return the reconstructions of the `count` rows with the most edits, for the contact sheet.
@@ -503,6 +499,11 @@ class EditWorker:
     def _shards(self) -> dict[str, Unit]:
         """A unit of each input shard of the latent store: it says which version of the shard was inverted."""
         return {unit.source: unit for unit in read_units(self.latents)}
+
+
+def _sample(latents: Latents, edit: Change) -> tuple[int, str]:
+    """Return the index and the key by which a reject names an edit."""
+    return latents.column("index")[edit.row], f"{edit.name}/{latents.column('key')[edit.row]}"
 
 
 def _control(spec: ControlSpec, mask: torch.Tensor | None = None) -> Control:

@@ -22,7 +22,7 @@ from typing import Any, Self
 from pipeline.storage import StorageError
 from pipeline.store import Store, StoreError
 
-EVERY = 30.0  # seconds between two writes
+EVERY = 10.0  # seconds between two writes
 STATE = {"run", "host", "time", "ended", "workers", "starting", "queued", "at_work"}  # required fields of a run's file
 STARTING: dict[str, Any] = {"queued": 0, "workers": 0, "starting": 0, "waits_for": None, "at_work": []}
 

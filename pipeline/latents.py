@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from edict.pair import Pair
 from pipeline.parts import to_pair
 from pipeline.plan import Source, Unit, parts_of_unit, read_rows
-from pipeline.store import Store, StoreError, read_table, unit_of
+from pipeline.store import REPAIR, Store, StoreError, read_table, unit_of
 from schemas.latents import FINGERPRINT, NOISE
 
 
@@ -111,8 +111,7 @@ def _check_fingerprint(store: Store, path: str, schema: pa.Schema) -> None:
     """Raise StoreError if a part was not made by the store's job."""
     if json.loads((schema.metadata or {}).get(FINGERPRINT, "null")) != store.fingerprint:
         raise StoreError(
-            f"{store.location}: {path} was made by another job (its fingerprint differs from job.json); "
-            "edict verify --repair drops its commit, and the next run makes it again"
+            f"{store.location}: {path} was made by another job (its fingerprint differs from job.json); {REPAIR}"
         )
 
 

@@ -46,8 +46,9 @@ Source = tuple[str, int, int, str | None]
 class Unit:
     """A contiguous slice of one source: `count` samples from `first`; the fields of schemas.plan.UNITS.
 
-    `retry` 1, 2, ... only tries the samples that were rejected for one of `errors`: `only` has their indexes and keys.
-    `after` is the attempt whose commit it follows.
+    `retry` 1, 2, ... only tries the samples that were rejected for one of `errors`: `only` has their indexes and keys,
+    and `masks` those that were rejected for their mask, of which the present file is read. `after` is the attempt whose
+    commit it follows.
     """
 
     unit: str
@@ -60,6 +61,7 @@ class Unit:
     retry: int = 0
     errors: tuple[str, ...] = ()
     only: frozenset[tuple[int, str]] = frozenset()
+    masks: frozenset[tuple[int, str]] = frozenset()
     after: str | None = None
 
     def slice(self, first: int, count: int) -> "Unit":

@@ -29,6 +29,7 @@ from pipeline.job import (
 )
 from pipeline.journal import Journal
 from pipeline.ledger import Ledger
+from pipeline.masks import MaskError
 from pipeline.metrics import Metrics
 from pipeline.plan import (
     Unit,
@@ -51,8 +52,10 @@ from pipeline.sheet import contact_sheets
 from pipeline.status import Status, status
 from pipeline.store import CommitRefused, JobKey, Store, StoreError
 from pipeline.work import Done, Machine
+from schemas.rejects import Reject
 from schemas.specs import EditSpec, InvertSpec, Workers
 
+RETRIES = 9999  # of a unit: the names of their commits have four digits
 HOPELESS = 3  # a run ends if its first units have no row, and the model errors in this many of them are of one class
 
 
@@ -73,7 +76,7 @@ class ModelFails(JobError):
 
 
 class RetryError(JobError):
-    """A retry of rejects that the store does not have."""
+    """A retry of rejects that the store does not have, or one too many."""
 
 
 def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
@@ -250,17 +253,25 @@ def _pending(store: Store, units: Sequence[Unit], retry: Sequence[str]) -> list[
 
 def _retried(store: Store, units: Sequence[Unit], errors: Sequence[str]) -> tuple[list[Unit], Counter[str]]:
     """Return the units with rejects of these errors, cut down to them, and the count of each error in the store."""
-    known, again = Counter[str](), dict[str, tuple[int, frozenset[tuple[int, str]], str]]()
+    known, again = Counter[str](), dict[str, tuple[int, list[Reject], str]]()
     for commit in store.commits([]):
         known.update(reject.error for reject in commit.rejects)
         if rejects := [reject for reject in commit.rejects if reject.error in errors]:
-            only = frozenset((reject.index, reject.key) for reject in rejects)
-            again[commit.unit] = commit.retry + 1, only, commit.last
+            again[commit.unit] = commit.retry + 1, rejects, commit.last
+    if worn := [unit for unit, (number, *_) in again.items() if number > RETRIES]:
+        raise RetryError(f"{store.location}: unit {worn[0]} was retried {RETRIES:,} times, and no more are counted")
     return [
-        dataclasses.replace(unit, retry=number, errors=tuple(errors), only=only, after=after)
+        dataclasses.replace(
+            unit,
+            retry=number,
+            errors=tuple(errors),
+            only=frozenset((reject.index, reject.key) for reject in rejects),
+            masks=frozenset((reject.index, reject.key) for reject in rejects if reject.error == MaskError.__name__),
+            after=after,
+        )
         for unit in units
         if unit.unit in again
-        for number, only, after in [again[unit.unit]]
+        for number, rejects, after in [again[unit.unit]]
     ], known
 
 

@@ -12,10 +12,9 @@ from pipeline.errors import JobError
 from pipeline.journal import last_state
 from pipeline.place import Place, place_of, told
 from pipeline.plan import is_planned, read_units
-from pipeline.store import STAGING, CommitRefused, Store
+from pipeline.store import REPAIR, STAGING, CommitRefused, Store
 
 STRAGGLES = 3.0  # times what a sample usually takes
-REPAIR = "edict verify --repair drops its commit, and the next run makes it again"
 SILENT = 120.0  # seconds without a word of a driver, which speaks every 30
 SKEW = 60.0  # seconds; times of clocks that differ by more, or of a clock that jumped by more, are not used
 

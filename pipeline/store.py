@@ -50,7 +50,6 @@ from pipeline.storage import (
     NotThere,
     Reader,
     StorageError,
-    head,
     local_path,
     naming,
     open_prefix,
@@ -71,6 +70,7 @@ RETRY = re.compile(r"retries/(\d{8})\+(\d{4})\.json")
 PLAN = re.compile(r"plan/units(?:\+(\d{4}))?\.parquet")
 LEDGER = re.compile(r"ledger/(\d{6})\.parquet")
 LEDGER_JOB = b"edict.job"
+REPAIR = "edict verify --repair drops its commit, and the next run makes it again"
 JOB = {"kind", "spec", "fingerprint", "machine"}  # the least that job.json has
 PARTIAL = re.compile(r"\d{8}(?:\+\d{4})?(?:-\d+-[0-9a-f]+)?\.(?:parquet|tar|json)#\d+")
 PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # names that obstore does not escape: all except those of some exports
@@ -130,8 +130,9 @@ class Store:
         self._folder = local_path(location)
         if self._folder is not None and not os.path.isdir(self._folder) and not create:
             raise StoreError(f"{location}: there is no such folder; give the `output` of a job that was run")
-        self.location = location
-        self._objects = open_prefix(location)
+        # absolute, because workers have other working directories
+        self.location = location if self._folder is None else str(self._folder)
+        self._objects = open_prefix(self.location)
 
     def put(self, path: str, data: bytes) -> File:
         """Write a file whole, replacing what is there."""
@@ -205,7 +206,8 @@ class Store:
                 return read(candidate)
             except NotThere as error:
                 absent = error
-        raise StoreError(f"{self.location}: has no {path}") from absent
+        remedy = f"; {REPAIR}" if path.startswith(DATA) else ""
+        raise StoreError(f"{self.location}: has no {path}{remedy}") from absent
 
     def _read(self, path: str) -> bytes:
         with naming(self.location):
@@ -302,9 +304,15 @@ class Store:
         plans = self._plans()
         return JobKey(self._id(), plans[-1] if plans else None)
 
-    def check_key(self, key: JobKey) -> None:
-        """Raise JobReplaced if the store is now of another job than the one with this key."""
-        found = self.job().get("id")
+    def check_key(self, key: JobKey, device: str | None = None) -> None:
+        """Raise JobReplaced if the store is now of another job than the one with this key, or of another device."""
+        job = self.job()
+        if device is not None and (stored := job["machine"].get("device")) != device:
+            raise JobReplaced(
+                f"{self.location}: another run of this job works on {stored}, and rows of {device} and {stored} do not "
+                "mix: nothing more is written; run the job on one of the two"
+            )
+        found = job.get("id")
         if found != key.id:
             raise JobReplaced(
                 f"{self.location}: another job began here (its id is {found}, this job's {key.id}): the store was "
@@ -355,8 +363,21 @@ class Store:
 
     def commit_at(self, unit: str, retry: int = 0) -> Commit:
         """Return the commit of a unit, or of a retry of it. Raises StoreError if it is absent or does not count."""
+        key = JobKey(self._id())
+        if not retry:
+            return self._first_commit(unit, key, [])
         path = commit_path(unit, retry)
-        return self._checked(path, self.get(path), unit, JobKey(self._id()), [])
+        return self._checked(path, self.get(path), unit, key, [])
+
+    def _first_commit(self, unit: str, key: JobKey, plans: list[str]) -> Commit:
+        """Return the first commit of a unit, from the ledger if its own file is absent or does not count."""
+        path, (block, place) = commit_path(unit), divmod(int(unit), BLOCK)
+        try:
+            return self._checked(path, self.get(path), unit, key, plans)
+        except StoreError:
+            if (texts := self._ledger(block, key)) is None:
+                raise
+            return self._checked(path, texts[place].as_py(), unit, key, plans)
 
     def commit_of(self, path: str) -> Commit:
         """The commit that names a file, a retry's where one wrote it. Raises StoreError where it is not there."""
@@ -374,10 +395,16 @@ class Store:
                     obstore.rename(self._objects, f"{STAGING}/{file.path}", file.path)
             except NotThere as error:
                 if not self.has(file.path):
-                    raise StoreError(
-                        f"{self.location}: {file.path} is committed but missing; edict verify --repair drops its "
-                        "commit, and the next run makes it again"
-                    ) from error
+                    raise StoreError(f"{self.location}: {file.path} is committed but missing; {REPAIR}") from error
+
+    def check_staged(self, files: Iterable[File]) -> None:
+        """Raise StoreError if a staged file was removed, as `sweep` does once another attempt has done the unit."""
+        for file in files:
+            if not self.has(f"{STAGING}/{file.path}"):
+                raise StoreError(
+                    f"{self.location}: {STAGING}/{file.path} was removed before its attempt committed it: another "
+                    "attempt has done the unit, or had; run this again"
+                )
 
     def withdraw(self, files: Iterable[File]) -> None:
         """Delete staged files of an attempt that does not commit them."""
@@ -391,11 +418,15 @@ class Store:
         def refused_retries(item: tuple[str, list[str]]) -> list[CommitRefused]:
             unit, paths = item
             found = list[CommitRefused]()
-            if (data := self._listed(commit_path(unit))) is None:
+            try:
+                first = self._first_commit(unit, key, plans)
+            except CommitRefused:
+                return []  # refused below, and discarded with its retries
+            except StoreError:
+                if self.has(commit_path(unit)):
+                    raise
                 return [CommitRefused(self.location, path, unit, "has no commit before it") for path in paths]
-            with suppress(CommitRefused):  # a first commit that does not count is refused below, as a loose commit
-                first = self._checked(commit_path(unit), data, unit, key, plans)
-                self._with_retries(first, paths, key, plans, found)
+            self._with_retries(first, paths, key, plans, found)
             return found
 
         with ThreadPoolExecutor(READERS) as pool:
@@ -558,23 +589,43 @@ class Store:
                 )
         return commit
 
-    def discard(self, refused: Iterable[CommitRefused]) -> None:
-        """Delete commits that do not count, and the files that they name, so that their units can be done again."""
+    def discard(self, refused: Sequence[CommitRefused]) -> None:
+        """Delete commits that do not count, and the files of their attempts, so that their units can be done again.
+
+        With the first commit of a unit, its retries go too, because they follow it.
+        """
+        first = [commit.unit for commit in refused if COMMIT.fullmatch(commit.path)]
+        retries = self._retries() if first else {}
+        for unit in first:
+            self._delete_retries(retries.get(unit, []))
         for commit in refused:
-            self.delete(commit.path)
-            if number := COMMIT.fullmatch(commit.path):
-                self.delete(_ledger_path(int(number[1]) // BLOCK))
-            for file in commit.files:
-                if ATTEMPT.fullmatch(file.path):
-                    self.withdraw([file])
-                    self.delete(file.path)
+            if commit.path.startswith("commits/"):
+                self.delete(_ledger_path(int(commit.unit) // BLOCK))
+            self._delete_commit(commit.path, commit.files)
 
     def drop(self, unit: str) -> None:
         """Delete the commits of a unit, so that the next run does it again. The next `sweep` removes its files."""
-        for path in self._retries().get(unit, [])[::-1]:
-            self.delete(path)
+        self._delete_retries(self._retries().get(unit, []))
         self.delete(_ledger_path(int(unit) // BLOCK))
         self.delete(commit_path(unit))
+
+    def _delete_retries(self, paths: Sequence[str]) -> None:
+        """Delete the commits of a unit's retries, the last first, and their files."""
+        for path in reversed(paths):
+            data = self._listed(path)
+            try:
+                files = () if data is None else Commit.model_validate_json(data).files
+            except ValidationError:
+                files = ()
+            self._delete_commit(path, files)
+
+    def _delete_commit(self, path: str, files: Iterable[File]) -> None:
+        """Delete a commit, and those of these files that its own attempt wrote: a copied commit names another's."""
+        self.delete(path)
+        for file in files:
+            if ATTEMPT.fullmatch(file.path) and _attempted(file.path) == _attempted(path):
+                self.withdraw([file])
+                self.delete(file.path)
 
     def sweep(self, abandoned: float = ABANDONED) -> int:
         """Publish the files that commits name, remove those of other attempts, and return the number removed.
@@ -626,8 +677,10 @@ def check_outside_stores(location: str) -> None:
         if step not in FOLDERS or not (store := "/".join(steps[:number])) or store.endswith(":/"):
             continue
         try:
-            head(f"{store}/job.json")
-        except NotThere:
+            job = json.loads(Reader(f"{store}/job.json").read())
+        except (NotThere, ValueError):
+            continue
+        if not isinstance(job, dict) or not job.keys() >= JOB:  # a spec can have this name too
             continue
         raise StoreError(f"{location}: is inside the store {store}, in its folder {step}/; give another location")
 

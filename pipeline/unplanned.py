@@ -6,6 +6,7 @@ other rows. So a part is identified by its latent unit and its sha256, and a row
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from typing import Any
 
 from pipeline.latents import read_columns
@@ -47,11 +48,12 @@ def compare_latents(store: Store, job: dict[str, Any], latents: Store) -> tuple[
     edited = {
         latent: {index for unit in units for index in _edited(store, unit.unit)} for latent, units in gone.items()
     }
+    # Earlier versions did not write the list of parts. A part of a retry, or of a later commit, is new there.
+    by_then = _committed_before(latents, job["created"]) if rows is not None and looked_at is None else set()
     unplanned: Unplanned = []
     for part in parts:
         latent, _ = content = _content(part[0], part[3])
-        # Earlier versions did not write the list of parts. There only parts of retries and repairs can be new.
-        earlier = rows is not None and looked_at is None and latent not in gone and not is_added(part)
+        earlier = latent in by_then and not is_added(part)
         if content in known or earlier or (rows is not None and is_left_out(store, rows, part)):
             continue
         places: Sequence[int] = range(part[1])
@@ -61,6 +63,12 @@ def compare_latents(store: Store, job: dict[str, Any], latents: Store) -> tuple[
         if places:
             unplanned.append((part, places))
     return unplanned, []
+
+
+def _committed_before(latents: Store, created: str) -> set[str]:
+    """Return the latent units whose present first commit was begun before an edit was planned."""
+    planned = datetime.fromisoformat(created).timestamp()
+    return {commit.unit for commit in latents.commits([]) if commit.started < planned}
 
 
 def lost_rows(location: str, units: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from pipeline.plan import Source, Unit, cut, part_sources, spread
 from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.status import status
-from pipeline.store import Store, StoreError, read_table, unit_of
+from pipeline.store import JobKey, Store, StoreError, read_table, unit_of
 from pipeline.work import Machine, Poison, Weights
 from pipeline.worker import Ahead, check_model, fitting, here, load_model
 from schemas.commit import Commit
@@ -28,10 +28,23 @@ EXAMPLES = 20  # rows named of those that were inverted in one place and regener
 
 
 @dataclass(frozen=True)
-class VerifyTask:
+class EditVerifyTask:
+    """All that a worker needs to verify units of an edit's store: its location, and the key of its job."""
+
+    store: str
+    key: JobKey
+
+    def open(self) -> Store:
+        """Open the store. Raises JobReplaced if another job's is at this location, as seen from this worker."""
+        store = Store(self.store)
+        store.check_key(self.key)
+        return store
+
+
+@dataclass(frozen=True)
+class VerifyTask(EditVerifyTask):
     """All that a worker needs to verify units of a latent store."""
 
-    latents: str
     weights: Weights
     machine: Machine
 
@@ -53,7 +66,7 @@ class VerifyWorker:
     """A worker of the pool: regenerates the rows of one unit after the other under their own captions."""
 
     def __init__(self, task: VerifyTask) -> None:
-        self.store = Store(task.latents)
+        self.store = task.open()
         self.model = load_model(task.weights, task.machine)
         made = inverted(self.store)["fingerprint"]
         check_model(self.model, made, made["batch_size"])
@@ -84,8 +97,8 @@ class VerifyWorker:
 class EditVerifyWorker:
     """A worker of the pool that checks the files of an edit, one unit after the other. It loads no model."""
 
-    def __init__(self, location: str) -> None:
-        self.store = Store(location)
+    def __init__(self, task: EditVerifyTask) -> None:
+        self.store = task.open()
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Regenerated:
         """Check every file that the unit's commits name."""
@@ -157,9 +170,9 @@ def run_verify(
     damaged = {c.unit for c in commits if any((file.path, file.bytes) not in present for file in c.files)}
     sound = [commit for commit in commits if commit.unit not in damaged]
     worker: type
-    task: VerifyTask | str
+    task: EditVerifyTask
     if kind == "edit":
-        machine, worker, task = Machine("cpu", 1, 0), EditVerifyWorker, location
+        machine, worker, task = Machine("cpu", 1, 0), EditVerifyWorker, EditVerifyTask(store.location, store.key())
         units = _spread([_edit_unit(commit) for commit in sound], rows, whole=True)
     else:
         job, weights = inverted_with(store)
@@ -169,7 +182,7 @@ def run_verify(
                 "so nothing can be verified; `edict status` checks the counts, `edict eval table1` measures its error"
             )
         machine = machine_like(stored_machine(store, job), gpus, "regenerated")
-        worker, task = VerifyWorker, VerifyTask(location, weights, machine)
+        worker, task = VerifyWorker, VerifyTask(store.location, store.key(), weights, machine)
         parts = list[Source]()
         for commit in sound:
             try:
@@ -221,7 +234,7 @@ def _spread(units: Sequence[Unit], rows: int | None, *, whole: bool) -> list[Uni
 
 
 def _verify(
-    units: Sequence[Unit], worker: type, task: VerifyTask | str, count: int, machine: Machine
+    units: Sequence[Unit], worker: type, task: EditVerifyTask, count: int, machine: Machine
 ) -> list[tuple[Unit, Regenerated | str]]:
     """Return each unit with its result, or with the error that prevented it."""
     results = list[tuple[Unit, Regenerated | str]]()

@@ -272,7 +272,8 @@ class Attempt:
             versions=VERSIONS,
         )
         try:
-            self.store.check_key(self.key)
+            self.store.check_key(self.key, device)
+            self.store.check_staged(self.files)
             if self.unit.after is not None:
                 self.store.check_follows(self.unit.unit, self.unit.retry, self.unit.after)
             won = self.store.commit(commit)

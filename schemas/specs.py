@@ -330,8 +330,11 @@ class MaskSpec(Spec):
         if len(given) != 1:
             found = f"{' and '.join(given)} are given" if given else "none is given"
             raise ValueError(f"exactly one of words, file, pie_bench; {found}")
-        if self.words is None and (of_words := self.model_fields_set & {"threshold", "start"}):
-            raise ValueError(f"{' and '.join(sorted(of_words))} with words alone, whose attention has a scale")
+        of_words = [
+            name for name in ("start", "threshold") if getattr(self, name) != MaskSpec.model_fields[name].default
+        ]
+        if self.words is None and of_words:  # job.json has the defaults of all fields
+            raise ValueError(f"{' and '.join(of_words)} with words alone, whose attention has a scale")
         return self
 
 

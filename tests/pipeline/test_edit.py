@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -101,11 +102,13 @@ def spec_of(latents: Path, output: Path, edits: list[dict[str, Any]] = SNOW, **m
     return EditSpec.model_validate(fields | {"contact_sheet": 0} | more)
 
 
-def edit(spec: EditSpec, *, only: int | None = None, retry: Sequence[str] = ()) -> list[Done]:
+def edit(
+    spec: EditSpec, *, only: int | None = None, retry: Sequence[str] = (), poison: dict[int, Fault] | None = None
+) -> list[Done]:
     """Process the missing units of an edit in this process, or only the first `only` of them."""
     store, units, task = run.open_edit(spec, resolve(spec.edits))
     worker = EditWorker(task)
-    return [worker.process(unit, 1, None, {}) for unit in run._pending(store, units, retry)[:only]]
+    return [worker.process(unit, 1, None, poison or {}) for unit in run._pending(store, units, retry)[:only]]
 
 
 def made(output: Path) -> dict[str, dict[str, Any]]:
@@ -206,6 +209,19 @@ def test_a_mask_that_was_missing_is_a_reject_until_it_is_retried(latents: Path, 
     assert [done.ok for done in edit(spec, retry=["MaskError"])] == [1, 2]
     assert sorted(made(tmp_path / "edits")) == [f"snow/{key}" for key in KEYS]
     assert status(Store(spec.output)).complete
+
+
+def test_a_retry_reads_the_present_mask_only_where_the_mask_was_the_fault(latents: Path, tmp_path: Path) -> None:
+    spec = masked(latents, tmp_path)
+    for key in KEYS[1:]:
+        write_mask(tmp_path, key)
+    edit(spec, poison=DIED)
+    assert {"snow/k0", "snow/k1"} <= rejects(tmp_path / "edits").keys()
+    for key in KEYS[:2]:
+        write_mask(tmp_path, key, 0)
+    with pytest.raises(MaskChanged, match=rf"masks/{KEYS[1]}.png"):
+        edit(spec, retry=["WorkerDied", "MaskError"])
+    assert f"snow/{KEYS[1]}" not in made(tmp_path / "edits")
 
 
 def test_only_masks_of_rows_that_are_edited_are_planned(latents: Path, tmp_path: Path) -> None:
@@ -483,7 +499,11 @@ def test_rows_that_a_repair_made_again_are_not_edited_again(
     [({}, 8), ({"where": "index < 2"}, 2), ({"where": "index in (1, 7)"}, 2), ({"keys": ["k0", "k7"]}, 2)],
 )
 def test_rows_that_a_repair_added_are_edited_by_the_next_run(
-    more: dict[str, Any], rows: int, repairable: tuple[Path, Callable[..., None]], tmp_path: Path
+    more: dict[str, Any],
+    rows: int,
+    repairable: tuple[Path, Callable[..., None]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     latents, repair = repairable
     spec = spec_of(latents, tmp_path / "edits", **more)
@@ -492,6 +512,8 @@ def test_rows_that_a_repair_added_are_edited_by_the_next_run(
     repair({})
     found = status(Store(spec.output))
     assert "that edict retry or a repair added" in found.problems[0]
+    export_edits(spec.output, str(tmp_path / "early"), format="instructpix2pix")
+    assert f"note: {found.problems[0]}\n" in capsys.readouterr().err
     edit(spec)
     after, found = made(tmp_path / "edits"), status(Store(spec.output))
     assert (found.complete, found.problems, found.ok) == (True, [], rows)
@@ -502,6 +524,25 @@ def test_rows_that_a_repair_added_are_edited_by_the_next_run(
     assert status(Store(spec.output)).complete
     about = export_edits(spec.output, str(tmp_path / "out"), format="instructpix2pix")
     assert about["written"] == rows
+
+
+def test_rows_that_a_repair_added_are_known_without_a_list_of_parts(
+    repairable: tuple[Path, Callable[..., None]], tmp_path: Path
+) -> None:
+    """Plans of earlier versions have no such list. Here the first latent unit had no selected row."""
+    latents, repair = repairable
+    spec = spec_of(latents, tmp_path / "edits", where="index in (1, 7)")
+    edit(spec)
+    store = Store(spec.output)
+    for path in list(store.names("plan/parts")):
+        store.delete(path)
+    store.put("job.json", json.dumps(store.job() | {"created": datetime.now(UTC).isoformat()}).encode())
+    assert status(store).problems == []
+    repair({})
+    assert "that edict retry or a repair added" in status(store).problems[0]
+    edit(spec)
+    assert sorted(made(tmp_path / "edits")) == ["snow/k1", "snow/k7"]
+    assert status(store).complete
 
 
 @pytest.mark.parametrize("more", [{}, {"where": "index < 6"}, {"limit": 4}])

@@ -26,9 +26,9 @@ except JobError as error:
 """
 
 
-def run(**environment: str) -> subprocess.CompletedProcess[str]:
+def run(program: str = PROGRAM, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, env=env | environment)
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env | environment)
 
 
 def test_it_listens_on_the_loopback_interface_only_and_needs_no_home() -> None:
@@ -48,3 +48,30 @@ def test_a_temporary_folder_that_ray_cannot_use_is_one_line(tmp_path: Path) -> N
     ended = run(RAY_TMPDIR="/proc/absent")
     assert ended.stderr.startswith("Ray cannot start on this machine: with its files in /proc/absent, ")
     assert len(ended.stderr.splitlines()) == 1
+
+
+TERMINATED = """
+import os, signal, threading, time
+from pipeline.cluster import connected, machine_for
+
+def stop(*_):
+    raise KeyboardInterrupt("by the handler of this process")
+
+def terminate():
+    while signal.getsignal(signal.SIGTERM) is stop:
+        time.sleep(0.001)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+signal.signal(signal.SIGTERM, stop)
+threading.Thread(target=terminate, daemon=True).start()
+try:
+    with connected(1, machine_for(0)):
+        print("connected")
+except KeyboardInterrupt as error:
+    print(error)
+"""
+
+
+def test_a_process_that_is_terminated_while_ray_starts_uses_its_own_handler() -> None:
+    ended = run(TERMINATED)
+    assert (ended.returncode, ended.stdout) == (0, "by the handler of this process\n"), ended.stderr

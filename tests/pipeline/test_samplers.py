@@ -118,7 +118,7 @@ def test_a_store_verifies_as_its_sampler_can(made: tuple[str, Path, int, str]) -
     store = Store(str(folder / "latents"))
     job, units = store.job(), part_units(store, 2, 1)
     weights = weights_of(InvertSpec.model_validate(job["spec"]).model, locate(), job["fingerprint"])
-    verified = VerifyWorker(VerifyTask(store.location, weights, CPU)).process(units[0], 1, None, {})
+    verified = VerifyWorker(VerifyTask(store.location, store.key(), weights, CPU)).process(units[0], 1, None, {})
     assert (verified.rows, len(verified.inexact)) == (2, 0 if SAMPLERS[name].exact else 2)
     if not SAMPLERS[name].exact:
         with pytest.raises(StoreError, match=r"inverted with ddim, which is inexact by design"):
@@ -130,7 +130,7 @@ def test_memory_that_runs_out_is_no_samples_fault(made: tuple[str, Path, int, st
     _, folder, _, _ = made
     store = Store(str(folder / "latents"))
     weights = weights_of(InvertSpec.model_validate(store.job()["spec"]).model, locate(), store.job()["fingerprint"])
-    worker = VerifyWorker(VerifyTask(store.location, weights, CPU))
+    worker = VerifyWorker(VerifyTask(store.location, store.key(), weights, CPU))
 
     def out_of_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("for a test")

@@ -74,7 +74,7 @@ def rows_of(store: Store) -> dict[int, dict[str, Any]]:
 
 
 def exact(store: Store, worker: InvertWorker) -> bool:
-    verifier = VerifyWorker(VerifyTask(store.location, worker.task.weights, CPU))
+    verifier = VerifyWorker(VerifyTask(store.location, store.key(), worker.task.weights, CPU))
     return not any(verifier.process(part, 1, None, {}).inexact for part in part_units(store, BATCH, 1))
 
 
@@ -139,7 +139,7 @@ def test_parts_of_earlier_versions_are_read_in_their_order(
     assert "slot" not in pq.read_schema(path).names
     assert read_latents(store, earlier).column("slot") == old["slot"].to_pylist() == [0, 1, 2, 0, 1, 2, 0, 1]
     assert read_latents(store, replace(earlier, first=3, count=5)).column("slot") == [0, 1, 2, 0, 1]
-    verifier = VerifyWorker(VerifyTask(store.location, task.weights, CPU))
+    verifier = VerifyWorker(VerifyTask(store.location, store.key(), task.weights, CPU))
     assert not verifier.process(earlier, 1, None, {}).inexact
     planned = pa.table({"row": [1, 5], "prompts": [None, None], "masks": [None, None]})
     latents = read_latents(store, earlier, planned)

@@ -13,6 +13,7 @@ import pytest
 
 from jobs.run import run_spec
 from pipeline import ledger as ledgers
+from pipeline import run
 from pipeline import store as stores
 from pipeline.export import claim
 from pipeline.job import OutputRefused, check_output, open_job
@@ -23,7 +24,7 @@ from pipeline.plan import Unit, write_units
 from pipeline.read import NoColumn, read_rows
 from pipeline.run import RetryError, _open, _pending, _retried, shortfall, write_report
 from pipeline.status import Status, status
-from pipeline.store import CommitRefused, JobKey, JobReplaced, Store, StoreError, table_bytes
+from pipeline.store import CommitRefused, JobKey, JobReplaced, Store, StoreError, check_outside_stores, table_bytes
 from pipeline.work import Done, Machine
 from pipeline.worker import Attempt
 from schemas.latents import FINGERPRINT
@@ -584,3 +585,124 @@ def test_files_of_two_jobs_never_count_together(tmp_path: Path) -> None:
     refused = list[CommitRefused]()
     assert second.committed(refused) == {"00000002"}
     assert len(refused) == 2
+
+
+def as_format_1(store: Store, *paths: str) -> Store:
+    """Rewrite job.json and these commits as version 0.1 of the store wrote them: without ids."""
+    for path, fields in [("job.json", ["id", "format"]), *((path, ["job", "plan", "after"]) for path in paths)]:
+        record = store.get_json(path)
+        store.put(path, json.dumps({name: value for name, value in record.items() if name not in fields}).encode())
+    return Store(store.location)
+
+
+@pytest.mark.parametrize("format", [1, 2])
+def test_the_retries_of_a_damaged_commit_are_discarded_with_it(format: int, tmp_path: Path) -> None:
+    store = planned(str(tmp_path / "store"), units=1)
+    if format == 1:
+        store = as_format_1(store)
+    commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
+    units = [attempt(store, 0).unit]
+    (retry,), _ = _retried(store, units, ["WorkerDied"])
+    commit(attempt(store, 0, of=retry))
+    if format == 1:
+        store = as_format_1(store, "commits/00000000.json", "retries/00000000+0001.json")
+    store.put("commits/00000000.json", b"")
+    assert _pending(store, units, []) == units
+    commit(attempt(store, 0, ["NonFinite", "NonFinite"]), ["NonFinite", "NonFinite"])
+    store.sweep()
+    found = status(store)
+    assert (found.complete, found.ok, found.rejects) == (True, 1, {"NonFinite": 2})
+    assert sum(len(batch) for batch in read_rows(store.location)) == 1
+    assert len(list(store.names("parts"))) == 1
+
+
+def test_a_dropped_unit_takes_the_files_of_its_retries_with_it(tmp_path: Path) -> None:
+    store = as_format_1(planned(str(tmp_path / "store"), units=1))
+    commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
+    (retry,), _ = _retried(store, [attempt(store, 0).unit], ["WorkerDied"])
+    commit(attempt(store, 0, of=retry))
+    store = as_format_1(store, "commits/00000000.json", "retries/00000000+0001.json")
+    store.drop("00000000")
+    assert not any("+0001" in path for path in store.names(""))
+    finish(store, 1)
+    store.sweep()
+    assert status(store).notes == []
+    assert len(list(store.names("parts"))) == 1
+
+
+@pytest.mark.parametrize("data", [None, b"{"], ids=["gone", "damaged"])
+def test_a_settled_commit_is_read_from_the_ledger(
+    data: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (stores, ledgers):
+        monkeypatch.setattr(module, "BLOCK", 2)
+    store = planned(str(tmp_path / "store"))
+    units = [attempt(store, number).unit for number in range(2)]
+    commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
+    commit(attempt(store, 1))
+    (retry,), _ = _retried(store, units, ["WorkerDied"])
+    commit(attempt(store, 0, of=retry))
+    store.settle(0, store.key())
+    store.delete("commits/00000000.json") if data is None else store.put("commits/00000000.json", data)
+    assert _pending(store, units, []) == []
+    assert store.commit_at("00000000").rejected == 1
+    assert status(store).ok == 6
+
+
+def test_a_copy_of_a_retry_takes_no_file_of_the_retry_with_it(tmp_path: Path) -> None:
+    store = as_format_1(planned(str(tmp_path / "store"), units=1))
+    commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
+    units = [attempt(store, 0).unit]
+    (retry,), _ = _retried(store, units, ["WorkerDied"])
+    commit(attempt(store, 0, of=retry))
+    store.put("retries/00000000+0002.json", store.get("retries/00000000+0001.json"))
+    assert _pending(store, units, []) == []
+    assert not store.has("retries/00000000+0002.json")
+    assert status(store).complete
+    assert sum(len(batch) for batch in read_rows(store.location)) == 3
+
+
+def test_rows_of_two_devices_never_mix(tmp_path: Path) -> None:
+    store = planned(str(tmp_path / "store"))
+    before = attempt(store, 0)
+    open_job(store, "invert", {}, {"steps": 1}, Machine("cuda", 1, 1))  # there is no row yet
+    with pytest.raises(JobReplaced, match="works on cuda, and rows of cpu and cuda do not mix"):
+        commit(before)
+    assert list(store.names("staging")) == []
+    assert status(store).committed == 0
+
+
+def test_an_attempt_whose_files_were_swept_commits_nothing(tmp_path: Path) -> None:
+    store = planned(str(tmp_path / "store"))
+    late = attempt(store, 0)
+    finish(store)
+    store.sweep()
+    store.drop("00000000")
+    with pytest.raises(StoreError, match=rf"staging/parts/{late.name}.parquet was removed before its attempt"):
+        commit(late)
+    assert status(store).committed == 1
+
+
+def test_a_retry_too_many_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "RETRIES", 1)
+    store = planned(str(tmp_path / "store"), units=1)
+    commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
+    units = [attempt(store, 0).unit]
+    (retry,), _ = _retried(store, units, ["WorkerDied"])
+    commit(attempt(store, 0, ["WorkerDied"], of=retry), ["WorkerDied"])
+    with pytest.raises(RetryError, match="unit 00000000 was retried 1 times, and no more are counted"):
+        _retried(store, units, ["WorkerDied"])
+
+
+def test_a_relative_location_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    planned(str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+    assert Store("store").location == str(tmp_path / "store")
+
+
+def test_a_spec_named_as_a_record_of_a_store_is_not_taken_for_one(place: str) -> None:
+    outer = Store(place, create=True)
+    outer.put("job.json", b'{"kind": "invert", "input": "a.tar", "output": "runs/latents"}')
+    check_outside_stores(f"{place}/runs/latents")
+    outer.put("job.json", b"kind: invert")
+    check_outside_stores(f"{place}/runs/latents")

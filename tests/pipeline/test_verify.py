@@ -25,8 +25,8 @@ from pipeline.place import place, told
 from pipeline.processor import cpu, processor
 from pipeline.shards import Sample
 from pipeline.status import status
-from pipeline.store import Store
-from pipeline.verify import run_verify
+from pipeline.store import JobReplaced, Store
+from pipeline.verify import EditVerifyTask, run_verify
 from pipeline.work import Machine
 from pipeline.worker import VERSIONS
 from schemas.specs import EditSpec, InvertSpec
@@ -192,6 +192,15 @@ def test_the_requested_number_of_rows_is_verified(latents: Path) -> None:
     for rows in (1, 5, 12, 100):
         verified = run_verify(str(latents), rows=rows, count=1)
         assert (verified.rows, verified.exact, verified.problems) == (min(rows, 12), min(rows, 12), [])
+
+
+def test_a_worker_verifies_no_store_of_another_job(copied: Store) -> None:
+    """A relative path, or a disk that nodes do not share, can lead a worker to another store."""
+    task = EditVerifyTask(copied.location, copied.key())
+    assert task.open().location == copied.location
+    copied.put("job.json", json.dumps(copied.job() | {"id": "another"}).encode())
+    with pytest.raises(JobReplaced):
+        task.open()
 
 
 def test_damaged_units_are_repaired(copied: Store, latents: Path) -> None:

@@ -34,6 +34,14 @@ def test_schema_accepts_what_the_model_accepts(kind: str, data: dict[str, Any]) 
     assert not validator.is_valid({**data, "surprise": 1})
 
 
+@pytest.mark.parametrize("mask", [{"words": "changed"}, {"file": "masks/{key}.png"}, {"pie_bench": True}])
+def test_a_spec_is_read_again_as_a_store_keeps_it(mask: dict[str, Any]) -> None:
+    edit = {"name": "snow", "control": {"mask": mask}}
+    edit |= {"pie_bench": "mapping.json"} if "pie_bench" in mask else {"prompt": "{caption}, snow"}
+    spec = EditSpec.model_validate(EDIT | {"edits": [edit]})
+    assert EditSpec.model_validate(json.loads(spec.model_dump_json())) == spec
+
+
 def test_every_field_is_described() -> None:
     def undescribed(node: Any, path: str = "") -> list[str]:
         if not isinstance(node, dict):
