@@ -17,6 +17,7 @@ import logging
 import resource
 import tempfile
 import time
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -73,10 +74,8 @@ class Simulated:
 
     def __init__(self, store: Path) -> None:
         self.began = self.ended = self.working = 0.0
-        self._commits = store / "commits"
+        self._store, self._commits = store, store / "commits"
         self._commits.mkdir()
-        told = scale.commit(Unit("12345678", "SOURCE", 0, 0, scale.UNIT, 1, None)).model_dump_json()
-        self._text = told.replace("parts/", "shards/")  # no part is there, for the report to read
         self._refs, self._results = count(), dict[int, Any]()
         self._actor = SimpleNamespace(
             node=SimpleNamespace(remote=lambda: self._put("a node")),
@@ -110,6 +109,13 @@ class Simulated:
     def _start(self, packed: object) -> SimpleNamespace:
         self.began = self.began or time.process_time()
         return self._actor
+
+    @cached_property
+    def _text(self) -> str:
+        """The commit of unit 12345678 of SOURCE, by this store's job."""
+        job = json.loads((self._store / "job.json").read_text())["id"]
+        made = scale.commit(Unit("12345678", "SOURCE", 0, 0, scale.UNIT, 1, None))
+        return made.model_copy(update={"job": job, "files": ()}).model_dump_json()  # no worker writes a part
 
     def _call(self, method: str, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> int:
         began = time.thread_time()
