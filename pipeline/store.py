@@ -397,14 +397,9 @@ class Store:
                 if not self.has(file.path):
                     raise StoreError(f"{self.location}: {file.path} is committed but missing; {REPAIR}") from error
 
-    def check_staged(self, files: Iterable[File]) -> None:
-        """Raise StoreError if a staged file was removed, as `sweep` does once another attempt has done the unit."""
-        for file in files:
-            if not self.has(f"{STAGING}/{file.path}"):
-                raise StoreError(
-                    f"{self.location}: {STAGING}/{file.path} was removed before its attempt committed it: another "
-                    "attempt has done the unit, or had; run this again"
-                )
+    def has_staged(self, files: Iterable[File]) -> bool:
+        """Return False if a staged file was removed, as `sweep` does once another attempt has done the unit."""
+        return all(self.has(f"{STAGING}/{file.path}") for file in files)
 
     def withdraw(self, files: Iterable[File]) -> None:
         """Delete staged files of an attempt that does not commit them."""

@@ -273,10 +273,9 @@ class Attempt:
         )
         try:
             self.store.check_key(self.key, device)
-            self.store.check_staged(self.files)
             if self.unit.after is not None:
                 self.store.check_follows(self.unit.unit, self.unit.retry, self.unit.after)
-            won = self.store.commit(commit)
+            won = self.store.has_staged(self.files) and self.store.commit(commit)
         except StoreError:
             self.store.withdraw(self.files)
             raise
