@@ -678,7 +678,7 @@ def test_an_attempt_whose_files_were_swept_commits_nothing(tmp_path: Path) -> No
     finish(store)
     store.sweep()
     store.drop("00000000")
-    with pytest.raises(StoreError, match="has no commits/00000000.json"):
+    with pytest.raises(StoreError, match=r"has no commits/00000000\.json"):
         commit(late)
     assert status(store).committed == 1
 
