@@ -11,10 +11,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import ray
 from ray._private import ray_constants
+from ray.job_config import JobConfig
 
 from pipeline.errors import JobError
 from pipeline.work import Machine
@@ -36,6 +38,18 @@ class NoCluster(JobError):
 
 class NotStarted(JobError):
     """Ray cannot be started on this machine."""
+
+
+class CleanPathJobConfig(JobConfig):
+    """A job of Ray whose workers import only what is installed on their node.
+
+    By default, Ray puts the folder of the driver's script and its working directory before all else on the workers'
+    path. A user's `pipeline.py` or `datasets/` there would replace a module of this package or of its dependencies.
+    """
+
+    def _serialize(self) -> str:
+        self._py_driver_sys_path.clear()
+        return super()._serialize()
 
 
 def machine_for(gpus: float) -> Machine:
@@ -77,7 +91,9 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
             if address not in ("", "local"):
                 _check_address(address)
                 try:
-                    ray.init(logging_level=logging.ERROR)
+                    # The server of a ray:// address makes the driver, and leaves its working directory out by itself.
+                    more: Any = {} if address.startswith("ray://") else {"job_config": CleanPathJobConfig()}
+                    ray.init(logging_level=logging.ERROR, **more)
                 except (ConnectionError, ValueError) as error:
                     raise NoCluster(f"RAY_ADDRESS is {_shown(address)}: {error}") from error
             else:
@@ -119,7 +135,13 @@ def _start_local(cpus: int) -> None:
         # The token stays in the environment: Ray reads it once per process, so a later cluster needs the same token.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
-        ray.init(address="local", include_dashboard=False, num_cpus=cpus, logging_level=logging.ERROR)
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            num_cpus=cpus,
+            logging_level=logging.ERROR,
+            job_config=CleanPathJobConfig(),
+        )
     except (OSError, ray.exceptions.RaySystemError) as error:
         ray.shutdown()
         folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()

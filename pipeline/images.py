@@ -117,7 +117,7 @@ def _decode(data: bytes) -> Image.Image:
             if image.format == "PNG":
                 _check(data)
             image.load()
-            turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+            turn = _UPRIGHT.get(_orientation(image))
             return _rgb(image if turn is None else image.transpose(turn))
     except ImageError:
         raise
@@ -130,6 +130,14 @@ def _decode(data: bytes) -> Image.Image:
         # Pillow's parsers let out nearly every builtin exception, MemoryError too, on hostile bytes.
         kind = DecompressionBomb if "MAX_TEXT_" in str(error) else CorruptImage
         raise kind(f"{type(error).__name__}: {error}") from error
+
+
+def _orientation(image: Image.Image) -> Any:
+    """Return the orientation that the EXIF block of an image has; 1, which is upright, if the block cannot be read."""
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # Pillow's parser raises nearly every builtin exception, and the pixels are whole
+        return 1
 
 
 def _check(data: bytes) -> None:

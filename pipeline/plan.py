@@ -15,7 +15,7 @@ import pyarrow as pa
 from pipeline.errors import JobError
 from pipeline.inputs import expand
 from pipeline.progress import Progress
-from pipeline.shards import Entry, ShardError, ShardIndex, index_shard
+from pipeline.shards import Entry, ShardError, ShardIndex, clean_name, index_shard
 from pipeline.storage import Head, StorageError, head
 from pipeline.store import Store, StoreError, commit_path, table_bytes, units_path
 from schemas.commit import Commit, merged
@@ -333,8 +333,8 @@ def find_entries(store: Store, unit: Unit) -> tuple[Head, list[Entry]]:
     """Return the present version of a unit's shard, and the unit's planned samples in it.
 
     If a retry indexed that version (`index_again`), samples are looked up by key. If several samples have the same key,
-    the second one stays the second. A sample that is not found has the fault MissingSample. Samples keep the indexes of
-    the plan. Without such an index the result is the planned version and `read_entries`, and `read_samples` compares
+    the second one stays the second. A sample that is not found has the fault MissingSample. Samples keep the indexes
+    and the keys of the plan. Without such an index the result is the planned version and `read_entries`, and `read_samples` compares
     the contents. Raises StorageError if there is no shard.
     """
     planned = read_entries(store, unit)
@@ -349,8 +349,8 @@ def find_entries(store: Store, unit: Unit) -> tuple[Head, list[Entry]]:
         if key in present:
             fault = present[key].fault
             if fault is not None:
-                fault = replace(fault, index=entry.index)
-            found.append(replace(present[key], index=entry.index, fault=fault))
+                fault = replace(fault, index=entry.index, key=entry.key)
+            found.append(replace(present[key], index=entry.index, key=entry.key, fault=fault))
         else:
             message = "the shard was replaced since it was planned, and its new version has no sample with this key"
             fault = Reject(unit.source, entry.index, entry.key, "index", "MissingSample", message)
@@ -359,12 +359,15 @@ def find_entries(store: Store, unit: Unit) -> tuple[Head, list[Entry]]:
 
 
 def _numbered(entries: Iterable[Entry]) -> list[tuple[str, int]]:
-    """Return the key of each entry, and the number of earlier entries with the same key."""
+    """Return the key of each entry, and the number of earlier entries with the same key.
+
+    Plans of earlier versions have a "./" before keys, which later indexes of the same shard have not.
+    """
     before = Counter[str]()
     numbered = []
-    for entry in entries:
-        numbered.append((entry.key, before[entry.key]))
-        before[entry.key] += 1
+    for key in (clean_name(entry.key) for entry in entries):
+        numbered.append((key, before[key]))
+        before[key] += 1
     return numbered
 
 

@@ -1,6 +1,10 @@
 """WebDataset tar shards, read strictly: every sample comes out whole or leaves a reject, and none is mixed up.
 
-A sample is a run of members with one key, as webdataset splits names: at the first dot of the last path component.
+A sample is all members of one key, wherever they lie in the tar. webdataset's rule gives the key: a name up to the
+first dot of its last path component, here without "./". An image with further dots in its name (10.30.15.png) is
+rejected under its own name, so that each such image is counted; but one that accompanies a sample's image
+(key.mask.png) is an unused member of that sample.
+
 Planning reads the headers of a shard once (`index_shard`). A unit later reads its slice by range requests, usually one,
 and parses each sample from its own bytes only (`read_samples`). Only an image, a .txt and a .json are used. Runs of
 other members (a video, an array) of at least WINDOW bytes are not read. These are not members: directories, hidden
@@ -18,13 +22,13 @@ import json
 import os
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import BinaryIO, Self, cast
 
 from pipeline.errors import JobError
-from pipeline.storage import WINDOW, Head, Reader, StorageError, head, local_path, read_ranges
+from pipeline.storage import READ, WINDOW, Head, Reader, StorageError, head, local_path, read_ranges
 from schemas.rejects import Reject
 
 IMAGES = frozenset({"bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
@@ -33,6 +37,9 @@ METADATA = "json"
 USED = IMAGES | {CAPTION, METADATA}
 LARGEST = 256 << 20  # bytes of a sample's used members: a sample is read whole, so that this bounds a worker's memory
 DIGEST = 8  # bytes of an entry's digest, which only has to distinguish two versions of one sample
+NAMED, LONGEST_NAME = 5, 100  # extensions of a sample that a message names, and their characters
+_BITS = {extension: 1 << number for number, extension in enumerate(sorted(USED))}
+_IMAGE_BITS = sum(_BITS[extension] for extension in IMAGES)
 
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
@@ -43,6 +50,7 @@ _COMPRESSED = {
 }
 # webdataset's own rule for meta names, and the litter of macOS and of hidden files.
 _IGNORED = re.compile(r"__[^/]*__(/|$)|(.*/)?(__MACOSX(/|$)|\.[^/]*$)", re.DOTALL)
+_DOT_FOLDERS = re.compile(r"(?:^|(?<=/))(?:\./+)+")
 # Headers whose content tarfile reads at once, whatever length they claim, and the most bytes that are let pass.
 _LONG = (tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE)
 _LONGEST = 1 << 20
@@ -130,17 +138,55 @@ class _Member:
         return self.data.stop - self.data.start
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True, eq=False)
 class _Group:
-    """The members of one sample, and the digest of the used ones if it was requested.
+    """The sample that is made of the members seen so far of one key: bytes [offset, end) of the tar, less `gaps`.
 
-    With a `stop`, the tar cannot be read further, and the sample may be incomplete. A group that has a stop and no
-    sample has one member with the key "".
+    `used` has a bit for each extension in USED that it has, of `size` bytes in all; `others` names some of its further
+    members. `fault` is that of a single member. `digest` combines those of the used members by XOR, in any order.
     """
 
-    members: list[_Member]
-    digest: bytes | None
-    stop: _Stop | None = None
+    key: str
+    repeated: bool
+    offset: int
+    end: int
+    gaps: tuple[tuple[int, int], ...] = ()
+    used: int = 0
+    size: int = 0
+    others: tuple[str, ...] = ()
+    fault: tuple[str, str] | None = None
+    digest: int = 0
+
+    @property
+    def has_image(self) -> bool:
+        return bool(self.used & _IMAGE_BITS)
+
+    @property
+    def has_caption(self) -> bool:
+        return bool(self.used & _BITS[CAPTION])
+
+    def add(self, member: _Member, extension: str, *, adjacent: bool) -> None:
+        """Add a member, whose bytes follow those of the group if `adjacent`, or a run of unused members."""
+        if member.unsafe is not None and self.fault is None:
+            name = _printable(f"{self.key}.{extension}")
+            self.fault = "UnsafeMember", f"member {name!r} {member.unsafe}; repack the shard with plain files only"
+        if extension not in USED:
+            self.name(extension)
+            return
+        if not self.used:
+            self.offset = self.end = member.offset
+        if not adjacent or member.offset - self.end >= WINDOW:
+            self.gaps += ((self.end, member.offset),)
+        if extension in IMAGES and member.size == 0 and self.fault is None:
+            self.fault = "EmptyMember", f"the {extension} has 0 bytes"
+        self.used |= _BITS[extension]
+        self.size += member.size
+        self.end = member.end
+
+    def name(self, extension: str) -> None:
+        """Remember the extension of an unused member for messages."""
+        if len(self.others) <= NAMED:
+            self.others += (extension,)
 
 
 class _Header(tarfile.TarInfo):
@@ -165,9 +211,12 @@ class _Stop(Exception):
 def index_shard(url: str, *, digests: bool = False) -> ShardIndex:
     """List a shard's samples from its headers, with a fault for each that cannot be used.
 
-    Faults: DuplicateKey (the first of a key stands), MissingImage, MissingCaption, EmptyMember, SeveralImages,
-    OversizedSample, UnsafeMember, KeyEncoding, TruncatedShard and CorruptShard; the last two also stand, under the key
-    "", for content that could not be read where no sample was open.
+    Samples are in the order of their first members. A member is part of the latest sample of its key, or begins another
+    one if that has its extension already.
+
+    Faults: DuplicateKey (the first of a key stands), DottedKey, MissingImage, MissingCaption, EmptyMember,
+    SeveralImages, OversizedSample, UnsafeMember, KeyEncoding, TruncatedShard and CorruptShard; the last two also stand,
+    under the key "", for content that could not be read where no sample was open.
 
     With `digests`, each entry of a local shard has a digest. This reads every used byte; without digests the reads of
     1 MiB per header cover nearly as much, except for members of several MiB. Entries of objects have no digest, because
@@ -179,15 +228,12 @@ def index_shard(url: str, *, digests: bool = False) -> ShardIndex:
     path = local_path(url)
     if path is not None and os.path.exists(path) and not os.path.isfile(path):
         raise ShardError(f"{url}: is a folder or a device, not a file; give the shards in it by name, braces expand")
-    entries: list[Entry] = []
-    seen: set[str] = set()
     try:
         reader = Reader(url)
         if reader.head.size == 0:
             raise ShardError(f"{url}: is empty (0 bytes); fetch it again")
         try:
-            for group in _groups(cast(BinaryIO, reader), digests=digests and path is not None):
-                entries.append(_entry(url, len(entries), group, seen, reader.head.size))
+            entries = _entries(url, cast(BinaryIO, reader), digests=digests and path is not None)
         except tarfile.ReadError as error:
             raise ShardError(f"{url}: {_not_a_tar(reader)} ({error})") from error
     except StorageError as error:
@@ -212,22 +258,50 @@ def read_samples(url: str, *, size: int, etag: str | None, entries: Sequence[Ent
         StorageError: the shard cannot be reached.
     """
     planned = Head(size, etag)
-    parts = read_ranges(url, [piece for entry in entries for piece in entry.ranges])
-    for entry in entries:
-        if entry.fault is not None:
-            yield entry.fault
-            continue
+    runs = list(_runs(entries))
+    parts = read_ranges(url, [piece for run in runs for piece in _pieces(run)])
+    for run in runs:
+        read: dict[tuple[int, int], tuple[bytes, Head]] = {}
         try:
-            read = [next(parts) for _ in entry.ranges]
+            for piece in _pieces(run):
+                read[piece] = next(parts)
         except StorageError:
             now = head(url)
             if now == planned:
                 raise
-            raise _changed(url, entry, planned, now) from None
-        now = next((found for _, found in read if found != planned), planned)
-        if now != planned and entry.digest is None:
-            raise _changed(url, entry, planned, now)
-        yield _sample(url, entry, b"".join(data for data, _ in read), check=now != planned)
+            raise _changed(url, run, planned, now) from None
+        for entry in run:
+            if entry.fault is not None:
+                yield entry.fault
+                continue
+            found = [read.pop(piece) for piece in entry.ranges]
+            now = next((version for _, version in found if version != planned), planned)
+            if now != planned and entry.digest is None:
+                raise _changed(url, [entry], planned, now)
+            yield _sample(url, entry, b"".join(data for data, _ in found), check=now != planned)
+
+
+def _runs(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
+    """Cut entries into runs, each of which is read before the next: one entry, or several that lie among each other.
+
+    The entries of a run have at most READ bytes.
+    """
+    run: list[Entry] = []
+    end = size = 0
+    for entry in entries:
+        if run and (entry.offset >= end or size + entry.bytes_read > READ):
+            yield run
+            run, size = [], 0
+        run.append(entry)
+        size += entry.bytes_read
+        end = max(end, entry.end) if size else 0
+    if run:
+        yield run
+
+
+def _pieces(run: Sequence[Entry]) -> list[tuple[int, int]]:
+    """The bytes of a run of entries, in the order of the tar, so that neighbours share a request."""
+    return sorted(piece for entry in run for piece in entry.ranges)
 
 
 def write_shard(samples: Iterable[tuple[str, dict[str, bytes]]]) -> bytes:
@@ -265,59 +339,87 @@ def check_member(key: str, extension: str) -> None:
         raise BadMemberName(f"member {name!r}: not a name that a WebDataset reader returns; rename it")
 
 
-def _groups(file: BinaryIO, *, digests: bool) -> Iterator[_Group]:
-    """Group the members of a tar into samples. Only the last group can have a stop.
+def _entries(url: str, file: BinaryIO, *, digests: bool) -> list[Entry]:
+    """The entries of a tar.
 
     Raises:
         tarfile.ReadError: not even the first header can be read.
     """
-    members: list[_Member] = []
-    extensions: set[str] = set()
-    content = sha256()
+    groups, last, stop = _groups(file, digests=digests)
+    size = file.seek(0, os.SEEK_END)
+    entries: list[Entry] = []
+    for group in groups:
+        key, index = _printable(group.key), len(entries)
+        fault = _fault(group)
+        if stop is not None and group is last and not stop.whole:
+            fault, stop = (stop.error, stop.message), None
+        reject = None if fault is None else Reject(url, index, key, "index", *fault)
+        digest = group.digest.to_bytes(DIGEST) if digests and reject is None else None
+        gaps = group.gaps if reject is None else ()
+        entries.append(Entry(index, key, group.offset, min(group.end, size), reject, gaps, digest))
+    if stop is not None:
+        reject = Reject(url, len(entries), "", "index", stop.error, stop.message)
+        entries.append(Entry(len(entries), "", stop.offset, min(stop.offset, size), reject))
+    return entries
+
+
+def _groups(file: BinaryIO, *, digests: bool) -> tuple[list[_Group], _Group | None, _Stop | None]:
+    """Group the members of a tar into samples. Return them, the one of the last member, and what stopped the reading.
+
+    In memory is one small record per sample, and none per member.
+
+    Raises:
+        tarfile.ReadError: not even the first header can be read.
+    """
+    groups: list[_Group] = []
+    latest: dict[str, _Group] = {}
+    last: _Group | None = None
+    stop: _Stop | None = None
     try:
         for member in _members(file):
-            if members and (members[0].key != member.key or member.extension in extensions):
-                yield _Group(members, content.digest()[:DIGEST] if digests else None)
-                members, extensions, content = [], set(), sha256()
-            members.append(member)
-            extensions.add(member.extension)
-            if digests and member.extension in USED and member.size <= LARGEST:
-                content.update(f"{member.extension} {member.size}\n".encode())
+            key, extension = member.key, member.extension
+            front, dot, end = extension.rpartition(".")
+            if dot:
+                key, extension = f"{key}.{front}", end
+            group = latest.get(key)
+            if group is None or group.used & _BITS.get(extension, 0):
+                group = latest[key] = _Group(key, group is not None, member.offset, member.offset)
+                groups.append(group)
+            group.add(member, extension, adjacent=group is last or not group.used)
+            if digests and extension in USED and member.size <= LARGEST:
                 file.seek(member.data.start)
-                for start in range(0, member.size, WINDOW):
-                    content.update(file.read(min(WINDOW, member.size - start)))
-        stop = None
+                content = (file.read(min(WINDOW, member.size - at)) for at in range(0, member.size, WINDOW))
+                group.digest ^= _digest(extension, member.size, content)
+            last = group
     except _Stop as stopped:
         stop = stopped
-    digest = content.digest()[:DIGEST] if digests else None
-    if stop is not None and (not members or stop.whole):
-        if members:
-            yield _Group(members, digest)
-        yield _Group([_Member("", "", stop.offset, stop.offset, slice(0, 0), None)], None, stop)
-    elif members:
-        yield _Group(members, digest, stop)
+    kept = []
+    for group in groups:
+        sample, front = _accompanied(group, latest)
+        if sample is None:
+            kept.append(group)
+        else:
+            sample.name(front)
+            last = sample if last is group else last
+    return kept, last, stop
 
 
-def _entry(url: str, index: int, group: _Group, seen: set[str], size: int) -> Entry:
-    """Return the entry of a group in a shard of `size` bytes, and add its key to `seen`, the keys before it."""
-    first, last = group.members[0], group.members[-1]
-    key = _printable(first.key)
-    fault = _fault(group.members, seen)
-    seen.add(first.key)
-    if group.stop is not None:
-        fault = group.stop.error, group.stop.message
-    if fault is not None:
-        reject = Reject(url, index, key, "index", *fault)
-        return Entry(index, key, first.offset, min(last.end, size), reject)
-    gaps: list[tuple[int, int]] = []
-    start = first.offset
-    for used in (member for member in group.members if member.extension in USED):
-        if used.offset - start >= WINDOW:
-            gaps.append((start, used.offset))
-        start = used.end
-    if last.end - start >= WINDOW:
-        gaps.append((start, last.end))
-    return Entry(index, key, first.offset, min(last.end, size), None, tuple(gaps), group.digest)
+def _accompanied(group: _Group, latest: Mapping[str, _Group]) -> tuple[_Group | None, str]:
+    """Return the sample that a group with a dotted key only accompanies, as key.mask.png does, and its extension."""
+    folder, slash, name = group.key.rpartition("/")
+    base, dot, front = name.partition(".")
+    sample = latest.get(f"{folder}{slash}{base}") if dot else None
+    if sample is None or (group.has_image and (group.has_caption or not sample.has_image)):
+        return None, ""
+    return sample, f"{front}.{_names(group)}"
+
+
+def _digest(extension: str, size: int, content: Iterable[bytes]) -> int:
+    """The beginning of a sha256 of a member, as a number."""
+    digest = sha256(f"{extension} {size}\n".encode())
+    for data in content:
+        digest.update(data)
+    return int.from_bytes(digest.digest()[:DIGEST])
 
 
 def _members(file: BinaryIO) -> Iterator[_Member]:
@@ -345,6 +447,7 @@ def _members(file: BinaryIO) -> Iterator[_Member]:
             raise _broken(file, end, "negative size")
         end = tar.offset
         tar.members = []  # type: ignore[attr-defined]  # else tarfile keeps every header
+        info.name = clean_name(info.name)
         key, extension = _split(info)
         if key is not None:
             data = slice(info.offset_data, info.offset_data + info.size)
@@ -373,6 +476,11 @@ def _broken(file: BinaryIO, offset: int, cause: str) -> _Stop:
     )
 
 
+def clean_name(name: str) -> str:
+    """A member's name, or a key, without the "./" that `tar -C folder .` puts before it."""
+    return _DOT_FOLDERS.sub("", name)
+
+
 def _split(info: tarfile.TarInfo) -> tuple[str | None, str]:
     """A member's key and lower-case extension; no key for a member that does not count."""
     if info.isdir() or _IGNORED.match(info.name):
@@ -396,34 +504,47 @@ def _unsafe(info: tarfile.TarInfo) -> str | None:
     return None
 
 
-def _fault(group: list[_Member], seen: set[str]) -> tuple[str, str] | None:
-    """Error and message for what the headers show to be wrong with a sample; `seen` are the keys before it."""
-    key = group[0].key
-    names = ", ".join(_printable(member.extension) for member in group)
-    images = [member for member in group if member.extension in IMAGES]
-    for member in group:
-        if member.unsafe is not None:
-            name = _printable(f"{key}.{member.extension}")
-            return "UnsafeMember", f"member {name!r} {member.unsafe}; repack the shard with plain files only"
+def _fault(group: _Group) -> tuple[str, str] | None:
+    """Error and message for what the headers show to be wrong with a sample."""
+    key, names = group.key, _names(group)
+    if group.fault is not None and group.fault[0] == "UnsafeMember":
+        return group.fault
     if _printable(key) != key:
         return "KeyEncoding", "the key is not UTF-8; rename the members"
-    if key in seen:
+    if "." in key.rpartition("/")[2]:
+        return (
+            "DottedKey",
+            f"the name has a dot before its extension ({names}), and a WebDataset key ends at the first dot; rename the"
+            " members, with _ for that dot",
+        )
+    if group.repeated:
         return "DuplicateKey", "the key came before in this shard; that first sample stands, rename this one"
-    if not images:
+    if not group.has_image:
         return "MissingImage", f"no image among the members ({names}); a key ends at its name's first dot"
-    if len(images) > 1:
-        return "SeveralImages", f"{len(images)} images among the members ({names}); keep one"
-    if images[0].size == 0:
-        return "EmptyMember", f"the {images[0].extension} has 0 bytes"
-    if CAPTION not in (member.extension for member in group):
-        return "MissingCaption", f"no .{CAPTION} among the members ({names})"
-    if (size := sum(member.size for member in group if member.extension in USED)) > LARGEST:
-        message = f"image, .txt and .json have {size:,} bytes, and at most {LARGEST:,} are read; make them smaller"
+    if (images := (group.used & _IMAGE_BITS).bit_count()) > 1:
+        return "SeveralImages", f"{images} images among the members ({names}); keep one"
+    if group.fault is not None:
+        return group.fault
+    if not group.has_caption:
+        hint = ""
+        if group.used & _BITS[METADATA]:
+            hint = f"; a caption in the .{METADATA} is not read: write it to a .{CAPTION} of the same key"
+        return "MissingCaption", f"no .{CAPTION} among the members ({names}){hint}"
+    if group.size > LARGEST:
+        message = f"image, .txt and .json have {group.size:,} bytes, and at most {LARGEST:,} are read; make them smaller"
         return "OversizedSample", message
     return None
 
 
-def _changed(url: str, entry: Entry, planned: Head, now: Head) -> ShardChanged:
+def _names(group: _Group) -> str:
+    """The extensions of a sample's members, a few of them if they are many."""
+    names = [extension for extension, bit in _BITS.items() if group.used & bit]
+    names += [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in group.others[:NAMED]]
+    return ", ".join(map(_printable, names)) + (", ..." if len(group.others) > NAMED else "")
+
+
+def _changed(url: str, entries: Sequence[Entry], planned: Head, now: Head) -> ShardChanged:
+    entry = next(entry for entry in entries if entry.fault is None)
     return ShardChanged(
         f"{url}: had {planned.size} bytes and the ETag {planned.etag} when it was planned, and has {now.size} bytes and"
         f" the ETag {now.etag} now; sample {entry.index} ({entry.key!r}) is not in it, or has no digest to compare; put"
@@ -437,13 +558,21 @@ def _sample(url: str, entry: Entry, data: bytes, *, check: bool) -> Sample | Rej
     Raises:
         ShardChanged: the bytes are not exactly the sample that was indexed.
     """
+    key = clean_name(entry.key)  # plans of earlier versions have the "./"
+    members: dict[str, bytes] = {}
+    whole, repeated = False, False
     try:
-        groups = list(_groups(io.BytesIO(data), digests=check))
+        for member in _members(io.BytesIO(data)):
+            if member.key == key and member.extension in USED:
+                repeated |= member.extension in members
+                members[member.extension] = data[member.data]
     except tarfile.ReadError:
-        groups = []
-    found = [(group.members[0].key, group.members[0].offset, group.members[-1].end) for group in groups]
-    same = found == [(entry.key, 0, len(data))] and len(data) == entry.bytes_read
-    if not same or _fault(groups[0].members, set()) or (check and groups[0].digest != entry.digest):
+        pass
+    except _Stop as stop:  # there is no end-of-archive marker
+        whole = stop.offset == len(data) == entry.bytes_read
+    images = [name for name in members if name in IMAGES]
+    same = whole and not repeated and len(images) == 1 and CAPTION in members
+    if not same or (check and entry.digest not in _digests(members)):
         raise ShardChanged(
             f"{url}: sample {entry.index} ({entry.key!r}) has changed since the shard was planned; "
             "put the planned version back, or give another output"
@@ -452,8 +581,6 @@ def _sample(url: str, entry: Entry, data: bytes, *, check: bool) -> Sample | Rej
     def reject(error: str, message: str) -> Reject:
         return Reject(url, entry.index, entry.key, "read", error, message)
 
-    members = {member.extension: data[member.data] for member in groups[0].members if member.extension in USED}
-    extension = next(name for name in members if name in IMAGES)
     try:
         caption = members[CAPTION].decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -468,7 +595,16 @@ def _sample(url: str, entry: Entry, data: bytes, *, check: bool) -> Sample | Rej
                 return reject("InvalidJson", f"the .{METADATA} is not an object")
         except (ValueError, RecursionError) as error:
             return reject("InvalidJson", f"the .{METADATA} is not JSON in UTF-8: {error}")
-    return Sample(entry.index, entry.key, members[extension], extension, caption, metadata)
+    return Sample(entry.index, entry.key, members[images[0]], images[0], caption, metadata)
+
+
+def _digests(members: Mapping[str, bytes]) -> tuple[bytes, bytes]:
+    """The digest of an entry with these members, and the one that plans of earlier versions have."""
+    digest, earlier = 0, sha256()
+    for extension, data in members.items():
+        digest ^= _digest(extension, len(data), [data])
+        earlier.update(f"{extension} {len(data)}\n".encode() + data)
+    return digest.to_bytes(DIGEST), earlier.digest()[:DIGEST]
 
 
 def _not_a_tar(reader: Reader) -> str:

@@ -139,6 +139,8 @@ def three() -> Iterator[Three]:
         patch.delenv("RAY_ADDRESS", raising=False)
         # not pytest's folder, whose name is too long for a socket's
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            # no driver and no worker may import from the folder where `ray start` was called
+            patch.chdir(clash(Path(folder, "home")))
             started = Three(Path(folder))
             yield started
             started.cluster.shutdown()
@@ -148,6 +150,14 @@ def three() -> Iterator[Three]:
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The spec of a job whose workers nobody kills."""
     return write_spec(tmp_path_factory.mktemp("submit") / "undisturbed")
+
+
+def clash(folder: Path) -> Path:
+    """Make a folder with the names of this package's modules in it."""
+    (folder / "edict").mkdir(parents=True)
+    for name in ("pipeline.py", "schemas.py", "jobs.py"):
+        (folder / name).write_text("raise ImportError(__file__)")
+    return folder
 
 
 def free_port() -> int:

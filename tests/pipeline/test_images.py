@@ -71,6 +71,33 @@ def test_exif_orientation_is_applied(format: str, orientation: int) -> None:
     assert (np.asarray(prepared.image) == upright.crop(box).resize((16, 16), Image.Resampling.LANCZOS)).all()
 
 
+EXIF_MARK = b"Exif\0\0"
+
+
+def with_exif(format: str, exif: bytes) -> bytes:
+    """Return an image file with any bytes as its EXIF block; the JPEG's density makes Pillow look for it late."""
+    if format != "JPEG":
+        return file(picture(16, 16), format, exif=exif)
+    data = file(picture(16, 16), "JPEG", dpi=(72, 72))
+    return data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:]
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+@settings(max_examples=60)
+@given(
+    exif=st.one_of(
+        st.binary(max_size=64).map(lambda data: EXIF_MARK + data),
+        st.binary(min_size=1, max_size=64).map(lambda data: EXIF_MARK + EXIF_MARK + data),
+        st.binary(max_size=24).map(lambda data: EXIF_MARK + b"II*\0\x08\0\0\0\x09\0\x12\x01\x03\0" + data),
+        st.just(b"b'Exif\\x00\\x00MM\\x00*'"),  # the text of Python's bytes, as some web UIs wrote it
+    )
+)
+@pytest.mark.filterwarnings("ignore:.*EXIF")
+def test_an_unreadable_exif_block_does_not_reject_an_image(format: str, exif: bytes) -> None:
+    prepared = prepare(with_exif(format, exif), 16, "center")
+    assert (prepared.width, prepared.height) == (16, 16)
+
+
 def test_transparency_lies_over_white() -> None:
     rgba = picture(16, 16).convert("RGBA")
     alpha = np.zeros((16, 16), np.uint8)

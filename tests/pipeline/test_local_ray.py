@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
+
 PROGRAM = """
 import signal, sys
 import psutil, ray
@@ -26,9 +28,25 @@ except JobError as error:
 """
 
 
-def run(program: str = PROGRAM, **environment: str) -> subprocess.CompletedProcess[str]:
+IMPORTS = """
+import sys
+import ray
+from pipeline.cluster import connected, machine_for
+
+def imported():
+    import edict, jobs, pipeline, schemas
+    return [*edict.__path__, *jobs.__path__, *pipeline.__path__, *schemas.__path__], sys.path
+
+with connected(1, machine_for(0)):
+    folders, path = ray.get(ray.remote(imported).remote())
+print(*folders, *path, sep="\\n")
+"""
+
+
+def run(program: str = PROGRAM, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=env | environment)
+    command = [sys.executable, "-P", "-c", program]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env | environment)
 
 
 def test_it_listens_on_the_loopback_interface_only_and_needs_no_home() -> None:
@@ -75,3 +93,15 @@ except KeyboardInterrupt as error:
 def test_a_process_that_is_terminated_while_ray_starts_uses_its_own_handler() -> None:
     ended = run(TERMINATED)
     assert (ended.returncode, ended.stdout) == (0, "by the handler of this process\n"), ended.stderr
+
+
+def test_workers_import_nothing_from_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "edict" / "models").mkdir(parents=True)
+    for name in ("pipeline.py", "schemas/__init__.py", "jobs/__init__.py", "torch.py", "datasets/__init__.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("raise ImportError(__file__)")
+    ended = run(IMPORTS, cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert ended.returncode == 0, ended.stderr
+    found = ended.stdout.splitlines()
+    assert found[:4] == [str(ROOT / name) for name in ("edict", "jobs", "pipeline", "schemas")]
+    assert str(tmp_path) not in found
