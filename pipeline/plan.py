@@ -334,8 +334,8 @@ def find_entries(store: Store, unit: Unit) -> tuple[Head, list[Entry]]:
 
     If a retry indexed that version (`index_again`), samples are looked up by key. If several samples have the same key,
     the second one stays the second. A sample that is not found has the fault MissingSample. Samples keep the indexes
-    and the keys of the plan. Without such an index the result is the planned version and `read_entries`, and `read_samples` compares
-    the contents. Raises StorageError if there is no shard.
+    and the keys of the plan. Without such an index the result is the planned version and `read_entries`, and
+    `read_samples` compares the contents. Raises StorageError if there is no shard.
     """
     planned = read_entries(store, unit)
     now = head(unit.source)

@@ -531,7 +531,9 @@ def _fault(group: _Group) -> tuple[str, str] | None:
             hint = f"; a caption in the .{METADATA} is not read: write it to a .{CAPTION} of the same key"
         return "MissingCaption", f"no .{CAPTION} among the members ({names}){hint}"
     if group.size > LARGEST:
-        message = f"image, .txt and .json have {group.size:,} bytes, and at most {LARGEST:,} are read; make them smaller"
+        message = (
+            f"image, .txt and .json have {group.size:,} bytes, and at most {LARGEST:,} are read; make them smaller"
+        )
         return "OversizedSample", message
     return None
 
