@@ -55,7 +55,7 @@ def plan(spec: SpecPath, overrides: Overrides = None) -> None:
         loaded = load(spec, overrides or ())
         from jobs.preview import preview  # takes seconds, for which a slip in the spec need not wait
 
-        print(preview(loaded))
+        print("\n".join(map(plain, preview(loaded).split("\n"))))
 
 
 @app.command()

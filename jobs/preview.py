@@ -1,8 +1,11 @@
 """What a job would do and cost, told before anything runs."""
 
+import threading
 from collections import Counter
 from collections.abc import Container, Mapping, Sequence
 from functools import partial
+from itertools import groupby, islice
+from operator import attrgetter
 from typing import Any
 
 from edict.checkpoint import locate
@@ -13,15 +16,20 @@ from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
 from pipeline.edit import Variant, executed_steps
 from pipeline.job import invert_fingerprint, schedule_of
+from pipeline.keys import key_table
 from pipeline.latents import read_columns
 from pipeline.plan import Source, cut, index_shards, most_batches, parts_of
 from pipeline.run import edit_task, note_float16
 from pipeline.selection import SelectionError, count_listed, images_per_row, no_row, planned, read_selection
 from pipeline.shards import ShardIndex
 from pipeline.store import Store
+from schemas.rejects import Reject
 from schemas.specs import EditSpec, InvertSpec
 
 SHOWN = 10  # prompt pairs
+REJECTS, REPEATED = 3, 3  # rejects of each error, and repeated keys, that are shown
+by_error, by_place = attrgetter("error"), attrgetter("shard", "index")
+LONGEST_KEY = 200  # characters of a key that are shown
 
 
 def preview(spec: InvertSpec | EditSpec) -> str:
@@ -35,15 +43,23 @@ def _invert(spec: InvertSpec) -> list[str]:
     fingerprint = invert_fingerprint(spec, folder)
 
     batch_size = spec.workers.batch_size
+    faults, shown, lock = Counter[str](), dict[str, list[Reject]](), threading.Lock()
+    with key_table() as keys:
 
-    def take(index: ShardIndex) -> tuple[Counter[str], int]:
-        found = Counter(entry.fault.error for entry in index.entries if entry.fault)
-        return found, most_batches(index.entries, batch_size)
+        def take(index: ShardIndex) -> int:
+            keys.add(index.url, [entry.key for entry in index.entries if entry.fault is None])
+            rejects = [entry.fault for entry in index.entries if entry.fault is not None]
+            with lock:
+                faults.update(reject.error for reject in rejects)
+                for error, of_error in groupby(sorted(rejects, key=by_error), by_error):
+                    known = [*shown.get(error, []), *islice(of_error, REJECTS)]
+                    shown[error] = sorted(known, key=by_place)[:REJECTS]
+            return most_batches(index.entries, batch_size)
 
-    sources, taken = index_shards(spec.input, take)
-    faults = sum((found for found, _ in taken), Counter[str]())
+        sources, most = index_shards(spec.input, take)
+        repeated = keys.repeated(REPEATED)
     samples = sum(count for _, count, _, _ in sources)
-    units = cut(sources, batch_size, spec.workers.count, [most for _, most in taken])
+    units = cut(sources, batch_size, spec.workers.count, most)
     sound = samples - faults.total()
     schedule = schedule_of(fingerprint)
     depth = schedule.depth
@@ -59,11 +75,29 @@ def _invert(spec: InvertSpec) -> list[str]:
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
         f"  sound         {sound}",
         f"  rejected      {faults.total()}" + "".join(f"  {name} {count}" for name, count in faults.most_common()),
+        *(_rejected(reject) for name, _ in faults.most_common() for reject in shown[name]),
+        *_repeated(*repeated),
         f"  units         {len(units)}, for {spec.workers.count} workers",
         f"  model         {folder}, {spec.model.dtype}{compiled}, {size}x{size} pixels",
         f"  sampler       {sampler}, {depth} steps{parameters}, guidance {spec.sampler.guidance_scale:g}{within}",
         f"  network cost  {cost} evaluations a picture, {sound * cost:,} in all",
     ]
+
+
+def _rejected(reject: Reject) -> str:
+    return f"    - {reject.error}: {_short(reject.key)!r} of {reject.shard}: {reject.message}"
+
+
+def _repeated(count: int, examples: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Describe the keys that samples of several shards have."""
+    if not count:
+        return []
+    some = [f"    - {_short(key)!r} in {first} and {last}" for key, first, last in examples]
+    return [f"  repeated      {count} keys are in several shards; a list of `keys` takes every row of a key", *some]
+
+
+def _short(key: str) -> str:
+    return key if len(key) <= LONGEST_KEY else f"{key[:LONGEST_KEY]}..."
 
 
 def _edit(spec: EditSpec) -> list[str]:

@@ -4,15 +4,18 @@
     <part>.parquet                               instructpix2pix: the columns of schemas.instruct, pictures in the rows
     <edit>/annotation_images/<source key>.png    pie_bench: the tree that PIE-Bench's evaluation reads, one of each edit
 
+With pie_bench, images whose key several source shards have are at <edit>/annotation_images/<shard>/<source key>.png.
+
 Parts are numbered as in an export of latents (pipeline.export), whose refusals these share. The original of a picture
 is read again from the shard it was inverted from; where that was changed or is gone, the row is left out and counted,
 and a part without rows has no file.
 """
 
 import io
+import itertools
 import sys
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import PurePosixPath
@@ -26,6 +29,7 @@ from pipeline.export import ExportError, claim
 from pipeline.images import EXTENSIONS, encode, prepare
 from pipeline.images import FORMATS as READABLE
 from pipeline.job import fit_of
+from pipeline.keys import key_table
 from pipeline.latents import read_columns
 from pipeline.parts import to_parquet
 from pipeline.plan import Unit, find_entries, part_units, parts_of_unit, read_units
@@ -75,7 +79,7 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
         "fingerprint": job["fingerprint"],
     }
     extension = EXTENSIONS[job["spec"]["images"]["format"]]
-    write = FORMATS[format](store, job)
+    write = FORMATS[format](store, job, parts)
     target = Store(destination, create=True)
     claim(target, about)
 
@@ -111,7 +115,7 @@ def _files(store: Store, path: str) -> dict[str, bytes]:
         raise StoreError(f"{store.location}: {path} is damaged ({error})") from error
 
 
-def _instructpix2pix(store: Store, job: dict[str, Any]) -> Callable[[Store, Edits], int]:
+def _instructpix2pix(store: Store, job: dict[str, Any], parts: Sequence[Unit]) -> Callable[[Store, Edits], int]:
     """Triplets of a picture, what to do to it, and the picture it becomes."""
     latents = Store(job["spec"]["latents"])
     fit = fit_of(job["fingerprint"]["latents"])
@@ -167,33 +171,62 @@ def _originals(
     return found
 
 
-def _pie_bench(store: Store, job: dict[str, Any]) -> Callable[[Store, Edits], int]:
-    """The edited pictures as files, of each edit in the tree that PIE-Bench's evaluation takes for one method's."""
+def _pie_bench(store: Store, job: dict[str, Any], parts: Sequence[Unit]) -> Callable[[Store, Edits], int]:
+    """The edited pictures as files, of each edit in the tree that PIE-Bench's evaluation takes for one method's.
+
+    In memory are the keys that several source shards have, some 200 bytes each.
+    """
     extension = EXTENSIONS[job["spec"]["images"]["format"]]
+    repeated, folders = _repeated(store, parts)
+    if repeated:
+        print(
+            f"note: {len(repeated)} keys occur in several shards; their images are in annotation_images/SHARD/",
+            file=sys.stderr,
+        )
 
     def write(target: Store, edits: Edits) -> int:
         for row, picture in zip(edits.rows, edits.pictures, strict=True):
-            path = f"{row['edit']}/annotation_images/{row['source_key']}.{extension}"
+            key, shard = row["source_key"], row["source_shard"]
+            name = f"{folders[shard]}/{key}" if key in repeated else key
+            path = f"{row['edit']}/annotation_images/{name}.{extension}"
             try:
                 fresh = target.put_new(path, picture)
             except BadName as error:
                 raise ExportError(
-                    f"{target.location}: {path}: the key {row['source_key']!r} makes a name that no file can have here "
+                    f"{target.location}: {path}: the key {key!r} makes a name that no file can have here "
                     f"({error}); export as instructpix2pix, which stores keys as text"
                 ) from error
             if not fresh:
                 raise ExportError(
-                    f"{target.location}: {path} is there, and is another picture: {row['source_key']!r} is the key of "
-                    f"samples of several shards (one is {row['source_shard']}); export as instructpix2pix"
+                    f"{target.location}: {path} is there, and is another picture than that of {key!r} of {shard}; "
+                    "export to an empty destination, or as instructpix2pix"
                 )
         return len(edits.rows)
 
     return write
 
 
-FORMATS: dict[str, Callable[[Store, dict[str, Any]], Callable[[Store, Edits], int]]] = {
+def _repeated(store: Store, parts: Sequence[Unit]) -> tuple[frozenset[str], dict[str, str]]:
+    """Return the keys that several source shards have, and for each shard the name of a folder of its own."""
+    folders, names = dict[str, str](), set[str]()
+    with key_table() as keys:
+        for part in parts:
+            data = store.get_committed(part.source, part.version)
+            rows = read_table(data, f"{store.location}: {part.source}").select(["source_key", "source_shard"])
+            for row in rows.group_by("source_shard").aggregate([("source_key", "list")]).to_pylist():
+                keys.add(row["source_shard"], row["source_key_list"])
+                if row["source_shard"] not in folders:
+                    stem = PurePosixPath(row["source_shard"]).stem
+                    numbered = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+                    folders[row["source_shard"]] = name = next(name for name in numbered if name not in names)
+                    names.add(name)
+        _, found = keys.repeated()
+    return frozenset(key for key, _, _ in found), folders
+
+
+FORMATS: dict[str, Callable[[Store, dict[str, Any], Sequence[Unit]], Callable[[Store, Edits], int]]] = {
     "instructpix2pix": _instructpix2pix,
     "pie_bench": _pie_bench,
 }
-"""By format: a function of an edit's store and job.json that returns a function, which writes a part and returns the
-number of rows that it wrote."""
+"""By format: a function of an edit's store, job.json and parts that returns a function, which writes a part and returns
+the number of rows that it wrote."""

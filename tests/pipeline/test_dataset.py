@@ -202,8 +202,30 @@ def test_pie_bench_has_a_tree_of_each_edit(made: Path, tmp_path: Path) -> None:
         assert Image.open(io.BytesIO(data)).format == "JPEG"
 
 
-def test_two_pictures_of_one_name_are_an_error(made: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"snow/annotation_images/.*png is there, and is another picture: '犬/000'"):
+def test_pie_bench_keeps_every_row_of_keys_that_repeat(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """犬/000 and 犬/001 are in both shards, 犬/002 in the first only."""
+    for _ in range(2):  # the second time into the same destination
+        about = export_edits(str(made / "edits"), str(tmp_path / "out"), format="pie_bench")
+        assert (about["rows"], about["written"]) == (10, 10)
+        assert "note: 2 keys occur in several shards" in capsys.readouterr().err
+    found = {str(path.relative_to(tmp_path / "out")): path for path in (tmp_path / "out").rglob("*.png")}
+    expected = {}
+    for row in index(made / "edits"):
+        folder = "" if row["source_key"] == "犬/002" else f"{Path(row['source_shard']).stem}/"
+        name = f"{row['edit']}/annotation_images/{folder}{row['source_key']}.png"
+        expected[name] = row["image_sha256"]
+    assert len(expected) == 10
+    assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()} == expected
+
+
+def test_another_image_of_that_name_is_an_error(made: Path, tmp_path: Path) -> None:
+    export_edits(str(made / "edits"), str(tmp_path / "out"), format="pie_bench")
+    (tmp_path / "out" / "snow" / "annotation_images" / "0" / "犬" / "000.png").write_bytes(b"another")
+    with pytest.raises(
+        ExportError, match=r"000\.png is there, and is another picture than that of '犬/000' of .*0\.tar"
+    ):
         export_edits(str(made / "edits"), str(tmp_path / "out"), format="pie_bench")
 
 

@@ -1,0 +1,29 @@
+"""Keys that repeat over shards, also where they are more than memory may hold."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from pipeline import keys
+from pipeline.keys import key_table
+
+
+def test_keys_of_several_shards_are_found() -> None:
+    with key_table() as table:
+        table.add("b.tar", ["cat", "犬/é", "b", "b"])
+        table.add("a.tar", ["cat", "a"])
+        table.add("c.tar", ["犬/é", "cat"])
+        table.add("b.tar", ["b"])
+        assert table.repeated() == (2, [("cat", "a.tar", "c.tar"), ("犬/é", "b.tar", "c.tar")])
+        assert table.repeated(1) == (2, [("cat", "a.tar", "c.tar")])
+        table.add("d.tar", ["a"])
+        assert table.repeated(1) == (3, [("a", "a.tar", "d.tar")])
+
+
+def test_more_keys_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "MEMORY", "64MB")
+    with key_table() as table, ThreadPoolExecutor(4) as pool:
+        names = [[f"{'long' * 20}{shard:03d}{i:06d}" for i in range(20_000)] for shard in range(40)]  # 70 MB
+        list(pool.map(table.add, map(str, range(40)), names))
+        table.add("again", [names[7][5]])
+        assert table.repeated() == (1, [(names[7][5], "7", "again")])

@@ -1,0 +1,64 @@
+"""What `edict plan` says of the input before anything runs."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from jobs.cli import app
+
+Members = list[tuple[str, bytes]]
+ShardOf = Callable[[Path, Members], Path]
+
+
+def whole(*keys: str) -> Members:
+    return [(f"{key}.{name}", b"any") for key in keys for name in ("png", "txt")]
+
+
+@pytest.fixture
+def plan(tmp_path: Path, shard_of: ShardOf) -> Callable[..., list[str]]:
+    """Write each list of members as a shard, and return the lines of the plan."""
+
+    def run(*shards: Members) -> list[str]:
+        paths = [str(shard_of(tmp_path / f"{number}.tar", members)) for number, members in enumerate(shards)]
+        spec = {"kind": "invert", "input": paths, "output": str(tmp_path / "latents")}
+        (tmp_path / "spec.json").write_text(json.dumps(spec))
+        result = CliRunner().invoke(app, ["plan", str(tmp_path / "spec.json")])
+        assert result.exit_code == 0, result.output
+        return result.stdout.replace(f"{tmp_path}/", "").splitlines()
+
+    return run
+
+
+def test_the_first_rejects_of_each_error_are_shown(plan: Callable[..., list[str]]) -> None:
+    screenshots = [(f"at 10.{i:02d}.png", b"i") for i in range(500)]
+    captions = [("a.png", b"i"), ("a.json", b"{}")]
+    lines = plan([*screenshots, *whole("b")], captions, [("\x1b[31m.mp4", b"v"), *whole("c" * 9000), ("d.png", b"i")])
+    (place,) = [number for number, line in enumerate(lines) if line.startswith("  rejected")]
+    assert lines[place] == "  rejected      503  DottedKey 500  MissingCaption 2  MissingImage 1"
+    shown = [line.split(": ")[:2] for line in lines[place + 1 : place + 7]]
+    assert shown == [
+        ["    - DottedKey", "'at 10.00' of 0.tar"],
+        ["    - DottedKey", "'at 10.01' of 0.tar"],
+        ["    - DottedKey", "'at 10.02' of 0.tar"],
+        ["    - MissingCaption", "'a' of 1.tar"],
+        ["    - MissingCaption", "'d' of 2.tar"],
+        ["    - MissingImage", "'\\x1b[31m' of 2.tar"],
+    ]
+    assert lines[place + 4].endswith("a caption in the .json is not read: write it to a .txt of the same key")
+    assert max(map(len, lines)) < 1000
+    assert not [line for line in lines if "repeated" in line]
+
+
+def test_keys_that_repeat_over_shards_are_reported(plan: Callable[..., list[str]]) -> None:
+    lines = plan(whole("a", "b", "c", "d"), whole("x", "b"), [*whole("a", "b", "c"), ("x.png", b"i")], whole("d"))
+    place = next(number for number, line in enumerate(lines) if line.startswith("  repeated"))
+    assert lines[place].startswith("  repeated      4 keys are in several shards")
+    assert lines[place + 1 : place + 4] == [
+        "    - 'a' in 0.tar and 2.tar",
+        "    - 'b' in 0.tar and 2.tar",
+        "    - 'c' in 0.tar and 2.tar",
+    ]
+    assert lines[place + 4].startswith("  units")
