@@ -5,6 +5,7 @@ Ju et al., PnP Inversion, ICLR 2024, 2310.01506. What is not as it should be rai
 
 import json
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.masks import PIE_BENCH
@@ -51,3 +52,15 @@ def plain(prompt: str) -> str:
 def stem(image_path: str) -> str:
     """An image path without its extension, which is what a data set's keys are made of."""
     return re.sub(r"\.\w+$", "", image_path)
+
+
+def find_entry(name: str, ids: Mapping[str, str]) -> str | None:
+    """Return the id of the entry that a key or the name of a file stands for: `ids` has it, also under more folders.
+
+    With 0_random_140/000000000000 in `ids`, photos/0_random_140/000000000000 is found.
+    """
+    while name not in ids:
+        _, slash, name = name.partition("/")
+        if not slash:
+            return None
+    return ids[name]

@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from jobs.mapping import mask_of, plain, read_entries, stem, text_of
+from jobs.mapping import find_entry, mask_of, plain, read_entries, stem, text_of
 from pipeline.errors import JobError
 from pipeline.storage import StorageError, read_file
 from schemas.specs import Edit
@@ -32,7 +32,8 @@ class PromptTable:
     """The prompts of a file: of each key a run of rows. A million take some 300 MB.
 
     `names` tell a key's prompts apart: those of its column `name`, or 1, 2, ... where a key has several, or one empty
-    name. `aliases` are other ways to say a key; `masks` are PIE-Bench's, by key. `digest` is the sha256 of the file.
+    name. `aliases`, if any, are the names that stand for keys; `masks` are PIE-Bench's, by key. `digest` is the sha256
+    of the file.
     """
 
     digest: str
@@ -46,12 +47,13 @@ class PromptTable:
 
     def key(self, key: str) -> str | None:
         """A row's key as the table has it; None where it does not."""
-        key = self.aliases.get(key, key)
+        if self.aliases:
+            return find_entry(key, self.aliases)
         return key if key in self.first else None
 
     def mask(self, key: str) -> list[int]:
         """PIE-Bench's mask of a row's key."""
-        return self.masks[self.aliases.get(key, key)]
+        return self.masks[find_entry(key, self.aliases) or key]
 
     def of(self, key: str) -> dict[str, str]:
         """The prompts of a row's key, by name."""
@@ -185,7 +187,7 @@ def _of_rows(data: bytes, keys: pa.Array, prompts: pa.Array, names: pa.Array | N
 
 
 def _pie_bench(data: bytes, masked: bool) -> tuple[list[str], list[str], dict[str, str], dict[str, list[int]]]:
-    """Ids, prompts, and the image paths without extension that stand for ids; where `masked`, the masks by id.
+    """Ids, prompts, what stands for ids (they, and image paths without extension); where `masked`, the masks by id.
 
     Raises ValueError for what is no mapping_file.json.
     """
@@ -199,4 +201,4 @@ def _pie_bench(data: bytes, masked: bool) -> tuple[list[str], list[str], dict[st
         prompts.append(plain(prompt))
         if masked:
             masks[key] = mask_of(key, entry)
-    return list(entries), prompts, aliases, masks
+    return list(entries), prompts, aliases | {key: key for key in entries}, masks

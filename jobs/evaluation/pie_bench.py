@@ -14,7 +14,7 @@ import torch
 
 from jobs.evaluation import lpips
 from jobs.evaluation.errors import EvaluationError
-from jobs.mapping import mask_of, plain, read_entries, stem, text_of
+from jobs.mapping import find_entry, mask_of, plain, read_entries, stem, text_of
 from pipeline.images import EXTENSIONS, ImageError, prepare
 from pipeline.masks import PIE_BENCH, mask_of_runs
 from pipeline.progress import Progress
@@ -107,7 +107,7 @@ def read_mapping(file: Path) -> list[Entry]:
 
 
 def find_pictures(tree: Path, entries: Sequence[Entry]) -> dict[str, Path]:
-    """The edited picture of each entry that has one, by its id: named after its image path or its id.
+    """The edited picture of each entry that has one, by its id: named after its image path or its id, in any folder.
 
     `tree` is what `edict export --format pie_bench` writes for one edit, `entries` are one at least. Raises
     EvaluationError where it is not, or has no picture of any entry, or two of one.
@@ -117,18 +117,14 @@ def find_pictures(tree: Path, entries: Sequence[Entry]) -> dict[str, Path]:
         edits = sorted(path.parent.name for path in tree.glob(f"*/{FOLDER}"))
         hint = f"; give one of its edits: {', '.join(edits)}" if edits else ""
         raise EvaluationError(f"{tree}: there is no folder {FOLDER} in it, so it is no edit's tree{hint}")
-    found = {}
-    for entry in entries:
-        names = dict.fromkeys(
-            f"{name}.{extension}" for name in (stem(entry.image_path), entry.key) for extension in EXTENSIONS.values()
-        )
-        there = [folder / name for name in names if (folder / name).is_file()]
-        if len(there) > 1:
-            raise EvaluationError(
-                f"{folder}: entry {entry.key!r} has several pictures, {' and '.join(map(str, there))}; keep one"
-            )
-        if there:
-            found[entry.key] = there[0]
+    ids = {stem(entry.image_path): entry.key for entry in entries} | {entry.key: entry.key for entry in entries}
+    found: dict[str, Path] = {}
+    for file in sorted(file for file in folder.rglob("*") if file.suffix[1:] in EXTENSIONS.values()):
+        if (key := find_entry(file.relative_to(folder).with_suffix("").as_posix(), ids)) is None:
+            continue
+        if key in found:
+            raise EvaluationError(f"{folder}: entry {key!r} has several pictures, {found[key]} and {file}; keep one")
+        found[key] = file
     if not found:
         raise EvaluationError(
             f"{folder}: has no picture of any of the {len(entries)} entries; they are to be named after the ids or the "

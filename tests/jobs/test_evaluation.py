@@ -241,6 +241,18 @@ def test_prompts_lose_their_brackets(bench: Path) -> None:
     ]
 
 
+def test_pictures_are_found_under_further_folders(bench: Path) -> None:
+    """As they are exported where the folder of the sources was packed with its name."""
+    entries, tree = read_mapping(bench / "mapping_file.json"), bench / "edit" / "annotation_images"
+    before = find_pictures(bench / "edit", entries)
+    tree.rename(bench / "edit" / "sources")
+    tree.mkdir()
+    (bench / "edit" / "sources").rename(tree / "sources")
+    found = find_pictures(bench / "edit", entries)
+    assert found == {key: tree / "sources" / path.relative_to(tree) for key, path in before.items()}
+    assert found
+
+
 # the networks, tiny ones with random weights
 
 

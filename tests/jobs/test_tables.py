@@ -126,10 +126,12 @@ def test_pie_bench(tmp_path: Path) -> None:
     path = tmp_path / "mapping_file.json"
     path.write_text(json.dumps(MAPPING))
     edit = Edit(name="pie", pie_bench=str(path))
-    for key in ("000000000000", "0_random_140/000000000000"):
+    under = ("./000000000000", "photos/000000000000", "PIE/annotation_images/0_random_140/000000000000")
+    for key in ("000000000000", "0_random_140/000000000000", *under):
         assert given_by(edit, key) == [("pie", "a slanted rusty mountain motorcycle")]
     assert given_by(edit, "1_change/111000000001") == [("pie", "a cat")]
-    assert given_by(edit, "0_random_140/111000000001") == []
+    for key in ("0_random_140/00000000000", "000000000000/0", "0_random_140", ""):
+        assert given_by(edit, key) == []
 
 
 @pytest.mark.parametrize(
