@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageCms
 
 from tests.corpus.case import Case
 from tests.pictures import file, picture
@@ -144,6 +144,12 @@ IMAGES: list[Samples] = [
     image("cmyk", "a CMYK JPEG", file(PICTURE.convert("CMYK"), "JPEG"), ROW, extension="jpg"),
     image("palette", "a palette with transparency", file(PICTURE.convert("P"), "PNG", transparency=0), ROW),
     image("turned", "a JPEG that its EXIF turns", turned(), ROW, extension="jpg"),
+    image(
+        "profile",
+        "an image with a colour profile (which is not applied)",
+        file(PICTURE, "PNG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()),
+        ROW,
+    ),
     image("exif-malformed", "a JPEG whose EXIF is cut (it counts as upright)", cut_exif(), ROW, extension="jpg"),
 ]
 
