@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 MEMORY = "512MB"  # for DuckDB, which writes the rest to a temporary folder: some 3 GB there for 10^8 keys
+GROUPED = 5_000_000  # keys that are grouped at a time: DuckDB cannot group 10^8 keys in this memory
 
 
 class KeyTable:
@@ -37,9 +38,15 @@ class KeyTable:
         """
         numbers, names = list(self._numbers.values()), list(self._numbers)
         self._connection.register("shards", pa.table({"shard": pa.array(numbers, pa.int32()), "name": names}))
-        self._connection.execute(
-            "CREATE OR REPLACE TABLE repeated AS SELECT key FROM keys GROUP BY key HAVING min(shard) <> max(shard)"
-        )
+        self._connection.execute("CREATE OR REPLACE TABLE repeated (key VARCHAR)")
+        ((rows,),) = self._connection.execute("SELECT count(*) FROM keys").fetchall()
+        passes = rows // GROUPED + 1
+        for number in range(passes):
+            self._connection.execute(
+                "INSERT INTO repeated SELECT key FROM keys WHERE hash(key) % ? = ? GROUP BY key"
+                " HAVING min(shard) <> max(shard)",
+                [passes, number],
+            )
         ((count,),) = self._connection.execute("SELECT count(*) FROM repeated").fetchall()
         found = self._connection.execute(
             "SELECT key, min(name), max(name) FROM keys SEMI JOIN (FROM repeated ORDER BY key LIMIT ?) USING (key)"

@@ -167,15 +167,15 @@ class _Group:
 
     def add(self, member: _Member, extension: str, *, adjacent: bool) -> None:
         """Add a member, whose bytes follow those of the group if `adjacent`, or a run of unused members."""
-        if member.unsafe is not None and self.fault is None:
+        if member.unsafe is not None:
             name = _printable(f"{self.key}.{extension}")
             self.fault = "UnsafeMember", f"member {name!r} {member.unsafe}; repack the shard with plain files only"
         if extension not in USED:
-            self.name(extension)
+            self.mention(extension)
             return
         if not self.used:
-            self.offset = self.end = member.offset
-        if not adjacent or member.offset - self.end >= WINDOW:
+            self.offset = member.offset
+        elif not adjacent or member.offset - self.end >= WINDOW:
             self.gaps += ((self.end, member.offset),)
         if extension in IMAGES and member.size == 0 and self.fault is None:
             self.fault = "EmptyMember", f"the {extension} has 0 bytes"
@@ -183,7 +183,7 @@ class _Group:
         self.size += member.size
         self.end = member.end
 
-    def name(self, extension: str) -> None:
+    def mention(self, extension: str) -> None:
         """Remember the extension of an unused member for messages."""
         if len(self.others) <= NAMED:
             self.others += (extension,)
@@ -294,7 +294,7 @@ def _runs(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
             run, size = [], 0
         run.append(entry)
         size += entry.bytes_read
-        end = max(end, entry.end) if size else 0
+        end = max(end, entry.end if entry.fault is None else 0)
     if run:
         yield run
 
@@ -385,7 +385,7 @@ def _groups(file: BinaryIO, *, digests: bool) -> tuple[list[_Group], _Group | No
             if group is None or group.used & _BITS.get(extension, 0):
                 group = latest[key] = _Group(key, group is not None, member.offset, member.offset)
                 groups.append(group)
-            group.add(member, extension, adjacent=group is last or not group.used)
+            group.add(member, extension, adjacent=group is last)
             if digests and extension in USED and member.size <= LARGEST:
                 file.seek(member.data.start)
                 content = (file.read(min(WINDOW, member.size - at)) for at in range(0, member.size, WINDOW))
@@ -399,7 +399,7 @@ def _groups(file: BinaryIO, *, digests: bool) -> tuple[list[_Group], _Group | No
         if sample is None:
             kept.append(group)
         else:
-            sample.name(front)
+            sample.mention(front)
             last = sample if last is group else last
     return kept, last, stop
 

@@ -22,6 +22,7 @@ def test_keys_of_several_shards_are_found() -> None:
 
 def test_more_keys_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys, "MEMORY", "64MB")
+    monkeypatch.setattr(keys, "GROUPED", 100_000)
     with key_table() as table, ThreadPoolExecutor(4) as pool:
         names = [[f"{'long' * 20}{shard:03d}{i:06d}" for i in range(20_000)] for shard in range(40)]  # 70 MB
         list(pool.map(table.add, map(str, range(40)), names))
