@@ -198,7 +198,7 @@ def _pie_bench(store: Store, job: dict[str, Any], parts: Sequence[Unit]) -> Call
                 ) from error
             if not fresh:
                 raise ExportError(
-                    f"{target.location}: {path} is there, and is another picture than that of {key!r} of {shard}; "
+                    f"{target.location}: {path} exists already, with another image than that of {key!r} of {shard}; "
                     "export to an empty destination, or as instructpix2pix"
                 )
         return len(edits.rows)

@@ -224,7 +224,7 @@ def test_another_image_of_that_name_is_an_error(made: Path, tmp_path: Path) -> N
     export_edits(str(made / "edits"), str(tmp_path / "out"), format="pie_bench")
     (tmp_path / "out" / "snow" / "annotation_images" / "0" / "犬" / "000.png").write_bytes(b"another")
     with pytest.raises(
-        ExportError, match=r"000\.png is there, and is another picture than that of '犬/000' of .*0\.tar"
+        ExportError, match=r"000\.png exists already, with another image than that of '犬/000' of .*0\.tar"
     ):
         export_edits(str(made / "edits"), str(tmp_path / "out"), format="pie_bench")
 
