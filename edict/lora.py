@@ -75,6 +75,7 @@ def check(lora: LoRA, pipeline: str, networks: Mapping[str, nn.Module | None]) -
             keys = _renamed(part, network, keys)
         except ValueError as error:
             raise ModelError(f"lora {lora.file}: its weights for {part} are in no known spelling ({error})") from error
+        weights = dict(network.named_parameters())
         for name, key in keys.items():
             module = name.removesuffix(".lora_A.weight")
             if module == name or f"{module}.lora_B.weight" not in keys:
@@ -82,7 +83,7 @@ def check(lora: LoRA, pipeline: str, networks: Mapping[str, nn.Module | None]) -
             other = keys[f"{module}.lora_B.weight"]
             down, up = state[key].float(), state[other].float()
             factor = lora.scale * _alpha(key, module, len(down), alphas, metadata) / len(down)
-            weight = network.state_dict(keep_vars=True).get(f"{module}.weight")
+            weight = weights.get(f"{module}.weight")
             fits = weight is not None and (up[0].numel(), up.shape[0] * down[0].numel()) == (len(down), weight.numel())
             if weight is None or not fits:
                 raise ModelError(f"lora {lora.file}: {key} has no place in this model, or another shape")

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -9,8 +10,18 @@ import torch
 
 from edict import compilation, lora
 from edict.checkpoint import DEFAULT, LoRA, ModelError, read_config, read_index
-from edict.models import parts as components
-from edict.models.parts import Class, check_tokens, expanded, is_left_out
+from edict.models.parts import (
+    Class,
+    build_network,
+    check_class,
+    check_tokens,
+    check_weights,
+    expanded,
+    is_left_out,
+    load_network,
+    load_tokenizer,
+    placeholders,
+)
 from edict.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -60,15 +71,11 @@ class Model(ABC):
     ) -> Self:
         """Load its parts, from safetensors. Raises ModelError, and what diffusers and transformers raise."""
         self.check(variant, adapter)
-        for part, kind in self.parts.items():
-            if part in self.optional and is_left_out(self.folder, part):
-                loaded = None
-            elif part.startswith("tokenizer"):
-                loaded = components.load_tokenizer(self.folder, part, kind)
-            else:
-                precision = torch.float32 if part == "vae" else dtype
-                loaded = components.load_network(self.folder, part, kind, precision, variant)
-            setattr(self, part, loaded)
+        for part in self.parts:
+            setattr(self, part, self._tokenizers.get(part))
+        for part, kind in self._networks.items():
+            precision = torch.float32 if part == "vae" else dtype
+            setattr(self, part, load_network(self.folder, part, kind, precision, variant))
         networks = {part: getattr(self, part) for part in self.parts if not part.startswith("tokenizer")}
         if adapter is not None:
             lora.fuse(adapter, read_index(self.folder)["_class_name"], networks)
@@ -99,25 +106,16 @@ class Model(ABC):
         """
         if self.folder == DEFAULT and adapter is None:
             return
-        given = {p: k for p, k in self.parts.items() if p not in self.optional or not is_left_out(self.folder, p)}
-        for part, kind in given.items():
-            components.check_class(self.folder, part, kind)
-        tokenizers = {
-            part: components.check_tokenizer(self.folder, part, kind)
-            for part, kind in given.items()
-            if part.startswith("tokenizer")
-        }
+        for part, kind in self._given.items():
+            check_class(self.folder, part, kind)
         networks = dict[str, Any]()
-        for part, kind in given.items():
-            if part not in tokenizers:
-                networks[part] = components.build_network(self.folder, part, kind)
-                components.check_weights(self.folder, part, kind, networks[part], variant)
+        for part, kind in self._networks.items():
+            networks[part] = build_network(self.folder, part, kind)
+            check_weights(self.folder, part, kind, networks[part], variant)
         configs = {part: network.config for part, network in networks.items()}
-        for part, tokenizer in tokenizers.items():
-            name = part.replace("tokenizer", "text_encoder")
-            if name not in configs:
-                raise ModelError(f"model {self.folder}: there is a {part} and no {name}. Use the whole checkpoint")
-            check_tokens(self.folder, part, tokenizer, configs[name])
+        for part, tokenizer in self._tokenizers.items():
+            if (encoder := configs.get(part.replace("tokenizer", "text_encoder"))) is not None:
+                check_tokens(self.folder, part, tokenizer, encoder)
         self._check_fit(configs)
         if adapter is not None:
             lora.check(adapter, read_index(self.folder)["_class_name"], networks)
@@ -143,9 +141,29 @@ class Model(ABC):
         """Return the facts that decide what a pair means and that earlier versions ignored; {} for most checkpoints."""
         if self.folder == DEFAULT:
             return {}
-        names = [part for part in self.parts if part.startswith("tokenizer") and (self.folder / part).is_dir()]
-        found = {name: components.placeholders(self.folder, name, self.parts[name]) for name in names}
+        found = {part: placeholders(tokenizer) for part, tokenizer in self._tokenizers.items()}
         return {"placeholders": found} if any(found.values()) else {}
+
+    @cached_property
+    def _given(self) -> dict[str, Class]:
+        """The classes of the parts that the checkpoint has."""
+        return {
+            part: kind
+            for part, kind in self.parts.items()
+            if part not in self.optional or not is_left_out(self.folder, part)
+        }
+
+    @property
+    def _networks(self) -> dict[str, Class]:
+        return {part: kind for part, kind in self._given.items() if not part.startswith("tokenizer")}
+
+    @cached_property
+    def _tokenizers(self) -> dict[str, Any]:
+        return {
+            part: load_tokenizer(self.folder, part, kind)
+            for part, kind in self._given.items()
+            if part.startswith("tokenizer")
+        }
 
     @property
     def network(self) -> Any:

@@ -63,11 +63,6 @@ def is_left_out(folder: Path, part: str) -> bool:
     return (read_index(folder).get(part) or [None, None])[1] is None
 
 
-def load_tokenizer(folder: Path, part: str, kind: Class) -> Any:
-    """Load a tokenizer."""
-    return class_of(kind).from_pretrained(**_where(folder, part))
-
-
 def load_network(folder: Path, part: str, kind: Class, dtype: torch.dtype, variant: str | None) -> Any:
     """Load a network from safetensors.
 
@@ -118,14 +113,14 @@ def check_class(folder: Path, part: str, kind: Class) -> None:
         raise ModelError(f"model {folder}: {part} is {found[0]}; only {kind[1]} is supported. Use a checkpoint with it")
 
 
-def check_tokenizer(folder: Path, part: str, kind: Class) -> Any:
-    """Check that the files of a tokenizer are there, and load it. Raises ModelError."""
+def load_tokenizer(folder: Path, part: str, kind: Class) -> Any:
+    """Load a tokenizer. Raises ModelError if a file of it is missing or damaged: the library can do without."""
     choices = _TOKENIZER_FILES[kind[1]]
     if not any(all((folder / part / name).is_file() for name in names) for names in choices):
         files = " or ".join(" and ".join(f"{part}/{name}" for name in names) for names in choices)
         raise ModelError(f"model {folder}: {part} has no vocabulary ({files}). Download the model again")
     try:
-        return load_tokenizer(folder, part, kind)
+        return class_of(kind).from_pretrained(**_where(folder, part))
     except Exception as error:  # the library raises many kinds for damaged files
         raise ModelError(f"model {folder}: {part} cannot be read ({_first_line(error)}). Download it again") from error
 
@@ -219,15 +214,8 @@ def check_tokens(folder: Path, part: str, tokenizer: Any, encoder: Any) -> None:
         )
 
 
-def placeholders(folder: Path, part: str, kind: Class) -> list[str]:
-    """Return the placeholders of textual inversions with several vectors that a checkpoint's tokenizer has."""
-    if not any((folder / part).glob("*.json")):
-        return []
-    return _placeholders(check_tokenizer(folder, part, kind))
-
-
-def _placeholders(tokenizer: Any) -> list[str]:
-    """Return the tokens with further vectors: `<toy>` where there is `<toy>_1`."""
+def placeholders(tokenizer: Any) -> list[str]:
+    """Return the placeholders of textual inversions with several vectors: `<toy>` where there is `<toy>_1`."""
     added = tokenizer.added_tokens_encoder
     return sorted(token for token in added if f"{token}_1" in added)
 
@@ -236,7 +224,7 @@ def expanded(tokenizer: Any, captions: Sequence[str]) -> list[str]:
     """Write each placeholder out as all of its vectors, as maybe_convert_prompt of diffusers does."""
     added = tokenizer.added_tokens_encoder
     written = list(captions)
-    for token in _placeholders(tokenizer):
+    for token in placeholders(tokenizer):
         vectors, number = [token], 1
         while (vector := f"{token}_{number}") in added:
             vectors.append(vector)

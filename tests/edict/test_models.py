@@ -390,7 +390,7 @@ def test_a_variant_is_taken_where_a_part_has_it(folder: Folder, tmp_path: Path) 
     assert model.network.dtype == torch.float32
     for ours, theirs in zip(model.network.parameters(), plain.network.parameters(), strict=True):
         assert torch.equal(ours, theirs.half().float())
-    with pytest.raises(ModelError, match="unet has weights only of the variant fp16. Set model.variant: fp16"):
+    with pytest.raises(ModelError, match=r"unet has weights only of the variant fp16\. Set model\.variant: fp16"):
         EDICT.from_pretrained(copy)
     with pytest.raises(ModelError, match="no weights of the variant 'bf16'"):
         EDICT.from_pretrained(copy, variant="bf16")
