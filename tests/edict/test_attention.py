@@ -7,12 +7,13 @@ from itertools import product
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 
 from edict import EDICT, Blend, Control, LatticeOverflow, NonFinite, Pair, attention, guidance
 from edict.attention import Place, WordNotFound, align, attending, batches, find, mask, rows, split
-from tests.edict.checkpoints import Folder
+from tests.edict.checkpoints import Folder, stable_diffusion_xl
 
 SOURCES = ["red heart", "a cat on a blue background", "dog face", "two green apples, close together"]
 PROMPTS = [
@@ -529,6 +530,34 @@ def test_negative_captions_stand_in_the_empty_ones_place(model: EDICT) -> None:
     away, with_text = model.predictor(["blurred", "cat"], 1.0)(latents, 501), predicted(1.0)
     assert torch.allclose(predicted(3.0, ["blurred", "cat"]), away + 3 * (with_text - away), atol=1e-4)
     assert torch.allclose(predicted(0.0, ["blurred", "cat"]), away, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> EDICT:
+    """An SDXL whose coarsest attention is at a quarter of the latent's side and above 16x16, as in SDXL itself."""
+    torch.manual_seed(0)
+    pipeline = stable_diffusion_xl()
+    pipeline.unet = UNet2DConditionModel.from_config(
+        pipeline.unet.config,
+        sample_size=72,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 8, 16),
+    )
+    folder = tmp_path_factory.mktemp("larger")
+    pipeline.save_pretrained(folder)
+    return EDICT.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("control", [Control(cross=0, self_=1), Control(cross=0, self_=0, blend=Blend(threshold=0.97))])
+def test_control_has_an_effect_on_sdxl(larger: EDICT, images: list[Image.Image], control: Control) -> None:
+    assert larger.model.attention_sides == [18]
+    start = larger.encode(images[:1])
+    noise = larger.invert(start, SOURCES[:1], steps=2, guidance_scale=1.0, batch_size=2)
+    free = Control(cross=0, self_=0, blend=torch.ones(1, *start.x.shape[2:], dtype=torch.bool))
+    held, plain = (larger.edit(noise, SOURCES[:1], [["blue heart"]], control=c)[0] for c in (control, free))
+    assert torch.equal(held.x[0], start.x[0])
+    assert not torch.equal(held.x[1], plain.x[1]) and not torch.equal(held.x[1], start.x[0])
 
 
 @pytest.mark.parametrize(
