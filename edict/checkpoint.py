@@ -82,8 +82,8 @@ def _single_file(file: Path) -> str:
     if not file.is_file():
         return f"model {str(file)!r}: there is no such file; give a folder in the diffusers layout or a hub id"
     return (
-        f"model {file} is a single file, and a folder in the diffusers layout is needed. Convert it: "
-        f"diffusers.StableDiffusionPipeline.from_single_file({str(file)!r}).save_pretrained('FOLDER')"
+        f"model {file} is a single file, and a folder in the diffusers layout is needed. Convert it with its own "
+        f"pipeline, as diffusers.StableDiffusionPipeline.from_single_file({str(file)!r}).save_pretrained('FOLDER')"
     )
 
 

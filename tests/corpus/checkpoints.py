@@ -363,7 +363,7 @@ REFUSALS: list[Checkpoint] = [
         single_file,
         (
             "model m/v1-5.safetensors is a single file, and a folder in the diffusers layout is needed. "
-            "Convert it: "
+            "Convert it with its own pipeline, as "
             "diffusers.StableDiffusionPipeline.from_single_file('m/v1-5.safetensors').save_pretrained('FOLDER')"
         ),
     ),
@@ -374,7 +374,7 @@ REFUSALS: list[Checkpoint] = [
         single_file,
         (
             "model m/v1-5.safetensors is a single file, and a folder in the diffusers layout is needed. "
-            "Convert it: "
+            "Convert it with its own pipeline, as "
             "diffusers.StableDiffusionPipeline.from_single_file('m/v1-5.safetensors').save_pretrained('FOLDER')"
         ),
         path="./m/v1-5.safetensors",
