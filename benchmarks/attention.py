@@ -5,6 +5,7 @@ picture that the edit should lead to, `outside` to the same where source and tru
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -39,7 +40,10 @@ def edited(
     sources = [edit.source.caption for edit in edits]
     noise, faults = model.move(ready, sources, 0)
     made = {}
+    everywhere = torch.ones(len(edits), *start.x.shape[2:], dtype=torch.bool)
     for name, one in controls.items():
+        if not (one.cross or one.self_ or one.blend):  # the plain edit: a control of nothing would be an error
+            one = replace(one, blend=everywhere)
         prompts = [[edit.target.caption] for edit in edits]
         both, met = model.edit(noise, sources, prompts, control=one, guidance_scale=given.edited_at)
         if faults or met:

@@ -20,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 from edict import EDICT
 from edict.checkpoint import DEFAULT
 from edict.models import MODELS
+from edict.models.parts import class_of
 
 TOKENS = 77
 NOISE = DDIMScheduler(
@@ -41,7 +42,7 @@ class Shape:
     def network(self) -> Any:
         """The class of the network."""
         model = MODELS[self.pipeline]
-        return model.parts[model.denoiser]
+        return class_of(model.parts[model.denoiser])
 
 
 SHAPES = {
@@ -150,8 +151,8 @@ def _write(shape: Shape, network: Any, folder: Path) -> None:
             pad_token_id=tokenizer.pad_token_id,
         )
         which = f"_{number}" if number > 1 else ""
-        parts[f"text_encoder{which}"] = model.parts[f"text_encoder{which}"](config)
+        parts[f"text_encoder{which}"] = class_of(model.parts[f"text_encoder{which}"])(config)
         parts[f"tokenizer{which}"] = tokenizer
     for part, value in parts.items():
         value.save_pretrained(folder / part)
-    (folder / "model_index.json").write_text(json.dumps({"_class_name": shape.pipeline}))
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": shape.pipeline, **model.parts}))

@@ -23,12 +23,79 @@ from transformers import CLIPTokenizer
 
 from edict.guidance import expanded, joined
 from edict.models import Conditions, Model
+from edict.models.parts import expanded as expanded_placeholders
 from edict.sampler import Extent, Predict, States
 from edict.schedule import Schedule, executed
 
-SMALL = 16 * 16
-"""Self-attention is injected, and maps are read for the mask, where there are at most so many pixels, as in the paper's
-code: finer layers draw the detail that an edit is to change. The shipped model attends at 8x8 and 4x4: everywhere."""
+MIN_LIMIT = 16 * 16
+"""The limit of the paper's code, in pixels of an attention map, for Stable Diffusion 1 with its 64x64 latents."""
+
+
+def map_limit(latents: int) -> int:
+    """Return the largest attention map, in pixels, that self-attention is injected in and masks are made from.
+
+    `latents` is the number of pixels of a latent. Finer layers draw the detail that an edit is to change. The paper's
+    code has 16x16 for 64x64 latents, a quarter of the side: SDXL's 128x128 give 32x32. Smaller models, as the shipped
+    one with 8x8, are controlled in every layer.
+    """
+    return max(MIN_LIMIT, latents // 16)
+
+
+def cross_steps(control: "Control", steps: int) -> int:
+    """Return how many of an edit's `steps` take the base's cross-attention: int(share * (steps + 1)).
+
+    So it is in the paper's code, whose table of the window has one entry more than there are steps.
+    """
+    return min(steps, executed(steps + 1, control.cross))
+
+
+def self_steps(control: "Control", steps: int) -> int:
+    """Return how many of an edit's `steps` take the base's self-attention: int(share * steps)."""
+    return executed(steps, control.self_)
+
+
+def without_effect(control: "Control", steps: int, latent_side: int, sides: Sequence[int]) -> str | None:
+    """Say which part of a control cannot have an effect on an edit of `steps`, and what to do; None where all have.
+
+    `sides` are those of the squares at which the model attends.
+    """
+    limit = map_limit(latent_side**2)
+    within = [side for side in sides if side**2 <= limit]
+    maps = ", ".join(f"{side}x{side}" for side in sides)
+    too_fine = f"the model has no attention map of at most {limit} pixels (its maps: {maps})"
+    if self_steps(control, steps) and not within:
+        return f"self-attention has no effect: {too_fine}. Set it to 0"
+    if isinstance(control.blend, Blend):
+        if not within:
+            return f"a mask of words has no effect: {too_fine}. Use a mask from files"
+        if executed(steps, control.blend.start) == steps:
+            return f"the mask of words starts after all {steps} steps. Lower mask.start"
+    if control.weights and not cross_steps(control, steps):
+        return (
+            f"weights act within the window of cross-attention, and a share of {control.cross:g} is none of {steps} "
+            "steps. Raise it"
+        )
+    if control.blend is None and not cross_steps(control, steps) and not self_steps(control, steps):
+        return (
+            f"shares of {control.cross:g} (cross-attention) and {control.self_:g} (self-attention) are none of {steps} "
+            "steps, and there is no mask. Raise one, or leave control out"
+        )
+    return None
+
+
+def is_as_before(control: "Control", steps: int, latent_side: int, sides: Sequence[int]) -> bool:
+    """Return whether an edit has the integers that earlier versions gave it.
+
+    There the window of cross-attention was int(share * steps), weights acted at every step, and the limit of maps was
+    16x16 for every model.
+    """
+    added = [side for side in sides if MIN_LIMIT < side**2 <= map_limit(latent_side**2)]
+    uses_maps = self_steps(control, steps) > 0 or isinstance(control.blend, Blend)
+    return (
+        cross_steps(control, steps) == executed(steps, control.cross)
+        and (not control.weights or cross_steps(control, steps) == steps)
+        and not (added and uses_maps)
+    )
 
 
 class WordNotFound(ValueError):
@@ -54,9 +121,9 @@ class Control:
     """How an edit is held to its base.
 
     `cross` and `self_` are the shares of the edit's steps, from the first, that take the base's cross- and
-    self-attention probabilities. `weights` multiply the attention to words of the edit's caption at every step (the
-    paper's re-weighting). `blend` is a Blend, or bool [E, H, W] at the latents' size for E edits, row after row: True
-    where an edit may differ.
+    self-attention probabilities: int(cross * (steps + 1)) and int(self_ * steps). `weights` multiply the attention to
+    words of the edit's caption within the window of `cross` (the paper's re-weighting). `blend` is a Blend, or bool
+    [E, H, W] at the latents' size for E edits, row after row: True where an edit may differ.
     """
 
     cross: float = 0.4
@@ -107,8 +174,10 @@ Words = list[tuple[str, range]]
 
 def split(tokenizer: CLIPTokenizer, caption: str) -> Words:
     """The words that the text encoder sees, as CLIP's byte pairs end them."""
-    tokens = tokenizer.convert_ids_to_tokens(tokenizer(caption, truncation=True).input_ids)[1:-1]
-    ends = [i for i, token in enumerate(tokens, 1) if token.endswith("</w>") or i == len(tokens)]
+    [written] = expanded_placeholders(tokenizer, [caption])
+    tokens = tokenizer.convert_ids_to_tokens(tokenizer(written, truncation=True).input_ids)[1:-1]
+    added = tokenizer.added_tokens_encoder  # each vector of a textual inversion is a word
+    ends = [i for i, token in enumerate(tokens, 1) if token.endswith("</w>") or token in added or i == len(tokens)]
     return [("".join(tokens[a:b]).removesuffix("</w>"), range(a + 1, b + 1)) for a, b in pairwise([0, *ends])]
 
 
@@ -244,31 +313,31 @@ Maps = dict[int, torch.Tensor]
 
 @contextmanager
 def attending(
-    unet: UNet2DConditionModel, rows: Rows, *, cross: bool, self_: bool, maps: Maps | None = None
+    unet: UNet2DConditionModel, rows: Rows, limit: int, *, cross: bool, self_: bool, maps: Maps | None = None
 ) -> Iterator[None]:
     """Inside, the last B rows of a call of the UNet attend as `rows` says; `maps`, where there are any, are added to.
 
+    Self-attention is replaced, and maps are added to, where a map has at most `limit` pixels.
     By hooks around the attention, which itself runs as it always does. None of them outlives the block.
     """
-    weighted = bool((rows.weights != 1).any())
     with ExitStack() as hooks:
         for layer in unet.modules():
             if not isinstance(layer, Attention) or not len(rows.edits):
                 continue
-            if layer.is_cross_attention and (cross or weighted or maps is not None):
-                for handle in _hook_cross(layer, rows, inject=cross, maps=maps):
+            if layer.is_cross_attention and (cross or maps is not None):
+                for handle in _hook_cross(layer, rows, limit, inject=cross, maps=maps):
                     hooks.enter_context(handle)
             elif self_ and not layer.is_cross_attention:
                 for projection in (layer.to_q, layer.to_k):
-                    hooks.enter_context(projection.register_forward_hook(_of_base(rows.base)))
+                    hooks.enter_context(projection.register_forward_hook(_of_base(rows.base, limit)))
         yield
 
 
-def _of_base(base: torch.Tensor) -> Callable[..., torch.Tensor | None]:
+def _of_base(base: torch.Tensor, limit: int) -> Callable[..., torch.Tensor | None]:
     """Every row is projected as its base is: of queries and keys, its self-attention is then its base's."""
 
     def hook(_: Any, __: Any, projected: torch.Tensor) -> torch.Tensor | None:
-        if projected.shape[1] > SMALL:
+        if projected.shape[1] > limit:
             return None
         skipped = len(projected) - len(base)
         return torch.cat([projected[:skipped], projected[skipped:][base]])
@@ -276,7 +345,9 @@ def _of_base(base: torch.Tensor) -> Callable[..., torch.Tensor | None]:
     return hook
 
 
-def _hook_cross(layer: Attention, rows: Rows, *, inject: bool, maps: Maps | None) -> Iterator[RemovableHandle]:
+def _hook_cross(
+    layer: Attention, rows: Rows, limit: int, *, inject: bool, maps: Maps | None
+) -> Iterator[RemovableHandle]:
     """Add to what a layer attended to for an edit the difference that other probabilities make; nothing to a base.
 
     So an edit that has its base's states is left with them, to the last bit.
@@ -295,9 +366,10 @@ def _hook_cross(layer: Attention, rows: Rows, *, inject: bool, maps: Maps | None
         query, key, value = (seen.pop(name) for name in ("query", "key", "value"))
         everyone = (query.float() @ key.float().mT * layer.scale).softmax(-1)  # [B, heads, Q, L]
         own, of_base = everyone[edits], everyone[bases]
-        wanted = torch.where(aligned, of_base @ rows.mapping[:, None], own) if inject else own
-        wanted = wanted * rows.weights[:, None, None]
-        if maps is not None and query.shape[2] <= SMALL:
+        wanted = own
+        if inject:
+            wanted = torch.where(aligned, of_base @ rows.mapping[:, None], own) * rows.weights[:, None, None]
+        if maps is not None and query.shape[2] <= limit:
             both = torch.stack([of_base.sum(1), wanted.sum(1)], 1)  # [E, 2, Q, L]
             maps[query.shape[2]] = maps.get(query.shape[2], 0) + (both @ rows.words[..., None]).squeeze(-1)
         difference = ((wanted - own).to(value.dtype) @ value[edits]).transpose(1, 2).flatten(2)
@@ -345,9 +417,10 @@ def guided(
     scales = guidance_scales[:, None, None, None]
     unconditional = expanded(empty, text)
     needs_text, needs_empty = bool((scales != 0).any()), bool((scales != 1).any())
-    inject = partial(attending, model.network, rows, cross=cross, self_=self_, maps=maps)
 
     def predict(latents: torch.Tensor, timestep: float) -> torch.Tensor:
+        limit = map_limit(latents[0, 0].numel())
+        inject = partial(attending, model.network, rows, limit, cross=cross, self_=self_, maps=maps)
         if timestep in unguided:
             with inject():
                 return model.predict(latents, timestep, text)
@@ -392,7 +465,7 @@ def generate(
     maps = Maps() if isinstance(blend, Blend) else None
     for i in range(start, schedule.depth):
         done = i - start
-        cross, self_ = done < executed(steps, control.cross), done < executed(steps, control.self_)
+        cross, self_ = done < cross_steps(control, steps), done < self_steps(control, steps)
         predict = predictor(cross=cross, self_=self_, maps=maps)
         x, y = step(x, y, schedule, predict, bits=bits, start=i, stop=i + 1, extent=extent)
         if isinstance(blend, Blend) and maps and done >= executed(steps, blend.start):

@@ -1,6 +1,7 @@
 """Where a model's files are: the shipped default, a folder, or a hub id; and what identifies them."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import escape
@@ -12,6 +13,7 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError, safe_open
 
 DEFAULT = Path(__file__).parent / "default"
 _WEIGHTS = {
@@ -35,6 +37,7 @@ _CONFIGURATIONS = (
 )
 _DECIDES_NOTHING = {"safety_checker", "requires_safety_checker", "feature_extractor", "image_encoder"}
 LORA = "pytorch_lora_weights.safetensors"
+_SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
 
 class ModelError(ValueError):
@@ -59,15 +62,29 @@ def locate(path: str | Path | None = None, revision: str | None = None, variant:
         folder = DEFAULT
     elif Path(path).expanduser().is_dir():
         folder = Path(path).expanduser()
+    elif Path(path).suffix in _SINGLE_FILES:
+        raise ModelError(_single_file(Path(path).expanduser()))
     elif _no_id(path):
         raise ModelError(f"model {str(path)!r}: there is no such folder, and it is no hub id (owner/name)")
     else:
         folder = _download_model(str(path), revision, variant)
     if not (folder / "model_index.json").is_file():
+        if files := sorted(file for file in folder.iterdir() if file.suffix in _SINGLE_FILES):
+            raise ModelError(_single_file(files[0]))
         raise ModelError(f"model {folder}: no model_index.json, so it is not in the diffusers folder layout")
     if variant is not None and not any(variant_of(folder, part, variant) for part in _WEIGHTS):
         raise ModelError(f"model {folder}: no weights of the variant {variant!r} in safetensors")
     return folder
+
+
+def _single_file(file: Path) -> str:
+    """Say what to do with a checkpoint in one file, or with the name of one."""
+    if not file.is_file():
+        return f"model {str(file)!r}: there is no such file; give a folder in the diffusers layout or a hub id"
+    return (
+        f"model {file} is a single file, and a folder in the diffusers layout is needed. Convert it with its own "
+        f"pipeline, as diffusers.StableDiffusionPipeline.from_single_file({str(file)!r}).save_pretrained('FOLDER')"
+    )
 
 
 def locate_lora(path: str | Path, scale: float = 1.0) -> LoRA:
@@ -125,8 +142,8 @@ def home(folder: Path, part: str) -> Path:
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """model_index.json: the pipeline's class, and each part's."""
-    return json.loads((folder / "model_index.json").read_text())
+    """Read model_index.json: the pipeline's class, and that of each part. Raises ModelError."""
+    return _read(folder / "model_index.json")
 
 
 def read_config(folder: Path, part: str) -> dict[str, Any]:
@@ -134,8 +151,19 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     name = "scheduler_config.json" if part == "scheduler" else "config.json"
     file = home(folder, part) / name
     if not file.is_file():
-        raise ModelError(f"model {folder}: no {part}/{name}, so it is not whole")
-    return json.loads(file.read_text())
+        raise ModelError(f"model {folder}: no {part}/{name}, so it is not whole. Download it again")
+    return _read(file)
+
+
+def sample_size(folder: Path, part: str) -> int:
+    """Read the side of what a part was trained on, from its configuration. Raises ModelError."""
+    size = read_config(folder, part).get("sample_size")
+    if not isinstance(size, int) or size < 1:
+        raise ModelError(
+            f"model {folder}: {part}/config.json has the sample_size {json.dumps(size)}, and a whole number is needed. "
+            "Write the side that the model was trained on"
+        )
+    return size
 
 
 def variant_of(folder: Path, part: str, variant: str | None) -> str | None:
@@ -162,6 +190,70 @@ def _older_indexes(part: str, variant: str | None) -> tuple[str, ...]:
         return ()
     stem = f"{part}/{_WEIGHTS[part]}" if part else _WEIGHTS[part]
     return f"{stem}.safetensors.{variant}.index.json", f"{stem}.{variant}.safetensors.index.json"
+
+
+def weights_to_load(folder: Path, part: str, variant: str | None) -> list[Path]:
+    """Return the files that a part's weights are loaded from. Raises ModelError if there are none.
+
+    Where there are a file and an index, diffusers takes the index, and transformers the file.
+    """
+    files = _first_weights(folder, part if (folder / part).is_dir() else "", variant_of(folder, part, variant))
+    if not files:
+        raise ModelError(_no_weights(folder, part))
+    if absent := [file for file in files if not file.is_file()]:
+        raise ModelError(f"model {folder}: {_name(absent[0], folder)} is missing. Download the model again")
+    return files
+
+
+def _first_weights(folder: Path, part: str, variant: str | None) -> list[Path]:
+    whole, _, index = _weights(part, variant)
+    candidates = [index, *_older_indexes(part, variant), whole]
+    is_encoder = _WEIGHTS[part] == "model"
+    if is_encoder:
+        candidates = [whole, index]
+        named = read_config(folder, part).get("transformers_weights")
+        if isinstance(named, str):
+            candidates = [f"{part}/{named}"]
+    for file in (folder / name for name in candidates):
+        if file.is_file():
+            return sorted(_shards(file)) if file.suffix == ".json" else [file]
+    if is_encoder and any((folder / part).glob("shard-*-model-*-of-*.safetensors")):
+        return sorted((folder / part).glob("*.safetensors"))
+    return []
+
+
+def _no_weights(folder: Path, part: str) -> str:
+    """Say which weights a part has in the place of those that are read, and what to do."""
+    key = part if (folder / part).is_dir() else ""
+    stem, names = _WEIGHTS[key], sorted(file.name for file in (folder / key).iterdir())
+    shards = r"(?:-\d+-of-\d+)?"
+    variant = re.compile(rf"{stem}(?:\.(?P<a>[\w-]+?){shards}|{shards}\.(?P<b>[\w-]+))\.safetensors")
+    variants = sorted({found["a"] or found["b"] for name in names if (found := variant.fullmatch(name))})
+    if variants:
+        listed = ", ".join(variants)
+        return f"model {folder}: {part} has weights only of the variant {listed}. Set model.variant: {variants[0]}"
+    if pickled := [name for name in names if name.endswith((".bin", ".ckpt", ".pt", ".pth"))]:
+        return (
+            f"model {folder}: {part} has only pickled weights ({pickled[0]}), which can run code. Convert it if you "
+            f"trust it: diffusers.DiffusionPipeline.from_pretrained({str(folder)!r}, use_safetensors=False)"
+            ".save_pretrained('FOLDER')"
+        )
+    return (
+        f"model {folder}: {part} has no weights ({part}/{stem}.safetensors). Download it again; if the hub has only a "
+        "variant of them, as fp16, set model.variant"
+    )
+
+
+def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
+    """Read the names and shapes of the tensors of a safetensors file from its header. Raises ModelError."""
+    try:
+        with file.open("rb") as stream:
+            if stream.read(40).startswith(b"version https://git-lfs"):
+                raise ModelError(f"{file} is a Git LFS pointer and not the file. Run: git lfs pull")
+        with safe_open(file, "pt") as tensors:
+            return {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{file} cannot be read ({error}). Download it again") from error
 
 
 def _all_weight_files(folder: Path, variant: str | None) -> set[Path]:

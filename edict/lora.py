@@ -6,6 +6,7 @@ reads the file formats (its own, PEFT's, kohya's); what it needs PEFT for, layer
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +19,54 @@ from diffusers.utils.state_dict_utils import (
 )
 from torch import nn
 
-from edict.checkpoint import LoRA, ModelError
+from edict.checkpoint import LoRA, ModelError, read_shapes
 
 Weights = dict[str, torch.Tensor]
 Alphas = Mapping[str, float]
 Metadata = Mapping[str, Any]
 
 
+# Tensors of files that are more than a plain LoRA, by a part of their names.
+_OTHERS = {
+    "dora_scale": "a DoRA",
+    "lora_magnitude_vector": "a DoRA",
+    "hada_": "a LoHa",
+    "lokr_": "a LoKr",
+    "lora_mid": "a LoRA in Tucker form",
+    "oft_": "an OFT",
+    "glora": "a GLoRA",
+    "on_input": "an (IA)3",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a LoRA adds to one weight: factor * up @ down."""
+
+    weight: torch.Tensor
+    up: torch.Tensor
+    down: torch.Tensor
+    factor: float
+
+
 def fuse(lora: LoRA, pipeline: str, networks: Mapping[str, nn.Module | None]) -> None:
     """Add the weights of a LoRA file to the networks it is for, by their names, in place.
 
-    `pipeline` names the checkpoint's diffusers class. Raises ModelError where the file is no LoRA of it.
+    `pipeline` names the checkpoint's diffusers class.
+
+    Raises:
+        ModelError: the file is not a LoRA of this checkpoint.
     """
+    for change in check(lora, pipeline, networks):
+        added = change.factor * (change.up.flatten(1) @ change.down.flatten(1)).reshape(change.weight.shape)
+        change.weight.data = (change.weight.data.float() + added).to(change.weight.dtype)
+
+
+def check(lora: LoRA, pipeline: str, networks: Mapping[str, nn.Module | None]) -> list[Change]:
+    """Return what a LoRA file adds to these networks, which can be on the meta device. Raises as `fuse`."""
+    _check_plain(lora.file)
     state, alphas, metadata = _read(lora.file, getattr(diffusers, pipeline), networks)
-    strangers = set(state)
+    strangers, changes = set(state), list[Change]()
     for part, network in networks.items():
         keys = {key.removeprefix(f"{part}."): key for key in state if key.startswith(f"{part}.")}
         if network is None or not keys:
@@ -40,6 +75,7 @@ def fuse(lora: LoRA, pipeline: str, networks: Mapping[str, nn.Module | None]) ->
             keys = _renamed(part, network, keys)
         except ValueError as error:
             raise ModelError(f"lora {lora.file}: its weights for {part} are in no known spelling ({error})") from error
+        weights = dict(network.named_parameters())
         for name, key in keys.items():
             module = name.removesuffix(".lora_A.weight")
             if module == name or f"{module}.lora_B.weight" not in keys:
@@ -47,15 +83,22 @@ def fuse(lora: LoRA, pipeline: str, networks: Mapping[str, nn.Module | None]) ->
             other = keys[f"{module}.lora_B.weight"]
             down, up = state[key].float(), state[other].float()
             factor = lora.scale * _alpha(key, module, len(down), alphas, metadata) / len(down)
-            try:
-                weight: Any = network.get_submodule(module).weight
-                change = (up.flatten(1) @ down.flatten(1)).reshape(weight.shape)
-            except (AttributeError, RuntimeError) as error:
-                raise ModelError(f"lora {lora.file}: {key} has no place in this model, or another shape") from error
-            weight.data = (weight.data.float() + factor * change).to(weight.dtype)
+            weight = weights.get(f"{module}.weight")
+            fits = weight is not None and (up[0].numel(), up.shape[0] * down[0].numel()) == (len(down), weight.numel())
+            if weight is None or not fits:
+                raise ModelError(f"lora {lora.file}: {key} has no place in this model, or another shape")
+            changes.append(Change(weight, up, down, factor))
             strangers -= {key, other}
     if strangers or not state:
         raise ModelError(f"lora {lora.file}: no plain LoRA of this model ({min(strangers, default='it is empty')})")
+    return changes
+
+
+def _check_plain(file: Path) -> None:
+    """Raise ModelError for a file with tensors that a plain LoRA does not have: diffusers drops some in silence."""
+    for key in read_shapes(file):
+        if other := next((kind for name, kind in _OTHERS.items() if name in key), None):
+            raise ModelError(f"lora {file} is {other} ({key}), and only a plain LoRA is supported. Merge it elsewhere")
 
 
 def _read(file: Path, pipeline: Any, networks: Mapping[str, nn.Module | None]) -> tuple[Weights, Alphas, Metadata]:

@@ -312,10 +312,14 @@ class EDICT:
             raise ValueError(
                 f"the mask is {[*control.blend.shape]}: make it {[sum(counts), *pair.x.shape[2:]]}, one an edit"
             )
+        left = depth - pair.position
+        if steps is not None and not 0 < steps <= left:
+            raise ValueError(f"an edit of {steps} steps, but the pair has {left} to go")
+        sides = self.model.attention_sides
+        if (reason := attention.without_effect(control, steps or left, pair.x.shape[2], sides)) is not None:
+            raise ValueError(reason)
         pair, lost = pair.to(self.device), Faults()
         if steps is not None:
-            if not 0 < steps <= depth - pair.position:
-                raise ValueError(f"an edit of {steps} steps, but the pair has {depth - pair.position} to go")
             pair, lost = self.move(pair, captions, depth - steps)
         states: dict[attention.Place, tuple[torch.Tensor, torch.Tensor]] = {}
         faults: dict[attention.Place, ArithmeticError] = {}

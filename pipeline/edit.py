@@ -14,9 +14,10 @@ import pyarrow as pa
 import torch
 
 from edict import Blend, Control
-from edict.attention import WordNotFound, check
+from edict.attention import WordNotFound, check, is_as_before, without_effect
 from edict.lattice import NonFinite
 from edict.model import Faults
+from edict.models import Model
 from edict.pair import Pair
 from edict.samplers import SAMPLERS
 from edict.schedule import Schedule, executed
@@ -186,6 +187,22 @@ def executed_steps(variant: Variant, schedule_steps: int, schedule: Schedule, sa
             f"the network for anything, so that nothing would change: ask for {least} or more"
         )
     return steps
+
+
+def check_control(variant: Variant, model: Model, schedule_steps: int, schedule: Schedule, sampler: str) -> bool:
+    """Check that attention control can have an effect. Return whether its edits are those of earlier versions.
+
+    Raises:
+        EditError: a part of the control has no effect.
+    """
+    if variant.control is None:
+        return True
+    steps = executed_steps(variant, schedule_steps, schedule, sampler)
+    has_given_mask = variant.control.mask is not None and variant.control.mask.words is None
+    control = _control(variant.control, torch.ones(1, 1, 1, dtype=torch.bool) if has_given_mask else None)
+    if (reason := without_effect(control, steps, model.latent_side, model.attention_sides)) is not None:
+        raise EditError(f"edit {variant.name!r}, control: {reason}")
+    return is_as_before(control, steps, model.latent_side, model.attention_sides)
 
 
 class EditWorker:

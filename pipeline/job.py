@@ -53,9 +53,10 @@ class NoSchedule(JobError):
 
 
 def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
-    """Everything that decides what a row holds. Raises NoSchedule."""
+    """Everything that decides what a row holds. Raises NoSchedule, ModelError."""
     sampler = spec.sampler
-    model = describe(folder)
+    model, adapter = describe(folder), lora_of(spec.model)
+    model.check(spec.model.variant, adapter)
     try:
         noise = model.schedule(sampler.steps, sampler.strength, sampler.steps_offset)
     except ValueError as error:
@@ -63,7 +64,7 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
     parameters = resolve(sampler.name, noise.depth, sampler.parameters)
     fingerprint = {
         "input": spec.input,
-        "weights": weights_digest(folder, spec.model.variant, lora_of(spec.model)),
+        "weights": weights_digest(folder, spec.model.variant, adapter),
         "dtype": spec.model.dtype,
         "sampler": sampler.name,
         "steps": sampler.steps,
@@ -89,7 +90,7 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
         if model.guidance != "free":
             raise NoSchedule(f"sampler: {uninterrupted(model)}")
         fingerprint["guidance_interval"] = sampler.guidance_interval
-    return fingerprint
+    return fingerprint | model.interpretation()
 
 
 def lora_of(model: ModelSpec) -> LoRA | None:
@@ -167,12 +168,20 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
     if (sampler := job["fingerprint"]["sampler"]) not in SAMPLERS:
         raise StoreError(f"{latents.location} was inverted by the sampler {sampler!r}, {UNKNOWN}")
     made, model = job["fingerprint"], stored_spec(latents, ModelSpec, job["spec"].get("model"))
-    folder = locate(model.path, model.revision, model.variant)
-    if (found := weights_digest(folder, model.variant, lora_of(model))) != made["weights"]:
+    folder, adapter = locate(model.path, model.revision, model.variant), lora_of(model)
+    if (found := weights_digest(folder, model.variant, adapter)) != made["weights"]:
         raise StoreError(
             f"the model {folder} is not the one {latents.location} was inverted with (sha256 {found[:12]}, "
             f"the store's {made['weights'][:12]}): pairs mean nothing to other weights"
         )
+    described = describe(folder)
+    described.check(model.variant, adapter)
+    for name, value in described.interpretation().items():
+        if made.get(name) != value:
+            raise StoreError(
+                f"{latents.location} was inverted by an earlier version, which ignored the {name} of {folder}: its "
+                "pairs mean something else now. Invert the images again"
+            )
     return job, weights_of(model, folder, made)
 
 

@@ -13,7 +13,7 @@ from edict.checkpoint import locate
 from edict.model import COMPILED, uncontrollable
 from edict.models import describe
 from pipeline.cluster import connected, machine_for, machine_like
-from pipeline.edit import EditError, Edits, EditTask, EditWorker, executed_steps
+from pipeline.edit import EditError, Edits, EditTask, EditWorker, check_control, executed_steps
 from pipeline.errors import JobError, noting
 from pipeline.invert import InvertTask, InvertWorker
 from pipeline.job import (
@@ -150,12 +150,14 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
                 f"edit {variant.name!r} has a negative_prompt, which classifier-free guidance alone heeds, and the "
                 f"model of {latents.location} is guided without: leave it out"
             )
+    as_before = list[bool]()
     if held := [variant.name for variant in edits.variants if variant.control]:
         model = describe(locate(weights.path, weights.revision, weights.variant))
         if not model.controllable:
             raise EditError(f"edit {held[0]!r}: {uncontrollable(model)}")
         if weights.compile:
             raise EditError(f"edit {held[0]!r}: {COMPILED}")
+        as_before = [check_control(v, model, made["steps"], schedule, made["sampler"]) for v in edits.variants]
     batch_size = spec.workers.batch_size or made["batch_size"]
     if batch_size < 2 and held:
         raise EditError(
@@ -171,6 +173,8 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
     }
     if spec.images.quality is not None:  # jobs from before there was a choice go on as they are
         fingerprint["quality"] = spec.images.quality
+    if not all(as_before):  # a job that an earlier version began would mix two kinds of edits
+        fingerprint["control"] = "prompt-to-prompt"
     rows, fit = digest_of(fingerprint) if spec.planned_rows else None, fit_of(made)
     task = EditTask(spec, rows, edits.prompts, len(edits.variants), {}, weights, fit, made["steps"], machine)
     return task, fingerprint

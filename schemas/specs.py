@@ -344,12 +344,17 @@ class ControlSpec(Spec):
     cross_attention: Share = Field(
         0.4,
         description="The share of the edit's steps, from the first, that take the picture's cross-attention, where "
-        "words correspond (cross_replace_steps).",
+        "words correspond: int(share * (steps + 1)) steps, as cross_replace_steps of prompt-to-prompt.",
     )
-    self_attention: Share = Field(0.6, description="The same of the picture's self-attention (self_replace_steps).")
+    self_attention: Share = Field(
+        0.6,
+        description="The share of the steps that take the picture's self-attention: int(share * steps) steps, as "
+        "self_replace_steps. It is taken in maps of up to a quarter of the latent's side, and always up to 16x16.",
+    )
     weights: dict[Words, Annotated[float, Field(ge=-100, le=100)]] = Field(
         default_factory=dict,
-        description="Multiply the attention to words of the new prompt. A prompt that lacks one is rejected.",
+        description="Multiply the attention to words of the new prompt, in the steps of cross_attention. A prompt that "
+        "lacks one is rejected.",
     )
     mask: MaskSpec | None = Field(None, description="Where the edit may change the picture; null: everywhere.")
 

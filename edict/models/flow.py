@@ -1,5 +1,8 @@
 """Models that predict the velocity of a flow (Liu et al., 2209.03003): x' = x + (s' - s) v, additive as it is."""
 
+from pathlib import Path
+
+from edict.checkpoint import ModelError
 from edict.models.model import Model
 from edict.schedule import FLOW_END, Schedule
 
@@ -8,6 +11,13 @@ class FlowModel(Model):
     """A model with FlowMatchEulerDiscreteScheduler's sigmas; its timesteps are floats, sigma * 1000."""
 
     denoiser = "transformer"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        advice = "Write a FlowMatchEulerDiscreteScheduler there, with the checkpoint's shift (flow_shift elsewhere)"
+        self.check_scheduler({"FlowMatchEulerDiscreteScheduler"}, advice)
+        if self.scheduler_config.get("invert_sigmas"):
+            raise ModelError(f"model {folder}: its scheduler has invert_sigmas: true, which is not supported")
 
     def clean(self) -> Schedule:
         return FLOW_END

@@ -5,19 +5,21 @@ guided velocity, and there is no branch to lead away from. Where it was not (sch
 with every other model, the pipeline's `true_cfg_scale`; the pipeline's default is a guidance_scale of 1 here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
-from transformers import CLIPTextModel, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from edict.checkpoint import read_config
+from edict.checkpoint import read_config, sample_size
 from edict.models.flow import FlowModel
 from edict.models.model import Conditions, cut_short, timesteps_of, tokens_of
 from edict.schedule import Schedule, flow
+
+if TYPE_CHECKING:
+    from diffusers import FluxTransformer2DModel
+    from transformers import CLIPTextModel, T5EncoderModel, T5TokenizerFast
 
 LENGTH = 512  # tokens of T5, the pipeline's default
 
@@ -30,24 +32,33 @@ class Flux(FlowModel):
     """
 
     parts: ClassVar = {
-        "transformer": FluxTransformer2DModel,
-        "vae": AutoencoderKL,
-        "text_encoder": CLIPTextModel,
-        "text_encoder_2": T5EncoderModel,
-        "tokenizer": CLIPTokenizer,
-        "tokenizer_2": T5TokenizerFast,
+        "transformer": ("diffusers", "FluxTransformer2DModel"),
+        "vae": ("diffusers", "AutoencoderKL"),
+        "text_encoder": ("transformers", "CLIPTextModel"),
+        "text_encoder_2": ("transformers", "T5EncoderModel"),
+        "tokenizer": ("transformers", "CLIPTokenizer"),
+        "tokenizer_2": ("transformers", "T5TokenizerFast"),
     }
-    transformer: FluxTransformer2DModel
-    text_encoder: CLIPTextModel
-    text_encoder_2: T5EncoderModel
-    tokenizer_2: T5TokenizerFast
+    latent_patch = 2
+    transformer: "FluxTransformer2DModel"
+    text_encoder: "CLIPTextModel"
+    text_encoder_2: "T5EncoderModel"
+    tokenizer_2: "T5TokenizerFast"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.guidance = "embedded" if read_config(folder, "transformer")["guidance_embeds"] else "free"
+        self.guidance = "embedded" if read_config(folder, "transformer").get("guidance_embeds") else "free"
 
     def _size(self) -> int:
-        return int(read_config(self.folder, "vae")["sample_size"])
+        return sample_size(self.folder, "vae")
+
+    def _check_fit(self, configs: Mapping[str, Any]) -> None:
+        super()._check_fit(configs)
+        transformer, clip, t5 = (configs[part] for part in ("transformer", "text_encoder", "text_encoder_2"))
+        pooled = transformer.pooled_projection_dim
+        self._check_equal("transformer.pooled_projection_dim", pooled, clip.hidden_size, "text_encoder")
+        joint = transformer.joint_attention_dim
+        self._check_equal("transformer.joint_attention_dim", joint, t5.d_model, "text_encoder_2")
 
     def schedule(self, steps: int, strength: float = 1.0, steps_offset: int | None = None) -> Schedule:
         sigmas = None if self.scheduler_config.get("use_flow_sigmas") else np.linspace(1.0, 1 / max(steps, 1), steps)

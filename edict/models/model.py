@@ -1,18 +1,32 @@
 """What a sampler needs of a checkpoint, whatever its kind: the interface, and what most kinds share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
-from diffusers import AutoencoderKL, ModelMixin
-from torch import nn
-from transformers import CLIPTokenizer
 
 from edict import compilation, lora
-from edict.checkpoint import LoRA, home, read_config, read_index, variant_of
+from edict.checkpoint import DEFAULT, LoRA, ModelError, read_config, read_index
+from edict.models.parts import (
+    Class,
+    build_network,
+    check_class,
+    check_tokens,
+    check_weights,
+    expanded,
+    is_left_out,
+    load_network,
+    load_tokenizer,
+    placeholders,
+)
 from edict.schedule import Schedule
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTokenizer
 
 Conditions = Mapping[str, torch.Tensor]
 """What a network takes beside latents and timestep, by the name of its argument: [N, ...] each, a row a sample."""
@@ -25,19 +39,21 @@ class Model(ABC):
     in float32 and of one picture at a time: SDXL's overflows in float16, and it costs little beside the network.
     """
 
-    parts: ClassVar[Mapping[str, Any]]
+    parts: ClassVar[Mapping[str, Class]]
     """The classes of what it loads, by its name in model_index.json."""
     optional: ClassVar[frozenset[str]] = frozenset()
     """The parts that a checkpoint may do without."""
     denoiser: ClassVar[str] = "unet"
     """The part that predicts."""
+    latent_patch: ClassVar[int] = 1
+    """The side of the square of latents that is one position of the network's input."""
 
     guidance: Literal["free", "embedded", "none"] = "free"
     """free: classifier-free, from two branches. embedded: the network takes the scale itself. none: there is none."""
     compiled: bool = False
     """Whether the network that predicts is compiled, which gives it other last bits."""
-    vae: AutoencoderKL
-    tokenizer: CLIPTokenizer
+    vae: "AutoencoderKL"
+    tokenizer: "CLIPTokenizer"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -54,28 +70,15 @@ class Model(ABC):
         compile: bool = False,
     ) -> Self:
         """Load its parts, from safetensors. Raises ModelError, and what diffusers and transformers raise."""
-        index = read_index(self.folder)
-        for part, kind in self.parts.items():
-            if part in self.optional and index.get(part, [None, None])[1] is None:
-                setattr(self, part, None)
-                continue
-            subfolder = "" if home(self.folder, part) == self.folder else part
-            where: dict[str, Any] = {"pretrained_model_name_or_path": self.folder, "subfolder": subfolder}
-            if part.startswith("tokenizer"):
-                setattr(self, part, kind.from_pretrained(**where))
-                continue
+        self.check(variant, adapter)
+        for part in self.parts:
+            setattr(self, part, self._tokenizers.get(part))
+        for part, kind in self._networks.items():
             precision = torch.float32 if part == "vae" else dtype
-            where |= {"use_safetensors": True, "variant": variant_of(self.folder, part, variant)}
-            if issubclass(kind, ModelMixin):
-                # the other way needs accelerate; this one leaves some in the dtype of their files
-                network = kind.from_pretrained(torch_dtype=precision, low_cpu_mem_usage=False, **where)
-                nn.Module.to(network, precision)
-            else:
-                network = kind.from_pretrained(dtype=precision, **where)
-            setattr(self, part, network)
+            setattr(self, part, load_network(self.folder, part, kind, precision, variant))
         networks = {part: getattr(self, part) for part in self.parts if not part.startswith("tokenizer")}
         if adapter is not None:
-            lora.fuse(adapter, index["_class_name"], networks)
+            lora.fuse(adapter, read_index(self.folder)["_class_name"], networks)
         for network in networks.values():
             if network is not None:
                 network.requires_grad_(False).eval().to(device)
@@ -86,6 +89,81 @@ class Model(ABC):
             compilation.compile_network(self.network)
         self.compiled = compile
         return self
+
+    def check_scheduler(self, supported: Collection[str], advice: str) -> None:
+        """Raise ModelError if the scheduler has a class that would be given other noise levels than its own."""
+        named = [self.scheduler_config.get("_class_name"), (read_index(self.folder).get("scheduler") or [None])[-1]]
+        if others := [name for name in named if name is not None and name not in supported]:
+            raise ModelError(
+                f"model {self.folder}: the scheduler is {others[0]}, which a {type(self).__name__} cannot use. {advice}"
+            )
+
+    def check(self, variant: str | None = None, adapter: LoRA | None = None) -> None:
+        """Check that every part is here, whole, of a class that is supported, and fits the others.
+
+        Weights are not read, only their names and shapes. The shipped model is only checked against a LoRA: tests hold
+        its bytes. Raises ModelError.
+        """
+        if self.folder == DEFAULT and adapter is None:
+            return
+        for part, kind in self._given.items():
+            check_class(self.folder, part, kind)
+        networks = dict[str, Any]()
+        for part, kind in self._networks.items():
+            networks[part] = build_network(self.folder, part, kind)
+            check_weights(self.folder, part, kind, networks[part], variant)
+        configs = {part: network.config for part, network in networks.items()}
+        for part, tokenizer in self._tokenizers.items():
+            if (encoder := configs.get(part.replace("tokenizer", "text_encoder"))) is not None:
+                check_tokens(self.folder, part, tokenizer, encoder)
+        self._check_fit(configs)
+        if adapter is not None:
+            lora.check(adapter, read_index(self.folder)["_class_name"], networks)
+
+    def _check_fit(self, configs: Mapping[str, Any]) -> None:
+        """Check that the parts fit each other, given the whole configuration of each. Raises ModelError."""
+        denoiser, latents = configs[self.denoiser], configs["vae"].latent_channels * self.latent_patch**2
+        if denoiser.in_channels != latents:
+            raise ModelError(
+                f"model {self.folder}: {self.denoiser} takes {denoiser.in_channels} channels, and latents have "
+                f"{latents}: networks for inpainting, depth or instructions are not supported. Use the text-to-image "
+                "checkpoint"
+            )
+
+    def _check_equal(self, setting: str, found: object, expected: object, of: str) -> None:
+        """Raise ModelError unless a setting of one part is the one that another part needs."""
+        if found != expected:
+            raise ModelError(
+                f"model {self.folder}: {setting} is {found}, and it is {expected} by {of}. Use parts of one model"
+            )
+
+    def interpretation(self) -> dict[str, Any]:
+        """Return the facts that decide what a pair means and that earlier versions ignored; {} for most checkpoints."""
+        if self.folder == DEFAULT:
+            return {}
+        found = {part: placeholders(tokenizer) for part, tokenizer in self._tokenizers.items()}
+        return {"placeholders": found} if any(found.values()) else {}
+
+    @cached_property
+    def _given(self) -> dict[str, Class]:
+        """The classes of the parts that the checkpoint has."""
+        return {
+            part: kind
+            for part, kind in self.parts.items()
+            if part not in self.optional or not is_left_out(self.folder, part)
+        }
+
+    @property
+    def _networks(self) -> dict[str, Class]:
+        return {part: kind for part, kind in self._given.items() if not part.startswith("tokenizer")}
+
+    @cached_property
+    def _tokenizers(self) -> dict[str, Any]:
+        return {
+            part: load_tokenizer(self.folder, part, kind)
+            for part, kind in self._given.items()
+            if part.startswith("tokenizer")
+        }
 
     @property
     def network(self) -> Any:
@@ -99,7 +177,17 @@ class Model(ABC):
     @property
     def controllable(self) -> bool:
         """Whether prompt-to-prompt can hold its edits: it attends to CLIP's tokens by layers of their own."""
-        return False
+        return bool(self.attention_sides)
+
+    @property
+    def latent_side(self) -> int:
+        """The side of a latent, in its own pixels."""
+        return self.size // self._factor()
+
+    @property
+    def attention_sides(self) -> list[int]:
+        """The sides of the squares of latents at which the network attends to CLIP's tokens, the finest first."""
+        return []
 
     @abstractmethod
     def _size(self) -> int: ...
@@ -145,20 +233,27 @@ class Model(ABC):
             generator = torch.Generator().manual_seed(posterior_seed)
             noise = torch.randn(latents.shape[1:], generator=generator).to(self.device)
             latents = latents + posterior.std * noise
-        return (latents - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor
+        return self._scaled(latents)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents, float32 [N, C, H, W] in the model's scale -> pictures, float32 [N, 3, S, S] on about [-1, 1]."""
-        return self.vae.decode(latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)).sample
+        return self.vae.decode(self._unscaled(latents)).sample
+
+    def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """Bring the autoencoder's latents to the model's scale."""
+        return (latents - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor
+
+    def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
 
     def _factor(self) -> int:
         """Pixels a side of a latent."""
-        return 2 ** (len(read_config(self.folder, "vae")["block_out_channels"]) - 1)
+        return 2 ** (len(read_config(self.folder, "vae").get("block_out_channels", [64])) - 1)
 
 
 def cut_short(tokenizer: Any, caption: str, length: int) -> bool:
     """Whether a tokenizer makes more than `length` tokens of a caption."""
-    return len(tokenizer(caption).input_ids) > length
+    return len(tokenizer(expanded(tokenizer, [caption])[0]).input_ids) > length
 
 
 def timesteps_of(timestep: float, latents: torch.Tensor) -> torch.Tensor:
@@ -172,4 +267,4 @@ def timesteps_of(timestep: float, latents: torch.Tensor) -> torch.Tensor:
 def tokens_of(tokenizer: Any, captions: Sequence[str], length: int, device: torch.device) -> torch.Tensor:
     """int64 [N, length]: cut, or padded with what the tokenizer pads with."""
     given = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-    return tokenizer(list(captions), **given).input_ids.to(device)
+    return tokenizer(expanded(tokenizer, captions), **given).input_ids.to(device)

@@ -9,6 +9,30 @@ from edict.models.model import Model
 from edict.schedule import Schedule, alphas_cumprod, final_alpha, schedule
 
 PREDICTIONS = ("epsilon", "v_prediction")
+SCHEDULERS = frozenset(
+    {
+        "DDIMParallelScheduler",
+        "DDIMScheduler",
+        "DDPMParallelScheduler",
+        "DDPMScheduler",
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSDEScheduler",
+        "DPMSolverSinglestepScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "LCMScheduler",
+        "LMSDiscreteScheduler",
+        "PNDMScheduler",
+        "SASolverScheduler",
+        "TCDScheduler",
+        "UniPCMultistepScheduler",
+    }
+)
+"""The schedulers of diffusers with betas: they give the network the same noise levels as DDIM."""
 
 
 class NoiseModel(Model):
@@ -16,12 +40,25 @@ class NoiseModel(Model):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
+        self.check_scheduler(SCHEDULERS, "The network needs the scheduler that it was trained for, with betas")
+        if self.scheduler_config.get("use_flow_sigmas"):
+            raise ModelError(
+                f"model {folder}: its scheduler has use_flow_sigmas: true, so its network was trained on a flow, and "
+                f"a {type(self).__name__} predicts noise. Set it to false if the network predicts noise"
+            )
         self.prediction_type = self.scheduler_config.get("prediction_type", "epsilon")
         if self.prediction_type not in PREDICTIONS:
             raise ModelError(
                 f"model {folder} predicts {self.prediction_type!r}; supported are {' and '.join(PREDICTIONS)}"
             )
-        self._alphas = alphas_cumprod(self.scheduler_config)
+        try:
+            self._alphas = alphas_cumprod(self.scheduler_config)
+        except (NotImplementedError, TypeError, ValueError) as error:
+            named = self.scheduler_config.get("beta_schedule")
+            raise ModelError(
+                f"model {folder}: the betas of its scheduler cannot be made (beta_schedule: {named}). Supported are "
+                "linear, scaled_linear, squaredcos_cap_v2 and trained_betas"
+            ) from error
 
     def schedule(self, steps: int, strength: float = 1.0, steps_offset: int | None = None) -> Schedule:
         return schedule(self.scheduler_config, steps, strength, steps_offset)

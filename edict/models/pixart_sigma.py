@@ -1,15 +1,17 @@
 """PixArt-Sigma (Chen et al., 2403.04692): noise by a transformer under T5."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, PixArtTransformer2DModel
-from transformers import T5EncoderModel, T5TokenizerFast
 
-from edict.checkpoint import read_config
+from edict.checkpoint import sample_size
 from edict.models.model import Conditions, cut_short, timesteps_of
 from edict.models.noise import NoiseModel
+
+if TYPE_CHECKING:
+    from diffusers import PixArtTransformer2DModel
+    from transformers import T5EncoderModel
 
 LENGTH = 300  # tokens of T5, the pipeline's default
 
@@ -24,17 +26,22 @@ class PixArtSigma(NoiseModel):
     """
 
     parts: ClassVar = {
-        "transformer": PixArtTransformer2DModel,
-        "vae": AutoencoderKL,
-        "text_encoder": T5EncoderModel,
-        "tokenizer": T5TokenizerFast,
+        "transformer": ("diffusers", "PixArtTransformer2DModel"),
+        "vae": ("diffusers", "AutoencoderKL"),
+        "text_encoder": ("transformers", "T5EncoderModel"),
+        "tokenizer": ("transformers", "T5TokenizerFast"),
     }
     denoiser = "transformer"
-    transformer: PixArtTransformer2DModel
-    text_encoder: T5EncoderModel
+    transformer: "PixArtTransformer2DModel"
+    text_encoder: "T5EncoderModel"
 
     def _size(self) -> int:
-        return int(read_config(self.folder, "transformer")["sample_size"]) * self._factor()
+        return sample_size(self.folder, "transformer") * self._factor()
+
+    def _check_fit(self, configs: Mapping[str, Any]) -> None:
+        super()._check_fit(configs)
+        width = configs["transformer"].caption_channels
+        self._check_equal("transformer.caption_channels", width, configs["text_encoder"].d_model, "text_encoder")
 
     def condition(self, captions: Sequence[str]) -> Conditions:
         tokens = self.tokenizer(

@@ -3,32 +3,41 @@
 No text: a caption is ignored, and there is nothing to guide by. The case that the paper names for models without one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from diffusers import UNet2DModel
 
-from edict.checkpoint import ModelError, read_config
+from edict.checkpoint import ModelError, read_config, sample_size
 from edict.models.model import Conditions, timesteps_of
 from edict.models.noise import NoiseModel
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DModel
 
 
 class Pixels(NoiseModel):
     """It has no conditions. Of a network that predicts its variance too (2102.09672; 6 channels), the noise counts."""
 
-    parts: ClassVar = {"unet": UNet2DModel}
+    parts: ClassVar = {"unet": ("diffusers", "UNet2DModel")}
     guidance: Literal["free", "embedded", "none"] = "none"
-    unet: UNet2DModel
+    unet: "UNet2DModel"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        if (channels := read_config(folder, "unet")["in_channels"]) != 3:
+        if (channels := read_config(folder, "unet").get("in_channels", 3)) != 3:
             raise ModelError(f"model {folder} takes {channels} channels; a model on pixels has 3: red, green, blue")
 
     def _size(self) -> int:
-        return int(read_config(self.folder, "unet")["sample_size"])
+        return sample_size(self.folder, "unet")
+
+    def _check_fit(self, configs: Mapping[str, Any]) -> None:
+        unet = configs["unet"]
+        if unet.class_embed_type is not None or unet.num_class_embeds is not None:
+            raise ModelError(
+                f"model {self.folder}: unet takes a class, which is not supported. Use one without classes"
+            )
 
     def condition(self, captions: Sequence[str]) -> Conditions:
         return {}

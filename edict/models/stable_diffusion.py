@@ -1,35 +1,70 @@
 """Stable Diffusion 1.x and 2.x (Rombach et al., 2112.10752): one CLIP text encoder; epsilon or v-prediction."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTokenizer
 
-from edict.checkpoint import read_config
+from edict.checkpoint import ModelError, read_config, sample_size
 from edict.models.model import Conditions, cut_short, timesteps_of, tokens_of
 from edict.models.noise import NoiseModel
+
+if TYPE_CHECKING:
+    from diffusers import UNet2DConditionModel
+    from transformers import CLIPTextModel
+
+# Inputs of a UNet that text-to-image does not give, by the setting that asks for them.
+_MORE_INPUTS = {
+    "time_cond_proj_dim": "the guidance scale, as networks distilled for few steps (LCM) do",
+    "class_embed_type": "a class",
+    "num_class_embeds": "a class",
+    "encoder_hid_dim_type": "other embeddings",
+    "addition_embed_type": "other embeddings",
+}
 
 
 class StableDiffusion(NoiseModel):
     """The conditions are `encoder_hidden_states` [N, L, D], the text encoder's last hidden states."""
 
     parts: ClassVar = {
-        "unet": UNet2DConditionModel,
-        "vae": AutoencoderKL,
-        "text_encoder": CLIPTextModel,
-        "tokenizer": CLIPTokenizer,
+        "unet": ("diffusers", "UNet2DConditionModel"),
+        "vae": ("diffusers", "AutoencoderKL"),
+        "text_encoder": ("transformers", "CLIPTextModel"),
+        "tokenizer": ("transformers", "CLIPTokenizer"),
     }
-    unet: UNet2DConditionModel
-    text_encoder: CLIPTextModel
+    addition_embed_type: ClassVar[str | None] = None
+    """The further conditions of the UNet."""
+    unet: "UNet2DConditionModel"
+    text_encoder: "CLIPTextModel"
 
     @property
-    def controllable(self) -> bool:
-        return True
+    def attention_sides(self) -> list[int]:
+        config = read_config(self.folder, "unet")
+        down = config.get("down_block_types", ["CrossAttnDownBlock2D"] * 3 + ["DownBlock2D"])
+        up = config.get("up_block_types", ["UpBlock2D"] + ["CrossAttnUpBlock2D"] * 3)
+        attends = ["CrossAttn" in a or "CrossAttn" in b for a, b in zip(down, reversed(up), strict=True)]
+        attends[-1] |= "CrossAttn" in (config.get("mid_block_type", "UNetMidBlock2DCrossAttn") or "")
+        return [-(-sample_size(self.folder, "unet") // 2**i) for i, does in enumerate(attends) if does]
 
     def _size(self) -> int:
-        return int(read_config(self.folder, "unet")["sample_size"]) * self._factor()
+        return sample_size(self.folder, "unet") * self._factor()
+
+    def _check_fit(self, configs: Mapping[str, Any]) -> None:
+        unet = configs["unet"]
+        for setting, takes in _MORE_INPUTS.items():
+            wanted = self.addition_embed_type if setting == "addition_embed_type" else None
+            if (found := getattr(unet, setting, None)) != wanted:
+                raise ModelError(
+                    f"model {self.folder}: unet takes {takes} ({setting}: {found}), and a {type(self).__name__} has "
+                    f"{wanted or 'none'} there. Use the text-to-image checkpoint that it was made from"
+                )
+        super()._check_fit(configs)
+        self._check_equal("unet.out_channels", unet.out_channels, unet.in_channels, "unet.in_channels")
+        width = self._text_width(configs)
+        self._check_equal("unet.cross_attention_dim", unet.cross_attention_dim, width, "the text encoders")
+
+    def _text_width(self, configs: Mapping[str, Any]) -> int:
+        return int(configs["text_encoder"].hidden_size)
 
     def condition(self, captions: Sequence[str]) -> Conditions:
         tokens = tokens_of(self.tokenizer, captions, self.tokenizer.model_max_length, self.device)

@@ -1,17 +1,19 @@
 """Stable Diffusion 3 and 3.5 (Esser et al., 2403.03206): a flow by a transformer under two CLIPs and, if it is, T5."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL, SD3Transformer2DModel
-from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-from edict.checkpoint import read_config
+from edict.checkpoint import read_config, sample_size
 from edict.models.flow import FlowModel
 from edict.models.model import Conditions, cut_short, timesteps_of, tokens_of
 from edict.schedule import Schedule, flow
+
+if TYPE_CHECKING:
+    from diffusers import SD3Transformer2DModel
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
 LENGTH = 256  # tokens of T5, the pipeline's default
 
@@ -24,28 +26,41 @@ class StableDiffusion3(FlowModel):
     """
 
     parts: ClassVar = {
-        "transformer": SD3Transformer2DModel,
-        "vae": AutoencoderKL,
-        "text_encoder": CLIPTextModelWithProjection,
-        "text_encoder_2": CLIPTextModelWithProjection,
-        "text_encoder_3": T5EncoderModel,
-        "tokenizer": CLIPTokenizer,
-        "tokenizer_2": CLIPTokenizer,
-        "tokenizer_3": T5TokenizerFast,
+        "transformer": ("diffusers", "SD3Transformer2DModel"),
+        "vae": ("diffusers", "AutoencoderKL"),
+        "text_encoder": ("transformers", "CLIPTextModelWithProjection"),
+        "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+        "text_encoder_3": ("transformers", "T5EncoderModel"),
+        "tokenizer": ("transformers", "CLIPTokenizer"),
+        "tokenizer_2": ("transformers", "CLIPTokenizer"),
+        "tokenizer_3": ("transformers", "T5TokenizerFast"),
     }
     optional: ClassVar = frozenset({"text_encoder_3", "tokenizer_3"})
-    transformer: SD3Transformer2DModel
-    text_encoder: CLIPTextModelWithProjection
-    text_encoder_2: CLIPTextModelWithProjection
-    text_encoder_3: T5EncoderModel | None
-    tokenizer_2: CLIPTokenizer
-    tokenizer_3: T5TokenizerFast | None
+    transformer: "SD3Transformer2DModel"
+    text_encoder: "CLIPTextModelWithProjection"
+    text_encoder_2: "CLIPTextModelWithProjection"
+    text_encoder_3: "T5EncoderModel | None"
+    tokenizer_2: "CLIPTokenizer"
+    tokenizer_3: "T5TokenizerFast | None"
 
     def _size(self) -> int:
-        return int(read_config(self.folder, "transformer")["sample_size"]) * self._factor()
+        return sample_size(self.folder, "transformer") * self._factor()
+
+    def _check_fit(self, configs: Mapping[str, Any]) -> None:
+        super()._check_fit(configs)
+        transformer = configs["transformer"]
+        pooled = configs["text_encoder"].projection_dim + configs["text_encoder_2"].projection_dim
+        self._check_equal(
+            "transformer.pooled_projection_dim", transformer.pooled_projection_dim, pooled, "the text encoders"
+        )
+        if "text_encoder_3" in configs:
+            width = configs["text_encoder_3"].d_model
+            self._check_equal(
+                "transformer.joint_attention_dim", transformer.joint_attention_dim, width, "text_encoder_3"
+            )
 
     def schedule(self, steps: int, strength: float = 1.0, steps_offset: int | None = None) -> Schedule:
-        side = self.size // self._factor() // read_config(self.folder, "transformer")["patch_size"]
+        side = self.size // self._factor() // read_config(self.folder, "transformer").get("patch_size", 2)
         return flow(self.scheduler_config, steps, strength, tokens=side**2, steps_offset=steps_offset)
 
     def condition(self, captions: Sequence[str]) -> Conditions:

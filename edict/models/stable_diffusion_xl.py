@@ -1,15 +1,16 @@
 """Stable Diffusion XL (Podell et al., 2307.01952): two text encoders, conditions on the picture's size."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from edict.checkpoint import read_index
+from edict.checkpoint import read_config, read_index
 from edict.models.model import Conditions, timesteps_of, tokens_of
 from edict.models.stable_diffusion import StableDiffusion
+
+if TYPE_CHECKING:
+    from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
 
 class StableDiffusionXL(StableDiffusion):
@@ -21,15 +22,50 @@ class StableDiffusionXL(StableDiffusion):
     """
 
     parts: ClassVar = {
-        "unet": UNet2DConditionModel,
-        "vae": AutoencoderKL,
-        "text_encoder": CLIPTextModel,
-        "text_encoder_2": CLIPTextModelWithProjection,
-        "tokenizer": CLIPTokenizer,
-        "tokenizer_2": CLIPTokenizer,
+        **StableDiffusion.parts,
+        "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
+        "tokenizer_2": ("transformers", "CLIPTokenizer"),
     }
-    text_encoder_2: CLIPTextModelWithProjection
-    tokenizer_2: CLIPTokenizer
+    addition_embed_type = "text_time"
+    text_encoder_2: "CLIPTextModelWithProjection"
+    tokenizer_2: "CLIPTokenizer"
+
+    def _check_fit(self, configs: Mapping[str, Any]) -> None:
+        super()._check_fit(configs)
+        unet = configs["unet"]
+        given = configs["text_encoder_2"].projection_dim + 6 * unet.addition_time_embed_dim
+        needed = unet.projection_class_embeddings_input_dim
+        self._check_equal("unet.projection_class_embeddings_input_dim", needed, given, "text_encoder_2 and 6 time ids")
+
+    def _text_width(self, configs: Mapping[str, Any]) -> int:
+        return int(configs["text_encoder"].hidden_size + configs["text_encoder_2"].hidden_size)
+
+    def interpretation(self) -> dict[str, Any]:
+        found = super().interpretation()
+        config = read_config(self.folder, "vae")
+        if config.get("latents_mean") and config.get("latents_std"):
+            found["latent_statistics"] = [config["latents_mean"], config["latents_std"]]
+        return found
+
+    def _statistics(self) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Return the autoencoder's mean and standard deviation by channel, [1, C, 1, 1], if it has both."""
+        config = self.vae.config
+        mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
+        if mean is None or std is None:
+            return None
+        return tuple(torch.tensor(values, device=self.device).view(1, -1, 1, 1) for values in (mean, std))  # type: ignore[return-value]
+
+    def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        if (statistics := self._statistics()) is None:
+            return super()._scaled(latents)
+        mean, std = statistics
+        return (latents - mean) * self.vae.config.scaling_factor / std
+
+    def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        if (statistics := self._statistics()) is None:
+            return super()._unscaled(latents)
+        mean, std = statistics
+        return latents * std / self.vae.config.scaling_factor + mean
 
     def condition(self, captions: Sequence[str]) -> Conditions:
         hidden = []

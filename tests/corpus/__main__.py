@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tests.corpus.case import Case
+from tests.corpus.checkpoints import LAYOUTS, REFUSALS
 from tests.corpus.samples import CAPTIONS, IMAGES, JSONS, MEMBERS
 from tests.corpus.shards import CHANGED, DAMAGE, UNUSABLE
 from tests.corpus.specs import SPECS
@@ -36,6 +37,21 @@ Each line below is a file that the tests build and feed to the real thing (`test
 """
 
 
+CHECKPOINTS = """\
+## Checkpoints
+
+`edict plan` reads the configurations of a checkpoint and the names and shapes of its weights, and refuses it with one
+line and exit status 2 where a run would draw weights at random or predict something else. The tests make each of the
+{count} checkpoints and LoRAs below, in a folder `m` (`tests/corpus/checkpoints.py`).
+
+| checkpoint | `edict plan` |
+|---|---|
+{refusals}
+These load, with every weight:
+
+{layouts}"""
+
+
 def table(cases: Iterable[Case[Any]]) -> str:
     lines = "".join(f"| {case.input} | {outcome(case)} |\n" for case in cases)
     return f"| input | what it gets |\n|---|---|\n{lines}"
@@ -54,7 +70,13 @@ def _words(kind: str, *about: str) -> str:
 def page() -> str:
     count = sum(map(len, KINDS.values()))
     sections = "".join(f"\n## {kind}\n\n{table(cases)}" for kind, cases in KINDS.items())
-    return f"{INTRO}\n{count} inputs.\n{sections}"
+    return f"{INTRO}\n{count} inputs.\n{sections}\n{checkpoints()}"
+
+
+def checkpoints() -> str:
+    refusals = "".join(f"| {case.input} | {case.says} |\n" for case in REFUSALS)
+    layouts = "".join(f"- {case.input}\n" for case in LAYOUTS)
+    return CHECKPOINTS.format(count=len(REFUSALS), refusals=refusals, layouts=layouts)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,19 @@
 """Attention control: bases exact, edits as the paper says, and nothing left behind."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from PIL import Image
 
 from edict import EDICT, Blend, Control, LatticeOverflow, NonFinite, Pair, attention, guidance
 from edict.attention import Place, WordNotFound, align, attending, batches, find, mask, rows, split
-from tests.edict.checkpoints import Folder
+from tests.edict.checkpoints import Folder, stable_diffusion_xl
 
 SOURCES = ["red heart", "a cat on a blue background", "dog face", "two green apples, close together"]
 PROMPTS = [
@@ -26,7 +28,7 @@ for i in range(8):
 CONTROLS = {
     "plain": Control(),
     "whole": Control(cross=1, self_=1),
-    "none": Control(cross=0, self_=0),
+    "none": Control(cross=0, self_=0, blend=torch.ones_like(MASK)),
     "blend": Control(blend=Blend(threshold=0.6)),
     "mask": Control(blend=MASK),
 }
@@ -107,7 +109,7 @@ def test_without_windows_an_edit_is_the_uncontrolled_one(
     model: EDICT, images: list[Image.Image], guidance_scale: float
 ) -> None:
     start, noise = inverted(model, images, guidance_scale=guidance_scale, steps=2)
-    made, _ = model.edit(noise, SOURCES, PROMPTS, control=Control(cross=0, self_=0))
+    made, _ = model.edit(noise, SOURCES, PROMPTS, control=CONTROLS["none"])
     of = [row for row, edits in enumerate(PROMPTS) for _ in edits]
     plain, _ = model.move(noise[of], [prompt for edits in PROMPTS for prompt in edits], start.position)
     assert equal(made[EDITS], plain)
@@ -118,7 +120,9 @@ def test_without_windows_an_edit_is_the_uncontrolled_one(
 @pytest.mark.parametrize("control", CONTROLS)
 def test_an_edit_to_the_same_caption_is_the_base(model: EDICT, images: list[Image.Image], control: str) -> None:
     start, noise = inverted(model, images, guidance_scale=3.0, steps=2)
-    held = Control(blend=MASK[:4]) if control == "mask" else CONTROLS[control]
+    held = CONTROLS[control]
+    if isinstance(held.blend, torch.Tensor):
+        held = replace(held, blend=held.blend[:4])
     made, _ = model.edit(noise, SOURCES, [[caption] for caption in SOURCES], control=held)
     assert equal(made[0::2], start)
     assert equal(made[1::2], start)
@@ -144,18 +148,30 @@ def test_an_edit_may_leave_at_its_last_steps(model: EDICT, images: list[Image.Im
             model.edit(noise, SOURCES, PROMPTS, control=Control(), steps=steps)
 
 
-def test_a_window_is_a_share_of_the_edits_steps(model: EDICT, images: list[Image.Image]) -> None:
+@pytest.mark.parametrize(("window", "shares"), [("cross", (0.16, 0.34, 0.49, 0.5)), ("self_", (0.19, 0.4, 0.59, 0.6))])
+def test_windows_are_those_of_the_papers_code(
+    model: EDICT, images: list[Image.Image], window: str, shares: Sequence[float]
+) -> None:
+    """Of 5 steps 0, 2, 2 and 3."""
     _, noise = inverted(model, images, guidance_scale=1.0, steps=6)
 
-    def made(**shares: float) -> Pair:  # of 5 steps
-        control = Control(**{"cross": 0, "self_": 0, **shares})
+    def made(**shares: float) -> Pair:
+        control = Control(**{"cross": 0, "self_": 0, "blend": MASK[:1] | True, **shares})
         return model.edit(noise[:1], SOURCES[:1], [["blue heart"]], control=control, steps=5)[0]
 
-    for window in ("cross", "self_"):
-        none, two, also_two, three = (made(**{window: share}) for share in (0.19, 0.4, 0.59, 0.6))
-        assert equal(none, made())
-        assert equal(two, also_two)
-        assert len({one.digests()[1] for one in (none, two, three)}) == 3
+    none, two, also_two, three = (made(**{window: share}) for share in shares)
+    assert equal(none, made())
+    assert equal(two, also_two)
+    assert len({one.digests()[1] for one in (none, two, three)}) == 3
+
+
+def test_the_papers_code_counts_steps_so() -> None:
+    """Its `get_time_words_attention_alpha` and `num_self_replace` (google/prompt-to-prompt, ptp_utils.py and main)."""
+    for steps, tenths in product(range(1, 51), range(11)):
+        share = tenths / 10
+        control = Control(cross=share, self_=share)
+        assert attention.cross_steps(control, steps) == min(steps, tenths * (steps + 1) // 10)
+        assert attention.self_steps(control, steps) == tenths * steps // 10
 
 
 class PaperProcessor:
@@ -183,7 +199,9 @@ class PaperProcessor:
             if i == base:
                 continue
             for token in range(self.mapping.shape[-1]):
-                if self.cross and self.mapping[i, :, token].any():
+                if not self.cross:
+                    continue
+                if self.mapping[i, :, token].any():
                     probabilities[first + i, ..., token] = given[first + base] @ self.mapping[i, :, token]
                 probabilities[first + i, ..., token] *= self.weights[i, token]
         attended = torch.einsum("bhqk,bhkd->bqhd", probabilities, value).flatten(2)
@@ -207,7 +225,7 @@ def test_attention_is_replaced_as_in_the_paper(model: EDICT, cross: bool, self_:
     count, states = len(places), torch.cat([empty.expand_as(text), text]) if both else text
     latents = torch.randn(len(states), 4, 8, 8, generator=torch.Generator().manual_seed(0))
     plain = model.network(latents, 501, states).sample
-    with attending(model.network, of, cross=cross, self_=self_, maps={}):
+    with attending(model.network, of, 64, cross=cross, self_=self_, maps={}):
         ours = model.network(latents, 501, states).sample
     mapping, weights = torch.eye(24).repeat(count, 1, 1), torch.ones(count, 24)
     mapping[of.edits], weights[of.edits] = of.mapping, of.weights
@@ -379,18 +397,20 @@ def test_a_mask_is_where_the_attention_is() -> None:
 def test_weights_change_what_a_word_does(model: EDICT, images: list[Image.Image]) -> None:
     start, noise = inverted(model, images, guidance_scale=1.0, steps=2)
 
-    def made(**weights: float) -> Pair:
-        control = Control(cross=0, self_=0, weights=weights)
+    def made(cross: float = 1, **weights: float) -> Pair:
+        control = Control(cross=cross, self_=0, weights=weights)
         return model.edit(noise[:1], SOURCES[:1], [["blue heart"]], control=control)[0]
 
     digests = {one.digests()[1] for one in (made(), made(blue=2.0), made(blue=0.0), made(heart=2.0))}
     assert len(digests) == 4
     assert equal(made(blue=1.0), made())
     assert equal(made(blue=2.0)[:1], start[:1])
+    assert not equal(made(0.5, blue=2.0), made(blue=2.0)), "they act within the window of cross-attention"
 
 
 def test_a_word_that_is_not_there_is_said(model: EDICT, images: list[Image.Image]) -> None:
-    noise = model.prepare(model.encode(images[:1]), steps=1, strength=1.0, guidance_scale=1.0, batch_size=2)
+    noise = model.prepare(model.encode(images[:1]), steps=2, strength=1.0, guidance_scale=1.0, batch_size=2)
+    noise = replace(noise, position=0)
     for control, message in (
         (Control(weights={"snow": 2.0}), "'snow' has a weight, but is not in the prompt"),
         (Control(blend=Blend(("snow", "ice"))), "the mask is of 'snow', 'ice', which neither caption nor prompt has"),
@@ -449,7 +469,7 @@ def test_a_rows_fault_is_also_its_edits(model: EDICT, images: list[Image.Image])
     wild = replace(noise, x=noise.x.clone(), y=noise.y.clone())
     wild.x[0] = wild.y[0] = 2**46
     for steps in (None, 1):
-        made, faults = model.edit(wild, SOURCES, PROMPTS, control=Control(), steps=steps)
+        made, faults = model.edit(wild, SOURCES, PROMPTS, control=Control(cross=0.5), steps=steps)
         assert sorted(faults) == [0, 1, 2]
         assert all(isinstance(fault, LatticeOverflow) for fault in faults.values())
         assert equal(made[BASES[1:]], ready[1:])
@@ -463,7 +483,7 @@ def test_a_fault_of_the_base_alone_is_also_its_edits(model: EDICT, images: list[
 
     _, noise = inverted(model, images, guidance_scale=1.0, steps=1)
     with model.network.conv_out.register_forward_hook(lose_the_first):
-        _, faults = model.edit(noise[:2], SOURCES[:2], PROMPTS[:2], control=Control())
+        _, faults = model.edit(noise[:2], SOURCES[:2], PROMPTS[:2], control=Control(cross=0.5))
     assert sorted(faults) == [0, 1, 2]
     assert all(isinstance(fault, NonFinite) for fault in faults.values())
 
@@ -510,3 +530,80 @@ def test_negative_captions_stand_in_the_empty_ones_place(model: EDICT) -> None:
     away, with_text = model.predictor(["blurred", "cat"], 1.0)(latents, 501), predicted(1.0)
     assert torch.allclose(predicted(3.0, ["blurred", "cat"]), away + 3 * (with_text - away), atol=1e-4)
     assert torch.allclose(predicted(0.0, ["blurred", "cat"]), away, atol=1e-4)
+
+
+@pytest.fixture(scope="module")
+def larger(tmp_path_factory: pytest.TempPathFactory) -> EDICT:
+    """An SDXL whose coarsest attention is at a quarter of the latent's side and above 16x16, as in SDXL itself."""
+    torch.manual_seed(0)
+    pipeline = stable_diffusion_xl()
+    pipeline.unet = UNet2DConditionModel.from_config(
+        pipeline.unet.config,
+        sample_size=72,
+        down_block_types=("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
+        block_out_channels=(8, 8, 16),
+    )
+    folder = tmp_path_factory.mktemp("larger")
+    pipeline.save_pretrained(folder)
+    return EDICT.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("control", [Control(cross=0, self_=1), Control(cross=0, self_=0, blend=Blend(threshold=0.97))])
+def test_control_has_an_effect_on_sdxl(larger: EDICT, images: list[Image.Image], control: Control) -> None:
+    assert larger.model.attention_sides == [18]
+    start = larger.encode(images[:1])
+    noise = larger.invert(start, SOURCES[:1], steps=2, guidance_scale=1.0, batch_size=2)
+    free = Control(cross=0, self_=0, blend=torch.ones(1, *start.x.shape[2:], dtype=torch.bool))
+    held, plain = (larger.edit(noise, SOURCES[:1], [["blue heart"]], control=c)[0] for c in (control, free))
+    assert torch.equal(held.x[0], start.x[0])
+    assert not torch.equal(held.x[1], plain.x[1]) and not torch.equal(held.x[1], start.x[0])
+
+
+@pytest.mark.parametrize(
+    ("control", "steps", "side", "sides", "reason"),
+    [
+        (Control(), 50, 64, [64, 32, 16, 8], None),  # Stable Diffusion 1
+        (Control(), 50, 128, [64, 32], None),  # SDXL
+        (Control(), 5, 8, [8, 4], None),  # the shipped model
+        (
+            Control(),
+            50,
+            128,
+            [64],
+            "self-attention has no effect: the model has no attention map of at most 1024 pixels",
+        ),
+        (Control(self_=0), 50, 128, [64], None),
+        (Control(self_=0, blend=Blend()), 50, 128, [64], "a mask of words has no effect"),
+        (Control(self_=0, blend=MASK), 50, 128, [64], None),
+        (Control(blend=Blend(start=1.0)), 50, 64, [16], "the mask of words starts after all 50 steps"),
+        (Control(cross=0, weights={"a": 2.0}), 50, 64, [16], "weights act within the window of cross-attention"),
+        (Control(), 1, 64, [16], "are none of 1 steps, and there is no mask"),
+        (Control(cross=0, self_=0), 50, 64, [16], "are none of 50 steps, and there is no mask"),
+        (Control(cross=0, self_=0, blend=MASK), 50, 64, [16], None),
+    ],
+)
+def test_a_control_without_effect_is_an_error(
+    control: Control, steps: int, side: int, sides: list[int], reason: str | None
+) -> None:
+    found = attention.without_effect(control, steps, side, sides)
+    assert found is None if reason is None else found is not None and reason in found
+
+
+@pytest.mark.parametrize(
+    ("control", "steps", "side", "sides", "same"),
+    [
+        (Control(), 50, 64, [64, 32, 16, 8], True),
+        (Control(), 25, 8, [8, 4], True),
+        (Control(), 2, 8, [8, 4], False),  # the window has a step more
+        (Control(weights={"a": 2.0}), 50, 64, [16], False),  # they acted outside of the window
+        (Control(cross=1, weights={"a": 2.0}), 50, 64, [16], True),
+        (Control(), 50, 128, [64, 32], False),  # SDXL's maps of 32x32 were too large
+        (Control(self_=0), 50, 128, [64, 32], True),
+        (Control(self_=0, blend=Blend()), 50, 128, [64, 32], False),
+    ],
+)
+def test_edits_that_earlier_versions_made_otherwise_are_known(
+    control: Control, steps: int, side: int, sides: list[int], same: bool
+) -> None:
+    assert attention.is_as_before(control, steps, side, sides) == same

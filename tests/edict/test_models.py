@@ -1,29 +1,41 @@
 """Every kind of checkpoint: exact, and predicting what diffusers' own pipeline computes."""
 
+import json
 import shutil
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import product
 from pathlib import Path
 
+import diffusers
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMPipeline, DDIMScheduler, DiffusionPipeline, UNet2DConditionModel
+from diffusers import (
+    DDIMPipeline,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionXLImg2ImgPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.pipelines.flux.pipeline_flux import calculate_shift
+from diffusers.utils import DummyObject
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
 from benchmarks.slots import compare
 from edict import EDICT, Control, ModelError, Pair, ddim
+from edict.attention import find, split
 from edict.checkpoint import DEFAULT, LoRA, locate_lora, read_index, weights_digest
 from edict.models import MODELS, describe
 from edict.models.flux import pack, unpack
+from edict.models.noise import SCHEDULERS
 from edict.samplers import SAMPLERS
 from edict.schedule import FLOW_END, schedule
 from tests.edict.checkpoints import KINDS, NOISE, Folder
 
 TEXTS = ["a red heart", "dog face"]
+NOISE_LEVELS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 WITH_TEXT = [kind for kind in KINDS if not kind.startswith("dd")]
 
 
@@ -246,6 +258,70 @@ def test_control_holds_sdxl_and_refuses_transformers(folder: Folder, images: lis
         assert "\n" not in str(caught.value)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("kind", ["sd1", "sdxl"])
+def test_a_textual_inversion_of_several_vectors_is_read_as_by_the_pipeline(
+    folder: Folder, tmp_path: Path, kind: str
+) -> None:
+    """Conditions, and the words of attention control: each vector is a word."""
+    pipeline = pipeline_of(folder(kind))
+    torch.manual_seed(0)
+    for number in ("", "_2")[: 1 + (kind == "sdxl")]:
+        encoder, tokenizer = getattr(pipeline, f"text_encoder{number}"), getattr(pipeline, f"tokenizer{number}")
+        vectors = torch.randn(3, encoder.config.hidden_size)
+        pipeline.load_textual_inversion({"<toy>": vectors}, "<toy>", text_encoder=encoder, tokenizer=tokenizer)
+    pipeline.save_pretrained(tmp_path / "copy")
+    model = EDICT.from_pretrained(tmp_path / "copy")
+    prompt = "a photo of <toy>, red"
+    theirs = pipeline.encode_prompt(
+        prompt=prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
+    )
+    ours = model.model.condition([prompt])["encoder_hidden_states"]
+    assert torch.allclose(ours, theirs[0], atol=1e-5)
+    assert not torch.allclose(ours, model.model.condition(["a photo of, red"])["encoder_hidden_states"], atol=1e-5)
+    words = split(model.model.tokenizer, prompt)
+    assert [word for word, _ in words][-5:] == ["<toy>", "<toy>_1", "<toy>_2", ",", "red"]
+    assert find(words, split(model.model.tokenizer, "<toy>")) == [tokens[0] for _, tokens in words[-5:-2]]
+    placeholders = model.model.interpretation()["placeholders"]
+    assert placeholders == {name: ["<toy>"] for name in model.model.parts if name.startswith("tokenizer")}
+    assert not describe(folder(kind)).interpretation()
+
+
+@torch.inference_mode()
+def test_the_statistics_of_sdxls_latents_are_applied_as_by_the_pipeline(
+    folder: Folder, images: list[Image.Image], tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(folder("sdxl"), tmp_path / "copy"))
+    config = copy / "vae" / "config.json"
+    statistics = {"latents_mean": [0.5, -1.0, 0.25, 2.0], "latents_std": [4.0, 5.0, 6.0, 7.0]}
+    config.write_text(json.dumps(json.loads(config.read_text()) | statistics))
+    model, pipeline = EDICT.from_pretrained(copy), StableDiffusionXLImg2ImgPipeline.from_pretrained(copy)
+    pixels = torch.from_numpy(np.stack([np.asarray(images[0].resize((16, 16)))])).permute(0, 3, 1, 2) / 127.5 - 1
+    posterior = pipeline.vae.encode(pixels).latent_dist
+    mean, std = (torch.tensor(statistics[name]).view(1, 4, 1, 1) for name in ("latents_mean", "latents_std"))
+    expected = (posterior.mode() - mean) * pipeline.vae.config.scaling_factor / std
+    assert torch.allclose(model.model.encode(pixels, None), expected, atol=1e-6)
+    start = drawn(model)
+    given = {"num_inference_steps": 1, "guidance_scale": 1.0, "latents": start, "height": 16, "width": 16}
+    pictures = pipeline_of(copy)(["a", "b"], **given, output_type="np").images
+    latents = pipeline_of(copy)(["a", "b"], **given, output_type="latent").images
+    ours = (model.model.decode(latents.float()) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    assert np.allclose(ours, pictures, atol=1e-4)
+    assert model.model.interpretation() == {"latent_statistics": list(statistics.values())}
+
+
+def test_schedulers_with_betas_have_the_noise_levels_of_ddim() -> None:
+    """And every scheduler of diffusers with other noise levels is refused by its name."""
+    for name in SCHEDULERS:
+        kind = getattr(diffusers, name)
+        if isinstance(kind, DummyObject):
+            continue  # it needs scipy or torchsde
+        assert torch.equal(kind(**NOISE_LEVELS).alphas_cumprod, DDIMScheduler(**NOISE_LEVELS).alphas_cumprod), name
+    others = {"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"}
+    others |= {"CogVideoXDDIMScheduler", "CMStochasticIterativeScheduler", "ScoreSdeVeScheduler"}
+    assert not others & SCHEDULERS
+
+
 def test_a_caption_is_cut_where_the_longest_encoder_ends(folder: Folder) -> None:
     long = "heart " * 30
     for kind, truncated in (("sdxl", True), ("sd3", False), ("sd3-without-t5", True), ("flux-dev", False)):
@@ -314,7 +390,7 @@ def test_a_variant_is_taken_where_a_part_has_it(folder: Folder, tmp_path: Path) 
     assert model.network.dtype == torch.float32
     for ours, theirs in zip(model.network.parameters(), plain.network.parameters(), strict=True):
         assert torch.equal(ours, theirs.half().float())
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(ModelError, match=r"unet has weights only of the variant fp16\. Set model\.variant: fp16"):
         EDICT.from_pretrained(copy)
     with pytest.raises(ModelError, match="no weights of the variant 'bf16'"):
         EDICT.from_pretrained(copy, variant="bf16")
@@ -379,7 +455,8 @@ def test_what_is_no_lora_of_the_model_is_told_in_one_line(folder: Folder, tmp_pa
     wrong = {
         "has no place in this model": {key.replace("attn1", "attn7"): value for key, value in pair.items()},
         "or another shape": {key: torch.zeros(9, 9) for key in pair},
-        "no plain LoRA of this model": pair | {f"{module}.lora_magnitude_vector": torch.zeros(8)},
+        "is a DoRA": pair | {f"{module}.lora_magnitude_vector": torch.zeros(8)},
+        "no plain LoRA of this model": pair | {f"{module}.bias": torch.zeros(8)},
     }
     for message, state in wrong.items():
         save_file(state, file)

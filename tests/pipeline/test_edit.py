@@ -21,7 +21,7 @@ from pipeline import edit as editing
 from pipeline import invert as inverting
 from pipeline import run
 from pipeline.dataset import export_edits
-from pipeline.edit import EditWorker
+from pipeline.edit import EditError, EditWorker
 from pipeline.export import ExportError, export
 from pipeline.invert import InvertTask, InvertWorker
 from pipeline.job import JobChanged, invert_fingerprint, weights_of
@@ -633,3 +633,41 @@ def test_a_file_that_changed_since_the_edit_was_planned_is_found(
     (tmp_path / name).write_text(changed.get(name, files[name] + "k1,a cat\n"))
     with pytest.raises(JobChanged, match="keys: " if name == "keys.txt" else "edits: .*sha256:"):
         run.open_edit(spec, resolve(spec.edits))
+
+
+@pytest.mark.parametrize(
+    ("control", "reason"),
+    [
+        ({}, "are none of 1 steps, and there is no mask"),
+        ({"cross_attention": 0, "weights": {"snow": 2.0}, "self_attention": 1}, "weights act within the window"),
+        (
+            {"cross_attention": 1, "mask": {"words": "changed", "start": 1.0}},
+            "the mask of words starts after all 1 steps",
+        ),
+    ],
+)
+def test_control_that_can_hold_nothing_is_refused(
+    latents: Path, tmp_path: Path, control: dict[str, Any], reason: str
+) -> None:
+    spec = spec_of(latents, tmp_path / "edits", [SNOW[0] | {"control": control}])
+    with pytest.raises(EditError, match=f"edit 'snow', control: .*{reason}"):
+        run.open_edit(spec, resolve(spec.edits))
+    assert not (tmp_path / "edits").exists()
+
+
+def test_edits_under_control_as_earlier_versions_made_them_do_not_mix_with_others(
+    latents: Path, tmp_path: Path
+) -> None:
+    """A window of 0.5 was none of 1 step, and is one now; a window of 1 is what it was."""
+    for name, share in (("other", 0.5), ("same", 1)):
+        spec = spec_of(latents, tmp_path / name, [SNOW[0] | {"control": {"cross_attention": share}}])
+        run.open_edit(spec, resolve(spec.edits))
+        job = json.loads((tmp_path / name / "job.json").read_text())
+        assert ("control" in job["fingerprint"]) == (name == "other")
+        job["fingerprint"].pop("control", None)
+        (tmp_path / name / "job.json").write_text(json.dumps(job))
+        if name == "same":
+            run.open_edit(spec, resolve(spec.edits))
+        else:
+            with pytest.raises(JobChanged, match="control"):
+                run.open_edit(spec, resolve(spec.edits))

@@ -1,0 +1,91 @@
+"""Checkpoints and LoRAs as users have them: refused by `edict plan` with one line, or loaded with every weight."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from edict import EDICT
+from jobs.cli import app
+from pipeline.cluster import machine_for
+from pipeline.job import invert_fingerprint, inverted_with, open_job
+from pipeline.store import Store, StoreError
+from schemas.specs import InvertSpec
+from tests.corpus.case import Case
+from tests.corpus.checkpoints import LAYOUTS, REFUSALS
+from tests.corpus.shards import WHOLE
+from tests.edict.checkpoints import Folder, save
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    """Small checkpoints, each saved at the first call that names its kind."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    return lambda kind: root / kind if (root / kind).exists() else save(kind, root / kind)
+
+
+def ids(cases: list[Any]) -> Any:
+    return pytest.mark.parametrize("case", cases, ids=[case.name for case in cases])
+
+
+def written(case: Case[Any], folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Write the checkpoint to ./m and a spec that names it. Return the spec's `model`."""
+    monkeypatch.chdir(tmp_path)
+    model = {"path": "./m", **(case.build(folder, tmp_path / "m") or {})}
+    Path("demo.tar").write_bytes(WHOLE)
+    spec = {"kind": "invert", "input": "demo.tar", "output": "latents", "sampler": {"steps": 2}, "model": model}
+    Path("spec.json").write_text(json.dumps(spec))
+    return model
+
+
+@ids(REFUSALS)
+def test_a_checkpoint_is_refused_in_one_line(
+    case: Case[Any], folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written(case, folder, tmp_path, monkeypatch)
+    result = CliRunner().invoke(app, ["plan", "spec.json"])
+    assert result.exit_code == 2, result.exc_info
+    assert result.stdout == ""
+    assert result.stderr.replace(f"{tmp_path}/", "").splitlines()[-1:] == [f"error: {case.says}"]
+    assert "Traceback" not in result.stderr
+
+
+@ids(LAYOUTS)
+def test_a_layout_loads_with_every_weight(
+    case: Case[Any], folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The weights are those of the small checkpoint that it was made from, to float16."""
+    model = written(case, folder, tmp_path, monkeypatch)
+    result = CliRunner().invoke(app, ["plan", "spec.json"])
+    assert result.exit_code == 0, result.output
+    lora = model.get("lora", {}).get("path")
+    loaded = EDICT.from_pretrained(model["path"], variant=model.get("variant"), lora=lora).model
+    plain = EDICT.from_pretrained(folder(case.gets[0].split()[1])).model
+    assert loaded.parts.keys() == plain.parts.keys()
+    for part in plain.parts:
+        if part.startswith("tokenizer") or getattr(plain, part) is None:
+            continue
+        before = getattr(plain, part).state_dict()
+        for name, weight in getattr(loaded, part).state_dict().items():
+            old, changed = before[name], lora is not None and name.endswith("0.attn1.to_q.weight")
+            assert torch.allclose(weight[: len(old)], old, atol=1e-3) != (changed and "down_blocks" in name), name
+
+
+@ids([case for case in LAYOUTS if case.name in ("vectors", "statistics")])
+def test_a_store_that_was_made_without_what_a_checkpoint_says_is_refused(
+    case: Case[Any], folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions ignored it, and its pairs mean something else."""
+    written(case, folder, tmp_path, monkeypatch)
+    spec = InvertSpec.model_validate_json(Path("spec.json").read_text())
+    store, fingerprint = Store(spec.output, create=True), invert_fingerprint(spec, tmp_path / "m")
+    open_job(store, "invert", spec.model_dump(mode="json"), fingerprint, machine_for(0))
+    assert inverted_with(store)[0]["fingerprint"] == json.loads(json.dumps(fingerprint))
+    job = json.loads(Path("latents/job.json").read_text())
+    del job["fingerprint"]["placeholders" if case.name == "vectors" else "latent_statistics"]
+    Path("latents/job.json").write_text(json.dumps(job))
+    with pytest.raises(StoreError, match="was inverted by an earlier version, which ignored the"):
+        inverted_with(store)
