@@ -14,6 +14,7 @@ from edict import attention
 from edict.attention import Control
 from edict.batching import arrange
 from edict.checkpoint import ModelError, locate, locate_lora
+from edict.determinism import enough_memory, make_deterministic
 from edict.guidance import guided
 from edict.lattice import LIMIT, LatticeOverflow, NonFinite, of_sample, to_lattice
 from edict.models import Conditions, Model, describe
@@ -64,9 +65,7 @@ class EDICT:
             raise RuntimeError(
                 "device 'cuda' was asked for, but torch sees no CUDA device; use device='cpu' to run without"
             )
-        # the same bits for the same arguments
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+        make_deterministic()
         return cls(model.load(dtype=dtype, device=device, variant=variant, adapter=adapter, compile=compile))
 
     @property
@@ -263,17 +262,18 @@ class EDICT:
             x, y = pair.x[rows], pair.y[rows]
             extent = Extent(x)
             extent.saw(x, y)
-            x, y = run(
-                x,
-                y,
-                pair.schedule,
-                self.predictor([captions[i] for i in rows], guidance_scale, negative, pair.unguided),
-                bits=pair.bits,
-                start=pair.position,
-                stop=position,
-                extent=extent,
-                **pair.parameters,
-            )
+            with enough_memory(self.device):
+                x, y = run(
+                    x,
+                    y,
+                    pair.schedule,
+                    self.predictor([captions[i] for i in rows], guidance_scale, negative, pair.unguided),
+                    bits=pair.bits,
+                    start=pair.position,
+                    stop=position,
+                    extent=extent,
+                    **pair.parameters,
+                )
             xs[samples], ys[samples] = x[places], y[places]
             met = _faults(extent, pair.bits)
             faults |= {i: met[place] for i, place in zip(samples, places, strict=True) if place in met}
@@ -320,9 +320,10 @@ class EDICT:
         states: dict[attention.Place, tuple[torch.Tensor, torch.Tensor]] = {}
         faults: dict[attention.Place, ArithmeticError] = {}
         for places in attention.batches(counts, pair.batch_size):
-            moved, met = self._edit_batch(
-                pair, captions, prompts, _filled(places, pair.batch_size), control, guidance_scale, negatives
-            )
+            with enough_memory(self.device):
+                moved, met = self._edit_batch(
+                    pair, captions, prompts, _filled(places, pair.batch_size), control, guidance_scale, negatives
+                )
             for i, (row, j) in enumerate(places):
                 states.setdefault((row, j), (moved.x[i], moved.y[i]))
                 fault = lost.get(row) or met.get(places.index((row, 0))) or met.get(i)
