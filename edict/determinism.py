@@ -28,6 +28,16 @@ def make_deterministic() -> None:
 
 
 @contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Let GPUs round the inputs of float32 products to TF32 in the block, if `allowed`; not after it."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+
+
+@contextmanager
 def enough_memory(device: torch.device) -> Iterator[None]:
     """Guard the block against a GPU whose memory runs short without an error.
 

@@ -30,7 +30,7 @@ def preview(spec: InvertSpec | EditSpec) -> str:
 
 
 def _invert(spec: InvertSpec) -> list[str]:
-    note_float16(spec.model.dtype, spec.workers.gpus)
+    note_float16(spec.dtype, spec.workers.gpus)
     folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     fingerprint = invert_fingerprint(spec, folder)
 
@@ -60,7 +60,7 @@ def _invert(spec: InvertSpec) -> list[str]:
         f"  sound         {sound}",
         f"  rejected      {faults.total()}" + "".join(f"  {name} {count}" for name, count in faults.most_common()),
         f"  units         {len(units)}, for {spec.workers.count} workers",
-        f"  model         {folder}, {spec.model.dtype}{compiled}, {size}x{size} pixels",
+        f"  model         {folder}, {spec.dtype}{compiled}, {size}x{size} pixels",
         f"  sampler       {sampler}, {depth} steps{parameters}, guidance {spec.sampler.guidance_scale:g}{within}",
         f"  network cost  {cost} evaluations a picture, {sound * cost:,} in all",
     ]

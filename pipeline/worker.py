@@ -18,7 +18,7 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from edict import EDICT
-from edict.checkpoint import locate, locate_lora, weights_digest
+from edict.checkpoint import ModelError, locate, locate_lora, weights_digest
 from edict.compilation import reason
 from edict.determinism import enough_memory
 from edict.models import Conditions, Model
@@ -107,6 +107,11 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
     beat(LOADING)
     if machine.device == "cpu":
         torch.set_num_threads(machine.threads)
+    elif weights.dtype == "bfloat16" and torch.cuda.get_device_capability() < (8, 0):
+        raise ModelError(
+            f"{torch.cuda.get_device_name()} on {socket.gethostname()} has no bfloat16: set model.dtype: float16 or "
+            "float32, or use GPUs of compute capability 8.0 or more"
+        )
     model = EDICT.from_pretrained(
         folder,
         variant=weights.variant,
@@ -115,6 +120,8 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
         dtype=DTYPES[weights.dtype],
         device=machine.device,
         compile=weights.compile,
+        channels_last=weights.channels_last,
+        vae_dtype=weights.vae_dtype,
     )
     if 0 < machine.gpus < 1:  # other workers use the rest of the GPU's memory
         torch.cuda.set_per_process_memory_fraction(machine.gpus)

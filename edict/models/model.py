@@ -12,7 +12,11 @@ from transformers import CLIPTokenizer
 
 from edict import compilation, lora
 from edict.checkpoint import LoRA, home, read_config, read_index, variant_of
+from edict.determinism import tf32
 from edict.schedule import Schedule
+
+VaeDtype = Literal["float32", "tf32", "bfloat16"]
+VAE_DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 
 Conditions = Mapping[str, torch.Tensor]
 """What a network takes beside latents and timestep, by the name of its argument: [N, ...] each, a row a sample."""
@@ -21,8 +25,8 @@ Conditions = Mapping[str, torch.Tensor]
 class Model(ABC):
     """A checkpoint of one kind. Made, it knows what the configurations say; loaded, it encodes, predicts, decodes.
 
-    `size` is the pixels a side of its pictures. The network runs in the dtype it was loaded in, the autoencoder always
-    in float32 and of one picture at a time: SDXL's overflows in float16, and it costs little beside the network.
+    `size` is the pixels a side of its pictures. The network runs in the dtype it was loaded in, the autoencoder in
+    `vae_dtype` and of one picture at a time: SDXL's overflows in float16, so that is no choice.
     """
 
     parts: ClassVar[Mapping[str, Any]]
@@ -36,6 +40,8 @@ class Model(ABC):
     """free: classifier-free, from two branches. embedded: the network takes the scale itself. none: there is none."""
     compiled: bool = False
     """Whether the network that predicts is compiled, which gives it other last bits."""
+    vae_dtype: VaeDtype = "float32"
+    """tf32 is float32 whose products are rounded to TF32, on GPUs."""
     vae: AutoencoderKL
     tokenizer: CLIPTokenizer
 
@@ -52,6 +58,8 @@ class Model(ABC):
         variant: str | None = None,
         adapter: LoRA | None = None,
         compile: bool = False,
+        channels_last: bool = False,
+        vae_dtype: VaeDtype = "float32",
     ) -> Self:
         """Load its parts, from safetensors. Raises ModelError, and what diffusers and transformers raise."""
         index = read_index(self.folder)
@@ -64,7 +72,7 @@ class Model(ABC):
             if part.startswith("tokenizer"):
                 setattr(self, part, kind.from_pretrained(**where))
                 continue
-            precision = torch.float32 if part == "vae" else dtype
+            precision = VAE_DTYPES[vae_dtype] if part == "vae" else dtype
             where |= {"use_safetensors": True, "variant": variant_of(self.folder, part, variant)}
             if issubclass(kind, ModelMixin):
                 # the other way needs accelerate; this one leaves some in the dtype of their files
@@ -79,6 +87,10 @@ class Model(ABC):
         for network in networks.values():
             if network is not None:
                 network.requires_grad_(False).eval().to(device)
+        self.vae_dtype = vae_dtype
+        if channels_last:
+            for part in {self.denoiser, "vae"} & networks.keys():
+                networks[part].to(memory_format=torch.channels_last)
         if "vae" in networks:
             # in a batch a picture would have other last bits, and one of 1024 pixels takes gigabytes
             self.vae.enable_slicing()
@@ -139,17 +151,20 @@ class Model(ABC):
 
         The mode of the autoencoder's posterior; or a sample, each picture's with a generator of that seed.
         """
-        posterior = self.vae.encode(pixels).latent_dist
-        latents = posterior.mode()
+        with tf32(self.vae_dtype == "tf32"):
+            posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
+        latents = posterior.mode().float()
         if posterior_seed is not None:
             generator = torch.Generator().manual_seed(posterior_seed)
             noise = torch.randn(latents.shape[1:], generator=generator).to(self.device)
-            latents = latents + posterior.std * noise
+            latents = latents + posterior.std.float() * noise
         return (latents - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents, float32 [N, C, H, W] in the model's scale -> pictures, float32 [N, 3, S, S] on about [-1, 1]."""
-        return self.vae.decode(latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)).sample
+        latents = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
+        with tf32(self.vae_dtype == "tf32"):
+            return self.vae.decode(latents.to(self.vae.dtype)).sample.float()
 
     def _factor(self) -> int:
         """Pixels a side of a latent."""
