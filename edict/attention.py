@@ -399,7 +399,7 @@ def guided(
     model: Model,
     text: Conditions,
     empty: Conditions,
-    guidance_scales: torch.Tensor,
+    guidance_scales: Sequence[float],
     base_scale: float,
     rows: Rows,
     unguided: Container[float] = (),
@@ -408,15 +408,16 @@ def guided(
     self_: bool,
     maps: Maps | None,
 ) -> Predict:
-    """`guidance.guided` with a scale a row, float32 [B], and `attending` in the conditional branch.
+    """`guidance.guided` with a scale per row, and `attending` in the conditional branch.
 
     A base comes back exactly from calls of the shape it was inverted in, and that is what its `base_scale` decides:
     both branches in one call, or, at 0 and 1, one; the branch that only the edits need is then a call of its own.
     At the timesteps `unguided` every scale is 1.
     """
-    scales = guidance_scales[:, None, None, None]
+    # from a list, because the decisions below would wait for a GPU at every step
+    scales = torch.tensor(guidance_scales, dtype=torch.float32).to(model.device, non_blocking=True)[:, None, None, None]
     unconditional = expanded(empty, text)
-    needs_text, needs_empty = bool((scales != 0).any()), bool((scales != 1).any())
+    needs_text, needs_empty = any(scale != 0 for scale in guidance_scales), any(scale != 1 for scale in guidance_scales)
 
     def predict(latents: torch.Tensor, timestep: float) -> torch.Tensor:
         limit = map_limit(latents[0, 0].numel())

@@ -14,9 +14,11 @@ from edict import attention
 from edict.attention import Control
 from edict.batching import arrange
 from edict.checkpoint import ModelError, locate, locate_lora
+from edict.determinism import enough_memory, make_deterministic
 from edict.guidance import guided
 from edict.lattice import LIMIT, LatticeOverflow, NonFinite, of_sample, to_lattice
 from edict.models import Conditions, Model, describe
+from edict.models.model import VaeDtype
 from edict.pair import Pair
 from edict.sampler import BITS, Extent, Predict
 from edict.samplers import SAMPLERS, named, resolve
@@ -28,7 +30,8 @@ T = TypeVar("T")
 class EDICT:
     """A checkpoint of any kind in `edict.models`: encode, invert, generate, decode.
 
-    The network runs in `dtype`, the autoencoder in float32. The states are integers, so exactness depends on neither.
+    The network runs in `dtype`, the autoencoder in `vae_dtype`. The states are integers, so exactness depends on
+    neither.
     """
 
     def __init__(self, model: Model) -> None:
@@ -47,13 +50,16 @@ class EDICT:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         compile: bool = False,
+        channels_last: bool = False,
+        vae_dtype: VaeDtype = "float32",
     ) -> "EDICT":
         """Load the shipped default (None), a folder, or a hub id. Safetensors only; nothing in a checkpoint runs code.
 
         `variant` takes the weights of that name, as fp16, where a part has them. `lora` is a .safetensors file, a
         folder with one, or a hub id; it is added to the weights, times `lora_scale`. `compile` compiles the network
         that predicts, at its first call of each shape, of which torch takes eight: quicker, and a pair comes back
-        exactly where it was inverted compiled too.
+        exactly where it was inverted compiled too. `channels_last` lays out the weights of convolutions so in network
+        and autoencoder, which gives other last bits. `vae_dtype` is float32, tf32 (on GPUs) or bfloat16.
 
         Raises ModelError where there is no such model or no compiler, RuntimeError where the device is absent.
         """
@@ -64,10 +70,18 @@ class EDICT:
             raise RuntimeError(
                 "device 'cuda' was asked for, but torch sees no CUDA device; use device='cpu' to run without"
             )
-        # the same bits for the same arguments
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-        return cls(model.load(dtype=dtype, device=device, variant=variant, adapter=adapter, compile=compile))
+        make_deterministic()
+        return cls(
+            model.load(
+                dtype=dtype,
+                device=device,
+                variant=variant,
+                adapter=adapter,
+                compile=compile,
+                channels_last=channels_last,
+                vae_dtype=vae_dtype,
+            )
+        )
 
     @property
     def size(self) -> int:
@@ -263,17 +277,18 @@ class EDICT:
             x, y = pair.x[rows], pair.y[rows]
             extent = Extent(x)
             extent.saw(x, y)
-            x, y = run(
-                x,
-                y,
-                pair.schedule,
-                self.predictor([captions[i] for i in rows], guidance_scale, negative, pair.unguided),
-                bits=pair.bits,
-                start=pair.position,
-                stop=position,
-                extent=extent,
-                **pair.parameters,
-            )
+            with enough_memory(self.device):
+                x, y = run(
+                    x,
+                    y,
+                    pair.schedule,
+                    self.predictor([captions[i] for i in rows], guidance_scale, negative, pair.unguided),
+                    bits=pair.bits,
+                    start=pair.position,
+                    stop=position,
+                    extent=extent,
+                    **pair.parameters,
+                )
             xs[samples], ys[samples] = x[places], y[places]
             met = _faults(extent, pair.bits)
             faults |= {i: met[place] for i, place in zip(samples, places, strict=True) if place in met}
@@ -324,9 +339,10 @@ class EDICT:
         states: dict[attention.Place, tuple[torch.Tensor, torch.Tensor]] = {}
         faults: dict[attention.Place, ArithmeticError] = {}
         for places in attention.batches(counts, pair.batch_size):
-            moved, met = self._edit_batch(
-                pair, captions, prompts, _filled(places, pair.batch_size), control, guidance_scale, negatives
-            )
+            with enough_memory(self.device):
+                moved, met = self._edit_batch(
+                    pair, captions, prompts, _filled(places, pair.batch_size), control, guidance_scale, negatives
+                )
             for i, (row, j) in enumerate(places):
                 states.setdefault((row, j), (moved.x[i], moved.y[i]))
                 fault = lost.get(row) or met.get(places.index((row, 0))) or met.get(i)
@@ -352,9 +368,8 @@ class EDICT:
         masks = [sum(map(len, prompts[:row])) + j - 1 for row, j in places if j]
         texts = [prompts[row][j - 1] if j else captions[row] for row, j in places]
         rows = attention.rows(places, texts, control, self.model.tokenizer, self.device)
-        scales = torch.full((len(places),), pair.guidance_scale, device=self.device)
-        if guidance_scale is not None:
-            scales[rows.edits] = guidance_scale
+        edited = pair.guidance_scale if guidance_scale is None else guidance_scale
+        scales = [edited if j else pair.guidance_scale for _, j in places]
         predictor = partial(
             attention.guided,
             self.model,

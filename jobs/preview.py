@@ -38,7 +38,7 @@ def preview(spec: InvertSpec | EditSpec) -> str:
 
 
 def _invert(spec: InvertSpec) -> list[str]:
-    note_float16(spec.model.dtype, spec.workers.gpus)
+    note_float16(spec.dtype, spec.workers.gpus)
     folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     fingerprint = invert_fingerprint(spec, folder)
 
@@ -78,7 +78,7 @@ def _invert(spec: InvertSpec) -> list[str]:
         *(_rejected(reject) for name, _ in faults.most_common() for reject in shown[name]),
         *_repeated(*repeated),
         f"  units         {len(units)}, for {spec.workers.count} workers",
-        f"  model         {folder}, {spec.model.dtype}{compiled}, {size}x{size} pixels",
+        f"  model         {folder}, {spec.dtype}{compiled}, {size}x{size} pixels",
         f"  sampler       {sampler}, {depth} steps{parameters}, guidance {spec.sampler.guidance_scale:g}{within}",
         f"  network cost  {cost} evaluations a picture, {sound * cost:,} in all",
     ]

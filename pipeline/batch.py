@@ -94,7 +94,7 @@ class BatchWorker(Ready):
             return start, self.model.predictor([CAPTION] * size, start.guidance_scale, unguided=start.unguided)
 
         fresh(device)
-        with fitting(size):
+        with fitting(size, device):
             before = timed(begin, device)
             start, predict = begin()
             x, unguided, schedule = start.to_float()[0], start.unguided, start.schedule

@@ -84,7 +84,7 @@ class InvertWorker:
         attempt = Attempt(self.store, unit, number, self.task.key)
         loaded = self._load(unit, poison) if poison else self.ahead.take(unit, ahead)
         attempt.spent("read")
-        with fitting(self.task.spec.workers.batch_size):
+        with fitting(self.task.spec.workers.batch_size, self.model.device):
             rows, pair, rejects = self._invert(unit, loaded)
         attempt.spent("compute")
         beat(STORAGE)
@@ -96,7 +96,8 @@ class InvertWorker:
 
     def probe(self, unit: Unit, number: int) -> None:
         """Invert the samples of a unit for nothing but to see whether this worker outlives it."""
-        self._invert(unit, self._load(unit))
+        with fitting(self.task.spec.workers.batch_size, self.model.device):
+            self._invert(unit, self._load(unit))
 
     def _load(self, unit: Unit, poison: Poison | None = None) -> list[Picture | Reject]:
         """Read and decode the samples of a unit.

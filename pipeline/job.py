@@ -65,7 +65,7 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
     fingerprint = {
         "input": spec.input,
         "weights": weights_digest(folder, spec.model.variant, adapter),
-        "dtype": spec.model.dtype,
+        "dtype": spec.dtype,
         "sampler": sampler.name,
         "steps": sampler.steps,
         "strength": sampler.strength,
@@ -82,6 +82,10 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
         fingerprint["resize"] = spec.image.resize
     if spec.model.compile:
         fingerprint["compile"] = True
+    if spec.model.channels_last:
+        fingerprint["channels_last"] = True
+    if spec.model.vae_dtype != "float32":
+        fingerprint["vae_dtype"] = spec.model.vae_dtype
     if noise.sigmas is not None:
         fingerprint["sigmas"] = list(noise.sigmas)
     if model.guidance != "free":
@@ -149,6 +153,8 @@ def weights_of(model: ModelSpec, folder: Path, fingerprint: dict[str, Any]) -> W
         fingerprint["dtype"],
         model.variant,
         compile=fingerprint.get("compile", False),
+        channels_last=fingerprint.get("channels_last", False),
+        vae_dtype=fingerprint.get("vae_dtype", "float32"),
     )
     if model.lora is None:
         return weights

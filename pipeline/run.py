@@ -85,7 +85,7 @@ def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
     With `retry`, only what was rejected there for one of these errors is tried again. Raises PlanError, StoreError
     (JobChanged where the store is another job's), RetryError, ModelError, WorkersFailed.
     """
-    note_float16(spec.model.dtype, spec.workers.gpus)
+    note_float16(spec.dtype, spec.workers.gpus)
     folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     store = Store(spec.output, create=True)
     fingerprint = invert_fingerprint(spec, folder)

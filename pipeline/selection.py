@@ -10,7 +10,6 @@ from hashlib import blake2b, sha256
 from itertools import islice
 from typing import Any
 
-import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -273,6 +272,8 @@ def no_row(latents: Store, parts: Sequence[Source]) -> str:
 
 def _filtered(latents: Store, parts: Sequence[Source], wanted: Selection, whole: bool) -> Iterator[Chosen]:
     """The rows that `where` and `keys` leave of every part."""
+    import duckdb  # not needed by a job that takes every row
+
     columns = set(columns_of(wanted.where) if wanted.where else [])
     columns |= {"key"} if wanted.keys else set()
     columns |= {"key", "shard"} if wanted.sample else set()

@@ -80,7 +80,7 @@ class VerifyWorker:
         except StoreError as error:
             return Regenerated(unit.count, problem=str(error))
         pair = latents.pair
-        with fitting(pair.batch_size):
+        with fitting(pair.batch_size, self.model.device):
             clean, faults = self.model.move(pair, latents.column("caption"), pair.schedule.depth, slots=latents.slots)
         inexact = [
             f"{unit.source}: key {key}"

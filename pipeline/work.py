@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray import cloudpickle
@@ -32,6 +32,8 @@ class Weights:
     lora: str | None = None
     lora_scale: float = 1.0
     compile: bool = False
+    channels_last: bool = False
+    vae_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
 
 
 @dataclass(frozen=True)

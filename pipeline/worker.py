@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
@@ -17,22 +18,23 @@ import torch
 from transformers.utils import logging as transformers_logging
 
 from edict import EDICT
-from edict.checkpoint import locate, locate_lora, weights_digest
+from edict.checkpoint import ModelError, locate, locate_lora, weights_digest
 from edict.compilation import reason
+from edict.determinism import enough_memory
 from edict.models import Conditions, Model
 from pipeline.errors import JobError
 from pipeline.heartbeat import AUTOENCODER, HEARTBEAT, LOADING, NETWORK, TEXT, beat
 from pipeline.job import schedule_of
 from pipeline.place import Place, place
 from pipeline.plan import Unit
-from pipeline.processor import processor
+from pipeline.processor import gpu_versions, processor
 from pipeline.store import JobKey, Store, StoreError, attempt_name
 from pipeline.work import Done, Machine, ModelFault, Weights
 from schemas.commit import Commit, File, Seconds
 from schemas.rejects import Reject
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-VERSIONS = {name: version(name) for name in ("edict-pipeline", "torch", "diffusers", "transformers")}
+PACKAGES = ("edict-pipeline", "torch", "diffusers", "transformers")
 
 # Rejects of these stages are caused by the model or the end of a worker, except those of the classes OF_THE_ROW, which
 # are found before the model is called.
@@ -55,13 +57,16 @@ class NotCompiled(JobError):
 
 
 @contextmanager
-def fitting(batch_size: int) -> Iterator[None]:
-    """Raises TooLarge where memory runs out, NotCompiled where the compiler fails.
+def fitting(batch_size: int, device: torch.device) -> Iterator[None]:
+    """Translate what every batch of one shape has in common: no sample is at fault in it.
 
-    Every batch has one shape, so that no sample is at fault in either.
+    Raises:
+        TooLarge: memory ran out, also where a library recovered from it (edict.determinism).
+        NotCompiled: the compiler failed.
     """
     try:
-        yield
+        with enough_memory(device):
+            yield
     except torch.OutOfMemoryError as error:
         raise TooLarge(
             f"a batch of {batch_size} does not fit into the device's memory: lower workers.batch_size, or take a "
@@ -102,6 +107,11 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
     beat(LOADING)
     if machine.device == "cpu":
         torch.set_num_threads(machine.threads)
+    elif weights.dtype == "bfloat16" and torch.cuda.get_device_capability() < (8, 0):
+        raise ModelError(
+            f"{torch.cuda.get_device_name()} on {socket.gethostname()} has no bfloat16: set model.dtype: float16 or "
+            "float32, or use GPUs of compute capability 8.0 or more"
+        )
     model = EDICT.from_pretrained(
         folder,
         variant=weights.variant,
@@ -110,6 +120,8 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
         dtype=DTYPES[weights.dtype],
         device=machine.device,
         compile=weights.compile,
+        channels_last=weights.channels_last,
+        vae_dtype=weights.vae_dtype,
     )
     if 0 < machine.gpus < 1:  # other workers use the rest of the GPU's memory
         torch.cuda.set_per_process_memory_fraction(machine.gpus)
@@ -154,7 +166,7 @@ def check_model(model: EDICT, fingerprint: Mapping[str, Any], batch_size: int) -
     unguided = schedule.outside(fingerprint.get("guidance_interval"))
     # one timestep with guidance and one without, because the batch of the network differs between them
     timesteps = {timestep in unguided: timestep for timestep in schedule.timesteps[: schedule.asking]}.values()
-    with fitting(batch_size):
+    with fitting(batch_size, model.device):
         with _trying(model, "the autoencoder"):
             latents = inner.encode(torch.zeros(1, 3, side, side, device=model.device), None)
             _sound(latents, (1, *latents.shape[1:]))
@@ -191,9 +203,15 @@ def _sound(values: torch.Tensor, shape: tuple[int, ...]) -> None:
         raise ValueError("its output has NaN or infinity; float16 overflows easily: use bfloat16 or float32")
 
 
+@cache
+def versions(device: str) -> dict[str, str]:
+    """Return the versions that decide the last bits on a device: packages and, of a GPU, its libraries and driver."""
+    return {name: version(name) for name in PACKAGES} | (gpu_versions() if device == "cuda" else {})
+
+
 def here(device: str) -> Place:
     """Where this worker's predictions are made."""
-    return place(processor(device), VERSIONS)
+    return place(processor(device), versions(device))
 
 
 class Ahead(Generic[Loaded]):
@@ -269,7 +287,7 @@ class Attempt:
                 "device": device,
                 "processor": processor(device),
             },
-            versions=VERSIONS,
+            versions=versions(device),
         )
         try:
             self.store.check_key(self.key, device)

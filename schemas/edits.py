@@ -11,6 +11,7 @@ EDITS = pa.schema(
         pa.field("prompt", pa.string(), nullable=False),
         pa.field("negative_prompt", pa.string()),
         pa.field("control", pa.string()),
+        pa.field("reconstruction_exact", pa.bool_()),
         pa.field("guidance_scale", pa.float64(), nullable=False),
         pa.field("strength", pa.float64(), nullable=False),
         pa.field("steps", pa.int32(), nullable=False),
@@ -23,5 +24,7 @@ EDITS = pa.schema(
 )
 """The picture is the sample `key` of `STORE/shards/<shard>`; `strength` and `steps` are what ran under `prompt`.
 
-`control` is the spec's, as JSON; null where there was none.
+`control` is the spec's, as JSON; null where there was none. With control, the edit's row is regenerated in its batch:
+`reconstruction_exact` says whether it regenerated its starting lattice. Null without control, and absent from the
+parts of earlier versions.
 """

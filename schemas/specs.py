@@ -93,8 +93,19 @@ class ModelSpec(Spec):
         description="Take the weight files of that name, as fp16, of every part that has them; null: the plain ones.",
     )
     lora: LoRASpec | None = Field(None, description="LoRA weights; null: none.")
-    dtype: Literal["float32", "bfloat16", "float16"] = Field(
-        "float32", description="Precision of the network. The round trip is exact in all three."
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto",
+        description="Precision of the network and the text encoders. The round trip is exact in all three. auto: "
+        "bfloat16 on GPUs, float32 on CPUs.",
+    )
+    vae_dtype: Literal["float32", "tf32", "bfloat16"] = Field(
+        "float32",
+        description="Precision of the autoencoder. tf32, only on GPUs, is float32 whose products are rounded to TF32.",
+    )
+    channels_last: bool = Field(
+        False,
+        description="Lay out the weights of convolutions as [out, height, width, in], in the network and the "
+        "autoencoder. It may be faster on GPUs.",
     )
     compile: bool = Field(
         False,
@@ -281,6 +292,13 @@ class InvertSpec(Spec):
     workers: WorkerSpec = Field(default_factory=WorkerSpec, description="The workers.")
     rejects: RejectsSpec = Field(default_factory=RejectsSpec, description="The limit on rejects.")
 
+    @property
+    def dtype(self) -> Literal["float32", "bfloat16", "float16"]:
+        """The precision of the network, with `auto` resolved."""
+        if self.model.dtype == "auto":
+            return "bfloat16" if self.workers.gpus else "float32"
+        return self.model.dtype
+
     @field_validator("output")
     @classmethod
     def _output_is_not_input(cls, output: str, info: ValidationInfo) -> str:
@@ -298,6 +316,12 @@ class InvertSpec(Spec):
             if isinstance(written, dict):
                 merged[section] = defaults | written
         return merged
+
+    @model_validator(mode="after")
+    def _tf32_needs_gpus(self) -> Self:
+        if self.model.vae_dtype == "tf32" and not self.workers.gpus:
+            raise ValueError("model.vae_dtype tf32 with workers.gpus only, since CPUs have no TF32")
+        return self
 
 
 class MaskSpec(Spec):

@@ -6,6 +6,7 @@ with every other model, the pipeline's `true_cfg_scale`; the pipeline's default 
 """
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -79,7 +80,7 @@ class Flux(FlowModel):
         velocity = self.transformer(
             hidden_states=pack(given),
             timestep=timesteps_of(timestep, given).to(given.dtype) / 1000,
-            img_ids=positions(height // 2, width // 2).to(given),
+            img_ids=positions(height // 2, width // 2, given.dtype, given.device),
             txt_ids=given.new_zeros(LENGTH, 3),
             **conditions,
         ).sample
@@ -101,7 +102,8 @@ def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
     return blocks.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 
-def positions(height: int, width: int) -> torch.Tensor:
-    """Where each token stands, float32 [height * width, 3]: zero, row, column."""
+@cache
+def positions(height: int, width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Return the position of each token, [height * width, 3]: zero, row, column. Made once: a copy to a GPU waits."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
-    return torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1).float()
+    return torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1).to(device, dtype)

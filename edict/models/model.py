@@ -10,6 +10,7 @@ import torch
 
 from edict import compilation, lora
 from edict.checkpoint import DEFAULT, LoRA, ModelError, read_config, read_index
+from edict.determinism import tf32
 from edict.models.parts import (
     Class,
     build_network,
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from diffusers import AutoencoderKL
     from transformers import CLIPTokenizer
 
+VaeDtype = Literal["float32", "tf32", "bfloat16"]
+VAE_DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
+
 Conditions = Mapping[str, torch.Tensor]
 """What a network takes beside latents and timestep, by the name of its argument: [N, ...] each, a row a sample."""
 
@@ -35,8 +39,8 @@ Conditions = Mapping[str, torch.Tensor]
 class Model(ABC):
     """A checkpoint of one kind. Made, it knows what the configurations say; loaded, it encodes, predicts, decodes.
 
-    `size` is the pixels a side of its pictures. The network runs in the dtype it was loaded in, the autoencoder always
-    in float32 and of one picture at a time: SDXL's overflows in float16, and it costs little beside the network.
+    `size` is the pixels a side of its pictures. The network runs in the dtype it was loaded in, the autoencoder in
+    `vae_dtype` and of one picture at a time: SDXL's overflows in float16, so that is no choice.
     """
 
     parts: ClassVar[Mapping[str, Class]]
@@ -52,6 +56,8 @@ class Model(ABC):
     """free: classifier-free, from two branches. embedded: the network takes the scale itself. none: there is none."""
     compiled: bool = False
     """Whether the network that predicts is compiled, which gives it other last bits."""
+    vae_dtype: VaeDtype = "float32"
+    """tf32 is float32 whose products are rounded to TF32, on GPUs."""
     vae: "AutoencoderKL"
     tokenizer: "CLIPTokenizer"
 
@@ -68,13 +74,15 @@ class Model(ABC):
         variant: str | None = None,
         adapter: LoRA | None = None,
         compile: bool = False,
+        channels_last: bool = False,
+        vae_dtype: VaeDtype = "float32",
     ) -> Self:
         """Load its parts, from safetensors. Raises ModelError, and what diffusers and transformers raise."""
         self.check(variant, adapter)
         for part in self.parts:
             setattr(self, part, self._tokenizers.get(part))
         for part, kind in self._networks.items():
-            precision = torch.float32 if part == "vae" else dtype
+            precision = VAE_DTYPES[vae_dtype] if part == "vae" else dtype
             setattr(self, part, load_network(self.folder, part, kind, precision, variant))
         networks = {part: getattr(self, part) for part in self.parts if not part.startswith("tokenizer")}
         if adapter is not None:
@@ -82,6 +90,10 @@ class Model(ABC):
         for network in networks.values():
             if network is not None:
                 network.requires_grad_(False).eval().to(device)
+        self.vae_dtype = vae_dtype
+        if channels_last:
+            for part in {self.denoiser, "vae"} & networks.keys():
+                networks[part].to(memory_format=torch.channels_last)
         if "vae" in networks:
             # in a batch a picture would have other last bits, and one of 1024 pixels takes gigabytes
             self.vae.enable_slicing()
@@ -227,17 +239,19 @@ class Model(ABC):
 
         The mode of the autoencoder's posterior; or a sample, each picture's with a generator of that seed.
         """
-        posterior = self.vae.encode(pixels).latent_dist
-        latents = posterior.mode()
+        with tf32(self.vae_dtype == "tf32"):
+            posterior = self.vae.encode(pixels.to(self.vae.dtype)).latent_dist
+        latents = posterior.mode().float()
         if posterior_seed is not None:
             generator = torch.Generator().manual_seed(posterior_seed)
             noise = torch.randn(latents.shape[1:], generator=generator).to(self.device)
-            latents = latents + posterior.std * noise
+            latents = latents + posterior.std.float() * noise
         return self._scaled(latents)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Latents, float32 [N, C, H, W] in the model's scale -> pictures, float32 [N, 3, S, S] on about [-1, 1]."""
-        return self.vae.decode(self._unscaled(latents)).sample
+        with tf32(self.vae_dtype == "tf32"):
+            return self.vae.decode(self._unscaled(latents).to(self.vae.dtype)).sample.float()
 
     def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
         """Bring the autoencoder's latents to the model's scale."""

@@ -252,7 +252,7 @@ def test_a_base_is_predicted_bit_for_bit_as_without_control(model: EDICT, base_s
     of = rows(places, captions, Control(), model.model.tokenizer, model.device)
     text, empty = model.model.condition(captions), model.model.unconditional()
     latents = torch.randn(4, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    scales = torch.tensor([base_scale, scale, base_scale, scale], dtype=torch.float32)
+    scales = [base_scale, scale, base_scale, scale]
 
     def predicted(inside: bool) -> torch.Tensor:
         make = attention.guided(model.model, text, empty, scales, base_scale, of, cross=inside, self_=inside, maps=None)

@@ -101,7 +101,7 @@ def test_no_step_is_compiled_anew_and_nothing_is_ever_run_as_it_was(compiled: ED
     with (
         torch._dynamo.config.patch(recompile_limit=2),
         pytest.raises(NotCompiled, match=r"a batch of 1: leave model.compile out"),
-        fitting(1),
+        fitting(1, compiled.device),
     ):
         inverted(compiled, start, batch_size=1)
 

@@ -122,7 +122,7 @@ def test_a_sweep_stays_within_its_bounds(
 
 def test_what_does_not_fit_ends_the_sweep_and_is_told() -> None:
     def measure(size: int) -> Trial:
-        with fitting(size):
+        with fitting(size, torch.device("cpu")):
             if size == 4:
                 raise torch.OutOfMemoryError("for a test")
             return trial(size, 1 / size)
@@ -189,7 +189,7 @@ class Fake(Ready):
     def measure(self, size: int) -> Trial:
         if size == 2:
             raise ValueError("no posterior")
-        with fitting(size):
+        with fitting(size, torch.device("cpu")):
             if size == 4:
                 raise torch.OutOfMemoryError("for a test")
         if size == 8:

@@ -217,3 +217,33 @@ def test_edits_in_batches_of_another_size(made: tuple[Store, Unit, InvertWorker]
     for unit in units:
         assert editor.process(unit, 1, None, {}).rejected == 0
     assert len(edited(store)) == 10
+
+
+def test_an_edit_with_control_says_whether_its_row_was_exact(tmp_path: Path) -> None:
+    checkpoint = save("sd1", tmp_path / "model")
+    latents, unit, task = open_store(checkpoint, tmp_path / "latents", "float32", 3.0, BATCH)
+    InvertWorker(task).process(unit, 1, None, {})
+    edits: list[dict[str, Any]] = [
+        {"name": "snow", "suffix": ", in snow", "strength": 0.5, "control": {}},
+        {"name": "night", "suffix": ", at night", "strength": 0.5, "control": {}},
+        {"name": "plain", "prompt": "a night"},
+    ]
+    editor, store, units = editor_of(latents, tmp_path / "edits", edits=edits)
+    for each in units:
+        editor.process(each, 1, None, {})
+    files = [file.path for commit in store.commits() for file in commit.files if file.path.startswith("parts/")]
+    rows = [row for path in files for row in store.get_table(path).to_pylist()]
+    assert len(rows) == 3 * 8
+    assert {row["reconstruction_exact"] for row in rows if row["edit"] != "plain"} == {True}
+    assert {row["reconstruction_exact"] for row in rows if row["edit"] == "plain"} == {None}
+
+    # the row that another machine made does not regenerate: its edits say so, and those of its neighbours do not
+    loaded = editor._load(units[0])
+    table = loaded.latents.table
+    digests = ["another start", *table["digest"].to_pylist()[1:]]
+    at = table.column_names.index("digest")
+    changed = replace(loaded.latents, table=table.set_column(at, table.schema.field(at), pa.array(digests)))
+    drawn = editor._draw(changed, loaded.edits, {})
+    exact = [(edit.row, result.reconstruction_exact) for edit, result in zip(loaded.edits, drawn, strict=True)]
+    assert {row for row, regenerated in exact if regenerated is False} == {0}
+    assert [regenerated for row, regenerated in exact if row == 0] == [False, False, None]

@@ -1,0 +1,58 @@
+"""Check one GPU machine: the commands, the bits, the speed; written to a JSON file after each part.
+
+`python -m benchmarks.gpu_check --wheels wheels`. Eight minutes at most: a part that fails leaves its message, and one
+without time left is skipped. `--device cpu --small` runs all of it anywhere, with small networks.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def parse() -> argparse.Namespace:
+    arguments = argparse.ArgumentParser(
+        prog="python -m benchmarks.gpu_check",
+        description=__doc__,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    arguments.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where the networks run")
+    arguments.add_argument("--small", action="store_true", help="narrow networks on images of 128 pixels")
+    arguments.add_argument("--minutes", type=float, default=8.0, help="time limit; what does not fit is skipped")
+    arguments.add_argument("--wheels", type=Path, help="install these wheels and this package in a temporary folder")
+    arguments.add_argument("--output", type=Path, default=Path("gpu_check.json"), help="the JSON file to write")
+    return arguments.parse_args()
+
+
+def install(wheels: Path, site: Path) -> None:
+    """Install a folder of wheels and this package into `site`, without a network and without dependencies."""
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-compile"]
+    pip += ["--disable-pip-version-check", "--no-cache-dir", "--target", str(site)]
+    subprocess.run([*pip, *map(str, sorted(wheels.glob("*.whl")))], check=True)
+    subprocess.run([*pip, "--upgrade", "--no-build-isolation", str(ROOT)], check=True)
+
+
+def main() -> int:
+    given, began = parse(), time.monotonic()
+    if given.wheels is None:
+        from benchmarks.gpu_check.check import check
+
+        return check(given, began)
+    with tempfile.TemporaryDirectory() as site:
+        install(given.wheels, Path(site))
+        minutes = given.minutes - (time.monotonic() - began) / 60
+        options = ["--device", given.device, "--minutes", f"{minutes:.2f}", "--output", str(given.output)]
+        path = os.pathsep.join(filter(None, (site, os.environ.get("PYTHONPATH"))))
+        return subprocess.run(
+            [sys.executable, "-m", "benchmarks.gpu_check", *options, *(["--small"] if given.small else [])],
+            env=os.environ | {"PYTHONPATH": path},
+        ).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())

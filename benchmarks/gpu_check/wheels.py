@@ -1,0 +1,104 @@
+"""Prepare the folder of wheels that `python -m benchmarks.gpu_check --wheels` installs on a machine without a network.
+
+`python -m benchmarks.gpu_check.wheels FOLDER`, anywhere with pip and a package registry. The wheels are for Linux on
+x86-64, in the versions of constraints.txt, without what the check does not need: debug symbols, the pipelines of
+diffusers, and of Ray the Java library, the dashboard's page and the libraries above its core. The other requirements
+(torch, transformers, pyarrow ...) are the machine's own.
+"""
+
+import argparse
+import base64
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from hashlib import sha256
+from pathlib import Path
+from zipfile import ZIP_LZMA, ZipFile
+
+ROOT = Path(__file__).parents[2]
+PACKAGES = (
+    "annotated-types",
+    "braceexpand",
+    "diffusers",
+    "importlib_metadata",
+    "jsonschema",
+    "jsonschema-specifications",
+    "obstore",
+    "pydantic",
+    "pydantic_core",
+    "ray",
+    "referencing",
+    "rpds-py",
+    "typing-inspection",
+    "webdataset",
+    "zipp",
+)
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
+LEFT_OUT = tuple(
+    f"{package}/{name}/"
+    for package, names in {
+        "diffusers": ("commands", "experimental", "modular_pipelines", "pipelines"),
+        "ray": ("jars", "dashboard/client", "air", "cpp", "data", "llm", "rllib", "serve", "train", "tune"),
+    }.items()
+    for name in names
+)
+
+
+def download(folder: Path, python: str) -> None:
+    """Download the wheels of PACKAGES, each in the version of constraints.txt."""
+    versions = dict(re.findall(r"^([\w.-]+)==(\S+)", (ROOT / "constraints.txt").read_text(), re.MULTILINE))
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
+    pip += ["--only-binary=:all:", "--implementation", "cp", "--python-version", python, "--dest", str(folder)]
+    pip += [f"--platform={platform}" for platform in PLATFORMS]
+    subprocess.run([*pip, *(f"{package}=={versions[package]}" for package in PACKAGES)], check=True)
+
+
+def slim(wheel: Path) -> None:
+    """Rewrite a wheel: without LEFT_OUT and debug symbols, compressed by LZMA, its RECORD of what is left."""
+    small, record = wheel.with_suffix(".slim"), list[str]()
+    with ZipFile(wheel) as old, ZipFile(small, "w") as new:
+        for info in old.infolist():
+            if info.is_dir() or info.filename.startswith(LEFT_OUT):
+                continue
+            if info.filename.endswith(".dist-info/RECORD"):
+                at = info
+                continue
+            data = old.read(info)
+            if data.startswith(b"\x7fELF"):
+                data = stripped(data)
+            digest = base64.urlsafe_b64encode(sha256(data).digest()).rstrip(b"=").decode()
+            record.append(f'"{info.filename}",sha256={digest},{len(data)}\n')
+            new.writestr(info, data, ZIP_LZMA)
+        new.writestr(at, "".join([*record, f"{at.filename},,\n"]), ZIP_LZMA)
+    small.replace(wheel)
+
+
+def stripped(binary: bytes) -> bytes:
+    """Return a program or library without symbols that are not needed to run it; unchanged without binutils."""
+    if shutil.which("strip") is None:
+        return binary
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(binary)
+        file.flush()
+        subprocess.run(["strip", "--strip-unneeded", file.name], check=True)
+        return Path(file.name).read_bytes()
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    arguments.add_argument("folder", type=Path, help="where the wheels go")
+    arguments.add_argument("--python", default="3.12", help="the machine's version of Python")
+    given = arguments.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    download(given.folder, given.python)
+    for wheel in sorted(given.folder.glob("*.whl")):
+        before = wheel.stat().st_size
+        slim(wheel)
+        print(f"{before / 2**20:6.1f} MiB -> {wheel.stat().st_size / 2**20:5.1f} MiB  {wheel.name}")
+    print(f"{sum(wheel.stat().st_size for wheel in given.folder.glob('*.whl')) / 2**20:.1f} MiB in {given.folder}")
+
+
+if __name__ == "__main__":
+    main()

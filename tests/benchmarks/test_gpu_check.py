@@ -1,0 +1,55 @@
+"""`python -m benchmarks.gpu_check` runs to its end without a GPU, and every part finds something."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from zipfile import ZipFile
+
+from benchmarks.gpu_check.wheels import slim
+
+ROOT = Path(__file__).parents[2]
+
+
+def failures(found: Any) -> Iterator[str]:
+    """The messages of the parts that failed or were skipped."""
+    if isinstance(found, dict):
+        yield from (str(found[name]) for name in ("failed", "skipped") if name in found)
+        found = list(found.values())
+    if isinstance(found, list):
+        for value in found:
+            yield from failures(value)
+
+
+def test_all_of_it_runs_on_a_cpu_with_small_networks(tmp_path: Path) -> None:
+    output = tmp_path / "found.json"
+    given = ["--device", "cpu", "--small", "--minutes", "60", "--output", str(output)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    subprocess.run([sys.executable, "-m", "benchmarks.gpu_check", *given], cwd=ROOT, env=environment, check=True)
+    found = json.loads(output.read_text())
+    assert list(failures(found)) == []
+    assert found["commands"]["edit"]["reconstructions exact"] == {"True": 8}
+    assert found["bits"]["the same in another process"] == {"bfloat16": True, "float16": True, "float32": True}
+    for part in (found["bits"][dtype] for dtype in ("bfloat16", "float16", "float32")):
+        assert part["called again"] == part["with other neighbours"] == part["round trip"]["differing"] == 0
+    for shape, network in {"sd15": "unet", "sdxl": "unet", "flux": "transformer"}.items():
+        assert found["shapes"][shape]["size"]["parameters"][network] > 0
+        assert found["shapes"][shape]["bfloat16, eager"]["differing"] == 0
+
+
+def test_a_slim_wheel_lacks_what_is_not_needed_and_is_installable(tmp_path: Path) -> None:
+    wheel = tmp_path / "ray-1-py3-none-any.whl"
+    with ZipFile(wheel, "w") as content:
+        content.writestr("ray/__init__.py", "core = 1\n")
+        content.writestr("ray/jars/ray_dist.jar", "x" * 1000)
+        content.writestr("ray-1.dist-info/METADATA", "Metadata-Version: 2.1\nName: ray\nVersion: 1\n")
+        content.writestr("ray-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        content.writestr("ray-1.dist-info/RECORD", "")
+    slim(wheel)
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
+    subprocess.run([*pip, "--target", str(tmp_path / "site"), str(wheel)], check=True)
+    assert (tmp_path / "site" / "ray" / "__init__.py").read_text() == "core = 1\n"
+    assert not (tmp_path / "site" / "ray" / "jars").exists()

@@ -1,0 +1,70 @@
+"""The settings that keep a network's bits, and the guard against a library that recovers from a lack of memory."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from edict import EDICT
+from edict.checkpoint import ModelError
+from edict.determinism import enough_memory
+from pipeline.processor import gpu_versions
+from pipeline.worker import TooLarge, fitting, versions
+
+GPU = torch.device("cuda")
+Folder = Callable[[str], Path]
+
+
+@pytest.fixture
+def failed_allocations(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
+    """What torch counts on a GPU; there is none here, so the count is set by hand."""
+    count = {"num_ooms": 3}
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: count)
+    return count
+
+
+def test_a_recovered_lack_of_memory_is_an_error(failed_allocations: dict[str, int]) -> None:
+    with enough_memory(GPU):
+        pass  # failures before the block do not count
+    with pytest.raises(torch.OutOfMemoryError, match="another algorithm"), enough_memory(GPU):
+        failed_allocations["num_ooms"] += 1
+    with pytest.raises(TooLarge, match=r"a batch of 4 does not fit .*another algorithm"), fitting(4, GPU):
+        failed_allocations["num_ooms"] += 1
+
+
+def test_an_error_of_the_block_is_not_replaced(failed_allocations: dict[str, int]) -> None:
+    with pytest.raises(KeyError), enough_memory(GPU):
+        failed_allocations["num_ooms"] += 1
+        raise KeyError
+
+
+def test_on_a_cpu_nothing_is_counted(failed_allocations: dict[str, int]) -> None:
+    with enough_memory(torch.device("cpu")):
+        failed_allocations["num_ooms"] += 1
+
+
+def test_attention_kernels_do_not_depend_on_cudnn(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    EDICT.from_pretrained(folder("sd1"))
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+    assert torch.backends.cuda.flash_sdp_enabled() and torch.backends.cuda.mem_efficient_sdp_enabled()
+    monkeypatch.setenv("DIFFUSERS_ATTN_BACKEND", "native")  # diffusers' default
+    EDICT.from_pretrained(folder("sd1"))
+    monkeypatch.setenv("DIFFUSERS_ATTN_BACKEND", "sage")
+    with pytest.raises(ModelError, match="Unset DIFFUSERS_ATTN_BACKEND"):
+        EDICT.from_pretrained(folder("sd1"))
+
+
+def test_a_commit_has_the_versions_of_the_gpus_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+    monkeypatch.setattr(torch.backends.cudnn, "version", lambda: 91900)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    (tmp_path / "nvidia-smi").write_text(
+        "#!/bin/sh\necho '| NVIDIA-SMI 580.159.03     Driver Version: 580.159.04     CUDA Version: 13.0  |'\n"
+    )
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    assert gpu_versions() == {"cuda": "13.0", "cudnn": "91900", "driver": "580.159.04"}
+    assert versions.__wrapped__("cuda") == versions("cpu") | gpu_versions()
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexit 9\n")
+    assert "driver" not in gpu_versions()

@@ -1,0 +1,112 @@
+"""The precision of network and autoencoder, and the layout of their weights: what a job records and a worker loads."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+
+from edict import EDICT
+from edict.checkpoint import ModelError
+from edict.models.flux import positions
+from pipeline.job import invert_fingerprint, weights_of
+from pipeline.work import Machine
+from pipeline.worker import load_model
+from schemas.specs import InvertSpec, ModelSpec
+
+CPU = Machine("cpu", 1, 0)
+TEXTS = ["a red heart", "a dog", "a cat"]
+Folder = Callable[[str], Path]
+
+
+def spec_of(model: dict[str, Any], **workers: Any) -> InvertSpec:
+    fields = {"kind": "invert", "input": "a.tar", "output": "latents", "model": model, "workers": workers}
+    return InvertSpec.model_validate(fields)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "gpus", "expected"),
+    [
+        ("auto", 0, "float32"),
+        ("auto", 1, "bfloat16"),
+        ("auto", 0.5, "bfloat16"),
+        ("float32", 1, "float32"),
+        ("float16", 1, "float16"),
+        ("bfloat16", 0, "bfloat16"),
+    ],
+)
+def test_auto_is_resolved_by_the_device(dtype: str, gpus: float, expected: str) -> None:
+    assert spec_of({"dtype": dtype}, gpus=gpus).dtype == expected
+    assert spec_of({}).model.dtype == "auto"
+
+
+def test_the_fingerprint_has_what_changes_bits_and_is_otherwise_as_before(folder: Folder) -> None:
+    path = {"path": str(folder("sd1"))}
+    plain = invert_fingerprint(spec_of(path), folder("sd1"))
+    assert plain["dtype"] == "float32" and not {"channels_last", "vae_dtype"} & plain.keys()
+    assert invert_fingerprint(spec_of(path | {"dtype": "float32"}), folder("sd1")) == plain
+    assert invert_fingerprint(spec_of(path, gpus=1), folder("sd1")) == plain | {"dtype": "bfloat16"}
+    more = {"channels_last": True, "vae_dtype": "bfloat16"}
+    assert invert_fingerprint(spec_of(path | more), folder("sd1")) == plain | more
+    ModelSpec.model_validate({"dtype": "float32"})  # in every job.json of an earlier version
+
+
+def test_tf32_is_for_gpus() -> None:
+    assert spec_of({"vae_dtype": "tf32"}, gpus=1).model.vae_dtype == "tf32"
+    with pytest.raises(ValidationError, match="CPUs have no TF32"):
+        spec_of({"vae_dtype": "tf32"})
+
+
+def test_a_worker_loads_what_the_job_records(folder: Folder) -> None:
+    """And the round trip is exact, in other last bits."""
+    path = {"path": str(folder("sd1"))}
+    images = [Image.new("RGB", (16, 16), color) for color in ("red", "green", "blue")]
+    digests, decoded = [], []
+    for more in ({}, {"channels_last": True}, {"vae_dtype": "bfloat16"}):
+        spec = spec_of(path | more)
+        weights = weights_of(spec.model, folder("sd1"), invert_fingerprint(spec, folder("sd1")))
+        model = load_model(weights, CPU)
+        start = model.encode(images)
+        pair = model.invert(start, TEXTS, steps=3)
+        assert model.generate(pair, TEXTS, output_type="latent").digests() == start.digests()
+        digests.append(start.digests())
+        latents = start.to_float()[0].float()
+        decoded.append(model.model.decode(latents))
+        assert decoded[-1].dtype == torch.float32
+        assert model.model.vae.dtype == (torch.bfloat16 if "vae_dtype" in more else torch.float32)
+        kernels = [weight for weight in model.network.parameters() if weight.ndim == 4 and weight.shape[2] > 1]
+        assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels) == (
+            "channels_last" in more
+        )
+    assert digests[2] != digests[0]
+    assert torch.allclose(decoded[2], decoded[0], atol=0.1)
+
+
+def test_a_gpu_without_bfloat16_is_refused(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
+    spec = spec_of({"path": str(folder("sd1"))}, gpus=1)
+    weights = weights_of(spec.model, folder("sd1"), invert_fingerprint(spec, folder("sd1")))
+    with pytest.raises(ModelError, match=r"Tesla T4 on \S+ has no bfloat16: set model.dtype"):
+        load_model(weights, Machine("cuda", 1, 1))
+
+
+def test_positions_of_flux_are_made_once() -> None:
+    given = (2, 3, torch.bfloat16, torch.device("cpu"))
+    assert positions(*given) is positions(*given)
+    assert positions(*given).tolist() == [[0, row, column] for row in range(2) for column in range(3)]
+
+
+def test_the_autoencoders_tf32_ends_with_it(folder: Folder) -> None:
+    model = EDICT.from_pretrained(folder("sd1"), vae_dtype="tf32")
+    seen = list[tuple[bool, bool]]()
+    for half in (model.model.vae.encoder, model.model.vae.decoder):
+        half.register_forward_pre_hook(
+            lambda *_: seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+        )
+    model.decode(model.encode([Image.new("RGB", (16, 16))]).to_float()[0])
+    assert seen == [(True, True)] * 2
+    assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32
