@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Schedule:
     """The steps that are executed, counted from the noisy end.
 
@@ -24,6 +24,9 @@ class Schedule:
     timesteps: tuple[float, ...]
     alphas_cumprod: tuple[float, ...]
     sigmas: tuple[float, ...] | None = None
+
+    def __repr__(self) -> str:
+        return f"Schedule({self.depth} steps{'' if self.sigmas is None else ' of a flow'})"
 
     @property
     def depth(self) -> int:
