@@ -23,6 +23,7 @@ from edict.schedule import Schedule, executed
 from pipeline.errors import JobError
 from pipeline.heartbeat import STORAGE, beat
 from pipeline.images import EXTENSIONS, ImageError, encode, prepare
+from pipeline.instructions import instruction_of
 from pipeline.job import inverted
 from pipeline.latents import Latents, read_edit_rows
 from pipeline.masks import (
@@ -60,6 +61,8 @@ class Variant(Protocol):
     def steps(self) -> int | None: ...
     @property
     def negative_prompt(self) -> str | None: ...
+    @property
+    def instruction(self) -> str | None: ...
     @property
     def control(self) -> ControlSpec | None: ...
 
@@ -138,6 +141,7 @@ class Change:
     control: ControlSpec | None = None
     mask: torch.Tensor | Fault | None = None
     slot: int = 0
+    instruction: str | None = None
 
     @property
     def group(self) -> tuple[int, float, str]:
@@ -296,6 +300,7 @@ class EditWorker:
                     executed_steps(variant, self.task.schedule_steps, pair.schedule, pair.sampler),
                     variant.negative_prompt,
                     variant.control,
+                    instruction=variant.instruction,
                 )
                 # edits are counted before any is left out, so that a retry runs each in the slot of the first attempt
                 edits.append(replace(edit, slot=counts[edit.group] % pair.batch_size))
@@ -412,7 +417,7 @@ class EditWorker:
         return Reject(shard, index, f"{edit.name}/{key}", "edit", fault.error, fault.message)
 
     def _row(self, latents: Latents, edit: Change, tar: str, drawn: Drawn) -> dict[str, Any]:
-        source = latents.table.slice(edit.row, 1).select(["key", "shard", "index", "caption"]).to_pylist()[0]
+        source = latents.table.slice(edit.row, 1).select(["key", "shard", "index", "caption", "json"]).to_pylist()[0]
         return {
             "key": f"{edit.name}/{source['key']}",
             "shard": tar,
@@ -429,10 +434,14 @@ class EditWorker:
             "source_key": source["key"],
             "source_shard": source["shard"],
             "source_index": source["index"],
+            "source_json": source["json"],
+            "instruction": instruction_of(edit.instruction, source["caption"], edit.prompt, edit.negative_prompt),
         }
 
     def _members(self, row: dict[str, Any], picture: bytes) -> dict[str, bytes]:
         told = {name: value for name, value in row.items() if name != "shard"}
+        if row["source_json"] is not None:
+            told["source_json"] = json.loads(row["source_json"])
         return {
             self._extension: picture,
             "txt": row["prompt"].encode(),

@@ -133,10 +133,12 @@ def _webdataset(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, b
     """Keys are unique here: a part has rows of one input shard, and planning lets a shard have a key once."""
     noise = json.loads(latents.table.schema.metadata[NOISE])
     constants = {name: noise[name] for name in ("scale", "bits", "alphas_cumprod")}
-    rows = latents.table.select(["key", "caption", "shard", "index", "image_sha256"]).to_pylist()
+    rows = latents.table.select(["key", "caption", "shard", "index", "image_sha256", "json"]).to_pylist()
     samples = []
     for row, sample in zip(rows, floats, strict=True):
         key, caption = row.pop("key"), row.pop("caption")
+        if row["json"] is not None:
+            row["json"] = json.loads(row["json"])
         told = json.dumps(row | constants, ensure_ascii=False)
         samples.append((key, {"npy": _to_npy(sample), "txt": caption.encode(), "json": told.encode()}))
     yield "tar", write_shard(samples)

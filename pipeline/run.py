@@ -52,6 +52,7 @@ from pipeline.sheet import contact_sheets
 from pipeline.status import Status, status
 from pipeline.store import CommitRefused, JobKey, Store, StoreError
 from pipeline.work import Done, Machine
+from schemas.locations import without_secrets
 from schemas.rejects import Reject
 from schemas.specs import EditSpec, InvertSpec, Workers
 
@@ -63,12 +64,14 @@ HOPELESS = 3  # a run ends if its first units have no row, and the model errors 
 class Ran:
     """The result of a run: the store's status, and the units that failed in the run.
 
-    `shortfall` says why a complete job is not a success: it has no row, or too many rejects.
+    `shortfall` says why a complete job is not a success: it has no row, or too many rejects. `pages` has the locations
+    of the report and, if there is one, of the contact sheet, by these names.
     """
 
     status: Status
     failures: list[str]
     shortfall: str | None = None
+    pages: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class ModelFails(JobError):
@@ -410,4 +413,6 @@ def _finish(store: Store, failures: list[str], key: JobKey) -> Ran:
     found = status(store)
     if not store.has("report.html"):
         write_report(store)
-    return Ran(found, failures)
+    pages = {"report": "report.html", "sheet": "contact_sheet.png"}
+    location = without_secrets(store.location).rstrip("/")
+    return Ran(found, failures, pages={name: f"{location}/{file}" for name, file in pages.items() if store.has(file)})

@@ -19,9 +19,12 @@ EDITS = pa.schema(
         pa.field("source_key", pa.string(), nullable=False),
         pa.field("source_shard", pa.string(), nullable=False),
         pa.field("source_index", pa.int64(), nullable=False),
+        pa.field("source_json", pa.string()),
+        pa.field("instruction", pa.string()),
     ]
 )
 """The picture is the sample `key` of `STORE/shards/<shard>`; `strength` and `steps` are what ran under `prompt`.
 
-`control` is the spec's, as JSON; null where there was none.
+`control` is the spec's, as JSON; null where there was none. `source_json` is the source's own .json, byte for byte;
+null where it had none. `instruction` says what the edit changes. Stores of earlier versions lack these two columns.
 """
