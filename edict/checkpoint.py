@@ -10,9 +10,6 @@ from os.path import relpath
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
 DEFAULT = Path(__file__).parent / "default"
 _WEIGHTS = {
     "": "diffusion_pytorch_model",  # the first models on pixels have no folders
@@ -109,6 +106,9 @@ def _download_model(hub_id: str, revision: str | None, variant: str | None) -> P
 
 
 def _download(kind: str, hub_id: str, revision: str | None, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -6,12 +6,10 @@ from functools import partial
 from typing import Any
 
 from edict.checkpoint import locate
-from edict.models import describe
 from edict.samplers import SAMPLERS
 from edict.schedule import Schedule
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
-from pipeline.edit import Variant, executed_steps
 from pipeline.job import invert_fingerprint, schedule_of
 from pipeline.latents import read_columns
 from pipeline.plan import Source, cut, index_shards, most_batches, parts_of
@@ -19,6 +17,7 @@ from pipeline.run import edit_task, note_float16
 from pipeline.selection import SelectionError, count_listed, images_per_row, no_row, planned, read_selection
 from pipeline.shards import ShardIndex
 from pipeline.store import Store
+from pipeline.tasks import Variant, executed_steps
 from schemas.specs import EditSpec, InvertSpec
 
 SHOWN = 10  # prompt pairs
@@ -31,16 +30,16 @@ def preview(spec: InvertSpec | EditSpec) -> str:
 
 def _invert(spec: InvertSpec) -> list[str]:
     note_float16(spec.model.dtype, spec.workers.gpus)
-    folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
-    fingerprint = invert_fingerprint(spec, folder)
-
-    batch_size = spec.workers.batch_size
+    folder, batch_size = locate(spec.model.path, spec.model.revision, spec.model.variant), spec.workers.batch_size
 
     def take(index: ShardIndex) -> tuple[Counter[str], int]:
         found = Counter(entry.fault.error for entry in index.entries if entry.fault)
         return found, most_batches(index.entries, batch_size)
 
     sources, taken = index_shards(spec.input, take)
+    from edict.models import describe  # takes seconds, for which a fault of the input need not wait
+
+    fingerprint = invert_fingerprint(spec, folder)
     faults = sum((found for found, _ in taken), Counter[str]())
     samples = sum(count for _, count, _, _ in sources)
     units = cut(sources, batch_size, spec.workers.count, [most for _, most in taken])

@@ -1,4 +1,7 @@
-"""Ray: a local one made for the run, or the cluster that RAY_ADDRESS names."""
+"""Ray: a local one made for the run, or the cluster that RAY_ADDRESS names.
+
+Ray is imported where it is used: planning does without it.
+"""
 
 import logging
 import os
@@ -12,9 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
-
-import ray
-from ray._private import ray_constants
 
 from pipeline.errors import JobError
 from pipeline.work import Machine
@@ -69,6 +69,8 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
         NoCluster: no cluster answers at RAY_ADDRESS.
         NotStarted: Ray cannot start on this machine.
     """
+    import ray
+
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -113,6 +115,9 @@ def _start_local(cpus: int) -> None:
     Raises:
         NotStarted: Ray cannot start here.
     """
+    import ray
+    from ray._private import ray_constants
+
     # By default Ray listens on every interface, except on Windows and macOS, and has no option to change that.
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     if not _token_can_be_kept():
@@ -171,7 +176,9 @@ def _check_address(address: str) -> None:
         raise NoCluster(f"RAY_ADDRESS is {shown}: expected host:port, ray://host:port, auto or local")
     hosts = [host]
     if host in ("localhost", "127.0.0.1"):  # ray.init replaces these with the machine's own address
-        hosts.append(ray.util.get_node_ip_address())
+        from ray.util import get_node_ip_address
+
+        hosts.append(get_node_ip_address())
     failures = [_answers(each, port) for each in hosts]
     if None not in failures:
         raise NoCluster(
@@ -200,6 +207,8 @@ def _answers(host: str, port: int) -> str | None:
 
 
 def _require(needed: int, machine: Machine) -> None:
+    import ray
+
     total = ray.cluster_resources()
     for resource, each in (("GPU", machine.gpus), ("CPU", machine.threads)):
         if needed * each > total.get(resource, 0):

@@ -21,7 +21,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import JobError, noting
@@ -99,6 +98,8 @@ def claim(target: Store, about: dict[str, Any]) -> None:
 
 def _floats(unit: Unit, latents: Latents, dtype: str) -> NDArray[Any]:
     """The pairs in the model's scale, [N, 2, C, H, W]. Raises ExportError naming the first key that overflows."""
+    import torch
+
     exact = torch.stack(latents.pair.to_float(), 1).numpy()
     with np.errstate(over="ignore"):  # it is looked for below
         # numpy rounds once; torch goes from double to half by way of float

@@ -14,8 +14,6 @@ from uuid import uuid4
 from pydantic import BaseModel, ValidationError
 
 from edict.checkpoint import LoRA, locate, locate_lora, weights_digest
-from edict.model import uninterrupted
-from edict.models import describe
 from edict.samplers import SAMPLERS, resolve
 from edict.schedule import Schedule
 from pipeline.errors import JobError
@@ -58,6 +56,8 @@ class NoSchedule(JobError):
 
 def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
     """Everything that decides what a row holds. Raises NoSchedule."""
+    from edict.models import describe
+
     sampler = spec.sampler
     model = describe(folder)
     try:
@@ -91,6 +91,8 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
         fingerprint["guidance"] = model.guidance
     if sampler.guidance_interval is not None:
         if model.guidance != "free":
+            from edict.model import uninterrupted
+
             raise NoSchedule(f"sampler: {uninterrupted(model)}")
         fingerprint["guidance_interval"] = sampler.guidance_interval
     return fingerprint

@@ -7,21 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from edict.checkpoint import locate
-from edict.model import COMPILED, uncontrollable
-from edict.models import describe
+from edict.checkpoint import locate, weights_digest
 from pipeline.cluster import connected, machine_for, machine_like
-from pipeline.edit import EditError, Edits, EditTask, EditWorker, executed_steps
 from pipeline.errors import JobError, noting
-from pipeline.invert import InvertTask, InvertWorker
 from pipeline.job import (
     check_job,
     check_output,
     fit_of,
     invert_fingerprint,
     inverted_with,
+    lora_of,
     open_job,
     schedule_of,
     stored_machine,
@@ -30,7 +28,6 @@ from pipeline.job import (
 from pipeline.journal import Journal
 from pipeline.ledger import Ledger
 from pipeline.masks import MaskError
-from pipeline.metrics import Metrics
 from pipeline.plan import (
     Unit,
     digest_of,
@@ -44,13 +41,13 @@ from pipeline.plan import (
     spread,
     write_units,
 )
-from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.report import report
 from pipeline.selection import Selection, extend_plan, plan_rows, read_selection
 from pipeline.sheet import contact_sheets
 from pipeline.status import Status, status
 from pipeline.store import CommitRefused, JobKey, Store, StoreError
+from pipeline.tasks import EditError, Edits, EditTask, InvertTask, executed_steps
 from pipeline.work import Done, Machine
 from schemas.locations import without_secrets
 from schemas.rejects import Reject
@@ -91,13 +88,46 @@ def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
     note_float16(spec.model.dtype, spec.workers.gpus)
     folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     store = Store(spec.output, create=True)
-    fingerprint = invert_fingerprint(spec, folder)
+    fingerprint = _finished(store, spec, folder) or invert_fingerprint(spec, folder)
     plan = partial(plan_shards, store, spec.input, spec.workers.batch_size, spec.workers.count)
     machine = machine_for(spec.workers.gpus)
     inputs = expanded(spec.input)
     units, key = _open(store, spec, fingerprint, machine, inputs, plan)
     task = InvertTask(spec, weights_of(spec.model, folder, fingerprint), fingerprint, machine, key)
-    return _work(store, units, retry, InvertWorker, task, spec.workers, per_row=1)
+    return _work(store, units, retry, task, spec.workers, per_row=1)
+
+
+def _finished(store: Store, spec: InvertSpec, folder: Path) -> dict[str, Any] | None:
+    """Return the fingerprint of the store if it holds this inversion, finished, by the same weights; else None.
+
+    Then there is nothing to compute, and the model's libraries, whose import takes seconds, are not needed.
+    """
+    if not store.has("job.json") or not is_planned(store):
+        return None
+    job, given = store.job(), spec.model_dump(mode="json")
+    fingerprint: dict[str, Any] = job["fingerprint"]
+    decides = [
+        ("kind",),
+        ("input",),
+        ("model",),
+        ("sampler",),
+        ("image",),
+        ("workers", "batch_size"),
+        ("workers", "gpus"),
+    ]
+    if any(_field(job["spec"], *names) != _field(given, *names) for names in decides):
+        return None
+    done = store.committed([])
+    if any(unit.unit not in done for unit in read_units(store)):
+        return None
+    digest = weights_digest(folder, spec.model.variant, lora_of(spec.model))
+    return fingerprint if fingerprint.get("weights") == digest else None
+
+
+def _field(spec: Any, *names: str) -> Any:
+    for name in names:
+        spec = spec.get(name) if isinstance(spec, dict) else None
+    return spec
 
 
 def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> Ran:
@@ -107,7 +137,7 @@ def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> Ran:
     SelectionError, StoreError, StorageError, RetryError, ModelError, WorkersFailed.
     """
     store, units, task = open_edit(spec, edits)
-    return _work(store, units, retry, EditWorker, task, spec.workers, per_row=len(edits.variants))
+    return _work(store, units, retry, task, spec.workers, per_row=len(edits.variants))
 
 
 def open_edit(spec: EditSpec, edits: Edits) -> tuple[Store, list[Unit], EditTask]:
@@ -154,6 +184,9 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
                 f"model of {latents.location} is guided without: leave it out"
             )
     if held := [variant.name for variant in edits.variants if variant.control]:
+        from edict.model import COMPILED, uncontrollable
+        from edict.models import describe
+
         model = describe(locate(weights.path, weights.revision, weights.variant))
         if not model.controllable:
             raise EditError(f"edit {held[0]!r}: {uncontrollable(model)}")
@@ -282,7 +315,6 @@ def _work(
     store: Store,
     units: Sequence[Unit],
     retry: Sequence[str],
-    worker: type,
     task: InvertTask | EditTask,
     workers: Workers,
     *,
@@ -303,9 +335,7 @@ def _work(
 
     with noting(committed):
         while pending:
-            overtaken = _process(
-                store, len(units), pending, retry, worker, task, workers, failures, finished, per_row=per_row
-            )
+            overtaken = _process(store, len(units), pending, retry, task, workers, failures, finished, per_row=per_row)
             pending, _ = _retried(store, overtaken, retry) if overtaken else ([], None)
             if pending:
                 print(
@@ -350,7 +380,6 @@ def _process(
     planned: int,
     pending: Sequence[Unit],
     retry: Sequence[str],
-    worker: type,
     task: InvertTask | EditTask,
     workers: Workers,
     failures: list[str],
@@ -359,6 +388,9 @@ def _process(
     per_row: int,
 ) -> list[Unit]:
     """Run units on workers. Return the units of a retry that must be tried again, because another retry came first."""
+    from pipeline.metrics import Metrics
+    from pipeline.pool import Pool
+
     if retry and isinstance(task, InvertTask):
         index_again(store, pending)
     store.delete("report.html")  # it would describe the store as it was; _finish writes it where it is absent
@@ -374,7 +406,9 @@ def _process(
         Progress(kind, total, "images") as progress,
     ):
         metrics = Metrics(kind, journal.run)
-        pool = Pool(pending, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus, record=journal)
+        pool = Pool(
+            pending, _worker_class(task), task, count=count, cpus=machine.threads, gpus=machine.gpus, record=journal
+        )
         journal.state = pool.state
 
         def rejects() -> str:
@@ -404,6 +438,17 @@ def _process(
                     _check_first(store, barren)
             journal.tick()
     return overtaken
+
+
+def _worker_class(task: InvertTask | EditTask) -> type:
+    """Import the class of a job's workers, and with it torch, which a finished job does without."""
+    if isinstance(task, InvertTask):
+        from pipeline.invert import InvertWorker
+
+        return InvertWorker
+    from pipeline.edit import EditWorker
+
+    return EditWorker
 
 
 def _finish(store: Store, failures: list[str], key: JobKey) -> Ran:

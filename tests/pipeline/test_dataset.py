@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +31,7 @@ from pipeline.edit import EditWorker
 from pipeline.export import ExportError, export
 from pipeline.images import prepare
 from pipeline.instructions import instruction_of
-from pipeline.invert import InvertTask, InvertWorker
+from pipeline.invert import InvertWorker
 from pipeline.job import invert_fingerprint, open_job, weights_of
 from pipeline.parts import to_parquet
 from pipeline.plan import part_units, plan_shards, read_units, spread, write_units
@@ -38,6 +40,7 @@ from pipeline.selection import read_selection
 from pipeline.shards import Sample
 from pipeline.sheet import read_pictures
 from pipeline.store import Store, StoreError
+from pipeline.tasks import InvertTask
 from pipeline.work import Machine
 from schemas.commit import Commit
 from schemas.specs import EditSpec, InvertSpec
@@ -373,6 +376,38 @@ def test_a_finished_run_ends_with_its_pages_and_the_next_command(made: Path, tmp
     assert result.exit_code == 2
     differences = result.stderr.splitlines()[1:]
     assert differences == ["  edits[1].replace.background: 'backdrop' in the store, 'drop' in the spec"]
+
+
+def test_what_needs_no_model_imports_none(made: Path, tmp_path: Path) -> None:
+    """A finished run, the plan of an edit, reports, exports of images and errors, one after the other in one process."""
+    specs = {name: tmp_path / f"{name}.json" for name in ("latents", "edits")}
+    for name, path in specs.items():
+        path.write_text(json.dumps(Store(str(made / name)).job()["spec"]))
+    latents, edits = str(made / "latents"), str(made / "edits")
+    commands = [
+        (["run", str(specs["latents"])], 0),
+        (["run", str(specs["edits"])], 0),
+        (["plan", str(specs["edits"])], 0),
+        (["report", latents], 0),
+        (["report", edits], 0),
+        (["export", edits, str(tmp_path / "out"), "--format", "instructpix2pix"], 0),
+        (["export", latents, str(tmp_path / "no"), "--format", "csv"], 2),
+        (["retry", latents, "--errors", "WorkerDied"], 2),
+        (["verify", str(tmp_path / "nowhere")], 2),
+        (["plan", str(specs["latents"]), "-s", f"input={tmp_path}/absent.tar"], 2),
+        (["run", str(specs["edits"]), "-s", "edits[0].suffix=x"], 2),
+    ]
+    program = f"""
+import sys
+from typer.testing import CliRunner
+from jobs.cli import app
+for arguments, status in {commands!r}:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == status, (arguments, result.output)
+    heavy = {{"torch", "diffusers", "transformers", "ray"}} & sys.modules.keys()
+    assert not heavy, (arguments, heavy)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_floats_are_of_latents_only(made: Path, tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from pipeline import run
 from pipeline.dataset import export_edits
 from pipeline.edit import EditWorker
 from pipeline.export import ExportError, export
-from pipeline.invert import InvertTask, InvertWorker
+from pipeline.invert import InvertWorker
 from pipeline.job import JobChanged, invert_fingerprint, weights_of
 from pipeline.latents import read_edit_rows
 from pipeline.masks import MaskChanged, MaskError, read_mask
@@ -33,6 +33,7 @@ from pipeline.shards import Sample
 from pipeline.status import status
 from pipeline.storage import StorageError
 from pipeline.store import Store, StoreError
+from pipeline.tasks import InvertTask
 from pipeline.unplanned import compare_latents
 from pipeline.work import Done, Fault, Machine
 from pipeline.worker import load_model
