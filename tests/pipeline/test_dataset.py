@@ -379,7 +379,7 @@ def test_a_finished_run_ends_with_its_pages_and_the_next_command(made: Path, tmp
 
 
 def test_what_needs_no_model_imports_none(made: Path, tmp_path: Path) -> None:
-    """A finished run, the plan of an edit, reports, exports of images and errors, one after the other in one process."""
+    """A finished run, the plan of an edit, reports, exports of images and errors, in one process."""
     specs = {name: tmp_path / f"{name}.json" for name in ("latents", "edits")}
     for name, path in specs.items():
         path.write_text(json.dumps(Store(str(made / name)).job()["spec"]))
