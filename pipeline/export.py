@@ -3,7 +3,8 @@
     export.json                  what is exported, and as what; written first
     <part>.parquet               parquet: key, shard, index, caption, x, y, json; x and y are floats [C][H][W]
     <part>.npy, <part>.parquet   npy: floats [N, 2, C, H, W], x then y; key, shard, index, caption, json of its N rows
-    <part>.tar                   webdataset: key.npy [2, C, H, W], x then y; key.txt, the caption; key.json
+    <part>.tar                   webdataset: key.npy [2, C, H, W], x then y; key.txt, the caption; key.json, with
+                                 the sample's own under `json`
 
 A file holds the rows of one part; parts are numbered from 00000000, in the order of the store's units, and an export
 is whole when it has as many as export.json counts. float = integer * 2^-bits * sqrt(alphas_cumprod), the model's usual
