@@ -29,17 +29,19 @@ def preview(spec: InvertSpec | EditSpec) -> str:
 
 
 def _invert(spec: InvertSpec) -> list[str]:
+    from edict.models import describe
+
     note_float16(spec.model.dtype, spec.workers.gpus)
-    folder, batch_size = locate(spec.model.path, spec.model.revision, spec.model.variant), spec.workers.batch_size
+    folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
+    fingerprint = invert_fingerprint(spec, folder)
+
+    batch_size = spec.workers.batch_size
 
     def take(index: ShardIndex) -> tuple[Counter[str], int]:
         found = Counter(entry.fault.error for entry in index.entries if entry.fault)
         return found, most_batches(index.entries, batch_size)
 
     sources, taken = index_shards(spec.input, take)
-    from edict.models import describe  # takes seconds, for which a fault of the input need not wait
-
-    fingerprint = invert_fingerprint(spec, folder)
     faults = sum((found for found, _ in taken), Counter[str]())
     samples = sum(count for _, count, _, _ in sources)
     units = cut(sources, batch_size, spec.workers.count, [most for _, most in taken])

@@ -394,7 +394,6 @@ def test_what_needs_no_model_imports_none(made: Path, tmp_path: Path) -> None:
         (["export", latents, str(tmp_path / "no"), "--format", "csv"], 2),
         (["retry", latents, "--errors", "WorkerDied"], 2),
         (["verify", str(tmp_path / "nowhere")], 2),
-        (["plan", str(specs["latents"]), "-s", f"input={tmp_path}/absent.tar"], 2),
         (["run", str(specs["edits"]), "-s", "edits[0].suffix=x"], 2),
     ]
     program = f"""
