@@ -23,12 +23,13 @@ import jobs
 from benchmarks.record import numbers, parser, save
 from jobs.evaluation.record import table
 from pipeline.images import prepare
-from pipeline.invert import InvertTask, InvertWorker, clean_pair
+from pipeline.invert import InvertWorker, clean_pair
 from pipeline.job import invert_fingerprint, open_job, weights_of
 from pipeline.latents import read_latents
 from pipeline.plan import Unit, part_units, plan_shards, read_entries, read_units, write_units
 from pipeline.shards import Sample, read_samples
 from pipeline.store import Store
+from pipeline.tasks import InvertTask
 from pipeline.verify import VerifyTask, VerifyWorker
 from pipeline.work import Machine
 from schemas.specs import InvertSpec

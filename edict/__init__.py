@@ -34,3 +34,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'edict' has no attribute {name!r}")
     return getattr(import_module(f"edict.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    """The names that `__getattr__` finds, too, for completion in a shell or a notebook."""
+    return sorted({*globals(), *__all__})

@@ -5,10 +5,14 @@ On that scale a half-step of the sampler is an addition, undone by subtracting t
 division with rounding.
 """
 
+from __future__ import annotations
+
 import math
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch
 
 LIMIT = 2**45  # up to here no product of this file leaves int64
 DENOMINATOR = 10_000  # the largest of a weight
@@ -56,7 +60,7 @@ def to_lattice(latents: torch.Tensor, scale: float, bits: int) -> torch.Tensor:
                 largest, LIMIT, bits, "The latents of the image are this large: check the autoencoder"
             )
         raise of_sample(fault, i, len(latents))
-    return torch.round(scaled).long()
+    return scaled.round().long()
 
 
 def from_lattice(states: torch.Tensor, scale: float, bits: int) -> torch.Tensor:
@@ -70,12 +74,12 @@ def largest(states: torch.Tensor) -> torch.Tensor:
     The magnitude of the smallest int64 is the largest int64, because `abs` of it is negative.
     """
     least, most = states.flatten(1).aminmax(dim=1)
-    return torch.maximum(most, -least.clamp(min=-torch.iinfo(torch.int64).max))
+    return most.maximum(-least.clamp(min=1 - 2**63))
 
 
 def rdiv(a: torch.Tensor, d: int) -> torch.Tensor:
     """a / d rounded half up, floor((2a + d) / 2d), in int64."""
-    return torch.div(2 * a + d, 2 * d, rounding_mode="floor")
+    return (2 * a + d).div(2 * d, rounding_mode="floor")
 
 
 def as_fraction(p: float) -> Fraction:

@@ -1,14 +1,16 @@
 """A loaded checkpoint that inverts and generates exactly."""
 
-from collections.abc import Container, Sequence
+import math
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Literal, TypeVar, get_args, overload
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
+from tqdm.auto import tqdm
 
 from edict import attention
 from edict.attention import Control
@@ -16,6 +18,7 @@ from edict.batching import arrange
 from edict.checkpoint import ModelError, locate, locate_lora
 from edict.determinism import enough_memory, make_deterministic
 from edict.guidance import guided
+from edict.image_processor import Images, OutputType, from_decoded, to_pil
 from edict.lattice import LIMIT, LatticeOverflow, NonFinite, of_sample, to_lattice
 from edict.models import Conditions, Model, describe
 from edict.models.model import VaeDtype
@@ -26,17 +29,27 @@ from edict.samplers import SAMPLERS, named, resolve
 Faults = dict[int, ArithmeticError]
 T = TypeVar("T")
 
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
 
 class EDICT:
     """A checkpoint of any kind in `edict.models`: encode, invert, generate, decode.
 
     The network runs in `dtype`, the autoencoder in `vae_dtype`. The states are integers, so exactness depends on
     neither.
+
+    `images` are PIL images, arrays, tensors or file names, as diffusers takes them (`edict.image_processor.Images`);
+    one image needs no list, and one caption needs none. Every other argument out of its range is a ValueError.
     """
 
     def __init__(self, model: Model) -> None:
         self.model = model
         self._empty: Conditions | None = None
+        self._progress_bar_config: Mapping[str, Any] = {}
+
+    def __repr__(self) -> str:
+        model = self.model
+        return f"EDICT({str(model.folder)!r}, {type(model).__name__}, {self.network.dtype} on {self.device})"
 
     @classmethod
     def from_pretrained(
@@ -47,8 +60,8 @@ class EDICT:
         variant: str | None = None,
         lora: str | Path | None = None,
         lora_scale: float = 1.0,
-        dtype: torch.dtype = torch.float32,
-        device: str = "cpu",
+        dtype: torch.dtype | str = torch.float32,
+        device: torch.device | str = "cpu",
         compile: bool = False,
         channels_last: bool = False,
         vae_dtype: VaeDtype = "float32",
@@ -59,10 +72,13 @@ class EDICT:
         folder with one, or a hub id; it is added to the weights, times `lora_scale`. `compile` compiles the network
         that predicts, at its first call of each shape, of which torch takes eight: quicker, and a pair comes back
         exactly where it was inverted compiled too. `channels_last` lays out the weights of convolutions so in network
-        and autoencoder, which gives other last bits. `vae_dtype` is float32, tf32 (on GPUs) or bfloat16.
+        and autoencoder, which gives other last bits. `dtype` is a torch.dtype or its name; `vae_dtype` is float32, tf32
+        (on GPUs) or bfloat16.
 
-        Raises ModelError where there is no such model or no compiler, RuntimeError where the device is absent.
+        Raises ModelError where there is no such model or no compiler, RuntimeError where the device is absent or has
+        no known name.
         """
+        dtype, device = _dtype(dtype), str(torch.device(device))
         folder = locate(path, revision, variant)
         model = describe(folder)
         adapter = None if lora is None else locate_lora(lora, lora_scale)
@@ -97,25 +113,35 @@ class EDICT:
     def device(self) -> torch.device:
         return self.model.device
 
+    def set_progress_bar_config(self, **config: Any) -> None:
+        """Set tqdm's options of the progress bars, as of a diffusers pipeline: `disable=True` shows none.
+
+        `invert`, `generate`, `move` and `edit` show a bar of their network calls once they have taken a second.
+        """
+        self._progress_bar_config = config
+
     @torch.inference_mode()
     def encode(
         self,
-        images: Sequence[Image.Image],
+        images: Images,
         *,
         bits: int = BITS,
         posterior_seed: int | None = None,
     ) -> Pair:
-        """The clean-end pair, x == y, of N pictures (any size: cropped to a centred square and resized).
+        """Return the clean-end pair, x == y, of N images (any size: cropped to a centred square and resized).
 
-        The mode of the autoencoder's posterior, or a sample of it: each picture's with a generator of that seed. No
-        picture's pair depends on its neighbours.
+        The mode of the autoencoder's posterior, or a sample of it: each image's with a generator of that seed. No
+        image's pair depends on its neighbours.
 
         Raises:
             NonFinite, LatticeOverflow: the latents of an image have NaN, infinity or a value that is too large. A note
                 names the first such sample.
+            ValueError: an image is of another kind than `Images`, or an argument is out of its range.
         """
+        _check_whole("bits", bits, 1, 52)
         fitted = [
-            ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.LANCZOS) for image in images
+            ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.LANCZOS)
+            for image in to_pil(images)
         ]
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in fitted])).to(self.device)
         latents = self.model.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, posterior_seed)
@@ -123,26 +149,37 @@ class EDICT:
         x = to_lattice(latents, end.scale(0), bits).contiguous()
         return Pair(x, x.clone(), end, 0, bits, 1.0, len(x), "edict", resolve("edict", 0, {}))
 
+    @overload
+    def decode(self, latents: torch.Tensor, *, output_type: Literal["pil"] = ...) -> list[Image.Image]: ...
+    @overload
+    def decode(self, latents: torch.Tensor, *, output_type: Literal["np"]) -> np.ndarray: ...
+    @overload
+    def decode(self, latents: torch.Tensor, *, output_type: Literal["pt"]) -> torch.Tensor: ...
     @torch.inference_mode()
-    def decode(self, latents: torch.Tensor) -> list[Image.Image]:
-        """Latents [N, C, H, W] in the model's scale -> RGB images. No image depends on its neighbours.
+    def decode(
+        self, latents: torch.Tensor, *, output_type: Literal["pil", "np", "pt"] = "pil"
+    ) -> list[Image.Image] | np.ndarray | torch.Tensor:
+        """Return the RGB images of latents [N, C, H, W] in the model's scale. No image depends on its neighbours.
+
+        `output_type` is "pil", or "np" or "pt" for floats on [0, 1]: [N, H, W, 3] or [N, 3, H, W].
 
         Raises:
             NonFinite: an image has NaN or infinity. A note names the first such sample.
+            ValueError: there is no such `output_type`.
         """
+        _check_choice("output_type", output_type, ("pil", "np", "pt"))
         drawn = self.model.decode(latents.to(self.device, torch.float32).contiguous())
         for i, finite in enumerate(drawn.isfinite().flatten(1).all(1).tolist()):
             if not finite:
                 raise of_sample(
                     NonFinite("the decoded image has NaN or infinity: check the autoencoder"), i, len(drawn)
                 )
-        pixels = ((drawn + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
-        return [Image.fromarray(picture) for picture in pixels]
+        return from_decoded(drawn, output_type)
 
     def invert(
         self,
-        images: Sequence[Image.Image] | Pair,
-        captions: Sequence[str],
+        images: Images | Pair,
+        captions: str | Sequence[str],
         *,
         steps: int = 50,
         strength: float = 1.0,
@@ -154,7 +191,7 @@ class EDICT:
         guidance_interval: Sequence[float] | None = None,
         **parameters: float | None,
     ) -> Pair:
-        """The noise pair of N pictures (or of the pair `encode` gave), each under its caption.
+        """Return the noise pair of N images (or of the pair `encode` gave), each under its caption.
 
         `sampler` is edict (which takes p), bdia (gamma), obelm, or ddim, which alone does not come back exactly; None
         takes a parameter's default, and the sampler's `bits`. `batch_size` is the shape the network runs in, all N at
@@ -162,9 +199,12 @@ class EDICT:
         `guidance_interval`, (low, high], where one is given; elsewhere the caption's branch is all that is computed.
         Raises LatticeOverflow, NonFinite; ValueError where the sampler takes no such parameter.
         """
-        start = images if isinstance(images, Pair) else self.encode(images, bits=bits or named(sampler).bits)
+        if not isinstance(images, Pair):
+            images = self.encode(images, bits=named(sampler).bits if bits is None else bits)
+        elif bits not in (None, images.bits):
+            raise ValueError(f"bits is {bits}, and the pair has {images.bits}; leave bits out")
         start = self.prepare(
-            start,
+            images,
             steps=steps,
             strength=strength,
             guidance_scale=guidance_scale,
@@ -191,9 +231,22 @@ class EDICT:
     ) -> Pair:
         """A clean-end pair put at the end of the schedule it is to be inverted along, by the sampler it is to go by.
 
-        Raises ValueError where the sampler takes no such parameter, or begins from one state and x is not y, or where
-        there is a guidance interval and a model without classifier-free guidance.
+        Raises ValueError where an argument is out of its range, the sampler takes no such parameter, or begins from one
+        state and x is not y, or where there is a guidance interval and a model without classifier-free guidance.
         """
+        _check_whole("steps", steps, 1)
+        _check_number("strength", strength, lambda value: 0 < value <= 1, "above 0 and at most 1")
+        _check_guidance(guidance_scale)
+        if batch_size is not None:
+            _check_whole("batch_size", batch_size, 1)
+        if steps_offset is not None:
+            _check_whole("steps_offset", steps_offset, 0)
+        if guidance_interval is not None and (
+            len(guidance_interval) != 2 or not guidance_interval[0] < guidance_interval[1]
+        ):
+            raise ValueError(
+                f"guidance_interval is {guidance_interval}: expected two noise levels, the lower one first"
+            )
         if guidance_interval is not None and self.model.guidance != "free":
             raise ValueError(uninterrupted(self.model))
         plan = self.model.schedule(steps, strength, steps_offset)
@@ -207,7 +260,7 @@ class EDICT:
             schedule=plan,
             position=plan.depth,
             guidance_scale=guidance_scale,
-            batch_size=batch_size or len(start),
+            batch_size=len(start) if batch_size is None else batch_size,
             sampler=sampler,
             parameters=weights,
             guidance_interval=guidance_interval,
@@ -217,36 +270,63 @@ class EDICT:
     def generate(
         self,
         pair: Pair,
-        captions: Sequence[str],
+        captions: str | Sequence[str],
         *,
         guidance_scale: float | None = ...,
         output_type: Literal["pil"] = ...,
     ) -> list[Image.Image]: ...
     @overload
     def generate(
-        self, pair: Pair, captions: Sequence[str], *, guidance_scale: float | None = ..., output_type: Literal["latent"]
+        self,
+        pair: Pair,
+        captions: str | Sequence[str],
+        *,
+        guidance_scale: float | None = ...,
+        output_type: Literal["np"],
+    ) -> np.ndarray: ...
+    @overload
+    def generate(
+        self,
+        pair: Pair,
+        captions: str | Sequence[str],
+        *,
+        guidance_scale: float | None = ...,
+        output_type: Literal["pt"],
+    ) -> torch.Tensor: ...
+    @overload
+    def generate(
+        self,
+        pair: Pair,
+        captions: str | Sequence[str],
+        *,
+        guidance_scale: float | None = ...,
+        output_type: Literal["latent"],
     ) -> Pair: ...
     def generate(
         self,
         pair: Pair,
-        captions: Sequence[str],
+        captions: str | Sequence[str],
         *,
         guidance_scale: float | None = None,
-        output_type: Literal["pil", "latent"] = "pil",
-    ) -> list[Image.Image] | Pair:
-        """Denoise a pair to its clean end: its very start under the captions it was inverted with, else an edit."""
+        output_type: OutputType = "pil",
+    ) -> list[Image.Image] | np.ndarray | torch.Tensor | Pair:
+        """Denoise a pair to its clean end: its very start under the captions it was inverted with, else an edit.
+
+        `output_type` is that of `decode`, or "latent" for the clean pair itself.
+        """
+        _check_choice("output_type", output_type, get_args(OutputType))
         clean = _checked(*self.move(pair, captions, pair.schedule.depth, guidance_scale=guidance_scale))
-        return clean if output_type == "latent" else self.decode(clean.to_float()[0])
+        return clean if output_type == "latent" else self.decode(clean.to_float()[0], output_type=output_type)
 
     @torch.inference_mode()
     def move(
         self,
         pair: Pair,
-        captions: Sequence[str],
+        captions: str | Sequence[str],
         position: int,
         *,
         guidance_scale: float | None = None,
-        negative_captions: Sequence[str | None] | None = None,
+        negative_captions: str | Sequence[str | None] | None = None,
         slots: Sequence[int | None] | None = None,
     ) -> tuple[Pair, Faults]:
         """The pair at `position` of its schedule, inverted or generated there, and what went wrong, by sample.
@@ -260,7 +340,10 @@ class EDICT:
         exactly only in the slots where they were inverted: sample i was in slot `i % batch_size`, unless `slots` was
         given.
         """
+        captions, negative_captions = _listed(captions), _listed(negative_captions)
         _one_each(pair, {"captions": captions, "negative captions": negative_captions, "slots": slots})
+        if guidance_scale is not None:
+            _check_guidance(guidance_scale)
         if not 0 <= position <= pair.schedule.depth:
             raise ValueError(f"position {position} is not on a schedule of {pair.schedule.depth} steps")
         pair = pair.to(self.device)
@@ -268,37 +351,41 @@ class EDICT:
         run = sampler.invert if position < pair.position else sampler.generate
         guidance_scale = pair.guidance_scale if guidance_scale is None else guidance_scale
         xs, ys, faults = torch.empty_like(pair.x), torch.empty_like(pair.y), Faults()
-        for batch in arrange([None] * len(pair) if slots is None else slots, pair.batch_size):
-            samples = [i for i in batch if i is not None]
-            places = [place for place, i in enumerate(batch) if i is not None]
-            # free slots get a copy of another sample: a prediction does not depend on the other samples
-            rows = [samples[0] if i is None else i for i in batch]
-            negative = None if negative_captions is None else [negative_captions[i] for i in rows]
-            x, y = pair.x[rows], pair.y[rows]
-            extent = Extent(x)
-            extent.saw(x, y)
-            with enough_memory(self.device):
-                x, y = run(
-                    x,
-                    y,
-                    pair.schedule,
-                    self.predictor([captions[i] for i in rows], guidance_scale, negative, pair.unguided),
-                    bits=pair.bits,
-                    start=pair.position,
-                    stop=position,
-                    extent=extent,
-                    **pair.parameters,
-                )
-            xs[samples], ys[samples] = x[places], y[places]
-            met = _faults(extent, pair.bits)
-            faults |= {i: met[place] for i, place in zip(samples, places, strict=True) if place in met}
+        batches = arrange([None] * len(pair) if slots is None else slots, pair.batch_size)
+        calls = len(batches) * len(sampler.asked(pair.schedule.asking, pair.position, position))
+        with self._progress_bar("invert" if position < pair.position else "generate", calls) as bar:
+            for batch in batches:
+                samples = [i for i in batch if i is not None]
+                places = [place for place, i in enumerate(batch) if i is not None]
+                # free slots get a copy of another sample: a prediction does not depend on the other samples
+                rows = [samples[0] if i is None else i for i in batch]
+                negative = None if negative_captions is None else [negative_captions[i] for i in rows]
+                x, y = pair.x[rows], pair.y[rows]
+                extent = Extent(x)
+                extent.saw(x, y)
+                with enough_memory(self.device):
+                    predict = self.predictor([captions[i] for i in rows], guidance_scale, negative, pair.unguided)
+                    x, y = run(
+                        x,
+                        y,
+                        pair.schedule,
+                        _counted(predict, bar),
+                        bits=pair.bits,
+                        start=pair.position,
+                        stop=position,
+                        extent=extent,
+                        **pair.parameters,
+                    )
+                xs[samples], ys[samples] = x[places], y[places]
+                met = _faults(extent, pair.bits)
+                faults |= {i: met[place] for i, place in zip(samples, places, strict=True) if place in met}
         return _zeroed(replace(pair, x=xs, y=ys, position=position), faults), faults
 
     @torch.inference_mode()
     def edit(
         self,
         pair: Pair,
-        captions: Sequence[str],
+        captions: str | Sequence[str],
         prompts: Sequence[Sequence[str]],
         *,
         control: Control,
@@ -318,6 +405,12 @@ class EDICT:
         if self.model.compiled:
             raise ModelError(COMPILED)
         depth = pair.schedule.depth
+        captions = _listed(captions)
+        for name, lists in {"prompts": prompts, "negative_prompts": negative_prompts or ()}.items():
+            if isinstance(lists, str) or any(isinstance(ours, str) for ours in lists):
+                raise ValueError(f"{name}: give a list of texts per pair, such as [['a cat', 'a dog']] for one pair")
+        if guidance_scale is not None:
+            _check_guidance(guidance_scale)
         counts = [len(ours) for ours in prompts]
         _one_each(pair, {"captions": captions, "lists of prompts": prompts})
         negatives = [[None] * count for count in counts] if negative_prompts is None else negative_prompts
@@ -338,16 +431,20 @@ class EDICT:
             pair, lost = self.move(pair, captions, depth - steps)
         states: dict[attention.Place, tuple[torch.Tensor, torch.Tensor]] = {}
         faults: dict[attention.Place, ArithmeticError] = {}
-        for places in attention.batches(counts, pair.batch_size):
-            with enough_memory(self.device):
-                moved, met = self._edit_batch(
-                    pair, captions, prompts, _filled(places, pair.batch_size), control, guidance_scale, negatives
-                )
-            for i, (row, j) in enumerate(places):
-                states.setdefault((row, j), (moved.x[i], moved.y[i]))
-                fault = lost.get(row) or met.get(places.index((row, 0))) or met.get(i)
-                if fault is not None:
-                    faults.setdefault((row, j), fault)
+        batches = attention.batches(counts, pair.batch_size)
+        calls = len(batches) * len(SAMPLERS[pair.sampler].asked(pair.schedule.asking, pair.position, depth))
+        with self._progress_bar("edit", calls) as bar:
+            for places in batches:
+                filled = _filled(places, pair.batch_size)
+                with enough_memory(self.device):
+                    moved, met = self._edit_batch(
+                        pair, captions, prompts, filled, control, guidance_scale, negatives, bar
+                    )
+                for i, (row, j) in enumerate(places):
+                    states.setdefault((row, j), (moved.x[i], moved.y[i]))
+                    fault = lost.get(row) or met.get(places.index((row, 0))) or met.get(i)
+                    if fault is not None:
+                        faults.setdefault((row, j), fault)
         order = [(row, j) for row, count in enumerate(counts) for j in range(count + 1)]
         x, y = (torch.stack([states[place][side] for place in order]) for side in (0, 1))
         by_sample = {i: faults[place] for i, place in enumerate(order) if place in faults}
@@ -362,6 +459,7 @@ class EDICT:
         control: Control,
         guidance_scale: float | None,
         negatives: Sequence[Sequence[str | None]],
+        bar: tqdm,
     ) -> tuple[Pair, Faults]:
         """One batch of `edit`, and its faults by place."""
         of = [row for row, _ in places]
@@ -387,7 +485,7 @@ class EDICT:
             x,
             y,
             pair.schedule,
-            predictor,
+            lambda **given: _counted(predictor(**given), bar),
             rows,
             control,
             control.blend[masks].to(self.device) if isinstance(control.blend, torch.Tensor) else None,
@@ -397,6 +495,11 @@ class EDICT:
             extent=extent,
         )
         return replace(pair, x=x, y=y, position=pair.schedule.depth), _faults(extent, pair.bits)
+
+    def _progress_bar(self, name: str, calls: int) -> tqdm:
+        return tqdm(
+            **{"desc": name, "total": calls, "unit": "call", "delay": 1, "leave": False, **self._progress_bar_config}
+        )
 
     def predictor(
         self,
@@ -457,10 +560,59 @@ def uninterrupted(model: Model) -> str:
     return f"guidance_interval is of classifier-free guidance, and {model.folder} is guided without: leave it out"
 
 
+def _dtype(dtype: torch.dtype | str) -> torch.dtype:
+    """Return a dtype that a network can run in. Raises ValueError."""
+    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
+    names = [str(known).removeprefix("torch.") for known in DTYPES]
+    if found not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}: expected {', '.join(names)}, or the torch.dtype of such a name")
+    return found
+
+
+def _check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
+    if not isinstance(value, int) or value < least or (most is not None and value > most):
+        upper = "" if most is None else f" and at most {most}"
+        raise ValueError(f"{name} is {value!r}: expected a whole number of at least {least}{upper}")
+
+
+def _check_number(name: str, value: Any, valid: Callable[[float], bool], expected: str) -> None:
+    if not isinstance(value, int | float) or not valid(value):
+        raise ValueError(f"{name} is {value!r}: expected a number {expected}")
+
+
+def _check_guidance(value: Any) -> None:
+    _check_number("guidance_scale", value, lambda scale: 0 <= scale < math.inf, "of at least 0")
+
+
+def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}: expected {' or '.join(choices)}")
+
+
+@overload
+def _listed(texts: str | Sequence[str]) -> Sequence[str]: ...
+@overload
+def _listed(texts: str | Sequence[str | None] | None) -> Sequence[str | None] | None: ...
+def _listed(texts: str | Sequence[str | None] | None) -> Sequence[str | None] | None:
+    """Return one text as a list of one. Otherwise its characters would count as texts."""
+    return [texts] if isinstance(texts, str) else texts
+
+
 def _one_each(pair: Pair, given: dict[str, Sequence | None]) -> None:
     for kind, ones in given.items():
         if ones is not None and len(ones) != len(pair):
-            raise ValueError(f"{len(pair)} pairs but {len(ones)} {kind}: give one a pair")
+            raise ValueError(f"{len(pair)} pairs but {len(ones)} {kind}: give one per pair")
+
+
+def _counted(predict: Predict, bar: tqdm) -> Predict:
+    """Return the prediction with a progress bar that counts its calls."""
+
+    def counted(latents: torch.Tensor, timestep: float) -> torch.Tensor:
+        predicted = predict(latents, timestep)
+        bar.update()
+        return predicted
+
+    return counted
 
 
 def _filled(given: Sequence[T], count: int) -> list[T]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from hashlib import sha256
 
+import numpy as np
 import torch
 
 from edict.lattice import from_lattice
@@ -12,7 +13,7 @@ from edict.samplers import SAMPLERS
 from edict.schedule import Schedule
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Pair:
     """x and y: int64 lattice states [N, C, H, W] at `position` of `schedule` (0 is the noisy end).
 
@@ -38,7 +39,17 @@ class Pair:
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, rows: slice | list[int]) -> "Pair":
+    def __repr__(self) -> str:
+        states = "x".join(map(str, self.x.shape[1:]))
+        return (
+            f"Pair({len(self)} of {states} on {self.x.device}, position {self.position} of {self.schedule.depth}, "
+            f"{self.sampler}, guidance_scale={self.guidance_scale:g})"
+        )
+
+    def __getitem__(self, rows: int | slice | Sequence[int] | torch.Tensor) -> "Pair":
+        """Return the pair of some of its samples: a Pair of one for a number, as a slice of it is."""
+        if isinstance(rows, int | np.integer):
+            rows = [range(len(self))[rows]]
         return replace(self, x=self.x[rows], y=self.y[rows])
 
     def to(self, device: torch.device) -> "Pair":

@@ -4,22 +4,26 @@ On x / sqrt(alpha) a denoising step is u' = u + (sigma' - sigma) * eps, so here 
 one on x itself, with the velocity for eps.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-
-import torch
+from typing import TYPE_CHECKING
 
 from edict.lattice import LIMIT, from_lattice, largest
 from edict.schedule import Schedule
 
-Predict = Callable[[torch.Tensor, float], torch.Tensor]
+if TYPE_CHECKING:
+    import torch
+
+Predict = Callable[["torch.Tensor", float], "torch.Tensor"]
 """predict(latents float64 [N, C, H, W] in the model's scale, timestep) -> their noise, the same shape, any float dtype.
 Of a flow, their velocity.
 
 Exactness asks one thing of it: the same bits for the same arguments.
 """
 
-States = tuple[torch.Tensor, torch.Tensor]
+States = tuple["torch.Tensor", "torch.Tensor"]
 
 BITS = 12
 """Fractional bits of the lattice at which rounding is lost in the rounding of pixels: docs/choosing.md."""
@@ -33,11 +37,11 @@ class Extent:
 
     def __init__(self, x: torch.Tensor) -> None:
         self.largest = x.new_zeros(len(x))
-        self.finite = torch.ones(len(x), dtype=torch.bool, device=x.device)
+        self.finite = x.new_ones(len(x)).bool()
 
     def saw(self, x: torch.Tensor, y: torch.Tensor) -> None:
         for state in (x, y):
-            self.largest = torch.maximum(self.largest, largest(state))
+            self.largest = self.largest.maximum(largest(state))
 
     def predicted(self, eps: torch.Tensor) -> None:
         self.finite &= eps.isfinite().flatten(1).all(1)
@@ -76,8 +80,8 @@ def increment(
 ) -> torch.Tensor:
     """round(2^bits * gain * eps(state)), int64, `state` being at the noise level of `position`."""
     if gain == 0:  # the no-op last step of some schedules: nothing to ask the network
-        return torch.zeros_like(state)
+        return state.new_zeros(state.shape)
     eps = predict(from_lattice(state, schedule.scale(position), bits), timestep)
     extent.predicted(eps)
-    step = torch.round(eps.double().nan_to_num() * (2.0**bits * gain))
+    step = (eps.double().nan_to_num() * (2.0**bits * gain)).round()
     return step.clamp(-2 * LIMIT, 2 * LIMIT).long()  # beyond any state, and int64 does not wrap: extent sees it

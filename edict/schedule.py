@@ -1,16 +1,19 @@
 """When the network is called: the executed steps of a checkpoint's own schedule, noisy end first."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from numpy.typing import NDArray
 
+if TYPE_CHECKING:
+    import torch
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class Schedule:
     """The steps that are executed, counted from the noisy end.
 
@@ -24,6 +27,9 @@ class Schedule:
     timesteps: tuple[float, ...]
     alphas_cumprod: tuple[float, ...]
     sigmas: tuple[float, ...] | None = None
+
+    def __repr__(self) -> str:
+        return f"Schedule({self.depth} steps{'' if self.sigmas is None else ' of a flow'})"
 
     @property
     def depth(self) -> int:
@@ -75,7 +81,7 @@ def schedule(
     Raises ValueError where nothing would be executed or the scheduler has no such number of steps, or no offset.
     """
     depth = _depth(steps, strength)
-    scheduler = DDIMScheduler.from_config(scheduler_config)
+    scheduler = _ddim(scheduler_config)
     if steps_offset is not None:
         if (spacing := scheduler.config.timestep_spacing) != "leading":
             raise ValueError(f"steps_offset is of leading spacing, and the checkpoint's is {spacing}: leave it out")
@@ -101,7 +107,7 @@ def schedule(
 
 def alphas_cumprod(scheduler_config: dict[str, Any]) -> torch.Tensor:
     """The cumulative alpha of every timestep the checkpoint was trained with, float64."""
-    return DDIMScheduler.from_config(scheduler_config).alphas_cumprod.double()
+    return _ddim(scheduler_config).alphas_cumprod.double()
 
 
 def flow(
@@ -119,6 +125,8 @@ def flow(
     `sigmas` are those before the shift; None: the scheduler's. Raises ValueError where nothing would be executed, or a
     `steps_offset` is given, which no flow has.
     """
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
     depth = _depth(steps, strength)
     if steps_offset is not None:
         raise ValueError("steps_offset is of a schedule of timesteps, and the checkpoint is a flow: leave it out")
@@ -139,4 +147,11 @@ def _depth(steps: int, strength: float) -> int:
 
 def final_alpha(scheduler_config: dict[str, Any]) -> float:
     """The cumulative alpha of a clean latent."""
-    return float(torch.as_tensor(DDIMScheduler.from_config(scheduler_config).final_alpha_cumprod).double())
+    return float(_ddim(scheduler_config).final_alpha_cumprod)
+
+
+def _ddim(scheduler_config: dict[str, Any]) -> Any:
+    """Return diffusers' DDIMScheduler of a config. Its import takes seconds, which a stored Schedule does not need."""
+    from diffusers import DDIMScheduler
+
+    return DDIMScheduler.from_config(scheduler_config)

@@ -7,9 +7,11 @@ Ctrl-C; 143 stopped by SIGTERM.
 
 import json
 import logging
+import shlex
 import sys
 from dataclasses import asdict
 from datetime import timedelta
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,13 +19,19 @@ import typer
 
 from jobs.errors import INCOMPLETE, NOT_RUN, reported
 from jobs.evaluation import commands
+from schemas.locations import without_secrets
 
 if TYPE_CHECKING:
     from pipeline.batch import Trial
     from pipeline.run import Ran
     from pipeline.status import Status
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help=__doc__,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 app.add_typer(commands.app, name="eval")
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="A job spec, YAML or JSON.")]
@@ -34,15 +42,30 @@ Overrides = Annotated[
 ]
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"edict-pipeline {metadata.version('edict-pipeline')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
 @app.command()
 def demo(
     output: Annotated[Path, typer.Option(help="Where specs, stores and pictures go.")] = Path("demo"),
 ) -> None:
     """The embedded default, end to end: invert shipped pictures, verify them, edit them, show them."""
-    from jobs.demo.main import main
+    from jobs.demo.main import run_demo
 
     with reported():
-        complete = main(output)
+        complete = run_demo(output)
     raise typer.Exit(0 if complete else INCOMPLETE)
 
 
@@ -100,10 +123,16 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
         ran = run_spec(loaded)
     print_ran(loaded.output, ran)
     if not ran.status.complete:
-        print(f"incomplete: run it again to finish what is missing: edict run {spec}")
+        again = ["edict", "run", str(spec), *(word for override in overrides or () for word in ("-s", override))]
+        print(f"incomplete: run it again to finish what is missing: {plain(shlex.join(again))}")
         raise typer.Exit(INCOMPLETE)
     if ran.shortfall:
         raise typer.Exit(INCOMPLETE)
+    store = shlex.quote(without_secrets(loaded.output))
+    if loaded.kind == "invert":
+        print(f"{'next':<10} {plain(f'edict verify {store}')}")
+    else:
+        print(f"{'next':<10} {plain(f'edict export {store} DESTINATION --format instructpix2pix')}")
 
 
 @app.command()
@@ -122,7 +151,6 @@ def submit(
     """
     from jobs.spec import load
     from jobs.submit import LostError, connect, follow, start
-    from schemas.locations import without_secrets
 
     logging.disable(logging.INFO)  # Ray's client tells of every package and socket
     with reported():
@@ -317,8 +345,10 @@ def print_trial(trial: "Trial") -> None:
 
 
 def print_ran(store: str, ran: "Ran") -> None:
-    """How a run ended: the counts of its store, and the units that failed."""
+    """Print how a run ended: the counts of its store, its report and contact sheet, and the units that failed."""
     print_status(store, ran.status)
+    for name, path in ran.pages.items():
+        print(f"{name:<10} {plain(path)}")
     for failure in ran.failures:
         print(f"failed: {plain(failure)}")
     if ran.shortfall:

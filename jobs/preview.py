@@ -9,12 +9,10 @@ from operator import attrgetter
 from typing import Any
 
 from edict.checkpoint import locate
-from edict.models import describe
 from edict.samplers import SAMPLERS
 from edict.schedule import Schedule
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
-from pipeline.edit import Variant, executed_steps
 from pipeline.job import invert_fingerprint, schedule_of
 from pipeline.keys import key_table
 from pipeline.latents import read_columns
@@ -23,6 +21,7 @@ from pipeline.run import edit_task, note_float16
 from pipeline.selection import SelectionError, count_listed, images_per_row, no_row, planned, read_selection
 from pipeline.shards import ShardIndex
 from pipeline.store import Store
+from pipeline.tasks import Variant, executed_steps
 from schemas.rejects import Reject
 from schemas.specs import EditSpec, InvertSpec
 
@@ -38,6 +37,8 @@ def preview(spec: InvertSpec | EditSpec) -> str:
 
 
 def _invert(spec: InvertSpec) -> list[str]:
+    from edict.models import describe
+
     note_float16(spec.dtype, spec.workers.gpus)
     folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     fingerprint = invert_fingerprint(spec, folder)

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from jobs.tables import PromptTable, TableError, read_table
-from pipeline.edit import Edits
+from pipeline.tasks import Edits
 from schemas.specs import MAX_VARIANTS, ControlSpec, Edit
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -51,6 +51,10 @@ class Variant:
     @property
     def negative_prompt(self) -> str | None:
         return self.edit.negative_prompt
+
+    @property
+    def instruction(self) -> str | None:
+        return self.edit.instruction
 
     @property
     def control(self) -> ControlSpec | None:
@@ -99,7 +103,7 @@ def resolve(edits: Sequence[Edit], tables: Mapping[str, PromptTable] | None = No
         {"pie_bench" if edit.table is None else "table": f"sha256:{tables[edit.name].digest}"} if edit.listed else {}
         for edit in edits
     ]
-    fingerprint = [edit.model_dump(mode="json") | digest for edit, digest in zip(edits, digests, strict=True)]
+    fingerprint = [_decides(edit) | digest for edit, digest in zip(edits, digests, strict=True)]
     return Edits(
         found,
         functools.partial(prompts, variants=found),
@@ -108,6 +112,14 @@ def resolve(edits: Sequence[Edit], tables: Mapping[str, PromptTable] | None = No
         fingerprint,
         sum(variant.edit.listed is None for variant in found),
     )
+
+
+def _decides(edit: Edit) -> dict[str, Any]:
+    """Return what decides the images of an edit and the rows of its index.
+
+    Jobs from before there was an `instruction` do not have the field, and continue as they are.
+    """
+    return edit.model_dump(mode="json", exclude={"instruction"} if edit.instruction is None else None)
 
 
 def read_tables(edits: Iterable[Edit]) -> dict[str, PromptTable]:

@@ -24,10 +24,12 @@ from edict.samplers import SAMPLERS
 from pipeline.cluster import connected, machine_for
 from pipeline.cost import NEAR, fresh, peak, smallest, timed
 from pipeline.errors import JobError
-from pipeline.invert import InvertTask, clean_pair
+from pipeline.host import Ready
+from pipeline.invert import clean_pair
 from pipeline.job import invert_fingerprint, weights_of
 from pipeline.pool import WorkersFailed, cause
-from pipeline.work import Machine, Ready
+from pipeline.tasks import InvertTask
+from pipeline.work import Machine
 from pipeline.worker import TooLarge, fitting, load_model
 from schemas.specs import InvertSpec
 

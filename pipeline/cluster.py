@@ -1,4 +1,7 @@
-"""Ray: a local one made for the run, or the cluster that RAY_ADDRESS names."""
+"""Ray: a local one made for the run, or the cluster that RAY_ADDRESS names.
+
+Ray is imported where it is used: planning does without it.
+"""
 
 import logging
 import os
@@ -13,10 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-
-import ray
-from ray._private import ray_constants
-from ray.job_config import JobConfig
 
 from pipeline.errors import JobError
 from pipeline.work import Machine
@@ -38,18 +37,6 @@ class NoCluster(JobError):
 
 class NotStarted(JobError):
     """Ray cannot be started on this machine."""
-
-
-class CleanPathJobConfig(JobConfig):
-    """A job of Ray whose workers import only what is installed on their node.
-
-    By default, Ray puts the folder of the driver's script and its working directory before all else on the workers'
-    path. A user's `pipeline.py` or `datasets/` there would replace a module of this package or of its dependencies.
-    """
-
-    def _serialize(self) -> str:
-        self._py_driver_sys_path.clear()
-        return super()._serialize()
 
 
 def machine_for(gpus: float) -> Machine:
@@ -83,6 +70,10 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
         NoCluster: no cluster answers at RAY_ADDRESS.
         NotStarted: Ray cannot start on this machine.
     """
+    import ray
+
+    from pipeline.job_config import CleanPathJobConfig
+
     ours = not ray.is_initialized()
     if ours:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -129,6 +120,11 @@ def _start_local(cpus: int) -> None:
     Raises:
         NotStarted: Ray cannot start here.
     """
+    import ray
+    from ray._private import ray_constants
+
+    from pipeline.job_config import CleanPathJobConfig
+
     # By default Ray listens on every interface, except on Windows and macOS, and has no option to change that.
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     if not _token_can_be_kept():
@@ -193,7 +189,9 @@ def _check_address(address: str) -> None:
         raise NoCluster(f"RAY_ADDRESS is {shown}: expected host:port, ray://host:port, auto or local")
     hosts = [host]
     if host in ("localhost", "127.0.0.1"):  # ray.init replaces these with the machine's own address
-        hosts.append(ray.util.get_node_ip_address())
+        from ray.util import get_node_ip_address
+
+        hosts.append(get_node_ip_address())
     failures = [_answers(each, port) for each in hosts]
     if None not in failures:
         raise NoCluster(
@@ -222,6 +220,8 @@ def _answers(host: str, port: int) -> str | None:
 
 
 def _require(needed: int, machine: Machine) -> None:
+    import ray
+
     total = ray.cluster_resources()
     for resource, each in (("GPU", machine.gpus), ("CPU", machine.threads)):
         if needed * each > total.get(resource, 0):

@@ -28,6 +28,7 @@ from pipeline.errors import noting
 from pipeline.export import ExportError, claim
 from pipeline.images import EXTENSIONS, encode, prepare
 from pipeline.images import FORMATS as READABLE
+from pipeline.instructions import instruction_of
 from pipeline.job import fit_of
 from pipeline.keys import key_table
 from pipeline.latents import read_columns
@@ -130,9 +131,11 @@ def _instructpix2pix(store: Store, job: dict[str, Any], parts: Sequence[Unit]) -
                 "edit": row["edit"],
                 "original_prompt": row["caption"],
                 "original_image": {"bytes": originals[row["source_index"]], "path": None},
-                "edit_prompt": row["edit"],
+                "edit_prompt": row.get("instruction")
+                or instruction_of(None, row["caption"], row["prompt"], row["negative_prompt"]),
                 "edited_prompt": row["prompt"],
                 "edited_image": {"bytes": picture, "path": None},
+                "source_json": row.get("source_json"),
             }
             for row, picture in zip(edits.rows, edits.pictures, strict=True)
             if row["source_index"] in originals

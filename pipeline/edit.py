@@ -2,13 +2,13 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import sha256
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -19,11 +19,11 @@ from edict.lattice import NonFinite
 from edict.model import Faults
 from edict.models import Model
 from edict.pair import Pair
-from edict.samplers import SAMPLERS
-from edict.schedule import Schedule, executed
+from edict.schedule import Schedule
 from pipeline.errors import JobError
 from pipeline.heartbeat import STORAGE, beat
 from pipeline.images import EXTENSIONS, ImageError, encode, prepare
+from pipeline.instructions import instruction_of
 from pipeline.job import inverted
 from pipeline.latents import Latents, read_edit_rows
 from pipeline.masks import (
@@ -39,86 +39,14 @@ from pipeline.parts import to_parquet
 from pipeline.plan import Unit, find_entries, read_units
 from pipeline.shards import BadMemberName, Sample, check_member, read_samples, write_shard
 from pipeline.sheet import edits_shown
-from pipeline.store import READERS, JobKey, Store
-from pipeline.work import Done, Fault, Machine, Poison, Weights
+from pipeline.store import READERS, Store
+from pipeline.tasks import EditError, EditTask, Variant, executed_steps
+from pipeline.work import Done, Fault, Poison
 from pipeline.worker import Ahead, Attempt, check_model, fitting, load_model
 from schemas.edits import EDITS
 from schemas.pictures import PICTURES
 from schemas.rejects import Reject
-from schemas.specs import ControlSpec, EditSpec
-
-
-class Variant(Protocol):
-    """One way to edit: its name, and what differs from the store's own parameters (None: nothing)."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def guidance_scale(self) -> float | None: ...
-    @property
-    def strength(self) -> float | None: ...
-    @property
-    def steps(self) -> int | None: ...
-    @property
-    def negative_prompt(self) -> str | None: ...
-    @property
-    def control(self) -> ControlSpec | None: ...
-
-
-Prompts = Callable[[str, Mapping[str, str]], Sequence[tuple[Variant, str]]]
-"""The variants that change a caption, each with its prompt, given those that tables have for the row, by variant."""
-
-
-@dataclass(frozen=True)
-class Edits:
-    """The edits of a job. Workers get `prompts`; the plan gets the entries of tables for a key.
-
-    These entries are the prompts `listed` and the `masks`, by variant; None if no table has any. `fingerprint` has
-    everything on which they depend. `per_caption` is the number of variants that are made from captions, without a
-    table.
-    """
-
-    variants: Sequence[Variant]
-    prompts: Prompts
-    listed: Callable[[str], Mapping[str, str]] | None
-    masks: Callable[[str], Mapping[str, Sequence[int]]] | None
-    fingerprint: list[dict[str, Any]]
-    per_caption: int
-
-    @property
-    def mask_files(self) -> Callable[[str, Mapping[str, str]], Mapping[str, str]] | None:
-        """The templates of the mask files of a row's edits (pipeline.selection.MaskFiles)."""
-        if not any(variant.control and variant.control.mask_file for variant in self.variants):
-            return None
-        return lambda caption, listed: {
-            variant.name: template
-            for variant, _ in self.prompts(caption, listed)
-            if variant.control and (template := variant.control.mask_file)
-        }
-
-
-class EditError(JobError):
-    """Edits that a latent store cannot serve; the message names the edit and says what can be asked."""
-
-
-@dataclass(frozen=True)
-class EditTask:
-    """Everything that a worker needs to edit units of a latent store.
-
-    `shown` is the number of rows of each unit on the contact sheet. `rows` is the name of the planned rows
-    (pipeline.plan.planned_rows). `fit` has the crop and the filter with which images were resized.
-    """
-
-    spec: EditSpec
-    rows: str | None
-    prompts: Prompts
-    variants_per_row: int
-    shown: dict[str, int]
-    weights: Weights
-    fit: tuple[str, str]
-    schedule_steps: int
-    machine: Machine
-    key: JobKey = field(default_factory=JobKey)
+from schemas.specs import ControlSpec
 
 
 @dataclass(frozen=True)
@@ -139,6 +67,7 @@ class Change:
     control: ControlSpec | None = None
     mask: torch.Tensor | Fault | None = None
     slot: int = 0
+    instruction: str | None = None
 
     @property
     def group(self) -> tuple[int, float, str]:
@@ -170,27 +99,6 @@ class Drawn:
     def file(self) -> bytes:
         """Waits for it where need be."""
         return self.encoding.result()
-
-
-def executed_steps(variant: Variant, schedule_steps: int, schedule: Schedule, sampler: str) -> int:
-    """How many steps run under the variant's prompt, in a store of `schedule`, the last of `schedule_steps` steps.
-
-    Raises EditError where the store is not that deep, or its sampler would not ask for a prediction in so few.
-    """
-    steps, depth = variant.steps, schedule.depth
-    if steps is None:
-        steps = depth if variant.strength is None else executed(schedule_steps, variant.strength)
-    if not 1 <= steps <= depth:
-        raise EditError(
-            f"edit {variant.name!r} asks for {steps} steps under its prompt; the latent store holds {depth} of "
-            f"{schedule_steps}: ask for a strength up to {depth / schedule_steps:g}, or {depth} steps, or invert deeper"
-        )
-    if steps < (least := depth - schedule.asking + SAMPLERS[sampler].ahead + 1):
-        raise EditError(
-            f"edit {variant.name!r} asks for {steps} of the last steps under its prompt, where {sampler} does not ask "
-            f"the network for anything, so that nothing would change: ask for {least} or more"
-        )
-    return steps
 
 
 def check_control(variant: Variant, model: Model, schedule_steps: int, schedule: Schedule, sampler: str) -> bool:
@@ -319,6 +227,7 @@ class EditWorker:
                     executed_steps(variant, self.task.schedule_steps, pair.schedule, pair.sampler),
                     variant.negative_prompt,
                     variant.control,
+                    instruction=variant.instruction,
                 )
                 # edits are counted before any is left out, so that a retry runs each in the slot of the first attempt
                 edits.append(replace(edit, slot=counts[edit.group] % pair.batch_size))
@@ -444,7 +353,7 @@ class EditWorker:
         return Reject(shard, index, f"{edit.name}/{key}", "edit", fault.error, fault.message)
 
     def _row(self, latents: Latents, edit: Change, tar: str, drawn: Drawn) -> dict[str, Any]:
-        source = latents.table.slice(edit.row, 1).select(["key", "shard", "index", "caption"]).to_pylist()[0]
+        source = latents.table.slice(edit.row, 1).select(["key", "shard", "index", "caption", "json"]).to_pylist()[0]
         return {
             "key": f"{edit.name}/{source['key']}",
             "shard": tar,
@@ -462,10 +371,14 @@ class EditWorker:
             "source_key": source["key"],
             "source_shard": source["shard"],
             "source_index": source["index"],
+            "source_json": source["json"],
+            "instruction": instruction_of(edit.instruction, source["caption"], edit.prompt, edit.negative_prompt),
         }
 
     def _members(self, row: dict[str, Any], picture: bytes) -> dict[str, bytes]:
         told = {name: value for name, value in row.items() if name != "shard"}
+        if row["source_json"] is not None:
+            told["source_json"] = json.loads(row["source_json"])
         return {
             self._extension: picture,
             "txt": row["prompt"].encode(),

@@ -3,7 +3,8 @@
     export.json                  what is exported, and as what; written first
     <part>.parquet               parquet: key, shard, index, caption, x, y, json; x and y are floats [C][H][W]
     <part>.npy, <part>.parquet   npy: floats [N, 2, C, H, W], x then y; key, shard, index, caption, json of its N rows
-    <part>.tar                   webdataset: key.npy [2, C, H, W], x then y; key.txt, the caption; key.json
+    <part>.tar                   webdataset: key.npy [2, C, H, W], x then y; key.txt, the caption; key.json, with
+                                 the sample's own under `json`
 
 A file holds the rows of one part; parts are numbered from 00000000, in the order of the store's units, and an export
 is whole when it has as many as export.json counts. float = integer * 2^-bits * sqrt(alphas_cumprod), the model's usual
@@ -21,7 +22,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import torch
 from numpy.typing import NDArray
 
 from pipeline.errors import JobError, noting
@@ -99,6 +99,8 @@ def claim(target: Store, about: dict[str, Any]) -> None:
 
 def _floats(unit: Unit, latents: Latents, dtype: str) -> NDArray[Any]:
     """The pairs in the model's scale, [N, 2, C, H, W]. Raises ExportError naming the first key that overflows."""
+    import torch
+
     exact = torch.stack(latents.pair.to_float(), 1).numpy()
     with np.errstate(over="ignore"):  # it is looked for below
         # numpy rounds once; torch goes from double to half by way of float
@@ -133,10 +135,12 @@ def _webdataset(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, b
     """Keys are unique here: a part has rows of one input shard, and planning lets a shard have a key once."""
     noise = json.loads(latents.table.schema.metadata[NOISE])
     constants = {name: noise[name] for name in ("scale", "bits", "alphas_cumprod")}
-    rows = latents.table.select(["key", "caption", "shard", "index", "image_sha256"]).to_pylist()
+    rows = latents.table.select(["key", "caption", "shard", "index", "image_sha256", "json"]).to_pylist()
     samples = []
     for row, sample in zip(rows, floats, strict=True):
         key, caption = row.pop("key"), row.pop("caption")
+        if row["json"] is not None:
+            row["json"] = json.loads(row["json"])
         told = json.dumps(row | constants, ensure_ascii=False)
         samples.append((key, {"npy": _to_npy(sample), "txt": caption.encode(), "json": told.encode()}))
     yield "tar", write_shard(samples)

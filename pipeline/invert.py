@@ -1,10 +1,9 @@
 """Inverting: a unit of samples in, a part of latent pairs and its commit out."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from operator import attrgetter
-from typing import Any
 
 from PIL import Image
 
@@ -16,22 +15,11 @@ from pipeline.parts import Row, storable, to_parquet, to_table
 from pipeline.plan import Unit, find_entries, read_entries
 from pipeline.shards import Sample, read_samples
 from pipeline.storage import Head
-from pipeline.store import JobKey, Store
-from pipeline.work import Done, Machine, Poison, Weights
+from pipeline.store import Store
+from pipeline.tasks import InvertTask
+from pipeline.work import Done, Poison
 from pipeline.worker import Ahead, Attempt, check_model, fitting, load_model
 from schemas.rejects import Reject
-from schemas.specs import InvertSpec
-
-
-@dataclass(frozen=True)
-class InvertTask:
-    """All that a worker needs to invert units of a store."""
-
-    spec: InvertSpec
-    weights: Weights
-    fingerprint: dict[str, Any]
-    machine: Machine
-    key: JobKey = field(default_factory=JobKey)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """job.json: what a store is being filled with, written once, and held against every later run."""
 
+import itertools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from functools import cache
@@ -13,8 +14,6 @@ from uuid import uuid4
 from pydantic import BaseModel, ValidationError
 
 from edict.checkpoint import LoRA, locate, locate_lora, weights_digest
-from edict.model import uninterrupted
-from edict.models import describe
 from edict.samplers import SAMPLERS, resolve
 from edict.schedule import Schedule
 from pipeline.errors import JobError
@@ -37,6 +36,9 @@ INVERTED = (
     "batch_size",
 )
 
+LINES = 20  # of an error: differences that it shows
+SHOWN = 200  # characters of a value that an error shows
+
 SpecOf = TypeVar("SpecOf", bound=BaseModel)
 
 
@@ -54,6 +56,8 @@ class NoSchedule(JobError):
 
 def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
     """Everything that decides what a row holds. Raises NoSchedule, ModelError."""
+    from edict.models import describe
+
     sampler = spec.sampler
     model, adapter = describe(folder), lora_of(spec.model)
     model.check(spec.model.variant, adapter)
@@ -92,6 +96,8 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
         fingerprint["guidance"] = model.guidance
     if sampler.guidance_interval is not None:
         if model.guidance != "free":
+            from edict.model import uninterrupted
+
             raise NoSchedule(f"sampler: {uninterrupted(model)}")
         fingerprint["guidance_interval"] = sampler.guidance_interval
     return fingerprint | model.interpretation()
@@ -168,6 +174,8 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
 
     Raises StoreError where it is no latent store, or the model's files changed; ModelError where it is gone.
     """
+    from edict.models import describe
+
     job = inverted(latents)
     if missing := [name for name in INVERTED if name not in job["fingerprint"]]:
         raise StoreError(f"{latents.location}: the fingerprint of job.json lacks {', '.join(missing)}; {NEWER}")
@@ -253,7 +261,10 @@ def check_job(store: Store, kind: str, fingerprint: dict[str, Any], machine: Mac
     job = store.job()
     if job["kind"] != kind or job["fingerprint"] != json.loads(json.dumps(fingerprint)):
         here, there = {"kind": kind, **fingerprint}, {"kind": job["kind"], **job["fingerprint"]}
-        lines = "".join(f"\n  {line}" for line in _differences(there, here))
+        found = list(_differences(there, json.loads(json.dumps(here))))
+        lines = "".join(f"\n  {line}" for line in found[:LINES])
+        if len(found) > LINES:
+            lines += f"\n  and {len(found) - LINES} more differences"
         raise JobChanged(
             f"{store.location} holds another job, and rows of two jobs do not mix; "
             f"give another output, or the same parameters again:{lines}"
@@ -266,9 +277,27 @@ def check_job(store: Store, kind: str, fingerprint: dict[str, Any], machine: Mac
         )
 
 
-def _differences(there: dict[str, Any], here: dict[str, Any]) -> list[str]:
-    return [
-        f"{name}: {there.get(name)!r} in the store, {here.get(name)!r} in the spec"
-        for name in sorted(there.keys() | here.keys())
-        if there.get(name) != here.get(name)
-    ]
+def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
+    """Yield a line for each leaf in which two fingerprints differ; of a list of numbers only for the first one."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for name in sorted(there.keys() | here.keys()):
+            yield from _differences(there.get(name), here.get(name), f"{path}.{name}" if path else name)
+    elif isinstance(there, list) and isinstance(here, list) and len(there) != len(here):
+        yield f"{path}: {len(there)} entries in the store, {len(here)} in the spec"
+    elif isinstance(there, list) and isinstance(here, list):
+        found = [_differences(a, b, f"{path}[{i}]") for i, (a, b) in enumerate(zip(there, here, strict=True))]
+        lines = list(itertools.chain.from_iterable(found))
+        numbers = not any(isinstance(value, dict) for value in there)
+        yield from [f"{lines[0]}; and {len(lines) - 1} more"] if numbers and len(lines) > 1 else lines
+    elif there != here:
+        stored, given = repr(there), repr(here)
+        same = next((i for i, (a, b) in enumerate(zip(stored, given, strict=False)) if a != b), 0)
+        yield f"{path}: {_excerpt(stored, same)} in the store, {_excerpt(given, same)} in the spec"
+
+
+def _excerpt(text: str, at: int) -> str:
+    """Return a text; of a long one, SHOWN characters around the character `at`."""
+    if len(text) <= SHOWN:
+        return text
+    start = max(0, min(at - SHOWN // 4, len(text) - SHOWN))
+    return ("…" if start else "") + text[start : start + SHOWN] + ("…" if start + SHOWN < len(text) else "")

@@ -1,19 +1,23 @@
 """Reading a latent store: its parts' rows, checked, and their pairs."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from edict.pair import Pair
 from pipeline.parts import to_pair
 from pipeline.plan import Source, Unit, parts_of_unit, read_rows
 from pipeline.store import REPAIR, Store, StoreError, read_table, unit_of
 from schemas.latents import FINGERPRINT, NOISE
+
+if TYPE_CHECKING:
+    from edict.pair import Pair
 
 
 @dataclass(frozen=True)

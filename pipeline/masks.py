@@ -1,12 +1,14 @@
 """Masks of edits: which places of the latents an edit may change."""
 
+from __future__ import annotations
+
 import os
 from collections.abc import Sequence
 from hashlib import sha256
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 import numpy as np
-import torch
 from PIL import Image
 from PIL.Image import Resampling
 
@@ -14,6 +16,9 @@ from pipeline.errors import JobError
 from pipeline.images import ImageError, prepare
 from pipeline.storage import NotThere, StorageError, TooLong, local_path, read_file
 from schemas.locations import without_secrets
+
+if TYPE_CHECKING:
+    import torch
 
 PIE_BENCH = 512
 """The side in pixels of PIE-Bench's pictures, and of its masks."""
@@ -136,4 +141,6 @@ def to_latents(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def _inside(picture: Image.Image) -> torch.Tensor:
+    import torch
+
     return torch.from_numpy(np.asarray(picture.convert("L")) > 127)

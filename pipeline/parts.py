@@ -1,22 +1,27 @@
 """Parts: latent pairs as Parquet rows, and back."""
 
+from __future__ import annotations
+
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 
 from edict.lattice import LatticeOverflow, largest
-from edict.pair import Pair
 from edict.samplers import SAMPLERS
 from edict.schedule import Schedule
 from schemas.latents import latents_schema
+
+if TYPE_CHECKING:
+    import torch
+
+    from edict.pair import Pair
 
 ROW_GROUP = 64
 STORED = 2**31  # the states of a part are int32
@@ -41,7 +46,7 @@ class Row:
 
 def storable(pair: Pair) -> dict[int, LatticeOverflow]:
     """The samples whose states do not fit a part, each with its error."""
-    extremes = torch.maximum(largest(pair.x), largest(pair.y)).tolist()
+    extremes = largest(pair.x).maximum(largest(pair.y)).tolist()
     return {i: LatticeOverflow(value, STORED, pair.bits) for i, value in enumerate(extremes) if value >= STORED}
 
 
@@ -96,6 +101,8 @@ def to_parquet(table: pa.Table, encoding: str = "BYTE_STREAM_SPLIT", row_group_s
 
 def to_pair(table: pa.Table, noise: dict[str, Any]) -> Pair:
     """The noise pair of a part's rows; `noise` is the footer's `edict.noise`."""
+    from edict.pair import Pair
+
     sampler = noise.get("sampler", "edict")  # the only one that there was when it was not named
     return Pair(
         _states(table["x"]),
@@ -126,6 +133,8 @@ def _integers(states: torch.Tensor) -> pa.Array:
 
 
 def _states(column: pa.ChunkedArray) -> torch.Tensor:
+    import torch
+
     array = column.combine_chunks()
     shape = [len(array)]
     while isinstance(array.type, pa.FixedSizeListType):

@@ -22,8 +22,9 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 
 from pipeline.errors import JobError
 from pipeline.heartbeat import LOADING, STORAGE, WORK, Report
+from pipeline.host import Host
 from pipeline.plan import Unit
-from pipeline.work import Fault, Host, ModelFault
+from pipeline.work import Fault, ModelFault
 
 ATTEMPTS = 3  # of a unit, each on another worker; before the last one it is halved in search of a culprit
 LOSSES = 10  # of nodes under a unit, that are no attempts; more are the unit's own doing (it fills its host's memory)

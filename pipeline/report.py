@@ -3,13 +3,11 @@
 import base64
 import io
 import json
-import re
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from difflib import SequenceMatcher
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,8 @@ from PIL import Image
 from PIL.ImageFile import ImageFile
 
 from pipeline.images import FORMATS
-from pipeline.sheet import CELL, SHOWN, read_pictures
+from pipeline.instructions import changes
+from pipeline.sheet import CELL, SHOWN, read_pictures, reconstruction_head
 from pipeline.status import status
 from pipeline.store import READERS, Store
 from schemas.locations import without_secrets
@@ -36,8 +35,6 @@ EMBEDDED_BYTES = 48 * 2**20  # of images in the page, at most
 LONGEST = 1000  # characters shown of a caption, a prompt, a key: to mark and to search longer ones takes minutes
 
 TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_name(f"report.{kind}") for kind in ("html", "css", "js"))
-
-WORD = re.compile(r"\w+|[^\w\s]")
 
 
 @dataclass(frozen=True)
@@ -170,14 +167,11 @@ def public(value: Any) -> Any:
 def marked(prompt: str, caption: str) -> Markup:
     """The prompt as HTML, its words that are not the caption's within <mark>."""
     prompt, caption = without_secrets(prompt), without_secrets(caption)
-    words = list(WORD.finditer(prompt))
-    matcher = SequenceMatcher(None, WORD.findall(caption), [word[0] for word in words], autojunk=False)
     html, done = Markup(""), 0
-    for tag, _, _, first, last in matcher.get_opcodes():
-        if tag in ("insert", "replace"):
-            start, end = words[first].start(), words[last - 1].end()
-            html += escape(prompt[done:start]) + Markup("<mark>{}</mark>").format(prompt[start:end])
-            done = end
+    for _, new in changes(caption, prompt):
+        if new.start < new.stop:
+            html += escape(prompt[done : new.start]) + Markup("<mark>{}</mark>").format(prompt[new])
+            done = new.stop
     return html + escape(prompt[done:])
 
 
@@ -242,7 +236,7 @@ def _pictured(row: dict[str, Any]) -> dict[str, Any]:
         "small": side <= CELL // 2,
         "key": short(row["key"]),
         "caption": caption,
-        "exact": row["exact"],
+        "head": reconstruction_head(row["exact"]),
         "source": None if row["source"] is None else _data_uri(row["source"]),
         "reconstruction": _data_uri(row["reconstruction"]),
         "edits": [

@@ -7,21 +7,19 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from edict.checkpoint import locate
-from edict.model import COMPILED, uncontrollable
-from edict.models import describe
+from edict.checkpoint import locate, weights_digest
 from pipeline.cluster import connected, machine_for, machine_like
-from pipeline.edit import EditError, Edits, EditTask, EditWorker, check_control, executed_steps
 from pipeline.errors import JobError, noting
-from pipeline.invert import InvertTask, InvertWorker
 from pipeline.job import (
     check_job,
     check_output,
     fit_of,
     invert_fingerprint,
     inverted_with,
+    lora_of,
     open_job,
     schedule_of,
     stored_machine,
@@ -30,7 +28,6 @@ from pipeline.job import (
 from pipeline.journal import Journal
 from pipeline.ledger import Ledger
 from pipeline.masks import MaskError
-from pipeline.metrics import Metrics
 from pipeline.plan import (
     Unit,
     digest_of,
@@ -44,14 +41,15 @@ from pipeline.plan import (
     spread,
     write_units,
 )
-from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.report import report
 from pipeline.selection import Selection, extend_plan, plan_rows, read_selection
 from pipeline.sheet import contact_sheets
 from pipeline.status import Status, status
 from pipeline.store import CommitRefused, JobKey, Store, StoreError
+from pipeline.tasks import EditError, Edits, EditTask, InvertTask, executed_steps
 from pipeline.work import Done, Machine
+from schemas.locations import without_secrets
 from schemas.rejects import Reject
 from schemas.specs import EditSpec, InvertSpec, Workers
 
@@ -63,12 +61,14 @@ HOPELESS = 3  # a run ends if its first units have no row, and the model errors 
 class Ran:
     """The result of a run: the store's status, and the units that failed in the run.
 
-    `shortfall` says why a complete job is not a success: it has no row, or too many rejects.
+    `shortfall` says why a complete job is not a success: it has no row, or too many rejects. `pages` has the locations
+    of the report and, if there is one, of the contact sheet, by these names.
     """
 
     status: Status
     failures: list[str]
     shortfall: str | None = None
+    pages: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class ModelFails(JobError):
@@ -88,13 +88,46 @@ def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
     note_float16(spec.dtype, spec.workers.gpus)
     folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     store = Store(spec.output, create=True)
-    fingerprint = invert_fingerprint(spec, folder)
+    fingerprint = _finished(store, spec, folder) or invert_fingerprint(spec, folder)
     plan = partial(plan_shards, store, spec.input, spec.workers.batch_size, spec.workers.count)
     machine = machine_for(spec.workers.gpus)
     inputs = expanded(spec.input)
     units, key = _open(store, spec, fingerprint, machine, inputs, plan)
     task = InvertTask(spec, weights_of(spec.model, folder, fingerprint), fingerprint, machine, key)
-    return _work(store, units, retry, InvertWorker, task, spec.workers, per_row=1)
+    return _work(store, units, retry, task, spec.workers, per_row=1)
+
+
+def _finished(store: Store, spec: InvertSpec, folder: Path) -> dict[str, Any] | None:
+    """Return the fingerprint of the store if it holds this inversion, finished, by the same weights; else None.
+
+    Then there is nothing to compute, and the model's libraries, whose import takes seconds, are not needed.
+    """
+    if not store.has("job.json") or not is_planned(store):
+        return None
+    job, given = store.job(), spec.model_dump(mode="json")
+    fingerprint: dict[str, Any] = job["fingerprint"]
+    decides = [
+        ("kind",),
+        ("input",),
+        ("model",),
+        ("sampler",),
+        ("image",),
+        ("workers", "batch_size"),
+        ("workers", "gpus"),
+    ]
+    if any(_field(job["spec"], *names) != _field(given, *names) for names in decides):
+        return None
+    done = store.committed([])
+    if any(unit.unit not in done for unit in read_units(store)):
+        return None
+    digest = weights_digest(folder, spec.model.variant, lora_of(spec.model))
+    return fingerprint if fingerprint.get("weights") == digest else None
+
+
+def _field(spec: Any, *names: str) -> Any:
+    for name in names:
+        spec = spec.get(name) if isinstance(spec, dict) else None
+    return spec
 
 
 def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> Ran:
@@ -104,7 +137,7 @@ def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> Ran:
     SelectionError, StoreError, StorageError, RetryError, ModelError, WorkersFailed.
     """
     store, units, task = open_edit(spec, edits)
-    return _work(store, units, retry, EditWorker, task, spec.workers, per_row=len(edits.variants))
+    return _work(store, units, retry, task, spec.workers, per_row=len(edits.variants))
 
 
 def open_edit(spec: EditSpec, edits: Edits) -> tuple[Store, list[Unit], EditTask]:
@@ -152,6 +185,10 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
             )
     as_before = list[bool]()
     if held := [variant.name for variant in edits.variants if variant.control]:
+        from edict.model import COMPILED, uncontrollable
+        from edict.models import describe
+        from pipeline.edit import check_control
+
         model = describe(locate(weights.path, weights.revision, weights.variant))
         if not model.controllable:
             raise EditError(f"edit {held[0]!r}: {uncontrollable(model)}")
@@ -283,7 +320,6 @@ def _work(
     store: Store,
     units: Sequence[Unit],
     retry: Sequence[str],
-    worker: type,
     task: InvertTask | EditTask,
     workers: Workers,
     *,
@@ -304,9 +340,7 @@ def _work(
 
     with noting(committed):
         while pending:
-            overtaken = _process(
-                store, len(units), pending, retry, worker, task, workers, failures, finished, per_row=per_row
-            )
+            overtaken = _process(store, len(units), pending, retry, task, workers, failures, finished, per_row=per_row)
             pending, _ = _retried(store, overtaken, retry) if overtaken else ([], None)
             if pending:
                 print(
@@ -351,7 +385,6 @@ def _process(
     planned: int,
     pending: Sequence[Unit],
     retry: Sequence[str],
-    worker: type,
     task: InvertTask | EditTask,
     workers: Workers,
     failures: list[str],
@@ -360,6 +393,9 @@ def _process(
     per_row: int,
 ) -> list[Unit]:
     """Run units on workers. Return the units of a retry that must be tried again, because another retry came first."""
+    from pipeline.metrics import Metrics
+    from pipeline.pool import Pool
+
     if retry and isinstance(task, InvertTask):
         index_again(store, pending)
     store.delete("report.html")  # it would describe the store as it was; _finish writes it where it is absent
@@ -375,7 +411,9 @@ def _process(
         Progress(kind, total, "images") as progress,
     ):
         metrics = Metrics(kind, journal.run)
-        pool = Pool(pending, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus, record=journal)
+        pool = Pool(
+            pending, _worker_class(task), task, count=count, cpus=machine.threads, gpus=machine.gpus, record=journal
+        )
         journal.state = pool.state
 
         def rejects() -> str:
@@ -407,6 +445,17 @@ def _process(
     return overtaken
 
 
+def _worker_class(task: InvertTask | EditTask) -> type:
+    """Import the class of a job's workers, and with it torch, which a finished job does without."""
+    if isinstance(task, InvertTask):
+        from pipeline.invert import InvertWorker
+
+        return InvertWorker
+    from pipeline.edit import EditWorker
+
+    return EditWorker
+
+
 def _finish(store: Store, failures: list[str], key: JobKey) -> Ran:
     """A complete run leaves only files that a commit names, and its report."""
     store.check_key(key)
@@ -414,4 +463,6 @@ def _finish(store: Store, failures: list[str], key: JobKey) -> Ran:
     found = status(store)
     if not store.has("report.html"):
         write_report(store)
-    return Ran(found, failures)
+    pages = {"report": "report.html", "sheet": "contact_sheet.png"}
+    location = without_secrets(store.location).rstrip("/")
+    return Ran(found, failures, pages={name: f"{location}/{file}" for name, file in pages.items() if store.has(file)})

@@ -46,6 +46,11 @@ class _Row:
     left_out: int
 
 
+def reconstruction_head(exact: bool) -> str:
+    """Return the head of a reconstruction. Exact are its latents; its image has the autoencoder's losses."""
+    return f"decoded latents ({'exact' if exact else 'close'})"
+
+
 def edits_shown(rows: int) -> int:
     """Return the number of edits per row to show, so that `rows` rows have at most SHOWN in all."""
     return max(1, SHOWN // max(1, rows))
@@ -78,7 +83,7 @@ def contact_sheets(store: Store) -> Iterator[tuple[str, Image.Image]]:
     The first sheet has the first EDITS edits of each row. If there are several edits, each of the first SHEETS also has
     a sheet of its own. There is no sheet if no row is shown.
 
-    A row is its source, its reconstruction under its own caption, and its edits, of which each row has its own number.
+    A row is its source, its regenerated latents decoded, and its edits, of which each row has its own number.
     Text is set in Pillow's own font, which has Latin letters only: others show as boxes. Pillow takes one font for a
     text, and no font has all scripts; report.html has the browser's, and shows them.
     """
@@ -92,8 +97,7 @@ def contact_sheets(store: Store) -> Iterator[tuple[str, Image.Image]]:
             if i < EDITS or edit["edit"] in names:
                 edits.append(Cell(edit["edit"], _picture(edit["image"]), edit["prompt"]))
         source = Cell("source", None if row["source"] is None else _picture(row["source"]), row["caption"])
-        exact = "exact" if row["exact"] else "close"
-        reconstruction = Cell(f"reconstruction ({exact})", _picture(row["reconstruction"]), "")
+        reconstruction = Cell(reconstruction_head(row["exact"]), _picture(row["reconstruction"]), "")
         left_out = max(0, len(row["edits"]) - EDITS) + row["edits_left_out"]
         rows.append(_Row(source, reconstruction, edits, left_out))
     if not rows:

@@ -16,12 +16,10 @@ from pipeline.job import inverted, inverted_with, stored_machine
 from pipeline.latents import read_latents
 from pipeline.place import Place, place_of, told
 from pipeline.plan import Source, Unit, cut, part_sources, spread
-from pipeline.pool import Pool
 from pipeline.progress import Progress
 from pipeline.status import status
 from pipeline.store import JobKey, Store, StoreError, read_table, unit_of
 from pipeline.work import Machine, Poison, Weights
-from pipeline.worker import Ahead, check_model, fitting, here, load_model
 from schemas.commit import Commit
 
 EXAMPLES = 20  # rows named of those that were inverted in one place and regenerated in another
@@ -66,6 +64,8 @@ class VerifyWorker:
     """A worker of the pool: regenerates the rows of one unit after the other under their own captions."""
 
     def __init__(self, task: VerifyTask) -> None:
+        from pipeline.worker import Ahead, check_model, here, load_model
+
         self.store = task.open()
         self.model = load_model(task.weights, task.machine)
         made = inverted(self.store)["fingerprint"]
@@ -75,6 +75,8 @@ class VerifyWorker:
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Regenerated:
         """Regenerate the rows of a unit. The commit of its part, which knows where they were made, is read at need."""
+        from pipeline.worker import fitting
+
         try:
             latents = self.ahead.take(unit, ahead)
         except StoreError as error:
@@ -237,6 +239,8 @@ def _verify(
     units: Sequence[Unit], worker: type, task: EditVerifyTask, count: int, machine: Machine
 ) -> list[tuple[Unit, Regenerated | str]]:
     """Return each unit with its result, or with the error that prevented it."""
+    from pipeline.pool import Pool
+
     results = list[tuple[Unit, Regenerated | str]]()
     with connected(count, machine), Progress("verify", sum(unit.count for unit in units), "rows") as progress:
         pool = Pool(units, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus)

@@ -123,6 +123,7 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
         channels_last=weights.channels_last,
         vae_dtype=weights.vae_dtype,
     )
+    model.set_progress_bar_config(disable=True)
     if 0 < machine.gpus < 1:  # other workers use the rest of the GPU's memory
         torch.cuda.set_per_process_memory_fraction(machine.gpus)
     _beating(model.model)

@@ -20,11 +20,16 @@ EDITS = pa.schema(
         pa.field("source_key", pa.string(), nullable=False),
         pa.field("source_shard", pa.string(), nullable=False),
         pa.field("source_index", pa.int64(), nullable=False),
+        pa.field("source_json", pa.string()),
+        pa.field("instruction", pa.string()),
     ]
 )
 """The picture is the sample `key` of `STORE/shards/<shard>`; `strength` and `steps` are what ran under `prompt`.
 
 `control` is the spec's, as JSON; null where there was none. With control, the edit's row is regenerated in its batch:
-`reconstruction_exact` says whether it regenerated its starting lattice. Null without control, and absent from the
-parts of earlier versions.
+`reconstruction_exact` says whether it regenerated its starting lattice. Null without control.
+
+`source_json` is the source's own .json, byte for byte; null where it had none. `instruction` says what the edit
+changes.
+The parts of earlier versions lack `reconstruction_exact`, `source_json` and `instruction`.
 """

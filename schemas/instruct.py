@@ -16,6 +16,7 @@ _COLUMNS = {
     "edit_prompt": pa.string(),
     "edited_prompt": pa.string(),
     "edited_image": _IMAGE,
+    "source_json": pa.string(),
 }
 _FEATURES = {
     name: {"_type": "Image"} if kind == _IMAGE else {"dtype": "string", "_type": "Value"}
@@ -26,4 +27,7 @@ INSTRUCT = pa.schema(
     list(_COLUMNS.items()),  # nullable, though nothing is null: `datasets` passes over columns that are not
     metadata={b"huggingface": json.dumps({"info": {"features": _FEATURES}}).encode()},
 )
-"""`key` is the source's, `edit_prompt` the edit's name; `original_image` is PNG at the model's size."""
+"""`key` is the source's, `edit_prompt` the edit's instruction; `original_image` is PNG at the model's size.
+
+`source_json` is the source's own .json, byte for byte; null where it had none, or an earlier version made the edits.
+"""

@@ -420,6 +420,11 @@ class Edit(Spec):
     negative_prompt: Text | None = Field(
         None, description="Takes the place of the empty caption that guidance leads away from."
     )
+    instruction: Text | None = Field(
+        None,
+        description="What the edit changes, in words, for a dataset of instructions: {caption} and {prompt} stand for "
+        "the two texts, {removed} and {added} for the words in which they differ. null: their difference.",
+    )
     control: ControlSpec | None = Field(
         None, description="Attention control; null: none. It needs batches of two or more, and twice the work."
     )
@@ -451,18 +456,13 @@ class Edit(Spec):
 
     @field_validator("prompt")
     @classmethod
-    def _template(cls, prompt: str | None) -> str | None:
-        try:
-            fields = list(string.Formatter().parse(prompt or ""))
-        except ValueError as error:
-            raise ValueError(f"a template whose literal braces are doubled, {{{{ and }}}} ({error})") from error
-        for _, name, form, conversion in fields:
-            if name is not None and (name != "caption" or form or conversion):
-                written = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
-                raise ValueError(
-                    f"no placeholder but {{caption}}, and {{{written}}} is another; double braces that are literal"
-                )
-        return prompt
+    def _prompt_template(cls, prompt: str | None) -> str | None:
+        return _template(prompt, ("caption",))
+
+    @field_validator("instruction")
+    @classmethod
+    def _instruction_template(cls, instruction: str | None) -> str | None:
+        return _template(instruction, ("caption", "prompt", "removed", "added"))
 
     @field_validator("replace")
     @classmethod
@@ -591,6 +591,22 @@ KINDS: Mapping[str, type[InvertSpec] | type[EditSpec]] = {"invert": InvertSpec, 
 def json_schema(kind: str) -> dict[str, Any]:
     """The JSON Schema of one kind of job, `invert` or `edit`. Raises KeyError for any other."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **KINDS[kind].model_json_schema()}
+
+
+def _template(text: str | None, names: tuple[str, ...]) -> str | None:
+    """Return a template that has only these placeholders."""
+    try:
+        fields = list(string.Formatter().parse(text or ""))
+    except ValueError as error:
+        raise ValueError(f"a template whose literal braces are doubled, {{{{ and }}}} ({error})") from error
+    for _, name, form, conversion in fields:
+        if name is not None and (name not in names or form or conversion):
+            written = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
+            known = " and ".join(f"{{{name}}}" for name in names)
+            raise ValueError(
+                f"no placeholder but {known}, and {{{written}}} is another; double braces that are literal"
+            )
+    return text
 
 
 def _apart(output: str, others: list[str], field: str) -> str:

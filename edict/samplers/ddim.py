@@ -4,10 +4,15 @@ The inversion evaluates eps(x_(t-1), t) where generation evaluates eps(x_t, t). 
 floats.
 """
 
-import torch
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from edict.sampler import Extent, Predict, Sampler, States, increment
 from edict.schedule import Schedule
+
+if TYPE_CHECKING:
+    import torch
 
 
 def generate(

@@ -4,13 +4,17 @@ Wallace, Gokul, Naik: EDICT: Exact Diffusion Inversion via Coupled Transformatio
 and 15.
 """
 
-from fractions import Fraction
+from __future__ import annotations
 
-import torch
+from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from edict.lattice import mix, unmix
 from edict.sampler import Extent, Predict, Sampler, States, increment
 from edict.schedule import Schedule
+
+if TYPE_CHECKING:
+    import torch
 
 
 def generate(

@@ -17,15 +17,19 @@ Generation contracts what sets the states apart by a_k, and inversion expands it
 `contract` undo the rounding of `expand`. Where a method asks for more it gets 1, which is as consistent.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
-
-import torch
+from typing import TYPE_CHECKING
 
 from edict.lattice import SHARE, as_fraction, contract, expand
 from edict.sampler import Extent, Predict, Sampler, States, increment
 from edict.schedule import Schedule
+
+if TYPE_CHECKING:
+    import torch
 
 
 def bdia(schedule: Schedule, k: int, gamma: Fraction) -> float:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jobs.run import run_spec
 from jobs.spec import load
+from pipeline.cluster import connected, machine_for
 from pipeline.verify import run_verify
 
 SHARD = Path(__file__).parent / "shards" / "demo-00000.tar"
@@ -59,28 +60,30 @@ def write_specs(output: Path) -> tuple[Path, Path]:
     return files
 
 
-def main(output: Path) -> bool:
-    """Run the demo into a folder; whether everything is complete and exact."""
+def run_demo(output: Path) -> bool:
+    """Run the demo into a folder. Return whether everything is complete and exact."""
     began = time.monotonic()
     invert_file, edit_file = write_specs(output)
     invert, edit = load(invert_file), load(edit_file)
-    print(f"1. invert the pictures of {SHARD.name}: {invert_file}")
-    inverted = run_spec(invert)
-    print("2. verify: regenerate every pair and compare each integer")
-    verified = run_verify(invert.output, rows=None, count=invert.workers.count, gpus=0)
-    for problem in verified.problems:
-        print(f"problem: {problem}")
-    print(f"   {verified.exact} of {verified.rows} pairs regenerate their image latent to the bit")
-    print(f"3. edit in bulk: {edit_file}")
-    edited = run_spec(edit)
+    count = invert.workers.count
+    with connected(count, machine_for(0)):  # the three steps find this Ray, and start none
+        print(f"1. invert the images of {SHARD.name}: {invert_file}")
+        inverted = run_spec(invert)
+        print("2. verify: regenerate every pair and compare each integer")
+        verified = run_verify(invert.output, rows=None, count=count, gpus=0)
+        for problem in verified.problems:
+            print(f"problem: {problem}")
+        print(f"   {verified.exact} of {verified.rows} pairs regenerate their image latent to the bit")
+        print(f"3. edit in bulk: {edit_file}")
+        edited = run_spec(edit)
     for failure in inverted.failures + edited.failures:
         print(f"failed: {failure}")
     print(
-        f"\n{inverted.status.ok} pictures inverted, {edited.status.ok} edited in {time.monotonic() - began:.0f} s\n"
+        f"\n{inverted.status.ok} images inverted, {edited.status.ok} edited in {time.monotonic() - began:.0f} s\n"
         f"  {output}/edits/contact_sheet.png\n"
         f"  {output}/edits/report.html\n"
         f"  {output}/latents/parts/*.parquet\n"
-        "and change the specs, or give them your own shards."
+        f"next: change {edit_file} and its output, or give {invert_file} your own shards"
     )
     exact = verified.exact == verified.rows == inverted.status.ok and not verified.problems
     return inverted.status.complete and edited.status.complete and exact

@@ -224,7 +224,9 @@ def _model(output: Path | None, threads: int | None) -> "EDICT":
     if threads is not None:
         torch.set_num_threads(threads)
     logging.disable_progress_bar()
-    return EDICT.from_pretrained()
+    model = EDICT.from_pretrained()
+    model.set_progress_bar_config(disable=True)
+    return model
 
 
 def _check_steps(model: "EDICT", strengths: "Iterable[float]", steps: list[int]) -> None:

@@ -173,7 +173,9 @@ def pool_of(workers: int) -> ProcessPoolExecutor:
 def _model() -> EDICT:
     """The model of a worker process."""
     logging.disable_progress_bar()
-    return EDICT.from_pretrained()
+    model = EDICT.from_pretrained()
+    model.set_progress_bar_config(disable=True)
+    return model
 
 
 def _edit(

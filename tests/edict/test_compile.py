@@ -15,11 +15,11 @@ from torch._inductor.utils import fresh_cache
 
 from edict import EDICT, Control, ModelError, Pair
 from jobs.prompts import resolve
-from pipeline.edit import EditError
 from pipeline.job import JobChanged, check_job, invert_fingerprint, open_job, weights_of
 from pipeline.run import edit_task
 from pipeline.selection import read_selection
 from pipeline.store import Store
+from pipeline.tasks import EditError
 from pipeline.work import Machine
 from pipeline.worker import NotCompiled, fitting, load_model
 from schemas.specs import EditSpec, InvertSpec

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,23 @@ def test_what_needs_no_model_does_not_wait_for_torch(arguments: list[str]) -> No
         f"assert CliRunner().invoke(app, {arguments}).exit_code == 2; assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_version_and_help_have_their_usual_options() -> None:
+    said = CliRunner().invoke(app, ["--version"])
+    assert (said.exit_code, said.stdout) == (0, f"edict-pipeline {version('edict-pipeline')}\n")
+    for command in ([], ["run"], ["eval"], ["eval", "edits"]):
+        short, long = (CliRunner().invoke(app, [*command, option]) for option in ("-h", "--help"))
+        assert short.exit_code == 0 and short.stdout == long.stdout
+
+
+def test_a_shell_completes_commands() -> None:
+    for shell in ("bash", "zsh", "fish"):
+        script = CliRunner().invoke(app, ["--show-completion", shell], prog_name="edict")
+        assert script.exit_code == 0 and "EDICT_COMPLETE" in script.stdout
+    asked = {"_EDICT_COMPLETE": "complete_bash", "COMP_WORDS": "edict st", "COMP_CWORD": "1"}
+    found = CliRunner().invoke(app, [], prog_name="edict", env=asked)
+    assert found.stdout.split() == ["status"]
 
 
 def test_plan_counts_and_writes_nothing(tmp_path: Path) -> None:

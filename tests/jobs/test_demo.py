@@ -1,10 +1,13 @@
 """The demo's specs, as it writes them."""
 
+import tarfile
 from pathlib import Path
 
 import pytest
+import ray
 
-from jobs.demo.main import SHARD, write_specs
+from jobs.demo import main
+from jobs.demo.main import SHARD, run_demo, write_specs
 from jobs.preview import preview
 from jobs.prompts import prompts, variants
 from jobs.spec import load
@@ -24,3 +27,28 @@ def test_the_specs_load_and_every_edit_changes_captions(tmp_path: Path, monkeypa
     found = variants(edit.edits)
     changed = [variant.name for caption in captions for variant, _ in prompts(caption, {}, found)]
     assert {variant.name for variant in found} == set(changed)
+
+
+def test_the_three_steps_share_one_ray(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The demo on four images and two steps, with one worker."""
+    with tarfile.open(SHARD) as shard, tarfile.open(tmp_path / "four.tar", "w") as four:
+        for member in list(shard)[:12]:
+            four.addfile(member, shard.extractfile(member))
+    small = {"steps: 50": "steps: 2", "count: 2": "count: 1", "batch_size: 16": "batch_size: 4"}
+    for name in ("INVERT", "EDIT"):
+        text = getattr(main, name)
+        for old, new in small.items():
+            text = text.replace(old, new)
+        monkeypatch.setattr(main, name, text)
+    monkeypatch.setattr(main, "SHARD", tmp_path / "four.tar")
+    starts, init = [], ray.init
+    monkeypatch.setattr(ray, "init", lambda *given, **more: (starts.append(1), init(*given, **more)))
+    assert run_demo(tmp_path / "demo")
+    assert len(starts) == 1 and not ray.is_initialized()
+    said = capsys.readouterr().out
+    assert "4 of 4 pairs regenerate their image latent to the bit" in said
+    for line in said.splitlines():
+        if line.startswith(f"  {tmp_path}"):
+            assert list(Path("/").glob(line.strip().lstrip("/"))), line

@@ -183,7 +183,7 @@ def test_all_edits_are_made_of_the_rows_that_are_chosen(here: Path, monkeypatch:
             run_spec(load(written(here, spec | change)))
     monkeypatch.setitem(FILES, "prompts.csv", FILES["prompts.csv"] + "x,y\n")
     (here / "prompts.csv").write_text(FILES["prompts.csv"])
-    with pytest.raises(JobChanged, match=r"edits: .*sha256:"):
+    with pytest.raises(JobChanged, match=r"edits\[\d+\]\.table: 'sha256:"):
         run_spec(load(written(here, spec)))
 
 

@@ -21,10 +21,11 @@ from pipeline import batch
 from pipeline.batch import BatchWorker, Swept, Trial, ending, measured, room_of, run_batch, sweep
 from pipeline.cluster import ResourcesError
 from pipeline.cost import smallest
-from pipeline.invert import InvertTask
+from pipeline.host import Ready
 from pipeline.job import invert_fingerprint, weights_of
 from pipeline.pool import WorkersFailed
-from pipeline.work import Machine, Ready
+from pipeline.tasks import InvertTask
+from pipeline.work import Machine
 from pipeline.worker import TooLarge, fitting
 from schemas.specs import InvertSpec
 

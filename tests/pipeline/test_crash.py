@@ -20,6 +20,8 @@ import pipeline.ledger
 from benchmarks.contents import contents
 from jobs.run import run_spec
 from pipeline import run, store
+from pipeline.edit import EditWorker
+from pipeline.invert import InvertWorker
 from pipeline.shards import Sample
 from pipeline.status import status
 from pipeline.store import Store
@@ -98,7 +100,7 @@ def test_a_worker_dies_in_every_window(
 ) -> None:
     windows = reached(WORKER, place)
     with monkeypatch.context() as patched:
-        patched.setattr(run, "InvertWorker", crashing(run.InvertWorker, windows, tmp_path))
+        patched.setattr(run, "_worker_class", lambda task: crashing(InvertWorker, windows, tmp_path))
         assert run_spec(invert_spec(shards, f"{place}/latents")).failures == []
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"loading", *windows}
     same(f"{place}/latents", undisturbed / "latents")
@@ -111,7 +113,7 @@ def test_an_editor_dies_in_every_window(
 ) -> None:
     windows = reached(EDITOR, place)
     with monkeypatch.context() as patched:
-        patched.setattr(run, "EditWorker", crashing(run.EditWorker, windows, tmp_path))
+        patched.setattr(run, "_worker_class", lambda task: crashing(EditWorker, windows, tmp_path))
         assert run_spec(edit_spec(str(undisturbed / "latents"), f"{place}/edits")).failures == []
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"loading", *windows}
     same(f"{place}/edits", undisturbed / "edits")

@@ -7,6 +7,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import webdataset
 from datasets import Image as HFImage
 from datasets import load_dataset
 from PIL import Image
@@ -27,21 +30,29 @@ from pipeline.dataset import FORMATS, export_edits
 from pipeline.edit import EditWorker
 from pipeline.export import ExportError, export
 from pipeline.images import prepare
-from pipeline.invert import InvertTask, InvertWorker
+from pipeline.instructions import instruction_of
+from pipeline.invert import InvertWorker
 from pipeline.job import invert_fingerprint, open_job, weights_of
+from pipeline.parts import to_parquet
 from pipeline.plan import part_units, plan_shards, read_units, spread, write_units
 from pipeline.run import edit_task
 from pipeline.selection import read_selection
 from pipeline.shards import Sample
 from pipeline.sheet import read_pictures
 from pipeline.store import Store, StoreError
+from pipeline.tasks import InvertTask
 from pipeline.work import Machine
 from schemas.commit import Commit
 from schemas.specs import EditSpec, InvertSpec
 
 Members = list[tuple[str, bytes]]
 CPU = Machine("cpu", 1, 0.0)
-EDITS = [{"name": "snow", "prompt": "{caption}, in snow"}, {"name": "red", "replace": {"background": "backdrop"}}]
+EDITS = [
+    {"name": "snow", "prompt": "{caption}, in snow", "instruction": "make it snow: {added}"},
+    {"name": "red", "replace": {"background": "backdrop"}},
+]
+INSTRUCTIONS = {"snow": "make it snow: in snow", "red": 'replace "background" with "backdrop"'}
+SOURCE_JSON = '{"url": "https://example.org/ä.jpg",  "licence": "CC-BY-4.0", "sha256": "abc", "source_json": 1e400}'
 
 
 def large(sample: Sample) -> bytes:
@@ -61,7 +72,11 @@ def made(
         members = [
             member
             for j, sample in enumerate(part)
-            for member in ((f"犬/{j:03d}.jpg", large(sample)), (f"犬/{j:03d}.txt", sample.caption.encode()))
+            for member in (
+                (f"犬/{j:03d}.jpg", large(sample)),
+                (f"犬/{j:03d}.txt", sample.caption.encode()),
+                *([(f"犬/{j:03d}.json", SOURCE_JSON.encode())] if j else []),
+            )
         ]
         shard_of(folder / f"{i}.tar", members)
     fields: dict[str, Any] = {"kind": "invert", "input": str(folder / "{0..1}.tar"), "output": str(folder / "latents")}
@@ -94,6 +109,79 @@ def write_edits(folder: Path, output: str, **more: Any) -> None:
     editor = EditWorker(replace(task, machine=CPU, key=store.key(), shown=spread(units, 3)))
     for unit in units:
         editor.process(unit, 1, None, {})
+
+
+def test_the_source_json_and_the_instruction_follow_into_index_and_tars(made: Path, tmp_path: Path) -> None:
+    """Byte for byte in the index, as JSON in the tars of edits and of exported latents; null without one."""
+    rows = index(made / "edits")
+    with_json = [row["source_json"] is not None for row in rows]
+    assert sum(with_json) == 6 and {row["source_json"] for row in rows} == {None, SOURCE_JSON}
+    assert all(row["instruction"] == INSTRUCTIONS[row["edit"]] for row in rows)
+    told = {}
+    for tar in sorted((made / "edits" / "shards").iterdir()):
+        told |= {
+            (tar.name, sample["__key__"]): json.loads(sample["json"])
+            for sample in webdataset.WebDataset(str(tar), shardshuffle=False)
+        }
+    expected = json.loads(SOURCE_JSON)
+    for row, has in zip(rows, with_json, strict=True):
+        found = told[row["shard"], row["key"]]
+        assert found["source_json"] == (expected if has else None)
+        assert found["instruction"] == row["instruction"]
+    export(str(made / "latents"), str(tmp_path / "out"), format="webdataset", dtype="float32")
+    tars = map(str, sorted((tmp_path / "out").glob("*.tar")))
+    of_latents = [
+        json.loads(sample["json"])["json"] for tar in tars for sample in webdataset.WebDataset(tar, shardshuffle=False)
+    ]
+    assert of_latents.count(expected) == 3 and of_latents.count(None) == 2
+
+
+def test_an_edit_of_an_earlier_version_has_the_difference_as_its_instruction(copy: Path, tmp_path: Path) -> None:
+    """Its index lacks both columns, its job.json the field; it is exported, and the same spec continues it."""
+    store = Store(str(copy / "edits"))
+    for path in (copy / "edits" / "commits").iterdir():
+        commit = json.loads(path.read_text())
+        for file in commit["files"]:
+            if file["path"].startswith("parts/"):
+                part = copy / "edits" / file["path"]
+                part.write_bytes(to_parquet(pq.read_table(part).drop_columns(["source_json", "instruction"])))
+                file |= {"sha256": hashlib.sha256(part.read_bytes()).hexdigest(), "bytes": part.stat().st_size}
+        path.write_text(json.dumps(commit))
+    export_edits(store.location, str(tmp_path / "out"), format="instructpix2pix")
+    rows = [row for path in sorted((tmp_path / "out").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
+    assert {(row["edit"], row["edit_prompt"]) for row in rows} == {
+        ("snow", 'add "in snow"'),
+        ("red", INSTRUCTIONS["red"]),
+    }
+    assert {row["source_json"] for row in rows} == {None}
+    assert "instruction" not in store.job()["fingerprint"]["edits"][1]
+
+
+@pytest.mark.parametrize(
+    ("caption", "prompt", "instruction"),
+    [
+        ("a dog on grass", "a cat on grass", 'replace "dog" with "cat"'),
+        ("a dog", "a dog, covered in snow", 'add "covered in snow"'),
+        ("a dog", "a sketch of a dog, on paper", 'add "a sketch of", add "on paper"'),
+        ("a red dog and a red cat", "a dog and a blue cat", 'remove "red", replace "red" with "blue"'),
+        ("red heart, noto", "heart", 'remove "red", remove "noto"'),
+        ("", "a dog", 'add "a dog"'),
+        ("a dog", "", 'remove "a dog"'),
+        ("a dog.", "a dog!", 'add "!"'),
+        ("a dog", "a dog", 'avoid "blurry"'),
+        ("白い犬", "黒い犬", 'replace "白い犬" with "黒い犬"'),
+        ("dog", "dog,", 'change the image to "dog,"'),
+    ],
+)
+def test_without_a_template_the_instruction_is_the_difference(caption: str, prompt: str, instruction: str) -> None:
+    assert instruction_of(None, caption, prompt, "blurry") == instruction
+
+
+def test_a_template_has_both_texts_and_their_difference() -> None:
+    template = "{{x}} {caption}|{prompt}|{removed}|{added}"
+    said = instruction_of(template, "a red dog on grass", "a blue dog on sand, at night", None)
+    assert said == "{x} a red dog on grass|a blue dog on sand, at night|red, grass|blue, sand, at night"
+    assert instruction_of("turn {removed} into {added}", "{a}", "{a}", None) == "turn  into "
 
 
 def test_a_picture_is_the_same_whatever_is_made_beside_it(made: Path) -> None:
@@ -138,7 +226,8 @@ def test_the_rows_open_in_datasets_as_pictures(made: Path, samples: list[Sample]
     for found, row in zip(loaded, rows, strict=True):
         source = originals[Path(row["source_shard"]).name, row["source_index"]]
         assert found["key"] == row["source_key"]
-        assert (found["edit"], found["edit_prompt"]) == (row["edit"], row["edit"])
+        assert (found["edit"], found["edit_prompt"]) == (row["edit"], INSTRUCTIONS[row["edit"]])
+        assert found["source_json"] == row["source_json"]
         assert (found["original_prompt"], found["edited_prompt"]) == (source.caption, row["prompt"])
         side = found["edited_image"].width
         assert found["original_image"].size == (side, side)
@@ -288,6 +377,58 @@ def test_what_is_shown_of_an_edit_has_its_figures(made: Path) -> None:
     assert len(shown) == 6
     for told, caption in shown:
         assert told in [{name: row[name] for name in figures} for key, row in rows.items() if key[1] == caption]
+
+
+def test_a_finished_run_ends_with_its_pages_and_the_next_command(made: Path, tmp_path: Path) -> None:
+    for kind, name in (("invert", "latents"), ("edit", "edits")):
+        (tmp_path / f"{name}.json").write_text(json.dumps(Store(str(made / name)).job()["spec"]))
+        result = CliRunner().invoke(app, ["run", str(tmp_path / f"{name}.json")])
+        assert result.exit_code == 0, result.output
+        lines = result.stdout.splitlines()
+        assert f"report     {made}/{name}/report.html" in lines
+        assert (f"sheet      {made}/{name}/contact_sheet.png" in lines) == (kind == "edit")
+        next_command = {"invert": f"edict verify {made}/latents", "edit": f"edict export {made}/edits DESTINATION"}[
+            kind
+        ]
+        assert lines[-1].startswith(f"next       {next_command}")
+    changed = Store(str(made / "edits")).job()["spec"]
+    changed["edits"][1]["replace"]["background"] = "drop"
+    (tmp_path / "edits.json").write_text(json.dumps(changed))
+    result = CliRunner().invoke(app, ["run", str(tmp_path / "edits.json")])
+    assert result.exit_code == 2
+    differences = result.stderr.splitlines()[1:]
+    assert differences == ["  edits[1].replace.background: 'backdrop' in the store, 'drop' in the spec"]
+
+
+def test_what_needs_no_model_imports_none(made: Path, tmp_path: Path) -> None:
+    """A finished run, the plan of an edit, reports, exports of images and errors, in one process."""
+    specs = {name: tmp_path / f"{name}.json" for name in ("latents", "edits")}
+    for name, path in specs.items():
+        path.write_text(json.dumps(Store(str(made / name)).job()["spec"]))
+    latents, edits = str(made / "latents"), str(made / "edits")
+    commands = [
+        (["run", str(specs["latents"])], 0),
+        (["run", str(specs["edits"])], 0),
+        (["plan", str(specs["edits"])], 0),
+        (["report", latents], 0),
+        (["report", edits], 0),
+        (["export", edits, str(tmp_path / "out"), "--format", "instructpix2pix"], 0),
+        (["export", latents, str(tmp_path / "no"), "--format", "csv"], 2),
+        (["retry", latents, "--errors", "WorkerDied"], 2),
+        (["verify", str(tmp_path / "nowhere")], 2),
+        (["run", str(specs["edits"]), "-s", "edits[0].suffix=x"], 2),
+    ]
+    program = f"""
+import sys
+from typer.testing import CliRunner
+from jobs.cli import app
+for arguments, status in {commands!r}:
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == status, (arguments, result.output)
+    heavy = {{"torch", "diffusers", "transformers", "ray"}} & sys.modules.keys()
+    assert not heavy, (arguments, heavy)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_floats_are_of_latents_only(made: Path, tmp_path: Path) -> None:

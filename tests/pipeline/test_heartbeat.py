@@ -7,11 +7,12 @@ from pathlib import Path
 
 from edict.checkpoint import locate
 from pipeline.heartbeat import HEARTBEAT, IMAGE, NETWORK, STORAGE, Heartbeat
-from pipeline.invert import InvertTask, InvertWorker
+from pipeline.invert import InvertWorker
 from pipeline.job import invert_fingerprint, weights_of
 from pipeline.plan import plan_shards
 from pipeline.shards import Sample
 from pipeline.store import Store
+from pipeline.tasks import InvertTask
 from pipeline.work import Machine
 from schemas.specs import InvertSpec
 

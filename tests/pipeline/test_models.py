@@ -12,8 +12,8 @@ import pytest
 from edict.checkpoint import weights_digest
 from jobs.preview import preview
 from jobs.prompts import resolve
-from pipeline.edit import EditError, EditWorker
-from pipeline.invert import InvertTask, InvertWorker
+from pipeline.edit import EditWorker
+from pipeline.invert import InvertWorker
 from pipeline.job import invert_fingerprint, lora_of, open_job, weights_of
 from pipeline.latents import read_latents
 from pipeline.plan import part_units, plan_shards, read_units, write_units
@@ -21,6 +21,7 @@ from pipeline.run import edit_task
 from pipeline.selection import read_selection
 from pipeline.shards import Sample
 from pipeline.store import Store
+from pipeline.tasks import EditError, InvertTask
 from pipeline.work import Machine
 from schemas.latents import NOISE
 from schemas.specs import EditSpec, InvertSpec

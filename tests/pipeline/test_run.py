@@ -25,7 +25,6 @@ from edict.checkpoint import DEFAULT, ModelError, locate, weights_digest
 from jobs.cli import app
 from jobs.run import run_retry, run_spec
 from pipeline import run
-from pipeline.edit import EditError
 from pipeline.invert import InvertWorker, Picture
 from pipeline.job import JobChanged
 from pipeline.plan import PlanError, Unit, spread
@@ -35,6 +34,7 @@ from pipeline.shards import Sample
 from pipeline.status import status
 from pipeline.storage import StorageError
 from pipeline.store import Store, StoreError
+from pipeline.tasks import EditError
 from pipeline.verify import run_verify
 from pipeline.work import Machine, Weights
 from pipeline.worker import Ahead, OtherWeights, load_model
@@ -352,7 +352,7 @@ def test_a_sample_that_kills_its_workers_is_rejected_and_can_be_tried_again(
     shard = shard_of(tmp_path / "a.tar", [member for sample in samples[:8] for member in members_of(sample)])
     spec = invert_spec(shard, tmp_path / "latents")
     with monkeypatch.context() as patched:
-        patched.setattr(run, "InvertWorker", dies_at(samples[5].key))
+        patched.setattr(run, "_worker_class", lambda task: dies_at(samples[5].key))
         found = run_spec(spec).status
     assert (found.complete, found.ok, found.rejects) == (True, 7, {"WorkerDied": 1})
     journals = [file.read_text() for file in (tmp_path / "latents" / "runs").glob("*.jsonl")]
@@ -449,7 +449,7 @@ def test_a_run_whose_first_units_yield_one_error_and_nothing_else_ends(
         [str(latents.parent / "{0..1}.tar")], tmp_path / "latents", workers={"count": 2, "batch_size": 4}
     )
     with monkeypatch.context() as patched:
-        patched.setattr(run, "InvertWorker", Rejecting)
+        patched.setattr(run, "_worker_class", lambda task: Rejecting)
         with pytest.raises(
             ModelFails, match=r"the first 3 units have no row.*with LatticeOverflow.*edict retry"
         ) as caught:

@@ -15,9 +15,9 @@ from edict.checkpoint import locate
 from edict.samplers import SAMPLERS
 from jobs.preview import preview
 from jobs.prompts import resolve
-from pipeline.edit import EditError, EditWorker
+from pipeline.edit import EditWorker
 from pipeline.errors import JobError
-from pipeline.invert import InvertTask, InvertWorker
+from pipeline.invert import InvertWorker
 from pipeline.job import invert_fingerprint, open_job, weights_of
 from pipeline.latents import read_latents
 from pipeline.parts import to_pair
@@ -26,6 +26,7 @@ from pipeline.run import edit_task
 from pipeline.selection import read_selection
 from pipeline.shards import Sample
 from pipeline.store import Store, StoreError
+from pipeline.tasks import EditError, InvertTask
 from pipeline.verify import VerifyTask, VerifyWorker, run_verify
 from pipeline.work import Machine
 from pipeline.worker import TooLarge

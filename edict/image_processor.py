@@ -1,0 +1,83 @@
+"""Images as diffusers' pipelines take and return them: PIL, arrays, tensors, file names."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers.image_processor import VaeImageProcessor
+from diffusers.utils import load_image
+from PIL import Image
+
+OutputType = Literal["pil", "np", "pt", "latent"]
+OneImage = Image.Image | np.ndarray | torch.Tensor | str | Path
+Images = OneImage | Sequence[OneImage]
+"""One image or several. An array is [H, W, C], [H, W] or [N, H, W, C]; a tensor is [C, H, W] or [N, C, H, W].
+
+C is 1 or 3. The values are uint8, or floats on [0, 1], which are rounded to 8 bits as in an image file. A text is a
+file name or an http(s) URL, and its image is turned upright as its EXIF data says (`diffusers.utils.load_image`).
+"""
+
+
+def to_pil(images: Images) -> list[Image.Image]:
+    """Return images of any accepted kind as a list of PIL images.
+
+    Raises:
+        ValueError: there is no image, an image has another shape or other values, or a file does not exist.
+    """
+    several = list(images) if isinstance(images, list | tuple) else [images]
+    found = [image for number, one in enumerate(several) for image in _opened(one, f"image {number}")]
+    if not found:
+        raise ValueError("images: found none; give at least one image")
+    return found
+
+
+def from_decoded(decoded: torch.Tensor, output_type: OutputType) -> list[Image.Image] | np.ndarray | torch.Tensor:
+    """Return decoded images, float32 [N, 3, H, W] on about [-1, 1], as `output_type`.
+
+    "pil": a list of PIL images. "np": float32 [N, H, W, 3] on [0, 1]. "pt": float32 [N, 3, H, W] on [0, 1], on the
+    device of `decoded`.
+    """
+    if output_type == "pil":
+        pixels = ((decoded + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
+        return [Image.fromarray(image) for image in pixels]
+    floats = VaeImageProcessor.denormalize(decoded)
+    return floats if output_type == "pt" else VaeImageProcessor.pt_to_numpy(floats)
+
+
+def _opened(image: Any, name: str) -> list[Image.Image]:
+    if isinstance(image, Image.Image):
+        return [image]
+    if isinstance(image, str | Path):
+        return [load_image(str(image))]
+    if isinstance(image, torch.Tensor):
+        if image.ndim not in (3, 4):
+            raise ValueError(f"{name}: is a tensor of shape {[*image.shape]}; expected [C, H, W] or [N, C, H, W]")
+        # numpy has no bfloat16
+        floats = image.detach().float() if image.is_floating_point() else image
+        return _of_arrays(floats.cpu().movedim(-3, -1).numpy(), name)
+    if isinstance(image, np.ndarray):
+        return _of_arrays(image, name)
+    raise ValueError(
+        f"{name}: is of type {type(image).__name__}; expected a PIL image, an array, a tensor or a file name"
+    )
+
+
+def _of_arrays(array: np.ndarray, name: str) -> list[Image.Image]:
+    """Return an array [H, W], [H, W, C] or [N, H, W, C] as PIL images."""
+    shaped = array[..., None] if array.ndim == 2 else array
+    batch = shaped[None] if shaped.ndim == 3 else shaped
+    if batch.ndim != 4 or batch.shape[-1] not in (1, 3) or 0 in batch.shape[1:]:
+        raise ValueError(
+            f"{name}: has the shape {[*array.shape]}; expected [H, W], [H, W, C] or [N, H, W, C], C 1 or 3"
+        )
+    if batch.dtype != np.uint8:
+        if not np.issubdtype(batch.dtype, np.floating):
+            raise ValueError(f"{name}: has values of {batch.dtype}; expected uint8, or floats on [0, 1]")
+        if not ((batch >= 0) & (batch <= 1)).all():  # NaN is neither
+            raise ValueError(
+                f"{name}: has values from {batch.min():g} to {batch.max():g}; expected floats on [0, 1], or uint8"
+            )
+        batch = (batch * 255).round().astype(np.uint8)
+    return [Image.fromarray(one[..., 0] if one.shape[-1] == 1 else np.ascontiguousarray(one)) for one in batch]

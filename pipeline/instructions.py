@@ -1,0 +1,49 @@
+"""Instructions of edits: the text that says what to change, as InstructPix2Pix is trained with."""
+
+import re
+from collections.abc import Iterator
+from difflib import SequenceMatcher
+
+WORD = re.compile(r"\w+|[^\w\s]")
+
+_EDGES = re.compile(r"^[\s,;.:]+|[\s,;:]+$")
+
+
+def changes(caption: str, prompt: str) -> Iterator[tuple[slice, slice]]:
+    """Yield where the words of a prompt differ from those of a caption: the slice of the caption, and of the prompt.
+
+    One of the two is empty where words are only added or only removed.
+    """
+    old, new = (list(WORD.finditer(text)) for text in (caption, prompt))
+    matcher = SequenceMatcher(None, [word[0] for word in old], [word[0] for word in new], autojunk=False)
+    for tag, *places in matcher.get_opcodes():
+        if tag != "equal":
+            yield _slice(old, *places[:2]), _slice(new, *places[2:])
+
+
+def instruction_of(template: str | None, caption: str, prompt: str, negative_prompt: str | None) -> str:
+    """Return the instruction of an edit of one row.
+
+    The `template` may have {caption}, {prompt}, {removed} and {added}: the words that the prompt lacks, and those that
+    it adds. Without a template the instruction is the difference of the texts: 'replace "dog" with "cat"'.
+    """
+    found = [(_EDGES.sub("", caption[old]), _EDGES.sub("", prompt[new])) for old, new in changes(caption, prompt)]
+    if template is not None:
+        removed, added = (", ".join(filter(None, side)) for side in zip(*found, strict=True)) if found else ("", "")
+        return template.format(caption=caption, prompt=prompt, removed=removed, added=added)
+    steps = [text for removed, added in found if (text := _step(removed, added))]
+    if not found and negative_prompt is not None:
+        steps = [f'avoid "{negative_prompt}"']
+    return ", ".join(steps) or f'change the image to "{prompt}"'
+
+
+def _step(removed: str, added: str) -> str:
+    if removed and added:
+        return f'replace "{removed}" with "{added}"'
+    if added:
+        return f'add "{added}"'
+    return f'remove "{removed}"' if removed else ""
+
+
+def _slice(words: list[re.Match[str]], first: int, last: int) -> slice:
+    return slice(words[first].start(), words[last - 1].end()) if first < last else slice(0, 0)

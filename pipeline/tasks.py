@@ -1,0 +1,119 @@
+"""What a worker needs to do the units of a job. Imports no model, so that planning starts fast."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from edict.samplers import SAMPLERS
+from edict.schedule import Schedule, executed
+from pipeline.errors import JobError
+from pipeline.store import JobKey
+from pipeline.work import Machine, Weights
+from schemas.specs import ControlSpec, EditSpec, InvertSpec
+
+
+@dataclass(frozen=True)
+class InvertTask:
+    """All that a worker needs to invert units of a store."""
+
+    spec: InvertSpec
+    weights: Weights
+    fingerprint: dict[str, Any]
+    machine: Machine
+    key: JobKey = field(default_factory=JobKey)
+
+
+class Variant(Protocol):
+    """One way to edit: its name, and what differs from the store's own parameters (None: nothing)."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def guidance_scale(self) -> float | None: ...
+    @property
+    def strength(self) -> float | None: ...
+    @property
+    def steps(self) -> int | None: ...
+    @property
+    def negative_prompt(self) -> str | None: ...
+    @property
+    def instruction(self) -> str | None: ...
+    @property
+    def control(self) -> ControlSpec | None: ...
+
+
+Prompts = Callable[[str, Mapping[str, str]], Sequence[tuple[Variant, str]]]
+"""The variants that change a caption, each with its prompt, given those that tables have for the row, by variant."""
+
+
+@dataclass(frozen=True)
+class Edits:
+    """The edits of a job. Workers get `prompts`; the plan gets the entries of tables for a key.
+
+    These entries are the prompts `listed` and the `masks`, by variant; None if no table has any. `fingerprint` has
+    everything on which they depend. `per_caption` is the number of variants that are made from captions, without a
+    table.
+    """
+
+    variants: Sequence[Variant]
+    prompts: Prompts
+    listed: Callable[[str], Mapping[str, str]] | None
+    masks: Callable[[str], Mapping[str, Sequence[int]]] | None
+    fingerprint: list[dict[str, Any]]
+    per_caption: int
+
+    @property
+    def mask_files(self) -> Callable[[str, Mapping[str, str]], Mapping[str, str]] | None:
+        """The templates of the mask files of a row's edits (pipeline.selection.MaskFiles)."""
+        if not any(variant.control and variant.control.mask_file for variant in self.variants):
+            return None
+        return lambda caption, listed: {
+            variant.name: template
+            for variant, _ in self.prompts(caption, listed)
+            if variant.control and (template := variant.control.mask_file)
+        }
+
+
+class EditError(JobError):
+    """Edits that a latent store cannot serve; the message names the edit and says what can be asked."""
+
+
+@dataclass(frozen=True)
+class EditTask:
+    """Everything that a worker needs to edit units of a latent store.
+
+    `shown` is the number of rows of each unit on the contact sheet. `rows` is the name of the planned rows
+    (pipeline.plan.planned_rows). `fit` has the crop and the filter with which images were resized.
+    """
+
+    spec: EditSpec
+    rows: str | None
+    prompts: Prompts
+    variants_per_row: int
+    shown: dict[str, int]
+    weights: Weights
+    fit: tuple[str, str]
+    schedule_steps: int
+    machine: Machine
+    key: JobKey = field(default_factory=JobKey)
+
+
+def executed_steps(variant: Variant, schedule_steps: int, schedule: Schedule, sampler: str) -> int:
+    """How many steps run under the variant's prompt, in a store of `schedule`, the last of `schedule_steps` steps.
+
+    Raises EditError where the store is not that deep, or its sampler would not ask for a prediction in so few.
+    """
+    steps, depth = variant.steps, schedule.depth
+    if steps is None:
+        steps = depth if variant.strength is None else executed(schedule_steps, variant.strength)
+    if not 1 <= steps <= depth:
+        raise EditError(
+            f"edit {variant.name!r} asks for {steps} steps under its prompt; the latent store holds {depth} of "
+            f"{schedule_steps}: ask for a strength up to {depth / schedule_steps:g}, or {depth} steps, or invert deeper"
+        )
+    if steps < (least := depth - schedule.asking + SAMPLERS[sampler].ahead + 1):
+        raise EditError(
+            f"edit {variant.name!r} asks for {steps} of the last steps under its prompt, where {sampler} does not ask "
+            f"the network for anything, so that nothing would change: ask for {least} or more"
+        )
+    return steps
