@@ -115,10 +115,11 @@ def _step(schedule: Schedule, k: int) -> float:
     return schedule.sigma(k) - schedule.sigma(k + 1)
 
 
-def _asked(asking: int, start: int, stop: int) -> list[int]:
+def _asked(schedule: Schedule, start: int, stop: int) -> list[float]:
+    asking = schedule.asking
     if start < stop:
-        return [*range(start + 1, min(stop + 1, asking))]
-    return [min(k + 1, asking - 1) for k in range(stop, min(start, asking))]
+        return [*schedule.timesteps[start + 1 : min(stop + 1, asking)]]
+    return [schedule.timesteps[min(k + 1, asking - 1)] for k in range(stop, min(start, asking))]
 
 
 BDIA = Sampler(

@@ -35,7 +35,7 @@ from schemas.specs import EditSpec, InvertSpec
 CPU = Machine("cpu", 1, 0.0)
 STEPS = 3
 DTYPES = {"edict": "bfloat16"}  # in float32 test_run has it
-OFFSETS = {"ddim": 0}  # the last step changes nothing, and asks for nothing
+OFFSETS = {"ddim": 0, "ddim_euler": 0}  # the last step changes nothing, and asks for nothing
 INTERVALS = {"edict": [0.5, 5.0], "bdia": [0.5, 5.0]}  # without the last step
 
 
@@ -110,7 +110,9 @@ def test_the_plan_tells_the_networks_work(made: tuple[str, Path, int, str]) -> N
     within = " at noise levels from 0.5 to 5" if name in INTERVALS else ""
     assert f"  sampler       {name}, {STEPS} steps{parameters}, guidance 3{within}\n" in said
     assert f"  network cost  {asked // 2} evaluations a picture, {asked} in all" in said
-    assert asked // 2 == {"edict": 10, "bdia": 4, "obelm": 6, "ddim": 4}[name]  # both branches of guidance
+    assert (
+        asked // 2 == {"edict": 10, "bdia": 4, "obelm": 6, "ddim": 4, "ddim_euler": 4}[name]
+    )  # both branches of guidance
 
 
 def test_a_store_verifies_as_its_sampler_can(made: tuple[str, Path, int, str]) -> None:
@@ -121,7 +123,7 @@ def test_a_store_verifies_as_its_sampler_can(made: tuple[str, Path, int, str]) -
     verified = VerifyWorker(VerifyTask(store.location, store.key(), weights, CPU)).process(units[0], 1, None, {})
     assert (verified.rows, len(verified.inexact)) == (2, 0 if SAMPLERS[name].exact else 2)
     if not SAMPLERS[name].exact:
-        with pytest.raises(StoreError, match=r"inverted with ddim, which is inexact by design"):
+        with pytest.raises(StoreError, match=rf"inverted with {name}, which is inexact by design"):
             run_verify(store.location, rows=None, count=1, gpus=0)
 
 
@@ -162,7 +164,7 @@ def test_edits_follow_the_store(made: tuple[str, Path, int, str]) -> None:
     assert f"  network cost  {sum(asked)} evaluations\n" in preview(spec)
 
 
-@pytest.mark.parametrize("made", ["bdia", "obelm", "ddim"], indirect=True)
+@pytest.mark.parametrize("made", ["bdia", "obelm", "ddim", "ddim_euler"], indirect=True)
 def test_an_edit_in_which_nothing_is_asked_is_refused(made: tuple[str, Path, int, str]) -> None:
     name, folder, _, _ = made
     spec = edit_spec(folder, steps=1)
