@@ -142,7 +142,7 @@ class EDICT:
     ) -> Pair:
         """The noise pair of N pictures (or of the pair `encode` gave), each under its caption.
 
-        `sampler` is edict (which takes p), bdia (gamma), obelm, or ddim, which alone does not come back exactly; None
+        `sampler` is edict (which takes p), bdia (gamma), obelm, or ddim and ddim_euler, which are not exact; None
         takes a parameter's default, and the sampler's `bits`. `batch_size` is the shape the network runs in, all N at
         once if None. `steps_offset` takes the place of the checkpoint's. Guidance is limited to the noise levels in
         `guidance_interval`, (low, high], where one is given; elsewhere the caption's branch is all that is computed.

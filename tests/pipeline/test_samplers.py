@@ -28,7 +28,7 @@ from pipeline.shards import Sample
 from pipeline.store import Store, StoreError
 from pipeline.verify import VerifyTask, VerifyWorker, run_verify
 from pipeline.work import Machine
-from pipeline.worker import TooLarge
+from pipeline.worker import TooLarge, check_model, load_model
 from schemas.latents import FINGERPRINT, NOISE
 from schemas.specs import EditSpec, InvertSpec
 
@@ -141,6 +141,18 @@ def test_memory_that_runs_out_is_no_samples_fault(made: tuple[str, Path, int, st
     with pytest.raises(TooLarge, match=r"a batch of 2 .* lower workers.batch_size.*for a test") as caught:
         worker.process(part_units(store, 2, 1)[0], 1, None, {})
     assert isinstance(caught.value, JobError)  # whose units the pool does not search for a sample
+
+
+@pytest.mark.parametrize("made", ["edict"], indirect=True)
+def test_a_model_is_checked_with_guidance_and_without(made: tuple[str, Path, int, str]) -> None:
+    """Where guidance has an interval, the network is called in two shapes."""
+    _, folder, _, _ = made
+    job = Store(str(folder / "latents")).job()
+    model = load_model(weights_of(InvertSpec.model_validate(job["spec"]).model, locate(), job["fingerprint"]), CPU)
+    batches = list[int]()
+    model.network.register_forward_pre_hook(lambda _, arguments: batches.append(len(arguments[0])))
+    check_model(model, job["fingerprint"], 2)
+    assert sorted(batches) == [2, 4]
 
 
 def edit_spec(folder: Path, **edit: Any) -> EditSpec:
