@@ -109,7 +109,7 @@ def evaluations(model: EDICT, way: Way, steps: int) -> int:
     """Of the network, by an inversion and an edit."""
     schedule = model.model.schedule(steps, way.strength)
     outside, depth = schedule.outside(way.guidance_interval), schedule.depth
-    asks = partial(SAMPLERS["edict"].asked, schedule.asking)
+    asks = partial(SAMPLERS["edict"].asked, schedule)
     return preview.evaluations(asks(depth, 0), outside, way.inverted_at) + preview.evaluations(
         asks(0, depth), outside, way.edited_at
     )

@@ -18,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.record import save
 from edict.checkpoint import locate, read_config
+from edict.models import describe
 from edict.samplers import SAMPLERS
 from jobs.evaluation.record import table
 
@@ -78,8 +79,10 @@ def cost(configs: Mapping[str, Mapping[str, Any]], steps: int) -> dict[str, Any]
             "vae, decode": operations(lambda: vae.decode(latents)),
             "text_encoder": operations(lambda: text(ids)),
         }
+    schedule = describe(locate()).schedule(steps)
     calls = {
-        f"{sampler}, guidance {guidance:g}": len(SAMPLERS[sampler].asked(steps, steps, 0)) * (1 if guidance == 1 else 2)
+        f"{sampler}, guidance {guidance:g}": len(SAMPLERS[sampler].asked(schedule, steps, 0))
+        * (1 if guidance == 1 else 2)
         for sampler, guidance in WAYS
     }
     return {

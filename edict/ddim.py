@@ -1,4 +1,4 @@
-"""DDIM and its inversion (Song et al., 2010.02502; EDICT, equations 8 and 9): the baseline. It is not exact."""
+"""DDIM and its inversion in floats: the baseline. `edict.samplers.ddim` defines both conventions of the inversion."""
 
 import torch
 
@@ -13,10 +13,15 @@ def generate(latents: torch.Tensor, schedule: Schedule, predict: Predict, *, sta
     return latents
 
 
-def invert(latents: torch.Tensor, schedule: Schedule, predict: Predict, *, start: int, stop: int) -> torch.Tensor:
-    """Noise float latents from position `start` to `stop` <= `start`, by eps(x_t, t) ~ eps(x_(t-1), t)."""
+def invert(
+    latents: torch.Tensor, schedule: Schedule, predict: Predict, *, start: int, stop: int, euler: bool = False
+) -> torch.Tensor:
+    """Noise float latents [N, C, H, W] from position `start` to `stop` <= `start`; float64.
+
+    `euler` calls the network at the timestep of the state, eps(x_(t-1), t-1), instead of at eps(x_(t-1), t).
+    """
     for i in reversed(range(stop, start)):
-        latents = _step(latents, predict(latents.double(), schedule.timesteps[i]), schedule, i + 1, i)
+        latents = _step(latents, predict(latents.double(), schedule.timestep(i + euler)), schedule, i + 1, i)
     return latents
 
 

@@ -193,7 +193,7 @@ class EDICT:
     ) -> Pair:
         """Return the noise pair of N images (or of the pair `encode` gave), each under its caption.
 
-        `sampler` is edict (which takes p), bdia (gamma), obelm, or ddim, which alone does not come back exactly; None
+        `sampler` is edict (which takes p), bdia (gamma), obelm, or ddim and ddim_euler, which are not exact; None
         takes a parameter's default, and the sampler's `bits`. `batch_size` is the shape the network runs in, all N at
         once if None. `steps_offset` takes the place of the checkpoint's. Guidance is limited to the noise levels in
         `guidance_interval`, (low, high], where one is given; elsewhere the caption's branch is all that is computed.
@@ -352,7 +352,7 @@ class EDICT:
         guidance_scale = pair.guidance_scale if guidance_scale is None else guidance_scale
         xs, ys, faults = torch.empty_like(pair.x), torch.empty_like(pair.y), Faults()
         batches = arrange([None] * len(pair) if slots is None else slots, pair.batch_size)
-        calls = len(batches) * len(sampler.asked(pair.schedule.asking, pair.position, position))
+        calls = len(batches) * len(sampler.asked(pair.schedule, pair.position, position))
         with self._progress_bar("invert" if position < pair.position else "generate", calls) as bar:
             for batch in batches:
                 samples = [i for i in batch if i is not None]
@@ -432,7 +432,7 @@ class EDICT:
         states: dict[attention.Place, tuple[torch.Tensor, torch.Tensor]] = {}
         faults: dict[attention.Place, ArithmeticError] = {}
         batches = attention.batches(counts, pair.batch_size)
-        calls = len(batches) * len(SAMPLERS[pair.sampler].asked(pair.schedule.asking, pair.position, depth))
+        calls = len(batches) * len(SAMPLERS[pair.sampler].asked(pair.schedule, pair.position, depth))
         with self._progress_bar("edit", calls) as bar:
             for places in batches:
                 filled = _filled(places, pair.batch_size)

@@ -59,7 +59,7 @@ class Pair:
     @property
     def unguided(self) -> frozenset[float]:
         """The timesteps at which guidance does not apply."""
-        return frozenset(self.schedule.timesteps[i] for i in self.schedule.outside(self.guidance_interval))
+        return self.schedule.outside(self.guidance_interval)
 
     @property
     def scales(self) -> tuple[float, float]:

@@ -52,8 +52,8 @@ class Sampler:
     """A method, as two functions (x, y, schedule, predict, *, bits, start, stop, extent, and its parameters) -> x, y.
 
     `generate` denoises the int64 pair [N, C, H, W] from position `start` to `stop` >= `start`, `invert` leads from
-    `start` to `stop` <= `start`, and `asked(asking, start, stop)` are the steps at whose timesteps either asks the
-    network on the way, in no order, where the first `asking` steps of the schedule do (Schedule.asking).
+    `start` to `stop` <= `start`, and `asked(schedule, start, stop)` are the timesteps at which either calls the
+    network on the way, in no order.
     `exact`: generate undoes invert to the integer. `ahead`: by how many positions y is nearer to the clean end than x;
     at the clean end itself they are one state. `parameters` are weights from 1/2 to 1 with their defaults (`resolve`),
     `bits` those of the lattice where none are given.
@@ -61,7 +61,7 @@ class Sampler:
 
     generate: Callable[..., States]
     invert: Callable[..., States]
-    asked: Callable[[int, int, int], list[int]]
+    asked: Callable[[Schedule, int, int], list[float]]
     exact: bool = True
     ahead: int = 0
     bits: int = BITS

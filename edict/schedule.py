@@ -55,11 +55,17 @@ class Schedule:
         alpha = self.alphas_cumprod[position]
         return math.sqrt(1 - alpha) / math.sqrt(alpha)
 
-    def outside(self, interval: Sequence[float] | None) -> list[int]:
-        """The steps that begin at a noise level outside `interval`, (low, high]; none, where there is no interval."""
+    def timestep(self, position: int) -> float:
+        """The timestep of a state at `position`: that of the step from there, and 0 at the clean end."""
+        return self.timesteps[position] if position < self.depth else 0
+
+    def outside(self, interval: Sequence[float] | None) -> frozenset[float]:
+        """The timesteps of the noise levels outside `interval`, (low, high]; none where there is no interval."""
         if interval is None:
-            return []
-        return [i for i in range(self.depth) if not interval[0] < self.sigma(i) <= interval[1]]
+            return frozenset()
+        # noisy end last: where the last step has timestep 0 too, its noise level counts
+        levels = {self.timestep(k): self.sigma(k) for k in reversed(range(self.depth + 1))}
+        return frozenset(timestep for timestep, sigma in levels.items() if not interval[0] < sigma <= interval[1])
 
 
 FLOW_END = Schedule((), (1.0,), (0.0,))

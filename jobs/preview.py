@@ -70,7 +70,7 @@ def _invert(spec: InvertSpec) -> list[str]:
     interval = spec.sampler.guidance_interval
     compiled = ", compiled" if spec.model.compile else ""
     within = "" if interval is None else " at noise levels from {:g} to {:g}".format(*interval)
-    asked = SAMPLERS[sampler].asked(schedule.asking, depth, 0)
+    asked = SAMPLERS[sampler].asked(schedule, depth, 0)
     cost = evaluations(asked, schedule.outside(interval), _branching(fingerprint, spec.sampler.guidance_scale))
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
@@ -182,13 +182,13 @@ def _strangers(latents: Store, parts: Sequence[Source], tables: Mapping[str, Pro
 
 
 def _edit_cost(
-    changed: Sequence[tuple[Variant, str]], schedule: Schedule, made: Mapping[str, Any], unguided: Container[int]
+    changed: Sequence[tuple[Variant, str]], schedule: Schedule, made: Mapping[str, Any], unguided: Container[float]
 ) -> int:
     """Network evaluations of one row: each edit's own steps, and the base prompt's down to the last branch point.
 
     Edits of one depth, guidance and control are held to the row's own regeneration, which takes one place beside them.
     """
-    depth, asks = schedule.depth, partial(SAMPLERS[made["sampler"]].asked, schedule.asking)
+    depth, asks = schedule.depth, partial(SAMPLERS[made["sampler"]].asked, schedule)
     last, cost, guidance_scale = depth, 0, _branching(made, made["guidance_scale"])
     seen = set[tuple[int, float, str]]()
     for variant, _ in changed:
@@ -210,7 +210,7 @@ def _branching(fingerprint: Mapping[str, Any], guidance_scale: float) -> float:
     return 1.0 if "guidance" in fingerprint else guidance_scale
 
 
-def evaluations(asked: Sequence[int], unguided: Container[int], *guidance_scales: float) -> int:
-    """Of steps, each with the branches that these scales need: the caption's, the empty one's, or both."""
+def evaluations(asked: Sequence[float], unguided: Container[float], *guidance_scales: float) -> int:
+    """Of timesteps, each with the branches that these scales need: the caption's, the empty one's, or both."""
     branches = len(set(guidance_scales)) if {0, 1}.issuperset(guidance_scales) else 2
-    return sum(1 if step in unguided else branches for step in asked)
+    return sum(1 if timestep in unguided else branches for timestep in asked)

@@ -100,8 +100,7 @@ class BatchWorker(Ready):
             before = timed(begin, device)
             start, predict = begin()
             x, unguided, schedule = start.to_float()[0], start.unguided, start.schedule
-            asked = SAMPLERS[start.sampler].asked(schedule.asking, schedule.depth, 0)
-            timesteps = [schedule.timesteps[i] for i in asked]
+            timesteps = SAMPLERS[start.sampler].asked(schedule, schedule.depth, 0)
             one_of_each = {timestep in unguided: timestep for timestep in timesteps}
             seconds = {kind: timed(partial(predict, x, timestep), device) for kind, timestep in one_of_each.items()}
         call = sum(seconds[timestep in unguided] for timestep in timesteps) / len(timesteps)

@@ -117,10 +117,12 @@ class ModelSpec(Spec):
 class SamplerSpec(Spec):
     """The sampler, and where on the noise schedule the stored pair stands."""
 
-    name: Literal["edict", "bdia", "obelm", "ddim"] = Field(
+    name: Literal["edict", "bdia", "obelm", "ddim", "ddim_euler"] = Field(
         "edict",
         description="The sampling method, which edits follow: edict, two coupled states; bdia and obelm, two-step "
-        "methods at half the network's work; ddim, the baseline, which alone does not come back exactly.",
+        "methods at half the network's work; ddim and ddim_euler, baselines whose round trip is not exact. Their "
+        "inversions differ: ddim evaluates the network at the timestep that a step leads to, ddim_euler at the one "
+        "that it starts from.",
     )
     steps: Steps = Field(50, description="Steps of the whole schedule; steps * strength of them are executed.")
     strength: Strength = Field(

@@ -16,14 +16,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from benchmarks.record import RESULTS
+from edict.checkpoint import locate
+from edict.models import describe
 from edict.samplers import SAMPLERS
-from edict.schedule import executed
 from jobs.evaluation.edits import interval
 from jobs.evaluation.record import table
 
 PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
-COLOURS = {"edict": "#0072b2", "bdia": "#d55e00", "obelm": "#009e73", "ddim": "#6e6e6e"}
-MARKERS = {"edict": "o", "bdia": "s", "obelm": "^", "ddim": "x"}
+COLOURS = {"edict": "#0072b2", "bdia": "#d55e00", "obelm": "#009e73", "ddim": "#6e6e6e", "ddim_euler": "#cc79a7"}
+MARKERS = {"edict": "o", "bdia": "s", "obelm": "^", "ddim": "x", "ddim_euler": "+"}
 
 Row = dict[str, Any]
 Interval = tuple[float, float, float]
@@ -102,8 +103,8 @@ def keep(figure: Figure, name: str) -> None:
 
 def there_and_back(row: Row) -> int:
     """Calls of the network for an edit."""
-    sampler, depth = SAMPLERS[row["sampler"]], executed(row["steps"], row["strength"])
-    return len(sampler.asked(depth, depth, 0) + sampler.asked(depth, 0, depth))
+    sampler, schedule = SAMPLERS[row["sampler"]], describe(locate()).schedule(row["steps"], row["strength"])
+    return len(sampler.asked(schedule, schedule.depth, 0) + sampler.asked(schedule, 0, schedule.depth))
 
 
 def round_trips() -> None:

@@ -82,7 +82,7 @@ def measure(model: EDICT, shown: Sequence[Captioned], given: Any) -> tuple[list[
                 "sampler": name,
                 "parameters": {parameter: float(value) for parameter, value in start.parameters.items()},
                 **about,
-                "calls": len(SAMPLERS[name].asked(start.position, start.position, 0)),
+                "calls": len(SAMPLERS[name].asked(start.schedule, start.position, 0)),
                 "bits": bits,
                 "n": len(shown),
                 "left_the_lattice": int((~sound).sum()),

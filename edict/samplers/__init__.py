@@ -8,11 +8,17 @@ from fractions import Fraction
 
 from edict.lattice import as_fraction
 from edict.sampler import Sampler
-from edict.samplers.ddim import DDIM
+from edict.samplers.ddim import DDIM, DDIM_EULER
 from edict.samplers.edict import EDICT
 from edict.samplers.two_step import BDIA, OBELM
 
-SAMPLERS: dict[str, Sampler] = {"edict": EDICT, "bdia": BDIA, "obelm": OBELM, "ddim": DDIM}
+SAMPLERS: dict[str, Sampler] = {
+    "edict": EDICT,
+    "bdia": BDIA,
+    "obelm": OBELM,
+    "ddim": DDIM,
+    "ddim_euler": DDIM_EULER,
+}
 
 
 def named(name: str) -> Sampler:

@@ -75,8 +75,8 @@ def _half_step(
     return increment(other, position, schedule.timesteps[i], gain, schedule, predict, bits, extent)
 
 
-def _asked(asking: int, start: int, stop: int) -> list[int]:
-    return [*range(min(start, stop), min(max(start, stop), asking))] * 2
+def _asked(schedule: Schedule, start: int, stop: int) -> list[float]:
+    return [*schedule.timesteps[min(start, stop) : min(max(start, stop), schedule.asking)]] * 2
 
 
 EDICT = Sampler(generate, invert, _asked, parameters={"p": 0.93})

@@ -13,8 +13,11 @@ state: the last arrival asks for nothing, and the first step of the inversion is
 from the pair of the base prompt, as the authors' code for edits does: of s steps under a new prompt s - 1 ask for a
 prediction, and one step alone changes nothing.
 
-Generation contracts what sets the states apart by a_k, and inversion expands it by 1 / a_k: a_k at most 1 is what lets
-`contract` undo the rounding of `expand`. Where a method asks for more it gets 1, which is as consistent.
+Generation contracts the difference of the states by a_k, and inversion expands it by 1 / a_k. At a_k <= 1 `contract`
+undoes the rounding of `expand`. A larger a_k has no exact step on this lattice: inversion would divide the difference
+by it, two neighbouring integers would become one, and no generation could tell them apart. So a_k is limited to 1,
+which is as consistent. BDIA's is never above 1. O-BELM's is near the clean end, at one step in eight of Stable
+Diffusion's schedule; docs/comparison.md has the effect on edits.
 """
 
 from __future__ import annotations
@@ -119,10 +122,11 @@ def _step(schedule: Schedule, k: int) -> float:
     return schedule.sigma(k) - schedule.sigma(k + 1)
 
 
-def _asked(asking: int, start: int, stop: int) -> list[int]:
+def _asked(schedule: Schedule, start: int, stop: int) -> list[float]:
+    asking = schedule.asking
     if start < stop:
-        return [*range(start + 1, min(stop + 1, asking))]
-    return [min(k + 1, asking - 1) for k in range(stop, min(start, asking))]
+        return [*schedule.timesteps[start + 1 : min(stop + 1, asking)]]
+    return [schedule.timesteps[min(k + 1, asking - 1)] for k in range(stop, min(start, asking))]
 
 
 BDIA = Sampler(

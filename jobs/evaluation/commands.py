@@ -39,7 +39,7 @@ def table1(
     threads: Threads = None,
     output: Output = None,
 ) -> None:
-    """The paper's Table 1 on the default model: what comes back from inversion and regeneration, EDICT and DDIM."""
+    """The paper's Table 1 on the default model: the error of inversion and regeneration by EDICT and by DDIM."""
     import torch
 
     from jobs.evaluation import table1 as evaluation
@@ -90,8 +90,8 @@ def edits(
 ) -> None:
     """Edits by the default model against their ground truth, the shipped picture that the edit should lead to.
 
-    EDICT, DDIM inversion, EDICT with attention control, and SDEdit: the distance to the truth, and the same where
-    source and truth agree, so that nothing should change.
+    EDICT, DDIM inversion in both conventions (--ddim sets both), EDICT with attention control, and SDEdit: the
+    distance to the truth, and the same where source and truth agree, so that nothing should change.
     """
     from jobs.evaluation import edits as evaluation
     from jobs.evaluation.errors import EvaluationError
@@ -99,7 +99,7 @@ def edits(
     from jobs.evaluation.sheet import draw
     from jobs.evaluation.truth import split, truth
 
-    given = {"EDICT": edict, "DDIM": ddim, "control": control, "SDEdit": sdedit}
+    given = {"EDICT": edict, "DDIM": ddim, "DDIM Euler": ddim, "control": control, "SDEdit": sdedit}
     with reported(LOST):
         if grid and not tune:
             raise EvaluationError("--grid has no pairs to choose on; give --tune")

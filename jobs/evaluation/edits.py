@@ -49,10 +49,12 @@ def by_edict(model: EDICT, start: Pair, sources: list[str], targets: list[str], 
 
 
 @torch.inference_mode()
-def by_ddim(model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float) -> Edited:
-    """The same with DDIM along the same schedule."""
+def by_ddim(
+    model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float, *, euler: bool
+) -> Edited:
+    """DDIM inversion and generation along the same schedule; `euler` is the convention of the inversion."""
     schedule, predict = start.schedule, model.predictor(sources, start.guidance_scale)
-    noise = ddim.invert(start.to_float()[0], schedule, predict, start=schedule.depth, stop=0)
+    noise = ddim.invert(start.to_float()[0], schedule, predict, start=schedule.depth, stop=0, euler=euler)
     predict = model.predictor(targets, guidance_scale)
     return ddim.generate(noise, schedule, predict, start=0, stop=schedule.depth), set()
 
@@ -77,8 +79,15 @@ def by_sdedit(model: EDICT, start: Pair, sources: list[str], targets: list[str],
     return ddim.generate(noised, schedule, predict, start=0, stop=schedule.depth), set()
 
 
-METHODS: dict[str, Method] = {"EDICT": by_edict, "DDIM": by_ddim, "control": by_control, "SDEdit": by_sdedit}
-"""By the names they are printed under; "control" is EDICT with attention control."""
+METHODS: dict[str, Method] = {
+    "EDICT": by_edict,
+    "DDIM": partial(by_ddim, euler=False),
+    "DDIM Euler": partial(by_ddim, euler=True),
+    "control": by_control,
+    "SDEdit": by_sdedit,
+}
+"""By the names they are printed under: the two conventions of DDIM inversion are those of `edict.samplers.ddim`, and
+"control" is EDICT with attention control."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ errors are of 8-bit pictures, on [-1, 1] pixels.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ PAPER = {  # on COCO, with LDM: other pictures and another model, so that only t
     ("DDIM", "unconditional"): {50: 0.030, 100: 0.027, 200: 0.023},
     ("DDIM", "conditional"): {50: 0.420, 100: 0.471, 200: 0.497},
 }
+Method = Callable[[EDICT, Pair, Sequence[Captioned]], dict[str, Any]]
 HEAD = (
     "method",
     "prompt",
@@ -36,10 +38,14 @@ HEAD = (
 
 
 def measure(model: EDICT, shown: Sequence[Captioned], *, steps: Sequence[int], batch: int) -> list[dict[str, Any]]:
-    """The rows of the table: the autoencoder, and both methods under both prompts at each number of steps."""
+    """The rows of the table: the autoencoder, and every method under both prompts at each number of steps."""
     rows = autoencoder(model, shown)
     clean = model.encode([picture.image for picture in shown])
-    methods = {"EDICT": by_edict, "DDIM": by_ddim}
+    methods: dict[str, Method] = {
+        "EDICT": by_edict,
+        "DDIM": partial(by_ddim, euler=False),
+        "DDIM Euler": partial(by_ddim, euler=True),
+    }
     with Progress("table1", len(methods) * len(PROMPTS) * sum(steps) * len(shown), "steps") as progress:
         for method, come_back in methods.items():
             for prompt, guidance_scale in PROMPTS.items():
@@ -48,7 +54,8 @@ def measure(model: EDICT, shown: Sequence[Captioned], *, steps: Sequence[int], b
                         clean, steps=count, strength=1.0, guidance_scale=guidance_scale, batch_size=batch
                     )
                     about = {"method": method, "prompt": prompt, "guidance_scale": guidance_scale, "steps": count}
-                    paper = {"paper": PAPER[method, prompt][count]} if count in PAPER[method, prompt] else {}
+                    published = PAPER.get((method, prompt), {})
+                    paper = {"paper": published[count]} if count in published else {}
                     rows.append(about | come_back(model, start, shown) | paper)
                     progress.advance(count * len(shown), " ".join(filter(None, line(rows[-1]))))
     return rows
@@ -96,8 +103,8 @@ def by_edict(model: EDICT, start: Pair, shown: Sequence[Captioned]) -> dict[str,
 
 
 @torch.inference_mode()
-def by_ddim(model: EDICT, start: Pair, shown: Sequence[Captioned]) -> dict[str, Any]:
-    """DDIM inversion and generation along the same schedule."""
+def by_ddim(model: EDICT, start: Pair, shown: Sequence[Captioned], *, euler: bool) -> dict[str, Any]:
+    """DDIM inversion and generation along the same schedule; `euler` is the convention of the inversion."""
     images = [picture.image for picture in shown]
     latents = start.to_float()[0]
     depth = start.schedule.depth
@@ -106,7 +113,7 @@ def by_ddim(model: EDICT, start: Pair, shown: Sequence[Captioned]) -> dict[str, 
     for first in range(0, len(shown), start.batch_size):
         rows = slice(first, first + start.batch_size)
         predict = model.predictor([picture.caption for picture in shown[rows]], start.guidance_scale)
-        noise = ddim.invert(latents[rows], start.schedule, predict, start=depth, stop=0)
+        noise = ddim.invert(latents[rows], start.schedule, predict, start=depth, stop=0, euler=euler)
         parts.append(ddim.generate(noise, start.schedule, predict, start=0, stop=depth))
     seconds = time.perf_counter() - began
     base = squared_error(model.decode(latents), images)

@@ -83,6 +83,21 @@ def ddim(x: torch.Tensor, eps: torch.Tensor, alpha: float, alpha_to: float) -> t
     return a * x + b * eps.double()
 
 
+def invert_ddim(
+    clean: torch.Tensor, timesteps: Sequence[int], alphas_cumprod: Sequence[float], predict: Predict, *, euler: bool
+) -> torch.Tensor:
+    """DDIM inversion, at the timestep of the state that a step leads to or, with `euler`, of the state it starts from.
+
+    A timestep belongs to the noise level that its step starts from in generation, and 0 to the clean end.
+    """
+    own = dict(zip(alphas_cumprod, timesteps, strict=False))
+    x = clean
+    for here, there in zip(reversed(alphas_cumprod[1:]), reversed(alphas_cumprod[:-1]), strict=True):
+        timestep = own.get(here, 0) if euler else own[there]
+        x = ddim(x, predict(x, timestep), here, there)
+    return x
+
+
 def bdia(
     before: torch.Tensor, x: torch.Tensor, eps: torch.Tensor, alphas: Sequence[float], gamma: float
 ) -> torch.Tensor:

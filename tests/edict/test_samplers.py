@@ -23,6 +23,7 @@ from tests.edict.test_sampler import CONFIG, clean, equal, latents
 
 EXACT = [name for name, sampler in SAMPLERS.items() if sampler.exact]
 TWO_STEP = ["bdia", "obelm"]
+DDIM = ["ddim", "ddim_euler"]
 GEOMETRIC = Schedule(  # sigma falls by a third at every step: O-BELM's weight is 4/9 throughout
     (900, 750, 600, 450, 300, 150, 1), tuple(1 / (1 + (8 * (2 / 3) ** k) ** 2) for k in range(8))
 )
@@ -111,7 +112,7 @@ def test_the_network_is_asked_at_the_steps_that_the_sampler_says(name: str, step
     assert run.plan.asking == steps - idle
 
     def asked(start: int, stop: int) -> list[float]:
-        return sorted(run.plan.timesteps[i] for i in run.sampler.asked(run.plan.asking, start, stop))
+        return sorted(run.sampler.asked(run.plan, start, stop))
 
     for stop in range(steps, -1, -1):
         states = run.invert(clean(run.plan), steps, stop)
@@ -121,7 +122,7 @@ def test_the_network_is_asked_at_the_steps_that_the_sampler_says(name: str, step
             run.generate(states, stop, end)
             assert sorted(run.asked) == asked(stop, end)
     n = steps - idle
-    whole = {"edict": (2 * n, 2 * n), "ddim": (n, n)}.get(name, (n, max(n - 1, 0)))
+    whole = {"edict": (2 * n, 2 * n), "ddim": (n, n), "ddim_euler": (n, n)}.get(name, (n, max(n - 1, 0)))
     assert (len(asked(steps, 0)), len(asked(0, steps))) == whole
 
 
@@ -131,6 +132,15 @@ def test_a_two_step_method_asks_at_the_timestep_of_the_state_it_shows(name: str)
     noise = run.invert(clean(run.plan))
     assert run.asked == [run.plan.timesteps[i] for i in (4, 4, 3, 2, 1)]
     assert run.generate(noise) and run.asked == [run.plan.timesteps[i] for i in (1, 2, 3, 4)]
+
+
+def test_ddim_euler_evaluates_at_the_timestep_of_the_state() -> None:
+    run = Run("ddim_euler", schedule(CONFIG, 5))
+    noise = run.invert(clean(run.plan))
+    assert run.asked == [0, *run.plan.timesteps[:0:-1]]
+    assert run.generate(noise) and run.asked == list(run.plan.timesteps)
+    run.invert(clean(run.plan), 3, 1)
+    assert run.asked == [run.plan.timesteps[i] for i in (3, 2)]
 
 
 @pytest.mark.parametrize("name", TWO_STEP)
@@ -251,18 +261,38 @@ def test_the_order_of_a_method(name: str, lowest: float, highest: float) -> None
     assert lowest < error(160) / error(80) < highest
 
 
+@pytest.mark.parametrize("name", DDIM)
 @pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (7, 1.0), (25, 0.8)])
-def test_ddim_is_ddim_in_floats_but_for_rounding(steps: int, strength: float) -> None:
+def test_ddim_is_ddim_in_floats_but_for_rounding(steps: int, strength: float, name: str) -> None:
     plan, bits = schedule(CONFIG, steps, strength), 20
-    run = Run("ddim", plan, bits)
+    run = Run(name, plan, bits)
     x, y = run.invert(clean(plan, bits))
     assert torch.equal(x, y)
-    expected = ddim.invert(latents(), plan, analytic, start=plan.depth, stop=0)
+    euler = name == "ddim_euler"
+    expected = ddim.invert(latents(), plan, analytic, start=plan.depth, stop=0, euler=euler)
     assert (from_lattice(x, plan.scale(0), bits) - expected).abs().max() < 1e-4
+    from_paper = oracle.invert_ddim(latents(), plan.timesteps, plan.alphas_cumprod, analytic, euler=euler)
+    assert torch.allclose(expected, from_paper, rtol=1e-12, atol=1e-12)
     again = run.generate((x, y))
     expected = ddim.generate(expected, plan, analytic, start=0, stop=plan.depth)
     assert (from_lattice(again[0], plan.scale(plan.depth), bits) - expected).abs().max() < 1e-4
-    assert not SAMPLERS["ddim"].exact and not equal(again, clean(plan, bits))
+    assert not SAMPLERS[name].exact and not equal(again, clean(plan, bits))
+
+
+@pytest.mark.parametrize("name", DDIM)
+def test_ddim_inversion_is_of_the_first_order(name: str) -> None:
+    """Its distance to the solution halves with the step, where the prediction depends on the timestep."""
+    sigmas = (0.1, 2.0)
+
+    def error(steps: int) -> float:
+        levels = [sigmas[1] + (sigmas[0] - sigmas[1]) * k / steps for k in range(steps + 1)]
+        plan = Schedule(tuple(levels[:-1]), tuple(1 / (1 + s**2) for s in levels))
+        run = Run(name, plan, 24, predict=lambda x, s: torch.full_like(x, s))  # du/dsigma = sigma
+        x, _ = run.invert(clean(plan, 24))
+        exact = clean(plan, 24)[0] / 2**24 + (sigmas[1] ** 2 - sigmas[0] ** 2) / 2
+        return float((x / 2**24 - exact).abs().max())
+
+    assert error(160) / error(80) == pytest.approx(0.5, abs=0.02)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -305,7 +335,7 @@ def test_a_spec_names_the_samplers_and_their_parameters() -> None:
         ("bdia", {"p": 0.9}, "p: the sampler bdia takes gamma"),
         ("obelm", {"gamma": 0.9}, "gamma: the sampler obelm takes no parameter"),
         ("bdia", {"gamma": 0.49}, r"gamma is 0\.49: it lies between 0\.5 and 1"),
-        ("dpm", {}, "no sampler 'dpm': give one of edict, bdia, obelm, ddim"),
+        ("dpm", {}, "no sampler 'dpm': give one of edict, bdia, obelm, ddim, ddim_euler"),
     ],
 )
 def test_what_a_sampler_does_not_take_is_refused(name: str, given: dict[str, float], message: str) -> None:

@@ -160,3 +160,15 @@ def test_an_offset_that_is_asked_for_takes_the_configs_place() -> None:
         schedule(config | {"timestep_spacing": "trailing"}, 10, 1.0, 0)
     with pytest.raises(ValueError, match="the checkpoint is a flow"):
         flow({}, 10, tokens=16, steps_offset=0)
+
+
+@pytest.mark.parametrize("one", [False, True])
+@pytest.mark.parametrize("offset", [0, 1])
+def test_an_interval_of_noise_levels_leaves_out_timesteps(offset: int, one: bool) -> None:
+    """The clean end has timestep 0, unless the last step has it: then that step's noise level counts."""
+    plan = schedule({"timestep_spacing": "leading", "steps_offset": offset, "set_alpha_to_one": one}, 10)
+    assert [plan.timestep(k) for k in range(11)] == [*plan.timesteps, 0]
+    assert plan.outside(None) == frozenset()
+    low, high = plan.sigma(8), plan.sigma(2)
+    assert plan.outside([low, high]) == {*plan.timesteps[:2], *plan.timesteps[8:], 0}
+    assert plan.outside([0, 1000]) == ({0} if one and offset else set())

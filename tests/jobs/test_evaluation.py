@@ -482,7 +482,7 @@ def test_table1(tmp_path: Path) -> None:
     floor, _, *rows = results["rows"]
     assert [(row["method"], row["prompt"], row["steps"]) for row in rows] == [
         (method, prompt, steps)
-        for method in ("EDICT", "DDIM")
+        for method in ("EDICT", "DDIM", "DDIM Euler")
         for prompt in ("unconditional", "conditional")
         for steps in (1, 2)
     ]
@@ -496,7 +496,7 @@ def test_table1(tmp_path: Path) -> None:
 def test_edits(tmp_path: Path) -> None:
     file, sheet = tmp_path / "edits.json", tmp_path / "edits.png"
     options = ("--per-kind", 1, "--tune", 0, "--steps", 1, "--columns", 1)
-    settings = [word for name in METHODS for word in (f"--{name.lower()}", 1, 1, 1.5)]
+    settings = [word for name in ("edict", "ddim", "control", "sdedit") for word in (f"--{name}", 1, 1, 1.5)]
     said = invoke("edits", *options, *settings, "--output", file, "--sheet", sheet)
     assert said.exit_code == 0, said.output
     results = json.loads(file.read_text())

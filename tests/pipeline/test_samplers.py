@@ -29,14 +29,14 @@ from pipeline.store import Store, StoreError
 from pipeline.tasks import EditError, InvertTask
 from pipeline.verify import VerifyTask, VerifyWorker, run_verify
 from pipeline.work import Machine
-from pipeline.worker import TooLarge
+from pipeline.worker import TooLarge, check_model, load_model
 from schemas.latents import FINGERPRINT, NOISE
 from schemas.specs import EditSpec, InvertSpec
 
 CPU = Machine("cpu", 1, 0.0)
 STEPS = 3
 DTYPES = {"edict": "bfloat16"}  # in float32 test_run has it
-OFFSETS = {"ddim": 0}  # the last step changes nothing, and asks for nothing
+OFFSETS = {"ddim": 0, "ddim_euler": 0}  # the last step changes nothing, and asks for nothing
 INTERVALS = {"edict": [0.5, 5.0], "bdia": [0.5, 5.0]}  # without the last step
 
 
@@ -111,7 +111,9 @@ def test_the_plan_tells_the_networks_work(made: tuple[str, Path, int, str]) -> N
     within = " at noise levels from 0.5 to 5" if name in INTERVALS else ""
     assert f"  sampler       {name}, {STEPS} steps{parameters}, guidance 3{within}\n" in said
     assert f"  network cost  {asked // 2} evaluations a picture, {asked} in all" in said
-    assert asked // 2 == {"edict": 10, "bdia": 4, "obelm": 6, "ddim": 4}[name]  # both branches of guidance
+    assert (
+        asked // 2 == {"edict": 10, "bdia": 4, "obelm": 6, "ddim": 4, "ddim_euler": 4}[name]
+    )  # both branches of guidance
 
 
 def test_a_store_verifies_as_its_sampler_can(made: tuple[str, Path, int, str]) -> None:
@@ -122,7 +124,7 @@ def test_a_store_verifies_as_its_sampler_can(made: tuple[str, Path, int, str]) -
     verified = VerifyWorker(VerifyTask(store.location, store.key(), weights, CPU)).process(units[0], 1, None, {})
     assert (verified.rows, len(verified.inexact)) == (2, 0 if SAMPLERS[name].exact else 2)
     if not SAMPLERS[name].exact:
-        with pytest.raises(StoreError, match=r"inverted with ddim, which is inexact by design"):
+        with pytest.raises(StoreError, match=rf"inverted with {name}, which is inexact by design"):
             run_verify(store.location, rows=None, count=1, gpus=0)
 
 
@@ -140,6 +142,18 @@ def test_memory_that_runs_out_is_no_samples_fault(made: tuple[str, Path, int, st
     with pytest.raises(TooLarge, match=r"a batch of 2 .* lower workers.batch_size.*for a test") as caught:
         worker.process(part_units(store, 2, 1)[0], 1, None, {})
     assert isinstance(caught.value, JobError)  # whose units the pool does not search for a sample
+
+
+@pytest.mark.parametrize("made", ["edict"], indirect=True)
+def test_a_model_is_checked_with_guidance_and_without(made: tuple[str, Path, int, str]) -> None:
+    """Where guidance has an interval, the network is called in two shapes."""
+    _, folder, _, _ = made
+    job = Store(str(folder / "latents")).job()
+    model = load_model(weights_of(InvertSpec.model_validate(job["spec"]).model, locate(), job["fingerprint"]), CPU)
+    batches = list[int]()
+    model.network.register_forward_pre_hook(lambda _, arguments: batches.append(len(arguments[0])))
+    check_model(model, job["fingerprint"], 2)
+    assert sorted(batches) == [2, 4]
 
 
 def edit_spec(folder: Path, **edit: Any) -> EditSpec:
@@ -163,7 +177,7 @@ def test_edits_follow_the_store(made: tuple[str, Path, int, str]) -> None:
     assert f"  network cost  {sum(asked)} evaluations\n" in preview(spec)
 
 
-@pytest.mark.parametrize("made", ["bdia", "obelm", "ddim"], indirect=True)
+@pytest.mark.parametrize("made", ["bdia", "obelm", "ddim", "ddim_euler"], indirect=True)
 def test_an_edit_in_which_nothing_is_asked_is_refused(made: tuple[str, Path, int, str]) -> None:
     name, folder, _, _ = made
     spec = edit_spec(folder, steps=1)

@@ -1,0 +1,196 @@
+"""O-BELM where the lattice departs from the paper: the limit of its weight, and the rounding that inversion expands.
+
+`python -m benchmarks.samplers.obelm`. The weight a_k of O-BELM is limited to 1 on the lattice. Edits without the limit
+are made in float64; their distance to the lattice's is in grey levels of 255. Rounding is measured as the distance of
+the noise at few bits to the noise at FINE bits, in standard deviations of the latter, by `steps_offset`.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from benchmarks.record import numbers, parser, save
+from benchmarks.samplers.round_trips import distance
+from edict import EDICT, Pair
+from edict.sampler import Predict
+from edict.samplers import SAMPLERS, two_step
+from edict.schedule import Schedule
+from jobs.evaluation.edits import Edited, Method, by_edict, mean_interval
+from jobs.evaluation.record import table
+from jobs.evaluation.truth import Edit, split, squared_error, truth
+
+FINE = 30  # bits
+Weight = Callable[[Schedule, int], float]
+
+
+def limited(schedule: Schedule, k: int) -> float:
+    """The weight as the lattice takes it, but for rounding to a fraction."""
+    return min(two_step.obelm(schedule, k), 1)
+
+
+def invert(clean: torch.Tensor, schedule: Schedule, predict: Predict, weight: Weight) -> tuple[torch.Tensor, ...]:
+    """The states at positions 0 and 1 on the scale x / sqrt(alpha), float64 [N, C, H, W], of clean latents."""
+    end = schedule.asking
+    y = clean / schedule.scale(schedule.depth)
+    eps = predict(y * schedule.scale(end), schedule.timesteps[end - 1]).double()
+    x = y + (schedule.sigma(end - 1) - schedule.sigma(end)) * eps
+    for k in reversed(range(1, end)):
+        x, y = x + (y - x - _step(x, k, schedule, predict, weight)) / weight(schedule, k), x
+    return x, y
+
+
+def generate(states: tuple[torch.Tensor, ...], schedule: Schedule, predict: Predict, weight: Weight) -> torch.Tensor:
+    """The clean latents, float64 [N, C, H, W], from the states at positions 0 and 1."""
+    x, y = states
+    for k in range(1, schedule.asking):
+        x, y = y, y + weight(schedule, k) * (x - y) + _step(y, k, schedule, predict, weight)
+    return y * schedule.scale(schedule.depth)
+
+
+def _step(u: torch.Tensor, k: int, schedule: Schedule, predict: Predict, weight: Weight) -> torch.Tensor:
+    """What the prediction adds at position `k`."""
+    before, h = (schedule.sigma(i) - schedule.sigma(i + 1) for i in (k - 1, k))
+    eps = predict(u * schedule.scale(k), schedule.timesteps[k]).double()
+    return -(h + weight(schedule, k) * before) * eps
+
+
+@torch.inference_mode()
+def by_floats(
+    weight: Weight, model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float
+) -> Edited:
+    """The inversion under the source's caption and the generation under the target's, in float64."""
+    predict = model.predictor(sources, start.guidance_scale)
+    states = invert(start.to_float()[0], start.schedule, predict, weight)
+    return generate(states, start.schedule, model.predictor(targets, guidance_scale), weight), set()
+
+
+def grey_levels(images: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
+    """The root mean square difference of the pixels, in levels of 255."""
+    differences = [np.asarray(a, np.float64) - np.asarray(b, np.float64) for a, b in zip(images, others, strict=True)]
+    return float(np.sqrt(np.mean(np.square(differences))))
+
+
+def limit(model: EDICT, edits: Sequence[Edit], steps: int, guidance_scale: float) -> dict[str, Any]:
+    """The edits of the lattice against those in floats, with the limit of the weight and without."""
+    sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
+    start = model.prepare(
+        model.encode([edit.source.image for edit in edits], bits=SAMPLERS["obelm"].bits),
+        steps=steps,
+        strength=1.0,
+        guidance_scale=guidance_scale,
+        batch_size=len(edits),
+        sampler="obelm",
+    )
+    weights = [two_step.obelm(start.schedule, k) for k in range(1, start.schedule.asking)]
+    methods: dict[str, Method] = {
+        "lattice": by_edict,
+        "limited": partial(by_floats, limited),
+        "unlimited": partial(by_floats, two_step.obelm),
+    }
+    made, errors = dict[str, list[Image.Image]](), dict[str, np.ndarray]()
+    for name, method in methods.items():
+        latents, failed = method(model, start, sources, targets, guidance_scale)
+        if failed:
+            raise ArithmeticError(f"{name}: {len(failed)} of {len(edits)} edits left the lattice; raise --steps")
+        made[name] = model.decode(latents)
+        errors[name] = squared_error(made[name], [edit.target.image for edit in edits])
+    drawings = np.array([edit.drawings for edit in edits])
+    return {
+        "steps": steps,
+        "guidance_scale": guidance_scale,
+        "n": len(edits),
+        "steps_above_1": sum(weight > 1 for weight in weights),
+        "largest_weight": max(weights),
+        "grey_levels": {name: grey_levels(made[name], made["lattice"]) for name in ("limited", "unlimited")},
+        "truth": {name: mean_interval(error, drawings) for name, error in errors.items()},
+        "unlimited_minus_lattice": mean_interval(errors["unlimited"] - errors["lattice"], drawings),
+    }
+
+
+def rounding(model: EDICT, edits: Sequence[Edit], steps: int, offset: int) -> dict[str, Any]:
+    """How far the rounding of `bits` moves the noise at guidance 1, and by what factor the inversion expands it."""
+    noise = {}
+    for bits in (12, 16, FINE):
+        clean = model.encode([edit.source.image for edit in edits], bits=bits)
+        start = model.prepare(
+            clean,
+            steps=steps,
+            strength=1.0,
+            guidance_scale=1.0,
+            batch_size=len(edits),
+            sampler="obelm",
+            steps_offset=offset,
+        )
+        pair, _ = model.move(start, [edit.source.caption for edit in edits], 0)
+        noise[bits] = pair.to_float()[0]
+    schedule = start.schedule
+    weights = [limited(schedule, k) for k in range(1, schedule.asking)]
+    return {
+        "steps": steps,
+        "steps_offset": offset,
+        "last_step": schedule.sigma(schedule.asking - 1) - schedule.sigma(schedule.asking),
+        "last_weight": weights[-1],
+        "expansion": max(math.prod(1 / weight for weight in weights[first::2]) for first in (0, 1)),
+        "to_fine": {str(bits): float(distance(noise[bits], noise[FINE]).mean()) for bits in (12, 16)},
+    }
+
+
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("--count", type=int, default=12, help="edits, of those that `edict eval edits` chooses on")
+    arguments.add_argument("--steps", type=int, default=10)
+    arguments.add_argument("--guidance", type=numbers, default=[1, 3], help="of both directions")
+    arguments.add_argument("--offsets", type=numbers, default=[0, 1, 5, 20], help="values of steps_offset")
+    given = arguments.parse_args()
+    torch.set_num_threads(given.threads)
+    model = EDICT.from_pretrained()
+    tuning, _ = split(truth(), 6)
+    edits = tuning[:: len(tuning) // given.count][: given.count]
+    limits = [limit(model, edits, given.steps, float(scale)) for scale in given.guidance]
+    head = (
+        "guidance",
+        "steps above 1",
+        "largest",
+        "limited",
+        "unlimited",
+        *(f"error {name}" for name in limits[0]["truth"]),
+    )
+    lines = [
+        [
+            row["guidance_scale"],
+            row["steps_above_1"],
+            f"{row['largest_weight']:.2f}",
+            *(f"{value:.1f}" for value in row["grey_levels"].values()),
+            *("{:.4f} [{:.4f}, {:.4f}]".format(*value) for value in row["truth"].values()),
+        ]
+        for row in limits
+    ]
+    print(table(head, lines))
+    roundings = [rounding(model, edits, given.steps, offset) for offset in given.offsets]
+    head = ("steps_offset", "last step", "last weight", "expansion", "12 bits", "16 bits")
+    print(
+        "\n"
+        + table(
+            head,
+            [
+                [
+                    row["steps_offset"],
+                    f"{row['last_step']:.4f}",
+                    f"{row['last_weight']:.4f}",
+                    f"{row['expansion']:.0f}",
+                    *(f"{value:.4f}" for value in row["to_fine"].values()),
+                ]
+                for row in roundings
+            ],
+        )
+    )
+    print(f"\nwritten to {save('samplers/obelm', given, limit=limits, rounding=roundings)}")
+
+
+if __name__ == "__main__":
+    main()
