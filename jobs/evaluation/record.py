@@ -44,7 +44,19 @@ def save(
         "arguments": arguments,
     }
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(_finite(environment | content), indent=2, allow_nan=False) + "\n")
+    file.write_text(_laid_out(_finite(environment | content)))
+
+
+def _laid_out(content: Mapping[str, Any]) -> str:
+    """Return `content` as JSON: a line for each field, and for each object in a list of objects."""
+    fields = []
+    for name, value in content.items():
+        is_rows = isinstance(value, list) and value and isinstance(value[0], dict)
+        rows = ",\n    ".join(json.dumps(row, allow_nan=False) for row in value) if is_rows else ""
+        fields.append(
+            f"  {json.dumps(name)}: " + (f"[\n    {rows}\n  ]" if rows else json.dumps(value, allow_nan=False))
+        )
+    return "{\n" + ",\n".join(fields) + "\n}\n"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
