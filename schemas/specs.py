@@ -604,10 +604,8 @@ def _template(text: str | None, names: tuple[str, ...]) -> str | None:
     for _, name, form, conversion in fields:
         if name is not None and (name not in names or form or conversion):
             written = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
-            known = " and ".join(f"{{{name}}}" for name in names)
-            raise ValueError(
-                f"no placeholder but {known}, and {{{written}}} is another; double braces that are literal"
-            )
+            known = ", ".join(f"{{{name}}}" for name in names)
+            raise ValueError(f"no placeholder other than {known}, so not {{{written}}}. Double literal braces")
     return text
 
 

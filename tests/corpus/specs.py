@@ -116,13 +116,13 @@ SPECS: list[Spec] = [
         "edit-attribute",
         "a template that reaches into Python",
         [{"name": "a", "prompt": "{caption.__class__}"}],
-        "no placeholder but {caption}",
+        "no placeholder other than {caption}",
     ),
     edit(
         "edit-fill",
         "a template that asks for a billion blanks",
         [{"name": "a", "prompt": "{caption:>1000000000}"}],
-        "no placeholder but {caption}",
+        "no placeholder other than {caption}",
     ),
     edit("edit-path", "an edit named ../../x", [{"name": "../../x", "prompt": "x"}], "edits[0].name"),
     edit(
