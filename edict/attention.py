@@ -72,13 +72,13 @@ def without_effect(control: "Control", steps: int, latent_side: int, sides: Sequ
             return f"the mask of words starts after all {steps} steps. Lower mask.start"
     if control.weights and not cross_steps(control, steps):
         return (
-            f"weights act within the window of cross-attention, and a share of {control.cross:g} is none of {steps} "
-            "steps. Raise it"
+            f"weights act in the steps of cross-attention, and the share {control.cross:g} is no step of {steps}. "
+            "Raise it"
         )
     if control.blend is None and not cross_steps(control, steps) and not self_steps(control, steps):
         return (
-            f"shares of {control.cross:g} (cross-attention) and {control.self_:g} (self-attention) are none of {steps} "
-            "steps, and there is no mask. Raise one, or leave control out"
+            f"the shares {control.cross:g} (cross-attention) and {control.self_:g} (self-attention) come to no step of "
+            f"{steps}, and there is no mask. Raise a share or the number of steps, or leave control out"
         )
     return None
 

@@ -107,6 +107,8 @@ def edits(
         settings = None if grid else {name: evaluation.Setting(*values) for name, values in given.items()}
         tried = evaluation.GRID if settings is None else settings.values()
         _check_steps(model, {setting.strength for setting in tried}, [steps])
+        for strength in {setting.strength for setting in tried} if settings is None else {settings["control"].strength}:
+            evaluation.check_control(model, steps, strength)
         tuning, left = split(truth(), tune)
         test = [edit for kind in evaluation.KINDS for edit in [e for e in left if e.kind == kind][:per_kind]]
         if not test:

@@ -19,6 +19,8 @@ from PIL import Image
 from transformers.utils import logging
 
 from edict import EDICT, Control, Pair, ddim
+from edict.attention import without_effect
+from edict.schedule import executed
 from edict.training.emoji import KINDS
 from jobs.evaluation.errors import EvaluationError
 from jobs.evaluation.truth import Edit, outside_error, squared_error
@@ -57,6 +59,14 @@ def by_ddim(
     noise = ddim.invert(start.to_float()[0], schedule, predict, start=schedule.depth, stop=0, euler=euler)
     predict = model.predictor(targets, guidance_scale)
     return ddim.generate(noise, schedule, predict, start=0, stop=schedule.depth), set()
+
+
+def check_control(model: EDICT, steps: int, strength: float) -> None:
+    """Raise EvaluationError if attention control has no effect on edits of so many steps at this strength."""
+    network = model.model
+    reason = without_effect(Control(), executed(steps, strength), network.latent_side, network.attention_sides)
+    if reason is not None:
+        raise EvaluationError(f"attention control at strength {strength:g} of {steps} steps: {reason}")
 
 
 def by_control(model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float) -> Edited:

@@ -51,7 +51,7 @@ def test_version_and_help_have_their_usual_options() -> None:
 
 def test_a_shell_completes_commands() -> None:
     for shell in ("bash", "zsh", "fish"):
-        script = CliRunner().invoke(app, ["--show-completion", shell], prog_name="edict")
+        script = CliRunner().invoke(app, [], prog_name="edict", env={"_EDICT_COMPLETE": f"source_{shell}"})
         assert script.exit_code == 0 and "EDICT_COMPLETE" in script.stdout
     asked = {"_EDICT_COMPLETE": "complete_bash", "COMP_WORDS": "edict st", "COMP_CWORD": "1"}
     found = CliRunner().invoke(app, [], prog_name="edict", env=asked)

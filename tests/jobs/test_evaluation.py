@@ -495,7 +495,7 @@ def test_table1(tmp_path: Path) -> None:
 
 def test_edits(tmp_path: Path) -> None:
     file, sheet = tmp_path / "edits.json", tmp_path / "edits.png"
-    options = ("--per-kind", 1, "--tune", 0, "--steps", 1, "--columns", 1)
+    options = ("--per-kind", 1, "--tune", 0, "--steps", 2, "--columns", 1)
     settings = [word for name in ("edict", "ddim", "control", "sdedit") for word in (f"--{name}", 1, 1, 1.5)]
     said = invoke("edits", *options, *settings, "--output", file, "--sheet", sheet)
     assert said.exit_code == 0, said.output
@@ -521,6 +521,7 @@ def test_edits(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("edits", "--steps", 1), "1 steps at strength 0.8 execute no step"),
+        (("edits", "--steps", 2), "attention control at strength 0.8 of 2 steps"),
         (("edits", "--edict", 1.5, 1, 1), "strength 1.5: expected more than 0 and at most 1"),
         (("edits", "--grid", "--tune", 0), "--grid has no pairs to choose on"),
         (("edits", "--tune", 1000), "leaves no pair to test on"),

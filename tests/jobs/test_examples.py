@@ -11,11 +11,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import ray
+import torch
 import yaml
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from edict.checkpoint import locate
+from edict.checkpoint import locate, read_shapes
 from jobs.cli import app
 from jobs.preview import preview
 from jobs.prompts import resolve
@@ -67,7 +69,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(locate(), folder / "my-model", copy_function=os.symlink)
     unet = folder / "my-model" / "unet"
     (unet / "diffusion_pytorch_model.fp16.safetensors").symlink_to(unet / "diffusion_pytorch_model.safetensors")
-    (folder / "my-lora.safetensors").write_bytes(b"weights, which planning does not read")
+    shapes = read_shapes(unet / "diffusion_pytorch_model.safetensors")
+    name = next(name for name in shapes if name.endswith("attn1.to_q.weight"))
+    layer, (out, in_) = name.removesuffix(".weight"), shapes[name]
+    lora = {f"unet.{layer}.lora_A.weight": torch.ones(1, in_), f"unet.{layer}.lora_B.weight": torch.ones(out, 1)}
+    save_file(lora, folder / "my-lora.safetensors")
     (folder / "masks").mkdir()
     for sample in read:
         mask = Image.new("L", (64, 64))

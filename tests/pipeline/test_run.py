@@ -37,7 +37,7 @@ from pipeline.store import Store, StoreError
 from pipeline.tasks import EditError
 from pipeline.verify import run_verify
 from pipeline.work import Machine, Weights
-from pipeline.worker import Ahead, OtherWeights, load_model
+from pipeline.worker import OtherWeights, load_model
 from schemas.latents import NOISE
 from schemas.rejects import Reject
 from schemas.specs import EditSpec, InvertSpec
@@ -414,8 +414,8 @@ def of_other_width(model: Path) -> None:
     ("break_it", "part"),
     [
         (without_tokenizer, "tokenizer"),
-        (for_inpainting, r"the network \(unet\)"),
-        (of_other_width, r"the network \(unet\)"),
+        (for_inpainting, "unet takes 9 channels"),
+        (of_other_width, "unet.cross_attention_dim"),
     ],
 )
 def test_a_model_that_cannot_work_is_not_the_fault_of_an_image(
@@ -434,9 +434,6 @@ def test_a_model_that_cannot_work_is_not_the_fault_of_an_image(
 
 class Rejecting(InvertWorker):
     """A worker whose model overflows at every image."""
-
-    def __init__(self, task: Any) -> None:
-        self.task, self.store, self.ahead = task, Store(task.spec.output), Ahead(self._load)
 
     def _load(self, unit: Unit, poison: Any = None) -> list[Any]:
         return [Reject(unit.source, unit.first + i, "", "invert", "LatticeOverflow", "no") for i in range(unit.count)]
