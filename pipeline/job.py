@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
-from edict.checkpoint import LoRA, locate, locate_lora, weights_digest
+from edict.checkpoint import DEFAULT, LoRA, locate, locate_lora, weights_digest
 from edict.samplers import SAMPLERS, resolve
 from edict.schedule import Schedule
 from pipeline.errors import JobError
@@ -174,8 +174,6 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
 
     Raises StoreError where it is no latent store, or the model's files changed; ModelError where it is gone.
     """
-    from edict.models import describe
-
     job = inverted(latents)
     if missing := [name for name in INVERTED if name not in job["fingerprint"]]:
         raise StoreError(f"{latents.location}: the fingerprint of job.json lacks {', '.join(missing)}; {NEWER}")
@@ -188,14 +186,17 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
             f"the model {folder} is not the one {latents.location} was inverted with (sha256 {found[:12]}, "
             f"the store's {made['weights'][:12]}): pairs mean nothing to other weights"
         )
-    described = describe(folder)
-    described.check(model.variant, adapter)
-    for name, value in described.interpretation().items():
-        if made.get(name) != value:
-            raise StoreError(
-                f"{latents.location} was inverted by an earlier version, which ignored the {name} of {folder}: its "
-                "pairs mean something else now. Invert the images again"
-            )
+    if folder != DEFAULT or adapter is not None:  # the shipped model needs no check, whose imports take seconds
+        from edict.models import describe
+
+        described = describe(folder)
+        described.check(model.variant, adapter)
+        for name, value in described.interpretation().items():
+            if made.get(name) != value:
+                raise StoreError(
+                    f"{latents.location} was inverted by an earlier version, which ignored the {name} of {folder}: its "
+                    "pairs mean something else now. Invert the images again"
+                )
     return job, weights_of(model, folder, made)
 
 
