@@ -37,5 +37,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """The names that `__getattr__` finds, too, for completion in a shell or a notebook."""
-    return sorted({*globals(), *__all__})
+    """Return the public names, for completion in a shell or a notebook."""
+    return sorted(__all__)

@@ -1,7 +1,7 @@
 """A loaded checkpoint that inverts and generates exactly."""
 
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from edict.guidance import guided
 from edict.image_processor import Images, OutputType, from_decoded, to_pil
 from edict.lattice import LIMIT, LatticeOverflow, NonFinite, of_sample, to_lattice
 from edict.models import Conditions, Model, describe
-from edict.models.model import VaeDtype
+from edict.models.model import VAE_DTYPES, VaeDtype
 from edict.pair import Pair
 from edict.sampler import BITS, Extent, Predict
 from edict.samplers import SAMPLERS, named, resolve
@@ -79,6 +79,7 @@ class EDICT:
         no known name.
         """
         dtype, device = _dtype(dtype), str(torch.device(device))
+        _check_choice("vae_dtype", vae_dtype, VAE_DTYPES)
         folder = locate(path, revision, variant)
         model = describe(folder)
         adapter = None if lora is None else locate_lora(lora, lora_scale)
@@ -139,6 +140,8 @@ class EDICT:
             ValueError: an image is of another kind than `Images`, or an argument is out of its range.
         """
         _check_whole("bits", bits, 1, 52)
+        if posterior_seed is not None:
+            _check_whole("posterior_seed", posterior_seed, 0)
         fitted = [
             ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.LANCZOS)
             for image in to_pil(images)
@@ -165,9 +168,12 @@ class EDICT:
 
         Raises:
             NonFinite: an image has NaN or infinity. A note names the first such sample.
-            ValueError: there is no such `output_type`.
+            ValueError: there is no such `output_type`, or `latents` is no such tensor.
         """
         _check_choice("output_type", output_type, ("pil", "np", "pt"))
+        if not isinstance(latents, torch.Tensor) or latents.ndim != 4:
+            given = [*latents.shape] if isinstance(latents, torch.Tensor) else type(latents).__name__
+            raise ValueError(f"latents is {given}: expected a tensor [N, C, H, W], such as pair.to_float()[0]")
         drawn = self.model.decode(latents.to(self.device, torch.float32).contiguous())
         for i, finite in enumerate(drawn.isfinite().flatten(1).all(1).tolist()):
             if not finite:
@@ -241,14 +247,10 @@ class EDICT:
             _check_whole("batch_size", batch_size, 1)
         if steps_offset is not None:
             _check_whole("steps_offset", steps_offset, 0)
-        if guidance_interval is not None and (
-            len(guidance_interval) != 2 or not guidance_interval[0] < guidance_interval[1]
-        ):
-            raise ValueError(
-                f"guidance_interval is {guidance_interval}: expected two noise levels, the lower one first"
-            )
-        if guidance_interval is not None and self.model.guidance != "free":
-            raise ValueError(uninterrupted(self.model))
+        if guidance_interval is not None:
+            _check_interval(guidance_interval)
+            if self.model.guidance != "free":
+                raise ValueError(uninterrupted(self.model))
         plan = self.model.schedule(steps, strength, steps_offset)
         weights = resolve(sampler, plan.depth, parameters)
         if SAMPLERS[sampler].ahead and not torch.equal(start.x, start.y):
@@ -315,6 +317,7 @@ class EDICT:
         `output_type` is that of `decode`, or "latent" for the clean pair itself.
         """
         _check_choice("output_type", output_type, get_args(OutputType))
+        _check_pair(pair)
         clean = _checked(*self.move(pair, captions, pair.schedule.depth, guidance_scale=guidance_scale))
         return clean if output_type == "latent" else self.decode(clean.to_float()[0], output_type=output_type)
 
@@ -340,11 +343,14 @@ class EDICT:
         exactly only in the slots where they were inverted: sample i was in slot `i % batch_size`, unless `slots` was
         given.
         """
-        captions, negative_captions = _listed(captions), _listed(negative_captions)
+        _check_pair(pair)
+        captions = _texts("captions", captions)
+        if negative_captions is not None:
+            negative_captions = _texts("negative_captions", negative_captions, optional=True)
         _one_each(pair, {"captions": captions, "negative captions": negative_captions, "slots": slots})
         if guidance_scale is not None:
             _check_guidance(guidance_scale)
-        if not 0 <= position <= pair.schedule.depth:
+        if not _is_whole(position) or not 0 <= position <= pair.schedule.depth:
             raise ValueError(f"position {position} is not on a schedule of {pair.schedule.depth} steps")
         pair = pair.to(self.device)
         sampler = SAMPLERS[pair.sampler]
@@ -404,11 +410,16 @@ class EDICT:
             raise ModelError(uncontrollable(self.model))
         if self.model.compiled:
             raise ModelError(COMPILED)
+        _check_pair(pair)
+        if not isinstance(control, Control):
+            raise ValueError(f"control is of type {type(control).__name__}: expected a Control")
         depth = pair.schedule.depth
-        captions = _listed(captions)
+        captions = _texts("captions", captions)
         for name, lists in {"prompts": prompts, "negative_prompts": negative_prompts or ()}.items():
             if isinstance(lists, str) or any(isinstance(ours, str) for ours in lists):
                 raise ValueError(f"{name}: give a list of texts per pair, such as [['a cat', 'a dog']] for one pair")
+            for ours in lists:
+                _texts(name, ours, optional=name == "negative_prompts")
         if guidance_scale is not None:
             _check_guidance(guidance_scale)
         counts = [len(ours) for ours in prompts]
@@ -421,7 +432,7 @@ class EDICT:
                 f"the mask is {[*control.blend.shape]}: make it {[sum(counts), *pair.x.shape[2:]]}, one an edit"
             )
         left = depth - pair.position
-        if steps is not None and not 0 < steps <= left:
+        if steps is not None and not (_is_whole(steps) and 0 < steps <= left):
             raise ValueError(f"an edit of {steps} steps, but the pair has {left} to go")
         sides = self.model.attention_sides
         if (reason := attention.without_effect(control, steps or left, pair.x.shape[2], sides)) is not None:
@@ -569,14 +580,22 @@ def _dtype(dtype: torch.dtype | str) -> torch.dtype:
     return found
 
 
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return _is_whole(value) or isinstance(value, float | np.floating)
+
+
 def _check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
-    if not isinstance(value, int) or value < least or (most is not None and value > most):
+    if not _is_whole(value) or value < least or (most is not None and value > most):
         upper = "" if most is None else f" and at most {most}"
         raise ValueError(f"{name} is {value!r}: expected a whole number of at least {least}{upper}")
 
 
 def _check_number(name: str, value: Any, valid: Callable[[float], bool], expected: str) -> None:
-    if not isinstance(value, int | float) or not valid(value):
+    if not _is_number(value) or not valid(value):
         raise ValueError(f"{name} is {value!r}: expected a number {expected}")
 
 
@@ -584,18 +603,33 @@ def _check_guidance(value: Any) -> None:
     _check_number("guidance_scale", value, lambda scale: 0 <= scale < math.inf, "of at least 0")
 
 
-def _check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
+def _check_choice(name: str, value: Any, choices: Collection[str]) -> None:
+    if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} is {value!r}: expected {' or '.join(choices)}")
 
 
+def _check_interval(value: Any) -> None:
+    ends = list(value) if isinstance(value, Sequence) else []
+    if len(ends) != 2 or not all(map(_is_number, ends)) or not ends[0] < ends[1]:
+        raise ValueError(f"guidance_interval is {value!r}: expected two noise levels, the lower one first")
+
+
+def _check_pair(value: Any) -> None:
+    if not isinstance(value, Pair):
+        raise ValueError(f"pair is of type {type(value).__name__}: expected a Pair, such as `invert` returns")
+
+
 @overload
-def _listed(texts: str | Sequence[str]) -> Sequence[str]: ...
+def _texts(name: str, given: str | Sequence[str]) -> Sequence[str]: ...
 @overload
-def _listed(texts: str | Sequence[str | None] | None) -> Sequence[str | None] | None: ...
-def _listed(texts: str | Sequence[str | None] | None) -> Sequence[str | None] | None:
-    """Return one text as a list of one. Otherwise its characters would count as texts."""
-    return [texts] if isinstance(texts, str) else texts
+def _texts(name: str, given: str | Sequence[str | None], *, optional: bool) -> Sequence[str | None]: ...
+def _texts(name: str, given: str | Sequence[str | None], *, optional: bool = False) -> Sequence[str | None]:
+    """Return texts as a list, one text as a list of one. An `optional` text may be None. Raises ValueError."""
+    texts = [given] if isinstance(given, str | None) else list(given)
+    for text in texts:
+        if not isinstance(text, str) and not (optional and text is None):
+            raise ValueError(f"{name}: found {text!r}, expected a text per pair")
+    return texts
 
 
 def _one_each(pair: Pair, given: dict[str, Sequence | None]) -> None:

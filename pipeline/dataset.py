@@ -6,9 +6,9 @@
 
 With pie_bench, images whose key several source shards have are at <edit>/annotation_images/<shard>/<source key>.png.
 
-Parts are numbered as in an export of latents (pipeline.export), whose refusals these share. The original of a picture
-is read again from the shard it was inverted from; where that was changed or is gone, the row is left out and counted,
-and a part without rows has no file.
+Parts are numbered as in an export of latents (pipeline.export), whose refusals these share. The source image of a row
+is read again from its shard, and its sha256 is compared with that of the image that was inverted. If the image was
+changed or is gone, the row is left out and counted, and a note says what differs. A part without rows has no file.
 """
 
 import io
@@ -35,11 +35,12 @@ from pipeline.latents import read_columns
 from pipeline.parts import to_parquet
 from pipeline.plan import Unit, find_entries, part_units, parts_of_unit, read_units
 from pipeline.progress import Progress
-from pipeline.shards import Sample, ShardChanged, read_samples
+from pipeline.shards import ShardChanged, read_samples
 from pipeline.status import status
 from pipeline.storage import BadName, NotThere
 from pipeline.store import Store, StoreError, read_table, unit_of
 from schemas.instruct import INSTRUCT
+from schemas.rejects import Reject
 
 
 @dataclass(frozen=True)
@@ -121,10 +122,17 @@ def _instructpix2pix(store: Store, job: dict[str, Any], parts: Sequence[Unit]) -
     latents = Store(job["spec"]["latents"])
     fit = fit_of(job["fingerprint"]["latents"])
     shards = {unit.source: unit for unit in read_units(latents)}
+    noted = set[str]()
 
     def write(target: Store, edits: Edits) -> int:
         side = max(Image.open(io.BytesIO(edits.pictures[0]), formats=READABLE).size)
-        originals = _originals(latents, shards, edits, side, fit)
+        originals, absent = _originals(latents, shards, edits, side, fit)
+        if absent is not None and (shard := edits.rows[0]["source_shard"]) not in noted:
+            noted.add(shard)
+            print(
+                f"note: rows of {shard} are left out: {absent}. Put back the shard that was inverted, and export again",
+                file=sys.stderr,
+            )
         rows = [
             {
                 "key": row["source_key"],
@@ -149,29 +157,50 @@ def _instructpix2pix(store: Store, job: dict[str, Any], parts: Sequence[Unit]) -
 
 def _originals(
     latents: Store, shards: dict[str, Unit], edits: Edits, side: int, fit: tuple[str, str]
-) -> dict[int, bytes]:
-    """The originals of a part's rows that are still what was inverted, by index, as the model saw them."""
+) -> tuple[dict[int, bytes], str | None]:
+    """Return the source images of a part's rows as the model saw them, by index, and why some are absent.
+
+    Absent are those that are no longer what was inverted. The reason is that of one of them; None if all are there.
+    """
+    digests = _source_digests(latents, edits)
+    if not digests:
+        return {}, f"{latents.location} no longer has the rows of {edits.unit.source}"
+    shard, first, last = shards[edits.rows[0]["source_shard"]], min(digests), max(digests)
+    found, absent = dict[int, bytes](), None
+    try:
+        version, entries = find_entries(latents, replace(shard, first=first, count=last - first + 1))
+        entries = [entry for entry in entries if entry.index in digests]
+        for sample in read_samples(shard.source, size=version.size, etag=version.etag, entries=entries):
+            name = f"{shard.source}: sample {sample.index} ({sample.key!r})"
+            if isinstance(sample, Reject):
+                absent = f"{name} is no longer valid: {sample.error}: {sample.message}"
+            elif (digest := sha256(sample.image).hexdigest()) == digests[sample.index]:
+                found[sample.index] = encode(prepare(sample.image, side, *fit).image, "png")
+            else:
+                absent = (
+                    f"{name}: its image has the sha256 {digest[:12]}, but had {digests[sample.index][:12]} when it "
+                    "was inverted"
+                )
+    except (ShardChanged, NotThere) as error:  # any other trouble with the storage is no reason to leave rows out
+        return {}, str(error)
+    return found, absent
+
+
+def _source_digests(latents: Store, edits: Edits) -> dict[int, str]:
+    """Return the sha256 of the image that each row of a part was inverted from, by the row's index in its shard.
+
+    Parts of earlier versions do not have it. Then it is that of the latent row, if there is still one with this key and
+    caption: after a repair, the rows of a unit are in parts with other names, and may be fewer.
+    """
+    if "source_image_sha256" in edits.rows[0]:
+        return {row["source_index"]: row["source_image_sha256"] for row in edits.rows}
     wanted = {row["source_index"]: (row["source_key"], row["caption"]) for row in edits.rows}
-    # the latent rows of a unit are of one shard; if the unit was made again, they are in parts with other names
-    digests = {
+    return {
         row["index"]: row["image_sha256"]
         for part in parts_of_unit(latents, unit_of(edits.unit.source))
         for row in read_columns(latents, part, ["index", "key", "caption", "image_sha256"]).to_pylist()
         if wanted.get(row["index"]) == (row["key"], row["caption"])
     }
-    if not digests:
-        return {}
-    shard, first, last = shards[edits.rows[0]["source_shard"]], min(digests), max(digests)
-    found = {}
-    try:
-        version, entries = find_entries(latents, replace(shard, first=first, count=last - first + 1))
-        entries = [entry for entry in entries if entry.index in digests]
-        for sample in read_samples(shard.source, size=version.size, etag=version.etag, entries=entries):
-            if isinstance(sample, Sample) and sha256(sample.image).hexdigest() == digests[sample.index]:
-                found[sample.index] = encode(prepare(sample.image, side, *fit).image, "png")
-    except (ShardChanged, NotThere):  # any other trouble with the storage is no reason to leave rows out
-        return {}
-    return found
 
 
 def _pie_bench(store: Store, job: dict[str, Any], parts: Sequence[Unit]) -> Callable[[Store, Edits], int]:

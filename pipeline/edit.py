@@ -353,7 +353,8 @@ class EditWorker:
         return Reject(shard, index, f"{edit.name}/{key}", "edit", fault.error, fault.message)
 
     def _row(self, latents: Latents, edit: Change, tar: str, drawn: Drawn) -> dict[str, Any]:
-        source = latents.table.slice(edit.row, 1).select(["key", "shard", "index", "caption", "json"]).to_pylist()[0]
+        columns = ["key", "shard", "index", "caption", "image_sha256", "json"]
+        source = latents.table.slice(edit.row, 1).select(columns).to_pylist()[0]
         return {
             "key": f"{edit.name}/{source['key']}",
             "shard": tar,
@@ -371,6 +372,7 @@ class EditWorker:
             "source_key": source["key"],
             "source_shard": source["shard"],
             "source_index": source["index"],
+            "source_image_sha256": source["image_sha256"],
             "source_json": source["json"],
             "instruction": instruction_of(edit.instruction, source["caption"], edit.prompt, edit.negative_prompt),
         }

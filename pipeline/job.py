@@ -186,18 +186,17 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
             f"the model {folder} is not the one {latents.location} was inverted with (sha256 {found[:12]}, "
             f"the store's {made['weights'][:12]}): pairs mean nothing to other weights"
         )
-    if folder == DEFAULT and adapter is None:  # needs no check, for which the model's libraries would be imported
-        return job, weights_of(model, folder, made)
-    from edict.models import describe
+    if folder != DEFAULT or adapter is not None:  # the shipped model needs no check, whose imports take seconds
+        from edict.models import describe
 
-    described = describe(folder)
-    described.check(model.variant, adapter)
-    for name, value in described.interpretation().items():
-        if made.get(name) != value:
-            raise StoreError(
-                f"{latents.location} was inverted by an earlier version, which ignored the {name} of {folder}: its "
-                "pairs mean something else now. Invert the images again"
-            )
+        described = describe(folder)
+        described.check(model.variant, adapter)
+        for name, value in described.interpretation().items():
+            if made.get(name) != value:
+                raise StoreError(
+                    f"{latents.location} was inverted by an earlier version, which ignored the {name} of {folder}: its "
+                    "pairs mean something else now. Invert the images again"
+                )
     return job, weights_of(model, folder, made)
 
 

@@ -148,7 +148,7 @@ def _draw(rows: list[list[Cell]]) -> Image.Image:
                 draw.text((left, top), head, INK, font)
             if cell.picture is None:
                 draw.rectangle((left, upper, left + side - 1, upper + side - 1), outline=FRAME)
-                draw.text((left + side // 2, upper + side // 2), "source shard not found", PALE, small, anchor="mm")
+                draw.text((left + side // 2, upper + side // 2), "source changed or gone", PALE, small, anchor="mm")
             else:
                 sheet.paste(cell.picture, (left, upper))
                 # a frame around the picture, not on it: a white background would melt into the paper

@@ -20,6 +20,7 @@ EDITS = pa.schema(
         pa.field("source_key", pa.string(), nullable=False),
         pa.field("source_shard", pa.string(), nullable=False),
         pa.field("source_index", pa.int64(), nullable=False),
+        pa.field("source_image_sha256", pa.string()),
         pa.field("source_json", pa.string()),
         pa.field("instruction", pa.string()),
     ]
@@ -29,7 +30,10 @@ EDITS = pa.schema(
 `control` is the spec's, as JSON; null where there was none. With control, the edit's row is regenerated in its batch:
 `reconstruction_exact` says whether it regenerated its starting lattice. Null without control.
 
+`image_sha256` is that of the edited image's file. `source_image_sha256` is that of the source's image file when it was
+inverted: the latent row's `image_sha256`.
+
 `source_json` is the source's own .json, byte for byte; null where it had none. `instruction` says what the edit
 changes.
-The parts of earlier versions lack `reconstruction_exact`, `source_json` and `instruction`.
+The parts of earlier versions lack `reconstruction_exact`, `source_image_sha256`, `source_json` and `instruction`.
 """

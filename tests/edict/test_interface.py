@@ -1,8 +1,9 @@
 """What a user of diffusers types: images and texts of any kind, output types, devices and dtypes by name."""
 
 import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from edict.image_processor import to_pil
 def test_dir_shows_the_api() -> None:
     assert set(edict.__all__) <= set(dir(edict))
     assert all(getattr(edict, name) is not None for name in dir(edict))
+    assert "import_module" not in dir(edict)
 
 
 def test_one_image_with_one_caption_needs_no_lists(model: EDICT, images: list[Image.Image]) -> None:
@@ -125,6 +127,10 @@ def test_output_types_are_those_of_diffusers(model: EDICT, images: list[Image.Im
         ({"steps_offset": -1}, "steps_offset is -1"),
         ({"guidance_interval": (5.0, 0.5)}, "expected two noise levels, the lower one first"),
         ({"guidance_interval": (5.0,)}, "expected two noise levels"),
+        ({"guidance_interval": 3}, "expected two noise levels"),
+        ({"guidance_interval": (None, 3.0)}, "expected two noise levels"),
+        ({"steps": True}, "steps is True: expected a whole number"),
+        ({"strength": True}, "strength is True: expected a number"),
         ({"sampler": "ddpm"}, "no sampler 'ddpm'"),
         ({"q": 0.9}, "q: the sampler edict takes p"),
     ],
@@ -143,6 +149,36 @@ def test_a_pair_has_its_own_bits_and_guidance_is_checked(model: EDICT, images: l
     pair = model.invert(start, "cat", steps=2, bits=10)
     with pytest.raises(ValueError, match="guidance_scale is -2"):
         model.generate(pair, "cat", guidance_scale=-2)
+
+
+def test_numbers_of_numpy_are_numbers(model: EDICT, images: list[Image.Image]) -> None:
+    given: dict[str, Any] = {"steps": np.int64(2), "strength": np.float32(1), "guidance_scale": np.float32(3)}
+    pair = model.invert(images[0], "cat", bits=np.int32(12), **given)
+    assert pair.digests() == model.invert(images[0], "cat", steps=2, guidance_scale=3.0, bits=12).digests()
+
+
+def test_another_kind_of_argument_is_an_error_that_names_it(model: EDICT, images: list[Image.Image]) -> None:
+    pair, control, any_model = model.invert(images[0], "cat", steps=2), Control(), cast(Any, model)
+    calls: list[tuple[Callable[[], Any], str]] = [
+        (lambda: any_model.generate(images[0], "cat"), r"pair is of type Image: expected a Pair, such as `invert`"),
+        (lambda: any_model.move(None, "cat", 1), "pair is of type NoneType"),
+        (lambda: any_model.edit(images, "cat", [["dog"]], control=control), "pair is of type list"),
+        (lambda: any_model.generate(pair, None), "captions: found None, expected a text per pair"),
+        (lambda: any_model.generate(pair, [7]), "captions: found 7, expected a text per pair"),
+        (lambda: any_model.invert(images[0], [None], steps=2), "captions: found None"),
+        (lambda: any_model.move(pair, "cat", 1, negative_captions=[7]), "negative_captions: found 7"),
+        (lambda: any_model.move(pair, "cat", 1.5), r"position 1\.5 is not on a schedule of 2 steps"),
+        (lambda: any_model.edit(pair, "cat", [[None]], control=control), "prompts: found None"),
+        (lambda: any_model.edit(pair, "cat", [["dog"]], control=None), "control is of type NoneType"),
+        (lambda: any_model.edit(pair, "cat", [["dog"]], control=control, steps=1.5), r"an edit of 1\.5 steps"),
+        (lambda: any_model.encode(images[0], posterior_seed="x"), "posterior_seed is 'x': expected a whole number"),
+        (lambda: any_model.decode(pair), r"latents is Pair: expected a tensor \[N, C, H, W\]"),
+        (lambda: any_model.decode(torch.zeros(4, 16, 16)), r"latents is \[4, 16, 16\]"),
+        (lambda: EDICT.from_pretrained(vae_dtype=cast(Any, "float16")), "vae_dtype is 'float16': expected float32 or"),
+    ]
+    for call, said in calls:
+        with pytest.raises(ValueError, match=said):
+            call()
 
 
 def test_a_pair_is_indexed_as_a_sequence(model: EDICT, images: list[Image.Image]) -> None:

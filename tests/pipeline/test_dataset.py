@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import webdataset
@@ -136,18 +137,25 @@ def test_the_source_json_and_the_instruction_follow_into_index_and_tars(made: Pa
     assert of_latents.count(expected) == 3 and of_latents.count(None) == 2
 
 
-def test_an_edit_of_an_earlier_version_has_the_difference_as_its_instruction(copy: Path, tmp_path: Path) -> None:
-    """Its index lacks both columns, its job.json the field; it is exported, and the same spec continues it."""
-    store = Store(str(copy / "edits"))
-    for path in (copy / "edits" / "commits").iterdir():
+def rewrite_parts(store: Path, change: Callable[[pa.Table], pa.Table]) -> None:
+    """Change the committed index of an edit."""
+    for path in (store / "commits").iterdir():
         commit = json.loads(path.read_text())
         for file in commit["files"]:
             if file["path"].startswith("parts/"):
-                part = copy / "edits" / file["path"]
-                part.write_bytes(to_parquet(pq.read_table(part).drop_columns(["source_json", "instruction"])))
+                part = store / file["path"]
+                part.write_bytes(to_parquet(change(pq.read_table(part))))
                 file |= {"sha256": hashlib.sha256(part.read_bytes()).hexdigest(), "bytes": part.stat().st_size}
         path.write_text(json.dumps(commit))
-    export_edits(store.location, str(tmp_path / "out"), format="instructpix2pix")
+
+
+def test_an_edit_of_an_earlier_version_has_the_difference_as_its_instruction(copy: Path, tmp_path: Path) -> None:
+    """Its index lacks these columns, its job.json the field; it is exported, and the same spec continues it."""
+    store = Store(str(copy / "edits"))
+    newer = ["reconstruction_exact", "source_image_sha256", "source_json", "instruction"]
+    rewrite_parts(copy / "edits", lambda part: part.drop_columns(newer))
+    about = export_edits(store.location, str(tmp_path / "out"), format="instructpix2pix")
+    assert about["written"] == 10
     rows = [row for path in sorted((tmp_path / "out").glob("*.parquet")) for row in pq.read_table(path).to_pylist()]
     assert {(row["edit"], row["edit_prompt"]) for row in rows} == {
         ("snow", 'add "in snow"'),
@@ -155,6 +163,35 @@ def test_an_edit_of_an_earlier_version_has_the_difference_as_its_instruction(cop
     }
     assert {row["source_json"] for row in rows} == {None}
     assert "instruction" not in store.job()["fingerprint"]["edits"][1]
+
+
+def test_each_row_has_the_sha256_of_the_image_that_was_inverted(
+    made: Path, copy: Path, samples: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An export compares it with the source image, also where the latent row was made again from another image."""
+    originals = {("0.tar", i): samples[i] for i in range(3)} | {("1.tar", i): samples[3 + i] for i in range(2)}
+    for row in index(made / "edits"):
+        source = large(originals[Path(row["source_shard"]).name, row["source_index"]])
+        assert row["source_image_sha256"] == hashlib.sha256(source).hexdigest()
+
+    def inverted_from_another(part: pa.Table) -> pa.Table:
+        at = part.schema.get_field_index("source_image_sha256")
+        column = [
+            "f" * 64
+            if row["source_shard"].endswith("0.tar") and row["source_index"] == 1
+            else row[part.schema.names[at]]
+            for row in part.to_pylist()
+        ]
+        return part.set_column(at, part.schema.field(at), pa.array(column, pa.string()))
+
+    rewrite_parts(copy / "edits", inverted_from_another)
+    about = export_edits(str(copy / "edits"), str(tmp_path / "out"), format="instructpix2pix")
+    assert (about["rows"], about["written"]) == (10, 8)
+    digest = hashlib.sha256(large(samples[1])).hexdigest()
+    assert capsys.readouterr().err.startswith(
+        f"note: rows of {made}/0.tar are left out: {made}/0.tar: sample 1 ('犬/001'): its image has the sha256 "
+        f"{digest[:12]}, but had ffffffffffff when it was inverted. Put back the shard that was inverted, and "
+    )
 
 
 @pytest.mark.parametrize(
@@ -237,9 +274,16 @@ def test_the_rows_open_in_datasets_as_pictures(made: Path, samples: list[Sample]
     assert digests == [row["image_sha256"] for row in rows]
 
 
-@pytest.mark.parametrize(("damage", "left"), [("changed", 4), ("gone", 4), ("a byte", 8)])
+@pytest.mark.parametrize(
+    ("damage", "left", "reason"),
+    [
+        ("changed", 4, "0.tar: sample 0 ('犬/000') has changed since"),
+        ("gone", 4, "0.tar: does not exist"),
+        ("a byte", 8, "0.tar: sample 0 ('犬/000'): its image has the sha256 "),
+    ],
+)
 def test_rows_whose_source_is_no_longer_there_are_left_out_and_counted(
-    damage: str, left: int, made: Path, tmp_path: Path
+    damage: str, left: int, reason: str, made: Path, tmp_path: Path
 ) -> None:
     shard = made / "0.tar"
     whole, stat = shard.read_bytes(), shard.stat()
@@ -262,6 +306,8 @@ def test_rows_whose_source_is_no_longer_there_are_left_out_and_counted(
     assert result.exit_code == 0, result.output
     assert f"{left} rows of 3 parts, instructpix2pix" in result.stdout
     assert f"{10 - left} of 10 rows are left out: their source shard was changed or is gone" in result.stdout
+    assert result.stderr.count("note: rows of ") == 1
+    assert f"note: rows of {shard} are left out: {made}/{reason}" in result.stderr
     loaded = load_dataset(
         "parquet", data_files=str(tmp_path / "out" / "*.parquet"), split="train", cache_dir=str(tmp_path / "cache")
     )

@@ -327,7 +327,7 @@ def test_an_edit_tells_how_many_shown_rows_are_exact(tmp_path: Path) -> None:
     assert "2 of 3 shown rows regenerated integer for integer" in page.flat
     assert page.text.count("decoded latents (exact)") == 2
     assert page.text.count("decoded latents (close)") == 1
-    assert page.text.count("source shard not found") == 1
+    assert page.text.count("source changed or gone") == 1
     assert page.of("mark") == ["cat"]
     assert "edict verify 'my latents'" in page.flat
 
