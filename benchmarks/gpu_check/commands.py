@@ -84,7 +84,7 @@ def made(location: str) -> Found:
 
 def commands(folder: Path, *, gpus: float, small: bool) -> dict[str, Callable[[], Found]]:
     """Return what each command does, in the order to run them."""
-    write_specs(folder, gpus=gpus, count=8 if small else 64, steps=2 if small else 50)
+    write_specs(folder, gpus=gpus, count=8 if small else 64, steps=4 if small else 50)
 
     def run() -> Found:
         return command("run", "invert.yaml", folder=folder) | made(str(folder / "latents"))
