@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.gpu_check.wheels import missing
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -43,6 +45,9 @@ def main() -> int:
         from benchmarks.gpu_check.check import check
 
         return check(given, began)
+    if lacking := missing(given.wheels):
+        print(f"This machine lacks {', '.join(lacking)}. Install them, or add their wheels to {given.wheels}")
+        return 2
     with tempfile.TemporaryDirectory() as site:
         install(given.wheels, Path(site))
         minutes = given.minutes - (time.monotonic() - began) / 60

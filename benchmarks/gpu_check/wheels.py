@@ -2,8 +2,8 @@
 
 `python -m benchmarks.gpu_check.wheels FOLDER`, anywhere with pip and a package registry. The wheels are for Linux on
 x86-64, in the versions of constraints.txt, without what the check does not need: debug symbols, the pipelines of
-diffusers, and of Ray the Java library, the dashboard's page and the libraries above its core. The other requirements
-(torch, transformers, pyarrow ...) are the machine's own.
+diffusers, and of Ray the Java library, the dashboard's page and the libraries above its core. The machine itself
+has the packages in OF_THE_MACHINE.
 """
 
 import argparse
@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from hashlib import sha256
+from importlib.metadata import distributions
 from pathlib import Path
 from zipfile import ZIP_LZMA, ZipFile
 
@@ -25,16 +26,41 @@ PACKAGES = (
     "importlib_metadata",
     "jsonschema",
     "jsonschema-specifications",
+    "lazy-importer",
     "obstore",
     "pydantic",
     "pydantic_core",
     "ray",
     "referencing",
     "rpds-py",
+    "typing_extensions",  # newer than that of most machines, for pydantic
     "typing-inspection",
     "webdataset",
     "zipp",
 )
+OF_THE_MACHINE = (
+    "attrs",
+    "click",
+    "filelock",
+    "huggingface-hub",
+    "jinja2",
+    "msgpack",
+    "numpy",
+    "packaging",
+    "pillow",
+    "protobuf",
+    "pyarrow",
+    "pyyaml",
+    "regex",
+    "requests",
+    "safetensors",
+    "setuptools",
+    "torch",
+    "tqdm",
+    "transformers",
+    "typer",
+)
+NOT_NEEDED = ("duckdb",)  # by a job that takes every row
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
 LEFT_OUT = tuple(
     f"{package}/{name}/"
@@ -44,6 +70,12 @@ LEFT_OUT = tuple(
     }.items()
     for name in names
 )
+
+
+def missing(wheels: Path) -> list[str]:
+    """Return the packages in OF_THE_MACHINE that neither this machine nor the folder of wheels has."""
+    added = {re.sub(r"[-_.]+", "-", wheel.name.split("-")[0]).lower() for wheel in wheels.glob("*.whl")}
+    return [name for name in OF_THE_MACHINE if name not in added and not any(distributions(name=name))]
 
 
 def download(folder: Path, python: str) -> None:

@@ -5,11 +5,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
-from benchmarks.gpu_check.wheels import slim
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from benchmarks.gpu_check.wheels import NOT_NEEDED, OF_THE_MACHINE, PACKAGES, slim
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +42,16 @@ def test_all_of_it_runs_on_a_cpu_with_small_networks(tmp_path: Path) -> None:
     for shape, network in {"sd15": "unet", "sdxl": "unet", "flux": "transformer"}.items():
         assert found["shapes"][shape]["size"]["parameters"][network] > 0
         assert found["shapes"][shape]["bfloat16, eager"]["differing"] == 0
+
+
+def test_a_machine_gets_what_the_packages_need() -> None:
+    """The wheels, and what the machine itself must have, are closed under the requirements of the present versions."""
+    there = {canonicalize_name(name) for name in (*PACKAGES, *OF_THE_MACHINE, *NOT_NEEDED)}
+    needed = set[str]()
+    for package in ("edict-pipeline", *PACKAGES):
+        requirements = [Requirement(line.replace("ray[default]", "ray")) for line in requires(package) or ()]
+        needed |= {one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})}
+    assert set(map(canonicalize_name, needed)) <= there
 
 
 def test_a_slim_wheel_lacks_what_is_not_needed_and_is_installable(tmp_path: Path) -> None:
