@@ -13,7 +13,7 @@ from zipfile import ZipFile
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.gpu_check.wheels import NOT_NEEDED, OF_THE_MACHINE, PACKAGES, slim
+from benchmarks.gpu_check.wheels import NOT_NEEDED, OF_THE_MACHINE, PACKAGES, missing, pack, slim, unpack
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,7 +54,7 @@ def test_a_machine_gets_what_the_packages_need() -> None:
     assert set(map(canonicalize_name, needed)) <= there
 
 
-def test_a_slim_wheel_lacks_what_is_not_needed_and_is_installable(tmp_path: Path) -> None:
+def test_a_packed_wheel_lacks_what_is_not_needed_and_is_installable(tmp_path: Path) -> None:
     wheel = tmp_path / "ray-1-py3-none-any.whl"
     with ZipFile(wheel, "w") as content:
         content.writestr("ray/__init__.py", "core = 1\n")
@@ -63,7 +63,18 @@ def test_a_slim_wheel_lacks_what_is_not_needed_and_is_installable(tmp_path: Path
         content.writestr("ray-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         content.writestr("ray-1.dist-info/RECORD", "")
     slim(wheel)
+    assert pack(tmp_path).is_file() and not wheel.exists()
+    unpack(tmp_path, tmp_path / "wheels")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
-    subprocess.run([*pip, "--target", str(tmp_path / "site"), str(wheel)], check=True)
+    subprocess.run([*pip, "--target", str(tmp_path / "site"), str(tmp_path / "wheels" / wheel.name)], check=True)
     assert (tmp_path / "site" / "ray" / "__init__.py").read_text() == "core = 1\n"
     assert not (tmp_path / "site" / "ray" / "jars").exists()
+    assert missing(tmp_path / "wheels") == []
+
+
+def test_what_a_machine_lacks_is_named(tmp_path: Path) -> None:
+    (tmp_path / "torch-2-py3-none-any.whl").touch()
+    given = ["-S", "-m", "benchmarks.gpu_check", "--wheels", str(tmp_path)]  # -S: without installed packages
+    result = subprocess.run([sys.executable, *given], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "This machine lacks attrs, " in result.stdout and "torch" not in result.stdout
