@@ -72,11 +72,13 @@ def made(location: str) -> Found:
     """Describe what a store's workers made, and where."""
     commits = list(Store(location).commits())
     seconds = sum(commit.seconds.compute for commit in commits)
+    waiting = sum(commit.seconds.read + commit.seconds.write for commit in commits)
     count = sum(commit.ok for commit in commits)
     return {
         "images": count,
         "rejected": sum(commit.rejected for commit in commits),
         "seconds per image": seconds / max(1, count),
+        "seconds of reading and writing per image": waiting / max(1, count),
         "worker": commits[0].worker if commits else None,
         "versions": commits[0].versions if commits else None,
     }
