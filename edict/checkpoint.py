@@ -13,6 +13,8 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from edict.file_digest import sha256_of
+
 DEFAULT = Path(__file__).parent / "default"
 _WEIGHTS = {
     "": "diffusion_pytorch_model",  # the first models on pixels have no folders
@@ -338,19 +340,11 @@ def weights_digest(folder: Path, variant: str | None = None, lora: LoRA | None =
     files |= _all_weight_files(folder, variant)
     digest = sha256()
     for file in sorted(file for file in files - {folder / "model_index.json"} if file.is_file()):
-        digest.update(f"{_name(file, folder)}\0{_sha256(file)}\n".encode())
+        digest.update(f"{_name(file, folder)}\0{sha256_of(file)}\n".encode())
     for name, value in sorted(read_index(folder).items()):
         is_part = isinstance(value, list) and value[:1] != [None]
         if not name.startswith("_") and name not in _DECIDES_NOTHING and not is_part:
             digest.update(f"{name}\0{json.dumps(value)}\n".encode())
     if lora is not None:
-        digest.update(f"lora\0{_sha256(lora.file)}\0{lora.scale}\n".encode())
+        digest.update(f"lora\0{sha256_of(lora.file)}\0{lora.scale}\n".encode())
     return digest.hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    content = sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            content.update(block)
-    return content.hexdigest()

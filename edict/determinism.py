@@ -3,23 +3,35 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Event
 
 import torch
 
 from edict.checkpoint import ModelError
+
+NEUTRAL = {"DIFFUSERS_ATTN_BACKEND": "native", "NVIDIA_TF32_OVERRIDE": None}
+"""Environment variables that change a network's last bits and that no store records, with the values that do not.
+
+The first chooses the attention kernels of diffusers. The second overrides, in cuBLAS and cuDNN, whether products of
+float32 are rounded to TF32.
+"""
+
+_algorithm_changed = Event()
+"""Set once a library continued with another algorithm on a GPU of this process."""
 
 
 def make_deterministic() -> None:
     """Set torch's backends, for the whole process, so that a network's bits depend on its arguments only.
 
     Raises:
-        ModelError: DIFFUSERS_ATTN_BACKEND chooses an attention kernel that no fingerprint records.
+        ModelError: an environment variable in NEUTRAL has another value.
     """
-    if (backend := os.environ.get("DIFFUSERS_ATTN_BACKEND", "native")) != "native":
-        raise ModelError(
-            f"DIFFUSERS_ATTN_BACKEND is {backend!r}: another attention kernel gives other last bits, and a store does "
-            "not record it. Unset DIFFUSERS_ATTN_BACKEND"
-        )
+    for name, neutral in NEUTRAL.items():
+        if (value := os.environ.get(name, neutral)) != neutral:
+            raise ModelError(
+                f"The environment variable {name} is {value!r}: it changes the last bits of a network, and a store "
+                f"does not record it. Unset {name}"
+            )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     # Attention is then by flash, memory-efficient and math kernels, in this order. Otherwise torch 2.13 puts cuDNN's
@@ -42,20 +54,27 @@ def enough_memory(device: torch.device) -> Iterator[None]:
     """Guard the block against a GPU whose memory runs short without an error.
 
     Where cuDNN's workspace does not fit, torch takes another algorithm for the convolution, with other last bits, and
-    keeps it for the rest of the process. Such a process must not compute anything more.
+    keeps it for the rest of the process. So no later block of the process runs on a GPU.
 
     Raises:
-        torch.OutOfMemoryError: the memory of `device` ran out in the block, and a library recovered from it.
+        torch.OutOfMemoryError: the memory of `device` ran out in the block, or in an earlier one, and a library
+            recovered from it.
     """
-    before = _out_of_memory_count(device)
-    yield
-    if _out_of_memory_count(device) > before:
-        raise torch.OutOfMemoryError(
-            "the GPU's memory ran out and cuDNN continued with another algorithm, which gives other last bits: use a "
-            "smaller batch in a new process"
-        )
+    if device.type != "cuda":
+        yield
+        return
+    if not _algorithm_changed.is_set():
+        before = _out_of_memory_count(device)
+        yield
+        if _out_of_memory_count(device) == before:
+            return
+        _algorithm_changed.set()
+    raise torch.OutOfMemoryError(
+        "the GPU's memory ran out and cuDNN continued with another algorithm, which gives other last bits: use a "
+        "smaller batch in a new process"
+    )
 
 
 def _out_of_memory_count(device: torch.device) -> int:
-    """Return how often an allocation on `device` failed in this process; 0 on a CPU."""
-    return int(torch.cuda.memory_stats(device).get("num_ooms", 0)) if device.type == "cuda" else 0
+    """Return how often an allocation on a GPU failed in this process; 0 before its first one."""
+    return int(torch.cuda.memory_stats(device).get("num_ooms", 0))

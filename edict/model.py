@@ -147,7 +147,8 @@ class EDICT:
             for image in to_pil(images)
         ]
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in fitted])).to(self.device)
-        latents = self.model.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, posterior_seed)
+        with enough_memory(self.device):
+            latents = self.model.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, posterior_seed)
         end = self.model.clean()
         x = to_lattice(latents, end.scale(0), bits).contiguous()
         return Pair(x, x.clone(), end, 0, bits, 1.0, len(x), "edict", resolve("edict", 0, {}))
@@ -174,7 +175,8 @@ class EDICT:
         if not isinstance(latents, torch.Tensor) or latents.ndim != 4:
             given = [*latents.shape] if isinstance(latents, torch.Tensor) else type(latents).__name__
             raise ValueError(f"latents is {given}: expected a tensor [N, C, H, W], such as pair.to_float()[0]")
-        drawn = self.model.decode(latents.to(self.device, torch.float32).contiguous())
+        with enough_memory(self.device):
+            drawn = self.model.decode(latents.to(self.device, torch.float32).contiguous())
         for i, finite in enumerate(drawn.isfinite().flatten(1).all(1).tolist()):
             if not finite:
                 raise of_sample(

@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.gpu_check.wheels import missing, unpack
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -43,11 +45,16 @@ def main() -> int:
         from benchmarks.gpu_check.check import check
 
         return check(given, began)
-    with tempfile.TemporaryDirectory() as site:
-        install(given.wheels, Path(site))
+    with tempfile.TemporaryDirectory() as folder:
+        wheels, site = Path(folder, "wheels"), Path(folder, "site")
+        unpack(given.wheels, wheels)
+        if lacking := missing(wheels):
+            print(f"This machine lacks {', '.join(lacking)}. Install them, or add their wheels to {given.wheels}")
+            return 2
+        install(wheels, site)
         minutes = given.minutes - (time.monotonic() - began) / 60
         options = ["--device", given.device, "--minutes", f"{minutes:.2f}", "--output", str(given.output)]
-        path = os.pathsep.join(filter(None, (site, os.environ.get("PYTHONPATH"))))
+        path = os.pathsep.join(filter(None, (str(site), os.environ.get("PYTHONPATH"))))
         return subprocess.run(
             [sys.executable, "-m", "benchmarks.gpu_check", *options, *(["--small"] if given.small else [])],
             env=os.environ | {"PYTHONPATH": path},

@@ -27,6 +27,13 @@ DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 Found = dict[str, Any]
 
 
+def load(path: Path | None, dtype: torch.dtype, device: str) -> EDICT:
+    """Load the model at `path`, or the shipped one, without progress bars."""
+    model = EDICT.from_pretrained(path, dtype=dtype, device=device)
+    model.set_progress_bar_config(disable=True)
+    return model
+
+
 def captions(count: int) -> list[str]:
     """Return captions, unlike their neighbours."""
     return [CAPTIONS[i % len(CAPTIONS)] for i in range(count)]
@@ -111,11 +118,12 @@ def print_digests() -> None:
     """Print what `in_another_process` returns."""
     path, device, count = sys.argv[1:]
     transformers_logging.disable_progress_bar()
-    print(
-        json.dumps(
-            {
-                str(dtype): independence(EDICT.from_pretrained(path, dtype=dtype, device=device), int(count))["sha256"]
-                for dtype in DTYPES
-            }
-        )
-    )
+    set_threads(device)
+    where = None if path == "default" else Path(path)
+    print(json.dumps({str(dtype): independence(load(where, dtype, device), int(count))["sha256"] for dtype in DTYPES}))
+
+
+def set_threads(device: str) -> None:
+    """On a CPU, use one thread, as a worker does: bits can depend on the number."""
+    if device == "cpu":
+        torch.set_num_threads(1)

@@ -71,6 +71,7 @@ def check(given: argparse.Namespace, began: float) -> int:
     if on_cuda and not torch.cuda.is_available():
         print("torch sees no CUDA device: --device cpu --small does without")
         return 2
+    bits.set_threads(given.device)
     signal.signal(signal.SIGALRM, stop)
     run = Check(given, began)
     run.attempt("machine", measure=lambda: machine(given.device))
@@ -95,7 +96,7 @@ def check_bits(run: Check, folder: Path) -> None:
     for dtype in bits.DTYPES:
 
         def measure(dtype: torch.dtype = dtype) -> Found:
-            model = EDICT.from_pretrained(path, dtype=dtype, device=given.device)
+            model = bits.load(path, dtype, given.device)
             return bits.independence(model, count) | {"round trip": bits.round_trip(model, count, 2)}
 
         run.attempt("bits", name_of(dtype), measure=measure)

@@ -72,11 +72,13 @@ def made(location: str) -> Found:
     """Describe what a store's workers made, and where."""
     commits = list(Store(location).commits())
     seconds = sum(commit.seconds.compute for commit in commits)
+    waiting = sum(commit.seconds.read + commit.seconds.write for commit in commits)
     count = sum(commit.ok for commit in commits)
     return {
         "images": count,
         "rejected": sum(commit.rejected for commit in commits),
         "seconds per image": seconds / max(1, count),
+        "seconds of reading and writing per image": waiting / max(1, count),
         "worker": commits[0].worker if commits else None,
         "versions": commits[0].versions if commits else None,
     }
@@ -84,7 +86,7 @@ def made(location: str) -> Found:
 
 def commands(folder: Path, *, gpus: float, small: bool) -> dict[str, Callable[[], Found]]:
     """Return what each command does, in the order to run them."""
-    write_specs(folder, gpus=gpus, count=8 if small else 64, steps=2 if small else 50)
+    write_specs(folder, gpus=gpus, count=8 if small else 64, steps=4 if small else 50)
 
     def run() -> Found:
         return command("run", "invert.yaml", folder=folder) | made(str(folder / "latents"))

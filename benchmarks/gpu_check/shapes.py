@@ -32,6 +32,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
+from benchmarks.gpu_check import bits
 from edict import EDICT
 from edict.checkpoint import DEFAULT
 
@@ -222,7 +223,7 @@ def load(name: str, folder: Path, *, dtype: torch.dtype, device: str, small: boo
     if not folder.exists():
         torch.manual_seed(0)
         _write(shape, folder, small)
-    model = EDICT.from_pretrained(folder, dtype=dtype, device=device)
+    model = bits.load(folder, dtype, device)
     if not small:
         for component in shape.networks:
             setattr(model.model, component, None)  # frees the narrow one

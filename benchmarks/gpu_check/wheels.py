@@ -2,20 +2,23 @@
 
 `python -m benchmarks.gpu_check.wheels FOLDER`, anywhere with pip and a package registry. The wheels are for Linux on
 x86-64, in the versions of constraints.txt, without what the check does not need: debug symbols, the pipelines of
-diffusers, and of Ray the Java library, the dashboard's page and the libraries above its core. The other requirements
-(torch, transformers, pyarrow ...) are the machine's own.
+diffusers, and of Ray the Java library, the dashboard's page and the libraries above its core. The machine itself
+has the packages in OF_THE_MACHINE.
 """
 
 import argparse
 import base64
+import lzma
 import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from hashlib import sha256
+from importlib.metadata import distributions
 from pathlib import Path
-from zipfile import ZIP_LZMA, ZipFile
+from zipfile import ZIP_STORED, ZipFile
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = (
@@ -25,16 +28,41 @@ PACKAGES = (
     "importlib_metadata",
     "jsonschema",
     "jsonschema-specifications",
+    "lazy-importer",
     "obstore",
     "pydantic",
     "pydantic_core",
     "ray",
     "referencing",
     "rpds-py",
+    "typing_extensions",  # newer than that of most machines, for pydantic
     "typing-inspection",
     "webdataset",
     "zipp",
 )
+OF_THE_MACHINE = (
+    "attrs",
+    "click",
+    "filelock",
+    "huggingface-hub",
+    "jinja2",
+    "msgpack",
+    "numpy",
+    "packaging",
+    "pillow",
+    "protobuf",
+    "pyarrow",
+    "pyyaml",
+    "regex",
+    "requests",
+    "safetensors",
+    "setuptools",
+    "torch",
+    "tqdm",
+    "transformers",
+    "typer",
+)
+NOT_NEEDED = ("duckdb",)  # by a job that takes every row
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
 LEFT_OUT = tuple(
     f"{package}/{name}/"
@@ -44,6 +72,15 @@ LEFT_OUT = tuple(
     }.items()
     for name in names
 )
+
+ARCHIVE = "wheels.tar.xz"
+FILTERS = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 6, "dict_size": 1 << 27}]
+
+
+def missing(wheels: Path) -> list[str]:
+    """Return the packages in OF_THE_MACHINE that neither this machine nor the folder of wheels has."""
+    added = {re.sub(r"[-_.]+", "-", wheel.name.split("-")[0]).lower() for wheel in wheels.glob("*.whl")}
+    return [name for name in OF_THE_MACHINE if name not in added and not any(distributions(name=name))]
 
 
 def download(folder: Path, python: str) -> None:
@@ -56,7 +93,7 @@ def download(folder: Path, python: str) -> None:
 
 
 def slim(wheel: Path) -> None:
-    """Rewrite a wheel: without LEFT_OUT and debug symbols, compressed by LZMA, its RECORD of what is left."""
+    """Rewrite a wheel: without LEFT_OUT and debug symbols, not compressed, its RECORD of what is left."""
     small, record = wheel.with_suffix(".slim"), list[str]()
     with ZipFile(wheel) as old, ZipFile(small, "w") as new:
         for info in old.infolist():
@@ -70,8 +107,8 @@ def slim(wheel: Path) -> None:
                 data = stripped(data)
             digest = base64.urlsafe_b64encode(sha256(data).digest()).rstrip(b"=").decode()
             record.append(f'"{info.filename}",sha256={digest},{len(data)}\n')
-            new.writestr(info, data, ZIP_LZMA)
-        new.writestr(at, "".join([*record, f"{at.filename},,\n"]), ZIP_LZMA)
+            new.writestr(info, data, ZIP_STORED)
+        new.writestr(at, "".join([*record, f"{at.filename},,\n"]), ZIP_STORED)
     small.replace(wheel)
 
 
@@ -86,6 +123,28 @@ def stripped(binary: bytes) -> bytes:
         return Path(file.name).read_bytes()
 
 
+def pack(folder: Path) -> Path:
+    """Move the wheels of a folder to one archive in it: compressed together, because Ray's programs share much code."""
+    with (
+        lzma.open(folder / ARCHIVE, "wb", filters=FILTERS) as stream,
+        tarfile.open(fileobj=stream, mode="w|") as archive,
+    ):
+        for wheel in sorted(folder.glob("*.whl")):
+            archive.add(wheel, wheel.name)
+            wheel.unlink()
+    return folder / ARCHIVE
+
+
+def unpack(folder: Path, to: Path) -> None:
+    """Copy the wheels of a folder, and those of its archive, to another folder."""
+    to.mkdir()
+    if (folder / ARCHIVE).is_file():
+        with tarfile.open(folder / ARCHIVE) as archive:
+            archive.extractall(to, filter="data")
+    for wheel in folder.glob("*.whl"):
+        shutil.copy(wheel, to)
+
+
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     arguments.add_argument("folder", type=Path, help="where the wheels go")
@@ -93,11 +152,10 @@ def main() -> None:
     given = arguments.parse_args()
     given.folder.mkdir(parents=True, exist_ok=True)
     download(given.folder, given.python)
-    for wheel in sorted(given.folder.glob("*.whl")):
-        before = wheel.stat().st_size
+    for wheel in given.folder.glob("*.whl"):
         slim(wheel)
-        print(f"{before / 2**20:6.1f} MiB -> {wheel.stat().st_size / 2**20:5.1f} MiB  {wheel.name}")
-    print(f"{sum(wheel.stat().st_size for wheel in given.folder.glob('*.whl')) / 2**20:.1f} MiB in {given.folder}")
+    archive = pack(given.folder)
+    print(f"{archive.stat().st_size / 2**20:.1f} MiB in {archive}")
 
 
 if __name__ == "__main__":

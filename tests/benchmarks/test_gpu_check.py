@@ -5,11 +5,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib.metadata import requires
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
-from benchmarks.gpu_check.wheels import slim
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from benchmarks.gpu_check.wheels import NOT_NEEDED, OF_THE_MACHINE, PACKAGES, missing, pack, slim, unpack
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +44,17 @@ def test_all_of_it_runs_on_a_cpu_with_small_networks(tmp_path: Path) -> None:
         assert found["shapes"][shape]["bfloat16, eager"]["differing"] == 0
 
 
-def test_a_slim_wheel_lacks_what_is_not_needed_and_is_installable(tmp_path: Path) -> None:
+def test_a_machine_gets_what_the_packages_need() -> None:
+    """The wheels, and what the machine itself must have, are closed under the requirements of the present versions."""
+    there = {canonicalize_name(name) for name in (*PACKAGES, *OF_THE_MACHINE, *NOT_NEEDED)}
+    needed = set[str]()
+    for package in ("edict-pipeline", *PACKAGES):
+        requirements = [Requirement(line.replace("ray[default]", "ray")) for line in requires(package) or ()]
+        needed |= {one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})}
+    assert set(map(canonicalize_name, needed)) <= there
+
+
+def test_a_packed_wheel_lacks_what_is_not_needed_and_is_installable(tmp_path: Path) -> None:
     wheel = tmp_path / "ray-1-py3-none-any.whl"
     with ZipFile(wheel, "w") as content:
         content.writestr("ray/__init__.py", "core = 1\n")
@@ -49,7 +63,18 @@ def test_a_slim_wheel_lacks_what_is_not_needed_and_is_installable(tmp_path: Path
         content.writestr("ray-1.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         content.writestr("ray-1.dist-info/RECORD", "")
     slim(wheel)
+    assert pack(tmp_path).is_file() and not wheel.exists()
+    unpack(tmp_path, tmp_path / "wheels")
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
-    subprocess.run([*pip, "--target", str(tmp_path / "site"), str(wheel)], check=True)
+    subprocess.run([*pip, "--target", str(tmp_path / "site"), str(tmp_path / "wheels" / wheel.name)], check=True)
     assert (tmp_path / "site" / "ray" / "__init__.py").read_text() == "core = 1\n"
     assert not (tmp_path / "site" / "ray" / "jars").exists()
+    assert missing(tmp_path / "wheels") == []
+
+
+def test_what_a_machine_lacks_is_named(tmp_path: Path) -> None:
+    (tmp_path / "torch-2-py3-none-any.whl").touch()
+    given = ["-S", "-m", "benchmarks.gpu_check", "--wheels", str(tmp_path)]  # -S: without installed packages
+    result = subprocess.run([sys.executable, *given], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "This machine lacks attrs, " in result.stdout and "torch" not in result.stdout

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from edict import EDICT, Blend, Control, LatticeOverflow, NonFinite, Pair, attention, guidance
 from edict.attention import Place, WordNotFound, align, attending, batches, find, mask, rows, split
@@ -607,3 +609,37 @@ def test_edits_that_earlier_versions_made_otherwise_are_known(
     control: Control, steps: int, side: int, sides: list[int], same: bool
 ) -> None:
     assert attention.is_as_before(control, steps, side, sides) == same
+
+
+class Reads(TorchDispatchMode):
+    """Collects the operators that need a tensor's values on the CPU, for which a GPU would be waited for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names = list[str]()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = function.overloadpacket._qualified_op_name.removeprefix("aten::")
+        of_mask = name in ("index", "index_put_") and any(
+            index is not None and index.dtype == torch.bool for index in args[1]
+        )
+        if of_mask or name in ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal"):
+            self.names.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("blend", [None, Blend(threshold=0.5, start=0.5)])
+def test_no_step_reads_values_of_the_network(
+    model: EDICT, blend: Blend | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """tests/gpu does this with a real GPU."""
+    noise = model.invert(model.encode([Image.new("RGB", (16, 16), "red")]), "a red heart", steps=4, batch_size=2)
+    generate, reads = attention.generate, Reads()
+
+    def watched(*given: Any, **named: Any) -> Any:
+        with reads:
+            return generate(*given, **named)
+
+    monkeypatch.setattr(attention, "generate", watched)
+    _, faults = model.edit(noise, ["a red heart"], [["a blue heart"]], control=Control(0.5, 0.5, blend=blend))
+    assert not faults and reads.names == []

@@ -1,12 +1,17 @@
 """The settings that keep a network's bits, and the guard against a library that recovers from a lack of memory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
+from threading import Event
 
 import pytest
 import torch
+from PIL import Image
 
-from edict import EDICT
+import edict.model
+from edict import EDICT, Control, determinism
 from edict.checkpoint import ModelError
 from edict.determinism import enough_memory
 from pipeline.processor import gpu_versions
@@ -19,6 +24,7 @@ Folder = Callable[[str], Path]
 @pytest.fixture
 def failed_allocations(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
     """What torch counts on a GPU; there is none here, so the count is set by hand."""
+    monkeypatch.setattr(determinism, "_algorithm_changed", Event())
     count = {"num_ooms": 3}
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: count)
     return count
@@ -29,8 +35,39 @@ def test_a_recovered_lack_of_memory_is_an_error(failed_allocations: dict[str, in
         pass  # failures before the block do not count
     with pytest.raises(torch.OutOfMemoryError, match="another algorithm"), enough_memory(GPU):
         failed_allocations["num_ooms"] += 1
+
+
+def test_a_job_does_not_go_on_after_a_recovered_lack_of_memory(failed_allocations: dict[str, int]) -> None:
     with pytest.raises(TooLarge, match=r"a batch of 4 does not fit .*another algorithm"), fitting(4, GPU):
         failed_allocations["num_ooms"] += 1
+    # cuDNN keeps the other algorithm, without another failed allocation
+    with pytest.raises(torch.OutOfMemoryError, match="in a new process"), enough_memory(GPU):
+        raise AssertionError("the block does not run")
+    with enough_memory(torch.device("cpu")):
+        pass
+
+
+def test_every_use_of_a_network_is_guarded(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a real GPU in tests/gpu; here the guard only counts."""
+    guarded = list[str]()
+
+    @contextmanager
+    def guard(device: torch.device) -> Iterator[None]:
+        guarded.append("entered")
+        yield
+        guarded.append("left")
+
+    monkeypatch.setattr(edict.model, "enough_memory", guard)
+    model = EDICT.from_pretrained(folder("sd1"))
+    inner = model.model
+    for part in (inner.vae.encoder, inner.vae.decoder, inner.network, inner.text_encoder):
+        part.register_forward_pre_hook(lambda *_: guarded.append("used"))
+    pair = model.encode([Image.new("RGB", (16, 16), "red")] * 2)
+    noise = model.invert(pair, ["a dog", "a cat"], steps=2)
+    clean, _ = model.edit(noise, ["a dog", "a cat"], [["a red dog"], []], control=Control(1, 1))
+    model.decode(clean.to_float()[0])
+    outside = [after for before, after in pairwise(["left", *guarded]) if before == "left" and after == "used"]
+    assert guarded.count("used") > 4 and outside == []
 
 
 def test_an_error_of_the_block_is_not_replaced(failed_allocations: dict[str, int]) -> None:
@@ -53,6 +90,10 @@ def test_attention_kernels_do_not_depend_on_cudnn(folder: Folder, monkeypatch: p
     EDICT.from_pretrained(folder("sd1"))
     monkeypatch.setenv("DIFFUSERS_ATTN_BACKEND", "sage")
     with pytest.raises(ModelError, match="Unset DIFFUSERS_ATTN_BACKEND"):
+        EDICT.from_pretrained(folder("sd1"))
+    monkeypatch.delenv("DIFFUSERS_ATTN_BACKEND")
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "1")
+    with pytest.raises(ModelError, match="Unset NVIDIA_TF32_OVERRIDE"):
         EDICT.from_pretrained(folder("sd1"))
 
 

@@ -6,13 +6,14 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
 import torch
 
 from benchmarks.gpu_check import bits
-from edict import EDICT, Control, attention
+from edict import EDICT, Control, attention, determinism
 from edict.determinism import enough_memory
 from pipeline.processor import processor
 from pipeline.worker import TooLarge, fitting, versions
@@ -43,7 +44,8 @@ def test_bits_depend_on_neither_the_neighbours_nor_the_process(dtype: torch.dtyp
     assert bits.in_another_process(None, "cuda", 16)[str(dtype)] == found["sha256"]
 
 
-def test_a_recovered_lack_of_memory_is_an_error() -> None:
+def test_a_recovered_lack_of_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(determinism, "_algorithm_changed", Event())  # the other tests of this process go on
     device = torch.device("cuda")
     with enough_memory(device):
         torch.zeros(8, device=device)
