@@ -115,6 +115,17 @@ def sharded(path: Path) -> None:
     unet.save_pretrained(path / "unet", max_shard_size="20KB")
 
 
+def shards_in_a_folder(path: Path) -> None:
+    sharded(path)
+    index = path / UNET.replace(".safetensors", ".safetensors.index.json")
+    content = json.loads(index.read_text())
+    (path / "unet" / "x").mkdir()
+    for name in set(content["weight_map"].values()):
+        (path / "unet" / name).rename(path / "unet" / "x" / name)
+    content["weight_map"] = {key: f"x/{name}" for key, name in content["weight_map"].items()}
+    index.write_text(json.dumps(content))
+
+
 def shard_missing(path: Path) -> None:
     sharded(path)
     next((path / "unet").glob("*-00001-of-*")).unlink()
@@ -309,6 +320,16 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         shard_missing,
         ("model m: unet/diffusion_pytorch_model-00001-of-00013.safetensors is missing. Download the model again"),
+    ),
+    case(
+        "weights-shards-apart",
+        "shards in a folder of their own",
+        "sd1",
+        shards_in_a_folder,
+        (
+            "model m: the index of unet names unet/x/diffusion_pytorch_model-00001-of-00013.safetensors, and diffusers "
+            "reads shards only from the folder of their index. Move them there, and correct the index"
+        ),
     ),
     case(
         "weights-lfs",
