@@ -205,6 +205,11 @@ def weights_to_load(folder: Path, part: str, variant: str | None) -> list[Path]:
         raise ModelError(_no_weights(folder, part))
     if absent := [file for file in files if not file.is_file()]:
         raise ModelError(f"model {folder}: {_name(absent[0], folder)} is missing. Download the model again")
+    if not part.startswith("text_encoder") and (apart := [f for f in files if f.parent != home(folder, part)]):
+        raise ModelError(
+            f"model {folder}: the index of {part} names {_name(apart[0], folder)}, and diffusers reads shards only "
+            "from the folder of their index. Move them there, and correct the index"
+        )
     return files
 
 

@@ -86,11 +86,18 @@ def check(lora: LoRA, pipeline: str, networks: Mapping[str, nn.Module | None]) -
             weight = weights.get(f"{module}.weight")
             fits = weight is not None and (up[0].numel(), up.shape[0] * down[0].numel()) == (len(down), weight.numel())
             if weight is None or not fits:
-                raise ModelError(f"lora {lora.file}: {key} has no place in this model, or another shape")
+                raise ModelError(
+                    f"lora {lora.file}: {key} does not fit this model, which has no such layer, or one of another "
+                    "shape. Use a LoRA that was trained for this kind of model"
+                )
             changes.append(Change(weight, up, down, factor))
             strangers -= {key, other}
     if strangers or not state:
-        raise ModelError(f"lora {lora.file}: no plain LoRA of this model ({min(strangers, default='it is empty')})")
+        found = f"{min(strangers)} is unknown" if strangers else "it is empty"
+        raise ModelError(
+            f"lora {lora.file} is not a plain LoRA of this model: {found}. Use one that was trained for this kind of "
+            "model"
+        )
     return changes
 
 
@@ -98,7 +105,10 @@ def _check_plain(file: Path) -> None:
     """Raise ModelError for a file with tensors that a plain LoRA does not have: diffusers drops some in silence."""
     for key in read_shapes(file):
         if other := next((kind for name, kind in _OTHERS.items() if name in key), None):
-            raise ModelError(f"lora {file} is {other} ({key}), and only a plain LoRA is supported. Merge it elsewhere")
+            raise ModelError(
+                f"lora {file} is {other} ({key}); only a plain LoRA is supported. Merge it into the checkpoint with "
+                "the tool that it was made for, and give the merged checkpoint as model.path"
+            )
 
 
 def _read(file: Path, pipeline: Any, networks: Mapping[str, nn.Module | None]) -> tuple[Weights, Alphas, Metadata]:

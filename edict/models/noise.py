@@ -40,7 +40,7 @@ class NoiseModel(Model):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.check_scheduler(SCHEDULERS, "The network needs the scheduler that it was trained for, with betas")
+        self.check_scheduler(SCHEDULERS, "If the network was trained with betas, write a scheduler with these betas")
         if self.scheduler_config.get("use_flow_sigmas"):
             raise ModelError(
                 f"model {folder}: its scheduler has use_flow_sigmas: true, so its network was trained on a flow, and "
@@ -49,7 +49,8 @@ class NoiseModel(Model):
         self.prediction_type = self.scheduler_config.get("prediction_type", "epsilon")
         if self.prediction_type not in PREDICTIONS:
             raise ModelError(
-                f"model {folder} predicts {self.prediction_type!r}; supported are {' and '.join(PREDICTIONS)}"
+                f"model {folder} predicts {self.prediction_type!r} (prediction_type of its scheduler); supported are "
+                f"{' and '.join(PREDICTIONS)}. Use a checkpoint that predicts one of them"
             )
         try:
             self._alphas = alphas_cumprod(self.scheduler_config)

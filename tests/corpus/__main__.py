@@ -40,9 +40,9 @@ Each line below is a file that the tests build and feed to the real thing (`test
 CHECKPOINTS = """\
 ## Checkpoints
 
-`edict plan` reads the configurations of a checkpoint and the names and shapes of its weights, and refuses it with one
-line and exit status 2 where a run would draw weights at random or predict something else. The tests make each of the
-{count} checkpoints and LoRAs below, in a folder `m` (`tests/corpus/checkpoints.py`).
+`edict plan` reads the configurations of a checkpoint and the names and shapes of its weights. If a run would draw
+weights at random, or would predict something else than diffusers does, `edict plan` prints one line and ends with
+status 2. The tests make each of these {count} checkpoints and LoRAs, in a folder `m` (`tests/corpus/checkpoints.py`).
 
 | checkpoint | `edict plan` |
 |---|---|

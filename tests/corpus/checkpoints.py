@@ -115,6 +115,17 @@ def sharded(path: Path) -> None:
     unet.save_pretrained(path / "unet", max_shard_size="20KB")
 
 
+def shards_in_a_folder(path: Path) -> None:
+    sharded(path)
+    index = path / UNET.replace(".safetensors", ".safetensors.index.json")
+    content = json.loads(index.read_text())
+    (path / "unet" / "x").mkdir()
+    for name in set(content["weight_map"].values()):
+        (path / "unet" / name).rename(path / "unet" / "x" / name)
+    content["weight_map"] = {key: f"x/{name}" for key, name in content["weight_map"].items()}
+    index.write_text(json.dumps(content))
+
+
 def shard_missing(path: Path) -> None:
     sharded(path)
     next((path / "unet").glob("*-00001-of-*")).unlink()
@@ -184,10 +195,16 @@ def whole_t5(path: Path) -> None:
 
 
 def fp16(path: Path) -> None:
-    """Files of the variant beside the plain ones."""
+    """Files of the variant in addition to the plain ones."""
     for file in (UNET, VAE, TEXT):
         state = {key: value.half() for key, value in load_file(path / file).items()}
         save_file(state, (path / file).with_suffix(".fp16.safetensors"), {"format": "pt"})
+
+
+def fp16_only(path: Path) -> None:
+    fp16(path)
+    for file in (UNET, VAE, TEXT):
+        (path / file).unlink()
 
 
 def flat(path: Path) -> None:
@@ -303,6 +320,16 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         shard_missing,
         ("model m: unet/diffusion_pytorch_model-00001-of-00013.safetensors is missing. Download the model again"),
+    ),
+    case(
+        "weights-shards-apart",
+        "shards in a folder of their own",
+        "sd1",
+        shards_in_a_folder,
+        (
+            "model m: the index of unet names unet/x/diffusion_pytorch_model-00001-of-00013.safetensors, and diffusers "
+            "reads shards only from the folder of their index. Move them there, and correct the index"
+        ),
     ),
     case(
         "weights-lfs",
@@ -568,8 +595,8 @@ REFUSALS: list[Checkpoint] = [
         "sdxl",
         scheduler(EDMEulerScheduler()),
         (
-            "model m: the scheduler is EDMEulerScheduler, which a StableDiffusionXL cannot use. The network "
-            "needs the scheduler that it was trained for, with betas"
+            "model m: the scheduler is EDMEulerScheduler, which a StableDiffusionXL cannot use. If the network "
+            "was trained with betas, write a scheduler with these betas"
         ),
     ),
     case(
@@ -579,7 +606,7 @@ REFUSALS: list[Checkpoint] = [
         scheduler(FLOW),
         (
             "model m: the scheduler is FlowMatchEulerDiscreteScheduler, which a StableDiffusion cannot use. "
-            "The network needs the scheduler that it was trained for, with betas"
+            "If the network was trained with betas, write a scheduler with these betas"
         ),
     ),
     case(
@@ -608,7 +635,10 @@ REFUSALS: list[Checkpoint] = [
         "a network that predicts the image",
         "sd1",
         settings("scheduler/scheduler_config.json", prediction_type="sample"),
-        "model m predicts 'sample'; supported are epsilon and v_prediction",
+        (
+            "model m predicts 'sample' (prediction_type of its scheduler); supported are epsilon and v_prediction. "
+            "Use a checkpoint that predicts one of them"
+        ),
     ),
     case(
         "scheduler-betas",
@@ -626,8 +656,9 @@ REFUSALS: list[Checkpoint] = [
         kohya(dora_scale=torch.ones(8, 1)),
         (
             "lora lora.safetensors is a DoRA "
-            "(lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.dora_scale), and only a "
-            "plain LoRA is supported. Merge it elsewhere"
+            "(lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.dora_scale); only a "
+            "plain LoRA is supported. Merge it into the checkpoint with the tool that it was made for, and give the "
+            "merged checkpoint as model.path"
         ),
     ),
     with_lora(
@@ -636,8 +667,9 @@ REFUSALS: list[Checkpoint] = [
         {key.replace("lora_down.weight", "hada_w1_a"): value for key, value in kohya().items()},
         (
             "lora lora.safetensors is a LoHa "
-            "(lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.hada_w1_a), and only a "
-            "plain LoRA is supported. Merge it elsewhere"
+            "(lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q.hada_w1_a); only a "
+            "plain LoRA is supported. Merge it into the checkpoint with the tool that it was made for, and give the "
+            "merged checkpoint as model.path"
         ),
     ),
     with_lora(
@@ -646,8 +678,9 @@ REFUSALS: list[Checkpoint] = [
         {key: value.repeat(3, 3) if value.dim() else value for key, value in kohya().items()},
         (
             "lora lora.safetensors: "
-            "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight has "
-            "no place in this model, or another shape"
+            "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight does "
+            "not fit this model, which has no such layer, or one of another shape. Use a LoRA that was trained for "
+            "this kind of model"
         ),
     ),
 ]
@@ -674,6 +707,14 @@ LAYOUTS: list[Checkpoint] = [
         weights(TEXT, without("encoder.embed_tokens.weight")),
     ),
     case("fp16-beside", "an fp16 variant, with `model.variant: fp16`", "sd1", fp16, variant="fp16"),
+    case("fp16-only", "the same without any other weights", "sd1", fp16_only, variant="fp16"),
+    case(
+        "non-ema",
+        "a UNet only in the variant non_ema, with `model.variant: non_ema`",
+        "sd1",
+        renamed(UNET, UNET.replace(".s", ".non_ema.s")),
+        variant="non_ema",
+    ),
     case("shards", "weights in shards", "sd1", sharded),
     case(
         "half",

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
 from pipeline.images import (
     MAX_PIXELS,
@@ -96,6 +96,29 @@ def with_exif(format: str, exif: bytes) -> bytes:
 def test_an_unreadable_exif_block_does_not_reject_an_image(format: str, exif: bytes) -> None:
     prepared = prepare(with_exif(format, exif), 16, "center")
     assert (prepared.width, prepared.height) == (16, 16)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
+def test_a_colour_profile_is_not_applied(format: str) -> None:
+    """As docs/specs.md says: pixels are those of the file. The profile would exchange red and green."""
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    tags = srgb.replace(b"rXYZ", b"----", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"----", b"gXYZ", 1)
+    red = Image.new("RGB", (16, 16), (200, 20, 20))
+    profiles = [ImageCms.ImageCmsProfile(io.BytesIO(data)) for data in (tags, srgb)]
+    applied = ImageCms.profileToProfile(red, *profiles, outputMode="RGB")
+    assert applied is not None
+    assert np.abs(np.subtract(applied.getpixel((5, 5)), (20, 200, 20))).max() < 20
+    assert (square(file(red, format, icc_profile=tags)) == square(file(red, format))).all()
+
+
+def test_cmyk_without_ink_is_white() -> None:
+    """With the marker that Photoshop writes, and without it."""
+    data = file(Image.new("CMYK", (16, 16), (0, 0, 0, 0)), "JPEG")
+    marker = data.index(b"\xff\xee")
+    length = int.from_bytes(data[marker + 2 : marker + 4], "big")
+    assert data[marker + 4 : marker + 9] == b"Adobe"
+    for jpeg in (data, data[:marker] + data[marker + 2 + length :]):
+        assert (square(jpeg) == 255).all()
 
 
 def test_transparency_lies_over_white() -> None:

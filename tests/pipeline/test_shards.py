@@ -453,6 +453,16 @@ def test_a_missing_shard_is_an_error_that_names_it(tmp_path: Path) -> None:
         index_shard(str(tmp_path / "*.tar"))
 
 
+def test_a_shard_may_be_a_symlink(tmp_path: Path) -> None:
+    """As in the cache of the Hugging Face hub: a relative link to a file without an extension."""
+    blob, link = tmp_path / "blobs" / "abcdef", tmp_path / "snapshots" / "0123" / "0.tar"
+    for path in (blob, link):
+        path.parent.mkdir(parents=True)
+    blob.write_bytes(tar(good("a")))
+    link.symlink_to("../../blobs/abcdef")
+    assert [type(sample) for sample in read(index_shard(str(link)))] == [Sample]
+
+
 def test_a_shard_changed_since_planning_is_refused(tmp_path: Path) -> None:
     index = index_shard(save(tmp_path, tar([*good("a"), *good("b")])))
     save(tmp_path, tar([*good("a"), *good("b"), *good("c")] * 9))

@@ -4,7 +4,9 @@ import json
 import os
 import pickle
 import shutil
+import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +127,25 @@ def test_a_retry_that_died_before_its_commit_is_swept(place: str) -> None:
     store.sweep()
     assert list(store.names("staging")) == []
     assert status(store).complete
+
+
+def test_two_sweeps_at_once_remove_every_file(tmp_path: Path) -> None:
+    """As where two drivers of a job end together: each meets files that the other has removed."""
+    store = planned(str(tmp_path / "store"))
+    finish(store)
+    job = store.job()["id"][:8]
+    for number in range(300):
+        store.put(f"parts/00000000-{number}-{job}{number:08d}.parquet", b"x")
+    ready = threading.Barrier(2)
+
+    def sweep(_: int) -> int:
+        ready.wait()
+        return Store(store.location).sweep()
+
+    with ThreadPoolExecutor(2) as pool:
+        removed = list(pool.map(sweep, range(2)))
+    assert max(removed) <= 300 <= sum(removed)
+    assert len(list(store.names("parts"))) == 2
 
 
 def test_no_file_of_a_user_is_removed(place: str) -> None:
