@@ -1,10 +1,12 @@
 """Instructions of edits: the text that says what to change, as InstructPix2Pix is trained with."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
 
 WORD = re.compile(r"\w+|[^\w\s]")
+
+MATCHED = 200  # words per text that are matched; the time grows with their third power
 
 _EDGES = re.compile(r"^[\s,;.:]+|[\s,;:]+$")
 
@@ -12,13 +14,25 @@ _EDGES = re.compile(r"^[\s,;.:]+|[\s,;:]+$")
 def changes(caption: str, prompt: str) -> Iterator[tuple[slice, slice]]:
     """Yield where the words of a prompt differ from those of a caption: the slice of the caption, and of the prompt.
 
-    One of the two is empty where words are only added or only removed.
+    One of the two is empty where words are only added or only removed. Of texts with more than MATCHED words, all between
+    the common beginning and the common end is one change.
     """
     old, new = (list(WORD.finditer(text)) for text in (caption, prompt))
-    matcher = SequenceMatcher(None, [word[0] for word in old], [word[0] for word in new], autojunk=False)
-    for tag, *places in matcher.get_opcodes():
+    before, after = ([word[0] for word in words] for words in (old, new))
+    if max(len(old), len(new)) > MATCHED:
+        first = _common(before, after)
+        last = _common(before[first:][::-1], after[first:][::-1])
+        if before != after:
+            yield _slice(old, first, len(old) - last), _slice(new, first, len(new) - last)
+        return
+    for tag, *places in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if tag != "equal":
             yield _slice(old, *places[:2]), _slice(new, *places[2:])
+
+
+def _common(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return how many items at the beginning are the same."""
+    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 
 def instruction_of(template: str | None, caption: str, prompt: str, negative_prompt: str | None) -> str:

@@ -214,6 +214,14 @@ def test_without_a_template_the_instruction_is_the_difference(caption: str, prom
     assert instruction_of(None, caption, prompt, "blurry") == instruction
 
 
+def test_a_long_difference_is_one_change() -> None:
+    """To match 100,000 words would take hours."""
+    caption, prompt = ["old"] * 100_000, ["new", *["old"] * 99_000, "newer"]
+    said = instruction_of(None, f"a cat, {' '.join(caption)}, on grass", f"a cat, {' '.join(prompt)}, on grass", None)
+    assert said == f'replace "{" ".join(caption)}" with "{" ".join(prompt)}"'
+    assert instruction_of(None, "w " * 100_000, "w " * 99_999 + "z", None) == 'replace "w" with "z"'
+
+
 def test_a_template_has_both_texts_and_their_difference() -> None:
     template = "{{x}} {caption}|{prompt}|{removed}|{added}"
     said = instruction_of(template, "a red dog on grass", "a blue dog on sand, at night", None)
