@@ -14,8 +14,8 @@ _EDGES = re.compile(r"^[\s,;.:]+|[\s,;:]+$")
 def changes(caption: str, prompt: str) -> Iterator[tuple[slice, slice]]:
     """Yield where the words of a prompt differ from those of a caption: the slice of the caption, and of the prompt.
 
-    One of the two is empty where words are only added or only removed. Of texts with more than MATCHED words, all between
-    the common beginning and the common end is one change.
+    One of the two is empty where words are only added or only removed. Of texts with more than MATCHED words, everything
+    between the common beginning and the common end is one change.
     """
     old, new = (list(WORD.finditer(text)) for text in (caption, prompt))
     before, after = ([word[0] for word in words] for words in (old, new))
