@@ -14,7 +14,7 @@ _EDGES = re.compile(r"^[\s,;.:]+|[\s,;:]+$")
 def changes(caption: str, prompt: str) -> Iterator[tuple[slice, slice]]:
     """Yield where the words of a prompt differ from those of a caption: the slice of the caption, and of the prompt.
 
-    One of the two is empty where words are only added or only removed. Of texts with more than MATCHED words, everything
+    One of the two is empty where words are only added or only removed. Of texts with more than MATCHED words, all
     between the common beginning and the common end is one change.
     """
     old, new = (list(WORD.finditer(text)) for text in (caption, prompt))
