@@ -27,39 +27,39 @@ from edict.models.parts import expanded as expanded_placeholders
 from edict.sampler import Extent, Predict, States
 from edict.schedule import Schedule, executed
 
-MIN_LIMIT = 16 * 16
+SD1_ATTN_TOKENS = 16 * 16
 """The limit of the paper's code, in pixels of an attention map, for Stable Diffusion 1 with its 64x64 latents."""
 
 
-def map_limit(latents: int) -> int:
-    """Return the largest attention map, in pixels, that self-attention is injected in and masks are made from.
+def max_attn_tokens(latents: int) -> int:
+    """Return the largest number of attention tokens (pixels of a map) that self-attention and masks of words use.
 
-    `latents` is the number of pixels of a latent. Finer layers draw the detail that an edit is to change. The paper's
-    code has 16x16 for 64x64 latents, a quarter of the side: SDXL's 128x128 give 32x32. Smaller models, as the shipped
+    `latents` is the number of pixels of a latent. Finer layers draw the detail that an edit changes. The paper's code
+    has 16x16 for 64x64 latents, a quarter of the side: SDXL's 128x128 give 32x32. Smaller models, such as the shipped
     one with 8x8, are controlled in every layer.
     """
-    return max(MIN_LIMIT, latents // 16)
+    return max(SD1_ATTN_TOKENS, latents // 16)
 
 
 def cross_steps(control: "Control", steps: int) -> int:
-    """Return how many of an edit's `steps` take the base's cross-attention: int(share * (steps + 1)).
+    """Return the number of an edit's `steps` that take the base's cross-attention: int(share * (steps + 1)).
 
-    So it is in the paper's code, whose table of the window has one entry more than there are steps.
+    The paper's code does the same: its table of the window has one entry more than there are steps.
     """
     return min(steps, executed(steps + 1, control.cross))
 
 
 def self_steps(control: "Control", steps: int) -> int:
-    """Return how many of an edit's `steps` take the base's self-attention: int(share * steps)."""
+    """Return the number of an edit's `steps` that take the base's self-attention: int(share * steps)."""
     return executed(steps, control.self_)
 
 
 def without_effect(control: "Control", steps: int, latent_side: int, sides: Sequence[int]) -> str | None:
-    """Say which part of a control cannot have an effect on an edit of `steps`, and what to do; None where all have.
+    """Return a part of a control that has no effect on an edit of `steps`, and the remedy; None if all have one.
 
-    `sides` are those of the squares at which the model attends.
+    `sides` are the sides of the model's attention maps.
     """
-    limit = map_limit(latent_side**2)
+    limit = max_attn_tokens(latent_side**2)
     within = [side for side in sides if side**2 <= limit]
     maps = ", ".join(f"{side}x{side}" for side in sides)
     too_fine = f"the model has no attention map of at most {limit} pixels (its maps: {maps})"
@@ -72,24 +72,25 @@ def without_effect(control: "Control", steps: int, latent_side: int, sides: Sequ
             return f"the mask of words starts after all {steps} steps. Lower mask.start"
     if control.weights and not cross_steps(control, steps):
         return (
-            f"weights act in the steps of cross-attention, and the share {control.cross:g} is no step of {steps}. "
-            "Raise it"
+            f"weights have no effect: they act in the steps of cross-attention, and its share {control.cross:g} "
+            f"gives 0 of {steps} steps. Raise the share"
         )
     if control.blend is None and not cross_steps(control, steps) and not self_steps(control, steps):
         return (
-            f"the shares {control.cross:g} (cross-attention) and {control.self_:g} (self-attention) come to no step of "
-            f"{steps}, and there is no mask. Raise a share or the number of steps, or leave control out"
+            f"the control has no effect: the shares {control.cross:g} (cross-attention) and {control.self_:g} "
+            f"(self-attention) give 0 of {steps} steps, and there is no mask. Raise a share or the number of steps, or "
+            "remove the control"
         )
     return None
 
 
-def is_as_before(control: "Control", steps: int, latent_side: int, sides: Sequence[int]) -> bool:
+def matches_earlier_versions(control: "Control", steps: int, latent_side: int, sides: Sequence[int]) -> bool:
     """Return whether an edit has the integers that earlier versions gave it.
 
-    There the window of cross-attention was int(share * steps), weights acted at every step, and the limit of maps was
-    16x16 for every model.
+    In earlier versions the window of cross-attention was int(share * steps), weights acted at every step, and the limit
+    of maps was 16x16 for every model.
     """
-    added = [side for side in sides if MIN_LIMIT < side**2 <= map_limit(latent_side**2)]
+    added = [side for side in sides if SD1_ATTN_TOKENS < side**2 <= max_attn_tokens(latent_side**2)]
     uses_maps = self_steps(control, steps) > 0 or isinstance(control.blend, Blend)
     return (
         cross_steps(control, steps) == executed(steps, control.cross)
@@ -176,7 +177,7 @@ def split(tokenizer: CLIPTokenizer, caption: str) -> Words:
     """The words that the text encoder sees, as CLIP's byte pairs end them."""
     [written] = expanded_placeholders(tokenizer, [caption])
     tokens = tokenizer.convert_ids_to_tokens(tokenizer(written, truncation=True).input_ids)[1:-1]
-    added = tokenizer.added_tokens_encoder  # each vector of a textual inversion is a word
+    added = tokenizer.added_tokens_encoder  # Each vector of a textual inversion is a word.
     ends = [i for i, token in enumerate(tokens, 1) if token.endswith("</w>") or token in added or i == len(tokens)]
     return [("".join(tokens[a:b]).removesuffix("</w>"), range(a + 1, b + 1)) for a, b in pairwise([0, *ends])]
 
@@ -414,13 +415,13 @@ def guided(
     both branches in one call, or, at 0 and 1, one; the branch that only the edits need is then a call of its own.
     At the timesteps `unguided` every scale is 1.
     """
-    # from a list, because the decisions below would wait for a GPU at every step
+    # The decisions below use the list, because a tensor's values would wait for the GPU at every step.
     scales = torch.tensor(guidance_scales, dtype=torch.float32).to(model.device, non_blocking=True)[:, None, None, None]
     unconditional = expanded(empty, text)
     needs_text, needs_empty = any(scale != 0 for scale in guidance_scales), any(scale != 1 for scale in guidance_scales)
 
     def predict(latents: torch.Tensor, timestep: float) -> torch.Tensor:
-        limit = map_limit(latents[0, 0].numel())
+        limit = max_attn_tokens(latents[0, 0].numel())
         inject = partial(attending, model.network, rows, limit, cross=cross, self_=self_, maps=maps)
         if timestep in unguided:
             with inject():

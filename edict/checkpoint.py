@@ -78,12 +78,12 @@ def locate(path: str | Path | None = None, revision: str | None = None, variant:
 
 
 def _single_file(file: Path) -> str:
-    """Say what to do with a checkpoint in one file, or with the name of one."""
+    """Return the error for a checkpoint in a single file, or for the name of a missing one."""
     if not file.is_file():
         return f"model {str(file)!r}: there is no such file; give a folder in the diffusers layout or a hub id"
     return (
         f"model {file} is a single file, and a folder in the diffusers layout is needed. Convert it with its own "
-        f"pipeline, as diffusers.StableDiffusionPipeline.from_single_file({str(file)!r}).save_pretrained('FOLDER')"
+        f"pipeline, such as diffusers.StableDiffusionPipeline.from_single_file({str(file)!r}).save_pretrained('FOLDER')"
     )
 
 
@@ -154,12 +154,12 @@ def read_config(folder: Path, part: str) -> dict[str, Any]:
     name = "scheduler_config.json" if part == "scheduler" else "config.json"
     file = home(folder, part) / name
     if not file.is_file():
-        raise ModelError(f"model {folder}: no {part}/{name}, so it is not whole. Download it again")
+        raise ModelError(f"model {folder}: no {part}/{name}, so it is incomplete. Download it again")
     return _read(file)
 
 
 def sample_size(folder: Path, part: str) -> int:
-    """Read the side of what a part was trained on, from its configuration. Raises ModelError."""
+    """Read the side of the images or latents that a part was trained on, from its config.json. Raises ModelError."""
     size = read_config(folder, part).get("sample_size")
     if not isinstance(size, int) or size < 1:
         raise ModelError(
@@ -198,7 +198,7 @@ def _older_indexes(part: str, variant: str | None) -> tuple[str, ...]:
 def weights_to_load(folder: Path, part: str, variant: str | None) -> list[Path]:
     """Return the files that a part's weights are loaded from. Raises ModelError if there are none.
 
-    Where there are a file and an index, diffusers takes the index, and transformers the file.
+    If there are both a file and an index, diffusers takes the index and transformers takes the file.
     """
     files = _first_weights(folder, part if (folder / part).is_dir() else "", variant_of(folder, part, variant))
     if not files:
@@ -231,7 +231,7 @@ def _first_weights(folder: Path, part: str, variant: str | None) -> list[Path]:
 
 
 def _no_weights(folder: Path, part: str) -> str:
-    """Say which weights a part has in the place of those that are read, and what to do."""
+    """Return the error for a part without weights: the unsupported ones that it has instead, and the remedy."""
     key = part if (folder / part).is_dir() else ""
     stem, names = _WEIGHTS[key], sorted(file.name for file in (folder / key).iterdir())
     shards = r"(?:-\d+-of-\d+)?"
@@ -248,7 +248,7 @@ def _no_weights(folder: Path, part: str) -> str:
         )
     return (
         f"model {folder}: {part} has no weights ({part}/{stem}.safetensors). Download it again; if the hub has only a "
-        "variant of them, as fp16, set model.variant"
+        "variant of them, such as fp16, set model.variant"
     )
 
 

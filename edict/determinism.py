@@ -10,14 +10,14 @@ import torch
 from edict.checkpoint import ModelError
 
 NEUTRAL = {"DIFFUSERS_ATTN_BACKEND": "native", "NVIDIA_TF32_OVERRIDE": None}
-"""Environment variables that change a network's last bits and that no store records, with the values that do not.
+"""Environment variables that change a network's last bits and that no store records, with their neutral values.
 
-The first chooses the attention kernels of diffusers. The second overrides, in cuBLAS and cuDNN, whether products of
-float32 are rounded to TF32.
+The first chooses the attention kernels of diffusers. The second overrides, in cuBLAS and cuDNN, whether the
+inputs of float32 products are rounded to TF32.
 """
 
 _algorithm_changed = Event()
-"""Set once a library continued with another algorithm on a GPU of this process."""
+"""Set after a library continued with another algorithm on a GPU of this process."""
 
 
 def make_deterministic() -> None:
@@ -34,14 +34,14 @@ def make_deterministic() -> None:
             )
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
-    # Attention is then by flash, memory-efficient and math kernels, in this order. Otherwise torch 2.13 puts cuDNN's
+    # Attention then uses flash, memory-efficient and math kernels, in this order. Otherwise torch 2.13 puts cuDNN's
     # first on some GPUs, depending on the version of cuDNN that it finds at run time.
     torch.backends.cuda.enable_cudnn_sdp(False)
 
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Let GPUs round the inputs of float32 products to TF32 in the block, if `allowed`; not after it."""
+    """Let GPUs round the inputs of float32 products to TF32 within the block, if `allowed`."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
     try:
         yield
@@ -53,7 +53,7 @@ def tf32(allowed: bool) -> Iterator[None]:
 def enough_memory(device: torch.device) -> Iterator[None]:
     """Guard the block against a GPU whose memory runs short without an error.
 
-    Where cuDNN's workspace does not fit, torch takes another algorithm for the convolution, with other last bits, and
+    If cuDNN's workspace does not fit, torch takes another algorithm for the convolution, with other last bits, and
     keeps it for the rest of the process. So no later block of the process runs on a GPU.
 
     Raises:

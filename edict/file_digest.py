@@ -1,4 +1,4 @@
-"""The sha256 of large files, computed once per node and not by each of its processes."""
+"""The sha256 of large files, computed once per node instead of once per process."""
 
 import hashlib
 import os
@@ -9,15 +9,15 @@ from pathlib import Path
 
 from filelock import FileLock
 
-LARGE = 1 << 26  # bytes; a smaller file takes less time than the search for its record
-SETTLED = 2.0  # seconds since the last change of a file; a later change may not show in its times
+LARGE = 1 << 26  # bytes; hashing a smaller file takes less time than finding its record
+SETTLED = 2.0  # seconds since a file's last change; until then, another change may leave its times equal
 
 
 def sha256_of(file: Path) -> str:
     """Return the sha256 of a file in hexadecimal.
 
-    That of a large file is kept in a folder of the user, in the directory for temporary files, under the file's path,
-    size, inode and times. Processes that need it at the same time wait for the one that computes it.
+    The digest of a large file is stored in a folder of the user, in the directory for temporary files, under the file's
+    path, size, inode and times. Processes that need it at the same time wait for the one that computes it.
 
     Raises:
         OSError: the file cannot be read.
@@ -26,7 +26,7 @@ def sha256_of(file: Path) -> str:
         return _computed(file)
     folder = Path(tempfile.gettempdir()) / f"edict-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():  # another user could have written any record
+    if folder.stat().st_uid != os.getuid():  # Another user could have written any record.
         return _computed(file)
     key = _key(file)
     record = folder / hashlib.sha256(key.encode()).hexdigest()
@@ -42,7 +42,7 @@ def sha256_of(file: Path) -> str:
 
 
 def _key(file: Path) -> str:
-    """Return what identifies the content of a file without reading it."""
+    """Return a text that identifies the content of a file without reading it."""
     status = file.stat()
     times = status.st_mtime_ns, status.st_ctime_ns
     return repr((socket.gethostname(), str(file.resolve()), status.st_dev, status.st_ino, status.st_size, *times))

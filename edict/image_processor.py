@@ -15,8 +15,8 @@ OneImage = Image.Image | np.ndarray | torch.Tensor | str | Path
 Images = OneImage | Sequence[OneImage]
 """One image or several. An array is [H, W, C], [H, W] or [N, H, W, C]; a tensor is [C, H, W] or [N, C, H, W].
 
-C is 1 or 3. The values are uint8, or floats on [0, 1], which are rounded to 8 bits as in an image file. A text is a
-file name or an http(s) URL, and its image is turned upright as its EXIF data says (`diffusers.utils.load_image`).
+C is 1 or 3. The values are uint8, or floats on [0, 1], which are rounded to 8 bits as in an image file. A str is a
+file name or an http(s) URL; the image is turned upright by its EXIF data (`diffusers.utils.load_image`).
 """
 
 
@@ -24,7 +24,7 @@ def to_pil(images: Images) -> list[Image.Image]:
     """Return images of any accepted kind as a list of PIL images.
 
     Raises:
-        ValueError: there is no image, an image has another shape or other values, or a file does not exist.
+        ValueError: there is no image, an image has another shape or values out of range, or a file does not exist.
     """
     several = list(images) if isinstance(images, list | tuple) else [images]
     found = [image for number, one in enumerate(several) for image in _opened(one, f"image {number}")]
@@ -54,7 +54,7 @@ def _opened(image: Any, name: str) -> list[Image.Image]:
     if isinstance(image, torch.Tensor):
         if image.ndim not in (3, 4):
             raise ValueError(f"{name}: is a tensor of shape {[*image.shape]}; expected [C, H, W] or [N, C, H, W]")
-        # numpy has no bfloat16
+        # NumPy has no bfloat16.
         floats = image.detach().float() if image.is_floating_point() else image
         return _of_arrays(floats.cpu().movedim(-3, -1).numpy(), name)
     if isinstance(image, np.ndarray):
@@ -75,7 +75,7 @@ def _of_arrays(array: np.ndarray, name: str) -> list[Image.Image]:
     if batch.dtype != np.uint8:
         if not np.issubdtype(batch.dtype, np.floating):
             raise ValueError(f"{name}: has values of {batch.dtype}; expected uint8, or floats on [0, 1]")
-        if not ((batch >= 0) & (batch <= 1)).all():  # NaN is neither
+        if not ((batch >= 0) & (batch <= 1)).all():  # NaN fails both comparisons.
             raise ValueError(
                 f"{name}: has values from {batch.min():g} to {batch.max():g}; expected floats on [0, 1], or uint8"
             )

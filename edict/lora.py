@@ -26,7 +26,7 @@ Alphas = Mapping[str, float]
 Metadata = Mapping[str, Any]
 
 
-# Tensors of files that are more than a plain LoRA, by a part of their names.
+# Kinds of adapters that are not plain LoRAs, by a part of the names of their tensors.
 _OTHERS = {
     "dora_scale": "a DoRA",
     "lora_magnitude_vector": "a DoRA",
@@ -40,8 +40,8 @@ _OTHERS = {
 
 
 @dataclass(frozen=True)
-class Change:
-    """What a LoRA adds to one weight: factor * up @ down."""
+class Delta:
+    """The addition of a LoRA to one weight: factor * up @ down."""
 
     weight: torch.Tensor
     up: torch.Tensor
@@ -62,11 +62,11 @@ def fuse(lora: LoRA, pipeline: str, networks: Mapping[str, nn.Module | None]) ->
         change.weight.data = (change.weight.data.float() + added).to(change.weight.dtype)
 
 
-def check(lora: LoRA, pipeline: str, networks: Mapping[str, nn.Module | None]) -> list[Change]:
-    """Return what a LoRA file adds to these networks, which can be on the meta device. Raises as `fuse`."""
+def check(lora: LoRA, pipeline: str, networks: Mapping[str, nn.Module | None]) -> list[Delta]:
+    """Return the additions of a LoRA file to these networks, which can be on the meta device. Raises as `fuse`."""
     _check_plain(lora.file)
     state, alphas, metadata = _read(lora.file, getattr(diffusers, pipeline), networks)
-    strangers, changes = set(state), list[Change]()
+    strangers, changes = set(state), list[Delta]()
     for part, network in networks.items():
         keys = {key.removeprefix(f"{part}."): key for key in state if key.startswith(f"{part}.")}
         if network is None or not keys:
@@ -87,10 +87,10 @@ def check(lora: LoRA, pipeline: str, networks: Mapping[str, nn.Module | None]) -
             fits = weight is not None and (up[0].numel(), up.shape[0] * down[0].numel()) == (len(down), weight.numel())
             if weight is None or not fits:
                 raise ModelError(
-                    f"lora {lora.file}: {key} does not fit this model, which has no such layer, or one of another "
-                    "shape. Use a LoRA that was trained for this kind of model"
+                    f"lora {lora.file}: {key} does not fit this model: the layer is missing or has another shape. "
+                    "Use a LoRA that was trained for this kind of model"
                 )
-            changes.append(Change(weight, up, down, factor))
+            changes.append(Delta(weight, up, down, factor))
             strangers -= {key, other}
     if strangers or not state:
         found = f"{min(strangers)} is unknown" if strangers else "it is empty"
@@ -102,7 +102,7 @@ def check(lora: LoRA, pipeline: str, networks: Mapping[str, nn.Module | None]) -
 
 
 def _check_plain(file: Path) -> None:
-    """Raise ModelError for a file with tensors that a plain LoRA does not have: diffusers drops some in silence."""
+    """Raise ModelError for a file with tensors that a plain LoRA does not have: diffusers drops some silently."""
     for key in read_shapes(file):
         if other := next((kind for name, kind in _OTHERS.items() if name in key), None):
             raise ModelError(

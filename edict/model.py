@@ -39,7 +39,7 @@ class EDICT:
     neither.
 
     `images` are PIL images, arrays, tensors or file names, as diffusers takes them (`edict.image_processor.Images`);
-    one image needs no list, and one caption needs none. Every other argument out of its range is a ValueError.
+    one image or one caption needs no list. An argument out of its range raises ValueError.
     """
 
     def __init__(self, model: Model) -> None:
@@ -71,12 +71,13 @@ class EDICT:
         `variant` takes the weights of that name, as fp16, where a part has them. `lora` is a .safetensors file, a
         folder with one, or a hub id; it is added to the weights, times `lora_scale`. `compile` compiles the network
         that predicts, at its first call of each shape, of which torch takes eight: quicker, and a pair comes back
-        exactly where it was inverted compiled too. `channels_last` lays out the weights of convolutions so in network
-        and autoencoder, which gives other last bits. `dtype` is a torch.dtype or its name; `vae_dtype` is float32, tf32
-        (on GPUs) or bfloat16.
+        exactly where it was inverted compiled too. `channels_last` stores the weights of convolutions as
+        [out, height, width, in], in the network and the autoencoder. It changes the last bits. `dtype` is a torch.dtype
+        or its name. `vae_dtype` is float32, tf32 (on GPUs) or bfloat16.
 
-        Raises ModelError where there is no such model or no compiler, RuntimeError where the device is absent or has
-        no known name.
+        Raises:
+            ModelError: the model or the compiler does not exist.
+            RuntimeError: the device is absent or its name is unknown.
         """
         dtype, device = _dtype(dtype), str(torch.device(device))
         _check_choice("vae_dtype", vae_dtype, VAE_DTYPES)
@@ -115,9 +116,9 @@ class EDICT:
         return self.model.device
 
     def set_progress_bar_config(self, **config: Any) -> None:
-        """Set tqdm's options of the progress bars, as of a diffusers pipeline: `disable=True` shows none.
+        """Set tqdm's options for the progress bars, as in a diffusers pipeline. `disable=True` hides them.
 
-        `invert`, `generate`, `move` and `edit` show a bar of their network calls once they have taken a second.
+        `invert`, `generate`, `move` and `edit` count their network calls in a bar that appears after one second.
         """
         self._progress_bar_config = config
 
@@ -131,8 +132,8 @@ class EDICT:
     ) -> Pair:
         """Return the clean-end pair, x == y, of N images (any size: cropped to a centred square and resized).
 
-        The mode of the autoencoder's posterior, or a sample of it: each image's with a generator of that seed. No
-        image's pair depends on its neighbours.
+        The latents are the mode of the autoencoder's posterior. With `posterior_seed` they are a sample of it, each
+        image's with a new generator of that seed. No image's pair depends on its neighbours.
 
         Raises:
             NonFinite, LatticeOverflow: the latents of an image have NaN, infinity or a value that is too large. A note
@@ -169,7 +170,7 @@ class EDICT:
 
         Raises:
             NonFinite: an image has NaN or infinity. A note names the first such sample.
-            ValueError: there is no such `output_type`, or `latents` is no such tensor.
+            ValueError: `output_type` is unknown, or `latents` is not a tensor [N, C, H, W].
         """
         _check_choice("output_type", output_type, ("pil", "np", "pt"))
         if not isinstance(latents, torch.Tensor) or latents.ndim != 4:
@@ -199,7 +200,7 @@ class EDICT:
         guidance_interval: Sequence[float] | None = None,
         **parameters: float | None,
     ) -> Pair:
-        """Return the noise pair of N images (or of the pair `encode` gave), each under its caption.
+        """Return the noise pair of N images (or of a pair from `encode`), each under its caption.
 
         `sampler` is edict (which takes p), bdia (gamma), obelm, or ddim and ddim_euler, which are not exact; None
         takes a parameter's default, and the sampler's `bits`. `batch_size` is the shape the network runs in, all N at
@@ -239,8 +240,9 @@ class EDICT:
     ) -> Pair:
         """A clean-end pair put at the end of the schedule it is to be inverted along, by the sampler it is to go by.
 
-        Raises ValueError where an argument is out of its range, the sampler takes no such parameter, or begins from one
-        state and x is not y, or where there is a guidance interval and a model without classifier-free guidance.
+        Raises:
+            ValueError: an argument is out of its range; the sampler does not take a parameter; the sampler begins from
+                one state but x is not y; or there is a guidance interval but no classifier-free guidance.
         """
         _check_whole("steps", steps, 1)
         _check_number("strength", strength, lambda value: 0 < value <= 1, "above 0 and at most 1")
@@ -314,7 +316,7 @@ class EDICT:
         guidance_scale: float | None = None,
         output_type: OutputType = "pil",
     ) -> list[Image.Image] | np.ndarray | torch.Tensor | Pair:
-        """Denoise a pair to its clean end: its very start under the captions it was inverted with, else an edit.
+        """Denoise a pair to its clean end: the exact start under the captions of the inversion, an edit under others.
 
         `output_type` is that of `decode`, or "latent" for the clean pair itself.
         """
@@ -365,7 +367,7 @@ class EDICT:
             for batch in batches:
                 samples = [i for i in batch if i is not None]
                 places = [place for place, i in enumerate(batch) if i is not None]
-                # free slots get a copy of another sample: a prediction does not depend on the other samples
+                # Free slots get a copy of another sample, because a prediction does not depend on the other samples.
                 rows = [samples[0] if i is None else i for i in batch]
                 negative = None if negative_captions is None else [negative_captions[i] for i in rows]
                 x, y = pair.x[rows], pair.y[rows]
@@ -435,7 +437,9 @@ class EDICT:
             )
         left = depth - pair.position
         if steps is not None and not (_is_whole(steps) and 0 < steps <= left):
-            raise ValueError(f"an edit of {steps} steps, but the pair has {left} to go")
+            raise ValueError(
+                f"steps is {steps}: expected a whole number from 1 to {left}, the steps that the pair has left"
+            )
         sides = self.model.attention_sides
         if (reason := attention.without_effect(control, steps or left, pair.x.shape[2], sides)) is not None:
             raise ValueError(reason)

@@ -47,7 +47,7 @@ class Pair:
         )
 
     def __getitem__(self, rows: int | slice | Sequence[int] | torch.Tensor) -> "Pair":
-        """Return the pair of some of its samples: a Pair of one for a number, as a slice of it is."""
+        """Return the pair of some samples. An integer gives a pair of one sample."""
         if isinstance(rows, int | np.integer):
             rows = [range(len(self))[rows]]
         return replace(self, x=self.x[rows], y=self.y[rows])

@@ -56,14 +56,14 @@ class Schedule:
         return math.sqrt(1 - alpha) / math.sqrt(alpha)
 
     def timestep(self, position: int) -> float:
-        """The timestep of a state at `position`: that of the step from there, and 0 at the clean end."""
+        """Return the timestep of a state at `position`: that of the step from there, and 0 at the clean end."""
         return self.timesteps[position] if position < self.depth else 0
 
     def outside(self, interval: Sequence[float] | None) -> frozenset[float]:
-        """The timesteps of the noise levels outside `interval`, (low, high]; none where there is no interval."""
+        """Return the timesteps of the noise levels outside `interval`, (low, high]; none if there is no interval."""
         if interval is None:
             return frozenset()
-        # noisy end last: where the last step has timestep 0 too, its noise level counts
+        # The noisy end comes last: if the last step has timestep 0 too, its noise level counts.
         levels = {self.timestep(k): self.sigma(k) for k in reversed(range(self.depth + 1))}
         return frozenset(timestep for timestep, sigma in levels.items() if not interval[0] < sigma <= interval[1])
 
@@ -157,7 +157,7 @@ def final_alpha(scheduler_config: dict[str, Any]) -> float:
 
 
 def _ddim(scheduler_config: dict[str, Any]) -> Any:
-    """Return diffusers' DDIMScheduler of a config. Its import takes seconds, which a stored Schedule does not need."""
+    """Return diffusers' DDIMScheduler of a config. A stored Schedule does not need this import, which takes seconds."""
     from diffusers import DDIMScheduler
 
     return DDIMScheduler.from_config(scheduler_config)

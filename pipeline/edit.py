@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from edict import Blend, Control
-from edict.attention import WordNotFound, check, is_as_before, without_effect
+from edict.attention import WordNotFound, check, matches_earlier_versions, without_effect
 from edict.lattice import NonFinite
 from edict.model import Faults
 from edict.models import Model
@@ -85,7 +85,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Drawn:
-    """A picture made: its file, how far its pair had come apart, and the digest of the pair.
+    """An edited image: its file, the drift of its pair, and the digest of the pair.
 
     `reconstruction_exact`: whether its row regenerated exactly in its batch; None without attention control.
     """
@@ -102,7 +102,7 @@ class Drawn:
 
 
 def check_control(variant: Variant, model: Model, schedule_steps: int, schedule: Schedule, sampler: str) -> bool:
-    """Check that attention control can have an effect. Return whether its edits are those of earlier versions.
+    """Check that attention control can have an effect. Return whether earlier versions make the same edits.
 
     Raises:
         EditError: a part of the control has no effect.
@@ -114,7 +114,7 @@ def check_control(variant: Variant, model: Model, schedule_steps: int, schedule:
     control = _control(variant.control, torch.ones(1, 1, 1, dtype=torch.bool) if has_given_mask else None)
     if (reason := without_effect(control, steps, model.latent_side, model.attention_sides)) is not None:
         raise EditError(f"edit {variant.name!r}, control: {reason}")
-    return is_as_before(control, steps, model.latent_side, model.attention_sides)
+    return matches_earlier_versions(control, steps, model.latent_side, model.attention_sides)
 
 
 class EditWorker:
@@ -127,7 +127,7 @@ class EditWorker:
         made = inverted(self.latents)["fingerprint"]
         check_model(self.model, made, task.spec.workers.batch_size or made["batch_size"])
         self.ahead = Ahead(self._load)
-        # a CPU worker has one core, which the network needs; next to a GPU a thread encodes 3 to 13 PNGs per second
+        # A CPU worker has one core, which the network needs. A thread of a GPU worker encodes 3 to 13 PNGs per second.
         self.encoder = ThreadPoolExecutor(4 if task.machine.device == "cuda" else 1)
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
@@ -322,7 +322,7 @@ class EditWorker:
     ) -> tuple[Pair, Faults, Sequence[bool | None]]:
         """Edit with attention control: changes in the order of their rows, each from its place in `started`.
 
-        Return the clean ends, the faults, and whether the row of each change regenerated exactly beside it.
+        Return the clean ends, the faults, and whether the row of each change regenerated exactly in the same batch.
         """
         captions, digests = latents.column("caption"), latents.column("digest")
         first = [i for i, change in enumerate(changes) if i == 0 or changes[i - 1].row != change.row]

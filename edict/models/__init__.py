@@ -30,8 +30,8 @@ def describe(folder: Path) -> Model:
     kind = read_index(folder).get("_class_name")
     if kind not in MODELS:
         raise ModelError(
-            f"model {folder} is a {kind}; supported are {', '.join(MODELS)}. If its parts are those of one of these, "
-            "write that class into model_index.json"
+            f"model {folder} is a {kind}, but only {', '.join(MODELS)} are supported. If its parts are those "
+            "of one of these, write that class into model_index.json"
         )
     return MODELS[kind](folder)
 

@@ -14,10 +14,15 @@ class FlowModel(Model):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        advice = "Write a FlowMatchEulerDiscreteScheduler there, with the checkpoint's shift (flow_shift elsewhere)"
+        advice = (
+            "Write a FlowMatchEulerDiscreteScheduler there, with the checkpoint's shift (other schedulers call it "
+            "flow_shift)"
+        )
         self.check_scheduler({"FlowMatchEulerDiscreteScheduler"}, advice)
         if self.scheduler_config.get("invert_sigmas"):
-            raise ModelError(f"model {folder}: its scheduler has invert_sigmas: true, which is not supported")
+            raise ModelError(
+                f"model {folder}: its scheduler has invert_sigmas: true, which is not supported. Use one without it"
+            )
 
     def clean(self) -> Schedule:
         return FLOW_END

@@ -104,6 +104,6 @@ def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 @cache
 def positions(height: int, width: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Return the position of each token, [height * width, 3]: zero, row, column. Made once: a copy to a GPU waits."""
+    """Return the position of each token, [height * width, 3]: zero, row, column. Cached: a copy to a GPU waits."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], -1).flatten(0, 1).to(device, dtype)

@@ -39,8 +39,8 @@ Conditions = Mapping[str, torch.Tensor]
 class Model(ABC):
     """A checkpoint of one kind. Made, it knows what the configurations say; loaded, it encodes, predicts, decodes.
 
-    `size` is the pixels a side of its pictures. The network runs in the dtype it was loaded in, the autoencoder in
-    `vae_dtype` and of one picture at a time: SDXL's overflows in float16, so that is no choice.
+    `size` is the side of its images in pixels. The network runs in the dtype it was loaded in, the autoencoder in
+    `vae_dtype` on one image at a time. SDXL's autoencoder overflows in float16, so `vae_dtype` excludes it.
     """
 
     parts: ClassVar[Mapping[str, Class]]
@@ -57,7 +57,7 @@ class Model(ABC):
     compiled: bool = False
     """Whether the network that predicts is compiled, which gives it other last bits."""
     vae_dtype: VaeDtype = "float32"
-    """tf32 is float32 whose products are rounded to TF32, on GPUs."""
+    """tf32 is float32 with the inputs of products rounded to TF32, on GPUs."""
     vae: "AutoencoderKL"
     tokenizer: "CLIPTokenizer"
 
@@ -103,7 +103,7 @@ class Model(ABC):
         return self
 
     def check_scheduler(self, supported: Collection[str], advice: str) -> None:
-        """Raise ModelError if the scheduler has a class that would be given other noise levels than its own."""
+        """Raise ModelError if the scheduler's class has other noise levels than this model would compute."""
         named = [self.scheduler_config.get("_class_name"), (read_index(self.folder).get("scheduler") or [None])[-1]]
         if others := [name for name in named if name is not None and name not in supported]:
             raise ModelError(
@@ -111,10 +111,9 @@ class Model(ABC):
             )
 
     def check(self, variant: str | None = None, adapter: LoRA | None = None) -> None:
-        """Check that every part is here, whole, of a class that is supported, and fits the others.
+        """Check that every part is present, complete, of a supported class, and fits the others. Raises ModelError.
 
-        Weights are not read, only their names and shapes. The shipped model is only checked against a LoRA: tests hold
-        its bytes. Raises ModelError.
+        Of the weights, only names and shapes are read. The shipped model is checked only with a LoRA.
         """
         if self.folder == DEFAULT and adapter is None:
             return
@@ -137,7 +136,7 @@ class Model(ABC):
         denoiser, latents = configs[self.denoiser], configs["vae"].latent_channels * self.latent_patch**2
         if denoiser.in_channels != latents:
             raise ModelError(
-                f"model {self.folder}: {self.denoiser} takes {denoiser.in_channels} channels, and latents have "
+                f"model {self.folder}: {self.denoiser} takes {denoiser.in_channels} channels, but latents have "
                 f"{latents}: networks for inpainting, depth or instructions are not supported. Use the text-to-image "
                 "checkpoint"
             )
@@ -146,11 +145,11 @@ class Model(ABC):
         """Raise ModelError unless a setting of one part is the one that another part needs."""
         if found != expected:
             raise ModelError(
-                f"model {self.folder}: {setting} is {found}, and it is {expected} by {of}. Use parts of one model"
+                f"model {self.folder}: {setting} is {found}, expected {expected} from {of}. Use parts of one model"
             )
 
     def interpretation(self) -> dict[str, Any]:
-        """Return the facts that decide what a pair means and that earlier versions ignored; {} for most checkpoints."""
+        """Return the settings that change the meaning of a pair and that earlier versions ignored; often {}."""
         if self.folder == DEFAULT:
             return {}
         found = {part: placeholders(tokenizer) for part, tokenizer in self._tokenizers.items()}

@@ -32,7 +32,7 @@ SCHEDULERS = frozenset(
         "UniPCMultistepScheduler",
     }
 )
-"""The schedulers of diffusers with betas: they give the network the same noise levels as DDIM."""
+"""The schedulers of diffusers with betas, which give the network the same noise levels as DDIM."""
 
 
 class NoiseModel(Model):
@@ -49,16 +49,16 @@ class NoiseModel(Model):
         self.prediction_type = self.scheduler_config.get("prediction_type", "epsilon")
         if self.prediction_type not in PREDICTIONS:
             raise ModelError(
-                f"model {folder} predicts {self.prediction_type!r} (prediction_type of its scheduler); supported are "
-                f"{' and '.join(PREDICTIONS)}. Use a checkpoint that predicts one of them"
+                f"model {folder} predicts {self.prediction_type!r} (prediction_type of its scheduler); only "
+                f"{' and '.join(PREDICTIONS)} are supported. Use a checkpoint that predicts one of them"
             )
         try:
             self._alphas = alphas_cumprod(self.scheduler_config)
         except (NotImplementedError, TypeError, ValueError) as error:
             named = self.scheduler_config.get("beta_schedule")
             raise ModelError(
-                f"model {folder}: the betas of its scheduler cannot be made (beta_schedule: {named}). Supported are "
-                "linear, scaled_linear, squaredcos_cap_v2 and trained_betas"
+                f"model {folder}: the betas of its scheduler cannot be made (beta_schedule: {named}). Use "
+                "linear, scaled_linear, squaredcos_cap_v2 or trained_betas"
             ) from error
 
     def schedule(self, steps: int, strength: float = 1.0, steps_offset: int | None = None) -> Schedule:

@@ -1,4 +1,4 @@
-"""The parts of a checkpoint: load them, and check before that each is of its class and has all of its weights.
+"""Load the parts of a checkpoint, and check first that each has its class and all of its weights.
 
 The check builds a part on torch's meta device, where a tensor has a shape and no memory, and compares its weights with
 the headers of the safetensors files.
@@ -30,19 +30,19 @@ Class = tuple[str, str]
 _ALIASES = {
     "CLIPTokenizerFast": "CLIPTokenizer",
     "T5Tokenizer": "T5TokenizerFast",
-    "Transformer2DModel": "PixArtTransformer2DModel",  # diffusers tells PixArt's by their norm_type
+    "Transformer2DModel": "PixArtTransformer2DModel",  # diffusers recognizes PixArt's by its norm_type.
 }
 _MODEL_TYPES = {
     "CLIPTextModel": ("clip_text_model", "clip"),
     "CLIPTextModelWithProjection": ("clip_text_model", "clip"),
     "T5EncoderModel": ("t5",),
 }
-# Weights that a larger model has, and a part of it does not need.
+# Weights of a larger model that the part of it does not need.
 _NOT_NEEDED = {
     "CLIPTextModel": r"vision_model\.|visual_projection\.|text_projection\.|logit_scale$|(.*\.)?position_ids$",
     "CLIPTextModelWithProjection": r"vision_model\.|visual_projection\.|logit_scale$|(.*\.)?position_ids$",
     "T5EncoderModel": r"decoder\.|lm_head\.",
-    "PixArtTransformer2DModel": r"caption_projection\.y_embedding$",  # null caption of the training
+    "PixArtTransformer2DModel": r"caption_projection\.y_embedding$",  # The null caption of the training.
 }
 _TIED = {"T5EncoderModel": ("shared.weight", "encoder.embed_tokens.weight")}
 _WRAPPERS = {"_orig_mod.": "torch.compile", "module.": "DistributedDataParallel"}
@@ -72,7 +72,7 @@ def load_network(folder: Path, part: str, kind: Class, dtype: torch.dtype, varia
     more: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
     more["variant"] = variant_of(folder, part, variant)
     if kind[0] == "diffusers":
-        # True needs accelerate; False leaves some weights in the dtype of their files
+        # True needs accelerate. False leaves some weights in the dtype of their files, so all are converted below.
         more |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
     else:
         more["dtype"] = dtype
@@ -91,7 +91,7 @@ def check_class(folder: Path, part: str, kind: Class) -> None:
     if not isinstance(named, list) or len(named) != 2 or named[1] is None:
         raise ModelError(
             f"model {folder}: model_index.json has no {part}, and a {read_index(folder)['_class_name']} needs one "
-            f"({kind[1]}). Use a whole text-to-image checkpoint"
+            f"({kind[1]}). Use a complete text-to-image checkpoint"
         )
     found = list[Any]()
     if _ALIASES.get(named[1], named[1]) != kind[1] or named[0] != kind[0]:
@@ -114,14 +114,14 @@ def check_class(folder: Path, part: str, kind: Class) -> None:
 
 
 def load_tokenizer(folder: Path, part: str, kind: Class) -> Any:
-    """Load a tokenizer. Raises ModelError if a file of it is missing or damaged: the library can do without."""
+    """Load a tokenizer. Raises ModelError if a file is missing, which the library accepts, or damaged."""
     choices = _TOKENIZER_FILES[kind[1]]
     if not any(all((folder / part / name).is_file() for name in names) for names in choices):
         files = " or ".join(" and ".join(f"{part}/{name}" for name in names) for names in choices)
         raise ModelError(f"model {folder}: {part} has no vocabulary ({files}). Download the model again")
     try:
         return class_of(kind).from_pretrained(**_where(folder, part))
-    except Exception as error:  # the library raises many kinds for damaged files
+    except Exception as error:  # The library raises many kinds for damaged files.
         raise ModelError(f"model {folder}: {part} cannot be read ({_first_line(error)}). Download it again") from error
 
 
@@ -133,9 +133,10 @@ def build_network(folder: Path, part: str, kind: Class) -> Any:
             if kind[0] == "diffusers":
                 return network_class.from_config(config)
             return network_class(network_class.config_class.from_pretrained(folder / part))
-    except Exception as error:  # a configuration can be wrong in many ways
+    except Exception as error:  # A configuration can be wrong in many ways.
         raise ModelError(
-            f"model {folder}: {kind[1]} cannot be made from {part}/config.json ({_first_line(error)}). Download it"
+            f"model {folder}: {kind[1]} cannot be made from {part}/config.json ({_first_line(error)}). Download "
+            "it again"
         ) from error
 
 
@@ -155,7 +156,7 @@ def check_weights(folder: Path, part: str, kind: Class, network: nn.Module, vari
         if name in found and found[name] != shape:
             raise ModelError(
                 f"model {folder}: {part} does not fit its config.json: {name} has the shape {list(found[name])} in the "
-                f"file, and {list(shape)} by the configuration. Use the config.json that belongs to the weights"
+                f"file, but {list(shape)} by the configuration. Use the config.json that belongs to the weights"
             )
 
 
@@ -165,7 +166,7 @@ def _renamed(
     """Return the found weights by the names that the library gives them on loading."""
     if kind[0] == "diffusers":
         names = dict(found)
-        network._fix_state_dict_keys_on_load(names)  # the attention of old autoencoders
+        network._fix_state_dict_keys_on_load(names)  # It renames the attention of old autoencoders.
         return names
     prefixes = ("text_model.", f"{network.base_model_prefix}.")
     renamed = {}
@@ -178,7 +179,7 @@ def _renamed(
 def _check_names(folder: Path, part: str, name: str, missing: Collection[str], unknown: Collection[str]) -> None:
     """Raise ModelError for a weight that no file has, or that the class does not have."""
     if tied := _TIED.get(name):
-        if not set(tied) <= set(missing):  # one stands for the other
+        if not set(tied) <= set(missing):  # Either of the two stands for both.
             missing = set(missing) - set(tied)
         unknown = set(unknown) - set(tied)
     unknown = [key for key in unknown if not re.match(_NOT_NEEDED.get(name, "$"), key)]
@@ -204,18 +205,18 @@ def check_tokens(folder: Path, part: str, tokenizer: Any, encoder: Any) -> None:
     length = getattr(encoder, "max_position_embeddings", None)
     if len(tokenizer) > encoder.vocab_size:
         raise ModelError(
-            f"model {folder}: {part} has {len(tokenizer)} tokens, and its text encoder has {encoder.vocab_size} "
+            f"model {folder}: {part} has {len(tokenizer)} tokens, but its text encoder has {encoder.vocab_size} "
             "embeddings. Save the tokenizer and the text encoder of one model together"
         )
     if length is not None and tokenizer.model_max_length > length:
         raise ModelError(
-            f"model {folder}: {part} makes up to {tokenizer.model_max_length} tokens, and its text encoder has "
+            f"model {folder}: {part} makes up to {tokenizer.model_max_length} tokens, but its text encoder has "
             f"{length} positions. Set model_max_length: {length} in {part}/tokenizer_config.json"
         )
 
 
 def placeholders(tokenizer: Any) -> list[str]:
-    """Return the placeholders of textual inversions with several vectors: `<toy>` where there is `<toy>_1`."""
+    """Return the placeholders of textual inversions with several vectors: `<toy>` if there is `<toy>_1`."""
     added = tokenizer.added_tokens_encoder
     return sorted(token for token in added if f"{token}_1" in added)
 

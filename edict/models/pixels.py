@@ -36,7 +36,7 @@ class Pixels(NoiseModel):
         unet = configs["unet"]
         if unet.class_embed_type is not None or unet.num_class_embeds is not None:
             raise ModelError(
-                f"model {self.folder}: unet takes a class, which is not supported. Use one without classes"
+                f"model {self.folder}: unet takes a class, which is not supported. Use a checkpoint without classes"
             )
 
     def condition(self, captions: Sequence[str]) -> Conditions:

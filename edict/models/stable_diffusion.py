@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from diffusers import UNet2DConditionModel
     from transformers import CLIPTextModel
 
-# Inputs of a UNet that text-to-image does not give, by the setting that asks for them.
+# Inputs of a UNet that text-to-image does not have, by the setting that requires them.
 _MORE_INPUTS = {
     "time_cond_proj_dim": "the guidance scale, as networks distilled for few steps (LCM) do",
     "class_embed_type": "a class",
@@ -33,7 +33,7 @@ class StableDiffusion(NoiseModel):
         "tokenizer": ("transformers", "CLIPTokenizer"),
     }
     addition_embed_type: ClassVar[str | None] = None
-    """The further conditions of the UNet."""
+    """The kind of the UNet's additional conditions."""
     unet: "UNet2DConditionModel"
     text_encoder: "CLIPTextModel"
 
@@ -55,8 +55,8 @@ class StableDiffusion(NoiseModel):
             wanted = self.addition_embed_type if setting == "addition_embed_type" else None
             if (found := getattr(unet, setting, None)) != wanted:
                 raise ModelError(
-                    f"model {self.folder}: unet takes {takes} ({setting}: {found}), and a {type(self).__name__} has "
-                    f"{wanted or 'none'} there. Use the text-to-image checkpoint that it was made from"
+                    f"model {self.folder}: unet takes {takes} ({setting} is {found}, expected "
+                    f"{wanted or 'null'}). Use the text-to-image checkpoint that it was made from"
                 )
         super()._check_fit(configs)
         self._check_equal("unet.out_channels", unet.out_channels, unet.in_channels, "unet.in_channels")

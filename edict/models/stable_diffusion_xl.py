@@ -48,7 +48,7 @@ class StableDiffusionXL(StableDiffusion):
         return found
 
     def _statistics(self) -> tuple[torch.Tensor, torch.Tensor] | None:
-        """Return the autoencoder's mean and standard deviation by channel, [1, C, 1, 1], if it has both."""
+        """Return the autoencoder's mean and standard deviation per channel, [1, C, 1, 1], if it has both."""
         config = self.vae.config
         mean, std = getattr(config, "latents_mean", None), getattr(config, "latents_std", None)
         if mean is None or std is None:

@@ -15,8 +15,8 @@ prediction, and one step alone changes nothing.
 
 Generation contracts the difference of the states by a_k, and inversion expands it by 1 / a_k. At a_k <= 1 `contract`
 undoes the rounding of `expand`. A larger a_k has no exact step on this lattice: inversion would divide the difference
-by it, two neighbouring integers would become one, and no generation could tell them apart. So a_k is limited to 1,
-which is as consistent. BDIA's is never above 1. O-BELM's is near the clean end, at one step in eight of Stable
+by it, two neighbouring integers would become one, and no generation could distinguish them. So a_k is limited to 1,
+and the method stays consistent. BDIA's is never above 1. O-BELM's is near the clean end, at one step in eight of Stable
 Diffusion's schedule; docs/comparison.md has the effect on edits.
 """
 

@@ -43,7 +43,7 @@ Change = Callable[[Path], object]
 
 
 def case(name: str, words: str, kind: str, change: Change, says: str = "", **model: object) -> Checkpoint:
-    """A checkpoint of this kind with a change; it loads where nothing is said. `model` has the spec's fields of it."""
+    """Return a changed checkpoint of this kind. It loads if `says` is empty. `model` has fields of the spec's model."""
 
     def build(folder: Folder, path: Path) -> dict[str, object]:
         shutil.copytree(folder(kind), path)
@@ -71,7 +71,7 @@ def with_one(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def old_text(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """As transformers 4 saved a text encoder; before 4.31 with its positions too."""
+    """Rename the weights as transformers 4 saved a text encoder, with positions as before 4.31."""
     names = {f"text_model.{key.removeprefix('text_model.')}": value for key, value in state.items()}
     return names | {"text_model.embeddings.position_ids": torch.arange(24)[None]}
 
@@ -132,7 +132,7 @@ def shard_missing(path: Path) -> None:
 
 
 def another_unet(**fields: object) -> Change:
-    """A UNet of another configuration, with the weights for it."""
+    """Replace the UNet by one of another configuration, with its weights."""
 
     def change(path: Path) -> None:
         config = json.loads((path / "unet/config.json").read_text()) | fields
@@ -162,7 +162,7 @@ def old_pixart(path: Path) -> None:
 
 
 def old_attention(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The names in the autoencoder of Stable Diffusion 1.5 on the hub."""
+    """Rename the weights as in the autoencoder of Stable Diffusion 1.5 on the hub."""
     names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
     renamed = {}
     for key, value in state.items():
@@ -174,7 +174,7 @@ def old_attention(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def whole_clip(path: Path) -> None:
-    """The text encoder as openai/clip-vit-large-patch14 has it: a CLIPModel with the images' half."""
+    """Save the text encoder as in openai/clip-vit-large-patch14: a CLIPModel with its image encoder."""
     text = CLIPTextModel.from_pretrained(path / "text_encoder")
     vision = CLIPVisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
                               image_size=8, patch_size=4)  # fmt: skip
@@ -185,7 +185,7 @@ def whole_clip(path: Path) -> None:
 
 
 def whole_t5(path: Path) -> None:
-    """The text encoder as google/t5-v1_1-xxl has it: with the decoder."""
+    """Save the text encoder as in google/t5-v1_1-xxl, with the decoder."""
     encoder = T5EncoderModel.from_pretrained(path / "text_encoder")
     shutil.rmtree(path / "text_encoder")
     t5 = T5ForConditionalGeneration(encoder.config)
@@ -195,7 +195,7 @@ def whole_t5(path: Path) -> None:
 
 
 def fp16(path: Path) -> None:
-    """Files of the variant in addition to the plain ones."""
+    """Add files of the variant to the plain ones."""
     for file in (UNET, VAE, TEXT):
         state = {key: value.half() for key, value in load_file(path / file).items()}
         save_file(state, (path / file).with_suffix(".fp16.safetensors"), {"format": "pt"})
@@ -208,7 +208,7 @@ def fp16_only(path: Path) -> None:
 
 
 def flat(path: Path) -> None:
-    """As google/ddpm-cifar10-32: without folders."""
+    """Move all files out of the folders, as in google/ddpm-cifar10-32."""
     for part in ("unet", "scheduler"):
         for file in (path / part).iterdir():
             file.rename(path / file.name)
@@ -216,7 +216,7 @@ def flat(path: Path) -> None:
 
 
 def several_vectors(path: Path) -> None:
-    """A textual inversion of three vectors, as load_textual_inversion of diffusers leaves it."""
+    """Add a textual inversion of three vectors, as load_textual_inversion of diffusers does."""
     pipeline = StableDiffusionPipeline.from_pretrained(path, safety_checker=None)
     torch.manual_seed(0)
     width = pipeline.text_encoder.config.hidden_size
@@ -238,7 +238,7 @@ def single_file(path: Path) -> None:
 
 
 def kohya(**more: torch.Tensor) -> dict[str, torch.Tensor]:
-    """A LoRA of one layer of the UNet, of rank 2, in kohya's names, and more tensors of that layer."""
+    """Return a LoRA of rank 2 for one layer of the UNet, in kohya's names, with more tensors of that layer."""
     layer = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
     weights = {"lora_down.weight": torch.ones(2, 8), "lora_up.weight": torch.ones(8, 2), "alpha": torch.tensor(1.0)}
     return {f"{layer}.{name}": tensor for name, tensor in (weights | more).items()}
@@ -309,9 +309,9 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         settings("vae/config.json", block_out_channels=[4, 16]),
         (
-            "model m: vae does not fit its config.json: encoder.down_blocks.1.resnets.0.conv1.weight has the"
-            " shape [8, 4, 3, 3] in the file, and [16, 4, 3, 3] by the configuration. Use the config.json "
-            "that belongs to the weights"
+            "model m: vae does not fit its config.json: encoder.down_blocks.1.resnets.0.conv1.weight has the "
+            "shape [8, 4, 3, 3] in the file, but [16, 4, 3, 3] by the configuration. Use the config.json that "
+            "belongs to the weights"
         ),
     ),
     case(
@@ -354,8 +354,8 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         removed(UNET),
         (
-            "model m: unet has no weights (unet/diffusion_pytorch_model.safetensors). Download it again; if "
-            "the hub has only a variant of them, as fp16, set model.variant"
+            "model m: unet has no weights (unet/diffusion_pytorch_model.safetensors). Download it again; if the "
+            "hub has only a variant of them, such as fp16, set model.variant"
         ),
     ),
     case(
@@ -389,8 +389,8 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         single_file,
         (
-            "model m/v1-5.safetensors is a single file, and a folder in the diffusers layout is needed. "
-            "Convert it with its own pipeline, as "
+            "model m/v1-5.safetensors is a single file, and a folder in the diffusers layout is needed. Convert "
+            "it with its own pipeline, such as "
             "diffusers.StableDiffusionPipeline.from_single_file('m/v1-5.safetensors').save_pretrained('FOLDER')"
         ),
     ),
@@ -400,8 +400,8 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         single_file,
         (
-            "model m/v1-5.safetensors is a single file, and a folder in the diffusers layout is needed. "
-            "Convert it with its own pipeline, as "
+            "model m/v1-5.safetensors is a single file, and a folder in the diffusers layout is needed. Convert "
+            "it with its own pipeline, such as "
             "diffusers.StableDiffusionPipeline.from_single_file('m/v1-5.safetensors').save_pretrained('FOLDER')"
         ),
         path="./m/v1-5.safetensors",
@@ -420,10 +420,10 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         settings("model_index.json", _class_name="StableDiffusionInpaintPipeline"),
         (
-            "model m is a StableDiffusionInpaintPipeline; supported are StableDiffusionPipeline, "
+            "model m is a StableDiffusionInpaintPipeline, but only StableDiffusionPipeline, "
             "StableDiffusionXLPipeline, StableDiffusion3Pipeline, FluxPipeline, PixArtSigmaPipeline, "
-            "DDPMPipeline, DDIMPipeline. If its parts are those of one of these, write that class into "
-            "model_index.json"
+            "DDPMPipeline, DDIMPipeline are supported. If its parts are those of one of these, write that class "
+            "into model_index.json"
         ),
     ),
     case(
@@ -433,7 +433,7 @@ REFUSALS: list[Checkpoint] = [
         settings("model_index.json", text_encoder=[None, None]),
         (
             "model m: model_index.json has no text_encoder, and a StableDiffusionPipeline needs one "
-            "(CLIPTextModel). Use a whole text-to-image checkpoint"
+            "(CLIPTextModel). Use a complete text-to-image checkpoint"
         ),
     ),
     case(
@@ -451,7 +451,7 @@ REFUSALS: list[Checkpoint] = [
         "no vae/config.json",
         "sd1",
         removed("vae/config.json"),
-        "model m: no vae/config.json, so it is not whole. Download it again",
+        "model m: no vae/config.json, so it is incomplete. Download it again",
     ),
     case(
         "config-damaged",
@@ -513,8 +513,8 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         tokens_added,
         (
-            "model m: tokenizer has 2706 tokens, and its text encoder has 2705 embeddings. Save the "
-            "tokenizer and the text encoder of one model together"
+            "model m: tokenizer has 2706 tokens, but its text encoder has 2705 embeddings. Save the tokenizer "
+            "and the text encoder of one model together"
         ),
     ),
     case(
@@ -523,7 +523,7 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         settings("tokenizer/tokenizer_config.json", model_max_length=10**6),
         (
-            "model m: tokenizer makes up to 1000000 tokens, and its text encoder has 24 positions. Set "
+            "model m: tokenizer makes up to 1000000 tokens, but its text encoder has 24 positions. Set "
             "model_max_length: 24 in tokenizer/tokenizer_config.json"
         ),
     ),
@@ -533,8 +533,8 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         another_unet(in_channels=9),
         (
-            "model m: unet takes 9 channels, and latents have 4: networks for inpainting, depth or "
-            "instructions are not supported. Use the text-to-image checkpoint"
+            "model m: unet takes 9 channels, but latents have 4: networks for inpainting, depth or instructions "
+            "are not supported. Use the text-to-image checkpoint"
         ),
     ),
     case(
@@ -544,8 +544,7 @@ REFUSALS: list[Checkpoint] = [
         another_unet(time_cond_proj_dim=8),
         (
             "model m: unet takes the guidance scale, as networks distilled for few steps (LCM) do "
-            "(time_cond_proj_dim: 8), and a StableDiffusionXL has none there. Use the text-to-image "
-            "checkpoint that it was made from"
+            "(time_cond_proj_dim is 8, expected null). Use the text-to-image checkpoint that it was made from"
         ),
     ),
     case(
@@ -554,8 +553,8 @@ REFUSALS: list[Checkpoint] = [
         "sdxl",
         another_unet(projection_class_embeddings_input_dim=52),
         (
-            "model m: unet.projection_class_embeddings_input_dim is 52, and it is 60 by text_encoder_2 and 6"
-            " time ids. Use parts of one model"
+            "model m: unet.projection_class_embeddings_input_dim is 52, expected 60 from text_encoder_2 and 6 "
+            "time ids. Use parts of one model"
         ),
     ),
     case(
@@ -563,14 +562,14 @@ REFUSALS: list[Checkpoint] = [
         "a UNet for another text encoder",
         "sd1",
         another_unet(cross_attention_dim=24),
-        ("model m: unet.cross_attention_dim is 24, and it is 16 by the text encoders. Use parts of one model"),
+        ("model m: unet.cross_attention_dim is 24, expected 16 from the text encoders. Use parts of one model"),
     ),
     case(
         "unet-classes",
         "a UNet on pixels that takes a class",
         "ddpm",
         pixels_with_classes,
-        "model m: unet takes a class, which is not supported. Use one without classes",
+        "model m: unet takes a class, which is not supported. Use a checkpoint without classes",
     ),
     case(
         "flux-fill",
@@ -578,7 +577,7 @@ REFUSALS: list[Checkpoint] = [
         "flux-dev",
         fill_network,
         (
-            "model m: transformer takes 96 channels, and latents have 16: networks for inpainting, depth or "
+            "model m: transformer takes 96 channels, but latents have 16: networks for inpainting, depth or "
             "instructions are not supported. Use the text-to-image checkpoint"
         ),
     ),
@@ -587,7 +586,7 @@ REFUSALS: list[Checkpoint] = [
         "no scheduler",
         "sd1",
         removed("scheduler"),
-        "model m: no scheduler/scheduler_config.json, so it is not whole. Download it again",
+        "model m: no scheduler/scheduler_config.json, so it is incomplete. Download it again",
     ),
     case(
         "scheduler-edm",
@@ -625,9 +624,9 @@ REFUSALS: list[Checkpoint] = [
         "sd3",
         scheduler(DPM_FLOW),
         (
-            "model m: the scheduler is DPMSolverMultistepScheduler, which a StableDiffusion3 cannot use. "
-            "Write a FlowMatchEulerDiscreteScheduler there, with the checkpoint's shift (flow_shift "
-            "elsewhere)"
+            "model m: the scheduler is DPMSolverMultistepScheduler, which a StableDiffusion3 cannot use. Write a "
+            "FlowMatchEulerDiscreteScheduler there, with the checkpoint's shift (other schedulers call it "
+            "flow_shift)"
         ),
     ),
     case(
@@ -636,8 +635,8 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         settings("scheduler/scheduler_config.json", prediction_type="sample"),
         (
-            "model m predicts 'sample' (prediction_type of its scheduler); supported are epsilon and v_prediction. "
-            "Use a checkpoint that predicts one of them"
+            "model m predicts 'sample' (prediction_type of its scheduler); only epsilon and v_prediction are "
+            "supported. Use a checkpoint that predicts one of them"
         ),
     ),
     case(
@@ -646,8 +645,8 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         settings("scheduler/scheduler_config.json", beta_schedule="sigmoid"),
         (
-            "model m: the betas of its scheduler cannot be made (beta_schedule: sigmoid). Supported are "
-            "linear, scaled_linear, squaredcos_cap_v2 and trained_betas"
+            "model m: the betas of its scheduler cannot be made (beta_schedule: sigmoid). Use linear, "
+            "scaled_linear, squaredcos_cap_v2 or trained_betas"
         ),
     ),
     with_lora(
@@ -678,9 +677,9 @@ REFUSALS: list[Checkpoint] = [
         {key: value.repeat(3, 3) if value.dim() else value for key, value in kohya().items()},
         (
             "lora lora.safetensors: "
-            "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight does "
-            "not fit this model, which has no such layer, or one of another shape. Use a LoRA that was trained for "
-            "this kind of model"
+            "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.processor.to_q_lora.down.weight does not "
+            "fit this model: the layer is missing or has another shape. Use a LoRA that was trained for this "
+            "kind of model"
         ),
     ),
 ]
@@ -706,7 +705,7 @@ LAYOUTS: list[Checkpoint] = [
         "pixart-sigma",
         weights(TEXT, without("encoder.embed_tokens.weight")),
     ),
-    case("fp16-beside", "an fp16 variant, with `model.variant: fp16`", "sd1", fp16, variant="fp16"),
+    case("fp16-added", "an fp16 variant, with `model.variant: fp16`", "sd1", fp16, variant="fp16"),
     case("fp16-only", "the same without any other weights", "sd1", fp16_only, variant="fp16"),
     case(
         "non-ema",

@@ -86,7 +86,7 @@ def ddim(x: torch.Tensor, eps: torch.Tensor, alpha: float, alpha_to: float) -> t
 def invert_ddim(
     clean: torch.Tensor, timesteps: Sequence[int], alphas_cumprod: Sequence[float], predict: Predict, *, euler: bool
 ) -> torch.Tensor:
-    """DDIM inversion, at the timestep of the state that a step leads to or, with `euler`, of the state it starts from.
+    """Invert by DDIM at the timestep of the state that a step leads to, or with `euler` of the state it starts from.
 
     A timestep belongs to the noise level that its step starts from in generation, and 0 to the clean end.
     """

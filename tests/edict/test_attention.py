@@ -146,7 +146,7 @@ def test_an_edit_may_leave_at_its_last_steps(model: EDICT, images: list[Image.Im
     assert equal(made, model.edit(branch, SOURCES, PROMPTS, control=Control())[0])
     assert equal(made[BASES], start)
     for steps in (0, 5):
-        with pytest.raises(ValueError, match="the pair has 4 to go"):
+        with pytest.raises(ValueError, match="expected a whole number from 1 to 4"):
             model.edit(noise, SOURCES, PROMPTS, control=Control(), steps=steps)
 
 
@@ -154,7 +154,7 @@ def test_an_edit_may_leave_at_its_last_steps(model: EDICT, images: list[Image.Im
 def test_windows_are_those_of_the_papers_code(
     model: EDICT, images: list[Image.Image], window: str, shares: Sequence[float]
 ) -> None:
-    """Of 5 steps 0, 2, 2 and 3."""
+    """The shares give 0, 2, 2 and 3 of 5 steps."""
     _, noise = inverted(model, images, guidance_scale=1.0, steps=6)
 
     def made(**shares: float) -> Pair:
@@ -168,7 +168,7 @@ def test_windows_are_those_of_the_papers_code(
 
 
 def test_the_papers_code_counts_steps_so() -> None:
-    """Its `get_time_words_attention_alpha` and `num_self_replace` (google/prompt-to-prompt, ptp_utils.py and main)."""
+    """The source is `get_time_words_attention_alpha` and `num_self_replace` of google/prompt-to-prompt."""
     for steps, tenths in product(range(1, 51), range(11)):
         share = tenths / 10
         control = Control(cross=share, self_=share)
@@ -579,9 +579,15 @@ def test_control_has_an_effect_on_sdxl(larger: EDICT, images: list[Image.Image],
         (Control(self_=0, blend=Blend()), 50, 128, [64], "a mask of words has no effect"),
         (Control(self_=0, blend=MASK), 50, 128, [64], None),
         (Control(blend=Blend(start=1.0)), 50, 64, [16], "the mask of words starts after all 50 steps"),
-        (Control(cross=0, weights={"a": 2.0}), 50, 64, [16], "weights act in the steps of cross-attention"),
-        (Control(), 1, 64, [16], "come to no step of 1, and there is no mask"),
-        (Control(cross=0, self_=0), 50, 64, [16], "come to no step of 50, and there is no mask"),
+        (
+            Control(cross=0, weights={"a": 2.0}),
+            50,
+            64,
+            [16],
+            "weights have no effect: they act in the steps of cross-attention",
+        ),
+        (Control(), 1, 64, [16], "give 0 of 1 steps, and there is no mask"),
+        (Control(cross=0, self_=0), 50, 64, [16], "give 0 of 50 steps, and there is no mask"),
         (Control(cross=0, self_=0, blend=MASK), 50, 64, [16], None),
     ],
 )
@@ -597,10 +603,10 @@ def test_a_control_without_effect_is_an_error(
     [
         (Control(), 50, 64, [64, 32, 16, 8], True),
         (Control(), 25, 8, [8, 4], True),
-        (Control(), 2, 8, [8, 4], False),  # the window has a step more
-        (Control(weights={"a": 2.0}), 50, 64, [16], False),  # they acted outside of the window
+        (Control(), 2, 8, [8, 4], False),  # The window has one step more.
+        (Control(weights={"a": 2.0}), 50, 64, [16], False),  # Weights acted outside the window.
         (Control(cross=1, weights={"a": 2.0}), 50, 64, [16], True),
-        (Control(), 50, 128, [64, 32], False),  # SDXL's maps of 32x32 were too large
+        (Control(), 50, 128, [64, 32], False),  # SDXL's maps of 32x32 were too large.
         (Control(self_=0), 50, 128, [64, 32], True),
         (Control(self_=0, blend=Blend()), 50, 128, [64, 32], False),
     ],
@@ -608,11 +614,11 @@ def test_a_control_without_effect_is_an_error(
 def test_edits_that_earlier_versions_made_otherwise_are_known(
     control: Control, steps: int, side: int, sides: list[int], same: bool
 ) -> None:
-    assert attention.is_as_before(control, steps, side, sides) == same
+    assert attention.matches_earlier_versions(control, steps, side, sides) == same
 
 
 class Reads(TorchDispatchMode):
-    """Collects the operators that need a tensor's values on the CPU, for which a GPU would be waited for."""
+    """Collect the operators that need a tensor's values on the CPU, and would therefore wait for a GPU."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -632,7 +638,7 @@ class Reads(TorchDispatchMode):
 def test_no_step_reads_values_of_the_network(
     model: EDICT, blend: Blend | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """tests/gpu does this with a real GPU."""
+    """tests/gpu has the same test with a real GPU."""
     noise = model.invert(model.encode([Image.new("RGB", (16, 16), "red")]), "a red heart", steps=4, batch_size=2)
     generate, reads = attention.generate, Reads()
 

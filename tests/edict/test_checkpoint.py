@@ -127,20 +127,20 @@ def test_a_folder_without_an_index_is_no_model(tmp_path: Path) -> None:
 
 def test_another_pipeline_class_is_named(folder: Path) -> None:
     change(folder / "model_index.json", _class_name="KandinskyPipeline")
-    with pytest.raises(ModelError, match=f"is a KandinskyPipeline; supported are {', '.join(MODELS)}"):
+    with pytest.raises(ModelError, match=f"is a KandinskyPipeline, but only {', '.join(MODELS)} are supported"):
         EDICT.from_pretrained(folder)
 
 
 def test_another_prediction_is_named(folder: Path) -> None:
     change(folder / "scheduler/scheduler_config.json", prediction_type="sample")
-    with pytest.raises(ModelError, match=r"'sample' .*; supported are epsilon and v_prediction"):
+    with pytest.raises(ModelError, match=r"'sample' .*; only epsilon and v_prediction are supported"):
         EDICT.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("part", ["scheduler/scheduler_config.json", "vae/config.json", "unet/config.json"])
 def test_a_missing_configuration_is_named(folder: Path, part: str) -> None:
     (folder / part).unlink()
-    with pytest.raises(ModelError, match=f"no {part}, so it is not whole"):
+    with pytest.raises(ModelError, match=f"no {part}, so it is incomplete"):
         EDICT.from_pretrained(folder)
 
 

@@ -49,7 +49,7 @@ def test_generation_is_diffusers_step(steps: int, offset: int) -> None:
 @pytest.mark.parametrize("steps", [1, 7, 50])
 @pytest.mark.parametrize("offset", [0, 1])
 def test_inversion_is_diffusers_step(steps: int, offset: int) -> None:
-    """To 1e-5, as generation. diffusers passes the timestep that a step leads to: the convention without `euler`."""
+    """The tolerance is 1e-5, as for generation. diffusers has the convention without `euler`."""
     config = CONFIG | {"steps_offset": offset}
     scheduler = DDIMInverseScheduler.from_config(config)
     scheduler.set_timesteps(steps)

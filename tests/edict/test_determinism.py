@@ -23,7 +23,7 @@ Folder = Callable[[str], Path]
 
 @pytest.fixture
 def failed_allocations(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """What torch counts on a GPU; there is none here, so the count is set by hand."""
+    """Set the count of failed allocations by hand, because there is no GPU here."""
     monkeypatch.setattr(determinism, "_algorithm_changed", Event())
     count = {"num_ooms": 3}
     monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: count)
@@ -32,7 +32,7 @@ def failed_allocations(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 
 def test_a_recovered_lack_of_memory_is_an_error(failed_allocations: dict[str, int]) -> None:
     with enough_memory(GPU):
-        pass  # failures before the block do not count
+        pass  # Failures before the block do not count.
     with pytest.raises(torch.OutOfMemoryError, match="another algorithm"), enough_memory(GPU):
         failed_allocations["num_ooms"] += 1
 
@@ -40,7 +40,7 @@ def test_a_recovered_lack_of_memory_is_an_error(failed_allocations: dict[str, in
 def test_a_job_does_not_go_on_after_a_recovered_lack_of_memory(failed_allocations: dict[str, int]) -> None:
     with pytest.raises(TooLarge, match=r"a batch of 4 does not fit .*another algorithm"), fitting(4, GPU):
         failed_allocations["num_ooms"] += 1
-    # cuDNN keeps the other algorithm, without another failed allocation
+    # cuDNN keeps the other algorithm, without another failed allocation.
     with pytest.raises(torch.OutOfMemoryError, match="in a new process"), enough_memory(GPU):
         raise AssertionError("the block does not run")
     with enough_memory(torch.device("cpu")):
@@ -48,7 +48,7 @@ def test_a_job_does_not_go_on_after_a_recovered_lack_of_memory(failed_allocation
 
 
 def test_every_use_of_a_network_is_guarded(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a real GPU in tests/gpu; here the guard only counts."""
+    """tests/gpu has the same test with a real GPU; here the guard only counts."""
     guarded = list[str]()
 
     @contextmanager

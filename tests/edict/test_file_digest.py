@@ -15,7 +15,7 @@ from edict.file_digest import sha256_of
 
 @pytest.fixture
 def computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files whose content was read. Every file counts as large and as settled."""
+    """Collect the files whose content was read. Every file counts as large and as settled."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(file_digest.tempfile, "tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr(file_digest, "LARGE", 0)

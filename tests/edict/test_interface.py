@@ -1,4 +1,4 @@
-"""What a user of diffusers types: images and texts of any kind, output types, devices and dtypes by name."""
+"""Arguments as a user of diffusers types them: images, texts, output types, devices and dtypes by name."""
 
 import io
 from collections.abc import Callable
@@ -170,7 +170,10 @@ def test_another_kind_of_argument_is_an_error_that_names_it(model: EDICT, images
         (lambda: any_model.move(pair, "cat", 1.5), r"position 1\.5 is not on a schedule of 2 steps"),
         (lambda: any_model.edit(pair, "cat", [[None]], control=control), "prompts: found None"),
         (lambda: any_model.edit(pair, "cat", [["dog"]], control=None), "control is of type NoneType"),
-        (lambda: any_model.edit(pair, "cat", [["dog"]], control=control, steps=1.5), r"an edit of 1\.5 steps"),
+        (
+            lambda: any_model.edit(pair, "cat", [["dog"]], control=control, steps=1.5),
+            r"steps is 1\.5: expected a whole number from 1 to 2",
+        ),
         (lambda: any_model.encode(images[0], posterior_seed="x"), "posterior_seed is 'x': expected a whole number"),
         (lambda: any_model.decode(pair), r"latents is Pair: expected a tensor \[N, C, H, W\]"),
         (lambda: any_model.decode(torch.zeros(4, 16, 16)), r"latents is \[4, 16, 16\]"),
@@ -221,7 +224,7 @@ def test_a_dtype_that_no_network_runs_in_is_an_error(dtype: Any) -> None:
 def test_long_calls_show_a_bar_that_can_be_switched_off(
     model: EDICT, images: list[Image.Image], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Each bar ends at its total, so the calls of the network are counted as they are made."""
+    """Each bar ends at its total, because the network calls are counted as they are made."""
     model.set_progress_bar_config(delay=0, leave=True)
     try:
         pair = model.invert(images[:3], ["a", "b", "c"], steps=3, batch_size=2, guidance_scale=1.0)

@@ -263,7 +263,7 @@ def test_control_holds_sdxl_and_refuses_transformers(folder: Folder, images: lis
 def test_a_textual_inversion_of_several_vectors_is_read_as_by_the_pipeline(
     folder: Folder, tmp_path: Path, kind: str
 ) -> None:
-    """Conditions, and the words of attention control: each vector is a word."""
+    """Conditions and the words of attention control are compared: each vector is a word."""
     pipeline = pipeline_of(folder(kind))
     torch.manual_seed(0)
     for number in ("", "_2")[: 1 + (kind == "sdxl")]:
@@ -311,11 +311,11 @@ def test_the_statistics_of_sdxls_latents_are_applied_as_by_the_pipeline(
 
 
 def test_schedulers_with_betas_have_the_noise_levels_of_ddim() -> None:
-    """And every scheduler of diffusers with other noise levels is refused by its name."""
+    """Every scheduler of diffusers with other noise levels is an error that names it."""
     for name in SCHEDULERS:
         kind = getattr(diffusers, name)
         if isinstance(kind, DummyObject):
-            continue  # it needs scipy or torchsde
+            continue  # It needs scipy or torchsde.
         assert torch.equal(kind(**NOISE_LEVELS).alphas_cumprod, DDIMScheduler(**NOISE_LEVELS).alphas_cumprod), name
     others = {"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"}
     others |= {"CogVideoXDDIMScheduler", "CMStochasticIterativeScheduler", "ScoreSdeVeScheduler"}

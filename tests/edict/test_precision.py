@@ -1,4 +1,4 @@
-"""The precision of network and autoencoder, and the layout of their weights: what a job records and a worker loads."""
+"""Precision and weight layout of network and autoencoder, as a job records and a worker loads them."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_the_fingerprint_has_what_changes_bits_and_is_otherwise_as_before(folder
     assert invert_fingerprint(spec_of(path, gpus=1), folder("sd1")) == plain | {"dtype": "bfloat16"}
     more = {"channels_last": True, "vae_dtype": "bfloat16"}
     assert invert_fingerprint(spec_of(path | more), folder("sd1")) == plain | more
-    ModelSpec.model_validate({"dtype": "float32"})  # in every job.json of an earlier version
+    ModelSpec.model_validate({"dtype": "float32"})  # Every job.json of an earlier version has this.
 
 
 def test_tf32_is_for_gpus() -> None:
@@ -61,7 +61,7 @@ def test_tf32_is_for_gpus() -> None:
 
 
 def test_a_worker_loads_what_the_job_records(folder: Folder) -> None:
-    """And the round trip is exact, in other last bits."""
+    """The round trip is exact, with other last bits."""
     path = {"path": str(folder("sd1"))}
     images = [Image.new("RGB", (16, 16), color) for color in ("red", "green", "blue")]
     digests, decoded = [], []

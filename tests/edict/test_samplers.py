@@ -281,7 +281,7 @@ def test_ddim_is_ddim_in_floats_but_for_rounding(steps: int, strength: float, na
 
 @pytest.mark.parametrize("name", DDIM)
 def test_ddim_inversion_is_of_the_first_order(name: str) -> None:
-    """Its distance to the solution halves with the step, where the prediction depends on the timestep."""
+    """The distance to the solution halves with the step if the prediction depends on the timestep."""
     sigmas = (0.1, 2.0)
 
     def error(steps: int) -> float:

@@ -1,4 +1,4 @@
-"""What only a GPU shows; skipped without one. `python -m benchmarks.gpu_check` measures more."""
+"""Tests that need a GPU; skipped without one. `python -m benchmarks.gpu_check` measures more."""
 
 import json
 import os
@@ -45,11 +45,11 @@ def test_bits_depend_on_neither_the_neighbours_nor_the_process(dtype: torch.dtyp
 
 
 def test_a_recovered_lack_of_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(determinism, "_algorithm_changed", Event())  # the other tests of this process go on
+    monkeypatch.setattr(determinism, "_algorithm_changed", Event())  # The other tests of this process continue.
     device = torch.device("cuda")
     with enough_memory(device):
         torch.zeros(8, device=device)
-    recovers = suppress(torch.OutOfMemoryError)  # as torch does when it tries cuDNN's plans
+    recovers = suppress(torch.OutOfMemoryError)  # Torch does the same when it tries cuDNN's plans.
     with pytest.raises(TooLarge, match="another algorithm"), fitting(1, device), recovers:
         torch.empty(2**46, dtype=torch.uint8, device=device)
 

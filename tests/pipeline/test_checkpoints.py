@@ -1,4 +1,4 @@
-"""Checkpoints and LoRAs as users have them: refused by `edict plan` with one line, or loaded with every weight."""
+"""Checkpoints and LoRAs as users have them: an error of one line in `edict plan`, or loaded with every weight."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from tests.edict.checkpoints import Folder, save
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """Small checkpoints, each saved at the first call that names its kind."""
+    """Make small checkpoints, each saved at the first call that names its kind."""
     root = tmp_path_factory.mktemp("checkpoints")
     return lambda kind: root / kind if (root / kind).exists() else save(kind, root / kind)
 
@@ -78,7 +78,7 @@ def test_a_layout_loads_with_every_weight(
 def test_a_store_that_was_made_without_what_a_checkpoint_says_is_refused(
     case: Case[Any], folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Earlier versions ignored it, and its pairs mean something else."""
+    """Earlier versions ignored the setting, and their pairs have another meaning."""
     written(case, folder, tmp_path, monkeypatch)
     spec = InvertSpec.model_validate_json(Path("spec.json").read_text())
     store, fingerprint = Store(spec.output, create=True), invert_fingerprint(spec, tmp_path / "m")

@@ -580,7 +580,7 @@ def test_planned_rows_that_a_repair_changed_are_an_error(
 def test_a_row_that_a_repair_lost_is_still_exported(
     repairable: tuple[Path, Callable[..., None]], tmp_path: Path
 ) -> None:
-    """Its row in the index has the sha256 of its source image."""
+    """The edit's row in the index has the sha256 of its source image."""
     latents, repair = repairable
     spec = spec_of(latents, tmp_path / "edits")
     edit(spec)
@@ -640,7 +640,7 @@ def test_a_file_that_changed_since_the_edit_was_planned_is_found(
 @pytest.mark.parametrize(
     ("control", "reason"),
     [
-        ({}, "come to no step of 1, and there is no mask"),
+        ({}, "give 0 of 1 steps, and there is no mask"),
         ({"cross_attention": 0, "weights": {"snow": 2.0}, "self_attention": 1}, "weights act in the steps"),
         (
             {"cross_attention": 1, "mask": {"words": "changed", "start": 1.0}},
@@ -660,7 +660,7 @@ def test_control_that_can_hold_nothing_is_refused(
 def test_edits_under_control_as_earlier_versions_made_them_do_not_mix_with_others(
     latents: Path, tmp_path: Path
 ) -> None:
-    """A window of 0.5 was none of 1 step, and is one now; a window of 1 is what it was."""
+    """A window of 0.5 was 0 of 1 steps, and is 1 now. A window of 1 did not change."""
     for name, share in (("other", 0.5), ("same", 1)):
         spec = spec_of(latents, tmp_path / name, [SNOW[0] | {"control": {"cross_attention": share}}])
         run.open_edit(spec, resolve(spec.edits))
