@@ -124,7 +124,7 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
     print_ran(loaded.output, ran)
     if not ran.status.complete:
         again = ["edict", "run", str(spec), *(word for override in overrides or () for word in ("-s", override))]
-        print(f"incomplete: run it again to finish what is missing: {plain(shlex.join(again))}")
+        print(f"incomplete: run it again to do the missing units: {plain(shlex.join(again))}")
         raise typer.Exit(INCOMPLETE)
     if ran.shortfall:
         raise typer.Exit(INCOMPLETE)
@@ -345,7 +345,7 @@ def print_trial(trial: "Trial") -> None:
 
 
 def print_ran(store: str, ran: "Ran") -> None:
-    """Print how a run ended: the counts of its store, its report and contact sheet, and the units that failed."""
+    """Print the result of a run: the counts of its store, its report and contact sheet, and the failed units."""
     print_status(store, ran.status)
     for name, path in ran.pages.items():
         print(f"{name:<10} {plain(path)}")

@@ -55,7 +55,7 @@ def stem(image_path: str) -> str:
 
 
 def find_entry(name: str, ids: Mapping[str, str]) -> str | None:
-    """Return the id of the entry that a key or the name of a file stands for: `ids` has it, also under more folders.
+    """Return the id of the entry of a key or file name in `ids`, also under further folders; None if there is none.
 
     With 0_random_140/000000000000 in `ids`, photos/0_random_140/000000000000 is found.
     """

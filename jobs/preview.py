@@ -26,7 +26,7 @@ from schemas.rejects import Reject
 from schemas.specs import EditSpec, InvertSpec
 
 SHOWN = 10  # prompt pairs
-REJECTS, REPEATED = 3, 3  # rejects of each error, and repeated keys, that are shown
+REJECTS, REPEATED = 3, 3  # the rejects per error and the repeated keys that are shown
 by_error, by_place = attrgetter("error"), attrgetter("shard", "index")
 LONGEST_KEY = 200  # characters of a key that are shown
 
@@ -70,8 +70,8 @@ def _invert(spec: InvertSpec) -> list[str]:
     interval = spec.sampler.guidance_interval
     compiled = ", compiled" if spec.model.compile else ""
     within = "" if interval is None else " at noise levels from {:g} to {:g}".format(*interval)
-    asked = SAMPLERS[sampler].asked(schedule, depth, 0)
-    cost = evaluations(asked, schedule.outside(interval), _branching(fingerprint, spec.sampler.guidance_scale))
+    timesteps = SAMPLERS[sampler].asked(schedule, depth, 0)
+    cost = evaluations(timesteps, schedule.outside(interval), _branching(fingerprint, spec.sampler.guidance_scale))
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
         f"  sound         {sound}",
@@ -188,21 +188,21 @@ def _edit_cost(
 
     Edits of one depth, guidance and control are held to the row's own regeneration, which takes one place beside them.
     """
-    depth, asks = schedule.depth, partial(SAMPLERS[made["sampler"]].asked, schedule)
+    depth, timesteps_of = schedule.depth, partial(SAMPLERS[made["sampler"]].asked, schedule)
     last, cost, guidance_scale = depth, 0, _branching(made, made["guidance_scale"])
     seen = set[tuple[int, float, str]]()
     for variant, _ in changed:
         ran = executed_steps(variant, made["steps"], schedule, made["sampler"])
-        asked = asks(depth - ran, depth)
+        timesteps = timesteps_of(depth - ran, depth)
         scale = guidance_scale if variant.guidance_scale is None else _branching(made, variant.guidance_scale)
         last = min(last, ran)
         if variant.control is None:
-            cost += evaluations(asked, unguided, scale)
+            cost += evaluations(timesteps, unguided, scale)
         else:
             group = ran, scale, variant.control.model_dump_json()
-            cost += evaluations(asked, unguided, scale, guidance_scale) * (1 if group in seen else 2)
+            cost += evaluations(timesteps, unguided, scale, guidance_scale) * (1 if group in seen else 2)
             seen.add(group)
-    return cost + evaluations(asks(0, depth - last), unguided, guidance_scale)
+    return cost + evaluations(timesteps_of(0, depth - last), unguided, guidance_scale)
 
 
 def _branching(fingerprint: Mapping[str, Any], guidance_scale: float) -> float:
@@ -210,7 +210,7 @@ def _branching(fingerprint: Mapping[str, Any], guidance_scale: float) -> float:
     return 1.0 if "guidance" in fingerprint else guidance_scale
 
 
-def evaluations(asked: Sequence[float], unguided: Container[float], *guidance_scales: float) -> int:
-    """Of timesteps, each with the branches that these scales need: the caption's, the empty one's, or both."""
+def evaluations(timesteps: Sequence[float], unguided: Container[float], *guidance_scales: float) -> int:
+    """Return the number of network evaluations at timesteps, with the branches that these guidance scales need."""
     branches = len(set(guidance_scales)) if {0, 1}.issuperset(guidance_scales) else 2
-    return sum(1 if timestep in unguided else branches for timestep in asked)
+    return sum(1 if timestep in unguided else branches for timestep in timesteps)

@@ -115,9 +115,9 @@ def resolve(edits: Sequence[Edit], tables: Mapping[str, PromptTable] | None = No
 
 
 def _decides(edit: Edit) -> dict[str, Any]:
-    """Return what decides the images of an edit and the rows of its index.
+    """Return the fields that determine an edit's images and the rows of its index.
 
-    Jobs from before there was an `instruction` do not have the field, and continue as they are.
+    A job of an earlier version lacks `instruction`. Without the field in the spec, it continues.
     """
     return edit.model_dump(mode="json", exclude={"instruction"} if edit.instruction is None else None)
 

@@ -187,7 +187,7 @@ def _of_rows(data: bytes, keys: pa.Array, prompts: pa.Array, names: pa.Array | N
 
 
 def _pie_bench(data: bytes, masked: bool) -> tuple[list[str], list[str], dict[str, str], dict[str, list[int]]]:
-    """Ids, prompts, what stands for ids (they, and image paths without extension); where `masked`, the masks by id.
+    """Return ids, prompts, aliases of ids (themselves, and image paths without extension); if `masked`, masks by id.
 
     Raises ValueError for what is no mapping_file.json.
     """

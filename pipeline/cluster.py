@@ -1,6 +1,6 @@
 """Ray: a local one made for the run, or the cluster that RAY_ADDRESS names.
 
-Ray is imported where it is used: planning does without it.
+The functions that use Ray import it, because planning does not need it.
 """
 
 import logging
@@ -82,7 +82,7 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
             if address not in ("", "local"):
                 _check_address(address)
                 try:
-                    # The server of a ray:// address makes the driver, and leaves its working directory out by itself.
+                    # The server of a ray:// address makes the driver, and already leaves its working directory out.
                     more: Any = {} if address.startswith("ray://") else {"job_config": CleanPathJobConfig()}
                     ray.init(logging_level=logging.ERROR, **more)
                 except (ConnectionError, ValueError) as error:

@@ -4,7 +4,8 @@
     <part>.parquet                               instructpix2pix: the columns of schemas.instruct, pictures in the rows
     <edit>/annotation_images/<source key>.png    pie_bench: the tree that PIE-Bench's evaluation reads, one of each edit
 
-With pie_bench, images whose key several source shards have are at <edit>/annotation_images/<shard>/<source key>.png.
+With pie_bench, an image whose key is in several source shards is at
+<edit>/annotation_images/<shard>/<source key>.png.
 
 Parts are numbered as in an export of latents (pipeline.export), whose refusals these share. The source image of a row
 is read again from its shard, and its sha256 is compared with that of the image that was inverted. If the image was
@@ -158,9 +159,9 @@ def _instructpix2pix(store: Store, job: dict[str, Any], parts: Sequence[Unit]) -
 def _originals(
     latents: Store, shards: dict[str, Unit], edits: Edits, side: int, fit: tuple[str, str]
 ) -> tuple[dict[int, bytes], str | None]:
-    """Return the source images of a part's rows as the model saw them, by index, and why some are absent.
+    """Return the source images of a part's rows as the model got them, by index, and the reason why some are absent.
 
-    Absent are those that are no longer what was inverted. The reason is that of one of them; None if all are there.
+    An image is absent if it differs from the inverted one. The reason is that of one of them; None if all are present.
     """
     digests = _source_digests(latents, edits)
     if not digests:
@@ -181,7 +182,7 @@ def _originals(
                     f"{name}: its image has the sha256 {digest[:12]}, but had {digests[sample.index][:12]} when it "
                     "was inverted"
                 )
-    except (ShardChanged, NotThere) as error:  # any other trouble with the storage is no reason to leave rows out
+    except (ShardChanged, NotThere) as error:  # After another error of the storage, an export stops.
         return {}, str(error)
     return found, absent
 
@@ -189,8 +190,8 @@ def _originals(
 def _source_digests(latents: Store, edits: Edits) -> dict[int, str]:
     """Return the sha256 of the image that each row of a part was inverted from, by the row's index in its shard.
 
-    Parts of earlier versions do not have it. Then it is that of the latent row, if there is still one with this key and
-    caption: after a repair, the rows of a unit are in parts with other names, and may be fewer.
+    Parts of earlier versions do not have it. Then it is that of the latent row, if one still has this key and caption:
+    after a repair, the rows of a unit are in parts with other names, and may be fewer.
     """
     if "source_image_sha256" in edits.rows[0]:
         return {row["source_index"]: row["source_image_sha256"] for row in edits.rows}
@@ -204,9 +205,9 @@ def _source_digests(latents: Store, edits: Edits) -> dict[int, str]:
 
 
 def _pie_bench(store: Store, job: dict[str, Any], parts: Sequence[Unit]) -> Callable[[Store, Edits], int]:
-    """The edited pictures as files, of each edit in the tree that PIE-Bench's evaluation takes for one method's.
+    """Write the edited images as files: for each edit, a tree as PIE-Bench's evaluation reads it for one method.
 
-    In memory are the keys that several source shards have, some 200 bytes each.
+    Memory holds the keys that are in several source shards, some 200 bytes per key.
     """
     extension = EXTENSIONS[job["spec"]["images"]["format"]]
     repeated, folders = _repeated(store, parts)
@@ -239,7 +240,7 @@ def _pie_bench(store: Store, job: dict[str, Any], parts: Sequence[Unit]) -> Call
 
 
 def _repeated(store: Store, parts: Sequence[Unit]) -> tuple[frozenset[str], dict[str, str]]:
-    """Return the keys that several source shards have, and for each shard the name of a folder of its own."""
+    """Return the keys that are in several source shards, and a unique folder name per shard."""
     folders, names = dict[str, str](), set[str]()
     with key_table() as keys:
         for part in parts:
@@ -260,5 +261,5 @@ FORMATS: dict[str, Callable[[Store, dict[str, Any], Sequence[Unit]], Callable[[S
     "instructpix2pix": _instructpix2pix,
     "pie_bench": _pie_bench,
 }
-"""By format: a function of an edit's store, job.json and parts that returns a function, which writes a part and returns
-the number of rows that it wrote."""
+"""The exports by format. Each takes an edit's store, job.json and parts. It returns a function that writes a part and
+returns the number of rows that it wrote."""

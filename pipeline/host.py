@@ -9,10 +9,10 @@ from pipeline.heartbeat import HEARTBEAT, WORK, Report
 
 
 class Ready:
-    """An actor that answers when its constructor is through."""
+    """An actor that answers once its constructor has finished."""
 
     def ready(self) -> str:
-        """The node it runs on."""
+        """Return the id of the node on which it runs."""
         return _node()
 
 
@@ -37,7 +37,7 @@ class Host:
         return bytes(cloudpickle.dumps((worker, task)))
 
     def node(self) -> str:
-        """Return the node on which the actor runs, once Ray has started it."""
+        """Return the id of the node on which the actor runs, once Ray has started it."""
         return _node()
 
     def load(self) -> None:

@@ -136,7 +136,7 @@ def _orientation(image: Image.Image) -> Any:
     """Return the orientation that the EXIF block of an image has; 1, which is upright, if the block cannot be read."""
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # Pillow's parser raises nearly every builtin exception, and the pixels are whole
+    except Exception:  # Pillow's parser can raise any exception here, and the pixels are intact.
         return 1
 
 

@@ -1,4 +1,4 @@
-"""Instructions of edits: the text that says what to change, as InstructPix2Pix is trained with."""
+"""Instructions of edits: texts that say what an edit changes, as in InstructPix2Pix's training data."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -12,10 +12,10 @@ _EDGES = re.compile(r"^[\s,;.:]+|[\s,;:]+$")
 
 
 def changes(caption: str, prompt: str) -> Iterator[tuple[slice, slice]]:
-    """Yield where the words of a prompt differ from those of a caption: the slice of the caption, and of the prompt.
+    """Yield the differences between a caption and a prompt in words: a slice of the caption and one of the prompt.
 
-    One of the two is empty where words are only added or only removed. Of texts with more than MATCHED words, all
-    between the common beginning and the common end is one change.
+    One of the two is empty if words are only added or only removed. If a text has more than MATCHED words, everything
+    between the common beginning and the common end is one difference.
     """
     old, new = (list(WORD.finditer(text)) for text in (caption, prompt))
     before, after = ([word[0] for word in words] for words in (old, new))
@@ -25,13 +25,13 @@ def changes(caption: str, prompt: str) -> Iterator[tuple[slice, slice]]:
         if before != after:
             yield _slice(old, first, len(old) - last), _slice(new, first, len(new) - last)
         return
-    for tag, *places in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
+    for tag, *bounds in SequenceMatcher(None, before, after, autojunk=False).get_opcodes():
         if tag != "equal":
-            yield _slice(old, *places[:2]), _slice(new, *places[2:])
+            yield _slice(old, *bounds[:2]), _slice(new, *bounds[2:])
 
 
 def _common(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return how many items at the beginning are the same."""
+    """Return the length of the common beginning."""
     return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
 
 

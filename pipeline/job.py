@@ -36,7 +36,7 @@ INVERTED = (
     "batch_size",
 )
 
-LINES = 20  # of an error: differences that it shows
+LINES = 20  # differences that an error shows
 SHOWN = 200  # characters of a value that an error shows
 
 SpecOf = TypeVar("SpecOf", bound=BaseModel)
@@ -55,7 +55,7 @@ class NoSchedule(JobError):
 
 
 def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
-    """Everything that decides what a row holds. Raises NoSchedule, ModelError."""
+    """Return every setting that determines the rows of an inversion. Raises NoSchedule, ModelError."""
     from edict.models import describe
 
     sampler = spec.sampler
@@ -186,7 +186,8 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
             f"the model {folder} is not the one {latents.location} was inverted with (sha256 {found[:12]}, "
             f"the store's {made['weights'][:12]}): pairs mean nothing to other weights"
         )
-    if folder != DEFAULT or adapter is not None:  # the shipped model needs no check, whose imports take seconds
+    # The shipped model needs no check, and the imports of a check take seconds.
+    if folder != DEFAULT or adapter is not None:
         from edict.models import describe
 
         described = describe(folder)
@@ -195,7 +196,7 @@ def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
             if made.get(name) != value:
                 raise StoreError(
                     f"{latents.location} was inverted by an earlier version, which ignored the {name} of {folder}: its "
-                    "pairs mean something else now. Invert the images again"
+                    "pairs have another meaning now. Invert the images again"
                 )
     return job, weights_of(model, folder, made)
 
@@ -279,7 +280,7 @@ def check_job(store: Store, kind: str, fingerprint: dict[str, Any], machine: Mac
 
 
 def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
-    """Yield a line for each leaf in which two fingerprints differ; of a list of numbers only for the first one."""
+    """Yield a line for each leaf in which two fingerprints differ. Lists of numbers give one line."""
     if isinstance(there, dict) and isinstance(here, dict):
         for name in sorted(there.keys() | here.keys()):
             yield from _differences(there.get(name), here.get(name), f"{path}.{name}" if path else name)
@@ -297,7 +298,7 @@ def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
 
 
 def _excerpt(text: str, at: int) -> str:
-    """Return a text; of a long one, SHOWN characters around the character `at`."""
+    """Return a text, or of a long one SHOWN characters around the character `at`."""
     if len(text) <= SHOWN:
         return text
     start = max(0, min(at - SHOWN // 4, len(text) - SHOWN))

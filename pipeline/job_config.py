@@ -1,13 +1,13 @@
-"""What workers of a Ray job may import."""
+"""The import path of a Ray job's workers."""
 
 from ray.job_config import JobConfig
 
 
 class CleanPathJobConfig(JobConfig):
-    """A job of Ray whose workers import only what is installed on their node.
+    """A Ray job whose workers import only packages that are installed on their node.
 
-    By default, Ray puts the folder of the driver's script and its working directory before all else on the workers'
-    path. A user's `pipeline.py` or `datasets/` there would replace a module of this package or of its dependencies.
+    By default, Ray puts the folder of the driver's script and its working directory first on the workers' path.
+    A user's `pipeline.py` or `datasets/` there would replace a module of this package or of its dependencies.
     """
 
     def _serialize(self) -> str:

@@ -1,4 +1,4 @@
-"""Keys that samples of several shards have, found among any number of keys in bounded memory."""
+"""Find the keys that are in several shards, among any number of keys, in bounded memory."""
 
 import tempfile
 import threading
@@ -58,7 +58,7 @@ class KeyTable:
 
 @contextmanager
 def key_table() -> Iterator[KeyTable]:
-    """An empty table of keys. Its temporary files are removed with the context."""
+    """Open an empty table of keys. Its temporary files are removed with the context."""
     import duckdb
 
     with tempfile.TemporaryDirectory() as folder:

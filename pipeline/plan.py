@@ -361,7 +361,7 @@ def find_entries(store: Store, unit: Unit) -> tuple[Head, list[Entry]]:
 def _numbered(entries: Iterable[Entry]) -> list[tuple[str, int]]:
     """Return the key of each entry, and the number of earlier entries with the same key.
 
-    Plans of earlier versions have a "./" before keys, which later indexes of the same shard have not.
+    Plans of earlier versions have a "./" before keys, which later indexes of the same shard do not have.
     """
     before = Counter[str]()
     numbered = []

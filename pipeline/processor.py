@@ -14,10 +14,10 @@ BFLOAT16 = ("avx512_bf16", "amx_bf16", "bf16")  # flags of units that add up in 
 
 @cache
 def processor(device: str) -> str:
-    """The GPU's name and multiprocessors; or the CPU's name, the instructions torch uses and its units for bfloat16.
+    """Return the GPU's name and multiprocessors, or the CPU's name, torch's instructions and its units for bfloat16.
 
     "NVIDIA H200, 132 SMs": a part of a GPU (MIG) has fewer, and kernels are chosen by their number. "AMD EPYC 9654,
-    AVX512, avx512_bf16": CPUs of one name may have others, as virtual machines keep them back.
+    AVX512, avx512_bf16": CPUs of the same name can differ, because virtual machines hide instructions.
     """
     if device == "cuda":
         properties = torch.cuda.get_device_properties()

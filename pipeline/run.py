@@ -62,7 +62,7 @@ class Ran:
     """The result of a run: the store's status, and the units that failed in the run.
 
     `shortfall` says why a complete job is not a success: it has no row, or too many rejects. `pages` has the locations
-    of the report and, if there is one, of the contact sheet, by these names.
+    of the report and, if there is one, of the contact sheet, under `report` and `sheet`.
     """
 
     status: Status
@@ -210,7 +210,7 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
     }
     if spec.images.quality is not None:  # jobs from before there was a choice go on as they are
         fingerprint["quality"] = spec.images.quality
-    if not all(as_before):  # a job that an earlier version began would mix two kinds of edits
+    if not all(as_before):  # A job that an earlier version began would otherwise mix two kinds of edits.
         fingerprint["control"] = "prompt-to-prompt"
     rows, fit = digest_of(fingerprint) if spec.planned_rows else None, fit_of(made)
     task = EditTask(spec, rows, edits.prompts, len(edits.variants), {}, weights, fit, made["steps"], machine)
@@ -446,7 +446,7 @@ def _process(
 
 
 def _worker_class(task: InvertTask | EditTask) -> type:
-    """Import the class of a job's workers, and with it torch, which a finished job does without."""
+    """Import the class of a job's workers, and with it torch, which a finished job does not need."""
     if isinstance(task, InvertTask):
         from pipeline.invert import InvertWorker
 

@@ -272,7 +272,7 @@ def no_row(latents: Store, parts: Sequence[Source]) -> str:
 
 def _filtered(latents: Store, parts: Sequence[Source], wanted: Selection, whole: bool) -> Iterator[Chosen]:
     """The rows that `where` and `keys` leave of every part."""
-    import duckdb  # not needed by a job that takes every row
+    import duckdb  # A job that takes every row does not need it.
 
     columns = set(columns_of(wanted.where) if wanted.where else [])
     columns |= {"key"} if wanted.keys else set()

@@ -140,7 +140,7 @@ class _Member:
 
 @dataclass(slots=True, eq=False)
 class _Group:
-    """The sample that is made of the members seen so far of one key: bytes [offset, end) of the tar, less `gaps`.
+    """The sample that is made of the members seen so far of one key: bytes [offset, end) of the tar, without `gaps`.
 
     `used` has a bit for each extension in USED that it has, of `size` bytes in all; `others` names some of its further
     members. `fault` is that of a single member. `digest` combines those of the used members by XOR, in any order.
@@ -282,7 +282,7 @@ def read_samples(url: str, *, size: int, etag: str | None, entries: Sequence[Ent
 
 
 def _runs(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
-    """Cut entries into runs, each of which is read before the next: one entry, or several that lie among each other.
+    """Cut entries into runs, each of which is read before the next: one entry, or several that are interleaved.
 
     The entries of a run have at most READ bytes.
     """
@@ -300,7 +300,7 @@ def _runs(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
 
 
 def _pieces(run: Sequence[Entry]) -> list[tuple[int, int]]:
-    """The bytes of a run of entries, in the order of the tar, so that neighbours share a request."""
+    """Return the byte ranges of a run of entries, in the order of the tar, because neighbours share a request."""
     return sorted(piece for entry in run for piece in entry.ranges)
 
 
@@ -340,7 +340,7 @@ def check_member(key: str, extension: str) -> None:
 
 
 def _entries(url: str, file: BinaryIO, *, digests: bool) -> list[Entry]:
-    """The entries of a tar.
+    """Return the entries of a tar.
 
     Raises:
         tarfile.ReadError: not even the first header can be read.
@@ -364,9 +364,9 @@ def _entries(url: str, file: BinaryIO, *, digests: bool) -> list[Entry]:
 
 
 def _groups(file: BinaryIO, *, digests: bool) -> tuple[list[_Group], _Group | None, _Stop | None]:
-    """Group the members of a tar into samples. Return them, the one of the last member, and what stopped the reading.
+    """Group the members of a tar into samples. Return them, the one of the last member, and the early stop, if any.
 
-    In memory is one small record per sample, and none per member.
+    Memory holds one small record per sample, and none per member.
 
     Raises:
         tarfile.ReadError: not even the first header can be read.
@@ -415,7 +415,7 @@ def _accompanied(group: _Group, latest: Mapping[str, _Group]) -> tuple[_Group | 
 
 
 def _digest(extension: str, size: int, content: Iterable[bytes]) -> int:
-    """The beginning of a sha256 of a member, as a number."""
+    """Return the beginning of a member's sha256, as a number."""
     digest = sha256(f"{extension} {size}\n".encode())
     for data in content:
         digest.update(data)
@@ -477,7 +477,7 @@ def _broken(file: BinaryIO, offset: int, cause: str) -> _Stop:
 
 
 def clean_name(name: str) -> str:
-    """A member's name, or a key, without the "./" that `tar -C folder .` puts before it."""
+    """Return a member's name, or a key, without the "./" that `tar -C folder .` puts before it."""
     return _DOT_FOLDERS.sub("", name)
 
 
@@ -505,7 +505,7 @@ def _unsafe(info: tarfile.TarInfo) -> str | None:
 
 
 def _fault(group: _Group) -> tuple[str, str] | None:
-    """Error and message for what the headers show to be wrong with a sample."""
+    """Return the error and message for a fault of a sample that the headers show; None if there is none."""
     key, names = group.key, _names(group)
     if group.fault is not None and group.fault[0] == "UnsafeMember":
         return group.fault
@@ -539,7 +539,7 @@ def _fault(group: _Group) -> tuple[str, str] | None:
 
 
 def _names(group: _Group) -> str:
-    """The extensions of a sample's members, a few of them if they are many."""
+    """Return the extensions of a sample's members, or a few of many."""
     names = [extension for extension, bit in _BITS.items() if group.used & bit]
     names += [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in group.others[:NAMED]]
     return ", ".join(map(_printable, names)) + (", ..." if len(group.others) > NAMED else "")
@@ -560,7 +560,7 @@ def _sample(url: str, entry: Entry, data: bytes, *, check: bool) -> Sample | Rej
     Raises:
         ShardChanged: the bytes are not exactly the sample that was indexed.
     """
-    key = clean_name(entry.key)  # plans of earlier versions have the "./"
+    key = clean_name(entry.key)  # Plans of earlier versions have the "./".
     members: dict[str, bytes] = {}
     whole, repeated = False, False
     try:
@@ -570,7 +570,7 @@ def _sample(url: str, entry: Entry, data: bytes, *, check: bool) -> Sample | Rej
                 members[member.extension] = data[member.data]
     except tarfile.ReadError:
         pass
-    except _Stop as stop:  # there is no end-of-archive marker
+    except _Stop as stop:  # There is no end-of-archive marker.
         whole = stop.offset == len(data) == entry.bytes_read
     images = [name for name in members if name in IMAGES]
     same = whole and not repeated and len(images) == 1 and CAPTION in members
@@ -601,7 +601,7 @@ def _sample(url: str, entry: Entry, data: bytes, *, check: bool) -> Sample | Rej
 
 
 def _digests(members: Mapping[str, bytes]) -> tuple[bytes, bytes]:
-    """The digest of an entry with these members, and the one that plans of earlier versions have."""
+    """Return the digest of an entry with these members, and the one that plans of earlier versions have."""
     digest, earlier = 0, sha256()
     for extension, data in members.items():
         digest ^= _digest(extension, len(data), [data])

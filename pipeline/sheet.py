@@ -47,7 +47,7 @@ class _Row:
 
 
 def reconstruction_head(exact: bool) -> str:
-    """Return the head of a reconstruction. Exact are its latents; its image has the autoencoder's losses."""
+    """Return the heading of a reconstruction. Only its latents can be exact: the autoencoder changes its image."""
     return f"decoded latents ({'exact' if exact else 'close'})"
 
 
@@ -83,7 +83,7 @@ def contact_sheets(store: Store) -> Iterator[tuple[str, Image.Image]]:
     The first sheet has the first EDITS edits of each row. If there are several edits, each of the first SHEETS also has
     a sheet of its own. There is no sheet if no row is shown.
 
-    A row is its source, its regenerated latents decoded, and its edits, of which each row has its own number.
+    A row has its source, its decoded regenerated latents, and its edits. The number of edits differs between rows.
     Text is set in Pillow's own font, which has Latin letters only: others show as boxes. Pillow takes one font for a
     text, and no font has all scripts; report.html has the browser's, and shows them.
     """

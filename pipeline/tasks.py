@@ -1,4 +1,4 @@
-"""What a worker needs to do the units of a job. Imports no model, so that planning starts fast."""
+"""The tasks of workers. This module imports no model, so that planning starts fast."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ class InvertTask:
 
 
 class Variant(Protocol):
-    """One way to edit: its name, and what differs from the store's own parameters (None: nothing)."""
+    """One way to edit: its name, and its parameters, where None is the store's own."""
 
     @property
     def name(self) -> str: ...
@@ -43,7 +43,7 @@ class Variant(Protocol):
 
 
 Prompts = Callable[[str, Mapping[str, str]], Sequence[tuple[Variant, str]]]
-"""The variants that change a caption, each with its prompt, given those that tables have for the row, by variant."""
+"""The variants that change a caption, each with its prompt, given the row's prompts from tables, by variant."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Edits:
 
 
 class EditError(JobError):
-    """Edits that a latent store cannot serve; the message names the edit and says what can be asked."""
+    """Edits that a latent store cannot serve; the message names the edit and what the store can serve."""
 
 
 @dataclass(frozen=True)
@@ -99,21 +99,22 @@ class EditTask:
 
 
 def executed_steps(variant: Variant, schedule_steps: int, schedule: Schedule, sampler: str) -> int:
-    """How many steps run under the variant's prompt, in a store of `schedule`, the last of `schedule_steps` steps.
+    """Return the number of steps under a variant's prompt; `schedule` has the last of a store's `schedule_steps` steps.
 
-    Raises EditError where the store is not that deep, or its sampler would not ask for a prediction in so few.
+    Raises EditError if the store has fewer steps, or if its sampler makes no network call in them.
     """
     steps, depth = variant.steps, schedule.depth
     if steps is None:
         steps = depth if variant.strength is None else executed(schedule_steps, variant.strength)
     if not 1 <= steps <= depth:
         raise EditError(
-            f"edit {variant.name!r} asks for {steps} steps under its prompt; the latent store holds {depth} of "
-            f"{schedule_steps}: ask for a strength up to {depth / schedule_steps:g}, or {depth} steps, or invert deeper"
+            f"edit {variant.name!r} has {steps} steps under its prompt, but the latent store has {depth} of "
+            f"{schedule_steps}. Set a strength up to {depth / schedule_steps:g}, or up to {depth} steps, or invert at "
+            "a higher strength"
         )
     if steps < (least := depth - schedule.asking + SAMPLERS[sampler].ahead + 1):
         raise EditError(
-            f"edit {variant.name!r} asks for {steps} of the last steps under its prompt, where {sampler} does not ask "
-            f"the network for anything, so that nothing would change: ask for {least} or more"
+            f"edit {variant.name!r} has {steps} of the last steps under its prompt, where {sampler} makes no network "
+            f"call, so the edit would change nothing. Set {least} steps or more"
         )
     return steps

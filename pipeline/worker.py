@@ -58,10 +58,10 @@ class NotCompiled(JobError):
 
 @contextmanager
 def fitting(batch_size: int, device: torch.device) -> Iterator[None]:
-    """Translate what every batch of one shape has in common: no sample is at fault in it.
+    """Translate the errors that every batch of one shape would have: none is the fault of a sample.
 
     Raises:
-        TooLarge: memory ran out, also where a library recovered from it (edict.determinism).
+        TooLarge: memory ran out, even if a library recovered from it (edict.determinism).
         NotCompiled: the compiler failed.
     """
     try:
@@ -206,7 +206,7 @@ def _sound(values: torch.Tensor, shape: tuple[int, ...]) -> None:
 
 @cache
 def versions(device: str) -> dict[str, str]:
-    """Return the versions that decide the last bits on a device: packages and, of a GPU, its libraries and driver."""
+    """Return the versions on which a device's last bits depend: packages and, on a GPU, its libraries and driver."""
     return {name: version(name) for name in PACKAGES} | (gpu_versions() if device == "cuda" else {})
 
 

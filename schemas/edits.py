@@ -27,13 +27,14 @@ EDITS = pa.schema(
 )
 """The picture is the sample `key` of `STORE/shards/<shard>`; `strength` and `steps` are what ran under `prompt`.
 
-`control` is the spec's, as JSON; null where there was none. With control, the edit's row is regenerated in its batch:
-`reconstruction_exact` says whether it regenerated its starting lattice. Null without control.
+`control` is the spec's, as JSON; null where there was none. With control, the edit's row is regenerated in the
+same batch, and `reconstruction_exact` is whether that gave its starting lattice. It is null without control.
 
 `image_sha256` is that of the edited image's file. `source_image_sha256` is that of the source's image file when it was
 inverted: the latent row's `image_sha256`.
 
 `source_json` is the source's own .json, byte for byte; null where it had none. `instruction` says what the edit
 changes.
+
 The parts of earlier versions lack `reconstruction_exact`, `source_image_sha256`, `source_json` and `instruction`.
 """

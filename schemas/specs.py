@@ -100,7 +100,8 @@ class ModelSpec(Spec):
     )
     vae_dtype: Literal["float32", "tf32", "bfloat16"] = Field(
         "float32",
-        description="Precision of the autoencoder. tf32, only on GPUs, is float32 whose products are rounded to TF32.",
+        description="Precision of the autoencoder. tf32, only on GPUs, is float32 with the inputs of products rounded "
+        "to TF32.",
     )
     channels_last: bool = Field(
         False,
@@ -322,7 +323,7 @@ class InvertSpec(Spec):
     @model_validator(mode="after")
     def _tf32_needs_gpus(self) -> Self:
         if self.model.vae_dtype == "tf32" and not self.workers.gpus:
-            raise ValueError("model.vae_dtype tf32 with workers.gpus only, since CPUs have no TF32")
+            raise ValueError("model.vae_dtype tf32 only with workers.gpus, because CPUs have no TF32")
         return self
 
 
@@ -369,13 +370,13 @@ class ControlSpec(Spec):
 
     cross_attention: Share = Field(
         0.4,
-        description="The share of the edit's steps, from the first, that take the picture's cross-attention, where "
-        "words correspond: int(share * (steps + 1)) steps, as cross_replace_steps of prompt-to-prompt.",
+        description="The share of the edit's steps, from the first, that take the source image's cross-attention, "
+        "where words correspond: int(share * (steps + 1)) steps, as cross_replace_steps of prompt-to-prompt.",
     )
     self_attention: Share = Field(
         0.6,
-        description="The share of the steps that take the picture's self-attention: int(share * steps) steps, as "
-        "self_replace_steps. It is taken in maps of up to a quarter of the latent's side, and always up to 16x16.",
+        description="The share of the steps that take the source image's self-attention: int(share * steps) steps, as "
+        "self_replace_steps. It acts on maps of up to a quarter of the latent's side, and always up to 16x16.",
     )
     weights: dict[Words, Annotated[float, Field(ge=-100, le=100)]] = Field(
         default_factory=dict,
@@ -596,16 +597,18 @@ def json_schema(kind: str) -> dict[str, Any]:
 
 
 def _template(text: str | None, names: tuple[str, ...]) -> str | None:
-    """Return a template that has only these placeholders."""
+    """Return a template, checked to have only these placeholders."""
     try:
         fields = list(string.Formatter().parse(text or ""))
     except ValueError as error:
-        raise ValueError(f"a template whose literal braces are doubled, {{{{ and }}}} ({error})") from error
+        raise ValueError(f"a template with literal braces written twice, {{{{ and }}}} ({error})") from error
     for _, name, form, conversion in fields:
         if name is not None and (name not in names or form or conversion):
             written = name + (f"!{conversion}" if conversion else "") + (f":{form}" if form else "")
             known = ", ".join(f"{{{name}}}" for name in names)
-            raise ValueError(f"no placeholder other than {known}, so not {{{written}}}. Double literal braces")
+            raise ValueError(
+                f"no placeholder other than {known}, but there is {{{written}}}. Write a literal brace twice"
+            )
     return text
 
 

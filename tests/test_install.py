@@ -24,7 +24,7 @@ def python(*arguments: str | Path, cwd: Path) -> str:
 
 
 def test_a_folder_named_like_the_package_does_not_hide_it(tmp_path: Path) -> None:
-    """As where the working directory is the one that the clone, `edict`, lies in."""
+    """The working directory is the parent of the clone, `edict`."""
     clone, site = tmp_path / "edict", tmp_path / "site"
     clone.mkdir()
     for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", "edict", "jobs", "pipeline", "schemas"):
@@ -33,6 +33,6 @@ def test_a_folder_named_like_the_package_does_not_hide_it(tmp_path: Path) -> Non
     python("-c", BUILD, tmp_path, cwd=clone)
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(site)
-    # -S leaves out what this Python has installed; -c puts the working directory first
+    # -S excludes the packages of this Python, and -c puts the working directory first.
     found = python("-S", "-c", FIND, site, cwd=tmp_path).split()
     assert found == [str(clone / name / "__init__.py") for name in ("edict", "jobs", "pipeline", "schemas")]

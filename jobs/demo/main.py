@@ -66,7 +66,7 @@ def run_demo(output: Path) -> bool:
     invert_file, edit_file = write_specs(output)
     invert, edit = load(invert_file), load(edit_file)
     count = invert.workers.count
-    with connected(count, machine_for(0)):  # the three steps find this Ray, and start none
+    with connected(count, machine_for(0)):  # The three steps use this Ray and start no other.
         print(f"1. invert the images of {SHARD.name}: {invert_file}")
         inverted = run_spec(invert)
         print("2. verify: regenerate every pair and compare each integer")
@@ -83,7 +83,7 @@ def run_demo(output: Path) -> bool:
         f"  {output}/edits/contact_sheet.png\n"
         f"  {output}/edits/report.html\n"
         f"  {output}/latents/parts/*.parquet\n"
-        f"next: change {edit_file} and its output, or give {invert_file} your own shards"
+        f"next: change {edit_file} and its output, or set your own shards in {invert_file}"
     )
     exact = verified.exact == verified.rows == inverted.status.ok and not verified.problems
     return inverted.status.complete and edited.status.complete and exact

@@ -91,7 +91,7 @@ def edits(
     """Edits by the default model against their ground truth, the shipped picture that the edit should lead to.
 
     EDICT, DDIM inversion in both conventions (--ddim sets both), EDICT with attention control, and SDEdit: the
-    distance to the truth, and the same where source and truth agree, so that nothing should change.
+    distance to the truth, everywhere and in the region that should not change, where source and truth agree.
     """
     from jobs.evaluation import edits as evaluation
     from jobs.evaluation.errors import EvaluationError

@@ -54,7 +54,7 @@ def by_edict(model: EDICT, start: Pair, sources: list[str], targets: list[str], 
 def by_ddim(
     model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float, *, euler: bool
 ) -> Edited:
-    """DDIM inversion and generation along the same schedule; `euler` is the convention of the inversion."""
+    """Edit by DDIM inversion and generation along one schedule. `euler` is the convention of the inversion."""
     schedule, predict = start.schedule, model.predictor(sources, start.guidance_scale)
     noise = ddim.invert(start.to_float()[0], schedule, predict, start=schedule.depth, stop=0, euler=euler)
     predict = model.predictor(targets, guidance_scale)
@@ -62,7 +62,7 @@ def by_ddim(
 
 
 def check_control(model: EDICT, steps: int, strength: float) -> None:
-    """Raise EvaluationError if attention control has no effect on edits of so many steps at this strength."""
+    """Raise EvaluationError if attention control has no effect on edits of `steps` steps at this strength."""
     network = model.model
     reason = without_effect(Control(), executed(steps, strength), network.latent_side, network.attention_sides)
     if reason is not None:
@@ -96,7 +96,7 @@ METHODS: dict[str, Method] = {
     "control": by_control,
     "SDEdit": by_sdedit,
 }
-"""By the names they are printed under: the two conventions of DDIM inversion are those of `edict.samplers.ddim`, and
+"""The methods by the names that tables print. The two conventions of DDIM inversion are those of `edict.samplers.ddim`;
 "control" is EDICT with attention control."""
 
 

@@ -107,7 +107,7 @@ def read_mapping(file: Path) -> list[Entry]:
 
 
 def find_pictures(tree: Path, entries: Sequence[Entry]) -> dict[str, Path]:
-    """The edited picture of each entry that has one, by its id: named after its image path or its id, in any folder.
+    """Return the edited images by the id of their entry. A file has the entry's id or image path, in any folder.
 
     `tree` is what `edict export --format pie_bench` writes for one edit, `entries` are one at least. Raises
     EvaluationError where it is not, or has no picture of any entry, or two of one.
@@ -123,7 +123,7 @@ def find_pictures(tree: Path, entries: Sequence[Entry]) -> dict[str, Path]:
         if (key := find_entry(file.relative_to(folder).with_suffix("").as_posix(), ids)) is None:
             continue
         if key in found:
-            raise EvaluationError(f"{folder}: entry {key!r} has several pictures, {found[key]} and {file}; keep one")
+            raise EvaluationError(f"{folder}: entry {key!r} has several images, {found[key]} and {file}; keep one")
         found[key] = file
     if not found:
         raise EvaluationError(

@@ -38,7 +38,7 @@ HEAD = (
 
 
 def measure(model: EDICT, shown: Sequence[Captioned], *, steps: Sequence[int], batch: int) -> list[dict[str, Any]]:
-    """The rows of the table: the autoencoder, and every method under both prompts at each number of steps."""
+    """Return the rows of the table: the autoencoder, and each method under both prompts at each number of steps."""
     rows = autoencoder(model, shown)
     clean = model.encode([picture.image for picture in shown])
     methods: dict[str, Method] = {
@@ -104,7 +104,7 @@ def by_edict(model: EDICT, start: Pair, shown: Sequence[Captioned]) -> dict[str,
 
 @torch.inference_mode()
 def by_ddim(model: EDICT, start: Pair, shown: Sequence[Captioned], *, euler: bool) -> dict[str, Any]:
-    """DDIM inversion and generation along the same schedule; `euler` is the convention of the inversion."""
+    """Invert by DDIM and regenerate along one schedule. `euler` is the convention of the inversion."""
     images = [picture.image for picture in shown]
     latents = start.to_float()[0]
     depth = start.schedule.depth

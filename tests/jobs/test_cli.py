@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said_without_a_traceback(
 ) -> None:
     spec = write_spec(tmp_path, "latents")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # one case assumes a machine without a GPU
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # One case assumes a machine without a GPU.
     result = CliRunner().invoke(app, [str(spec) if argument == "SPEC" else argument for argument in arguments])
     assert result.exit_code == 2
     assert said in result.output

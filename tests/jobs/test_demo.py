@@ -32,7 +32,7 @@ def test_the_specs_load_and_every_edit_changes_captions(tmp_path: Path, monkeypa
 def test_the_three_steps_share_one_ray(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The demo on four images and two steps, with one worker."""
+    """Run the demo on four images and two steps, with one worker."""
     with tarfile.open(SHARD) as shard, tarfile.open(tmp_path / "four.tar", "w") as four:
         for member in list(shard)[:12]:
             four.addfile(member, shard.extractfile(member))

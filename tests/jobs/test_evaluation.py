@@ -214,7 +214,7 @@ def damage(bench: Path, what: str) -> None:
     [
         ("no tree", "no folder annotation_images in it, so it is no edit's tree; give one of its edits: snow"),
         ("no pictures", "has no picture of any of the 3 entries"),
-        ("two pictures", "entry '000000000000' has several pictures"),
+        ("two pictures", "entry '000000000000' has several images"),
         ("no source", "there is no 1_some/000000000001.png, the source of entry '000000000001'"),
         ("not a picture", "000000000000.png: not an image that can be read"),
         ("not square", "is 512 x 300 pixels"),
@@ -242,7 +242,7 @@ def test_prompts_lose_their_brackets(bench: Path) -> None:
 
 
 def test_pictures_are_found_under_further_folders(bench: Path) -> None:
-    """As they are exported where the folder of the sources was packed with its name."""
+    """An export has such names if the folder of the sources was packed with its name."""
     entries, tree = read_mapping(bench / "mapping_file.json"), bench / "edit" / "annotation_images"
     before = find_pictures(bench / "edit", entries)
     tree.rename(bench / "edit" / "sources")

@@ -259,7 +259,7 @@ def told(folder: Path, fragment: str, head: dict[str, Any]) -> str:
 def test_every_bad_spec_is_told_what_the_page_says(title: str, fragment: str, says: str, here: Path) -> None:
     said = told(here, fragment, (INVERTS if "invert" in title else ROWS)[0])
     assert said == says, f"docs/specs.md: | `{fragment}` | `{said}` |"
-    assert re.match(r"(edit '\w+', )?[\w.\[\], ]+: |edit '\w+' asks for", said), "it names no field"
+    assert re.match(r"(edit '\w+', )?[\w.\[\], ]+: |edit '\w+' has", said), "it names no field"
 
 
 def test_the_page_has_bad_specs_enough() -> None:

@@ -139,7 +139,7 @@ def three() -> Iterator[Three]:
         patch.delenv("RAY_ADDRESS", raising=False)
         # not pytest's folder, whose name is too long for a socket's
         with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-            # no driver and no worker may import from the folder where `ray start` was called
+            # No driver and no worker may import from the folder in which `ray start` was called.
             patch.chdir(clash(Path(folder, "home")))
             started = Three(Path(folder))
             yield started

@@ -67,7 +67,7 @@ def local_ray(s3_socket: socket.socket) -> Iterator[None]:
     ray.init(
         address="local",
         num_cpus=4,
-        num_gpus=0,  # tests here assume none; those in tests/gpu start their own Ray
+        num_gpus=0,  # Tests here assume none; those in tests/gpu start their own Ray.
         include_dashboard=False,
         logging_level="WARNING",
         _system_config={"metrics_report_interval_ms": 500},

@@ -113,7 +113,7 @@ def write_edits(folder: Path, output: str, **more: Any) -> None:
 
 
 def test_the_source_json_and_the_instruction_follow_into_index_and_tars(made: Path, tmp_path: Path) -> None:
-    """Byte for byte in the index, as JSON in the tars of edits and of exported latents; null without one."""
+    """The index has it byte for byte, and tars of edits and of exported latents as JSON; null without one."""
     rows = index(made / "edits")
     with_json = [row["source_json"] is not None for row in rows]
     assert sum(with_json) == 6 and {row["source_json"] for row in rows} == {None, SOURCE_JSON}
@@ -150,7 +150,7 @@ def rewrite_parts(store: Path, change: Callable[[pa.Table], pa.Table]) -> None:
 
 
 def test_an_edit_of_an_earlier_version_has_the_difference_as_its_instruction(copy: Path, tmp_path: Path) -> None:
-    """Its index lacks these columns, its job.json the field; it is exported, and the same spec continues it."""
+    """The store's index lacks these columns, its job.json lacks the field. It can be exported and continued."""
     store = Store(str(copy / "edits"))
     newer = ["reconstruction_exact", "source_image_sha256", "source_json", "instruction"]
     rewrite_parts(copy / "edits", lambda part: part.drop_columns(newer))
@@ -168,7 +168,7 @@ def test_an_edit_of_an_earlier_version_has_the_difference_as_its_instruction(cop
 def test_each_row_has_the_sha256_of_the_image_that_was_inverted(
     made: Path, copy: Path, samples: list[Sample], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An export compares it with the source image, also where the latent row was made again from another image."""
+    """An export compares it with the source image, even after the latent row was remade from another image."""
     originals = {("0.tar", i): samples[i] for i in range(3)} | {("1.tar", i): samples[3 + i] for i in range(2)}
     for row in index(made / "edits"):
         source = large(originals[Path(row["source_shard"]).name, row["source_index"]])
@@ -215,7 +215,7 @@ def test_without_a_template_the_instruction_is_the_difference(caption: str, prom
 
 
 def test_a_long_difference_is_one_change() -> None:
-    """To match 100,000 words would take hours."""
+    """Matching 100,000 words would take hours."""
     caption, prompt = ["old"] * 100_000, ["new", *["old"] * 99_000, "newer"]
     said = instruction_of(None, f"a cat, {' '.join(caption)}, on grass", f"a cat, {' '.join(prompt)}, on grass", None)
     assert said == f'replace "{" ".join(caption)}" with "{" ".join(prompt)}"'
@@ -349,7 +349,7 @@ def test_pie_bench_keeps_every_row_of_keys_that_repeat(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """犬/000 and 犬/001 are in both shards, 犬/002 in the first only."""
-    for _ in range(2):  # the second time into the same destination
+    for _ in range(2):  # The second export has the same destination.
         about = export_edits(str(made / "edits"), str(tmp_path / "out"), format="pie_bench")
         assert (about["rows"], about["written"]) == (10, 10)
         assert "note: 2 keys occur in several shards" in capsys.readouterr().err
@@ -455,7 +455,7 @@ def test_a_finished_run_ends_with_its_pages_and_the_next_command(made: Path, tmp
 
 
 def test_what_needs_no_model_imports_none(made: Path, tmp_path: Path) -> None:
-    """A finished run, the plan of an edit, reports, exports of images and errors, in one process."""
+    """One process has a finished run, the plan of an edit, reports, exports of images and errors."""
     specs = {name: tmp_path / f"{name}.json" for name in ("latents", "edits")}
     for name, path in specs.items():
         path.write_text(json.dumps(Store(str(made / name)).job()["spec"]))

@@ -89,7 +89,7 @@ def with_exif(format: str, exif: bytes) -> bytes:
         st.binary(max_size=64).map(lambda data: EXIF_MARK + data),
         st.binary(min_size=1, max_size=64).map(lambda data: EXIF_MARK + EXIF_MARK + data),
         st.binary(max_size=24).map(lambda data: EXIF_MARK + b"II*\0\x08\0\0\0\x09\0\x12\x01\x03\0" + data),
-        st.just(b"b'Exif\\x00\\x00MM\\x00*'"),  # the text of Python's bytes, as some web UIs wrote it
+        st.just(b"b'Exif\\x00\\x00MM\\x00*'"),  # Some web UIs wrote the text of Python's bytes.
     )
 )
 @pytest.mark.filterwarnings("ignore:.*EXIF")
@@ -100,7 +100,7 @@ def test_an_unreadable_exif_block_does_not_reject_an_image(format: str, exif: by
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_a_colour_profile_is_not_applied(format: str) -> None:
-    """As docs/specs.md says: pixels are those of the file. The profile would exchange red and green."""
+    """docs/specs.md says that pixels are those of the file. The profile would exchange red and green."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     tags = srgb.replace(b"rXYZ", b"----", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"----", b"gXYZ", 1)
     red = Image.new("RGB", (16, 16), (200, 20, 20))
@@ -112,7 +112,7 @@ def test_a_colour_profile_is_not_applied(format: str) -> None:
 
 
 def test_cmyk_without_ink_is_white() -> None:
-    """With the marker that Photoshop writes, and without it."""
+    """The file has the marker that Photoshop writes, or lacks it."""
     data = file(Image.new("CMYK", (16, 16), (0, 0, 0, 0)), "JPEG")
     marker = data.index(b"\xff\xee")
     length = int.from_bytes(data[marker + 2 : marker + 4], "big")

@@ -1,4 +1,4 @@
-"""What a changed spec is told: the leaves that differ, one per line."""
+"""The error for a changed spec: the leaves that differ, one per line."""
 
 from pathlib import Path
 from typing import Any

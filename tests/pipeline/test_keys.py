@@ -1,4 +1,4 @@
-"""Keys that repeat over shards, also where they are more than memory may hold."""
+"""Keys that repeat across shards, even if they exceed the memory limit."""
 
 from concurrent.futures import ThreadPoolExecutor
 

@@ -156,7 +156,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], st
             [(0, "a", "MissingSample"), (1, "b", ""), (2, "c", ""), (3, "d", "")],
             1,
         ),
-        # a key that was there twice is there once
+        # A key that occurred twice occurs once.
         (
             whole("a", "b", "a"),
             whole("b", "a"),

@@ -1,4 +1,4 @@
-"""What `edict plan` says of the input before anything runs."""
+"""The lines of `edict plan` about the input, before anything runs."""
 
 import json
 from collections.abc import Callable

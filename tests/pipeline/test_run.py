@@ -405,7 +405,7 @@ def test_a_mended_shard_is_retried_and_its_images_are_found_again(
 def test_a_model_that_cannot_work_is_not_the_fault_of_an_image(
     part: str, weight: str, said: str, tmp_path: Path, samples: list[Sample], shard_of: ShardOf
 ) -> None:
-    """`edict plan` reads no values, so a worker finds out. Faults that `edict plan` finds are in test_checkpoints."""
+    """`edict plan` reads no values, so a worker finds these faults. test_checkpoints has those that it finds."""
     shutil.copytree(DEFAULT, tmp_path / "model")
     (file,) = (tmp_path / "model" / part).glob("*.safetensors")
     state = load_file(file)

@@ -36,7 +36,7 @@ from schemas.specs import EditSpec, InvertSpec
 CPU = Machine("cpu", 1, 0.0)
 STEPS = 3
 DTYPES = {"edict": "bfloat16"}  # in float32 test_run has it
-OFFSETS = {"ddim": 0, "ddim_euler": 0}  # the last step changes nothing, and asks for nothing
+OFFSETS = {"ddim": 0, "ddim_euler": 0}  # The last step changes nothing, and makes no network call.
 INTERVALS = {"edict": [0.5, 5.0], "bdia": [0.5, 5.0]}  # without the last step
 
 
@@ -146,7 +146,7 @@ def test_memory_that_runs_out_is_no_samples_fault(made: tuple[str, Path, int, st
 
 @pytest.mark.parametrize("made", ["edict"], indirect=True)
 def test_a_model_is_checked_with_guidance_and_without(made: tuple[str, Path, int, str]) -> None:
-    """Where guidance has an interval, the network is called in two shapes."""
+    """The network is called in two shapes if guidance has an interval."""
     _, folder, _, _ = made
     job = Store(str(folder / "latents")).job()
     model = load_model(weights_of(InvertSpec.model_validate(job["spec"]).model, locate(), job["fingerprint"]), CPU)
@@ -181,9 +181,7 @@ def test_edits_follow_the_store(made: tuple[str, Path, int, str]) -> None:
 def test_an_edit_in_which_nothing_is_asked_is_refused(made: tuple[str, Path, int, str]) -> None:
     name, folder, _, _ = made
     spec = edit_spec(folder, steps=1)
-    with pytest.raises(
-        EditError, match=rf"'snow' asks for 1 of the last steps .* {name} does not .*: ask for 2 or more"
-    ):
+    with pytest.raises(EditError, match=rf"'snow' has 1 of the last steps .* {name} makes no .*Set 2 steps or more"):
         preview(spec)
 
 

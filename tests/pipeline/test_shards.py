@@ -283,12 +283,12 @@ def test_samples_whose_members_lie_apart_are_whole(folder: Path, samples: list[S
     start = data.draw(st.integers(0, len(samples)))
     assert read(index, start) == expected[start:]
     assert read(index, 0, start) == expected[:start]
-    os.utime(index.url, (0, 0))  # so that contents are compared
+    os.utime(index.url, (0, 0))  # The contents are then compared.
     assert read(index) == expected
 
 
 def test_samples_that_lie_among_each_other_share_requests(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All images, then all captions, as `tar` packs a folder that was written so."""
+    """All images come first, then all captions, as `tar` packs a folder that was written in this order."""
     files = [file for i in range(20) for file in good(f"{i:02d}")]
     index = index_shard(save(tmp_path, tar([*files[::2], ("a.cls", bytes(2 << 20)), *files[1::2]])))
     ranges = counted(monkeypatch)
@@ -454,7 +454,7 @@ def test_a_missing_shard_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 
 def test_a_shard_may_be_a_symlink(tmp_path: Path) -> None:
-    """As in the cache of the Hugging Face hub: a relative link to a file without an extension."""
+    """The cache of the Hugging Face hub has such relative links to a file without an extension."""
     blob, link = tmp_path / "blobs" / "abcdef", tmp_path / "snapshots" / "0123" / "0.tar"
     for path in (blob, link):
         path.parent.mkdir(parents=True)

@@ -237,7 +237,7 @@ def test_an_edit_with_control_says_whether_its_row_was_exact(tmp_path: Path) -> 
     assert {row["reconstruction_exact"] for row in rows if row["edit"] != "plain"} == {True}
     assert {row["reconstruction_exact"] for row in rows if row["edit"] == "plain"} == {None}
 
-    # the row that another machine made does not regenerate: its edits say so, and those of its neighbours do not
+    # The row of another machine does not regenerate. Its edits record this, and those of its neighbours do not.
     loaded = editor._load(units[0])
     table = loaded.latents.table
     digests = ["another start", *table["digest"].to_pylist()[1:]]

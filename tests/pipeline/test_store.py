@@ -130,7 +130,7 @@ def test_a_retry_that_died_before_its_commit_is_swept(place: str) -> None:
 
 
 def test_two_sweeps_at_once_remove_every_file(tmp_path: Path) -> None:
-    """As where two drivers of a job end together: each meets files that the other has removed."""
+    """Two drivers of a job that end together find files that the other has removed."""
     store = planned(str(tmp_path / "store"))
     finish(store)
     job = store.job()["id"][:8]
