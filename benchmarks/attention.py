@@ -42,7 +42,7 @@ def edited(
     made = {}
     everywhere = torch.ones(len(edits), *start.x.shape[2:], dtype=torch.bool)
     for name, one in controls.items():
-        if not (one.cross or one.self_ or one.blend):  # the plain edit: a control of nothing would be an error
+        if not (one.cross or one.self_ or one.blend):  # The plain edit: a control without effect is an error.
             one = replace(one, blend=everywhere)
         prompts = [[edit.target.caption] for edit in edits]
         both, met = model.edit(noise, sources, prompts, control=one, guidance_scale=given.edited_at)

@@ -109,9 +109,9 @@ def evaluations(model: EDICT, way: Way, steps: int) -> int:
     """Of the network, by an inversion and an edit."""
     schedule = model.model.schedule(steps, way.strength)
     outside, depth = schedule.outside(way.guidance_interval), schedule.depth
-    asks = partial(SAMPLERS["edict"].asked, schedule)
-    return preview.evaluations(asks(depth, 0), outside, way.inverted_at) + preview.evaluations(
-        asks(0, depth), outside, way.edited_at
+    timesteps_of = partial(SAMPLERS["edict"].asked, schedule)
+    return preview.evaluations(timesteps_of(depth, 0), outside, way.inverted_at) + preview.evaluations(
+        timesteps_of(0, depth), outside, way.edited_at
     )
 
 

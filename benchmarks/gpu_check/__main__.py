@@ -1,7 +1,7 @@
-"""Check one GPU machine: the commands, the bits, the speed; written to a JSON file after each part.
+"""Check one GPU machine: the commands, the bits and the speed. Each part writes its results to a JSON file.
 
-`python -m benchmarks.gpu_check --wheels wheels`. Eight minutes at most: a part that fails leaves its message, and one
-without time left is skipped. `--device cpu --small` runs all of it anywhere, with small networks.
+`python -m benchmarks.gpu_check --wheels wheels`. It takes at most eight minutes. A part that fails leaves its message,
+and a part without time left is skipped. `--device cpu --small` runs all of it anywhere, with small networks.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def parse() -> argparse.Namespace:
     )
     arguments.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="where the networks run")
     arguments.add_argument("--small", action="store_true", help="narrow networks on images of 128 pixels")
-    arguments.add_argument("--minutes", type=float, default=8.0, help="time limit; what does not fit is skipped")
+    arguments.add_argument("--minutes", type=float, default=8.0, help="time limit; parts that do not fit are skipped")
     arguments.add_argument("--wheels", type=Path, help="install these wheels and this package in a temporary folder")
     arguments.add_argument("--output", type=Path, default=Path("gpu_check.json"), help="the JSON file to write")
     return arguments.parse_args()

@@ -1,6 +1,6 @@
-"""Do the bits of a prediction depend on the slot, on the rest of the batch, or on the process?
+"""Dependence of a prediction's bits on the slot, on the rest of the batch, and on the process.
 
-All calls are those of a job: guided, in one batch shape. A count is the number of samples with other bits than in the
+All calls are as in a job: guided, in one batch shape. A count is the number of samples with other bits than in the
 first call.
 """
 
@@ -35,7 +35,7 @@ def load(path: Path | None, dtype: torch.dtype, device: str) -> EDICT:
 
 
 def captions(count: int) -> list[str]:
-    """Return captions, unlike their neighbours."""
+    """Return captions that differ from their neighbours."""
     return [CAPTIONS[i % len(CAPTIONS)] for i in range(count)]
 
 
@@ -80,9 +80,9 @@ def independence(model: EDICT, count: int) -> Found:
 
 
 def round_trip(model: EDICT, count: int, executed: int, sampler: str = "edict") -> Found:
-    """Invert and regenerate: how many integers changed, and how many differ at the end.
+    """Invert and regenerate; count the integers that the inversion changed, and those that differ at the end.
 
-    It is regenerated twice: in the slots of the inversion, and in reversed ones.
+    Regeneration runs twice: in the slots of the inversion, and in reversed ones.
     """
     start, texts = latents(model, count, executed, sampler), captions(count)
     noise, faults = model.move(start, texts, 0)
@@ -104,7 +104,7 @@ def round_trip(model: EDICT, count: int, executed: int, sampler: str = "edict") 
 
 
 def in_another_process(path: Path | None, device: str, count: int) -> dict[str, str]:
-    """Predict with the model at `path` in a new process, in every dtype; the sha256 of each prediction."""
+    """Predict with the model at `path` in a new process, in every dtype. Return the sha256 of each prediction."""
     program = f"from {__name__} import print_digests; print_digests()"
     arguments = [str(path or "default"), device, str(count)]
     said = subprocess.run(
@@ -124,6 +124,6 @@ def print_digests() -> None:
 
 
 def set_threads(device: str) -> None:
-    """On a CPU, use one thread, as a worker does: bits can depend on the number."""
+    """Use one thread on a CPU, as a worker does, because bits can depend on the number of threads."""
     if device == "cpu":
         torch.set_num_threads(1)

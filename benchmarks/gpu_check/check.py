@@ -24,11 +24,11 @@ Found = dict[str, Any]
 
 
 class OutOfTime(BaseException):
-    """The time limit passed within a part. No Exception, because a compiler would take it for its own failure."""
+    """The time limit passed within a part. Not an Exception, because a compiler would take it for its own failure."""
 
 
 class Check:
-    """What was found so far, in a file; and the time that is left."""
+    """The results so far, in a file, and the time that is left."""
 
     def __init__(self, given: argparse.Namespace, began: float) -> None:
         self.given, self.began, self.deadline = given, began, began + 60 * given.minutes
@@ -36,7 +36,7 @@ class Check:
         self.failed = False
 
     def attempt(self, *path: str, measure: Callable[[], Any]) -> Any:
-        """Measure, and keep what comes of it, or the reason why nothing does, under `path`."""
+        """Measure, and store the result under `path`, or the reason for its absence."""
         began = time.monotonic()
         result: Any
         if (left := self.deadline - began) <= 0:
@@ -66,10 +66,10 @@ class Check:
 
 
 def check(given: argparse.Namespace, began: float) -> int:
-    """Run every part; the exit status: 1 if one failed."""
+    """Run every part. Return the exit status, which is 1 if a part failed."""
     on_cuda = given.device == "cuda"
     if on_cuda and not torch.cuda.is_available():
-        print("torch sees no CUDA device: --device cpu --small does without")
+        print("torch finds no CUDA device. Run on a machine with one, or with --device cpu --small")
         return 2
     bits.set_threads(given.device)
     signal.signal(signal.SIGALRM, stop)
@@ -92,7 +92,7 @@ def check_bits(run: Check, folder: Path) -> None:
     count = 2 if given.small else BATCH
     path = folder / "sd15" if given.small else None
     if path is not None:
-        load("sd15", path, dtype=torch.float32, device=given.device, small=True)  # writes it
+        load("sd15", path, dtype=torch.float32, device=given.device, small=True)  # This writes it.
     for dtype in bits.DTYPES:
 
         def measure(dtype: torch.dtype = dtype) -> Found:
@@ -115,7 +115,7 @@ def check_speed(run: Check, folder: Path) -> None:
     """Measure networks of the published sizes."""
     given, on_cuda = run.given, run.given.device == "cuda"
     rates = run.attempt("matmul, TFLOP/s", measure=lambda: product_rates(given.device, 64 if given.small else 8192))
-    models: dict[Any, EDICT] = {}  # the last one
+    models: dict[Any, EDICT] = {}  # It has only the last one.
     speed = Speed(rates, BATCHES[:2], clocked) if given.small else Speed(rates, BATCHES, timed)
     for part in parts(speed, on_cuda):
         found = run.found.setdefault("shapes", {}).setdefault(part.shape, {})
@@ -130,14 +130,14 @@ def check_speed(run: Check, folder: Path) -> None:
                     )
                 return part.measure(models[key], found)
             except BaseException:
-                models.clear()  # the model may have changed
+                models.clear()  # The model may have changed.
                 raise
 
         run.attempt("shapes", part.shape, part.name, measure=measure)
 
 
 def machine(device: str) -> Found:
-    """Describe what it is measured on."""
+    """Describe the machine."""
     if device == "cpu":
         return {"processor": processor("cpu")}
     properties = torch.cuda.get_device_properties()
@@ -154,7 +154,7 @@ def stop(*_: object) -> None:
 
 
 def tables(found: Found) -> Iterator[str]:
-    """Return what was found in Markdown: a table for each kind of part, with the columns that any of its rows has."""
+    """Yield the results in Markdown: a table per kind of part, with the columns that any of its rows has."""
     kinds = defaultdict[str, list[Found]](list, {"matmul, TFLOP/s": [found["matmul, TFLOP/s"]]})
     kinds["commands"] = [{"command": name, **result} for name, result in found["commands"].items()]
     kinds["bits"] = [{"dtype": name, **result} for name, result in found["bits"].items()]
@@ -163,14 +163,14 @@ def tables(found: Found) -> Iterator[str]:
             rows = result if isinstance(result, list) else [result]
             kind = name if name in ("size", "batches", "other parts", "step") else "variants"
             kinds[kind] += [{"shape": shape, "part": name, **row} for row in rows]
-    for kind, rows in kinds.items():  # each has a row, if only with the reason why it has no more
+    for kind, rows in kinds.items():  # Each has at least a row with the reason for its absence.
         rows = [flat(row) for row in rows]
         head = [name for name in dict.fromkeys(name for row in rows for name in row) if not name.endswith("sha256")]
         yield f"{kind}\n\n" + record.table(head, [[cell(row.get(name, "")) for name in head] for row in rows])
 
 
 def flat(row: Mapping[str, Any]) -> Found:
-    """Return a row without lists, its dictionaries as so many columns."""
+    """Return a row without lists, and with a column for each item of its dictionaries."""
     cells = Found()
     for name, value in row.items():
         if isinstance(value, Mapping):

@@ -35,8 +35,8 @@ def command(*arguments: str, folder: Path) -> Found:
     )
     try:
         said, _ = process.communicate()
-    except BaseException:  # such as a time limit
-        process.terminate()  # so that it ends its Ray
+    except BaseException:  # A time limit is not an Exception.
+        process.terminate()  # The command then stops its Ray.
         process.wait()
         raise
     if process.returncode:
@@ -62,14 +62,14 @@ def write_specs(folder: Path, *, gpus: float, count: int, steps: int) -> None:
         "sampler": {"steps": steps},
         "workers": {"gpus": gpus},
     }
-    held = {"name": "held", "suffix": ", in snow", "strength": 0.5, "control": {}}
-    edit = {"kind": "edit", "latents": "latents", "output": "edits", "edits": [held], "contact_sheet": 2}
+    controlled = {"name": "controlled", "suffix": ", in snow", "strength": 0.5, "control": {}}
+    edit = {"kind": "edit", "latents": "latents", "output": "edits", "edits": [controlled], "contact_sheet": 2}
     for name, spec in (("invert", invert), ("edit", edit)):
         (folder / f"{name}.yaml").write_text(json.dumps(spec))
 
 
 def made(location: str) -> Found:
-    """Describe what a store's workers made, and where."""
+    """Describe the results of a store's workers, and their machine."""
     commits = list(Store(location).commits())
     seconds = sum(commit.seconds.compute for commit in commits)
     waiting = sum(commit.seconds.read + commit.seconds.write for commit in commits)
@@ -85,7 +85,7 @@ def made(location: str) -> Found:
 
 
 def commands(folder: Path, *, gpus: float, small: bool) -> dict[str, Callable[[], Found]]:
-    """Return what each command does, in the order to run them."""
+    """Return a function per command, in the order to run them."""
     write_specs(folder, gpus=gpus, count=8 if small else 64, steps=4 if small else 50)
 
     def run() -> Found:

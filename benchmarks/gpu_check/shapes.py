@@ -54,7 +54,7 @@ class Shape:
     """Changes for images of 128 pixels."""
 
     def build(self, component: str, *, narrow: bool, small: bool) -> Any:
-        """A network with random weights."""
+        """Return a network with random weights."""
         kind, config = self.networks[component]
         config = config | (self.narrow[component] if narrow else {})
         config |= self.small.get(component, {}) if small else {}
@@ -214,8 +214,8 @@ SHAPES = {
 def load(name: str, folder: Path, *, dtype: torch.dtype, device: str, small: bool) -> EDICT:
     """Load the model of a shape as EDICT loads a checkpoint: the one in `folder`, which is written first if absent.
 
-    The checkpoint on disk has narrow networks. Unless `small`, whole ones replace them, made on the device in their
-    dtype, so that no gigabytes are written and read. `small` keeps the narrow ones, for images of 128 pixels.
+    The checkpoint on disk has narrow networks. Unless `small`, full ones replace them. They are made on the device in
+    their dtype, so gigabytes are neither written nor read. `small` keeps the narrow ones, for images of 128 pixels.
     """
     transformers_logging.disable_progress_bar()
     diffusers_logging.disable_progress_bar()
@@ -226,7 +226,7 @@ def load(name: str, folder: Path, *, dtype: torch.dtype, device: str, small: boo
     model = bits.load(folder, dtype, device)
     if not small:
         for component in shape.networks:
-            setattr(model.model, component, None)  # frees the narrow one
+            setattr(model.model, component, None)  # This frees the narrow one.
             whole = _on_device(shape, component, torch.float32 if component == "vae" else dtype, device)
             setattr(model.model, component, whole)
         model.model.vae.enable_slicing()

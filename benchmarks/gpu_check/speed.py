@@ -1,7 +1,7 @@
-"""Seconds per image with networks of the published sizes, and what bounds them.
+"""Speed of networks of the published sizes, in seconds per image, and its bounds.
 
-A row is one latent through the network once; an image with classifier-free guidance takes two rows per call. Seconds
-per image are of one direction: encoding, or decoding, is included once, and 50 steps of EDICT are 100 calls.
+A row is one latent in one network call; an image with classifier-free guidance takes two rows per call. Seconds
+per image are of one direction, with one encoding or decoding; 50 steps of EDICT are 100 calls.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -45,7 +45,7 @@ def product_rates(device: str, side: int) -> Found:
 
 
 def rows_per_image(model: EDICT) -> int:
-    """Return the rows of the network that an image takes per call."""
+    """Return the number of rows that an image takes per network call."""
     return 2 if model.model.guidance == "free" else 1
 
 
@@ -58,14 +58,14 @@ def call_of(model: EDICT, count: int) -> Callable[[], torch.Tensor]:
 
 
 def best(found: Found) -> int:
-    """Return the batch that the rest is measured with: the smallest near the fastest, at most the default one."""
+    """Return the batch size for the other parts: the smallest near the fastest, at most the default."""
     fits = {row["batch"]: row["network, seconds per image"] for row in found["batches"] if "failed" not in row}
     return min(BATCH, smallest(fits))
 
 
 @dataclass(frozen=True)
 class Speed:
-    """What there is to measure of a model; `found` has the parts that were measured before.
+    """The measurements of a model; `found` has the parts that were measured before.
 
     `rates` are those of `product_rates`, `sizes` the batches to try, and `timed` returns the seconds of a call.
     """
@@ -88,7 +88,7 @@ class Speed:
         }
         tflop = Found()
         for name, call in calls.items():
-            # attention as plain products, because the counter does not know every fused kernel
+            # Attention runs as plain products, because the counter does not know every fused kernel.
             with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
                 call()
             tflop[name] = counter.get_total_flops() / 1e12
@@ -104,7 +104,7 @@ class Speed:
 
     @torch.inference_mode()
     def batches(self, model: EDICT, found: Found) -> list[Found]:
-        """Time guided calls by batch, up to the first that fails, as for lack of memory, or two that bring no gain."""
+        """Time guided calls by batch size, until one fails, such as for lack of memory, or two bring no gain."""
         rows: list[Found] = []
         for count in self.sizes:
             fresh(model.device)
@@ -129,7 +129,7 @@ class Speed:
 
     @torch.inference_mode()
     def other_parts(self, model: EDICT, found: Found) -> Found:
-        """Time the autoencoder, also in other precisions and layouts, and the text encoders; and a whole image."""
+        """Time the autoencoder in all precisions and layouts, the text encoders, and a whole image."""
         count, vae = best(found), model.model.vae
         pixels = torch.zeros(1, 3, model.size, model.size, device=model.device)
         z = latents(model, 1, 1).to_float()[0].float()
@@ -163,7 +163,7 @@ class Speed:
 
     @torch.inference_mode()
     def step(self, model: EDICT, found: Found) -> Found:
-        """Time a step of the inversion, and the same with the network's answer at hand: everything but the network."""
+        """Time a step of the inversion, and the same step with a stored prediction: everything but the network."""
         pair = latents(model, best(found), 2)
         predict = model.predictor(captions(len(pair)), GUIDANCE)
         invert = partial(SAMPLERS["edict"].invert, pair.x, pair.y, pair.schedule, predict, bits=BITS, **pair.parameters)
@@ -184,7 +184,7 @@ class Speed:
 
     @torch.inference_mode()
     def varied(self, model: EDICT, found: Found, names: Sequence[str]) -> Found:
-        """Time a guided call with variants of the network, also the first, which may compile; check its bits."""
+        """Time a guided call with variants of the network, and the first call, which may compile; check its bits."""
         count = best(found)
         with ExitStack() as stack:
             for name in names:
@@ -206,7 +206,7 @@ class Speed:
 
     @torch.inference_mode()
     def as_published(self, model: EDICT, found: Found) -> Found:
-        """Time and check the authors' way: float states, one image, one call per branch of guidance."""
+        """Time and check the authors' method: float states, one image, one call per branch of guidance."""
         pair = latents(model, 1, 2)
         x = pair.to_float()[0].to(model.network.dtype)
         text, empty = model.model.condition(captions(1)), model.model.unconditional()
@@ -236,7 +236,7 @@ class Part(NamedTuple):
 
 
 def parts(speed: Speed, on_cuda: bool) -> Iterator[Part]:
-    """Return the parts: what matters most first, compilation last, because it takes minutes."""
+    """Yield the parts by importance, with compilation last, because it takes minutes."""
 
     def variant(shape: str, dtype: torch.dtype, *names: str) -> Part:
         name = ", ".join([name_of(dtype), *(names or ["eager"])])
@@ -271,5 +271,5 @@ def name_of(dtype: torch.dtype) -> str:
 
 
 def message(error: BaseException) -> str:
-    """Return an error in one line."""
+    """Return an error as one line."""
     return f"{type(error).__name__}: {error}".splitlines()[0]

@@ -1,4 +1,4 @@
-"""Ways to run a network faster: contexts, after which it is as it was."""
+"""Context managers that make a network faster and restore it at the end."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -16,7 +16,7 @@ Variant = Callable[[nn.Module], AbstractContextManager[None]]
 
 @contextmanager
 def forward_as(network: nn.Module, change: Callable[[Forward], Forward]) -> Iterator[None]:
-    """Change the forward of a network."""
+    """Change the forward method of a network within the block."""
     network.forward = change(network.forward)
     try:
         yield
@@ -31,7 +31,7 @@ def compiled(network: nn.Module) -> AbstractContextManager[None]:
 
 
 def answered(forward: Forward) -> Forward:
-    """Return the first prediction again and again: what remains of a step is everything but the network."""
+    """Return the first prediction for every call: a step then has everything but the network."""
     answers: list[Any] = []
 
     def call(*given: Any, **named: Any) -> Any:
@@ -54,7 +54,7 @@ def channels_last(network: Any) -> Iterator[None]:
 
 @contextmanager
 def cudnn_attention(network: nn.Module) -> Iterator[None]:
-    """Allow cuDNN's attention, which torch then prefers on some GPUs, depending on the version of cuDNN."""
+    """Allow cuDNN's attention, which torch then prefers on some GPUs with some versions of cuDNN."""
     torch.backends.cuda.enable_cudnn_sdp(True)
     try:
         yield
@@ -64,7 +64,7 @@ def cudnn_attention(network: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def bfloat16(network: nn.Module) -> Iterator[None]:
-    """Run a network of float32 in bfloat16."""
+    """Run a float32 network in bfloat16 within the block."""
     nn.Module.to(network, torch.bfloat16)
     try:
         yield

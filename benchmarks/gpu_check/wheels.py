@@ -1,9 +1,9 @@
 """Prepare the folder of wheels that `python -m benchmarks.gpu_check --wheels` installs on a machine without a network.
 
-`python -m benchmarks.gpu_check.wheels FOLDER`, anywhere with pip and a package registry. The wheels are for Linux on
-x86-64, in the versions of constraints.txt, without what the check does not need: debug symbols, the pipelines of
-diffusers, and of Ray the Java library, the dashboard's page and the libraries above its core. The machine itself
-has the packages in OF_THE_MACHINE.
+Run `python -m benchmarks.gpu_check.wheels FOLDER` anywhere with pip and a package registry. The wheels are for Linux on
+x86-64, in the versions of constraints.txt, without the files that the check does not need: debug symbols,
+the pipelines of diffusers, Ray's Java library, the dashboard's page and the libraries above Ray's core. The machine
+itself has the packages in PREINSTALLED.
 """
 
 import argparse
@@ -35,12 +35,12 @@ PACKAGES = (
     "ray",
     "referencing",
     "rpds-py",
-    "typing_extensions",  # newer than that of most machines, for pydantic
+    "typing_extensions",  # Pydantic needs a newer one than most machines have.
     "typing-inspection",
     "webdataset",
     "zipp",
 )
-OF_THE_MACHINE = (
+PREINSTALLED = (
     "attrs",
     "click",
     "filelock",
@@ -62,9 +62,9 @@ OF_THE_MACHINE = (
     "transformers",
     "typer",
 )
-NOT_NEEDED = ("duckdb",)  # by a job that takes every row
+UNUSED = ("duckdb",)  # A job that takes every row does not import it.
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64", "manylinux1_x86_64")
-LEFT_OUT = tuple(
+EXCLUDED = tuple(
     f"{package}/{name}/"
     for package, names in {
         "diffusers": ("commands", "experimental", "modular_pipelines", "pipelines"),
@@ -78,9 +78,9 @@ FILTERS = [{"id": lzma.FILTER_X86}, {"id": lzma.FILTER_LZMA2, "preset": 6, "dict
 
 
 def missing(wheels: Path) -> list[str]:
-    """Return the packages in OF_THE_MACHINE that neither this machine nor the folder of wheels has."""
+    """Return the packages in PREINSTALLED that neither this machine nor the folder of wheels has."""
     added = {re.sub(r"[-_.]+", "-", wheel.name.split("-")[0]).lower() for wheel in wheels.glob("*.whl")}
-    return [name for name in OF_THE_MACHINE if name not in added and not any(distributions(name=name))]
+    return [name for name in PREINSTALLED if name not in added and not any(distributions(name=name))]
 
 
 def download(folder: Path, python: str) -> None:
@@ -93,11 +93,11 @@ def download(folder: Path, python: str) -> None:
 
 
 def slim(wheel: Path) -> None:
-    """Rewrite a wheel: without LEFT_OUT and debug symbols, not compressed, its RECORD of what is left."""
+    """Rewrite a wheel without EXCLUDED and debug symbols, uncompressed, with the RECORD of the remaining files."""
     small, record = wheel.with_suffix(".slim"), list[str]()
     with ZipFile(wheel) as old, ZipFile(small, "w") as new:
         for info in old.infolist():
-            if info.is_dir() or info.filename.startswith(LEFT_OUT):
+            if info.is_dir() or info.filename.startswith(EXCLUDED):
                 continue
             if info.filename.endswith(".dist-info/RECORD"):
                 at = info
@@ -113,7 +113,7 @@ def slim(wheel: Path) -> None:
 
 
 def stripped(binary: bytes) -> bytes:
-    """Return a program or library without symbols that are not needed to run it; unchanged without binutils."""
+    """Return a program or library without the symbols that it does not need to run; unchanged without binutils."""
     if shutil.which("strip") is None:
         return binary
     with tempfile.NamedTemporaryFile() as file:
@@ -124,7 +124,7 @@ def stripped(binary: bytes) -> bytes:
 
 
 def pack(folder: Path) -> Path:
-    """Move the wheels of a folder to one archive in it: compressed together, because Ray's programs share much code."""
+    """Move the wheels of a folder to one archive in it, compressed together because Ray's programs share much code."""
     with (
         lzma.open(folder / ARCHIVE, "wb", filters=FILTERS) as stream,
         tarfile.open(fileobj=stream, mode="w|") as archive,

@@ -127,7 +127,7 @@ def measure(model: EDICT, given: Any) -> tuple[dict[str, Any], dict[str, list[Im
     parts = [themselves[first : first + given.batch] for first in range(0, len(themselves), given.batch)]
     add("the autoencoder's", [image for part in parts for image in model.decode(model.encode(part).to_float()[0])])
     shown = {"themselves": themselves}
-    names = [name for name in reversed(SAMPLERS) if name != "ddim_euler"]  # it generates as ddim does
+    names = [name for name in reversed(SAMPLERS) if name != "ddim_euler"]  # It generates as ddim does.
     for steps, name in product(given.steps, names):
         images, lost = drawn(model, name, captions, given, steps)
         calls = len(SAMPLERS[name].asked(model.model.schedule(steps), 0, steps)) + SAMPLERS[name].ahead

@@ -1,4 +1,4 @@
-"""O-BELM where the lattice departs from the paper: the limit of its weight, and the rounding that inversion expands.
+"""Differences between the lattice and O-BELM's paper: the limited weight, and the rounding that inversion expands.
 
 `python -m benchmarks.samplers.obelm`. The weight a_k of O-BELM is limited to 1 on the lattice. Edits without the limit
 are made in float64; their distance to the lattice's is in grey levels of 255. Rounding is measured as the distance of
@@ -29,12 +29,12 @@ Weight = Callable[[Schedule, int], float]
 
 
 def limited(schedule: Schedule, k: int) -> float:
-    """The weight as the lattice takes it, but for rounding to a fraction."""
+    """Return the weight as on the lattice, except for the rounding to a fraction."""
     return min(two_step.obelm(schedule, k), 1)
 
 
 def invert(clean: torch.Tensor, schedule: Schedule, predict: Predict, weight: Weight) -> tuple[torch.Tensor, ...]:
-    """The states at positions 0 and 1 on the scale x / sqrt(alpha), float64 [N, C, H, W], of clean latents."""
+    """Invert clean latents to the states at positions 0 and 1, x / sqrt(alpha), float64 [N, C, H, W]."""
     end = schedule.asking
     y = clean / schedule.scale(schedule.depth)
     eps = predict(y * schedule.scale(end), schedule.timesteps[end - 1]).double()
@@ -45,7 +45,7 @@ def invert(clean: torch.Tensor, schedule: Schedule, predict: Predict, weight: We
 
 
 def generate(states: tuple[torch.Tensor, ...], schedule: Schedule, predict: Predict, weight: Weight) -> torch.Tensor:
-    """The clean latents, float64 [N, C, H, W], from the states at positions 0 and 1."""
+    """Generate the clean latents, float64 [N, C, H, W], from the states at positions 0 and 1."""
     x, y = states
     for k in range(1, schedule.asking):
         x, y = y, y + weight(schedule, k) * (x - y) + _step(y, k, schedule, predict, weight)
@@ -53,7 +53,7 @@ def generate(states: tuple[torch.Tensor, ...], schedule: Schedule, predict: Pred
 
 
 def _step(u: torch.Tensor, k: int, schedule: Schedule, predict: Predict, weight: Weight) -> torch.Tensor:
-    """What the prediction adds at position `k`."""
+    """Return the addition of the prediction at position `k`."""
     before, h = (schedule.sigma(i) - schedule.sigma(i + 1) for i in (k - 1, k))
     eps = predict(u * schedule.scale(k), schedule.timesteps[k]).double()
     return -(h + weight(schedule, k) * before) * eps
@@ -63,20 +63,20 @@ def _step(u: torch.Tensor, k: int, schedule: Schedule, predict: Predict, weight:
 def by_floats(
     weight: Weight, model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float
 ) -> Edited:
-    """The inversion under the source's caption and the generation under the target's, in float64."""
+    """Invert under the source's caption and generate under the target's, in float64."""
     predict = model.predictor(sources, start.guidance_scale)
     states = invert(start.to_float()[0], start.schedule, predict, weight)
     return generate(states, start.schedule, model.predictor(targets, guidance_scale), weight), set()
 
 
 def grey_levels(images: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:
-    """The root mean square difference of the pixels, in levels of 255."""
+    """Return the root mean square difference of the pixels, in levels of 255."""
     differences = [np.asarray(a, np.float64) - np.asarray(b, np.float64) for a, b in zip(images, others, strict=True)]
     return float(np.sqrt(np.mean(np.square(differences))))
 
 
 def limit(model: EDICT, edits: Sequence[Edit], steps: int, guidance_scale: float) -> dict[str, Any]:
-    """The edits of the lattice against those in floats, with the limit of the weight and without."""
+    """Compare the edits of the lattice with those in floats, with and without the limit of the weight."""
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
     start = model.prepare(
         model.encode([edit.source.image for edit in edits], bits=SAMPLERS["obelm"].bits),
@@ -113,7 +113,7 @@ def limit(model: EDICT, edits: Sequence[Edit], steps: int, guidance_scale: float
 
 
 def rounding(model: EDICT, edits: Sequence[Edit], steps: int, offset: int) -> dict[str, Any]:
-    """How far the rounding of `bits` moves the noise at guidance 1, and by what factor the inversion expands it."""
+    """Measure the effect of rounding to `bits` on the noise at guidance 1, and its expansion by the inversion."""
     noise = {}
     for bits in (12, 16, FINE):
         clean = model.encode([edit.source.image for edit in edits], bits=bits)

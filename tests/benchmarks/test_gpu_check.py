@@ -1,4 +1,4 @@
-"""`python -m benchmarks.gpu_check` runs to its end without a GPU, and every part finds something."""
+"""`python -m benchmarks.gpu_check` runs without a GPU, and every part has a result."""
 
 import json
 import os
@@ -13,13 +13,13 @@ from zipfile import ZipFile
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from benchmarks.gpu_check.wheels import NOT_NEEDED, OF_THE_MACHINE, PACKAGES, missing, pack, slim, unpack
+from benchmarks.gpu_check.wheels import PACKAGES, PREINSTALLED, UNUSED, missing, pack, slim, unpack
 
 ROOT = Path(__file__).parents[2]
 
 
 def failures(found: Any) -> Iterator[str]:
-    """The messages of the parts that failed or were skipped."""
+    """Yield the messages of the parts that failed or were skipped."""
     if isinstance(found, dict):
         yield from (str(found[name]) for name in ("failed", "skipped") if name in found)
         found = list(found.values())
@@ -45,8 +45,8 @@ def test_all_of_it_runs_on_a_cpu_with_small_networks(tmp_path: Path) -> None:
 
 
 def test_a_machine_gets_what_the_packages_need() -> None:
-    """The wheels, and what the machine itself must have, are closed under the requirements of the present versions."""
-    there = {canonicalize_name(name) for name in (*PACKAGES, *OF_THE_MACHINE, *NOT_NEEDED)}
+    """The wheels and the preinstalled packages satisfy all requirements of the present versions."""
+    there = {canonicalize_name(name) for name in (*PACKAGES, *PREINSTALLED, *UNUSED)}
     needed = set[str]()
     for package in ("edict-pipeline", *PACKAGES):
         requirements = [Requirement(line.replace("ray[default]", "ray")) for line in requires(package) or ()]
@@ -74,7 +74,7 @@ def test_a_packed_wheel_lacks_what_is_not_needed_and_is_installable(tmp_path: Pa
 
 def test_what_a_machine_lacks_is_named(tmp_path: Path) -> None:
     (tmp_path / "torch-2-py3-none-any.whl").touch()
-    given = ["-S", "-m", "benchmarks.gpu_check", "--wheels", str(tmp_path)]  # -S: without installed packages
+    given = ["-S", "-m", "benchmarks.gpu_check", "--wheels", str(tmp_path)]  # -S excludes installed packages.
     result = subprocess.run([sys.executable, *given], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 2
     assert "This machine lacks attrs, " in result.stdout and "torch" not in result.stdout
