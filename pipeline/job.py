@@ -280,7 +280,7 @@ def check_job(store: Store, kind: str, fingerprint: dict[str, Any], machine: Mac
 
 
 def _differences(there: Any, here: Any, path: str = "") -> Iterator[str]:
-    """Yield a line for each leaf in which two fingerprints differ. Lists of numbers give one line."""
+    """Yield a line for each leaf in which two fingerprints differ. A list of numbers gives one line."""
     if isinstance(there, dict) and isinstance(here, dict):
         for name in sorted(there.keys() | here.keys()):
             yield from _differences(there.get(name), here.get(name), f"{path}.{name}" if path else name)
