@@ -9,7 +9,7 @@ import torch
 
 from edict.checkpoint import ModelError
 
-NEUTRAL = {"DIFFUSERS_ATTN_BACKEND": "native", "NVIDIA_TF32_OVERRIDE": None}
+NEUTRAL = {"DIFFUSERS_ATTN_BACKEND": "native", "NVIDIA_TF32_OVERRIDE": "0"}
 """Environment variables that change a network's last bits and that no store records, with their neutral values.
 
 The first chooses the attention kernels of diffusers. The second overrides, in cuBLAS and cuDNN, whether the
@@ -64,11 +64,17 @@ def enough_memory(device: torch.device) -> Iterator[None]:
         yield
         return
     if not _algorithm_changed.is_set():
-        before = _out_of_memory_count(device)
-        yield
-        if _out_of_memory_count(device) == before:
+        raised, before = 0, _out_of_memory_count(device)
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raised = 1
+            raise
+        finally:
+            if _out_of_memory_count(device) > before + raised:
+                _algorithm_changed.set()
+        if not _algorithm_changed.is_set():
             return
-        _algorithm_changed.set()
     raise torch.OutOfMemoryError(
         "the GPU's memory ran out and cuDNN continued with another algorithm, which gives other last bits: use a "
         "smaller batch in a new process"

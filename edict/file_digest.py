@@ -2,9 +2,13 @@
 
 import hashlib
 import os
+import re
 import socket
+import stat
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
@@ -16,29 +20,60 @@ SETTLED = 2.0  # seconds since a file's last change; until then, another change 
 def sha256_of(file: Path) -> str:
     """Return the sha256 of a file in hexadecimal.
 
-    The digest of a large file is stored in a folder of the user, in the directory for temporary files, under the file's
-    path, size, inode and times. Processes that need it at the same time wait for the one that computes it.
+    That of a large file is kept in a folder of the user, in the directory for temporary files, under the file's path,
+    size, inode and times. Processes that need it at the same time wait for the one that computes it. If the folder
+    cannot be used, the digest is computed.
 
     Raises:
         OSError: the file cannot be read.
     """
-    if file.stat().st_size < LARGE:
-        return _computed(file)
-    folder = Path(tempfile.gettempdir()) / f"edict-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():  # Another user could have written any record.
+    if file.stat().st_size < LARGE or (folder := _folder()) is None:
         return _computed(file)
     key = _key(file)
     record = folder / hashlib.sha256(key.encode()).hexdigest()
-    with FileLock(f"{record}.lock"):
-        if record.is_file():
-            return record.read_text()
+    with _locked(record):
+        if (known := _read(record)) is not None:
+            return known
         digest = _computed(file)
         if _key(file) == key and time.time() - max(file.stat().st_mtime, file.stat().st_ctime) > SETTLED:
-            unfinished = record.with_suffix(".new")
-            unfinished.write_text(digest)
-            unfinished.replace(record)
+            with suppress(OSError):  # a full disk, for example
+                unfinished = record.with_suffix(".new")
+                unfinished.write_text(digest)
+                unfinished.replace(record)
         return digest
+
+
+def _folder() -> Path | None:
+    """Return the folder of the records, made if absent; None unless only this user can write there."""
+    folder = Path(tempfile.gettempdir()) / f"edict-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+    except OSError:
+        return None
+    private = stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+    return folder if private else None
+
+
+@contextmanager
+def _locked(record: Path) -> Iterator[None]:
+    """Hold the lock of a record, or none where it cannot be had: then the digest may be computed twice."""
+    lock = FileLock(f"{record}.lock")
+    with suppress(OSError):
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _read(record: Path) -> str | None:
+    """Return the digest in a record, or None if there is none or it is damaged."""
+    try:
+        digest = record.read_text()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return digest if re.fullmatch("[0-9a-f]{64}", digest) else None
 
 
 def _key(file: Path) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.utils import load_image
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 OutputType = Literal["pil", "np", "pt", "latent"]
 OneImage = Image.Image | np.ndarray | torch.Tensor | str | Path
@@ -50,7 +50,10 @@ def _opened(image: Any, name: str) -> list[Image.Image]:
     if isinstance(image, Image.Image):
         return [image]
     if isinstance(image, str | Path):
-        return [load_image(str(image))]
+        try:
+            return [load_image(str(image))]
+        except UnidentifiedImageError as error:
+            raise ValueError(f"{name}: {image} is not an image") from error
     if isinstance(image, torch.Tensor):
         if image.ndim not in (3, 4):
             raise ValueError(f"{name}: is a tensor of shape {[*image.shape]}; expected [C, H, W] or [N, C, H, W]")
@@ -77,7 +80,7 @@ def _of_arrays(array: np.ndarray, name: str) -> list[Image.Image]:
             raise ValueError(f"{name}: has values of {batch.dtype}; expected uint8, or floats on [0, 1]")
         if not ((batch >= 0) & (batch <= 1)).all():  # NaN fails both comparisons.
             raise ValueError(
-                f"{name}: has values from {batch.min():g} to {batch.max():g}; expected floats on [0, 1], or uint8"
+                f"{name}: has values from {batch.min():.8g} to {batch.max():.8g}; expected floats on [0, 1], or uint8"
             )
         batch = (batch * 255).round().astype(np.uint8)
     return [Image.fromarray(one[..., 0] if one.shape[-1] == 1 else np.ascontiguousarray(one)) for one in batch]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from pipeline.batch import Trial
     from pipeline.run import Ran
     from pipeline.status import Status
+    from schemas.specs import EditSpec, InvertSpec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -123,16 +124,14 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
         ran = run_spec(loaded)
     print_ran(loaded.output, ran)
     if not ran.status.complete:
-        again = ["edict", "run", str(spec), *(word for override in overrides or () for word in ("-s", override))]
-        print(f"incomplete: run it again to do the missing units: {plain(shlex.join(again))}")
+        words = ["edict", "run", str(spec), *(word for override in overrides or () for word in ("-s", override))]
+        again = shlex.join(words)
+        shown = f": {plain(again)}" if without_secrets(again) == again else ""
+        print(f"incomplete: run it again to do the missing units{shown}")
         raise typer.Exit(INCOMPLETE)
     if ran.shortfall:
         raise typer.Exit(INCOMPLETE)
-    store = shlex.quote(without_secrets(loaded.output))
-    if loaded.kind == "invert":
-        print(f"{'next':<10} {plain(f'edict verify {store}')}")
-    else:
-        print(f"{'next':<10} {plain(f'edict export {store} DESTINATION --format instructpix2pix')}")
+    print_next(loaded)
 
 
 @app.command()
@@ -342,6 +341,21 @@ def print_trial(trial: "Trial") -> None:
         lines.insert(0, ("batch_size", "s a call", "pictures/s", "s a picture", "peak GiB"))
     for line in lines:
         print("".join(f"{cell:>12}" for cell in line), flush=True)
+
+
+def print_next(spec: "InvertSpec | EditSpec") -> None:
+    """Print the usual next command after a complete run; none if it would contain a secret."""
+    from edict.samplers import SAMPLERS
+
+    store = shlex.quote(spec.output)
+    if spec.kind == "edit":
+        command = f"edict export {store} DESTINATION --format instructpix2pix"
+    elif SAMPLERS[spec.sampler.name].exact:
+        command = f"edict verify {store}"
+    else:
+        return
+    if without_secrets(spec.output) == spec.output:
+        print(f"{'next':<10} {plain(command)}")
 
 
 def print_ran(store: str, ran: "Ran") -> None:

@@ -16,7 +16,7 @@ import io
 import itertools
 import sys
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import PurePosixPath
@@ -140,8 +140,7 @@ def _instructpix2pix(store: Store, job: dict[str, Any], parts: Sequence[Unit]) -
                 "edit": row["edit"],
                 "original_prompt": row["caption"],
                 "original_image": {"bytes": originals[row["source_index"]], "path": None},
-                "edit_prompt": row.get("instruction")
-                or instruction_of(None, row["caption"], row["prompt"], row["negative_prompt"]),
+                "edit_prompt": _instruction(row),
                 "edited_prompt": row["prompt"],
                 "edited_image": {"bytes": picture, "path": None},
                 "source_json": row.get("source_json"),
@@ -154,6 +153,13 @@ def _instructpix2pix(store: Store, job: dict[str, Any], parts: Sequence[Unit]) -
         return len(rows)
 
     return write
+
+
+def _instruction(row: Mapping[str, Any]) -> str:
+    """Return the instruction of an edit, which parts of earlier versions do not have."""
+    if (written := row.get("instruction")) is not None:
+        return str(written)
+    return instruction_of(None, row["caption"], row["prompt"], row["negative_prompt"])
 
 
 def _originals(

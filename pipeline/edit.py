@@ -37,7 +37,7 @@ from pipeline.masks import (
 )
 from pipeline.parts import to_parquet
 from pipeline.plan import Unit, find_entries, read_units
-from pipeline.shards import BadMemberName, Sample, check_member, read_samples, write_shard
+from pipeline.shards import BadMemberName, Sample, check_member, json_member, read_samples, write_shard
 from pipeline.sheet import edits_shown
 from pipeline.store import READERS, Store
 from pipeline.tasks import EditError, EditTask, Variant, executed_steps
@@ -384,7 +384,7 @@ class EditWorker:
         return {
             self._extension: picture,
             "txt": row["prompt"].encode(),
-            "json": json.dumps(told, ensure_ascii=False).encode(),
+            "json": json_member(told),
         }
 
     def _pictures(

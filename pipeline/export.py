@@ -30,7 +30,7 @@ from pipeline.latents import Latents, read_latents
 from pipeline.parts import nested, to_parquet
 from pipeline.plan import Unit, part_units
 from pipeline.progress import Progress
-from pipeline.shards import BadMemberName, write_shard
+from pipeline.shards import BadMemberName, json_member, write_shard
 from pipeline.store import Store, StoreError, check_outside_stores
 from schemas.latents import NOISE
 
@@ -141,8 +141,8 @@ def _webdataset(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, b
         key, caption = row.pop("key"), row.pop("caption")
         if row["json"] is not None:
             row["json"] = json.loads(row["json"])
-        told = json.dumps(row | constants, ensure_ascii=False)
-        samples.append((key, {"npy": _to_npy(sample), "txt": caption.encode(), "json": told.encode()}))
+        members = {"npy": _to_npy(sample), "txt": caption.encode(), "json": json_member(row | constants)}
+        samples.append((key, members))
     yield "tar", write_shard(samples)
 
 

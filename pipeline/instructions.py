@@ -3,12 +3,13 @@
 import re
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
+from string import whitespace
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
 MATCHED = 200  # words per text that are matched; the time grows with their third power
 
-_EDGES = re.compile(r"^[\s,;.:]+|[\s,;:]+$")
+_EDGES = whitespace + "\u00a0\u3000,;:"
 
 
 def changes(caption: str, prompt: str) -> Iterator[tuple[slice, slice]]:
@@ -41,7 +42,7 @@ def instruction_of(template: str | None, caption: str, prompt: str, negative_pro
     The `template` may have {caption}, {prompt}, {removed} and {added}: the words that the prompt lacks, and those that
     it adds. Without a template the instruction is the difference of the texts: 'replace "dog" with "cat"'.
     """
-    found = [(_EDGES.sub("", caption[old]), _EDGES.sub("", prompt[new])) for old, new in changes(caption, prompt)]
+    found = [(_trimmed(caption[old]), _trimmed(prompt[new])) for old, new in changes(caption, prompt)]
     if template is not None:
         removed, added = (", ".join(filter(None, side)) for side in zip(*found, strict=True)) if found else ("", "")
         return template.format(caption=caption, prompt=prompt, removed=removed, added=added)
@@ -49,6 +50,10 @@ def instruction_of(template: str | None, caption: str, prompt: str, negative_pro
     if not found and negative_prompt is not None:
         steps = [f'avoid "{negative_prompt}"']
     return ", ".join(steps) or f'change the image to "{prompt}"'
+
+
+def _trimmed(text: str) -> str:
+    return text.lstrip(_EDGES + ".").rstrip(_EDGES)
 
 
 def _step(removed: str, added: str) -> str:

@@ -1,12 +1,16 @@
 """Find the keys that are in several shards, among any number of keys, in bounded memory."""
 
+import shutil
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+
+from pipeline.errors import JobError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -15,11 +19,16 @@ MEMORY = "512MB"  # for DuckDB, which writes the rest to a temporary folder: som
 GROUPED = 5_000_000  # keys that are grouped at a time: DuckDB cannot group 10^8 keys in this memory
 
 
+class KeysError(JobError):
+    """The keys of a job cannot be compared, because memory or disk is short."""
+
+
 class KeyTable:
     """The keys of many shards. Several threads may add keys at the same time."""
 
-    def __init__(self, connection: "DuckDBPyConnection") -> None:
+    def __init__(self, connection: "DuckDBPyConnection", folder: Path) -> None:
         self._connection = connection
+        self._folder = folder
         self._numbers: dict[str, int] = {}
         self._lock = threading.Lock()
         connection.execute("CREATE TABLE keys (key VARCHAR, shard INTEGER)")
@@ -39,13 +48,9 @@ class KeyTable:
         numbers, names = list(self._numbers.values()), list(self._numbers)
         self._connection.register("shards", pa.table({"shard": pa.array(numbers, pa.int32()), "name": names}))
         self._connection.execute("CREATE OR REPLACE TABLE repeated (key VARCHAR)")
-        ((rows,),) = self._connection.execute("SELECT count(*) FROM keys").fetchall()
-        passes = rows // GROUPED + 1
-        for number in range(passes):
+        for group in self._groups():
             self._connection.execute(
-                "INSERT INTO repeated SELECT key FROM keys WHERE hash(key) % ? = ? GROUP BY key"
-                " HAVING min(shard) <> max(shard)",
-                [passes, number],
+                f"INSERT INTO repeated SELECT key FROM {group} GROUP BY key HAVING min(shard) <> max(shard)"
             )
         ((count,),) = self._connection.execute("SELECT count(*) FROM repeated").fetchall()
         found = self._connection.execute(
@@ -55,13 +60,38 @@ class KeyTable:
         )
         return count, found.fetchall()
 
+    def _groups(self) -> Iterator[str]:
+        """Return tables of about GROUPED rows each; all rows of a key are in one of them."""
+        ((rows,),) = self._connection.execute("SELECT count(*) FROM keys").fetchall()
+        if rows <= GROUPED:
+            yield "keys"
+            return
+        groups = self._folder / "groups"
+        self._connection.execute(
+            f"COPY (SELECT key, shard, hash(key) % {rows // GROUPED + 1} AS number FROM keys)"
+            f" TO '{groups}' (FORMAT parquet, PARTITION_BY (number))"
+        )
+        for group in sorted(groups.iterdir()):
+            yield f"read_parquet('{group}/*.parquet', hive_partitioning = false)"
+            shutil.rmtree(group)
+
 
 @contextmanager
 def key_table() -> Iterator[KeyTable]:
-    """Open an empty table of keys. Its temporary files are removed with the context."""
+    """Open an empty table of keys. Its temporary files are removed with the context.
+
+    Raises:
+        KeysError: DuckDB cannot hold the keys, because the disk is full, for example.
+    """
     import duckdb
 
     with tempfile.TemporaryDirectory() as folder:
         config: Any = {"memory_limit": MEMORY, "temp_directory": folder, "preserve_insertion_order": False}
-        with duckdb.connect(config=config) as connection:
-            yield KeyTable(connection)
+        try:
+            with duckdb.connect(config=config) as connection:
+                yield KeyTable(connection, Path(folder))
+        except duckdb.Error as error:
+            raise KeysError(
+                f"the search for keys that repeat across shards failed in {tempfile.gettempdir()}: "
+                f"{str(error).splitlines()[0]}. Set TMPDIR to a folder with more space, some 6 GB for 10^8 keys"
+            ) from error

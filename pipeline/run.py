@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from edict.checkpoint import locate, weights_digest
+from edict.checkpoint import DEFAULT, locate, weights_digest
 from pipeline.cluster import connected, machine_for, machine_like
 from pipeline.errors import JobError, noting
 from pipeline.job import (
@@ -23,6 +23,7 @@ from pipeline.job import (
     open_job,
     schedule_of,
     stored_machine,
+    stored_spec,
     weights_of,
 )
 from pipeline.journal import Journal
@@ -88,7 +89,11 @@ def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
     note_float16(spec.dtype, spec.workers.gpus)
     folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     store = Store(spec.output, create=True)
-    fingerprint = _finished(store, spec, folder) or invert_fingerprint(spec, folder)
+    # A retry computes, so a model of the user's is checked again.
+    may_compute = bool(retry) and (folder != DEFAULT or spec.model.lora is not None)
+    fingerprint = None if may_compute else _finished(store, spec, folder)
+    if fingerprint is None:
+        fingerprint = invert_fingerprint(spec, folder)
     plan = partial(plan_shards, store, spec.input, spec.workers.batch_size, spec.workers.count)
     machine = machine_for(spec.workers.gpus)
     inputs = expanded(spec.input)
@@ -104,18 +109,9 @@ def _finished(store: Store, spec: InvertSpec, folder: Path) -> dict[str, Any] | 
     """
     if not store.has("job.json") or not is_planned(store):
         return None
-    job, given = store.job(), spec.model_dump(mode="json")
+    job = store.job()
     fingerprint: dict[str, Any] = job["fingerprint"]
-    decides = [
-        ("kind",),
-        ("input",),
-        ("model",),
-        ("sampler",),
-        ("image",),
-        ("workers", "batch_size"),
-        ("workers", "gpus"),
-    ]
-    if any(_field(job["spec"], *names) != _field(given, *names) for names in decides):
+    if job["kind"] != "invert" or _decisive(stored_spec(store, InvertSpec, job["spec"])) != _decisive(spec):
         return None
     done = store.committed([])
     if any(unit.unit not in done for unit in read_units(store)):
@@ -124,10 +120,11 @@ def _finished(store: Store, spec: InvertSpec, folder: Path) -> dict[str, Any] | 
     return fingerprint if fingerprint.get("weights") == digest else None
 
 
-def _field(spec: Any, *names: str) -> Any:
-    for name in names:
-        spec = spec.get(name) if isinstance(spec, dict) else None
-    return spec
+def _decisive(spec: InvertSpec) -> dict[str, Any]:
+    """Return the fields that decide what a row has, with `dtype: auto` resolved."""
+    fields = spec.model_dump(include={"input": True, "model": True, "sampler": True, "image": True})
+    fields["model"]["dtype"] = spec.dtype
+    return fields | {"batch_size": spec.workers.batch_size, "gpus": spec.workers.gpus}
 
 
 def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> Ran:

@@ -25,7 +25,7 @@ import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import BinaryIO, Self, cast
+from typing import Any, BinaryIO, Self, cast
 
 from pipeline.errors import JobError
 from pipeline.storage import READ, WINDOW, Head, Reader, StorageError, head, local_path, read_ranges
@@ -168,7 +168,7 @@ class _Group:
     def add(self, member: _Member, extension: str, *, adjacent: bool) -> None:
         """Add a member, whose bytes follow those of the group if `adjacent`, or a run of unused members."""
         if member.unsafe is not None:
-            name = _printable(f"{self.key}.{extension}")
+            name = _shortened(f"{self.key}.{extension}")
             self.fault = "UnsafeMember", f"member {name!r} {member.unsafe}; repack the shard with plain files only"
         if extension not in USED:
             self.mention(extension)
@@ -302,6 +302,14 @@ def _runs(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
 def _pieces(run: Sequence[Entry]) -> list[tuple[int, int]]:
     """Return the byte ranges of a run of entries, in the order of the tar, because neighbours share a request."""
     return sorted(piece for entry in run for piece in entry.ranges)
+
+
+def json_member(content: Mapping[str, Any]) -> bytes:
+    """Return the .json of a sample, with escapes only if UTF-8 cannot encode it: JSON can have a lone surrogate."""
+    try:
+        return json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return json.dumps(content).encode()
 
 
 def write_shard(samples: Iterable[tuple[str, dict[str, bytes]]]) -> bytes:
@@ -541,8 +549,8 @@ def _fault(group: _Group) -> tuple[str, str] | None:
 def _names(group: _Group) -> str:
     """Return the extensions of a sample's members, or a few of many."""
     names = [extension for extension, bit in _BITS.items() if group.used & bit]
-    names += [name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..." for name in group.others[:NAMED]]
-    return ", ".join(map(_printable, names)) + (", ..." if len(group.others) > NAMED else "")
+    names += map(_shortened, group.others[:NAMED])
+    return ", ".join(names) + (", ..." if len(group.others) > NAMED else "")
 
 
 def _changed(url: str, entries: Sequence[Entry], planned: Head, now: Head) -> ShardChanged:
@@ -619,6 +627,11 @@ def _not_a_tar(reader: Reader) -> str:
     if start.lstrip().startswith(b"<"):
         return "is a web page, such as a server sends for an error, not a tar; fetch it again"
     return "is not a tar, or is cut within its first header; fetch it again"
+
+
+def _shortened(name: str) -> str:
+    """Return at most the first LONGEST_NAME characters of a member's name, as printable text."""
+    return _printable(name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}...")
 
 
 def _printable(name: str) -> str:

@@ -47,6 +47,11 @@ class NoiseModel(Model):
                 f"a {type(self).__name__} predicts noise. Set it to false if the network predicts noise"
             )
         self.prediction_type = self.scheduler_config.get("prediction_type", "epsilon")
+        if self.scheduler_config.get("timestep_type") == "continuous" and self.prediction_type == "v_prediction":
+            raise ModelError(
+                f"model {folder}: its scheduler has timestep_type: continuous, so its network was trained on the "
+                "logarithms of noise levels, which is not supported. Use a checkpoint that was trained on timesteps"
+            )
         if self.prediction_type not in PREDICTIONS:
             raise ModelError(
                 f"model {folder} predicts {self.prediction_type!r} (prediction_type of its scheduler); only "

@@ -589,6 +589,13 @@ REFUSALS: list[Checkpoint] = [
         "model m: no scheduler/scheduler_config.json, so it is incomplete. Download it again",
     ),
     case(
+        "scheduler-continuous",
+        "timesteps that are logarithms of noise levels",
+        "sd1",
+        settings("scheduler/scheduler_config.json", timestep_type="continuous", prediction_type="v_prediction"),
+        "trained on the logarithms of noise levels",
+    ),
+    case(
         "scheduler-edm",
         "an EDM scheduler",
         "sdxl",

@@ -70,6 +70,17 @@ def test_every_use_of_a_network_is_guarded(folder: Folder, monkeypatch: pytest.M
     assert guarded.count("used") > 4 and outside == []
 
 
+def test_an_error_hides_no_recovered_lack_of_memory(failed_allocations: dict[str, int]) -> None:
+    with pytest.raises(torch.OutOfMemoryError, match="of torch"), enough_memory(GPU):
+        failed_allocations["num_ooms"] += 1
+        raise torch.OutOfMemoryError("of torch")
+    with pytest.raises(torch.OutOfMemoryError, match="of torch"), enough_memory(GPU):
+        failed_allocations["num_ooms"] += 2  # cuDNN recovered from the first.
+        raise torch.OutOfMemoryError("of torch")
+    with pytest.raises(torch.OutOfMemoryError, match="in a new process"), enough_memory(GPU):
+        raise AssertionError("the block does not run")
+
+
 def test_an_error_of_the_block_is_not_replaced(failed_allocations: dict[str, int]) -> None:
     with pytest.raises(KeyError), enough_memory(GPU):
         failed_allocations["num_ooms"] += 1

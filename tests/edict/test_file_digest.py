@@ -1,6 +1,7 @@
 """The digest of a large file is computed once per node."""
 
 import hashlib
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,6 +46,30 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path, computed: list[str]) 
         file.write_bytes(content)
         assert sha256_of(file) == hashlib.sha256(content).hexdigest()
     assert computed == ["weights"] * 2
+
+
+def test_a_damaged_record_is_made_again(tmp_path: Path, computed: list[str]) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(b"one")
+    digest = sha256_of(file)
+    records = [path for path in (tmp_path / "temporary").glob("*/*") if path.suffix != ".lock"]
+    assert [record.read_text() for record in records] == [digest] and computed == ["weights"]
+    records[0].write_text("")
+    assert sha256_of(file) == sha256_of(file) == digest
+    assert computed == ["weights"] * 2
+
+
+def test_a_folder_that_cannot_be_trusted_is_not_used(tmp_path: Path, computed: list[str]) -> None:
+    file, folder = tmp_path / "weights", tmp_path / "temporary" / f"edict-{os.getuid()}"
+    file.write_bytes(b"one")
+    digest = hashlib.sha256(b"one").hexdigest()
+    folder.write_text("a file of another program")
+    assert sha256_of(file) == sha256_of(file) == digest
+    folder.unlink()
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert sha256_of(file) == sha256_of(file) == digest
+    assert computed == ["weights"] * 4 and not [*folder.iterdir()]
 
 
 @pytest.mark.parametrize(("setting", "value"), [("SETTLED", 60.0), ("LARGE", 1 << 26)])

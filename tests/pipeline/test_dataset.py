@@ -24,7 +24,7 @@ from datasets import load_dataset
 from PIL import Image
 from typer.testing import CliRunner
 
-from edict.checkpoint import locate
+from edict.checkpoint import DEFAULT, locate
 from jobs.cli import app
 from jobs.prompts import resolve
 from pipeline.dataset import FORMATS, export_edits
@@ -36,7 +36,7 @@ from pipeline.invert import InvertWorker
 from pipeline.job import invert_fingerprint, open_job, weights_of
 from pipeline.parts import to_parquet
 from pipeline.plan import part_units, plan_shards, read_units, spread, write_units
-from pipeline.run import edit_task
+from pipeline.run import _finished, edit_task
 from pipeline.selection import read_selection
 from pipeline.shards import Sample
 from pipeline.sheet import read_pictures
@@ -220,6 +220,11 @@ def test_a_long_difference_is_one_change() -> None:
     said = instruction_of(None, f"a cat, {' '.join(caption)}, on grass", f"a cat, {' '.join(prompt)}, on grass", None)
     assert said == f'replace "{" ".join(caption)}" with "{" ".join(prompt)}"'
     assert instruction_of(None, "w " * 100_000, "w " * 99_999 + "z", None) == 'replace "w" with "z"'
+
+
+def test_a_difference_with_many_spaces_takes_no_longer() -> None:
+    """A regular expression for the spaces at an end took minutes here."""
+    assert instruction_of(None, "a cat", f"a cat{' ' * 500_000}, {' ' * 500_000}red", None) == 'add "red"'
 
 
 def test_a_template_has_both_texts_and_their_difference() -> None:
@@ -445,6 +450,11 @@ def test_a_finished_run_ends_with_its_pages_and_the_next_command(made: Path, tmp
             kind
         ]
         assert lines[-1].startswith(f"next       {next_command}")
+    store, older = Store(str(made / "latents")), json.loads((tmp_path / "latents.json").read_text())
+    del older["model"]["vae_dtype"], older["model"]["channels_last"]  # fields that earlier versions did not have
+    assert _finished(store, InvertSpec.model_validate(older), DEFAULT) is not None
+    older["sampler"]["steps"] += 1
+    assert _finished(store, InvertSpec.model_validate(older), DEFAULT) is None
     changed = Store(str(made / "edits")).job()["spec"]
     changed["edits"][1]["replace"]["background"] = "drop"
     (tmp_path / "edits.json").write_text(json.dumps(changed))

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from pipeline import keys
-from pipeline.keys import key_table
+from pipeline.keys import KeysError, key_table
 
 
 def test_keys_of_several_shards_are_found() -> None:
@@ -28,3 +28,13 @@ def test_more_keys_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None
         list(pool.map(table.add, map(str, range(40)), names))
         table.add("again", [names[7][5]])
         assert table.repeated() == (1, [(names[7][5], "7", "again")])
+        table.add("again", [names[8][5]])
+        assert table.repeated(1) == (2, [(names[7][5], "7", "again")])
+
+
+def test_keys_that_the_disk_cannot_hold_are_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(keys, "MEMORY", "5MB")
+    with pytest.raises(KeysError, match="Set TMPDIR"), key_table() as table:
+        for shard in range(100):
+            table.add(str(shard), [f"{shard}{'x' * 1_000_000}"])
+            table.repeated()

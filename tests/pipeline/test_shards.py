@@ -6,6 +6,7 @@ import dataclasses
 import gzip
 import hashlib
 import io
+import json
 import os
 import tarfile
 import tracemalloc
@@ -25,6 +26,7 @@ from pipeline.shards import (
     ShardError,
     ShardIndex,
     index_shard,
+    json_member,
     read_samples,
     write_shard,
 )
@@ -268,6 +270,20 @@ def test_one_bad_sample_is_rejected_and_its_neighbours_are_not(tmp_path: Path, f
     assert isinstance(reject, Reject)
     assert (reject.error, reject.index, reject.shard) == (error, 1, str(tmp_path / "shard 0.tar"))
     assert f"{reject.key} {reject.message}".encode()  # can be stored
+
+
+def test_a_long_name_of_an_unsafe_member_is_cut_short(tmp_path: Path) -> None:
+    name = "../" + "x" * 200_000
+    (fault,) = [
+        entry.fault for entry in index_shard(save(tmp_path, tar([(f"{name}.jpg", b"i")]))).entries if entry.fault
+    ]
+    assert fault.error == "UnsafeMember" and len(fault.message) < 400
+
+
+def test_a_json_that_utf_8_cannot_encode_is_escaped() -> None:
+    content = {"title": "犬", "cut": "\ud83d"}
+    assert json.loads(json_member(content)) == content
+    assert json_member({"title": "犬"}) == '{"title": "犬"}'.encode()
 
 
 @settings(max_examples=60)
