@@ -593,7 +593,10 @@ REFUSALS: list[Checkpoint] = [
         "timesteps that are logarithms of noise levels",
         "sd1",
         settings("scheduler/scheduler_config.json", timestep_type="continuous", prediction_type="v_prediction"),
-        "trained on the logarithms of noise levels",
+        (
+            "model m: its scheduler has timestep_type: continuous, so its network was trained on the logarithms of "
+            "noise levels, which is not supported. Use a checkpoint that was trained on timesteps"
+        ),
     ),
     case(
         "scheduler-edm",
