@@ -641,7 +641,7 @@ def test_a_file_that_changed_since_the_edit_was_planned_is_found(
     ("control", "reason"),
     [
         ({}, "give 0 of 1 steps, and there is no mask"),
-        ({"cross_attention": 0, "weights": {"snow": 2.0}, "self_attention": 1}, "weights act in the steps"),
+        ({"cross_attention": 0, "weights": {"snow": 2.0}, "self_attention": 1}, "weights have no effect"),
         (
             {"cross_attention": 1, "mask": {"words": "changed", "start": 1.0}},
             "the mask of words starts after all 1 steps",

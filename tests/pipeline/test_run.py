@@ -308,7 +308,7 @@ def test_edits_make_pictures_an_index_and_a_sheet(latents: Path, tmp_path: Path)
 def test_an_edit_deeper_than_the_store_is_refused(tmp_path: Path, samples: list[Sample], shard_of: ShardOf) -> None:
     shard = shard_of(tmp_path / "a.tar", members_of(samples[0]))
     run_spec(invert_spec(shard, tmp_path / "latents", sampler={"steps": 4, "strength": 0.5}))
-    with pytest.raises(EditError, match="the latent store holds 2 of 4"):
+    with pytest.raises(EditError, match="the latent store has 2 of 4"):
         run_spec(edit_spec(tmp_path / "latents", tmp_path / "edits", [{"name": "a", "prompt": "b", "strength": 0.8}]))
     assert not (tmp_path / "edits").exists()
 
