@@ -453,8 +453,8 @@ def test_what_is_no_lora_of_the_model_is_told_in_one_line(folder: Folder, tmp_pa
     module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     pair = {f"{module}.lora_A.weight": torch.zeros(2, 8), f"{module}.lora_B.weight": torch.zeros(8, 2)}
     wrong = {
-        "does not fit this model": {key.replace("attn1", "attn7"): value for key, value in pair.items()},
-        "or one of another shape": {key: torch.zeros(9, 9) for key in pair},
+        "layer is missing": {key.replace("attn1", "attn7"): value for key, value in pair.items()},
+        "has another shape": {key: torch.zeros(9, 9) for key in pair},
         "is a DoRA": pair | {f"{module}.lora_magnitude_vector": torch.zeros(8)},
         "is not a plain LoRA of this model: .*bias is unknown": pair | {f"{module}.bias": torch.zeros(8)},
     }
