@@ -11,7 +11,8 @@ import torch
 from PIL import Image
 
 from benchmarks.record import parser, save
-from edict import EDICT, Pair, ddim
+from edict import EDICT, Pair
+from edict.integration import solve_floats
 from edict.training.emoji import KINDS
 from jobs.evaluation.edits import Edited, Method, Setting, by_sdedit, edit_batch, interval, mean_interval
 from jobs.evaluation.record import table
@@ -24,7 +25,7 @@ def by_caption(model: EDICT, start: Pair, sources: list[str], targets: list[str]
     latents = start.to_float()[0]
     noise = torch.randn(latents.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     predict = model.predictor(targets, guidance_scale)
-    return ddim.generate(noise, start.schedule, predict, start=0, stop=start.schedule.depth), set()
+    return solve_floats(noise, "ddim", start.schedule, predict, 0, start.schedule.num_steps), set()
 
 
 def errors(

@@ -108,8 +108,8 @@ def edit(way: Way, edits: Sequence[Edit], steps: int, batch: int) -> Made:
 def evaluations(model: EDICT, way: Way, steps: int) -> int:
     """Of the network, by an inversion and an edit."""
     schedule = model.model.schedule(steps, way.strength)
-    outside, depth = schedule.outside(way.guidance_interval), schedule.depth
-    timesteps_of = partial(SAMPLERS["edict"].asked, schedule)
+    outside, depth = schedule.outside(way.guidance_interval), schedule.num_steps
+    timesteps_of = partial(SAMPLERS["edict"].evaluated_timesteps, schedule)
     return preview.evaluations(timesteps_of(depth, 0), outside, way.inverted_at) + preview.evaluations(
         timesteps_of(0, depth), outside, way.edited_at
     )

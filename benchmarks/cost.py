@@ -81,7 +81,7 @@ def cost(configs: Mapping[str, Mapping[str, Any]], steps: int) -> dict[str, Any]
         }
     schedule = describe(locate()).schedule(steps)
     calls = {
-        f"{sampler}, guidance {guidance:g}": len(SAMPLERS[sampler].asked(schedule, steps, 0))
+        f"{sampler}, guidance {guidance:g}": len(SAMPLERS[sampler].evaluated_steps(schedule, steps, 0))
         * (1 if guidance == 1 else 2)
         for sampler, guidance in WAYS
     }

@@ -12,8 +12,8 @@ from PIL import Image
 from benchmarks import published
 from benchmarks.record import numbers, parser, save
 from edict import EDICT, Pair
+from edict.integration import Predict
 from edict.model import BITS
-from edict.sampler import Predict
 from edict.schedule import Schedule
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import pictures

@@ -8,7 +8,7 @@ import math
 
 import torch
 
-from edict.sampler import Predict
+from edict.integration import Predict
 from edict.schedule import Schedule
 
 
@@ -16,7 +16,7 @@ def invert(
     x: torch.Tensor, y: torch.Tensor, schedule: Schedule, predict: Predict, p: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Noise the pair of float latents [N, C, H, W] along the whole schedule."""
-    for i in reversed(range(schedule.depth)):
+    for i in reversed(range(schedule.num_steps)):
         a, b = _coefficients(schedule, i)
         y = (y - (1 - p) * x) / p
         x = (x - (1 - p) * y) / p
@@ -31,7 +31,7 @@ def generate(
     x: torch.Tensor, y: torch.Tensor, schedule: Schedule, predict: Predict, p: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Denoise the pair of float latents [N, C, H, W] along the whole schedule."""
-    for i in range(schedule.depth):
+    for i in range(schedule.num_steps):
         a, b = _coefficients(schedule, i)
         first, second = (x, y) if i % 2 == 0 else (y, x)
         first = a * first + b * predict(second, schedule.timesteps[i]).to(x.dtype)

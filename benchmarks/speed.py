@@ -26,7 +26,7 @@ from benchmarks import oracle, published
 from benchmarks.exactness import differing
 from benchmarks.record import parser, save
 from edict import EDICT, Pair
-from edict.sampler import Predict
+from edict.integration import Predict
 from edict.samplers import resolve
 from edict.schedule import schedule
 from jobs.evaluation.record import table

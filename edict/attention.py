@@ -8,7 +8,7 @@ edits may be in any slots of a batch. UNets have this property on one CPU thread
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import SequenceMatcher
 from functools import partial
 from itertools import pairwise
@@ -22,10 +22,11 @@ from torch.utils.hooks import RemovableHandle
 from transformers import CLIPTokenizer
 
 from edict.guidance import expanded, joined
+from edict.integration import Faults, Integration, Predict, RangeMonitor, solve
 from edict.models import Conditions, Model
 from edict.models.parts import expanded as expanded_placeholders
-from edict.sampler import Extent, Predict, States
-from edict.schedule import Schedule, executed
+from edict.pair import Pair
+from edict.schedule import executed
 
 SD1_ATTN_TOKENS = 16 * 16
 """The limit of the paper's code, in pixels of an attention map, for Stable Diffusion 1 with its 64x64 latents."""
@@ -445,36 +446,29 @@ def guided(
 
 
 def generate(
-    x: torch.Tensor,
-    y: torch.Tensor,
-    schedule: Schedule,
+    pair: Pair,
     predictor: Callable[..., Predict],
     rows: Rows,
     control: Control,
     allowed: torch.Tensor | None,
-    *,
-    step: Callable[..., States],
-    bits: int,
-    start: int,
-    extent: Extent,
-) -> States:
-    """A sampler's generate, `step` with its parameters, from `start` to the clean end, of a batch of bases and edits.
+) -> tuple[Pair, Faults]:
+    """Generate a batch of bases and edits to the clean end, step by step. Return its pair, and its faults by row.
 
     `predictor` is `guided` but for its keywords; `allowed` bool [E, H, W], or None, is the mask where one is given.
     Outside a mask an edit's integers become its base's, after each step; no mean is taken.
     """
-    steps, blend = schedule.depth - start, control.blend
+    depth, blend, monitor = pair.schedule.num_steps, control.blend, RangeMonitor(pair.x)
+    steps = depth - pair.position
     maps = Maps() if isinstance(blend, Blend) else None
-    for i in range(start, schedule.depth):
-        done = i - start
+    for done in range(steps):
         cross, self_ = done < cross_steps(control, steps), done < self_steps(control, steps)
         predict = predictor(cross=cross, self_=self_, maps=maps)
-        x, y = step(x, y, schedule, predict, bits=bits, start=i, stop=i + 1, extent=extent)
+        pair = solve(Integration(pair, pair.position + 1, monitor), predict)
         if isinstance(blend, Blend) and maps and done >= executed(steps, blend.start):
-            allowed = mask(maps, blend.threshold, (x.shape[2], x.shape[3]))
+            allowed = mask(maps, blend.threshold, (pair.x.shape[2], pair.x.shape[3]))
         if allowed is not None:
-            x, y = blended(x, rows, allowed), blended(y, rows, allowed)
-    return x, y
+            pair = replace(pair, x=blended(pair.x, rows, allowed), y=blended(pair.y, rows, allowed))
+    return pair, monitor.faults(pair.bits)
 
 
 def blended(states: torch.Tensor, rows: Rows, allowed: torch.Tensor) -> torch.Tensor:

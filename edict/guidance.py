@@ -4,8 +4,8 @@ from collections.abc import Container
 
 import torch
 
+from edict.integration import Predict
 from edict.models import Conditions, Model
-from edict.sampler import Predict
 
 
 def guided(

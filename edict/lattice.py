@@ -79,7 +79,7 @@ def largest(states: torch.Tensor) -> torch.Tensor:
 
 def rdiv(a: torch.Tensor, d: int) -> torch.Tensor:
     """a / d rounded half up, floor((2a + d) / 2d), in int64."""
-    return (2 * a + d).div(2 * d, rounding_mode="floor")
+    return (2 * a + d) // (2 * d)
 
 
 def as_fraction(p: float) -> Fraction:

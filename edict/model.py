@@ -19,14 +19,14 @@ from edict.checkpoint import ModelError, locate, locate_lora
 from edict.determinism import enough_memory, make_deterministic
 from edict.guidance import guided
 from edict.image_processor import Images, OutputType, from_decoded, to_pil
-from edict.lattice import LIMIT, LatticeOverflow, NonFinite, of_sample, to_lattice
+from edict.integration import Faults, Integration, Predict, solve
+from edict.lattice import NonFinite, of_sample, to_lattice
 from edict.models import Conditions, Model, describe
 from edict.models.model import VAE_DTYPES, VaeDtype
 from edict.pair import Pair
-from edict.sampler import BITS, Extent, Predict
 from edict.samplers import SAMPLERS, named, resolve
+from edict.samplers.base import BITS
 
-Faults = dict[int, ArithmeticError]
 T = TypeVar("T")
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -256,15 +256,15 @@ class EDICT:
             if self.model.guidance != "free":
                 raise ValueError(uninterrupted(self.model))
         plan = self.model.schedule(steps, strength, steps_offset)
-        weights = resolve(sampler, plan.depth, parameters)
-        if SAMPLERS[sampler].ahead and not torch.equal(start.x, start.y):
+        weights = resolve(sampler, plan.num_steps, parameters)
+        if SAMPLERS[sampler].y_lead and not torch.equal(start.x, start.y):
             raise ValueError(
                 f"x and y differ, as edict's edits do, and {sampler} begins from one state: give x as both"
             )
         return replace(
             start,
             schedule=plan,
-            position=plan.depth,
+            position=plan.num_steps,
             guidance_scale=guidance_scale,
             batch_size=len(start) if batch_size is None else batch_size,
             sampler=sampler,
@@ -322,7 +322,7 @@ class EDICT:
         """
         _check_choice("output_type", output_type, get_args(OutputType))
         _check_pair(pair)
-        clean = _checked(*self.move(pair, captions, pair.schedule.depth, guidance_scale=guidance_scale))
+        clean = _checked(*self.move(pair, captions, pair.schedule.num_steps, guidance_scale=guidance_scale))
         return clean if output_type == "latent" else self.decode(clean.to_float()[0], output_type=output_type)
 
     @torch.inference_mode()
@@ -354,15 +354,13 @@ class EDICT:
         _one_each(pair, {"captions": captions, "negative captions": negative_captions, "slots": slots})
         if guidance_scale is not None:
             _check_guidance(guidance_scale)
-        if not _is_whole(position) or not 0 <= position <= pair.schedule.depth:
-            raise ValueError(f"position {position} is not on a schedule of {pair.schedule.depth} steps")
+        if not _is_whole(position) or not 0 <= position <= pair.schedule.num_steps:
+            raise ValueError(f"position {position} is not on a schedule of {pair.schedule.num_steps} steps")
         pair = pair.to(self.device)
-        sampler = SAMPLERS[pair.sampler]
-        run = sampler.invert if position < pair.position else sampler.generate
         guidance_scale = pair.guidance_scale if guidance_scale is None else guidance_scale
         xs, ys, faults = torch.empty_like(pair.x), torch.empty_like(pair.y), Faults()
         batches = arrange([None] * len(pair) if slots is None else slots, pair.batch_size)
-        calls = len(batches) * len(sampler.asked(pair.schedule, pair.position, position))
+        calls = len(batches) * len(SAMPLERS[pair.sampler].evaluated_steps(pair.schedule, pair.position, position))
         with self._progress_bar("invert" if position < pair.position else "generate", calls) as bar:
             for batch in batches:
                 samples = [i for i in batch if i is not None]
@@ -370,24 +368,12 @@ class EDICT:
                 # Free slots get a copy of another sample, because a prediction does not depend on the other samples.
                 rows = [samples[0] if i is None else i for i in batch]
                 negative = None if negative_captions is None else [negative_captions[i] for i in rows]
-                x, y = pair.x[rows], pair.y[rows]
-                extent = Extent(x)
-                extent.saw(x, y)
+                integration = Integration(pair[rows], position)
                 with enough_memory(self.device):
                     predict = self.predictor([captions[i] for i in rows], guidance_scale, negative, pair.unguided)
-                    x, y = run(
-                        x,
-                        y,
-                        pair.schedule,
-                        _counted(predict, bar),
-                        bits=pair.bits,
-                        start=pair.position,
-                        stop=position,
-                        extent=extent,
-                        **pair.parameters,
-                    )
-                xs[samples], ys[samples] = x[places], y[places]
-                met = _faults(extent, pair.bits)
+                    moved = solve(integration, _counted(predict, bar))
+                xs[samples], ys[samples] = moved.x[places], moved.y[places]
+                met = integration.monitor.faults(pair.bits)
                 faults |= {i: met[place] for i, place in zip(samples, places, strict=True) if place in met}
         return _zeroed(replace(pair, x=xs, y=ys, position=position), faults), faults
 
@@ -417,7 +403,7 @@ class EDICT:
         _check_pair(pair)
         if not isinstance(control, Control):
             raise ValueError(f"control is of type {type(control).__name__}: expected a Control")
-        depth = pair.schedule.depth
+        depth = pair.schedule.num_steps
         captions = _texts("captions", captions)
         for name, lists in {"prompts": prompts, "negative_prompts": negative_prompts or ()}.items():
             if isinstance(lists, str) or any(isinstance(ours, str) for ours in lists):
@@ -449,7 +435,7 @@ class EDICT:
         states: dict[attention.Place, tuple[torch.Tensor, torch.Tensor]] = {}
         faults: dict[attention.Place, ArithmeticError] = {}
         batches = attention.batches(counts, pair.batch_size)
-        calls = len(batches) * len(SAMPLERS[pair.sampler].asked(pair.schedule, pair.position, depth))
+        calls = len(batches) * len(SAMPLERS[pair.sampler].evaluated_steps(pair.schedule, pair.position, depth))
         with self._progress_bar("edit", calls) as bar:
             for places in batches:
                 filled = _filled(places, pair.batch_size)
@@ -495,23 +481,13 @@ class EDICT:
             rows,
             pair.unguided,
         )
-        x, y = pair.x[of], pair.y[of]
-        extent = Extent(x)
-        extent.saw(x, y)
-        x, y = attention.generate(
-            x,
-            y,
-            pair.schedule,
+        return attention.generate(
+            pair[of],
             lambda **given: _counted(predictor(**given), bar),
             rows,
             control,
             control.blend[masks].to(self.device) if isinstance(control.blend, torch.Tensor) else None,
-            step=partial(SAMPLERS[pair.sampler].generate, **pair.parameters),
-            bits=pair.bits,
-            start=pair.position,
-            extent=extent,
         )
-        return replace(pair, x=x, y=y, position=pair.schedule.depth), _faults(extent, pair.bits)
 
     def _progress_bar(self, name: str, calls: int) -> tqdm:
         return tqdm(
@@ -657,18 +633,6 @@ def _counted(predict: Predict, bar: tqdm) -> Predict:
 
 def _filled(given: Sequence[T], count: int) -> list[T]:
     return [*given, *[given[-1]] * (count - len(given))]
-
-
-def _faults(extent: Extent, bits: int) -> Faults:
-    faults = Faults()
-    for i, (largest, finite) in enumerate(zip(extent.largest.tolist(), extent.finite.tolist(), strict=True)):
-        if not finite:
-            faults[i] = NonFinite(
-                "the network predicted NaN or infinity; float16 overflows easily: use bfloat16 or float32"
-            )
-        elif largest >= LIMIT:
-            faults[i] = LatticeOverflow(largest, LIMIT, bits)
-    return faults
 
 
 def _zeroed(pair: Pair, faults: Faults) -> Pair:

@@ -13,12 +13,12 @@ from edict.samplers import SAMPLERS
 from edict.schedule import Schedule
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, eq=False)
 class Pair:
-    """x and y: int64 lattice states [N, C, H, W] at `position` of `schedule` (0 is the noisy end).
+    """x and y: int64 lattice states [N, ...] at `position` of `schedule` (0 is the noisy end).
 
     `sampler` is the method that the pair goes on by, `parameters` its own (EDICT's p, BDIA's gamma). What y is, is the
-    method's: EDICT's second state, a two-step method's next one (Sampler.ahead), DDIM's x again.
+    method's: EDICT's second state, a two-step method's next one (Sampler.y_lead), DDIM's x again.
     Guidance is limited to the steps that begin at a noise level in `guidance_interval`, where there is one.
     `batch_size` is the shape the network was run in. It belongs to the pair because a network's last bits depend on it:
     regenerated in the same shape, a pair is exact. The last bits can also depend on a sample's slot in its batch: to
@@ -39,10 +39,21 @@ class Pair:
     def __len__(self) -> int:
         return len(self.x)
 
+    def __eq__(self, other: object) -> bool:
+        """Return whether both pairs have the same integers, in the same scale."""
+        if not isinstance(other, Pair):
+            return NotImplemented
+        if (self.bits, self.scales, self.x.shape) != (other.bits, other.scales, other.x.shape):
+            return False
+        other = other.to(self.x.device)
+        return torch.equal(self.x, other.x) and torch.equal(self.y, other.y)
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __repr__(self) -> str:
         states = "x".join(map(str, self.x.shape[1:]))
         return (
-            f"Pair({len(self)} of {states} on {self.x.device}, position {self.position} of {self.schedule.depth}, "
+            f"Pair({len(self)} of {states} on {self.x.device}, position {self.position} of {self.schedule.num_steps}, "
             f"{self.sampler}, guidance_scale={self.guidance_scale:g})"
         )
 
@@ -64,11 +75,11 @@ class Pair:
     @property
     def scales(self) -> tuple[float, float]:
         """The scales that x and y have."""
-        position = min(self.position + SAMPLERS[self.sampler].ahead, self.schedule.depth)
+        position = min(self.position + SAMPLERS[self.sampler].y_lead, self.schedule.num_steps)
         return self.schedule.scale(self.position), self.schedule.scale(position)
 
     def to_float(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """x and y in the model's usual scale, float64 [N, C, H, W]: integer * 2^-bits * scale."""
+        """x and y in the model's usual scale, float64 [N, ...]: integer * 2^-bits * scale."""
         of_x, of_y = self.scales
         return from_lattice(self.x, of_x, self.bits), from_lattice(self.y, of_y, self.bits)
 
@@ -87,7 +98,7 @@ class Pair:
         Of the mean of x and y where they are at one position, else of x.
         """
         x, y = self.to_float()
-        noise = x if SAMPLERS[self.sampler].ahead else (x + y) / 2
+        noise = x if SAMPLERS[self.sampler].y_lead else (x + y) / 2
         return torch.stack([state.std(correction=0) for state in noise])
 
     def digests(self) -> list[str]:

@@ -29,16 +29,16 @@ class Schedule:
     sigmas: tuple[float, ...] | None = None
 
     def __repr__(self) -> str:
-        return f"Schedule({self.depth} steps{'' if self.sigmas is None else ' of a flow'})"
+        return f"Schedule({self.num_steps} steps{'' if self.sigmas is None else ' of a flow'})"
 
     @property
-    def depth(self) -> int:
+    def num_steps(self) -> int:
         return len(self.timesteps)
 
     @property
-    def asking(self) -> int:
+    def num_evaluated_steps(self) -> int:
         """How many of the steps ask the network: all, or all but the last, where that changes nothing."""
-        return self.depth - (self.depth > 0 and self.sigma(self.depth - 1) == self.sigma(self.depth))
+        return self.num_steps - (self.num_steps > 0 and self.sigma(self.num_steps - 1) == self.sigma(self.num_steps))
 
     def alpha(self, position: int) -> float:
         """The cumulative alpha a state has at `position`."""
@@ -57,14 +57,14 @@ class Schedule:
 
     def timestep(self, position: int) -> float:
         """Return the timestep of a state at `position`: that of the step from there, and 0 at the clean end."""
-        return self.timesteps[position] if position < self.depth else 0
+        return self.timesteps[position] if position < self.num_steps else 0
 
     def outside(self, interval: Sequence[float] | None) -> frozenset[float]:
         """Return the timesteps of the noise levels outside `interval`, (low, high]; none if there is no interval."""
         if interval is None:
             return frozenset()
         # The noisy end comes last: if the last step has timestep 0 too, its noise level counts.
-        levels = {self.timestep(k): self.sigma(k) for k in reversed(range(self.depth + 1))}
+        levels = {self.timestep(k): self.sigma(k) for k in reversed(range(self.num_steps + 1))}
         return frozenset(timestep for timestep, sigma in levels.items() if not interval[0] < sigma <= interval[1])
 
 

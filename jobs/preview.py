@@ -63,14 +63,14 @@ def _invert(spec: InvertSpec) -> list[str]:
     units = cut(sources, batch_size, spec.workers.count, most)
     sound = samples - faults.total()
     schedule = schedule_of(fingerprint)
-    depth = schedule.depth
+    depth = schedule.num_steps
     size = describe(folder).size
     sampler = spec.sampler.name
     parameters = "".join(f", {name} {fingerprint[name]}" for name in SAMPLERS[sampler].parameters)
     interval = spec.sampler.guidance_interval
     compiled = ", compiled" if spec.model.compile else ""
     within = "" if interval is None else " at noise levels from {:g} to {:g}".format(*interval)
-    timesteps = SAMPLERS[sampler].asked(schedule, depth, 0)
+    timesteps = SAMPLERS[sampler].evaluated_timesteps(schedule, depth, 0)
     cost = evaluations(timesteps, schedule.outside(interval), _branching(fingerprint, spec.sampler.guidance_scale))
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
@@ -188,7 +188,7 @@ def _edit_cost(
 
     Edits of one depth, guidance and control are held to the row's own regeneration, which takes one place beside them.
     """
-    depth, timesteps_of = schedule.depth, partial(SAMPLERS[made["sampler"]].asked, schedule)
+    depth, timesteps_of = schedule.num_steps, partial(SAMPLERS[made["sampler"]].evaluated_timesteps, schedule)
     last, cost, guidance_scale = depth, 0, _branching(made, made["guidance_scale"])
     seen = set[tuple[int, float, str]]()
     for variant, _ in changed:

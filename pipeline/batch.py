@@ -18,8 +18,8 @@ from ray.exceptions import RayError, RayTaskError
 from torch import nn
 
 from edict.checkpoint import locate
+from edict.integration import Predict
 from edict.pair import Pair
-from edict.sampler import Predict
 from edict.samplers import SAMPLERS
 from pipeline.cluster import connected, machine_for
 from pipeline.cost import NEAR, fresh, peak, smallest, timed
@@ -100,7 +100,7 @@ class BatchWorker(Ready):
             before = timed(begin, device)
             start, predict = begin()
             x, unguided, schedule = start.to_float()[0], start.unguided, start.schedule
-            timesteps = SAMPLERS[start.sampler].asked(schedule, schedule.depth, 0)
+            timesteps = SAMPLERS[start.sampler].evaluated_timesteps(schedule, schedule.num_steps, 0)
             one_of_each = {timestep in unguided: timestep for timestep in timesteps}
             seconds = {kind: timed(partial(predict, x, timestep), device) for kind, timestep in one_of_each.items()}
         call = sum(seconds[timestep in unguided] for timestep in timesteps) / len(timesteps)

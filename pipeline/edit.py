@@ -265,7 +265,7 @@ class EditWorker:
         for (steps, guidance_scale, _), members in sorted(together.items(), reverse=True):
             if all(changes[i].row in lost for i in members):
                 continue
-            depth = base.schedule.depth
+            depth = base.schedule.num_steps
             base, met = self.model.move(
                 base, [captions[row] for row in rows], depth - steps, slots=[slots[row] for row in rows]
             )

@@ -65,7 +65,7 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
         noise = model.schedule(sampler.steps, sampler.strength, sampler.steps_offset)
     except ValueError as error:
         raise NoSchedule(f"sampler: {error}") from error
-    parameters = resolve(sampler.name, noise.depth, sampler.parameters)
+    parameters = resolve(sampler.name, noise.num_steps, sampler.parameters)
     fingerprint = {
         "input": spec.input,
         "weights": weights_digest(folder, spec.model.variant, adapter),

@@ -103,7 +103,7 @@ def executed_steps(variant: Variant, schedule_steps: int, schedule: Schedule, sa
 
     Raises EditError if the store has fewer steps, or if its sampler makes no network call in them.
     """
-    steps, depth = variant.steps, schedule.depth
+    steps, depth = variant.steps, schedule.num_steps
     if steps is None:
         steps = depth if variant.strength is None else executed(schedule_steps, variant.strength)
     if not 1 <= steps <= depth:
@@ -112,7 +112,7 @@ def executed_steps(variant: Variant, schedule_steps: int, schedule: Schedule, sa
             f"{schedule_steps}. Set a strength up to {depth / schedule_steps:g}, or up to {depth} steps, or invert at "
             "a higher strength"
         )
-    if steps < (least := depth - schedule.asking + SAMPLERS[sampler].ahead + 1):
+    if steps < (least := depth - schedule.num_evaluated_steps + SAMPLERS[sampler].y_lead + 1):
         raise EditError(
             f"edit {variant.name!r} has {steps} of the last steps under its prompt, where {sampler} makes no network "
             f"call, so the edit would change nothing. Set {least} steps or more"

@@ -83,7 +83,9 @@ class VerifyWorker:
             return Regenerated(unit.count, problem=str(error))
         pair = latents.pair
         with fitting(pair.batch_size, self.model.device):
-            clean, faults = self.model.move(pair, latents.column("caption"), pair.schedule.depth, slots=latents.slots)
+            clean, faults = self.model.move(
+                pair, latents.column("caption"), pair.schedule.num_steps, slots=latents.slots
+            )
         inexact = [
             f"{unit.source}: key {key}"
             for i, (key, stored, digest) in enumerate(

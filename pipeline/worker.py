@@ -166,7 +166,9 @@ def check_model(model: EDICT, fingerprint: Mapping[str, Any], batch_size: int) -
     schedule = schedule_of(dict(fingerprint))
     unguided = schedule.outside(fingerprint.get("guidance_interval"))
     # one timestep with guidance and one without, because the batch of the network differs between them
-    timesteps = {timestep in unguided: timestep for timestep in schedule.timesteps[: schedule.asking]}.values()
+    timesteps = {
+        timestep in unguided: timestep for timestep in schedule.timesteps[: schedule.num_evaluated_steps]
+    }.values()
     with fitting(batch_size, model.device):
         with _trying(model, "the autoencoder"):
             latents = inner.encode(torch.zeros(1, 3, side, side, device=model.device), None)

@@ -17,8 +17,8 @@ from transformers.utils import logging as transformers_logging
 
 from edict import EDICT, Pair
 from edict.lattice import to_lattice
-from edict.sampler import BITS
 from edict.samplers import resolve
+from edict.samplers.base import BITS
 
 CAPTIONS = ("a red heart on a blue background", "a bear", "two green apples", "a star, at night")
 STEPS, GUIDANCE = 50, 7.0

@@ -21,8 +21,7 @@ from benchmarks.gpu_check.shapes import SHAPES
 from benchmarks.gpu_check.variants import VARIANTS, answered, forward_as
 from edict import EDICT
 from edict.determinism import tf32
-from edict.sampler import BITS, Extent
-from edict.samplers import SAMPLERS
+from edict.integration import Integration, solve
 from pipeline.cost import NEAR, clocked, fresh, peak, smallest, timed
 
 CALLS = 2 * STEPS  # EDICT calls the network twice per step
@@ -166,11 +165,9 @@ class Speed:
         """Time a step of the inversion, and the same step with a stored prediction: everything but the network."""
         pair = latents(model, best(found), 2)
         predict = model.predictor(captions(len(pair)), GUIDANCE)
-        invert = partial(SAMPLERS["edict"].invert, pair.x, pair.y, pair.schedule, predict, bits=BITS, **pair.parameters)
 
         def seconds() -> float:
-            whole = partial(invert, start=pair.position, stop=0, extent=Extent(pair.x))
-            return self.timed(whole, model.device) / pair.position
+            return self.timed(lambda: solve(Integration(pair, 0), predict), model.device) / pair.position
 
         whole = seconds()
         with forward_as(model.network, answered):

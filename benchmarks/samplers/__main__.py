@@ -104,7 +104,10 @@ def keep(figure: Figure, name: str) -> None:
 def there_and_back(row: Row) -> int:
     """Calls of the network for an edit."""
     sampler, schedule = SAMPLERS[row["sampler"]], describe(locate()).schedule(row["steps"], row["strength"])
-    return len(sampler.asked(schedule, schedule.depth, 0) + sampler.asked(schedule, 0, schedule.depth))
+    return len(
+        sampler.evaluated_steps(schedule, schedule.num_steps, 0)
+        + sampler.evaluated_steps(schedule, 0, schedule.num_steps)
+    )
 
 
 def round_trips() -> None:

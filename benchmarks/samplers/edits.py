@@ -45,7 +45,7 @@ def by_sampler(
     name: str, model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float
 ) -> Edited:
     """The inversion under the source's caption and the generation under the target's by any sampler."""
-    ready = replace(start, sampler=name, parameters=resolve(name, start.schedule.depth, {}))
+    ready = replace(start, sampler=name, parameters=resolve(name, start.schedule.num_steps, {}))
     return by_edict(model, ready, sources, targets, guidance_scale)
 
 

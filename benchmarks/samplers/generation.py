@@ -38,8 +38,8 @@ def noised(model: EDICT, name: str, captions: Sequence[str], given: Any, steps: 
     )
     x = to_lattice(noise, schedule.scale(0), BITS)
     pair = Pair(x, x.clone(), schedule, 0, BITS, given.guidance, given.batch, "ddim")
-    ahead = pair.x if not SAMPLERS[name].ahead else model.move(pair, captions, SAMPLERS[name].ahead)[0].x
-    return replace(pair, y=ahead, sampler=name, parameters=resolve(name, schedule.depth, {}))
+    ahead = pair.x if not SAMPLERS[name].y_lead else model.move(pair, captions, SAMPLERS[name].y_lead)[0].x
+    return replace(pair, y=ahead, sampler=name, parameters=resolve(name, schedule.num_steps, {}))
 
 
 def drawn(model: EDICT, name: str, captions: Sequence[str], given: Any, steps: int) -> tuple[list[Image.Image], int]:
@@ -130,7 +130,7 @@ def measure(model: EDICT, given: Any) -> tuple[dict[str, Any], dict[str, list[Im
     names = [name for name in reversed(SAMPLERS) if name != "ddim_euler"]  # It generates as ddim does.
     for steps, name in product(given.steps, names):
         images, lost = drawn(model, name, captions, given, steps)
-        calls = len(SAMPLERS[name].asked(model.model.schedule(steps), 0, steps)) + SAMPLERS[name].ahead
+        calls = len(SAMPLERS[name].evaluated_steps(model.model.schedule(steps), 0, steps)) + SAMPLERS[name].y_lead
         add(name, images, steps, calls=calls, left_the_lattice=lost)
         if steps == min(given.steps):
             shown[name] = images

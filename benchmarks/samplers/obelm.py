@@ -17,7 +17,7 @@ from PIL import Image
 from benchmarks.record import numbers, parser, save
 from benchmarks.samplers.round_trips import distance
 from edict import EDICT, Pair
-from edict.sampler import Predict
+from edict.integration import Predict
 from edict.samplers import SAMPLERS, two_step
 from edict.schedule import Schedule
 from jobs.evaluation.edits import Edited, Method, by_edict, mean_interval
@@ -35,8 +35,8 @@ def limited(schedule: Schedule, k: int) -> float:
 
 def invert(clean: torch.Tensor, schedule: Schedule, predict: Predict, weight: Weight) -> tuple[torch.Tensor, ...]:
     """Invert clean latents to the states at positions 0 and 1, x / sqrt(alpha), float64 [N, C, H, W]."""
-    end = schedule.asking
-    y = clean / schedule.scale(schedule.depth)
+    end = schedule.num_evaluated_steps
+    y = clean / schedule.scale(schedule.num_steps)
     eps = predict(y * schedule.scale(end), schedule.timesteps[end - 1]).double()
     x = y + (schedule.sigma(end - 1) - schedule.sigma(end)) * eps
     for k in reversed(range(1, end)):
@@ -47,9 +47,9 @@ def invert(clean: torch.Tensor, schedule: Schedule, predict: Predict, weight: We
 def generate(states: tuple[torch.Tensor, ...], schedule: Schedule, predict: Predict, weight: Weight) -> torch.Tensor:
     """Generate the clean latents, float64 [N, C, H, W], from the states at positions 0 and 1."""
     x, y = states
-    for k in range(1, schedule.asking):
+    for k in range(1, schedule.num_evaluated_steps):
         x, y = y, y + weight(schedule, k) * (x - y) + _step(y, k, schedule, predict, weight)
-    return y * schedule.scale(schedule.depth)
+    return y * schedule.scale(schedule.num_steps)
 
 
 def _step(u: torch.Tensor, k: int, schedule: Schedule, predict: Predict, weight: Weight) -> torch.Tensor:
@@ -86,7 +86,7 @@ def limit(model: EDICT, edits: Sequence[Edit], steps: int, guidance_scale: float
         batch_size=len(edits),
         sampler="obelm",
     )
-    weights = [two_step.obelm(start.schedule, k) for k in range(1, start.schedule.asking)]
+    weights = [two_step.obelm(start.schedule, k) for k in range(1, start.schedule.num_evaluated_steps)]
     methods: dict[str, Method] = {
         "lattice": by_edict,
         "limited": partial(by_floats, limited),
@@ -129,11 +129,11 @@ def rounding(model: EDICT, edits: Sequence[Edit], steps: int, offset: int) -> di
         pair, _ = model.move(start, [edit.source.caption for edit in edits], 0)
         noise[bits] = pair.to_float()[0]
     schedule = start.schedule
-    weights = [limited(schedule, k) for k in range(1, schedule.asking)]
+    weights = [limited(schedule, k) for k in range(1, schedule.num_evaluated_steps)]
     return {
         "steps": steps,
         "steps_offset": offset,
-        "last_step": schedule.sigma(schedule.asking - 1) - schedule.sigma(schedule.asking),
+        "last_step": schedule.sigma(schedule.num_evaluated_steps - 1) - schedule.sigma(schedule.num_evaluated_steps),
         "last_weight": weights[-1],
         "expansion": max(math.prod(1 / weight for weight in weights[first::2]) for first in (0, 1)),
         "to_fine": {str(bits): float(distance(noise[bits], noise[FINE]).mean()) for bits in (12, 16)},

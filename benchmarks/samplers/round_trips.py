@@ -15,7 +15,8 @@ import torch
 
 from benchmarks.record import numbers, parser, save
 from benchmarks.samplers.drawings import drawings
-from edict import EDICT, ddim
+from edict import EDICT
+from edict.integration import solve_floats
 from edict.model import BITS
 from edict.samplers import SAMPLERS
 from jobs.evaluation.edits import mean_interval
@@ -37,10 +38,10 @@ def ode(
         rows = shown[first : first + batch]
         latents = model.encode([picture.image for picture in rows], bits=FINE).to_float()[0]
         predict = model.predictor([picture.caption for picture in rows], 1.0)
-        position = schedule.depth
+        position = schedule.num_steps
         for t in parts:
             stop = schedule.timesteps.index(t)
-            latents = ddim.invert(latents, schedule, predict, start=position, stop=stop)
+            latents = solve_floats(latents, "ddim", schedule, predict, position, stop)
             parts[t].append(latents)
             position = stop
     return {t: torch.cat(part) for t, part in parts.items()}
@@ -82,7 +83,7 @@ def measure(model: EDICT, shown: Sequence[Captioned], given: Any) -> tuple[list[
                 "sampler": name,
                 "parameters": {parameter: float(value) for parameter, value in start.parameters.items()},
                 **about,
-                "calls": len(SAMPLERS[name].asked(start.schedule, start.position, 0)),
+                "calls": len(SAMPLERS[name].evaluated_steps(start.schedule, start.position, 0)),
                 "bits": bits,
                 "n": len(shown),
                 "left_the_lattice": int((~sound).sum()),

@@ -89,7 +89,7 @@ def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Nam
         pictures = model.decode(edited.to_float()[0])
         failed = np.isin(np.arange(len(edits)), [*lost, *met])
         errors = np.where(failed, np.nan, squared_error(pictures, [edit.target.image for edit in edits]))
-        calls = len(SAMPLERS[pair.sampler].asked(pair.schedule, steps - ran, steps))
+        calls = len(SAMPLERS[pair.sampler].evaluated_steps(pair.schedule, steps - ran, steps))
         rows.append(
             {
                 **one,

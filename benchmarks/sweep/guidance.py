@@ -67,7 +67,7 @@ def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Nam
                 "outside": mean_interval(np.where(failed, np.nan, outside_error(pictures, edits)), drawings),
                 "drift": float(noise.drift().mean()),
                 "evaluations": [
-                    evaluations(sampler.asked(start.schedule, *ends), outside, one["guidance_scale"])
+                    evaluations(sampler.evaluated_timesteps(start.schedule, *ends), outside, one["guidance_scale"])
                     for ends in ((depth, 0), (0, depth))
                 ],
             }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fractions import Fraction
 
 from edict.lattice import as_fraction
-from edict.sampler import Sampler
+from edict.samplers.base import Sampler
 from edict.samplers.ddim import DDIM, DDIM_EULER
 from edict.samplers.edict import EDICT
 from edict.samplers.two_step import BDIA, OBELM

@@ -22,17 +22,17 @@ Diffusion's schedule; docs/comparison.md has the effect on edits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING
 
 from edict.lattice import SHARE, as_fraction, contract, expand
-from edict.sampler import Extent, Predict, Sampler, States, increment
+from edict.samplers.base import Query, Sampler, Steps
 from edict.schedule import Schedule
 
 if TYPE_CHECKING:
-    import torch
+    from torch import Tensor
 
 
 def bdia(schedule: Schedule, k: int, gamma: Fraction) -> float:
@@ -56,62 +56,51 @@ def obelm(schedule: Schedule, k: int) -> float:
 
 
 def generate(
-    x: torch.Tensor,
-    y: torch.Tensor,
+    x: Tensor,
+    y: Tensor,
     schedule: Schedule,
-    predict: Predict,
-    *,
-    weight: Callable[..., float],
-    bits: int,
+    parameters: Mapping[str, Fraction],
     start: int,
     stop: int,
-    extent: Extent,
-    **parameters: Fraction,
-) -> States:
+    *,
+    weight: Callable[..., float],
+) -> Steps:
     """Denoise; `weight(schedule, k, **parameters)` is a_k."""
-    end = schedule.asking  # from here on the state is the clean one
-    extent.saw(x, y)
+    end = schedule.num_evaluated_steps  # from here on the state is the clean one
     for k in range(start + 1, stop + 1):  # to the pair at k
         if k >= end:
             x = y
         else:
             a, gain = _coefficients(schedule, k, weight, parameters)
-            step = increment(y, k, schedule.timesteps[k], gain, schedule, predict, bits, extent)
-            x, y = y, y + contract(x - y, a) + step
-        extent.saw(x, y)
+            increment = yield Query(y, k, k, gain)
+            x, y = y, y + contract(x - y, a) + increment
     return x, y
 
 
 def invert(
-    x: torch.Tensor,
-    y: torch.Tensor,
+    x: Tensor,
+    y: Tensor,
     schedule: Schedule,
-    predict: Predict,
-    *,
-    weight: Callable[..., float],
-    bits: int,
+    parameters: Mapping[str, Fraction],
     start: int,
     stop: int,
-    extent: Extent,
-    **parameters: Fraction,
-) -> States:
-    """Noise: `generate` undone, last first."""
-    end = schedule.asking  # from here on the state is the clean one
-    extent.saw(x, y)
+    *,
+    weight: Callable[..., float],
+) -> Steps:
+    """Add noise: the steps of `generate` undone, the last one first."""
+    end = schedule.num_evaluated_steps  # from here on the state is the clean one
     for k in reversed(range(stop, start)):  # from the pair at k + 1
         if k == end - 1:
-            gain = -_step(schedule, k)
-            x, y = x - increment(x, end, schedule.timesteps[k], gain, schedule, predict, bits, extent), x
+            x, y = x - (yield Query(x, end, k, -_step(schedule, k))), x
         elif k < end:
             a, gain = _coefficients(schedule, k + 1, weight, parameters)
-            step = increment(x, k + 1, schedule.timesteps[k + 1], gain, schedule, predict, bits, extent)
-            x, y = x + expand(y - x - step, a), x
-        extent.saw(x, y)
+            increment = yield Query(x, k + 1, k + 1, gain)
+            x, y = x + expand(y - x - increment, a), x
     return x, y
 
 
 def _coefficients(
-    schedule: Schedule, k: int, weight: Callable[..., float], parameters: dict[str, Fraction]
+    schedule: Schedule, k: int, weight: Callable[..., float], parameters: Mapping[str, Fraction]
 ) -> tuple[Fraction, float]:
     """a_k as the lattice takes it, and what belongs to this very a_k before the prediction."""
     a = min(max(as_fraction(weight(schedule, k, **parameters)), SHARE), Fraction(1))
@@ -122,15 +111,6 @@ def _step(schedule: Schedule, k: int) -> float:
     return schedule.sigma(k) - schedule.sigma(k + 1)
 
 
-def _asked(schedule: Schedule, start: int, stop: int) -> list[float]:
-    asking = schedule.asking
-    if start < stop:
-        return [*schedule.timesteps[start + 1 : min(stop + 1, asking)]]
-    return [schedule.timesteps[min(k + 1, asking - 1)] for k in range(stop, min(start, asking))]
-
-
-BDIA = Sampler(
-    partial(generate, weight=bdia), partial(invert, weight=bdia), _asked, ahead=1, parameters={"gamma": 0.96}
-)
-OBELM = Sampler(partial(generate, weight=obelm), partial(invert, weight=obelm), _asked, ahead=1, bits=16)
+BDIA = Sampler(partial(generate, weight=bdia), partial(invert, weight=bdia), y_lead=1, parameters={"gamma": 0.96})
+OBELM = Sampler(partial(generate, weight=obelm), partial(invert, weight=obelm), y_lead=1, bits=16)
 """Its inversion expands rounding more than the others'."""

@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 from transformers.utils import logging
 
-from edict import EDICT, Control, Pair, ddim
+from edict import EDICT, Control, Pair
 from edict.attention import without_effect
+from edict.integration import solve_floats
 from edict.schedule import executed
 from edict.training.emoji import KINDS
 from jobs.evaluation.errors import EvaluationError
@@ -52,13 +53,13 @@ def by_edict(model: EDICT, start: Pair, sources: list[str], targets: list[str], 
 
 @torch.inference_mode()
 def by_ddim(
-    model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float, *, euler: bool
+    model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float, *, sampler: str
 ) -> Edited:
-    """Edit by DDIM inversion and generation along one schedule. `euler` is the convention of the inversion."""
+    """Edit by DDIM inversion, whose convention is that of `sampler`, and generation along one schedule."""
     schedule, predict = start.schedule, model.predictor(sources, start.guidance_scale)
-    noise = ddim.invert(start.to_float()[0], schedule, predict, start=schedule.depth, stop=0, euler=euler)
+    noise = solve_floats(start.to_float()[0], sampler, schedule, predict, schedule.num_steps, 0)
     predict = model.predictor(targets, guidance_scale)
-    return ddim.generate(noise, schedule, predict, start=0, stop=schedule.depth), set()
+    return solve_floats(noise, sampler, schedule, predict, 0, schedule.num_steps), set()
 
 
 def check_control(model: EDICT, steps: int, strength: float) -> None:
@@ -86,13 +87,13 @@ def by_sdedit(model: EDICT, start: Pair, sources: list[str], targets: list[str],
     noise = torch.randn(latents.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     noised = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise.to(latents.device)
     predict = model.predictor(targets, guidance_scale)
-    return ddim.generate(noised, schedule, predict, start=0, stop=schedule.depth), set()
+    return solve_floats(noised, "ddim", schedule, predict, 0, schedule.num_steps), set()
 
 
 METHODS: dict[str, Method] = {
     "EDICT": by_edict,
-    "DDIM": partial(by_ddim, euler=False),
-    "DDIM Euler": partial(by_ddim, euler=True),
+    "DDIM": partial(by_ddim, sampler="ddim"),
+    "DDIM Euler": partial(by_ddim, sampler="ddim_euler"),
     "control": by_control,
     "SDEdit": by_sdedit,
 }

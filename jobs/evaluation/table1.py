@@ -11,7 +11,8 @@ from typing import Any
 
 import torch
 
-from edict import EDICT, Pair, ddim
+from edict import EDICT, Pair
+from edict.integration import solve_floats
 from jobs.evaluation.truth import Captioned, squared_error
 from pipeline.progress import Progress
 
@@ -43,8 +44,8 @@ def measure(model: EDICT, shown: Sequence[Captioned], *, steps: Sequence[int], b
     clean = model.encode([picture.image for picture in shown])
     methods: dict[str, Method] = {
         "EDICT": by_edict,
-        "DDIM": partial(by_ddim, euler=False),
-        "DDIM Euler": partial(by_ddim, euler=True),
+        "DDIM": partial(by_ddim, sampler="ddim"),
+        "DDIM Euler": partial(by_ddim, sampler="ddim_euler"),
     }
     with Progress("table1", len(methods) * len(PROMPTS) * sum(steps) * len(shown), "steps") as progress:
         for method, come_back in methods.items():
@@ -103,18 +104,18 @@ def by_edict(model: EDICT, start: Pair, shown: Sequence[Captioned]) -> dict[str,
 
 
 @torch.inference_mode()
-def by_ddim(model: EDICT, start: Pair, shown: Sequence[Captioned], *, euler: bool) -> dict[str, Any]:
-    """Invert by DDIM and regenerate along one schedule. `euler` is the convention of the inversion."""
+def by_ddim(model: EDICT, start: Pair, shown: Sequence[Captioned], *, sampler: str) -> dict[str, Any]:
+    """Invert by DDIM and regenerate along one schedule. The inversion has the convention of `sampler`."""
     images = [picture.image for picture in shown]
     latents = start.to_float()[0]
-    depth = start.schedule.depth
+    depth = start.schedule.num_steps
     parts = []
     began = time.perf_counter()
     for first in range(0, len(shown), start.batch_size):
         rows = slice(first, first + start.batch_size)
         predict = model.predictor([picture.caption for picture in shown[rows]], start.guidance_scale)
-        noise = ddim.invert(latents[rows], start.schedule, predict, start=depth, stop=0, euler=euler)
-        parts.append(ddim.generate(noise, start.schedule, predict, start=0, stop=depth))
+        noise = solve_floats(latents[rows], sampler, start.schedule, predict, depth, 0)
+        parts.append(solve_floats(noise, sampler, start.schedule, predict, 0, depth))
     seconds = time.perf_counter() - began
     base = squared_error(model.decode(latents), images)
     error = squared_error(model.decode(torch.cat(parts)), images)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 
-from edict import ddim
+from edict.integration import solve_floats
 from edict.schedule import schedule
 from tests.edict.oracle import analytic
 
@@ -23,11 +23,11 @@ def latents() -> torch.Tensor:
     return torch.randn(3, 4, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
 
 
-def round_trip_error(steps: int, euler: bool) -> float:
+def round_trip_error(steps: int, name: str) -> float:
     plan = schedule(CONFIG, steps)
-    noise = ddim.invert(latents(), plan, analytic, start=plan.depth, stop=0, euler=euler)
+    noise = solve_floats(latents(), name, plan, analytic, plan.num_steps, 0)
     assert (noise - latents()).abs().max() > 0.1
-    return float((ddim.generate(noise, plan, analytic, start=0, stop=plan.depth) - latents()).square().mean().sqrt())
+    return float((solve_floats(noise, name, plan, analytic, 0, plan.num_steps) - latents()).square().mean().sqrt())
 
 
 @pytest.mark.parametrize("steps", [1, 7, 50])
@@ -41,7 +41,7 @@ def test_generation_is_diffusers_step(steps: int, offset: int) -> None:
     for timestep in scheduler.timesteps:
         expected = scheduler.step(analytic(expected, int(timestep)), timestep, expected).prev_sample
     plan = schedule(config, steps)
-    generated = ddim.generate(latents(), plan, analytic, start=0, stop=steps)
+    generated = solve_floats(latents(), "ddim", plan, analytic, 0, steps)
     assert generated.dtype == torch.float64
     assert torch.allclose(generated, expected, rtol=1e-5, atol=1e-5)
 
@@ -49,30 +49,31 @@ def test_generation_is_diffusers_step(steps: int, offset: int) -> None:
 @pytest.mark.parametrize("steps", [1, 7, 50])
 @pytest.mark.parametrize("offset", [0, 1])
 def test_inversion_is_diffusers_step(steps: int, offset: int) -> None:
-    """The tolerance is 1e-5, as for generation. diffusers has the convention without `euler`."""
+    """The tolerance is 1e-5, as for generation. diffusers has the convention of `ddim`."""
     config = CONFIG | {"steps_offset": offset}
     scheduler = DDIMInverseScheduler.from_config(config)
     scheduler.set_timesteps(steps)
     expected = latents()
     for timestep in scheduler.timesteps:
         expected = scheduler.step(analytic(expected, int(timestep)), timestep, expected).prev_sample
-    inverted = ddim.invert(latents(), schedule(config, steps), analytic, start=steps, stop=0)
+    inverted = solve_floats(latents(), "ddim", schedule(config, steps), analytic, steps, 0)
     assert torch.allclose(inverted, expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("euler", [False, True])
-def test_the_round_trip_is_close_but_not_exact(euler: bool) -> None:
+@pytest.mark.parametrize("name", ["ddim", "ddim_euler"])
+def test_the_round_trip_is_close_but_not_exact(name: str) -> None:
     """Its error is of the first order in the step: half as large with twice the steps."""
-    coarse, fine = round_trip_error(50, euler), round_trip_error(100, euler)
+    coarse, fine = round_trip_error(50, name), round_trip_error(100, name)
     assert 1e-4 < coarse < 0.1
     assert 0.4 < fine / coarse < 0.6
 
 
-@pytest.mark.parametrize("euler", [False, True])
-def test_a_run_can_stop_anywhere_and_go_on(euler: bool) -> None:
+@pytest.mark.parametrize("name", ["ddim", "ddim_euler"])
+def test_a_run_can_stop_anywhere_and_go_on(name: str) -> None:
     plan = schedule(CONFIG, 9)
-    middle = ddim.invert(latents(), plan, analytic, start=9, stop=4, euler=euler)
-    assert torch.equal(
-        ddim.invert(middle, plan, analytic, start=4, stop=0, euler=euler),
-        ddim.invert(latents(), plan, analytic, start=9, stop=0, euler=euler),
+    middle = solve_floats(latents(), name, plan, analytic, 9, 4)
+    continued, whole = (
+        solve_floats(middle, name, plan, analytic, 4, 0),
+        solve_floats(latents(), name, plan, analytic, 9, 0),
     )
+    assert torch.allclose(continued, whole, rtol=1e-12, atol=1e-12)

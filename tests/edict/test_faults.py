@@ -11,8 +11,8 @@ from PIL import Image
 from torch import nn
 
 from edict import EDICT
+from edict.integration import RangeMonitor
 from edict.lattice import LIMIT, LatticeOverflow, NonFinite, from_lattice, largest, to_lattice
-from edict.sampler import Extent
 from pipeline.parts import STORED, storable
 from tests.edict.checkpoints import Folder
 
@@ -63,9 +63,10 @@ def test_the_smallest_integer_is_large(small: EDICT, images: list[Image.Image]) 
     start = small.encode(images[:2])
     wild = replace(start, x=start.x.clone(), y=start.y.clone())
     wild.y[1, 0, 0, 0] = LEAST
-    extent = Extent(wild.x)
-    extent.saw(wild.x, wild.y)
-    assert (extent.largest >= LIMIT).tolist() == [False, True]
+    monitor = RangeMonitor(wild.x)
+    monitor.observe_state(wild.x)
+    monitor.observe_state(wild.y)
+    assert (monitor.largest >= LIMIT).tolist() == [False, True]
     assert list(storable(wild)) == [1] and not storable(start)
     wild.y[1, 0, 0, 0] = STORED
     assert list(storable(wild)) == [1]

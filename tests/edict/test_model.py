@@ -259,7 +259,7 @@ def test_one_store_serves_every_strength(model: EDICT, images: Pictures, caption
     """Generated part of the way with the base prompts, a pair is the one that inversion had there: the branch point."""
     start = model.encode(images[:2])
     stored = model.invert(start, captions[:2], steps=10)
-    depth = stored.schedule.depth
+    depth = stored.schedule.num_steps
     direct = model.prepare(start, steps=10, strength=1.0, guidance_scale=3.0)
     for strength in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         branch = depth - executed(10, strength)

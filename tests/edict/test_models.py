@@ -24,9 +24,10 @@ from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
 from benchmarks.slots import compare
-from edict import EDICT, Control, ModelError, Pair, ddim
+from edict import EDICT, Control, ModelError, Pair
 from edict.attention import find, split
 from edict.checkpoint import DEFAULT, LoRA, locate_lora, read_index, weights_digest
+from edict.integration import solve_floats
 from edict.models import MODELS, describe
 from edict.models.flux import pack, unpack
 from edict.models.noise import SCHEDULERS
@@ -93,7 +94,7 @@ def test_two_steps_are_those_of_the_pipeline(folder: Folder, kind: str, guidance
     if kind.startswith("flux"):
         theirs = unpack(theirs, *start.shape[2:])
     plan, predict = model.model.schedule(2), model.predictor(TEXTS, guidance_scale)
-    ours = ddim.generate(start, plan, predict, start=0, stop=2)
+    ours = solve_floats(start, "ddim", plan, predict, 0, 2)
     assert (ours - start).abs().max() > 0.05
     assert torch.allclose(ours.float(), theirs.float(), atol=2e-4, rtol=1e-3)
     pictures = pipeline(**given, output_type="pil").images
@@ -115,7 +116,7 @@ def test_negative_captions_are_the_pipelines_negative_prompts(folder: Folder, ki
         output_type="latent",
     ).images
     predict = model.predictor(TEXTS, 7.0, ["red", ""])
-    ours = ddim.generate(start, model.model.schedule(1), predict, start=0, stop=1)
+    ours = solve_floats(start, "ddim", model.model.schedule(1), predict, 0, 1)
     assert torch.allclose(ours.float(), theirs, atol=2e-4, rtol=1e-3)
 
 
@@ -127,7 +128,7 @@ def test_pixels_are_denoised_as_by_the_pipeline(folder: Folder) -> None:
     seeded = [torch.Generator().manual_seed(i) for i in range(2)]
     start = torch.cat([torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(2)])
     pictures = theirs(2, generator=seeded, num_inference_steps=2, output_type="np").images
-    pair = ddim.generate(start, model.model.schedule(2), model.predictor(["", ""], 7.0), start=0, stop=2)
+    pair = solve_floats(start, "ddim", model.model.schedule(2), model.predictor(["", ""], 7.0), 0, 2)
     ours = (pair.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert np.allclose(ours, pictures, atol=1e-4)
 
@@ -184,7 +185,7 @@ def test_a_schedule_from_pure_noise_is_refused_with_a_remedy() -> None:
     config = NOISE | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 0}
     with pytest.raises(ValueError, match="zero terminal SNR"):
         schedule(config, 10)
-    assert schedule(config, 10, 0.9).depth == 9
+    assert schedule(config, 10, 0.9).num_steps == 9
 
 
 @pytest.mark.parametrize(
@@ -200,7 +201,7 @@ def test_a_flows_sigmas_are_the_pipelines(folder: Folder, kind: str, strength: f
     plan = model.model.schedule(5, strength)
     assert plan.sigmas == tuple(scheduler.sigmas.double().tolist()[-depth - 1 :])
     assert plan.timesteps == tuple(scheduler.timesteps.double().tolist()[-depth:])
-    assert plan.depth == depth
+    assert plan.num_steps == depth
     assert [plan.scale(i) for i in range(depth + 1)] == [1.0] * (depth + 1)
     assert (plan.sigma(depth), model.model.clean()) == (0.0, FLOW_END)
     if strength == 1:

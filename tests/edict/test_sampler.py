@@ -1,104 +1,56 @@
 """EDICT alone, with a noise prediction in closed form: exact in integers, and true to the paper's equations."""
 
-from fractions import Fraction
-
 import pytest
 import torch
 
+from edict.integration import Predict
 from edict.lattice import LIMIT, from_lattice, to_lattice
-from edict.sampler import Extent, Predict
-from edict.samplers import edict
 from edict.schedule import Schedule, executed, schedule
 from tests.edict import oracle
+from tests.edict.integrate import CONFIG, Run, clean, equal, latents
 from tests.edict.oracle import analytic
 
-CONFIG = {
-    "beta_start": 0.00085,
-    "beta_end": 0.012,
-    "beta_schedule": "scaled_linear",
-    "num_train_timesteps": 1000,
-    "set_alpha_to_one": False,
-    "steps_offset": 1,
-}
-P = Fraction(93, 100)
-States = tuple[torch.Tensor, torch.Tensor]
+
+def edict(plan: Schedule, p: float = 0.93, bits: int = 12, predict: Predict = analytic) -> Run:
+    return Run("edict", plan, bits, predict, p=p)
 
 
-class Run:
-    """Both directions along one schedule, and what the last run met."""
-
-    def __init__(self, plan: Schedule, p: Fraction = P, bits: int = 12, predict: Predict = analytic) -> None:
-        self.plan, self.p, self.bits, self.predict = plan, p, bits, predict
-
-    def invert(self, pair: States, start: int | None = None, stop: int = 0) -> States:
-        return self._move(edict.invert, pair, self.plan.depth if start is None else start, stop)
-
-    def generate(self, pair: States, start: int = 0, stop: int | None = None) -> States:
-        return self._move(edict.generate, pair, start, self.plan.depth if stop is None else stop)
-
-    def _move(self, direction, pair: States, start: int, stop: int) -> States:
-        self.extent = Extent(pair[0])
-        return direction(
-            *pair,
-            self.plan,
-            self.predict,
-            p=self.p,
-            bits=self.bits,
-            start=start,
-            stop=stop,
-            extent=self.extent,
-        )
-
-
-def latents(samples: int = 3, seed: int = 0) -> torch.Tensor:
-    return torch.randn(samples, 4, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-
-
-def clean(plan: Schedule, bits: int = 12) -> States:
-    x = to_lattice(latents(), plan.scale(plan.depth), bits)
-    return x, x.clone()
-
-
-def equal(one: States, other: States) -> bool:
-    return torch.equal(one[0], other[0]) and torch.equal(one[1], other[1])
-
-
-@pytest.mark.parametrize("p", ["0.9", "0.93", "0.97", "1"])
+@pytest.mark.parametrize("p", [0.9, 0.93, 0.97, 1])
 @pytest.mark.parametrize(
     ("steps", "strength"),
     [(n, s) for n in (1, 2, 7, 25, 50, 51, 200) for s in (0.3, 0.8, 1.0) if executed(n, s)],
 )
-def test_generation_returns_the_integers_that_were_inverted(steps: int, strength: float, p: str) -> None:
+def test_generation_returns_the_integers_that_were_inverted(steps: int, strength: float, p: float) -> None:
     """Every integer, and a state beyond the limit is seen: 160 steps at p = 0.9 expand x - y by 2^48."""
-    run = Run(schedule(CONFIG, steps, strength), Fraction(p))
+    run = edict(schedule(CONFIG, steps, strength), p)
     start = clean(run.plan)
     noise = run.invert(start)
-    within = run.extent.largest < LIMIT
-    assert within.all() == (not (p == "0.9" and run.plan.depth >= 160))
+    within = run.monitor.largest < LIMIT
+    assert within.all() == (not (p == 0.9 and run.plan.num_steps >= 160))
     assert not torch.equal(noise[0], start[0])
     back = run.generate(noise)
     assert equal([state[within] for state in back], [state[within] for state in start])
     if within.all():
-        assert (run.extent.largest < LIMIT).all(), "generation went beyond what inversion met"
+        assert (run.monitor.largest < LIMIT).all(), "generation went beyond what inversion met"
 
 
 @pytest.mark.parametrize("steps", [1, 6, 7])
 def test_a_pair_whose_states_differ_is_as_exact(steps: int) -> None:
-    run = Run(schedule(CONFIG, steps))
+    run = edict(schedule(CONFIG, steps))
     start = (torch.randint(-9999, 9999, (3, 4, 4, 4)), torch.randint(-9999, 9999, (3, 4, 4, 4)))
     assert equal(run.generate(run.invert(start)), start)
 
 
 @pytest.mark.parametrize("bits", [4, 8, 20])
 def test_exactness_does_not_depend_on_the_bits(bits: int) -> None:
-    run = Run(schedule(CONFIG, 25), bits=bits)
+    run = edict(schedule(CONFIG, 25), bits=bits)
     start = clean(run.plan, bits)
     assert equal(run.generate(run.invert(start)), start)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_exactness_does_not_depend_on_the_predictions_dtype(dtype: torch.dtype) -> None:
-    run = Run(schedule(CONFIG, 25), predict=lambda x, t: analytic(x.to(dtype), t))
+    run = edict(schedule(CONFIG, 25), predict=lambda x, t: analytic(x.to(dtype), t))
     start = clean(run.plan)
     assert run.predict(latents(), 1).dtype == dtype
     assert equal(run.generate(run.invert(start)), start)
@@ -111,9 +63,9 @@ def test_the_order_follows_the_steps_number_not_the_loops_count(steps: int) -> N
     So `shifted`, the same steps each numbered one higher, is what a sampler does that uses its own count. It undoes
     itself, but not `run`.
     """
-    run = Run(schedule(CONFIG, steps))
+    run = edict(schedule(CONFIG, steps))
     plan = run.plan
-    shifted = Run(Schedule((999, *plan.timesteps), (0.001, *plan.alphas_cumprod)))
+    shifted = edict(Schedule((999, *plan.timesteps), (0.001, *plan.alphas_cumprod)))
     start = clean(plan)
     miscounted = shifted.invert(start, steps + 1, 1)
     assert equal(shifted.generate(miscounted, 1, steps + 1), start)
@@ -130,7 +82,7 @@ def largest_error(plan: Schedule, p: float, inverting: bool) -> tuple[float, flo
     """
     x = y = 0.5
     q = 1 - p
-    for i in reversed(range(plan.depth)) if inverting else range(plan.depth):
+    for i in reversed(range(plan.num_steps)) if inverting else range(plan.num_steps):
         gain = abs(plan.sigma(i + 1) - plan.sigma(i))
         of_first, of_second = gain * plan.alpha(i + 1) ** 0.5, gain * plan.alpha(i) ** 0.5
         if inverting:
@@ -157,8 +109,8 @@ def test_the_lattice_follows_the_papers_equations(steps: int, strength: float, i
     plan = schedule(CONFIG, steps, strength)
     errors = {}
     for bits in (8, 12, 16, 20):
-        run = Run(plan, bits=bits)
-        here, there = (plan.depth, 0) if inverting else (0, plan.depth)
+        run = edict(plan, bits=bits)
+        here, there = (plan.num_steps, 0) if inverting else (0, plan.num_steps)
         start = latents()
         move, reference = (run.invert, oracle.invert) if inverting else (run.generate, oracle.generate)
         states = move(tuple(to_lattice(start, plan.scale(here), bits) for _ in "xy"))
@@ -189,7 +141,7 @@ def test_a_step_asks_for_two_predictions_of_its_own_timestep(steps: int) -> None
         asked.append((timestep, x.dtype, x.shape))
         return analytic(x, timestep)
 
-    run = Run(schedule(CONFIG, steps), predict=predict)
+    run = edict(schedule(CONFIG, steps), predict=predict)
     noise = run.invert(clean(run.plan))
     twice = [(t, torch.float64, (3, 4, 4, 4)) for t in run.plan.timesteps for _ in "xy"]
     assert asked == twice[::-1]
@@ -206,7 +158,7 @@ def test_a_step_that_changes_no_noise_asks_for_no_prediction() -> None:
         asked.append(timestep)
         return analytic(x, timestep)
 
-    run = Run(schedule(CONFIG | {"steps_offset": 0}, 5), predict=predict)
+    run = edict(schedule(CONFIG | {"steps_offset": 0}, 5), predict=predict)
     start = clean(run.plan)
     assert run.plan.timesteps == (800, 600, 400, 200, 0)
     noise = run.invert(start)
@@ -223,18 +175,18 @@ def test_one_samples_broken_prediction_is_its_own(bad: float, direction: str) ->
             eps[1, 3, 2, 1] = bad
         return eps
 
-    sound = Run(schedule(CONFIG, 6))
-    broken = Run(sound.plan, predict=predict)
+    sound = edict(schedule(CONFIG, 6))
+    broken = edict(sound.plan, predict=predict)
     whole, part = getattr(sound, direction)(clean(sound.plan)), getattr(broken, direction)(clean(sound.plan))
-    assert sound.extent.finite.tolist() == [True, True, True]
-    assert broken.extent.finite.tolist() == [True, False, True]
+    assert sound.monitor.finite.tolist() == [True, True, True]
+    assert broken.monitor.finite.tolist() == [True, False, True]
     assert equal([state[::2] for state in whole], [state[::2] for state in part])
 
 
 @pytest.mark.parametrize("huge", [1e12, 1e30, -1e30, 1e300])
-@pytest.mark.parametrize("p", ["0.93", "1"])
+@pytest.mark.parametrize("p", [0.93, 1])
 @pytest.mark.parametrize("direction", ["invert", "generate"])
-def test_one_samples_huge_prediction_is_seen_as_overflow(huge: float, p: str, direction: str) -> None:
+def test_one_samples_huge_prediction_is_seen_as_overflow(huge: float, p: float, direction: str) -> None:
     """Finite, but past int64: converted as it is, it would wrap, and vanish in mixing."""
 
     def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
@@ -242,19 +194,19 @@ def test_one_samples_huge_prediction_is_seen_as_overflow(huge: float, p: str, di
         eps[1, 3, 2, 1] = huge
         return eps
 
-    sound = Run(schedule(CONFIG, 3), Fraction(p))
-    broken = Run(sound.plan, Fraction(p), predict=predict)
+    sound = edict(schedule(CONFIG, 3), p)
+    broken = edict(sound.plan, p, predict=predict)
     start = clean(sound.plan)
     for state in start:
         state[1, 3, 2, 1] = 0  # from where the smallest int64 would be reached, which is its own absolute value
     whole, part = getattr(sound, direction)(start), getattr(broken, direction)(start)
-    assert broken.extent.finite.all()
-    assert (broken.extent.largest >= LIMIT).tolist() == [False, True, False]
+    assert broken.monitor.finite.all()
+    assert (broken.monitor.largest >= LIMIT).tolist() == [False, True, False]
     assert equal([state[::2] for state in whole], [state[::2] for state in part])
 
 
 def test_states_expanded_past_int64_are_seen() -> None:
     """p = 0.5 expands x - y by 4 a step, 2^100 in all: what wrapped in the end was seen before."""
-    run = Run(schedule(CONFIG, 50), Fraction(1, 2))
+    run = edict(schedule(CONFIG, 50), 0.5)
     run.invert(clean(run.plan))
-    assert (run.extent.largest >= LIMIT).all()
+    assert (run.monitor.largest >= LIMIT).all()

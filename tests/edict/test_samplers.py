@@ -1,6 +1,5 @@
 """Every sampler by its name: exact in integers, true to its paper, and asking the network as often as it says."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
@@ -11,15 +10,15 @@ import pytest
 import torch
 from PIL import Image
 
-from edict import EDICT, Control, Pair, ddim
+from edict import EDICT, Control, Pair
+from edict.integration import Integration, solve, solve_floats
 from edict.lattice import LIMIT, SHARE, from_lattice, to_lattice
-from edict.sampler import Extent, Predict, States
 from edict.samplers import SAMPLERS, resolve, two_step
 from edict.schedule import Schedule, executed, schedule
 from schemas.specs import OWNERS, SamplerSpec
 from tests.edict import oracle
+from tests.edict.integrate import CONFIG, Run, clean, equal, latents
 from tests.edict.oracle import analytic
-from tests.edict.test_sampler import CONFIG, clean, equal, latents
 
 EXACT = [name for name, sampler in SAMPLERS.items() if sampler.exact]
 TWO_STEP = ["bdia", "obelm"]
@@ -27,40 +26,6 @@ DDIM = ["ddim", "ddim_euler"]
 GEOMETRIC = Schedule(  # sigma falls by a third at every step: O-BELM's weight is 4/9 throughout
     (900, 750, 600, 450, 300, 150, 1), tuple(1 / (1 + (8 * (2 / 3) ** k) ** 2) for k in range(8))
 )
-
-
-class Run:
-    """Both directions of a sampler along one schedule, and what the last run met and asked."""
-
-    def __init__(
-        self, name: str, plan: Schedule, bits: int = 12, predict: Predict = analytic, **parameters: float
-    ) -> None:
-        self.sampler, self.plan, self.bits, self.predict = SAMPLERS[name], plan, bits, predict
-        self.parameters = resolve(name, plan.depth, parameters)
-
-    def invert(self, states: States, start: int | None = None, stop: int = 0) -> States:
-        return self._move(self.sampler.invert, states, self.plan.depth if start is None else start, stop)
-
-    def generate(self, states: States, start: int = 0, stop: int | None = None) -> States:
-        return self._move(self.sampler.generate, states, start, self.plan.depth if stop is None else stop)
-
-    def _move(self, move: Callable[..., States], states: States, start: int, stop: int) -> States:
-        self.extent, self.asked = Extent(states[0]), list[int]()
-        return move(
-            *states,
-            self.plan,
-            self._predict,
-            bits=self.bits,
-            start=start,
-            stop=stop,
-            extent=self.extent,
-            **self.parameters,
-        )
-
-    def _predict(self, x: torch.Tensor, timestep: int) -> torch.Tensor:
-        assert (x.dtype, x.shape) == (torch.float64, (3, 4, 4, 4))
-        self.asked.append(timestep)
-        return self.predict(x, timestep)
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -72,7 +37,7 @@ def test_generation_returns_the_integers_that_were_inverted(steps: int, strength
     run = Run(name, schedule(CONFIG, steps, strength), bits)
     start = clean(run.plan, bits)
     noise = run.invert(start)
-    assert (run.extent.largest < LIMIT).all() and run.extent.finite.all()
+    assert (run.monitor.largest < LIMIT).all() and run.monitor.finite.all()
     assert not equal(noise, start)
     assert equal(run.generate(noise), start)
 
@@ -82,7 +47,7 @@ def test_bdia_is_exact_at_every_gamma(gamma: float) -> None:
     run = Run("bdia", schedule(CONFIG, 25), gamma=gamma)
     start = clean(run.plan)
     noise = run.invert(start)
-    assert (run.extent.largest < LIMIT).all()
+    assert (run.monitor.largest < LIMIT).all()
     assert equal(run.generate(noise), start)
 
 
@@ -99,7 +64,7 @@ def test_a_run_can_stop_anywhere_and_go_on(name: str, offset: int) -> None:
         assert equal(run.generate(at[0], 0, position), at[position])
         assert equal(run.generate(at[position], position), at[9])
         assert equal(run.invert(at[9], 9, position), at[position])
-        if SAMPLERS[name].ahead and position < 9:
+        if SAMPLERS[name].y_lead and position < 9:
             assert torch.equal(at[position][1], at[position + 1][0]), "y is one position ahead"
 
 
@@ -109,18 +74,20 @@ def test_a_run_can_stop_anywhere_and_go_on(name: str, offset: int) -> None:
 def test_the_network_is_asked_at_the_steps_that_the_sampler_says(name: str, steps: int, idle: int) -> None:
     """`idle`: how many steps at the end change nothing."""
     run = Run(name, schedule(CONFIG | {"steps_offset": 1 - idle}, steps))
-    assert run.plan.asking == steps - idle
+    assert run.plan.num_evaluated_steps == steps - idle
 
     def asked(start: int, stop: int) -> list[float]:
-        return sorted(run.sampler.asked(run.plan, start, stop))
+        return SAMPLERS[name].evaluated_timesteps(run.plan, start, stop)
 
     for stop in range(steps, -1, -1):
         states = run.invert(clean(run.plan), steps, stop)
-        assert sorted(run.asked) == asked(steps, stop)
-        assert bool(asked(stop, steps)) == (steps - stop > idle + run.sampler.ahead), "fewer last steps change nothing"
+        assert run.calls == asked(steps, stop)
+        assert bool(asked(stop, steps)) == (steps - stop > idle + SAMPLERS[name].y_lead), (
+            "fewer last steps change nothing"
+        )
         for end in range(stop, steps + 1):
             run.generate(states, stop, end)
-            assert sorted(run.asked) == asked(stop, end)
+            assert run.calls == asked(stop, end)
     n = steps - idle
     whole = {"edict": (2 * n, 2 * n), "ddim": (n, n), "ddim_euler": (n, n)}.get(name, (n, max(n - 1, 0)))
     assert (len(asked(steps, 0)), len(asked(0, steps))) == whole
@@ -130,17 +97,17 @@ def test_the_network_is_asked_at_the_steps_that_the_sampler_says(name: str, step
 def test_a_two_step_method_asks_at_the_timestep_of_the_state_it_shows(name: str) -> None:
     run = Run(name, schedule(CONFIG, 5))
     noise = run.invert(clean(run.plan))
-    assert run.asked == [run.plan.timesteps[i] for i in (4, 4, 3, 2, 1)]
-    assert run.generate(noise) and run.asked == [run.plan.timesteps[i] for i in (1, 2, 3, 4)]
+    assert run.calls == [run.plan.timesteps[i] for i in (4, 4, 3, 2, 1)]
+    assert run.generate(noise) and run.calls == [run.plan.timesteps[i] for i in (1, 2, 3, 4)]
 
 
 def test_ddim_euler_evaluates_at_the_timestep_of_the_state() -> None:
     run = Run("ddim_euler", schedule(CONFIG, 5))
     noise = run.invert(clean(run.plan))
-    assert run.asked == [0, *run.plan.timesteps[:0:-1]]
-    assert run.generate(noise) and run.asked == list(run.plan.timesteps)
+    assert run.calls == [0, *run.plan.timesteps[:0:-1]]
+    assert run.generate(noise) and run.calls == list(run.plan.timesteps)
     run.invert(clean(run.plan), 3, 1)
-    assert run.asked == [run.plan.timesteps[i] for i in (3, 2)]
+    assert run.calls == [run.plan.timesteps[i] for i in (3, 2)]
 
 
 @pytest.mark.parametrize("name", TWO_STEP)
@@ -148,9 +115,9 @@ def test_a_last_step_of_no_change_asks_for_nothing(name: str) -> None:
     run = Run(name, schedule(CONFIG | {"steps_offset": 0}, 5))
     assert run.plan.timesteps == (800, 600, 400, 200, 0)
     noise = run.invert(clean(run.plan))
-    assert run.asked == [200, 200, 400, 600]
+    assert run.calls == [200, 200, 400, 600]
     assert equal(run.generate(noise), clean(run.plan))
-    assert run.asked == [600, 400, 200]
+    assert run.calls == [600, 400, 200]
 
 
 def test_the_integers_of_edict_are_those_of_the_first_stores() -> None:
@@ -165,10 +132,9 @@ def test_the_integers_of_edict_are_those_of_the_first_stores() -> None:
         (25, 0.8, "0.97", "604a85b1aa225a088b3ca989360f2ff9af91045887aff07d674b6eb125f8aa3b"),
     ):
         plan = schedule(CONFIG, steps, strength)
-        noise = SAMPLERS["edict"].invert(
-            x, x, plan, linear, p=Fraction(p), bits=12, start=plan.depth, stop=0, extent=Extent(x)
-        )
-        assert sha256(torch.stack(noise).numpy().astype("<i8").tobytes()).hexdigest() == digest
+        start = Pair(x, x, plan, plan.num_steps, 12, 1.0, 2, "edict", {"p": Fraction(p)})
+        noise = solve(Integration(start, 0), linear)
+        assert sha256(torch.stack([noise.x, noise.y]).numpy().astype("<i8").tobytes()).hexdigest() == digest
 
 
 PAPERS: list[tuple[str, Schedule, dict[str, float], oracle.Next, oracle.Next]] = [
@@ -203,9 +169,9 @@ def test_the_lattice_follows_the_papers_equations(
         off = [from_lattice(x, of_x, bits) - expected[0], from_lattice(y, of_y, bits) - expected[1]]
         down = run.generate((to_lattice(start, of_x, bits), to_lattice(start, of_y, bits)))
         expected_down = oracle.generate_two_step(start, start, plan.timesteps, plan.alphas_cumprod, analytic, step)
-        off.append(from_lattice(down[0], plan.scale(plan.depth), bits) - expected_down)
+        off.append(from_lattice(down[0], plan.scale(plan.num_steps), bits) - expected_down)
         errors[bits] = max(float(error.abs().max()) for error in off)
-        assert plan.depth == 1 or torch.equal(*down)
+        assert plan.num_steps == 1 or torch.equal(*down)
     assert errors[20] < 2e-3
     assert errors[20] < errors[10] / 100
 
@@ -268,14 +234,15 @@ def test_ddim_is_ddim_in_floats_but_for_rounding(steps: int, strength: float, na
     run = Run(name, plan, bits)
     x, y = run.invert(clean(plan, bits))
     assert torch.equal(x, y)
-    euler = name == "ddim_euler"
-    expected = ddim.invert(latents(), plan, analytic, start=plan.depth, stop=0, euler=euler)
+    expected = solve_floats(latents(), name, plan, analytic, plan.num_steps, 0)
     assert (from_lattice(x, plan.scale(0), bits) - expected).abs().max() < 1e-4
-    from_paper = oracle.invert_ddim(latents(), plan.timesteps, plan.alphas_cumprod, analytic, euler=euler)
+    from_paper = oracle.invert_ddim(
+        latents(), plan.timesteps, plan.alphas_cumprod, analytic, euler=name == "ddim_euler"
+    )
     assert torch.allclose(expected, from_paper, rtol=1e-12, atol=1e-12)
     again = run.generate((x, y))
-    expected = ddim.generate(expected, plan, analytic, start=0, stop=plan.depth)
-    assert (from_lattice(again[0], plan.scale(plan.depth), bits) - expected).abs().max() < 1e-4
+    expected = solve_floats(expected, name, plan, analytic, 0, plan.num_steps)
+    assert (from_lattice(again[0], plan.scale(plan.num_steps), bits) - expected).abs().max() < 1e-4
     assert not SAMPLERS[name].exact and not equal(again, clean(plan, bits))
 
 
@@ -307,7 +274,7 @@ def test_one_samples_broken_prediction_is_its_own(name: str, bad: float, directi
     sound = Run(name, schedule(CONFIG, 4))
     broken = Run(name, sound.plan, predict=predict)
     whole, part = getattr(sound, direction)(clean(sound.plan)), getattr(broken, direction)(clean(sound.plan))
-    faulty = ~broken.extent.finite | (broken.extent.largest >= LIMIT)
+    faulty = ~broken.monitor.finite | (broken.monitor.largest >= LIMIT)
     assert faulty.tolist() == [False, True, False]
     assert equal((whole[0][::2], whole[1][::2]), (part[0][::2], part[1][::2]))
 
@@ -316,7 +283,7 @@ def test_states_expanded_past_int64_are_seen() -> None:
     """gamma 0.5 expands x - y by 2 a step."""
     run = Run("bdia", schedule(CONFIG, 100), gamma=0.5)
     run.invert(clean(run.plan))
-    assert (run.extent.largest >= LIMIT).all()
+    assert (run.monitor.largest >= LIMIT).all()
 
 
 def test_a_spec_names_the_samplers_and_their_parameters() -> None:
@@ -384,7 +351,7 @@ def test_the_shipped_model_comes_back_exactly(
     assert not torch.equal(pair.x, start.x)
     same = network.generate(pair, captions[:2], output_type="latent")
     assert (same.digests(), same.drift().tolist()) == (start.digests(), [0.0] * 2)
-    branch, _ = network.move(pair, captions[:2], pair.schedule.depth // 2)
+    branch, _ = network.move(pair, captions[:2], pair.schedule.num_steps // 2)
     direct, _ = network.move(network.prepare(start, **given, batch_size=2, sampler=name), captions[:2], branch.position)
     assert branch.digests() == direct.digests()
 
@@ -419,7 +386,7 @@ def test_an_edit_follows_the_pairs_sampler(
     assert digests[1] == digests[0] and len({*digests}) == 4
     last, _ = model.move(pair, captions[:2], 3)
     one_step: Pair = model.generate(last, ["green heart", "a fox"], output_type="latent")
-    assert (one_step.digests() == start.digests()) == (SAMPLERS[name].ahead == 1)
+    assert (one_step.digests() == start.digests()) == (SAMPLERS[name].y_lead == 1)
 
 
 def test_a_two_step_method_begins_from_one_state(model: EDICT, images: list[Image.Image]) -> None:

@@ -57,7 +57,7 @@ def test_alphas_are_the_hub_schedules() -> None:
     alphas = hub_alphas()
     expected = [*(float(alphas[t]) for t in range(981, 0, -20)), float(alphas[0])]
     assert plan().alphas_cumprod == pytest.approx(expected, rel=1e-5)
-    assert len(plan().alphas_cumprod) == plan().depth + 1 == 51
+    assert len(plan().alphas_cumprod) == plan().num_steps + 1 == 51
 
 
 def test_the_clean_end_is_the_configs_final_alpha() -> None:
@@ -132,12 +132,12 @@ def test_noise_falls_at_every_step(steps: int, strength: float, spacing: str, of
         made = plan(steps, strength, **changes)
     except ValueError:
         reject()  # no step executed, or a spacing that does not fit: tested above
-    assert made.depth == executed(steps, strength) == len(made.alphas_cumprod) - 1
+    assert made.num_steps == executed(steps, strength) == len(made.alphas_cumprod) - 1
     assert all(late < early for early, late in pairwise(made.timesteps))
     alphas = made.alphas_cumprod
     assert all(early < late for early, late in pairwise(alphas[:-1]))
     assert alphas[-2] <= alphas[-1] <= 1
-    assert all(math.isfinite(made.sigma(i)) for i in range(made.depth + 1))
+    assert all(math.isfinite(made.sigma(i)) for i in range(made.num_steps + 1))
 
 
 @settings(max_examples=300)

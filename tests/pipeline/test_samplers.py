@@ -102,7 +102,7 @@ def test_a_row_says_its_sampler_and_is_read_as_it_was(made: tuple[str, Path, int
     )
     for state, floats, scale in zip("xy", latents.pair.to_float(), ("scale", "scale_y"), strict=True):
         assert torch.allclose(floats, torch.tensor(latents.column(state)).double() * noise[scale], rtol=1e-12)
-    assert (noise["scale_y"] > noise["scale"]) == (SAMPLERS[name].ahead == 1)
+    assert (noise["scale_y"] > noise["scale"]) == (SAMPLERS[name].y_lead == 1)
 
 
 def test_the_plan_tells_the_networks_work(made: tuple[str, Path, int, str]) -> None:

@@ -1,0 +1,396 @@
+"""Schedulers of diffusers that make a pipeline's own call an exact inversion or generation.
+
+>>> pipe.scheduler = EDICTScheduler.from_config(pipe.scheduler.config)
+>>> start = pipe.scheduler.encode(latents)
+>>> pipe(prompt, latents=pipe.scheduler.invert(start), num_inference_steps=50, output_type="latent")
+>>> noise = pipe.scheduler.pair
+>>> pipe(prompt, latents=pipe.scheduler.generate(noise), num_inference_steps=50, output_type="latent")
+>>> pipe.scheduler.pair == start
+True
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from importlib import import_module
+from inspect import signature
+from typing import Any, ClassVar
+
+import torch
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
+
+from edict.integration import Integration
+from edict.lattice import from_lattice, of_sample, to_lattice
+from edict.pair import Pair
+from edict.samplers import SAMPLERS, resolve
+from edict.schedule import Schedule, executed, schedule
+
+NOISE_SCHEDULERS = frozenset(
+    {
+        "DDIMInverseScheduler",
+        "DDIMParallelScheduler",
+        "DDIMScheduler",
+        "DDPMParallelScheduler",
+        "DDPMScheduler",
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSDEScheduler",
+        "DPMSolverSinglestepScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "LCMScheduler",
+        "LMSDiscreteScheduler",
+        "PNDMScheduler",
+        "SASolverScheduler",
+        "TCDScheduler",
+        "UniPCMultistepScheduler",
+    }
+)
+"""The schedulers of diffusers with betas, which give the network the same noise levels as DDIM."""
+FLOW_SCHEDULERS = frozenset(
+    {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"}
+)
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
+OWN = ("p", "gamma", "bits", "base_scheduler")  # keys of a config that no scheduler of diffusers has
+
+
+class LatticeScheduler(SchedulerMixin, ConfigMixin):
+    """A sampler of `edict.samplers` as a scheduler of diffusers, on integers: what the three public ones share.
+
+    Arm it with `invert` or `generate`, and give the latents that they return to the pipeline's call as `latents`. The
+    call is the pipeline's own: with its guidance, adapters and control networks. Then `pair` is the result. A round
+    trip is exact if the network returns the same bits for the same input: the same arguments of the call, batch shape,
+    device and libraries.
+
+    `timesteps` has one entry per network call, so EDICT has two per step.
+    """
+
+    sampler: ClassVar[str]
+    config_name = "scheduler_config.json"
+    order = 1
+    init_noise_sigma = 1.0
+    num_inference_steps: int | None = None
+    begin_index: int | None = 0
+
+    def __init__(self, base_scheduler: Any = None, bits: int | None = None, **config: Any) -> None:
+        """Create a scheduler from the whole config of another one. `from_config` is the usual way."""
+        self._base = _base(base_scheduler or "DDIMScheduler", config)
+        sampler = SAMPLERS[self.sampler]
+        self._given = {name: config[name] for name in sampler.parameters if name in config}
+        resolve(self.sampler, 1, self._given)
+        self._bits = sampler.bits if bits is None else bits
+        merged = {**config, **self._base.config, **self._given, "bits": bits}
+        merged["base_scheduler"] = type(self._base).__name__
+        self.register_to_config(**{name: value for name, value in merged.items() if not name.startswith("_")})
+        self._start: Pair | None = None
+        self._integration: Integration | None = None
+        self._strength: float | None = None
+        self.timesteps = self._base.timesteps
+        self.sigmas = getattr(self._base, "sigmas", None)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **given: Any) -> Any:
+        """Create a scheduler from the config of any scheduler with betas, or of a flow. `given` are p, gamma and bits.
+
+        Raises:
+            ValueError: the scheduler is of another kind (as EDM's), or a setting has no exact inversion.
+        """
+        merged = {name: value for name, value in {**config, **given}.items() if not name.startswith("_")}
+        named = merged.pop("base_scheduler", None) or config.get("_class_name") or _named(merged.keys())
+        if unknown := given.keys() - {*config, *OWN}:
+            raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}")
+        made = cls(base_scheduler=named, **merged)
+        return (made, {}) if return_unused_kwargs else made
+
+    # ------------------------------------------------------------------------------------- a user's side
+
+    def encode(self, latents: torch.Tensor) -> Pair:
+        """Return the clean pair, x == y, of latents, float [N, ...] in the pipeline's own layout.
+
+        Raises:
+            NonFinite, LatticeOverflow: a sample has NaN, infinity or a value that is too large.
+        """
+        end = Schedule((), (1.0,), (0.0,)) if self._flow else Schedule((), (float(self._base.final_alpha_cumprod),))
+        x = to_lattice(latents, end.scale(0), self._bits).contiguous()
+        return Pair(x, x.clone(), end, 0, self._bits, 1.0, len(x), self.sampler, resolve(self.sampler, 0, self._given))
+
+    def invert(self, pair: Pair, *, strength: float = 1.0) -> torch.Tensor:
+        """Arm the inversion of a clean pair. Return the latents that the pipeline's call must be given, float32.
+
+        Of the steps of the call, the last `int(steps * strength)` are inverted.
+
+        Raises:
+            ValueError: the pair is not clean, or its states differ, as those of an edit may do.
+        """
+        self._check_pair(pair)
+        if pair.position != pair.schedule.num_steps:
+            raise ValueError(
+                f"the pair is at position {pair.position} of {pair.schedule.num_steps} steps: invert takes a clean "
+                "pair, such as `encode` returns"
+            )
+        if not 0 < strength <= 1:
+            raise ValueError(f"strength is {strength!r}: expected a number above 0 and at most 1")
+        if not torch.equal(pair.x, pair.y):
+            raise ValueError(
+                "the two states of the pair differ, as they do after an edit, and an inversion starts from one: "
+                "encode pair.to_float()[0] first"
+            )
+        self._start, self._strength, self._integration = pair, strength, None
+        return from_lattice(pair.x, pair.schedule.scale(pair.position), pair.bits).float()
+
+    def generate(self, pair: Pair) -> torch.Tensor:
+        """Arm the generation from a noise pair. Return the latents that the pipeline's call must be given, float32.
+
+        Raises:
+            ValueError: the pair is clean already, or is another sampler's.
+        """
+        self._check_pair(pair)
+        if pair.position == pair.schedule.num_steps:
+            raise ValueError("the pair is clean: generate takes a noise pair, such as an inversion leaves in `pair`")
+        self._start, self._strength = pair, None
+        self._integration = Integration(pair, pair.schedule.num_steps)
+        return self._latents(torch.float32)
+
+    @property
+    def pair(self) -> Pair:
+        """The pair that the last call of the pipeline ended with.
+
+        Raises:
+            RuntimeError: no call has ended since `invert` or `generate`, or a call changed the latents between steps.
+            NonFinite, LatticeOverflow: the network predicted NaN, or a state left the lattice's range.
+        """
+        integration = self._integration
+        if integration is None or integration.query is not None:
+            done = (
+                "no step was made" if integration is None else f"{self._done} of {len(self.timesteps)} calls were made"
+            )
+            raise RuntimeError(
+                f"the run has not ended ({done}): call the pipeline with the latents that `invert` or `generate` "
+                "returns"
+            )
+        if not bool(self._unchanged):
+            raise RuntimeError(
+                "the pipeline changed the latents between two steps, or called `step` out of order, so the pair has no "
+                "exact inversion. Use a pipeline whose loop only denoises: no inpainting, no refiner, no callback that "
+                "changes latents"
+            )
+        for i, fault in integration.monitor.faults(integration.pair.bits).items():
+            raise of_sample(fault, i, len(integration.pair))
+        return integration.pair
+
+    # --------------------------------------------------------------------------------- a pipeline's side
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> None:
+        """List the timesteps of the armed run, one per network call. Called by pipelines.
+
+        Raises:
+            RuntimeError: no pair is armed.
+            ValueError: the schedule is not that of the armed noise pair.
+        """
+        start = self._start
+        if start is None:
+            raise RuntimeError(
+                f"no pair is armed: give the pipeline latents=pipe.scheduler.invert(pair), or generate(pair). A "
+                f"{type(self).__name__} does not draw noise"
+            )
+        if self._strength is None:
+            found = self._schedule(num_inference_steps, start.schedule.num_steps, timesteps, sigmas, mu)
+            if found != start.schedule:
+                raise ValueError(
+                    f"the pair was inverted with {start.schedule}, and this call has {found} with other noise levels. "
+                    "Give the call the num_inference_steps (and size) of the inversion"
+                )
+            self._integration = Integration(start, start.schedule.num_steps)
+        else:
+            count = num_inference_steps
+            if count is None:
+                count = max(len(given) for given in (timesteps, sigmas, ()) if given is not None)
+            if (last := executed(count, self._strength)) < 1:
+                raise ValueError(f"{count} steps at strength {self._strength:g} execute no step: raise either")
+            plan = self._schedule(num_inference_steps, last, timesteps, sigmas, mu)
+            parameters = resolve(self.sampler, plan.num_steps, self._given)
+            self._integration = Integration(
+                replace(start, schedule=plan, position=plan.num_steps, parameters=parameters), 0
+            )
+        plan, forward = self._integration.pair.schedule, self._strength is None
+        ends = (start.position, plan.num_steps) if forward else (plan.num_steps, 0)
+        steps = SAMPLERS[self.sampler].evaluated_steps(plan, *ends)
+        dtype = torch.float32 if self._flow else torch.int64
+        self.timesteps = torch.tensor([plan.timestep(i) for i in steps], dtype=dtype, device=device)
+        self.sigmas = torch.tensor([plan.sigma(i) for i in steps] + [plan.sigma(ends[1])], dtype=torch.float32)
+        self.num_inference_steps = plan.num_steps
+        self._done, self._unchanged = 0, torch.ones((), dtype=torch.bool, device=start.x.device)
+
+    def scale_model_input(self, sample: torch.Tensor, *args: Any, **given: Any) -> torch.Tensor:
+        """Return the latents as they are."""
+        return sample
+
+    def set_begin_index(self, begin_index: int = 0) -> None:
+        """Accept the first index, as pipelines give it. A run always begins with its first step."""
+        if begin_index:
+            raise ValueError(f"begin_index is {begin_index}: give a lower strength to `invert` instead")
+
+    @property
+    def step_index(self) -> int:
+        """The number of network calls that were answered."""
+        return self._done
+
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: float | torch.Tensor,
+        sample: torch.Tensor,
+        *args: Any,
+        return_dict: bool = True,
+        **given: Any,
+    ) -> SchedulerOutput | tuple[torch.Tensor]:
+        """Take the prediction for `sample`. Return the latents for the next network call, or the final ones.
+
+        Raises:
+            RuntimeError: the run has ended, or was never begun.
+            ValueError: the latents have another shape than the pair's.
+        """
+        integration = self._integration
+        if integration is None or integration.query is None:
+            raise RuntimeError(
+                "step was called without a run: arm one with `invert` or `generate`, and call the pipeline"
+            )
+        query = integration.query
+        if sample.shape != query.state.shape or model_output.shape != query.state.shape:
+            raise ValueError(
+                f"the pair is {[*query.state.shape]}, the pipeline's latents are {[*sample.shape]} and its prediction "
+                f"is {[*model_output.shape]}: encode latents in the pipeline's own layout, as many as its prompts"
+            )
+        expected = self._latents(sample.dtype)
+        # Compared on the device, and read at the end: a step must not wait for the device.
+        self._unchanged = self._unchanged & (sample == expected).all() & (self.timesteps[self._done] == timestep).all()
+        integration.answer(self._prediction(model_output, integration))
+        self._done += 1
+        if integration.query is None:
+            pair = integration.pair
+            self._start = None
+            latents = from_lattice(pair.x, pair.scales[0], pair.bits).to(sample.dtype)
+        else:
+            latents = self._latents(sample.dtype)
+        return SchedulerOutput(prev_sample=latents) if return_dict else (latents,)
+
+    def add_noise(self, *args: Any, **given: Any) -> torch.Tensor:
+        """Refuse to draw noise. Raises RuntimeError."""
+        raise RuntimeError(
+            f"{type(self).__name__} does not add random noise: it inverts latents. Use a text-to-image pipeline, with "
+            "the latents that `invert` returns"
+        )
+
+    scale_noise = add_noise
+
+    # ------------------------------------------------------------------------------------------- within
+
+    @property
+    def _flow(self) -> bool:
+        return not isinstance(self._base, DDIMScheduler)
+
+    def _latents(self, dtype: torch.dtype) -> torch.Tensor:
+        assert self._integration is not None
+        return self._integration.latents.to(dtype)
+
+    def _check_pair(self, pair: Any) -> None:
+        if not isinstance(pair, Pair):
+            raise ValueError(f"pair is of type {type(pair).__name__}: expected a Pair, such as `encode` returns")
+        if pair.sampler != self.sampler:
+            raise ValueError(f"the pair is of the sampler {pair.sampler}, and {type(self).__name__} is {self.sampler}")
+
+    def _schedule(
+        self,
+        steps: int | None,
+        last: int,
+        timesteps: Sequence[float] | None,
+        sigmas: Sequence[float] | None,
+        mu: float | None,
+    ) -> Schedule:
+        """Return the last steps of the schedule that a pipeline wants."""
+        if not self._flow:
+            if timesteps is not None or sigmas is not None or steps is None:
+                raise ValueError("custom timesteps and sigmas are only for flows: give num_inference_steps")
+            return schedule(dict(self._base.config), steps, last / steps)
+        given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
+        self._base.set_timesteps(steps, **{name: value for name, value in given.items() if value is not None})
+        times, levels = self._base.timesteps.double().tolist(), self._base.sigmas.double().tolist()
+        return Schedule(tuple(times[-last:]), (1.0,) * (last + 1), tuple(levels[-last - 1 :]))
+
+    def _prediction(self, output: torch.Tensor, integration: Integration) -> torch.Tensor:
+        """Return the noise, or the velocity of a flow, in what the network predicted. The alpha is the timestep's."""
+        kind = "velocity" if self._flow else self._base.config.prediction_type
+        if kind in ("velocity", "epsilon"):
+            return output.float() if output.dtype != torch.float64 else output
+        alpha = float(self._base.alphas_cumprod[int(integration.timestep)].double())
+        latents = integration.latents
+        if kind == "v_prediction":  # Salimans and Ho, 2202.00512
+            return alpha**0.5 * output.double() + (1 - alpha) ** 0.5 * latents
+        return (latents - alpha**0.5 * output.double()) / (1 - alpha) ** 0.5
+
+
+class EDICTScheduler(LatticeScheduler):
+    """EDICT (Wallace et al., CVPR 2023): two coupled states, two network calls per step; settings `p` and `bits`."""
+
+    sampler = "edict"
+    order = 2
+
+
+class BDIAScheduler(LatticeScheduler):
+    """BDIA (Zhang et al., ECCV 2024): a two-step method, one network call per step; settings `gamma` and `bits`."""
+
+    sampler = "bdia"
+
+
+class OBELMScheduler(LatticeScheduler):
+    """O-BELM (Wang et al., NeurIPS 2024): a two-step method, one network call per step; setting `bits`."""
+
+    sampler = "obelm"
+
+
+def _named(keys: Collection[str]) -> str:
+    """Return the name of the scheduler of diffusers with exactly these settings, DDIM's if there is none.
+
+    The config of a scheduler that was loaded has its class's name; that of one made from arguments does not.
+    """
+    diffusers = import_module("diffusers")
+    for name in sorted(FLOW_SCHEDULERS | NOISE_SCHEDULERS):
+        if {*signature(getattr(diffusers, name).__init__).parameters} - {"self", "kwargs"} == {*keys} - {*OWN}:
+            return name
+    return "DDIMScheduler"
+
+
+def _base(named: str, config: Mapping[str, Any]) -> Any:
+    """Return the scheduler of diffusers that gives the noise levels of a config. Raises ValueError."""
+    if named in FLOW_SCHEDULERS:
+        kind: Any = FlowMatchEulerDiscreteScheduler
+    elif config.get("use_flow_sigmas"):
+        kind = getattr(import_module("diffusers"), named)
+        if (predicts := config.get("prediction_type", "flow_prediction")) != "flow_prediction":
+            raise ValueError(f"{named} has flow sigmas and predicts {predicts!r}: only flow_prediction is supported")
+    elif named in NOISE_SCHEDULERS:
+        kind = DDIMScheduler
+    else:
+        raise ValueError(
+            f"{named} has noise levels of a kind of its own. Supported are schedulers with betas "
+            f"({', '.join(sorted(NOISE_SCHEDULERS))}), those with use_flow_sigmas, and "
+            f"{', '.join(sorted(FLOW_SCHEDULERS))}"
+        )
+    for setting in ("invert_sigmas", "stochastic_sampling"):
+        if config.get(setting):
+            raise ValueError(f"{named} has {setting}: true, which has no exact inversion on the lattice")
+    base = kind.from_config({name: value for name, value in config.items() if name not in OWN})
+    if kind is DDIMScheduler and base.config.prediction_type not in PREDICTIONS:
+        raise ValueError(f"prediction_type is {base.config.prediction_type!r}: expected {', '.join(PREDICTIONS)}")
+    return base
