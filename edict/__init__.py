@@ -15,11 +15,26 @@ if TYPE_CHECKING:
     from edict.lattice import LatticeOverflow, NonFinite
     from edict.model import EDICT
     from edict.pair import Pair
+    from edict.schedulers import BDIAScheduler, EDICTScheduler, OBELMScheduler
 
-__all__ = ["EDICT", "Blend", "Control", "LatticeOverflow", "ModelError", "NonFinite", "Pair"]
+__all__ = [
+    "EDICT",
+    "BDIAScheduler",
+    "Blend",
+    "Control",
+    "EDICTScheduler",
+    "LatticeOverflow",
+    "ModelError",
+    "NonFinite",
+    "OBELMScheduler",
+    "Pair",
+]
 
 _HOMES = {
+    "BDIAScheduler": "schedulers",
     "EDICT": "model",
+    "EDICTScheduler": "schedulers",
+    "OBELMScheduler": "schedulers",
     "Blend": "attention",
     "Control": "attention",
     "LatticeOverflow": "lattice",

@@ -57,9 +57,9 @@ class RangeMonitor:
 class Integration:
     """A pair on its way to another position of its schedule, by its sampler.
 
-    While `query` is a query, call the network on `latents` at `timestep` and give its prediction to `answer`. When
-    `query` is None, `pair` is the pair at the new position. Errors of samples are collected in `monitor`, because one
-    sample's error must not end the others: see `RangeMonitor.faults`.
+    Until it has `ended`, call the network on `latents` at `timestep`, and give its prediction to `answer`. Then `pair`
+    is at the new position. Errors of samples are collected in `monitor`, because one sample's error must not end the
+    others: see `RangeMonitor.faults`.
     """
 
     def __init__(self, pair: Pair, to: int, monitor: RangeMonitor | None = None) -> None:
@@ -72,6 +72,11 @@ class Integration:
         self._observe(pair.x, pair.y)
         self._steps: Steps = direction(pair.x, pair.y, pair.schedule, pair.parameters, pair.position, to)
         self._send(None)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the pair has reached its position."""
+        return self.query is None
 
     @property
     def latents(self) -> torch.Tensor:
@@ -117,7 +122,7 @@ class Integration:
 
 def solve(integration: Integration, predict: Predict) -> Pair:
     """Answer all queries of an integration by a function. Return the pair at the new position."""
-    while integration.query is not None:
+    while not integration.ended:
         integration.answer(predict(integration.latents, integration.timestep))
     return integration.pair
 

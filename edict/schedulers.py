@@ -99,10 +99,11 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: the scheduler is of another kind (as EDM's), or a setting has no exact inversion.
         """
-        merged = {name: value for name, value in {**config, **given}.items() if not name.startswith("_")}
-        named = merged.pop("base_scheduler", None) or config.get("_class_name") or _named(merged.keys())
         if unknown := given.keys() - {*config, *OWN}:
             raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}")
+        resolve(cls.sampler, 1, {name: given[name] for name in ("p", "gamma") if name in given})
+        merged = {name: value for name, value in {**config, **given}.items() if not name.startswith("_")}
+        named = merged.pop("base_scheduler", None) or config.get("_class_name") or _named(merged.keys())
         made = cls(base_scheduler=named, **merged)
         return (made, {}) if return_unused_kwargs else made
 
@@ -164,7 +165,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             NonFinite, LatticeOverflow: the network predicted NaN, or a state left the lattice's range.
         """
         integration = self._integration
-        if integration is None or integration.query is not None:
+        if integration is None or not integration.ended:
             done = (
                 "no step was made" if integration is None else f"{self._done} of {len(self.timesteps)} calls were made"
             )
@@ -277,7 +278,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         self._unchanged = self._unchanged & (sample == expected).all() & (self.timesteps[self._done] == timestep).all()
         integration.answer(self._prediction(model_output, integration))
         self._done += 1
-        if integration.query is None:
+        if integration.ended:
             pair = integration.pair
             self._start = None
             latents = from_lattice(pair.x, pair.scales[0], pair.bits).to(sample.dtype)
@@ -360,7 +361,7 @@ class OBELMScheduler(LatticeScheduler):
 
 
 def _named(keys: Collection[str]) -> str:
-    """Return the name of the scheduler of diffusers with exactly these settings, DDIM's if there is none.
+    """Return the name of the supported scheduler of diffusers with exactly these settings. Raises ValueError.
 
     The config of a scheduler that was loaded has its class's name; that of one made from arguments does not.
     """
@@ -368,7 +369,10 @@ def _named(keys: Collection[str]) -> str:
     for name in sorted(FLOW_SCHEDULERS | NOISE_SCHEDULERS):
         if {*signature(getattr(diffusers, name).__init__).parameters} - {"self", "kwargs"} == {*keys} - {*OWN}:
             return name
-    return "DDIMScheduler"
+    raise ValueError(
+        "the config has no `_class_name`, and its settings are those of no supported scheduler: give "
+        "base_scheduler='DDIMScheduler', or the name of another scheduler of diffusers"
+    )
 
 
 def _base(named: str, config: Mapping[str, Any]) -> Any:

@@ -1,0 +1,265 @@
+"""The schedulers that hold the lattice: the shipped model in diffusers' own pipeline, wrong use, configs."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    PNDMScheduler,
+    StableDiffusionPipeline,
+    UniPCMultistepScheduler,
+)
+
+from edict import EDICT, BDIAScheduler, EDICTScheduler, LatticeOverflow, NonFinite, OBELMScheduler, Pair
+from edict.checkpoint import DEFAULT
+from edict.determinism import make_deterministic
+from edict.schedulers import LatticeScheduler
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
+PROMPTS = ["red heart", "a dog"]
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    """The shipped model in diffusers' own pipeline."""
+    make_deterministic()
+    pipe = StableDiffusionPipeline.from_pretrained(str(DEFAULT), safety_checker=None, requires_safety_checker=False)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def latents(count: int = 2) -> torch.Tensor:
+    return torch.randn(count, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+def equipped(pipe: Any, kind: type[LatticeScheduler] = EDICTScheduler, **settings: Any) -> Any:
+    """Give the pipeline a scheduler of this kind, made from the shipped one's config."""
+    pipe.scheduler = kind.from_config(DDIMScheduler.load_config(DEFAULT / "scheduler"), **settings)
+    return pipe.scheduler
+
+
+def run(pipe: Any, given: torch.Tensor, steps: int = 3, **call: Any) -> torch.Tensor:
+    call = {"guidance_scale": 3.0, "output_type": "latent", **call}
+    return pipe(PROMPTS, latents=given, num_inference_steps=steps, **call).images
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [(EDICTScheduler, "edict"), (BDIAScheduler, "bdia"), (OBELMScheduler, "obelm")]
+)
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+def test_the_pipelines_call_has_the_integers_of_the_direct_path(
+    pipe: Any, model: EDICT, kind: type[LatticeScheduler], name: str, guidance_scale: float
+) -> None:
+    scheduler = equipped(pipe, kind)
+    start = scheduler.encode(latents())
+    run(pipe, scheduler.invert(start), guidance_scale=guidance_scale)
+    noise = scheduler.pair
+    direct = model.invert(start, PROMPTS, steps=3, guidance_scale=guidance_scale, sampler=name)
+    assert noise == direct and noise.schedule == direct.schedule
+    images = run(pipe, scheduler.generate(noise), guidance_scale=guidance_scale)
+    assert scheduler.pair == start == model.generate(direct, PROMPTS, output_type="latent")
+    assert torch.equal(images, start.to_float()[0].float()), "the pipeline returns the clean latents"
+
+
+@pytest.mark.parametrize("kind", [EDICTScheduler, BDIAScheduler])
+@pytest.mark.parametrize("strength", [0.5, 0.79])
+def test_a_part_of_the_steps_is_inverted(pipe: Any, kind: type[LatticeScheduler], strength: float) -> None:
+    scheduler = equipped(pipe, kind)
+    start = scheduler.encode(latents())
+    run(pipe, scheduler.invert(start, strength=strength), steps=4)
+    noise = scheduler.pair
+    assert noise.schedule.num_steps == int(4 * strength)
+    run(pipe, scheduler.generate(noise), steps=4)
+    assert scheduler.pair == start
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_every_kind_of_prediction_is_exact(pipe: Any, prediction_type: str) -> None:
+    """The network was trained on epsilon, so the noise has no meaning; the round trip is exact all the same."""
+    pipe.scheduler = EDICTScheduler.from_config(DDIMScheduler(**BETAS, prediction_type=prediction_type).config)
+    start = pipe.scheduler.encode(latents())
+    run(pipe, pipe.scheduler.invert(start))
+    noise = pipe.scheduler.pair
+    run(pipe, pipe.scheduler.generate(noise))
+    assert pipe.scheduler.pair == start != noise
+
+
+def test_a_saved_pipeline_has_its_scheduler_again(pipe: Any, tmp_path: Path) -> None:
+    scheduler = equipped(pipe, p=0.95, bits=16)
+    scheduler.save_pretrained(tmp_path / "alone")
+    again = EDICTScheduler.from_pretrained(tmp_path / "alone")
+    assert again.config.items() <= scheduler.config.items()
+    assert (again.config.p, again.config.bits, again.config.beta_end) == (0.95, 16, scheduler.config.beta_end)
+    pipe.save_pretrained(tmp_path / "pipe")
+    loaded = DiffusionPipeline.from_pretrained(tmp_path / "pipe", safety_checker=None)
+    loaded.set_progress_bar_config(disable=True)
+    start = loaded.scheduler.encode(latents())
+    run(loaded, loaded.scheduler.invert(start))
+    run(pipe, scheduler.invert(start))
+    assert loaded.scheduler.pair == scheduler.pair
+    changed = EDICTScheduler.from_config(again.config, p=0.9)
+    assert (changed.config.p, changed.config.base_scheduler) == (0.9, "DDIMScheduler")
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "base"),
+    [
+        (PNDMScheduler(**BETAS, skip_prk_steps=True), "DDIMScheduler"),
+        (EulerDiscreteScheduler(**BETAS, timestep_spacing="trailing"), "DDIMScheduler"),
+        (UniPCMultistepScheduler(**BETAS), "DDIMScheduler"),
+        (FlowMatchEulerDiscreteScheduler(shift=3.0), "FlowMatchEulerDiscreteScheduler"),
+        (
+            UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0),
+            "UniPCMultistepScheduler",
+        ),
+    ],
+)
+def test_noise_levels_come_from_the_given_scheduler(scheduler: Any, base: str) -> None:
+    made = EDICTScheduler.from_config(scheduler.config)
+    assert made.config.base_scheduler == base
+    kept = {**scheduler.config} if base != "DDIMScheduler" else {name: scheduler.config[name] for name in BETAS}
+    assert {name: made.config[name] for name in kept if not name.startswith("_")} == {
+        name: value for name, value in kept.items() if not name.startswith("_")
+    }
+    made.invert(made.encode(latents()))
+    made.set_timesteps(4)
+    if base != "DDIMScheduler":
+        scheduler.set_timesteps(4)
+        assert made.timesteps.tolist() == scheduler.timesteps.double().flip(0).repeat_interleave(2).tolist()
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (EDMEulerScheduler().config, "the config has no `_class_name`, and its settings are those of no supported"),
+        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler has noise levels of a kind of its own"),
+        (FlowMatchEulerDiscreteScheduler(stochastic_sampling=True).config, "stochastic_sampling: true"),
+        (UniPCMultistepScheduler(use_flow_sigmas=True).config, "predicts 'epsilon': only flow_prediction"),
+        ({"_class_name": "DDIMScheduler", "prediction_type": "xyz"}, "prediction_type is 'xyz': expected epsilon"),
+    ],
+)
+def test_a_scheduler_without_an_exact_inversion_is_refused(config: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EDICTScheduler.from_config(config)
+
+
+def test_settings_are_checked() -> None:
+    config = DDIMScheduler(**BETAS).config
+    with pytest.raises(ValueError, match=r"EDICTScheduler has no setting eta"):
+        EDICTScheduler.from_config(config, eta=1.0)
+    with pytest.raises(ValueError, match=r"p is 0\.4: it lies between 0\.5 and 1"):
+        EDICTScheduler.from_config(config, p=0.4)
+    with pytest.raises(ValueError, match="the sampler bdia takes gamma"):
+        BDIAScheduler.from_config(config, p=0.9)
+
+
+def test_zero_terminal_snr_is_refused(pipe: Any) -> None:
+    config = DDIMScheduler(**BETAS, rescale_betas_zero_snr=True, timestep_spacing="trailing").config
+    pipe.scheduler = EDICTScheduler.from_config(config)
+    given = pipe.scheduler.invert(pipe.scheduler.encode(latents()))
+    with pytest.raises(ValueError, match="begin at pure noise"):
+        run(pipe, given)
+
+
+def test_wrong_use_is_an_error(pipe: Any) -> None:
+    scheduler = equipped(pipe)
+    with pytest.raises(RuntimeError, match=r"no pair is armed: give the pipeline latents=pipe\.scheduler\.invert"):
+        run(pipe, latents())
+    with pytest.raises(RuntimeError, match=r"the run has not ended \(no step was made\)"):
+        _ = scheduler.pair
+    start = scheduler.encode(latents())
+    with pytest.raises(ValueError, match="the pair is clean: generate takes a noise pair"):
+        scheduler.generate(start)
+    with pytest.raises(ValueError, match="pair is of type Tensor: expected a Pair"):
+        scheduler.invert(latents())
+    with pytest.raises(ValueError, match="strength is 0: expected a number above 0"):
+        scheduler.invert(start, strength=0)
+    with pytest.raises(ValueError, match=r"1 steps at strength 0\.5 execute no step"):
+        run(pipe, scheduler.invert(start, strength=0.5), steps=1)
+    run(pipe, scheduler.invert(start))
+    noise = scheduler.pair
+    with pytest.raises(ValueError, match="invert takes a clean pair"):
+        scheduler.invert(noise)
+    with pytest.raises(ValueError, match="the pair is of the sampler edict, and BDIAScheduler is bdia"):
+        BDIAScheduler.from_config(scheduler.config).generate(noise)
+    with pytest.raises(ValueError, match="Give the call the num_inference_steps"):
+        run(pipe, scheduler.generate(noise), steps=4)
+    with pytest.raises(RuntimeError, match="no pair is armed"):
+        run(pipe, scheduler.generate(noise))
+        run(pipe, latents())
+    with pytest.raises(RuntimeError, match="step was called without a run"):
+        scheduler.step(latents(), 1, latents())
+    with pytest.raises(RuntimeError, match="does not add random noise"):
+        scheduler.add_noise(latents(), latents(), torch.tensor([1]))
+
+
+def test_another_batch_is_an_error(pipe: Any) -> None:
+    scheduler = equipped(pipe)
+    given = scheduler.invert(scheduler.encode(latents(4)))
+    scheduler.set_timesteps(3)
+    with pytest.raises(ValueError, match=r"the pair is \[4, 4, 16, 16\], the pipeline's latents are \[2, 4, 16, 16\]"):
+        scheduler.step(given[:2], scheduler.timesteps[0], given[:2])
+
+
+def test_latents_that_the_pipeline_changes_are_an_error(pipe: Any) -> None:
+    """A callback that changes the latents stands for inpainting, which does so between steps."""
+    scheduler = equipped(pipe)
+    start = scheduler.encode(latents())
+
+    def change(pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
+        return {"latents": tensors["latents"] + (step == 1)}
+
+    run(pipe, scheduler.invert(start), callback_on_step_end=change)
+    with pytest.raises(RuntimeError, match="the pipeline changed the latents between two steps"):
+        _ = scheduler.pair
+    scheduler.invert(start)
+    scheduler.set_timesteps(3)
+    sample = scheduler.invert(start)
+    scheduler.set_timesteps(3)
+    for timestep in scheduler.timesteps.flip(0):
+        sample = scheduler.step(sample, timestep, sample).prev_sample
+    with pytest.raises(RuntimeError, match=r"called `step` out of order"):
+        _ = scheduler.pair
+
+
+def test_a_run_that_was_broken_off_has_no_pair(pipe: Any) -> None:
+    scheduler = equipped(pipe)
+
+    def stop(pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
+        pipe._interrupt = step >= 1
+        return {}
+
+    run(pipe, scheduler.invert(scheduler.encode(latents())), callback_on_step_end=stop)
+    with pytest.raises(RuntimeError, match=r"the run has not ended \(2 of 6 calls were made\)"):
+        _ = scheduler.pair
+
+
+def test_faults_of_the_network_are_named(pipe: Any) -> None:
+    scheduler = equipped(pipe)
+    for value, error in ((float("nan"), NonFinite), (1e30, LatticeOverflow)):
+        sample = scheduler.invert(scheduler.encode(latents()))
+        scheduler.set_timesteps(2)
+        for timestep in scheduler.timesteps:
+            output = sample.clone()
+            output[1, 0, 0, 0] = value
+            sample = scheduler.step(output, timestep, sample, return_dict=False)[0]
+        with pytest.raises(error) as caught:
+            _ = scheduler.pair
+        assert caught.value.__notes__ == ["sample 1 of 2"]
+
+
+def test_pairs_are_compared_by_their_integers() -> None:
+    scheduler = EDICTScheduler.from_config(DDIMScheduler(**BETAS).config)
+    one, other = scheduler.encode(latents()), scheduler.encode(latents())
+    assert one == other and one != "a pair"
+    other.y[0, 0, 0, 0] += 1
+    assert one != other
+    assert one != scheduler.encode(latents(1))
+    assert one != EDICTScheduler.from_config(scheduler.config, bits=13).encode(latents())
+    assert isinstance(one, Pair)
