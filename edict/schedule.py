@@ -12,13 +12,38 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     import torch
 
+NOISE_SCHEDULERS = frozenset(
+    {
+        "DDIMParallelScheduler",
+        "DDIMScheduler",
+        "DDPMParallelScheduler",
+        "DDPMScheduler",
+        "DEISMultistepScheduler",
+        "DPMSolverMultistepScheduler",
+        "DPMSolverSDEScheduler",
+        "DPMSolverSinglestepScheduler",
+        "EulerAncestralDiscreteScheduler",
+        "EulerDiscreteScheduler",
+        "HeunDiscreteScheduler",
+        "KDPM2AncestralDiscreteScheduler",
+        "KDPM2DiscreteScheduler",
+        "LCMScheduler",
+        "LMSDiscreteScheduler",
+        "PNDMScheduler",
+        "SASolverScheduler",
+        "TCDScheduler",
+        "UniPCMultistepScheduler",
+    }
+)
+"""The schedulers of diffusers with betas, which give the network the same noise levels as DDIM."""
+
 
 @dataclass(frozen=True, repr=False)
 class Schedule:
     """The steps that are executed, counted from the noisy end.
 
     Step i goes from noise level `alphas_cumprod[i]` to `alphas_cumprod[i + 1]` and calls the network at `timesteps[i]`.
-    So `alphas_cumprod` has one entry more than `timesteps`: position 0 is the noisy end, `depth` the clean one.
+    So `alphas_cumprod` has one entry more than `timesteps`: position 0 is the noisy end, `num_steps` the clean one.
 
     A step adds (sigma' - sigma) * prediction to x / scale. A flow (x' = x + (s' - s) v) does so as it is: its
     `alphas_cumprod` are 1, and `sigmas` are its own; None are those of the alphas.

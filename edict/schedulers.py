@@ -24,33 +24,8 @@ from edict.integration import Integration
 from edict.lattice import from_lattice, of_sample, to_lattice
 from edict.pair import Pair
 from edict.samplers import SAMPLERS, resolve
-from edict.schedule import Schedule, executed, schedule
+from edict.schedule import FLOW_END, NOISE_SCHEDULERS, Schedule, executed, schedule
 
-NOISE_SCHEDULERS = frozenset(
-    {
-        "DDIMInverseScheduler",
-        "DDIMParallelScheduler",
-        "DDIMScheduler",
-        "DDPMParallelScheduler",
-        "DDPMScheduler",
-        "DEISMultistepScheduler",
-        "DPMSolverMultistepScheduler",
-        "DPMSolverSDEScheduler",
-        "DPMSolverSinglestepScheduler",
-        "EulerAncestralDiscreteScheduler",
-        "EulerDiscreteScheduler",
-        "HeunDiscreteScheduler",
-        "KDPM2AncestralDiscreteScheduler",
-        "KDPM2DiscreteScheduler",
-        "LCMScheduler",
-        "LMSDiscreteScheduler",
-        "PNDMScheduler",
-        "SASolverScheduler",
-        "TCDScheduler",
-        "UniPCMultistepScheduler",
-    }
-)
-"""The schedulers of diffusers with betas, which give the network the same noise levels as DDIM."""
 FLOW_SCHEDULERS = frozenset(
     {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"}
 )
@@ -115,7 +90,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             NonFinite, LatticeOverflow: a sample has NaN, infinity or a value that is too large.
         """
-        end = Schedule((), (1.0,), (0.0,)) if self._flow else Schedule((), (float(self._base.final_alpha_cumprod),))
+        end = FLOW_END if self._flow else Schedule((), (float(self._base.final_alpha_cumprod),))
         x = to_lattice(latents, end.scale(0), self._bits).contiguous()
         return Pair(x, x.clone(), end, 0, self._bits, 1.0, len(x), self.sampler, resolve(self.sampler, 0, self._given))
 

@@ -6,33 +6,9 @@ import torch
 
 from edict.checkpoint import ModelError
 from edict.models.model import Model
-from edict.schedule import Schedule, alphas_cumprod, final_alpha, schedule
+from edict.schedule import NOISE_SCHEDULERS, Schedule, alphas_cumprod, final_alpha, schedule
 
 PREDICTIONS = ("epsilon", "v_prediction")
-SCHEDULERS = frozenset(
-    {
-        "DDIMParallelScheduler",
-        "DDIMScheduler",
-        "DDPMParallelScheduler",
-        "DDPMScheduler",
-        "DEISMultistepScheduler",
-        "DPMSolverMultistepScheduler",
-        "DPMSolverSDEScheduler",
-        "DPMSolverSinglestepScheduler",
-        "EulerAncestralDiscreteScheduler",
-        "EulerDiscreteScheduler",
-        "HeunDiscreteScheduler",
-        "KDPM2AncestralDiscreteScheduler",
-        "KDPM2DiscreteScheduler",
-        "LCMScheduler",
-        "LMSDiscreteScheduler",
-        "PNDMScheduler",
-        "SASolverScheduler",
-        "TCDScheduler",
-        "UniPCMultistepScheduler",
-    }
-)
-"""The schedulers of diffusers with betas, which give the network the same noise levels as DDIM."""
 
 
 class NoiseModel(Model):
@@ -40,7 +16,9 @@ class NoiseModel(Model):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.check_scheduler(SCHEDULERS, "If the network was trained with betas, write a scheduler with these betas")
+        self.check_scheduler(
+            NOISE_SCHEDULERS, "If the network was trained with betas, write a scheduler with these betas"
+        )
         if self.scheduler_config.get("use_flow_sigmas"):
             raise ModelError(
                 f"model {folder}: its scheduler has use_flow_sigmas: true, so its network was trained on a flow, and "

@@ -30,9 +30,8 @@ from edict.checkpoint import DEFAULT, LoRA, locate_lora, read_index, weights_dig
 from edict.integration import solve_floats
 from edict.models import MODELS, describe
 from edict.models.flux import pack, unpack
-from edict.models.noise import SCHEDULERS
 from edict.samplers import SAMPLERS
-from edict.schedule import FLOW_END, schedule
+from edict.schedule import FLOW_END, NOISE_SCHEDULERS, schedule
 from tests.edict.checkpoints import KINDS, NOISE, Folder
 
 TEXTS = ["a red heart", "dog face"]
@@ -313,14 +312,14 @@ def test_the_statistics_of_sdxls_latents_are_applied_as_by_the_pipeline(
 
 def test_schedulers_with_betas_have_the_noise_levels_of_ddim() -> None:
     """Every scheduler of diffusers with other noise levels is an error that names it."""
-    for name in SCHEDULERS:
+    for name in NOISE_SCHEDULERS:
         kind = getattr(diffusers, name)
         if isinstance(kind, DummyObject):
             continue  # It needs scipy or torchsde.
         assert torch.equal(kind(**NOISE_LEVELS).alphas_cumprod, DDIMScheduler(**NOISE_LEVELS).alphas_cumprod), name
     others = {"EDMEulerScheduler", "EDMDPMSolverMultistepScheduler", "FlowMatchEulerDiscreteScheduler"}
     others |= {"CogVideoXDDIMScheduler", "CMStochasticIterativeScheduler", "ScoreSdeVeScheduler"}
-    assert not others & SCHEDULERS
+    assert not others & NOISE_SCHEDULERS
 
 
 def test_a_caption_is_cut_where_the_longest_encoder_ends(folder: Folder) -> None:
