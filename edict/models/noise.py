@@ -40,7 +40,9 @@ class NoiseModel(Model):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.check_scheduler(SCHEDULERS, "If the network was trained with betas, write a scheduler with these betas")
+        self.check_scheduler(
+            SCHEDULERS, "If the network was trained with betas, name a DDIMScheduler with its betas there"
+        )
         if self.scheduler_config.get("use_flow_sigmas"):
             raise ModelError(
                 f"model {folder}: its scheduler has use_flow_sigmas: true, so its network was trained on a flow, and "
