@@ -71,7 +71,10 @@ def locate(path: str | Path | None = None, revision: str | None = None, variant:
     if not (folder / "model_index.json").is_file():
         if files := sorted(file for file in folder.iterdir() if file.suffix in _SINGLE_FILES):
             raise ModelError(_single_file(files[0]))
-        raise ModelError(f"model {folder}: no model_index.json, so it is not in the diffusers folder layout")
+        raise ModelError(
+            f"model {folder}: no model_index.json, so it is not in the diffusers folder layout. Give the folder that "
+            "has this file, or download the model again"
+        )
     if variant is not None and not any(variant_of(folder, part, variant) for part in _WEIGHTS):
         raise ModelError(f"model {folder}: no weights of the variant {variant!r} in safetensors")
     return folder

@@ -50,6 +50,9 @@ def _opened(image: Any, name: str) -> list[Image.Image]:
     if isinstance(image, Image.Image):
         return [image]
     if isinstance(image, str | Path):
+        if not str(image).startswith(("http://", "https://")) and not Path(image).is_file():
+            kind = "is a folder" if Path(image).is_dir() else "does not exist"
+            raise ValueError(f"{name}: {image} {kind}; expected the name of an image file, or an http(s) URL")
         try:
             return [load_image(str(image))]
         except UnidentifiedImageError as error:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, overload
@@ -26,6 +27,7 @@ from edict.models.model import VAE_DTYPES, VaeDtype
 from edict.pair import Pair
 from edict.samplers import SAMPLERS, named, resolve
 from edict.samplers.base import BITS
+from edict.schedule import Schedule
 
 T = TypeVar("T")
 
@@ -208,22 +210,30 @@ class EDICT:
         `guidance_interval`, (low, high], where one is given; elsewhere the caption's branch is all that is computed.
         Raises LatticeOverflow, NonFinite; ValueError where the sampler takes no such parameter.
         """
+        if strange := parameters.keys() - {name for known in SAMPLERS.values() for name in known.parameters}:
+            raise TypeError(
+                f"invert has no argument {sorted(strange)[0]!r}; its arguments are steps, strength, guidance_scale, "
+                "bits, batch_size, sampler, steps_offset, guidance_interval, p and gamma"
+            )
+        settings: dict[str, Any] = {
+            "steps": steps,
+            "strength": strength,
+            "guidance_scale": guidance_scale,
+            "batch_size": batch_size,
+            "sampler": sampler,
+            "steps_offset": steps_offset,
+            "guidance_interval": guidance_interval,
+            **parameters,
+        }
+        self._resolve(**settings)  # before the images are encoded, which takes longer
         if not isinstance(images, Pair):
+            images, captions = to_pil(images), _texts("captions", captions)
+            if len(images) != len(captions):
+                raise ValueError(f"found {len(images)} images and {len(captions)} captions: give one caption per image")
             images = self.encode(images, bits=named(sampler).bits if bits is None else bits)
         elif bits not in (None, images.bits):
             raise ValueError(f"bits is {bits}, and the pair has {images.bits}; leave bits out")
-        start = self.prepare(
-            images,
-            steps=steps,
-            strength=strength,
-            guidance_scale=guidance_scale,
-            batch_size=batch_size,
-            sampler=sampler,
-            steps_offset=steps_offset,
-            guidance_interval=guidance_interval,
-            **parameters,
-        )
-        return _checked(*self.move(start, captions, 0))
+        return _checked(*self.move(self.prepare(images, **settings), captions, 0))
 
     def prepare(
         self,
@@ -244,19 +254,16 @@ class EDICT:
             ValueError: an argument is out of its range; the sampler does not take a parameter; the sampler begins from
                 one state but x is not y; or there is a guidance interval but no classifier-free guidance.
         """
-        _check_whole("steps", steps, 1)
-        _check_number("strength", strength, lambda value: 0 < value <= 1, "above 0 and at most 1")
-        _check_guidance(guidance_scale)
-        if batch_size is not None:
-            _check_whole("batch_size", batch_size, 1)
-        if steps_offset is not None:
-            _check_whole("steps_offset", steps_offset, 0)
-        if guidance_interval is not None:
-            _check_interval(guidance_interval)
-            if self.model.guidance != "free":
-                raise ValueError(uninterrupted(self.model))
-        plan = self.model.schedule(steps, strength, steps_offset)
-        weights = resolve(sampler, plan.num_steps, parameters)
+        plan, weights = self._resolve(
+            steps=steps,
+            strength=strength,
+            guidance_scale=guidance_scale,
+            batch_size=batch_size,
+            sampler=sampler,
+            steps_offset=steps_offset,
+            guidance_interval=guidance_interval,
+            **parameters,
+        )
         if SAMPLERS[sampler].y_lead and not torch.equal(start.x, start.y):
             raise ValueError(
                 f"x and y differ, as edict's edits do, and {sampler} begins from one state: give x as both"
@@ -271,6 +278,33 @@ class EDICT:
             parameters=weights,
             guidance_interval=guidance_interval,
         )
+
+    def _resolve(
+        self,
+        *,
+        steps: int,
+        strength: float,
+        guidance_scale: float,
+        batch_size: int | None,
+        sampler: str,
+        steps_offset: int | None,
+        guidance_interval: Sequence[float] | None,
+        **parameters: float | None,
+    ) -> tuple[Schedule, dict[str, Fraction]]:
+        """Return the schedule and the sampler's parameters. Raises ValueError for an argument out of its range."""
+        _check_whole("steps", steps, 1)
+        _check_number("strength", strength, lambda value: 0 < value <= 1, "above 0 and at most 1")
+        _check_guidance(guidance_scale)
+        if batch_size is not None:
+            _check_whole("batch_size", batch_size, 1)
+        if steps_offset is not None:
+            _check_whole("steps_offset", steps_offset, 0)
+        if guidance_interval is not None:
+            _check_interval(guidance_interval)
+            if self.model.guidance != "free":
+                raise ValueError(uninterrupted(self.model))
+        plan = self.model.schedule(steps, strength, steps_offset)
+        return plan, resolve(sampler, plan.num_steps, parameters)
 
     @overload
     def generate(

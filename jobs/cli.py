@@ -379,13 +379,17 @@ def print_status(store: str, found: "Status") -> None:
     from pipeline.status import heard
 
     rate = "unknown" if found.images_per_second is None else f"{found.images_per_second:.2f}"
+    listed = f" (each is named in {store.rstrip('/')}/report.html)" if found.rejected else ""
     rows = [
         (found.kind, store),
         ("complete", "yes" if found.complete else "no"),
         ("units", f"{found.committed} of {found.units}"),
         ("input", f"{found.input} of {found.planned}"),
         ("ok", str(found.ok)),
-        ("rejected", str(found.rejected) + "".join(f"  {name} {count}" for name, count in found.rejects.items())),
+        (
+            "rejected",
+            str(found.rejected) + "".join(f"  {name} {count}" for name, count in found.rejects.items()) + listed,
+        ),
         ("filtered", str(found.filtered)),
         ("images/s", rate),
         ("attempts", f"{found.attempts} for {found.committed} units"),

@@ -2,7 +2,7 @@
 
 import threading
 from collections import Counter
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from functools import partial
 from itertools import groupby, islice
 from operator import attrgetter
@@ -13,15 +13,18 @@ from edict.samplers import SAMPLERS
 from edict.schedule import Schedule
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
-from pipeline.job import invert_fingerprint, schedule_of
+from pipeline.cluster import machine_for
+from pipeline.job import check_job, check_output, invert_fingerprint, schedule_of
 from pipeline.keys import key_table
 from pipeline.latents import read_columns
-from pipeline.plan import Source, cut, index_shards, most_batches, parts_of
+from pipeline.plan import Source, cut, expanded, index_shards, most_batches, parts_of
 from pipeline.run import edit_task, note_float16
 from pipeline.selection import SelectionError, count_listed, images_per_row, no_row, planned, read_selection
 from pipeline.shards import ShardIndex
-from pipeline.store import Store
+from pipeline.storage import local_path
+from pipeline.store import Store, check_outside_stores
 from pipeline.tasks import Variant, executed_steps
+from pipeline.work import Machine
 from schemas.rejects import Reject
 from schemas.specs import EditSpec, InvertSpec
 
@@ -42,7 +45,7 @@ def _invert(spec: InvertSpec) -> list[str]:
     note_float16(spec.dtype, spec.workers.gpus)
     folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     fingerprint = invert_fingerprint(spec, folder)
-
+    done = _done(spec, fingerprint, machine_for(spec.workers.gpus), expanded(spec.input))
     batch_size = spec.workers.batch_size
     faults, shown, lock = Counter[str](), dict[str, list[Reject]](), threading.Lock()
     with key_table() as keys:
@@ -74,15 +77,27 @@ def _invert(spec: InvertSpec) -> list[str]:
     cost = evaluations(timesteps, schedule.outside(interval), _branching(fingerprint, spec.sampler.guidance_scale))
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
-        f"  sound         {sound}",
+        f"  sound         {sound} by their headers",
         f"  rejected      {faults.total()}" + "".join(f"  {name} {count}" for name, count in faults.most_common()),
         *(_rejected(reject) for name, _ in faults.most_common() for reject in shown[name]),
         *_repeated(*repeated),
-        f"  units         {len(units)}, for {spec.workers.count} workers",
+        f"  units         {len(units)}, for {spec.workers.count} workers{done}",
         f"  model         {folder}, {spec.dtype}{compiled}, {size}x{size} pixels",
         f"  sampler       {sampler}, {depth} steps{parameters}, guidance {spec.sampler.guidance_scale:g}{within}",
         f"  network cost  {cost} evaluations a picture, {sound * cost:,} in all",
     ]
+
+
+def _done(spec: InvertSpec | EditSpec, fingerprint: dict[str, Any], machine: Machine, inputs: Iterable[str]) -> str:
+    """Return what to add to the number of units: how many are done. Raises StoreError, as a run does."""
+    if (folder := local_path(spec.output)) is not None and not folder.is_dir():
+        check_outside_stores(spec.output)
+        return ""
+    store = Store(spec.output)
+    check_output(store, inputs)
+    check_job(store, spec.kind, fingerprint, machine)
+    done = len(store.committed([])) if store.has("job.json") else 0
+    return f"; {done} are done already" if done else ""
 
 
 def _rejected(reject: Reject) -> str:
@@ -104,7 +119,8 @@ def _short(key: str) -> str:
 def _edit(spec: EditSpec) -> list[str]:
     latents, wanted, tables = Store(spec.latents), read_selection(spec), read_tables(spec.edits)
     edits = resolve(spec.edits, tables)
-    _, fingerprint = edit_task(spec, latents, edits, wanted)
+    task, fingerprint = edit_task(spec, latents, edits, wanted)
+    done = _done(spec, fingerprint, task.machine, [spec.latents, *spec.files])
     made, parts = fingerprint["latents"], parts_of(latents)
     schedule = schedule_of(made)
     unguided = schedule.outside(made.get("guidance_interval"))
@@ -129,7 +145,7 @@ def _edit(spec: EditSpec) -> list[str]:
         f"edit {rows_taken} rows{of} of {spec.latents} into {spec.output}",
         f"  pictures      {counts.total()}" + "".join(f"  {name} {count}" for name, count in counts.items()),
         f"  filtered      {rows_taken * len(edits.variants) - counts.total()} (the caption would not change)",
-        f"  units         {len(units)}, for {spec.workers.count} workers",
+        f"  units         {len(units)}, for {spec.workers.count} workers{done}",
         f"  network cost  {cost:,} evaluations",
         *(f"  unused        {v.name}: changes no caption" for v in edits.variants if not counts[v.name]),
         *_strangers(latents, parts, tables),

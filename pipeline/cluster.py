@@ -138,8 +138,16 @@ def _start_local(cpus: int) -> None:
             logging_level=logging.ERROR,
             job_config=CleanPathJobConfig(),
         )
-    except (OSError, ray.exceptions.RaySystemError) as error:
+    except Exception as error:
+        # Ray raises a bare Exception if one of its own processes does not answer in time.
+        if type(error) is not Exception and not isinstance(error, OSError | ray.exceptions.RaySystemError):
+            raise
         ray.shutdown()
+        if type(error) is Exception:
+            raise NotStarted(
+                f"Ray did not start on this machine in time: {without_secrets(str(error)).strip().splitlines()[0]} The "
+                "machine may be busy: run the same command again"
+            ) from error
         folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
         if "AF_UNIX path length" in str(error):
             why = f"the path of its folder {folder} is too long for a socket"

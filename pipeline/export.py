@@ -53,7 +53,10 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
     than those of the same export, a value is beyond float16, or a key cannot be in a WebDataset shard.
     """
     if format not in FORMATS or dtype not in DTYPES:
-        raise ExportError(f"no export as {format} of {dtype}: give one of {', '.join(FORMATS)}; {' or '.join(DTYPES)}")
+        raise ExportError(
+            f"there is no export as {format} of {dtype}: give one of {', '.join(FORMATS)} for latents, instructpix2pix "
+            f"or pie_bench for edits; {' or '.join(DTYPES)}"
+        )
     store = Store(location)
     if store.job()["kind"] == "edit":
         raise StoreError(

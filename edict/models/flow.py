@@ -15,7 +15,7 @@ class FlowModel(Model):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         advice = (
-            "Write a FlowMatchEulerDiscreteScheduler there, with the checkpoint's shift (other schedulers call it "
+            "Name a FlowMatchEulerDiscreteScheduler there, with the checkpoint's shift (other schedulers call it "
             "flow_shift)"
         )
         self.check_scheduler({"FlowMatchEulerDiscreteScheduler"}, advice)

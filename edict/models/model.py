@@ -104,11 +104,16 @@ class Model(ABC):
 
     def check_scheduler(self, supported: Collection[str], advice: str) -> None:
         """Raise ModelError if the scheduler's class has other noise levels than this model would compute."""
-        named = [self.scheduler_config.get("_class_name"), (read_index(self.folder).get("scheduler") or [None])[-1]]
-        if others := [name for name in named if name is not None and name not in supported]:
-            raise ModelError(
-                f"model {self.folder}: the scheduler is {others[0]}, which a {type(self).__name__} cannot use. {advice}"
-            )
+        named = {
+            "scheduler/scheduler_config.json": self.scheduler_config.get("_class_name"),
+            "model_index.json": (read_index(self.folder).get("scheduler") or [None])[-1],
+        }
+        for file, name in named.items():
+            if name is not None and name not in supported:
+                raise ModelError(
+                    f"model {self.folder}: the scheduler is {name} ({file}), which a {type(self).__name__} cannot use. "
+                    f"{advice}"
+                )
 
     def check(self, variant: str | None = None, adapter: LoRA | None = None) -> None:
         """Check that every part is present, complete, of a supported class, and fits the others. Raises ModelError.

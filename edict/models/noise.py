@@ -17,7 +17,7 @@ class NoiseModel(Model):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.check_scheduler(
-            NOISE_SCHEDULERS, "If the network was trained with betas, write a scheduler with these betas"
+            NOISE_SCHEDULERS, "If the network was trained with betas, name a DDIMScheduler with its betas there"
         )
         if self.scheduler_config.get("use_flow_sigmas"):
             raise ModelError(

@@ -604,8 +604,8 @@ REFUSALS: list[Checkpoint] = [
         "sdxl",
         scheduler(EDMEulerScheduler()),
         (
-            "model m: the scheduler is EDMEulerScheduler, which a StableDiffusionXL cannot use. If the network "
-            "was trained with betas, write a scheduler with these betas"
+            "model m: the scheduler is EDMEulerScheduler (scheduler/scheduler_config.json), which a StableDiffusionXL "
+            "cannot use. If the network was trained with betas, name a DDIMScheduler with its betas there"
         ),
     ),
     case(
@@ -614,8 +614,9 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         scheduler(FLOW),
         (
-            "model m: the scheduler is FlowMatchEulerDiscreteScheduler, which a StableDiffusion cannot use. "
-            "If the network was trained with betas, write a scheduler with these betas"
+            "model m: the scheduler is FlowMatchEulerDiscreteScheduler (scheduler/scheduler_config.json), which a "
+            "StableDiffusion cannot use. If the network was trained with betas, name a DDIMScheduler with its betas "
+            "there"
         ),
     ),
     case(
@@ -634,9 +635,9 @@ REFUSALS: list[Checkpoint] = [
         "sd3",
         scheduler(DPM_FLOW),
         (
-            "model m: the scheduler is DPMSolverMultistepScheduler, which a StableDiffusion3 cannot use. Write a "
-            "FlowMatchEulerDiscreteScheduler there, with the checkpoint's shift (other schedulers call it "
-            "flow_shift)"
+            "model m: the scheduler is DPMSolverMultistepScheduler (scheduler/scheduler_config.json), which a "
+            "StableDiffusion3 cannot use. Name a FlowMatchEulerDiscreteScheduler there, with the checkpoint's shift "
+            "(other schedulers call it flow_shift)"
         ),
     ),
     case(

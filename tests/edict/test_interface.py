@@ -79,7 +79,8 @@ def test_an_image_file_is_turned_upright(tmp_path: Path) -> None:
     ("images", "said"),
     [
         ([], "found none"),
-        ("nowhere.png", "nowhere.png is not a valid path"),
+        ("nowhere.png", r"image 0: nowhere\.png does not exist; expected the name of an image file"),
+        (Path(__file__).parent, "image 0: .* is a folder; expected the name of an image file"),
         (io.BytesIO(), "image 0: is of type BytesIO; expected a PIL image, an array, a tensor or a file name"),
         (np.zeros((3, 8, 8), np.uint8), r"has the shape \[3, 8, 8\]"),
         (np.zeros((8, 8, 4), np.uint8), r"has the shape \[8, 8, 4\]"),
@@ -132,7 +133,7 @@ def test_output_types_are_those_of_diffusers(model: EDICT, images: list[Image.Im
         ({"steps": True}, "steps is True: expected a whole number"),
         ({"strength": True}, "strength is True: expected a number"),
         ({"sampler": "ddpm"}, "no sampler 'ddpm'"),
-        ({"q": 0.9}, "q: the sampler edict takes p"),
+        ({"gamma": 0.9}, "gamma: the sampler edict takes p"),
     ],
 )
 def test_an_argument_out_of_its_range_is_an_error(

@@ -5,6 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import ray
+
+from pipeline.cluster import NotStarted, _start_local
+
 ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
@@ -105,3 +110,14 @@ def test_workers_import_nothing_from_the_working_directory(tmp_path: Path) -> No
     found = ended.stdout.splitlines()
     assert found[:4] == [str(ROOT / name) for name in ("edict", "jobs", "pipeline", "schemas")]
     assert str(tmp_path) not in found
+
+
+def test_a_start_that_takes_too_long_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray raises a bare Exception then. A machine that is slow enough cannot be had on demand."""
+
+    def init(**given: object) -> None:
+        raise Exception("The current node timed out during startup. The raylet failed to start.\nMore lines.")
+
+    monkeypatch.setattr(ray, "init", init)
+    with pytest.raises(NotStarted, match=r"timed out during startup\. .* may be busy: run the same command again$"):
+        _start_local(1)

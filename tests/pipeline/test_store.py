@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from jobs.preview import preview
 from jobs.run import run_spec
 from pipeline import ledger as ledgers
 from pipeline import run
@@ -174,10 +175,11 @@ def test_an_input_inside_the_output_is_refused(
     (tmp_path / "link").symlink_to(tmp_path / "ds")
     for folder in ("ds", "link"):
         spec = {"kind": "invert", "input": f"{tmp_path}/ds/{inside}", "output": str(tmp_path / folder)}
-        with pytest.raises(
-            OutputRefused, match=r"the input .*0\.tar is inside it; give an output that contains no input"
-        ):
-            run_spec(InvertSpec.model_validate(spec))
+        for refuse in (preview, run_spec):
+            with pytest.raises(
+                OutputRefused, match=r"the input .*0\.tar is inside it; give an output that contains no input"
+            ):
+                refuse(InvertSpec.model_validate(spec))
     assert sorted(path.name for path in (tmp_path / "ds").rglob("*")) == ["0.tar", "0.tar", "1.tar", "shards"]
 
 
