@@ -16,7 +16,7 @@ from inspect import signature
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 
@@ -280,7 +280,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def _flow(self) -> bool:
-        return not isinstance(self._base, DDIMScheduler)
+        return not isinstance(self._base, (DDIMScheduler, CogVideoXDDIMScheduler))
 
     def _latents(self, dtype: torch.dtype) -> torch.Tensor:
         assert self._integration is not None
@@ -365,7 +365,7 @@ def _base(named: str, config: Mapping[str, Any]) -> Any:
         if (predicts := config.get("prediction_type", "flow_prediction")) != "flow_prediction":
             raise ValueError(f"{named} has flow sigmas and predicts {predicts!r}: only flow_prediction is supported")
     elif named in NOISE_SCHEDULERS:
-        kind = DDIMScheduler
+        kind = CogVideoXDDIMScheduler if named.startswith("CogVideoX") else DDIMScheduler
     else:
         raise ValueError(
             f"{named} has noise levels of a kind of its own. Supported are schedulers with betas "
@@ -375,6 +375,6 @@ def _base(named: str, config: Mapping[str, Any]) -> Any:
     if config.get("stochastic_sampling"):
         raise ValueError(f"{named} has stochastic_sampling: true, which has no exact inversion on the lattice")
     base = kind.from_config({name: value for name, value in config.items() if name not in OWN})
-    if kind is DDIMScheduler and base.config.prediction_type not in PREDICTIONS:
+    if kind in (DDIMScheduler, CogVideoXDDIMScheduler) and base.config.prediction_type not in PREDICTIONS:
         raise ValueError(f"prediction_type is {base.config.prediction_type!r}: expected {', '.join(PREDICTIONS)}")
     return base
