@@ -26,6 +26,8 @@ from edict.pair import Pair
 from edict.samplers import SAMPLERS, resolve
 from edict.schedule import FLOW_END, NOISE_SCHEDULERS, Schedule, executed, schedule
 
+SHIFTED_SCHEDULERS = frozenset({"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"})
+"""The schedulers of diffusers with betas and a shift of the noise levels."""
 FLOW_SCHEDULERS = frozenset(
     {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"}
 )
@@ -347,7 +349,7 @@ def _named(keys: Collection[str]) -> str:
     The config of a scheduler that was loaded has its class's name; that of one made from arguments does not.
     """
     diffusers = import_module("diffusers")
-    for name in sorted(FLOW_SCHEDULERS | NOISE_SCHEDULERS):
+    for name in sorted(FLOW_SCHEDULERS | NOISE_SCHEDULERS | SHIFTED_SCHEDULERS):
         if {*signature(getattr(diffusers, name).__init__).parameters} - {"self", "kwargs"} == {*keys} - {*OWN}:
             return name
     raise ValueError(
@@ -364,12 +366,12 @@ def _base(named: str, config: Mapping[str, Any]) -> Any:
         kind = getattr(import_module("diffusers"), named)
         if (predicts := config.get("prediction_type", "flow_prediction")) != "flow_prediction":
             raise ValueError(f"{named} has flow sigmas and predicts {predicts!r}: only flow_prediction is supported")
-    elif named in NOISE_SCHEDULERS:
-        kind = CogVideoXDDIMScheduler if named.startswith("CogVideoX") else DDIMScheduler
+    elif named in NOISE_SCHEDULERS | SHIFTED_SCHEDULERS:
+        kind = CogVideoXDDIMScheduler if named in SHIFTED_SCHEDULERS else DDIMScheduler
     else:
         raise ValueError(
             f"{named} has noise levels of a kind of its own. Supported are schedulers with betas "
-            f"({', '.join(sorted(NOISE_SCHEDULERS))}), those with use_flow_sigmas, and "
+            f"({', '.join(sorted(NOISE_SCHEDULERS | SHIFTED_SCHEDULERS))}), those with use_flow_sigmas, and "
             f"{', '.join(sorted(FLOW_SCHEDULERS))}"
         )
     if config.get("stochastic_sampling"):

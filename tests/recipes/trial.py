@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,6 +55,14 @@ def recipe(*names: str) -> Callable[[Recipe], Recipe]:
         return made
 
     return register
+
+
+def recipes() -> dict[str, Recipe]:
+    """Return the recipes of every file of this folder."""
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        if not file.stem.startswith(("test_", "_")):
+            import_module(f"tests.recipes.{file.stem}")
+    return RECIPES
 
 
 def random(kind: Any, dtype: torch.dtype, **config: Any) -> Any:
