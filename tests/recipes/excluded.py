@@ -3,7 +3,7 @@
 EXCLUDED: dict[str, str] = {
     "AnyFlowFARPipeline": "It denoises a video chunk by chunk, and its network takes the next noise level.",
     "AnyFlowPipeline": "Its network takes the next noise level, which is another one in an inversion.",
-    "Cosmos2_5_PredictBasePipeline": "Not tested: its safety checker needs cosmos_guardrail and its models.",
+    "Cosmos2_5_PredictBasePipeline": "Not tested: its safety checker needs models of the package cosmos_guardrail.",
     "Cosmos2_5_TransferPipeline": "It denoises a video chunk by chunk, each after the last one.",
     "CosmosTextToWorldPipeline": "Its scheduler is EDM's, and is called twice per step.",
     "HeliosPipeline": "It draws the noise of each chunk itself and ignores `latents`.",

@@ -56,7 +56,6 @@ def trial(dtype: torch.dtype, guidance_scale: float) -> Trial:
         tokenizer_2=None,
         guider=ClassifierFreeGuidance(guidance_scale=guidance_scale),
     )
-    pipe.vision_num_semantic_tokens = 9  # of the first frame, zeros for text to video; 729 are slow
     call = {
         "prompt_embeds": normal(BATCH, 5, 16, dtype=dtype),
         "prompt_embeds_mask": torch.ones(BATCH, 5),

@@ -19,10 +19,10 @@ BATCH = 2
 class Trial:
     """A pipeline, and what its call needs.
 
-    `shape` is that of `latents=` in the pipeline's own layout. `call` are the arguments of every call; `guided` are
+    `shape` is that of the latents in the pipeline's own layout. `call` are the arguments of every call; `guided` are
     those that turn guidance on, and `unguided` those that turn it off. `dtype` is the dtype that the pipeline wants its
     latents in, if that is not the network's. `denoiser` is the name of the component that predicts, or the names of
-    several. `given` makes the `latents=` of a call from the scheduler's latents, if the call wants more than these.
+    several. `given` makes the `latents=` of a call from the scheduler's latents, if it wants another layout or more.
     """
 
     pipe: DiffusionPipeline
@@ -75,9 +75,9 @@ def random(kind: Any, dtype: torch.dtype, **config: Any) -> Any:
                 torch.nn.init.normal_(parameter, std=0.1)
     network.eval().requires_grad_(False).to(dtype)
     keep = set(getattr(network, "_keep_in_fp32_modules", None) or ())
-    for name, module in network.named_modules():
+    for name, parameter in network.named_parameters():
         if keep & {*name.split(".")}:  # as from_pretrained does
-            module.float()
+            parameter.data = parameter.data.float()
     return network
 
 
