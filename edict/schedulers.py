@@ -16,7 +16,7 @@ from inspect import signature
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 
@@ -26,9 +26,12 @@ from edict.pair import Pair
 from edict.samplers import SAMPLERS, resolve
 from edict.schedule import FLOW_END, NOISE_SCHEDULERS, Schedule, executed, schedule
 
+SHIFTED_SCHEDULERS = frozenset({"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"})
+"""The schedulers of diffusers with betas and a shift of the noise levels."""
 FLOW_SCHEDULERS = frozenset(
     {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"}
 )
+HALVES = (torch.bfloat16, torch.float16)
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
 OWN = ("p", "gamma", "bits", "base_scheduler")  # keys of a config that no scheduler of diffusers has
 
@@ -90,7 +93,10 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             NonFinite, LatticeOverflow: a sample has NaN, infinity or a value that is too large.
         """
-        end = FLOW_END if self._flow else Schedule((), (float(self._base.final_alpha_cumprod),))
+        if self._flow:
+            end = Schedule((), (1.0,), (1.0,)) if self._base.config.get("invert_sigmas") else FLOW_END
+        else:
+            end = Schedule((), (float(self._base.final_alpha_cumprod),))
         x = to_lattice(latents, end.scale(0), self._bits).contiguous()
         return Pair(x, x.clone(), end, 0, self._bits, 1.0, len(x), self.sampler, resolve(self.sampler, 0, self._given))
 
@@ -249,8 +255,10 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 f"is {[*model_output.shape]}: encode latents in the pipeline's own layout, as many as its prompts"
             )
         expected = self._latents(sample.dtype)
+        # A pipeline may round the latents to its network's dtype, and give them here in float32 (Mochi).
+        same = torch.stack([(sample == expected.to(dtype).to(sample.dtype)).all() for dtype in {sample.dtype, *HALVES}])
         # Compared on the device, and read at the end: a step must not wait for the device.
-        self._unchanged = self._unchanged & (sample == expected).all() & (self.timesteps[self._done] == timestep).all()
+        self._unchanged = self._unchanged & same.any() & (self.timesteps[self._done] == timestep).all()
         integration.answer(self._prediction(model_output, integration))
         self._done += 1
         if integration.ended:
@@ -274,7 +282,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def _flow(self) -> bool:
-        return not isinstance(self._base, DDIMScheduler)
+        return not isinstance(self._base, (DDIMScheduler, CogVideoXDDIMScheduler))
 
     def _latents(self, dtype: torch.dtype) -> torch.Tensor:
         assert self._integration is not None
@@ -341,7 +349,7 @@ def _named(keys: Collection[str]) -> str:
     The config of a scheduler that was loaded has its class's name; that of one made from arguments does not.
     """
     diffusers = import_module("diffusers")
-    for name in sorted(FLOW_SCHEDULERS | NOISE_SCHEDULERS):
+    for name in sorted(FLOW_SCHEDULERS | NOISE_SCHEDULERS | SHIFTED_SCHEDULERS):
         if {*signature(getattr(diffusers, name).__init__).parameters} - {"self", "kwargs"} == {*keys} - {*OWN}:
             return name
     raise ValueError(
@@ -358,18 +366,17 @@ def _base(named: str, config: Mapping[str, Any]) -> Any:
         kind = getattr(import_module("diffusers"), named)
         if (predicts := config.get("prediction_type", "flow_prediction")) != "flow_prediction":
             raise ValueError(f"{named} has flow sigmas and predicts {predicts!r}: only flow_prediction is supported")
-    elif named in NOISE_SCHEDULERS:
-        kind = DDIMScheduler
+    elif named in NOISE_SCHEDULERS | SHIFTED_SCHEDULERS:
+        kind = CogVideoXDDIMScheduler if named in SHIFTED_SCHEDULERS else DDIMScheduler
     else:
         raise ValueError(
             f"{named} has noise levels of a kind of its own. Supported are schedulers with betas "
-            f"({', '.join(sorted(NOISE_SCHEDULERS))}), those with use_flow_sigmas, and "
+            f"({', '.join(sorted(NOISE_SCHEDULERS | SHIFTED_SCHEDULERS))}), those with use_flow_sigmas, and "
             f"{', '.join(sorted(FLOW_SCHEDULERS))}"
         )
-    for setting in ("invert_sigmas", "stochastic_sampling"):
-        if config.get(setting):
-            raise ValueError(f"{named} has {setting}: true, which has no exact inversion on the lattice")
+    if config.get("stochastic_sampling"):
+        raise ValueError(f"{named} has stochastic_sampling: true, which has no exact inversion on the lattice")
     base = kind.from_config({name: value for name, value in config.items() if name not in OWN})
-    if kind is DDIMScheduler and base.config.prediction_type not in PREDICTIONS:
+    if kind in (DDIMScheduler, CogVideoXDDIMScheduler) and base.config.prediction_type not in PREDICTIONS:
         raise ValueError(f"prediction_type is {base.config.prediction_type!r}: expected {', '.join(PREDICTIONS)}")
     return base

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +19,10 @@ BATCH = 2
 class Trial:
     """A pipeline, and what its call needs.
 
-    `shape` is that of `latents=` in the pipeline's own layout. `call` are the arguments of every call; `guided` are
+    `shape` is that of the latents in the pipeline's own layout. `call` are the arguments of every call; `guided` are
     those that turn guidance on, and `unguided` those that turn it off. `dtype` is the dtype that the pipeline wants its
-    latents in, if that is not the network's. `denoiser` is the name of the component that predicts.
+    latents in, if that is not the network's. `denoiser` is the name of the component that predicts, or the names of
+    several. `given` makes the `latents=` of a call from the scheduler's latents, if it wants another layout or more.
     """
 
     pipe: DiffusionPipeline
@@ -28,11 +31,13 @@ class Trial:
     guided: dict[str, Any] = field(default_factory=dict)
     unguided: dict[str, Any] = field(default_factory=dict)
     dtype: torch.dtype | None = None
-    denoiser: str = "transformer"
+    denoiser: str | tuple[str, ...] = "transformer"
+    given: Callable[[torch.Tensor], torch.Tensor] = lambda latents: latents
 
     @property
-    def network(self) -> torch.nn.Module:
-        return getattr(self.pipe, self.denoiser)
+    def networks(self) -> list[torch.nn.Module]:
+        names = (self.denoiser,) if isinstance(self.denoiser, str) else self.denoiser
+        return [getattr(self.pipe, name) for name in names]
 
 
 Recipe = Callable[[torch.dtype], Trial]
@@ -52,6 +57,14 @@ def recipe(*names: str) -> Callable[[Recipe], Recipe]:
     return register
 
 
+def recipes() -> dict[str, Recipe]:
+    """Return the recipes of every file of this folder."""
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        if not file.stem.startswith(("test_", "_")):
+            import_module(f"tests.recipes.{file.stem}")
+    return RECIPES
+
+
 def random(kind: Any, dtype: torch.dtype, **config: Any) -> Any:
     """Return a network of a class with random weights, always the same. Parameters that are zero are drawn, too."""
     with torch.random.fork_rng(devices=[]):
@@ -60,7 +73,12 @@ def random(kind: Any, dtype: torch.dtype, **config: Any) -> Any:
         for parameter in network.parameters():
             if parameter.ndim and not parameter.detach().any():  # gates that start closed would hide the latents
                 torch.nn.init.normal_(parameter, std=0.1)
-    return network.eval().requires_grad_(False).to(dtype)
+    network.eval().requires_grad_(False).to(dtype)
+    keep = set(getattr(network, "_keep_in_fp32_modules", None) or ())
+    for name, parameter in network.named_parameters():
+        if keep & {*name.split(".")}:  # as from_pretrained does
+            parameter.data = parameter.data.float()
+    return network
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
@@ -90,12 +108,16 @@ def round_trip(
     given = {**trial.call, **(trial.guided if guided else trial.unguided), "num_inference_steps": steps}
     start = scheduler.encode(normal(*trial.shape, seed=1))
     calls = [0]
-    hook = trial.network.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    count = lambda *_: calls.__setitem__(0, calls[0] + 1)  # noqa: E731
+    hooks = [network.register_forward_hook(count) for network in trial.networks]
     try:
-        pipe(**given, latents=scheduler.invert(start).to(trial.dtype or dtype), output_type="latent")
+        latents = trial.given(scheduler.invert(start).to(trial.dtype or dtype))
+        pipe(**given, latents=latents, output_type="latent")
         noise, inverting, asked = scheduler.pair, calls[0], len(scheduler.timesteps)
-        pipe(**given, latents=scheduler.generate(noise).to(trial.dtype or dtype), output_type="latent")
+        latents = trial.given(scheduler.generate(noise).to(trial.dtype or dtype))
+        pipe(**given, latents=latents, output_type="latent")
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     generating = calls[0] - inverting
     return RoundTrip(start, noise, scheduler.pair, (inverting, generating), (asked, len(scheduler.timesteps)))
