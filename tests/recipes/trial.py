@@ -1,7 +1,9 @@
 """A pipeline of diffusers with a small random network, and its exact round trip through a scheduler of `edict`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 import torch
@@ -19,7 +21,9 @@ class Trial:
 
     `shape` is that of `latents=` in the pipeline's own layout. `call` are the arguments of every call; `guided` are
     those that turn guidance on, and `unguided` those that turn it off. `dtype` is the dtype that the pipeline wants its
-    latents in, if that is not the network's. `denoiser` is the name of the component that predicts.
+    latents in, if that is not the network's. `denoiser` is the name of the component that predicts. `unpack` is for a
+    pipeline whose loop has another layout than its `latents=`: it returns latents of `shape` in the layout of the
+    argument.
     """
 
     pipe: DiffusionPipeline
@@ -29,6 +33,7 @@ class Trial:
     unguided: dict[str, Any] = field(default_factory=dict)
     dtype: torch.dtype | None = None
     denoiser: str = "transformer"
+    unpack: Callable[[torch.Tensor], torch.Tensor] = torch.clone
 
     @property
     def network(self) -> torch.nn.Module:
@@ -52,20 +57,46 @@ def recipe(*names: str) -> Callable[[Recipe], Recipe]:
     return register
 
 
+@contextmanager
+def unset_is_nan() -> Iterator[None]:
+    """Fill memory that is not set with NaN within the block."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def random(kind: Any, dtype: torch.dtype, **config: Any) -> Any:
-    """Return a network of a class with random weights, always the same. Parameters that are zero are drawn, too."""
+    """Return a network of a class with random weights, always the same.
+
+    Parameters that the class leaves at zero, or does not set, are drawn, too.
+    The modules that the class keeps in float32 are in float32, as after `from_pretrained`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = kind(**config)
+        with unset_is_nan():
+            network = kind(**config)
         for parameter in network.parameters():
-            if parameter.ndim and not parameter.detach().any():  # gates that start closed would hide the latents
+            # Gates that start closed would hide the latents.
+            if parameter.ndim and not (parameter.detach().any() and parameter.detach().isfinite().all()):
                 torch.nn.init.normal_(parameter, std=0.1)
-    return network.eval().requires_grad_(False).to(dtype)
+    kept = getattr(kind, "_keep_in_fp32_modules", None) or ()
+    for name, tensor in chain(network.named_parameters(), network.named_buffers()):
+        if tensor.is_floating_point() and not {*name.split(".")} & {*kept}:
+            tensor.data = tensor.data.to(dtype)
+    return network.eval().requires_grad_(False)
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
     """Return normal noise that depends only on the shape and the seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def prompt_mask(dtype: torch.dtype = torch.long) -> torch.Tensor:
+    """Return the mask of prompts of 5 and 3 tokens, [N, 5]."""
+    return torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -92,9 +123,9 @@ def round_trip(
     calls = [0]
     hook = trial.network.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
     try:
-        pipe(**given, latents=scheduler.invert(start).to(trial.dtype or dtype), output_type="latent")
+        pipe(**given, latents=trial.unpack(scheduler.invert(start).to(trial.dtype or dtype)), output_type="latent")
         noise, inverting, asked = scheduler.pair, calls[0], len(scheduler.timesteps)
-        pipe(**given, latents=scheduler.generate(noise).to(trial.dtype or dtype), output_type="latent")
+        pipe(**given, latents=trial.unpack(scheduler.generate(noise).to(trial.dtype or dtype)), output_type="latent")
     finally:
         hook.remove()
     generating = calls[0] - inverting
