@@ -3,7 +3,9 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,9 +23,8 @@ class Trial:
 
     `shape` is that of `latents=` in the pipeline's own layout. `call` are the arguments of every call; `guided` are
     those that turn guidance on, and `unguided` those that turn it off. `dtype` is the dtype that the pipeline wants its
-    latents in, if that is not the network's. `denoiser` is the name of the component that predicts. `unpack` is for a
-    pipeline whose loop has another layout than its `latents=`: it returns latents of `shape` in the layout of the
-    argument.
+    latents in, if that is not the network's. `denoiser` is the name of the component that predicts, or the names of
+    several. `given` makes the `latents=` of a call from the scheduler's latents, if the call wants more than these.
     """
 
     pipe: DiffusionPipeline
@@ -32,12 +33,13 @@ class Trial:
     guided: dict[str, Any] = field(default_factory=dict)
     unguided: dict[str, Any] = field(default_factory=dict)
     dtype: torch.dtype | None = None
-    denoiser: str = "transformer"
-    unpack: Callable[[torch.Tensor], torch.Tensor] = torch.clone
+    denoiser: str | tuple[str, ...] = "transformer"
+    given: Callable[[torch.Tensor], torch.Tensor] = lambda latents: latents
 
     @property
-    def network(self) -> torch.nn.Module:
-        return getattr(self.pipe, self.denoiser)
+    def networks(self) -> list[torch.nn.Module]:
+        names = (self.denoiser,) if isinstance(self.denoiser, str) else self.denoiser
+        return [getattr(self.pipe, name) for name in names]
 
 
 Recipe = Callable[[torch.dtype], Trial]
@@ -55,6 +57,14 @@ def recipe(*names: str) -> Callable[[Recipe], Recipe]:
         return made
 
     return register
+
+
+def recipes() -> dict[str, Recipe]:
+    """Return the recipes of every file of this folder."""
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        if not file.stem.startswith(("test_", "_")):
+            import_module(f"tests.recipes.{file.stem}")
+    return RECIPES
 
 
 @contextmanager
@@ -121,12 +131,16 @@ def round_trip(
     given = {**trial.call, **(trial.guided if guided else trial.unguided), "num_inference_steps": steps}
     start = scheduler.encode(normal(*trial.shape, seed=1))
     calls = [0]
-    hook = trial.network.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    count = lambda *_: calls.__setitem__(0, calls[0] + 1)  # noqa: E731
+    hooks = [network.register_forward_hook(count) for network in trial.networks]
     try:
-        pipe(**given, latents=trial.unpack(scheduler.invert(start).to(trial.dtype or dtype)), output_type="latent")
+        latents = trial.given(scheduler.invert(start).to(trial.dtype or dtype))
+        pipe(**given, latents=latents, output_type="latent")
         noise, inverting, asked = scheduler.pair, calls[0], len(scheduler.timesteps)
-        pipe(**given, latents=trial.unpack(scheduler.generate(noise).to(trial.dtype or dtype)), output_type="latent")
+        latents = trial.given(scheduler.generate(noise).to(trial.dtype or dtype))
+        pipe(**given, latents=latents, output_type="latent")
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     generating = calls[0] - inverting
     return RoundTrip(start, noise, scheduler.pair, (inverting, generating), (asked, len(scheduler.timesteps)))
