@@ -8,6 +8,7 @@ from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
 @recipe("BriaPipeline")
 def bria(dtype: torch.dtype) -> Trial:
+    """Without dynamic shifting, whose `mu` this class gives to FlowMatchEulerDiscreteScheduler only."""
     pipe = BriaPipeline(
         transformer=random(
             BriaTransformer2DModel,

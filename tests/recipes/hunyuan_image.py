@@ -74,7 +74,7 @@ def hunyuan_image(dtype: torch.dtype) -> Trial:
 
 @recipe("HunyuanImagePipeline with classifier-free guidance")
 def hunyuan_image_guider(dtype: torch.dtype) -> Trial:
-    """The guider that its checkpoint comes with has a momentum, so its predictions depend on the order of the calls."""
+    """With AdaptiveProjectedMixGuidance, which has a momentum and goes by the loop's index, no round trip is exact."""
     call = {
         **prompts(dtype),
         "negative_prompt_embeds": normal(BATCH, 5, 32, dtype=dtype, seed=3),
