@@ -1,8 +1,10 @@
 """A pipeline of diffusers with a small random network, and its exact round trip through a scheduler of `edict`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +21,10 @@ BATCH = 2
 class Trial:
     """A pipeline, and what its call needs.
 
-    `shape` is that of the latents in the pipeline's own layout. `call` are the arguments of every call; `guided` are
+    `shape` is that of `latents=` in the pipeline's own layout. `call` are the arguments of every call; `guided` are
     those that turn guidance on, and `unguided` those that turn it off. `dtype` is the dtype that the pipeline wants its
     latents in, if that is not the network's. `denoiser` is the name of the component that predicts, or the names of
-    several. `given` makes the `latents=` of a call from the scheduler's latents, if it wants another layout or more.
+    several. `given` makes the `latents=` of a call from the scheduler's latents, if the call wants more than these.
     """
 
     pipe: DiffusionPipeline
@@ -65,25 +67,46 @@ def recipes() -> dict[str, Recipe]:
     return RECIPES
 
 
+@contextmanager
+def unset_is_nan() -> Iterator[None]:
+    """Fill memory that is not set with NaN within the block."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def random(kind: Any, dtype: torch.dtype, **config: Any) -> Any:
-    """Return a network of a class with random weights, always the same. Parameters that are zero are drawn, too."""
+    """Return a network of a class with random weights, always the same.
+
+    Parameters that the class leaves at zero, or does not set, are drawn, too.
+    The modules that the class keeps in float32 are in float32, as after `from_pretrained`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = kind(**config)
+        with unset_is_nan():
+            network = kind(**config)
         for parameter in network.parameters():
-            if parameter.ndim and not parameter.detach().any():  # gates that start closed would hide the latents
+            # Gates that start closed would hide the latents.
+            if parameter.ndim and not (parameter.detach().any() and parameter.detach().isfinite().all()):
                 torch.nn.init.normal_(parameter, std=0.1)
-    network.eval().requires_grad_(False).to(dtype)
-    keep = set(getattr(network, "_keep_in_fp32_modules", None) or ())
-    for name, parameter in network.named_parameters():
-        if keep & {*name.split(".")}:  # as from_pretrained does
-            parameter.data = parameter.data.float()
-    return network
+    kept = getattr(kind, "_keep_in_fp32_modules", None) or ()
+    for name, tensor in chain(network.named_parameters(), network.named_buffers()):
+        if tensor.is_floating_point() and not {*name.split(".")} & {*kept}:
+            tensor.data = tensor.data.to(dtype)
+    return network.eval().requires_grad_(False)
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
     """Return normal noise that depends only on the shape and the seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def prompt_mask(dtype: torch.dtype = torch.long) -> torch.Tensor:
+    """Return the mask of prompts of 5 and 3 tokens, [N, 5]."""
+    return torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=dtype)
 
 
 @dataclass(frozen=True)

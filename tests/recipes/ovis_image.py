@@ -1,0 +1,36 @@
+"""Ovis-Image."""
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, OvisImagePipeline, OvisImageTransformer2DModel
+
+from tests.recipes.trial import BATCH, Trial, normal, random, recipe
+
+
+@recipe("OvisImagePipeline")
+def ovis_image(dtype: torch.dtype) -> Trial:
+    pipe = OvisImagePipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=random(AutoencoderKL, dtype, block_out_channels=(32,), latent_channels=4, shift_factor=0.1),
+        text_encoder=None,
+        tokenizer=None,
+        transformer=random(
+            OvisImageTransformer2DModel,
+            dtype,
+            in_channels=16,
+            out_channels=16,
+            num_layers=1,
+            num_single_layers=1,
+            attention_head_dim=16,
+            num_attention_heads=2,
+            joint_attention_dim=32,
+            axes_dims_rope=(4, 4, 8),
+        ),
+    )
+    call = {
+        "prompt_embeds": normal(BATCH, 5, 32, dtype=dtype),
+        "negative_prompt": None,
+        "negative_prompt_embeds": normal(BATCH, 5, 32, dtype=dtype, seed=2),
+        "height": 8,
+        "width": 8,
+    }
+    return Trial(pipe, (BATCH, 16, 16), call, {"guidance_scale": 5.0}, {"guidance_scale": 1.0})
