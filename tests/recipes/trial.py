@@ -19,7 +19,8 @@ class Trial:
 
     `shape` is that of `latents=` in the pipeline's own layout. `call` are the arguments of every call; `guided` are
     those that turn guidance on, and `unguided` those that turn it off. `dtype` is the dtype that the pipeline wants its
-    latents in, if that is not the network's. `denoiser` is the name of the component that predicts.
+    latents in, if that is not the network's. `denoiser` is the name of the component that predicts. `seeded` is for a
+    call that draws noise before its loop, as for the latents of a control image: each call begins with the same seed.
     """
 
     pipe: DiffusionPipeline
@@ -29,6 +30,7 @@ class Trial:
     unguided: dict[str, Any] = field(default_factory=dict)
     dtype: torch.dtype | None = None
     denoiser: str = "transformer"
+    seeded: bool = False
 
     @property
     def network(self) -> torch.nn.Module:
@@ -92,8 +94,12 @@ def round_trip(
     calls = [0]
     hook = trial.network.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
     try:
+        if trial.seeded:
+            torch.manual_seed(0)
         pipe(**given, latents=scheduler.invert(start).to(trial.dtype or dtype), output_type="latent")
         noise, inverting, asked = scheduler.pair, calls[0], len(scheduler.timesteps)
+        if trial.seeded:
+            torch.manual_seed(0)
         pipe(**given, latents=scheduler.generate(noise).to(trial.dtype or dtype), output_type="latent")
     finally:
         hook.remove()
