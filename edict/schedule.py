@@ -182,7 +182,11 @@ def final_alpha(scheduler_config: dict[str, Any]) -> float:
 
 
 def _ddim(scheduler_config: dict[str, Any]) -> Any:
-    """Return diffusers' DDIMScheduler of a config. A stored Schedule does not need this import, which takes seconds."""
-    from diffusers import DDIMScheduler
+    """Return diffusers' DDIMScheduler of a config, or CogVideoX's, which shifts the alphas.
 
-    return DDIMScheduler.from_config(scheduler_config)
+    A stored Schedule does not need this import, which takes seconds.
+    """
+    from diffusers import CogVideoXDDIMScheduler, DDIMScheduler
+
+    kind = CogVideoXDDIMScheduler if "snr_shift_scale" in scheduler_config else DDIMScheduler
+    return kind.from_config(scheduler_config)

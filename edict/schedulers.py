@@ -16,7 +16,7 @@ from inspect import signature
 from typing import Any, ClassVar
 
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 
@@ -26,6 +26,8 @@ from edict.pair import Pair
 from edict.samplers import SAMPLERS, resolve
 from edict.schedule import FLOW_END, NOISE_SCHEDULERS, Schedule, executed, schedule
 
+SHIFTED_SCHEDULERS = frozenset({"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"})
+"""The schedulers of diffusers with betas and a shift of the noise levels."""
 FLOW_SCHEDULERS = frozenset(
     {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"}
 )
@@ -243,6 +245,9 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 "step was called without a run: arm one with `invert` or `generate`, and call the pipeline"
             )
         query = integration.query
+        channels = query.state.shape[1]
+        if self.config.get("variance_type") in ("learned", "learned_range") and model_output.shape[1] == 2 * channels:
+            model_output = model_output[:, :channels]  # The rest is a variance, and no step draws noise.
         if sample.shape != query.state.shape or model_output.shape != query.state.shape:
             raise ValueError(
                 f"the pair is {[*query.state.shape]}, the pipeline's latents are {[*sample.shape]} and its prediction "
@@ -274,7 +279,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
 
     @property
     def _flow(self) -> bool:
-        return not isinstance(self._base, DDIMScheduler)
+        return not isinstance(self._base, (DDIMScheduler, CogVideoXDDIMScheduler))
 
     def _latents(self, dtype: torch.dtype) -> torch.Tensor:
         assert self._integration is not None
@@ -341,7 +346,7 @@ def _named(keys: Collection[str]) -> str:
     The config of a scheduler that was loaded has its class's name; that of one made from arguments does not.
     """
     diffusers = import_module("diffusers")
-    for name in sorted(FLOW_SCHEDULERS | NOISE_SCHEDULERS):
+    for name in sorted(FLOW_SCHEDULERS | NOISE_SCHEDULERS | SHIFTED_SCHEDULERS):
         if {*signature(getattr(diffusers, name).__init__).parameters} - {"self", "kwargs"} == {*keys} - {*OWN}:
             return name
     raise ValueError(
@@ -358,18 +363,18 @@ def _base(named: str, config: Mapping[str, Any]) -> Any:
         kind = getattr(import_module("diffusers"), named)
         if (predicts := config.get("prediction_type", "flow_prediction")) != "flow_prediction":
             raise ValueError(f"{named} has flow sigmas and predicts {predicts!r}: only flow_prediction is supported")
-    elif named in NOISE_SCHEDULERS:
-        kind = DDIMScheduler
+    elif named in NOISE_SCHEDULERS | SHIFTED_SCHEDULERS:
+        kind = CogVideoXDDIMScheduler if named in SHIFTED_SCHEDULERS else DDIMScheduler
     else:
         raise ValueError(
             f"{named} has noise levels of a kind of its own. Supported are schedulers with betas "
-            f"({', '.join(sorted(NOISE_SCHEDULERS))}), those with use_flow_sigmas, and "
+            f"({', '.join(sorted(NOISE_SCHEDULERS | SHIFTED_SCHEDULERS))}), those with use_flow_sigmas, and "
             f"{', '.join(sorted(FLOW_SCHEDULERS))}"
         )
     for setting in ("invert_sigmas", "stochastic_sampling"):
         if config.get(setting):
             raise ValueError(f"{named} has {setting}: true, which has no exact inversion on the lattice")
     base = kind.from_config({name: value for name, value in config.items() if name not in OWN})
-    if kind is DDIMScheduler and base.config.prediction_type not in PREDICTIONS:
+    if kind in (DDIMScheduler, CogVideoXDDIMScheduler) and base.config.prediction_type not in PREDICTIONS:
         raise ValueError(f"prediction_type is {base.config.prediction_type!r}: expected {', '.join(PREDICTIONS)}")
     return base
