@@ -10,6 +10,7 @@ from diffusers import (
     FlowMatchEulerDiscreteScheduler,
 )
 
+from tests.recipes.seeded import seeded
 from tests.recipes.stable_diffusion import BETAS, vae
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
@@ -56,4 +57,4 @@ def cogview4_control(dtype: torch.dtype) -> Trial:
         scheduler=FlowMatchEulerDiscreteScheduler(**shifting),
     )
     call = {**prompts(dtype), "control_image": normal(BATCH, 3, 16, 16, dtype=dtype, seed=4), "height": 16, "width": 16}
-    return Trial(pipe, (BATCH, 4, 8, 8), call, GUIDED, UNGUIDED, dtype=torch.float32, seeded=True)
+    return Trial(pipe, (BATCH, 4, 8, 8), call, GUIDED, UNGUIDED, dtype=torch.float32, given=seeded)

@@ -14,6 +14,7 @@ from diffusers import (
 )
 
 from tests.recipes.pag import with_pag
+from tests.recipes.seeded import seeded
 from tests.recipes.stable_diffusion import BETAS
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
@@ -71,4 +72,4 @@ def hunyuan_dit_controlnet(dtype: torch.dtype) -> Trial:
     pipe = HunyuanDiTControlNetPipeline(**trial.pipe.components, controlnet=controlnet, requires_safety_checker=False)
     call = {name: value for name, value in trial.call.items() if name != "use_resolution_binning"}
     call["control_image"] = normal(BATCH, 3, 64, 64, dtype=dtype, seed=4)
-    return Trial(pipe, trial.shape, call, trial.guided, trial.unguided, seeded=True)
+    return Trial(pipe, trial.shape, call, trial.guided, trial.unguided, given=seeded)

@@ -12,6 +12,7 @@ from diffusers import (
     StableDiffusion3PAGPipeline,
 )
 
+from tests.recipes.seeded import seeded
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
 TRANSFORMER = {
@@ -52,7 +53,7 @@ def stable_diffusion_3_controlnet(dtype: torch.dtype) -> Trial:
     pipe = StableDiffusion3ControlNetPipeline(**components(dtype), controlnet=controlnet)
     call = {**prompts(dtype), "control_image": normal(BATCH, 3, 8, 8, dtype=dtype, seed=4)}
     guided, unguided = {"guidance_scale": 7.0}, {"guidance_scale": 1.0}
-    return Trial(pipe, (BATCH, 4, 8, 8), call, guided, unguided, seeded=True)
+    return Trial(pipe, (BATCH, 4, 8, 8), call, guided, unguided, given=seeded)
 
 
 @recipe("StableDiffusion3PAGPipeline")

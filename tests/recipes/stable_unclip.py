@@ -23,6 +23,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from tests.recipes.seeded import seeded
 from tests.recipes.stable_diffusion import BETAS, UNET, vae
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
@@ -63,7 +64,7 @@ def stable_unclip_of_an_image(dtype: torch.dtype) -> Trial:
         "image": normal(BATCH, 3, 8, 8, seed=4),
         "noise_level": 10,
     }
-    return Trial(pipe, (BATCH, 4, 8, 8), call, GUIDED, UNGUIDED, denoiser="unet", seeded=True)
+    return Trial(pipe, (BATCH, 4, 8, 8), call, GUIDED, UNGUIDED, denoiser="unet", given=seeded)
 
 
 @recipe("StableUnCLIPPipeline")
@@ -83,4 +84,4 @@ def stable_unclip(dtype: torch.dtype) -> Trial:
     }
     call = {"prompt": ["cat", "dog"], "prior_num_inference_steps": 2}
     pipe = StableUnCLIPPipeline(**parts)
-    return Trial(pipe, (BATCH, 4, 8, 8), call, GUIDED, UNGUIDED, denoiser="unet", seeded=True)
+    return Trial(pipe, (BATCH, 4, 8, 8), call, GUIDED, UNGUIDED, denoiser="unet", given=seeded)

@@ -1,19 +1,13 @@
 """Every pipeline with a recipe inverts and regenerates to the bit, in its own call, unmodified."""
 
-from importlib import import_module
-from pathlib import Path
-
 import pytest
 import torch
 
 from edict.determinism import make_deterministic
 from edict.schedulers import BDIAScheduler, EDICTScheduler, LatticeScheduler, OBELMScheduler
-from tests.recipes.trial import RECIPES, round_trip
+from tests.recipes.trial import recipes, round_trip
 
-for file in sorted(Path(__file__).parent.glob("*.py")):
-    if not file.stem.startswith(("test_", "_")):
-        import_module(f"tests.recipes.{file.stem}")
-
+RECIPES = recipes()
 DTYPES = [torch.float32, torch.bfloat16]
 
 

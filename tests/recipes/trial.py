@@ -1,7 +1,11 @@
 """A pipeline of diffusers with a small random network, and its exact round trip through a scheduler of `edict`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +23,8 @@ class Trial:
 
     `shape` is that of `latents=` in the pipeline's own layout. `call` are the arguments of every call; `guided` are
     those that turn guidance on, and `unguided` those that turn it off. `dtype` is the dtype that the pipeline wants its
-    latents in, if that is not the network's. `denoiser` is the name of the component that predicts. `seeded` is for a
-    call that draws noise before its loop, as for the latents of a control image: each call begins with the same seed.
+    latents in, if that is not the network's. `denoiser` is the name of the component that predicts, or the names of
+    several. `given` makes the `latents=` of a call from the scheduler's latents, if the call wants more than these.
     """
 
     pipe: DiffusionPipeline
@@ -29,12 +33,13 @@ class Trial:
     guided: dict[str, Any] = field(default_factory=dict)
     unguided: dict[str, Any] = field(default_factory=dict)
     dtype: torch.dtype | None = None
-    denoiser: str = "transformer"
-    seeded: bool = False
+    denoiser: str | tuple[str, ...] = "transformer"
+    given: Callable[[torch.Tensor], torch.Tensor] = lambda latents: latents
 
     @property
-    def network(self) -> torch.nn.Module:
-        return getattr(self.pipe, self.denoiser)
+    def networks(self) -> list[torch.nn.Module]:
+        names = (self.denoiser,) if isinstance(self.denoiser, str) else self.denoiser
+        return [getattr(self.pipe, name) for name in names]
 
 
 Recipe = Callable[[torch.dtype], Trial]
@@ -54,20 +59,54 @@ def recipe(*names: str) -> Callable[[Recipe], Recipe]:
     return register
 
 
+def recipes() -> dict[str, Recipe]:
+    """Return the recipes of every file of this folder."""
+    for file in sorted(Path(__file__).parent.glob("*.py")):
+        if not file.stem.startswith(("test_", "_")):
+            import_module(f"tests.recipes.{file.stem}")
+    return RECIPES
+
+
+@contextmanager
+def unset_is_nan() -> Iterator[None]:
+    """Fill memory that is not set with NaN within the block."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def random(kind: Any, dtype: torch.dtype, **config: Any) -> Any:
-    """Return a network of a class with random weights, always the same. Parameters that are zero are drawn, too."""
+    """Return a network of a class with random weights, always the same.
+
+    Parameters that the class leaves at zero, or does not set, are drawn, too.
+    The modules that the class keeps in float32 are in float32, as after `from_pretrained`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        network = kind(**config)
+        with unset_is_nan():
+            network = kind(**config)
         for parameter in network.parameters():
-            if parameter.ndim and not parameter.detach().any():  # gates that start closed would hide the latents
+            # Gates that start closed would hide the latents.
+            if parameter.ndim and not (parameter.detach().any() and parameter.detach().isfinite().all()):
                 torch.nn.init.normal_(parameter, std=0.1)
-    return network.eval().requires_grad_(False).to(dtype)
+    kept = getattr(kind, "_keep_in_fp32_modules", None) or ()
+    for name, tensor in chain(network.named_parameters(), network.named_buffers()):
+        if tensor.is_floating_point() and not {*name.split(".")} & {*kept}:
+            tensor.data = tensor.data.to(dtype)
+    return network.eval().requires_grad_(False)
 
 
 def normal(*shape: int, dtype: torch.dtype = torch.float32, seed: int = 0) -> torch.Tensor:
     """Return normal noise that depends only on the shape and the seed."""
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def prompt_mask(dtype: torch.dtype = torch.long) -> torch.Tensor:
+    """Return the mask of prompts of 5 and 3 tokens, [N, 5]."""
+    return torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]], dtype=dtype)
 
 
 @dataclass(frozen=True)
@@ -92,16 +131,16 @@ def round_trip(
     given = {**trial.call, **(trial.guided if guided else trial.unguided), "num_inference_steps": steps}
     start = scheduler.encode(normal(*trial.shape, seed=1))
     calls = [0]
-    hook = trial.network.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
+    count = lambda *_: calls.__setitem__(0, calls[0] + 1)  # noqa: E731
+    hooks = [network.register_forward_hook(count) for network in trial.networks]
     try:
-        if trial.seeded:
-            torch.manual_seed(0)
-        pipe(**given, latents=scheduler.invert(start).to(trial.dtype or dtype), output_type="latent")
+        latents = trial.given(scheduler.invert(start).to(trial.dtype or dtype))
+        pipe(**given, latents=latents, output_type="latent")
         noise, inverting, asked = scheduler.pair, calls[0], len(scheduler.timesteps)
-        if trial.seeded:
-            torch.manual_seed(0)
-        pipe(**given, latents=scheduler.generate(noise).to(trial.dtype or dtype), output_type="latent")
+        latents = trial.given(scheduler.generate(noise).to(trial.dtype or dtype))
+        pipe(**given, latents=latents, output_type="latent")
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     generating = calls[0] - inverting
     return RoundTrip(start, noise, scheduler.pair, (inverting, generating), (asked, len(scheduler.timesteps)))

@@ -26,8 +26,6 @@ def z_image_controlnet(dtype: torch.dtype) -> Trial:
         axes_dims=[8, 4, 4],
         axes_lens=[64, 32, 32],
     )
-    for token in (transformer.x_pad_token, transformer.cap_pad_token):  # the class leaves them as they are in memory
-        torch.nn.init.ones_(token)
     controlnet = random(
         ZImageControlNetModel,
         dtype,
