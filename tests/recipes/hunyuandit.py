@@ -48,16 +48,14 @@ def hunyuan_dit(dtype: torch.dtype) -> Trial:
         text_encoder_2=None,
         tokenizer_2=None,
     )
-    call: dict[str, Any] = {"height": 64, "width": 64}
+    call: dict[str, Any] = {"height": 64, "width": 64, "use_resolution_binning": False}
     for suffix, length in (("", 5), ("_2", 6)):
         mask = torch.ones(BATCH, length, dtype=torch.int64)
         mask[1, 3:] = 0
         for seed, prefix in enumerate(("", "negative_")):
             call[f"{prefix}prompt_embeds{suffix}"] = normal(BATCH, length, 32, dtype=dtype, seed=seed)
             call[f"{prefix}prompt_attention_mask{suffix}"] = mask
-    shape = (BATCH, 4, 8, 8)
-    resolution = {"use_resolution_binning": False}
-    return Trial(pipe, shape, {**call, **resolution}, {"guidance_scale": 3.0}, {"guidance_scale": 1.0})
+    return Trial(pipe, (BATCH, 4, 8, 8), call, {"guidance_scale": 3.0}, {"guidance_scale": 1.0})
 
 
 @recipe("HunyuanDiTPAGPipeline")
@@ -70,6 +68,5 @@ def hunyuan_dit_controlnet(dtype: torch.dtype) -> Trial:
     trial = hunyuan_dit(dtype)
     controlnet = random(HunyuanDiT2DControlNetModel, dtype, **TRANSFORMER, transformer_num_layers=4)
     pipe = HunyuanDiTControlNetPipeline(**trial.pipe.components, controlnet=controlnet, requires_safety_checker=False)
-    call = {name: value for name, value in trial.call.items() if name != "use_resolution_binning"}
-    call["control_image"] = normal(BATCH, 3, 64, 64, dtype=dtype, seed=4)
+    call = {**trial.call, "control_image": normal(BATCH, 3, 64, 64, dtype=dtype, seed=4)}
     return Trial(pipe, trial.shape, call, trial.guided, trial.unguided, given=seeded)

@@ -17,7 +17,6 @@ from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 TRANSFORMER = {
     "in_channels": 4,
     "out_channels": 4,
-    "num_layers": 1,
     "num_attention_heads": 2,
     "attention_head_dim": 8,
     "num_cross_attention_heads": 2,
@@ -40,7 +39,7 @@ def components(dtype: torch.dtype) -> dict[str, Any]:
         "tokenizer": None,
         "text_encoder": None,
         "vae": vae,
-        "transformer": random(SanaTransformer2DModel, dtype, **TRANSFORMER),
+        "transformer": random(SanaTransformer2DModel, dtype, **TRANSFORMER, num_layers=2),
         "scheduler": DPMSolverMultistepScheduler(**flow),
     }
 
@@ -61,7 +60,7 @@ def prompts(dtype: torch.dtype) -> dict[str, Any]:
 
 @recipe("SanaControlNetPipeline")
 def sana_controlnet(dtype: torch.dtype) -> Trial:
-    controlnet = random(SanaControlNetModel, dtype, **TRANSFORMER)
+    controlnet = random(SanaControlNetModel, dtype, **TRANSFORMER, num_layers=1)  # for the second block
     pipe = SanaControlNetPipeline(**components(dtype), controlnet=controlnet)
     call = {**prompts(dtype), "control_image": normal(BATCH, 3, 32, 32, dtype=dtype, seed=4)}
     guided, unguided = {"guidance_scale": 4.5}, {"guidance_scale": 1.0}
