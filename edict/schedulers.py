@@ -249,6 +249,9 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 "step was called without a run: arm one with `invert` or `generate`, and call the pipeline"
             )
         query = integration.query
+        channels = query.state.shape[1]
+        if self.config.get("variance_type") in ("learned", "learned_range") and model_output.shape[1] == 2 * channels:
+            model_output = model_output[:, :channels]  # The rest is a variance, and no step draws noise.
         if sample.shape != query.state.shape or model_output.shape != query.state.shape:
             raise ValueError(
                 f"the pair is {[*query.state.shape]}, the pipeline's latents are {[*sample.shape]} and its prediction "

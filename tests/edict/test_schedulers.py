@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers import (
+    CogVideoXDDIMScheduler,
     DDIMScheduler,
     DiffusionPipeline,
     EDMEulerScheduler,
@@ -132,6 +133,21 @@ def test_noise_levels_come_from_the_given_scheduler(scheduler: Any, base: str) -
     if base != "DDIMScheduler":
         scheduler.set_timesteps(4)
         assert made.timesteps.tolist() == scheduler.timesteps.double().flip(0).repeat_interleave(2).tolist()
+
+
+def test_noise_levels_of_cogvideox_are_shifted(pipe: Any) -> None:
+    """Its checkpoints begin at pure noise, so an inversion leaves out the first step."""
+    base = CogVideoXDDIMScheduler(
+        **BETAS, snr_shift_scale=4.0, rescale_betas_zero_snr=True, timestep_spacing="trailing"
+    )
+    pipe.scheduler = scheduler = BDIAScheduler.from_config(base.config)
+    start = scheduler.encode(latents())
+    run(pipe, scheduler.invert(start, strength=0.75), steps=4)
+    noise = scheduler.pair
+    run(pipe, scheduler.generate(noise), steps=4)
+    assert scheduler.pair == start
+    base.set_timesteps(4)
+    assert noise.schedule.alphas_cumprod == (*base.alphas_cumprod[base.timesteps[1:]].double().tolist(), 1.0)
 
 
 @pytest.mark.parametrize(
