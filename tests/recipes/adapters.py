@@ -3,7 +3,6 @@
 from inspect import signature
 from typing import Any
 
-import pytest
 import torch
 from diffusers import (
     StableDiffusionAdapterPipeline,
@@ -41,19 +40,6 @@ def ip_adapter(dtype: torch.dtype) -> Trial:
     guided = {**trial.guided, "ip_adapter_image_embeds": [torch.cat([torch.zeros_like(embeds), embeds])]}
     unguided = {**trial.unguided, "ip_adapter_image_embeds": [embeds]}
     return Trial(trial.pipe, trial.shape, trial.call, guided, unguided, denoiser="unet")
-
-
-@recipe("StableDiffusionPipeline with a LoRA")
-def lora(dtype: torch.dtype) -> Trial:
-    pytest.importorskip("peft")
-    trial = stable_diffusion(dtype)
-    weights = {}
-    for name, module in trial.pipe.unet.named_modules():
-        if name.endswith(("to_q", "to_k", "to_v", "to_out.0")):
-            weights[f"unet.{name}.lora_A.weight"] = normal(2, module.in_features) / 4
-            weights[f"unet.{name}.lora_B.weight"] = normal(module.out_features, 2) / 4
-    trial.pipe.load_lora_weights(weights)
-    return trial
 
 
 def t2i_adapter(trial: Trial, kind: Any, dtype: torch.dtype, **given: Any) -> Trial:

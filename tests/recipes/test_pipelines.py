@@ -1,10 +1,14 @@
 """Every pipeline with a recipe inverts and regenerates to the bit, in its own call, unmodified."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from edict.determinism import make_deterministic
 from edict.schedulers import BDIAScheduler, EDICTScheduler, LatticeScheduler, OBELMScheduler
+from tests.recipes.__main__ import page
+from tests.recipes.excluded import EXCLUDED
 from tests.recipes.trial import recipes, round_trip
 
 RECIPES = recipes()
@@ -32,3 +36,9 @@ def test_a_round_trip_is_exact(name: str, dtype: torch.dtype) -> None:
 
 def expected_calls(kind: type[LatticeScheduler], steps: int) -> tuple[int, int]:
     return (2 * steps, 2 * steps) if kind is EDICTScheduler else (steps, steps - 1)
+
+
+def test_the_page_of_pipelines_is_that_of_the_recipes() -> None:
+    written = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
+    assert written == page(), "run `python -m tests.recipes > docs/pipelines.md`"
+    assert not {name.partition(" ")[0] for name in RECIPES} & EXCLUDED.keys()
