@@ -67,6 +67,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         self._start: Pair | None = None
         self._integration: Integration | None = None
         self._strength: float | None = None
+        self._done, self._unchanged = 0, torch.ones((), dtype=torch.bool)
         self.timesteps = self._base.timesteps
         self.sigmas = getattr(self._base, "sigmas", None)
 
@@ -84,8 +85,6 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         named = merged.pop("base_scheduler", None) or config.get("_class_name") or _named(merged.keys())
         made = cls(base_scheduler=named, **merged)
         return (made, {}) if return_unused_kwargs else made
-
-    # ------------------------------------------------------------------------------------- a user's side
 
     def encode(self, latents: torch.Tensor) -> Pair:
         """Return the clean pair, x == y, of latents, float [N, ...] in the pipeline's own layout.
@@ -133,9 +132,8 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         self._check_pair(pair)
         if pair.position == pair.schedule.num_steps:
             raise ValueError("the pair is clean: generate takes a noise pair, such as an inversion leaves in `pair`")
-        self._start, self._strength = pair, None
-        self._integration = Integration(pair, pair.schedule.num_steps)
-        return self._latents(torch.float32)
+        self._start, self._strength, self._integration = pair, None, None
+        return Integration(pair, pair.schedule.num_steps).latents.float()
 
     @property
     def pair(self) -> Pair:
@@ -147,9 +145,8 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         """
         integration = self._integration
         if integration is None or not integration.ended:
-            done = (
-                "no step was made" if integration is None else f"{self._done} of {len(self.timesteps)} calls were made"
-            )
+            made = f"{self._done} of {len(self.timesteps)} calls were made"
+            done = "no step was made" if integration is None else made
             raise RuntimeError(
                 f"the run has not ended ({done}): call the pipeline with the latents that `invert` or `generate` "
                 "returns"
@@ -163,8 +160,6 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         for i, fault in integration.monitor.faults(integration.pair.bits).items():
             raise of_sample(fault, i, len(integration.pair))
         return integration.pair
-
-    # --------------------------------------------------------------------------------- a pipeline's side
 
     def set_timesteps(
         self,
@@ -186,6 +181,8 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 f"no pair is armed: give the pipeline latents=pipe.scheduler.invert(pair), or generate(pair). A "
                 f"{type(self).__name__} does not draw noise"
             )
+        if device is not None:
+            start = start.to(torch.device(device))
         if self._strength is None:
             found = self._schedule(num_inference_steps, start.schedule.num_steps, timesteps, sigmas, mu)
             if found != start.schedule:
@@ -257,7 +254,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 f"the pair is {[*query.state.shape]}, the pipeline's latents are {[*sample.shape]} and its prediction "
                 f"is {[*model_output.shape]}: encode latents in the pipeline's own layout, as many as its prompts"
             )
-        expected = self._latents(sample.dtype)
+        expected = integration.latents.to(sample.dtype)
         # A pipeline may round the latents to its network's dtype, and give them here in float32 (Mochi).
         same = torch.stack([(sample == expected.to(dtype).to(sample.dtype)).all() for dtype in {sample.dtype, *HALVES}])
         # Compared on the device, and read at the end: a step must not wait for the device.
@@ -269,7 +266,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             self._start = None
             latents = from_lattice(pair.x, pair.scales[0], pair.bits).to(sample.dtype)
         else:
-            latents = self._latents(sample.dtype)
+            latents = integration.latents.to(sample.dtype)
         return SchedulerOutput(prev_sample=latents) if return_dict else (latents,)
 
     def add_noise(self, *args: Any, **given: Any) -> torch.Tensor:
@@ -281,15 +278,9 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
 
     scale_noise = add_noise
 
-    # ------------------------------------------------------------------------------------------- within
-
     @property
     def _flow(self) -> bool:
         return not isinstance(self._base, (DDIMScheduler, CogVideoXDDIMScheduler))
-
-    def _latents(self, dtype: torch.dtype) -> torch.Tensor:
-        assert self._integration is not None
-        return self._integration.latents.to(dtype)
 
     def _check_pair(self, pair: Any) -> None:
         if not isinstance(pair, Pair):

@@ -206,6 +206,11 @@ def test_wrong_use_is_an_error(pipe: Any) -> None:
         BDIAScheduler.from_config(scheduler.config).generate(noise)
     with pytest.raises(ValueError, match="Give the call the num_inference_steps"):
         run(pipe, scheduler.generate(noise), steps=4)
+    given = scheduler.generate(noise)
+    with pytest.raises(RuntimeError, match=r"the run has not ended \(no step was made\)"):
+        _ = scheduler.pair
+    with pytest.raises(RuntimeError, match="step was called without a run"):
+        scheduler.step(given, 1, given)
     with pytest.raises(RuntimeError, match="no pair is armed"):
         run(pipe, scheduler.generate(noise))
         run(pipe, latents())
