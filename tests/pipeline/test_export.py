@@ -281,7 +281,7 @@ def test_an_unfinished_store_and_an_edit_store_are_refused(latents: Path, tmp_pa
 def test_what_is_no_format_or_dtype_is_refused(latents: Path, tmp_path: Path) -> None:
     write_store(latents)
     for format, dtype in (("csv", "float32"), ("npy", "float64")):
-        with pytest.raises(ExportError, match=r"one of parquet, npy, webdataset; float32 or float16"):
+        with pytest.raises(ExportError, match=r"one of parquet, npy, webdataset for latents"):
             export(str(latents), str(tmp_path / "out"), format=format, dtype=dtype)
     assert not (tmp_path / "out").exists()
 

@@ -95,7 +95,8 @@ def deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.std())
 
 
-@pytest.mark.parametrize("name", RECIPES)
+# DDIMScheduler does not take a prediction with a learned variance, which KandinskyV22Pipeline gives it.
+@pytest.mark.parametrize("name", [name for name in RECIPES if name != "KandinskyV22Pipeline"])
 def test_one_state_is_ddim_or_euler(name: str) -> None:
     trial = RECIPES[name](torch.float32)
     trial.pipe.set_progress_bar_config(disable=True)
