@@ -29,7 +29,7 @@ def counted(network: torch.nn.Module) -> Iterator[Counter[str]]:
 
     def count(_: torch.nn.Module, __: object, output: Any) -> None:
         counts["calls"] += 1
-        counts["rows"] += len(output.sample)
+        counts["rows"] += len(output[0])
 
     hook = network.register_forward_hook(count)
     try:
