@@ -111,6 +111,7 @@ class Integration:
             x, y = end.value
             self._observe(x, y)
             self.pair, self.query = replace(self.pair, x=x, y=y, position=self._to), None
+            del self._steps  # a generator, which nothing can copy or pickle
         else:
             self._observe(query.state)
             self.query = query

@@ -33,6 +33,7 @@ FLOW_SCHEDULERS = frozenset(
 )
 HALVES = (torch.bfloat16, torch.float16)
 PREDICTIONS = ("epsilon", "v_prediction", "sample")
+MORE_STEPS = "use more steps, or a higher strength"
 OWN = ("p", "gamma", "bits", "base_scheduler")  # keys of a config that no scheduler of diffusers has
 
 
@@ -63,11 +64,12 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         self._bits = sampler.bits if bits is None else bits
         merged = {**config, **self._base.config, **self._given, "bits": bits}
         merged["base_scheduler"] = type(self._base).__name__
-        self.register_to_config(**{name: value for name, value in merged.items() if not name.startswith("_")})
+        public = {name: value for name, value in merged.items() if not name.startswith("_")}
+        self.register_to_config(**public, _class_name=type(self).__name__)
         self._start: Pair | None = None
         self._integration: Integration | None = None
         self._strength: float | None = None
-        self._done, self._unchanged = 0, torch.ones((), dtype=torch.bool)
+        self._done, self._unchanged = 0, torch.ones(1 + len(HALVES), dtype=torch.bool)
         self.timesteps = self._base.timesteps
         self.sigmas = getattr(self._base, "sigmas", None)
 
@@ -82,7 +84,10 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}")
         resolve(cls.sampler, 1, {name: given[name] for name in ("p", "gamma") if name in given})
         merged = {name: value for name, value in {**config, **given}.items() if not name.startswith("_")}
-        named = merged.pop("base_scheduler", None) or config.get("_class_name") or _named(merged.keys())
+        kind, base = config.get("_class_name"), merged.pop("base_scheduler", None)
+        if "base_scheduler" not in given and kind not in (None, *(one.__name__ for one in SCHEDULERS)):
+            base = kind  # Another scheduler of diffusers keeps our keys in its config, and they are not about it.
+        named = base or kind or _named(merged.keys())
         made = cls(base_scheduler=named, **merged)
         return (made, {}) if return_unused_kwargs else made
 
@@ -127,13 +132,16 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         """Arm the generation from a noise pair. Return the latents that the pipeline's call must be given, float32.
 
         Raises:
-            ValueError: the pair is clean already, or is another sampler's.
+            ValueError: the pair is clean already, or is another sampler's, or no step would call the network.
         """
         self._check_pair(pair)
         if pair.position == pair.schedule.num_steps:
             raise ValueError("the pair is clean: generate takes a noise pair, such as an inversion leaves in `pair`")
+        integration = Integration(pair, pair.schedule.num_steps)
+        if integration.ended:
+            raise ValueError(f"the steps that the pair has left call the network at none of them: {MORE_STEPS}")
         self._start, self._strength, self._integration = pair, None, None
-        return Integration(pair, pair.schedule.num_steps).latents.float()
+        return integration.latents.float()
 
     @property
     def pair(self) -> Pair:
@@ -151,15 +159,19 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 f"the run has not ended ({done}): call the pipeline with the latents that `invert` or `generate` "
                 "returns"
             )
-        if not bool(self._unchanged):
+        self._check(integration)
+        return integration.pair
+
+    def _check(self, integration: Integration) -> None:
+        """Raise the error of a run that has ended, if it has one. This waits for the device."""
+        if not bool(self._unchanged.any()):
             raise RuntimeError(
-                "the pipeline changed the latents between two steps, or called `step` out of order, so the pair has no "
-                "exact inversion. Use a pipeline whose loop only denoises: no inpainting, no refiner, no callback that "
-                "changes latents"
+                "the pipeline changed the latents between two steps, called `step` out of order, or did not get the "
+                "latents that `invert` or `generate` returned, so the run is not exact. Use a pipeline whose loop only "
+                "denoises: no inpainting, no refiner, no callback that changes latents"
             )
         for i, fault in integration.monitor.faults(integration.pair.bits).items():
             raise of_sample(fault, i, len(integration.pair))
-        return integration.pair
 
     def set_timesteps(
         self,
@@ -204,12 +216,16 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             )
         plan, forward = self._integration.pair.schedule, self._strength is None
         ends = (start.position, plan.num_steps) if forward else (plan.num_steps, 0)
-        steps = SAMPLERS[self.sampler].evaluated_steps(plan, *ends)
+        sampler = SAMPLERS[self.sampler]
+        steps = sampler.evaluated_steps(plan, *ends)
+        if not steps or not sampler.evaluated_steps(plan, 0, plan.num_steps):
+            raise ValueError(f"{plan.num_steps} steps by {self.sampler} call the network at none of them: {MORE_STEPS}")
         dtype = torch.float32 if self._flow else torch.int64
         self.timesteps = torch.tensor([plan.timestep(i) for i in steps], dtype=dtype, device=device)
         self.sigmas = torch.tensor([plan.sigma(i) for i in steps] + [plan.sigma(ends[1])], dtype=torch.float32)
         self.num_inference_steps = plan.num_steps
-        self._done, self._unchanged = 0, torch.ones((), dtype=torch.bool, device=start.x.device)
+        # Whether the latents were unchanged at every step, as they are, or rounded to bfloat16 or to float16.
+        self._done, self._unchanged = 0, torch.ones(1 + len(HALVES), dtype=torch.bool, device=start.x.device)
 
     def scale_model_input(self, sample: torch.Tensor, *args: Any, **given: Any) -> torch.Tensor:
         """Return the latents as they are."""
@@ -237,8 +253,9 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         """Take the prediction for `sample`. Return the latents for the next network call, or the final ones.
 
         Raises:
-            RuntimeError: the run has ended, or was never begun.
+            RuntimeError: the run has ended, or was never begun; at the last step, the pipeline changed the latents.
             ValueError: the latents have another shape than the pair's.
+            NonFinite, LatticeOverflow: at the last step, as for `pair`.
         """
         integration = self._integration
         if integration is None or integration.query is None:
@@ -256,14 +273,16 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             )
         expected = integration.latents.to(sample.dtype)
         # A pipeline may round the latents to its network's dtype, and give them here in float32 (Mochi).
-        same = torch.stack([(sample == expected.to(dtype).to(sample.dtype)).all() for dtype in {sample.dtype, *HALVES}])
+        given_as = (sample.dtype, *HALVES)
+        same = torch.stack([(sample == expected.to(dtype).to(sample.dtype)).all() for dtype in given_as])
         # Compared on the device, and read at the end: a step must not wait for the device.
-        self._unchanged = self._unchanged & same.any() & (self.timesteps[self._done] == timestep).all()
+        self._unchanged = self._unchanged & same & (self.timesteps[self._done] == timestep).all()
         integration.answer(self._prediction(model_output, integration))
         self._done += 1
         if integration.ended:
             pair = integration.pair
             self._start = None
+            self._check(integration)
             latents = from_lattice(pair.x, pair.scales[0], pair.bits).to(sample.dtype)
         else:
             latents = integration.latents.to(sample.dtype)
@@ -337,6 +356,9 @@ class OBELMScheduler(LatticeScheduler):
     sampler = "obelm"
 
 
+SCHEDULERS = (EDICTScheduler, BDIAScheduler, OBELMScheduler)
+
+
 def _named(keys: Collection[str]) -> str:
     """Return the name of the supported scheduler of diffusers with exactly these settings. Raises ValueError.
 
@@ -367,6 +389,11 @@ def _base(named: str, config: Mapping[str, Any]) -> Any:
             f"{named} has noise levels of a kind of its own. Supported are schedulers with betas "
             f"({', '.join(sorted(NOISE_SCHEDULERS | SHIFTED_SCHEDULERS))}), those with use_flow_sigmas, and "
             f"{', '.join(sorted(FLOW_SCHEDULERS))}"
+        )
+    if kind is DDIMScheduler and config.get("timestep_type") == "continuous":
+        raise ValueError(
+            f"{named} has timestep_type: continuous, so the network takes logarithms of noise levels, which is not "
+            "supported. Use a checkpoint that was trained on timesteps"
         )
     if config.get("stochastic_sampling"):
         raise ValueError(f"{named} has stochastic_sampling: true, which has no exact inversion on the lattice")

@@ -1,5 +1,7 @@
 """The schedulers that hold the lattice: the shipped model in diffusers' own pipeline, wrong use, configs."""
 
+import pickle
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +158,7 @@ def test_noise_levels_of_cogvideox_are_shifted(pipe: Any) -> None:
         (EDMEulerScheduler().config, "the config has no `_class_name`, and its settings are those of no supported"),
         ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler has noise levels of a kind of its own"),
         (FlowMatchEulerDiscreteScheduler(stochastic_sampling=True).config, "stochastic_sampling: true"),
+        (EulerDiscreteScheduler(**BETAS, timestep_type="continuous").config, "timestep_type: continuous"),
         (UniPCMultistepScheduler(use_flow_sigmas=True).config, "predicts 'epsilon': only flow_prediction"),
         ({"_class_name": "DDIMScheduler", "prediction_type": "xyz"}, "prediction_type is 'xyz': expected epsilon"),
     ],
@@ -236,17 +239,46 @@ def test_latents_that_the_pipeline_changes_are_an_error(pipe: Any) -> None:
     def change(pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:
         return {"latents": tensors["latents"] + (step == 1)}
 
-    run(pipe, scheduler.invert(start), callback_on_step_end=change)
+    with pytest.raises(RuntimeError, match="the pipeline changed the latents between two steps"):
+        run(pipe, scheduler.invert(start), callback_on_step_end=change)
     with pytest.raises(RuntimeError, match="the pipeline changed the latents between two steps"):
         _ = scheduler.pair
     scheduler.invert(start)
-    scheduler.set_timesteps(3)
+    with pytest.raises(RuntimeError, match="did not get the latents that `invert` or `generate` returned"):
+        pipe(PROMPTS, num_inference_steps=3, output_type="latent", generator=torch.Generator().manual_seed(0))
+    with pytest.raises(RuntimeError, match="did not get the latents"):
+        run(pipe, scheduler.invert(start).half().float())
     sample = scheduler.invert(start)
     scheduler.set_timesteps(3)
-    for timestep in scheduler.timesteps.flip(0):
+    *first, last = scheduler.timesteps.flip(0)
+    for timestep in first:
         sample = scheduler.step(sample, timestep, sample).prev_sample
     with pytest.raises(RuntimeError, match=r"called `step` out of order"):
-        _ = scheduler.pair
+        scheduler.step(sample, last, sample)
+
+
+@pytest.mark.parametrize(("kind", "steps"), [(BDIAScheduler, 1), (OBELMScheduler, 1)])
+def test_a_run_that_cannot_be_generated_again_is_refused(pipe: Any, kind: type[LatticeScheduler], steps: int) -> None:
+    """The first step of the inversion calls the network, but no step of the generation does."""
+    scheduler = equipped(pipe, kind)
+    with pytest.raises(ValueError, match="call the network at none of them: use more steps"):
+        run(pipe, scheduler.invert(scheduler.encode(latents())), steps=steps)
+
+
+def test_a_scheduler_can_be_copied_after_a_run(pipe: Any) -> None:
+    scheduler = equipped(pipe)
+    run(pipe, scheduler.invert(scheduler.encode(latents())))
+    assert deepcopy(scheduler).pair == pickle.loads(pickle.dumps(scheduler)).pair == scheduler.pair
+
+
+def test_a_scheduler_that_was_put_in_between_is_the_one_that_counts() -> None:
+    """diffusers keeps the settings of the scheduler before in the config of the next one."""
+    flow: Any = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
+    config = EDICTScheduler.from_config(flow.config).config
+    other: Any = FlowMatchEulerDiscreteScheduler.from_config(config, shift=7.0)
+    made = EDICTScheduler.from_config(other.config)
+    assert (made.config.base_scheduler, made.config.shift) == ("FlowMatchEulerDiscreteScheduler", 7.0)
+    assert BDIAScheduler.from_config(made.config).config.base_scheduler == "FlowMatchEulerDiscreteScheduler"
 
 
 def test_a_run_that_was_broken_off_has_no_pair(pipe: Any) -> None:
@@ -266,12 +298,11 @@ def test_faults_of_the_network_are_named(pipe: Any) -> None:
     for value, error in ((float("nan"), NonFinite), (1e30, LatticeOverflow)):
         sample = scheduler.invert(scheduler.encode(latents()))
         scheduler.set_timesteps(2)
-        for timestep in scheduler.timesteps:
-            output = sample.clone()
-            output[1, 0, 0, 0] = value
-            sample = scheduler.step(output, timestep, sample, return_dict=False)[0]
         with pytest.raises(error) as caught:
-            _ = scheduler.pair
+            for timestep in scheduler.timesteps:
+                output = sample.clone()
+                output[1, 0, 0, 0] = value
+                sample = scheduler.step(output, timestep, sample, return_dict=False)[0]
         assert caught.value.__notes__ == ["sample 1 of 2"]
 
 
