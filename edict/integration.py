@@ -13,7 +13,7 @@ import torch
 from edict.lattice import LIMIT, LatticeOverflow, NonFinite, from_lattice, largest
 from edict.pair import Pair
 from edict.samplers import SAMPLERS
-from edict.samplers.base import Query, Steps
+from edict.samplers.base import Query, answer_all
 from edict.schedule import Schedule
 
 Predict = Callable[[torch.Tensor, float], torch.Tensor]
@@ -63,14 +63,12 @@ class Integration:
     """
 
     def __init__(self, pair: Pair, to: int, monitor: RangeMonitor | None = None) -> None:
-        sampler = SAMPLERS[pair.sampler]
-        direction = sampler.generate if to >= pair.position else sampler.invert
         self.pair = pair
         self.monitor = RangeMonitor(pair.x) if monitor is None else monitor
         self.query: Query | None = None
         self._to = to
         self._observe(pair.x, pair.y)
-        self._steps: Steps = direction(pair.x, pair.y, pair.schedule, pair.parameters, pair.position, to)
+        self._steps = SAMPLERS[pair.sampler].move(pair.x, pair.y, pair.schedule, pair.parameters, pair.position, to)
         self._send(None)
 
     @property
@@ -135,14 +133,11 @@ def solve_floats(
 
     For samplers of one state, ddim and ddim_euler: the baselines that published tables compare with.
     """
-    direction = SAMPLERS[sampler].generate if stop >= start else SAMPLERS[sampler].invert
-    u = latents.double() / schedule.scale(start)
-    steps, increment = direction(u, u, schedule, {}, start, stop), None
-    while True:
-        try:
-            query = steps.send(increment)
-        except StopIteration as end:
-            u, _ = end.value
-            return u * schedule.scale(stop)
+
+    def increment(query: Query) -> torch.Tensor:
         prediction = predict(query.state * schedule.scale(query.position), schedule.timestep(query.step))
-        increment = query.gain * prediction.double()
+        return query.gain * prediction.double()
+
+    u = latents.double() / schedule.scale(start)
+    u, _ = answer_all(SAMPLERS[sampler].move(u, u, schedule, {}, start, stop), increment)
+    return u * schedule.scale(stop)

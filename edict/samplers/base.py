@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,6 +41,18 @@ Direction = Callable[["Tensor", "Tensor", "Schedule", Mapping[str, Fraction], in
 """(x, y, schedule, parameters, start, stop) -> the generator that moves the pair from position `start` to `stop`."""
 
 
+def answer_all(steps: Steps, answer: Callable[[Query], Any]) -> States:
+    """Send the answer to each query of a generator. Return the states that it ends with."""
+    increment = None
+    while True:
+        try:
+            query = steps.send(increment)
+        except StopIteration as end:
+            states: States = end.value
+            return states
+        increment = answer(query)
+
+
 @dataclass(frozen=True)
 class Sampler:
     """A method. `generate` denoises the pair to `stop` >= `start`; `invert` adds noise, to `stop` <= `start`.
@@ -57,23 +69,28 @@ class Sampler:
     bits: int = BITS
     parameters: Mapping[str, float] = field(default_factory=dict)
 
+    def move(
+        self, x: Tensor, y: Tensor, schedule: Schedule, parameters: Mapping[str, Fraction], start: int, stop: int
+    ) -> Steps:
+        """Return the generator that moves the pair from position `start` to `stop`, in either direction."""
+        direction = self.generate if stop >= start else self.invert
+        return direction(x, y, schedule, parameters, start, stop)
+
     def evaluated_steps(self, schedule: Schedule, start: int, stop: int) -> list[int]:
         """Return the step of each network call between two positions, in order of the calls.
 
         The generator runs on the number 0, because its queries do not depend on the states.
         """
-        direction = self.generate if stop >= start else self.invert
-        state: Any = 0
-        steps = direction(state, state, schedule, dict.fromkeys(self.parameters, Fraction(1)), start, stop)
-        found, received = list[int](), None
-        while True:
-            try:
-                query = steps.send(received)
-            except StopIteration:
-                return found
-            received = 0
+        found, zero = list[int](), cast("Tensor", 0)
+
+        def note(query: Query) -> int:
             if query.gain:
                 found.append(query.step)
+            return 0
+
+        ones = dict.fromkeys(self.parameters, Fraction(1))
+        answer_all(self.move(zero, zero, schedule, ones, start, stop), note)
+        return found
 
     def evaluated_timesteps(self, schedule: Schedule, start: int, stop: int) -> list[float]:
         """Return the timestep of each network call between two positions, in order of the calls."""

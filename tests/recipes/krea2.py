@@ -1,8 +1,9 @@
 """Krea 2."""
 
 import torch
-from diffusers import AutoencoderKLQwenImage, FlowMatchEulerDiscreteScheduler, Krea2Pipeline, Krea2Transformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, Krea2Pipeline, Krea2Transformer2DModel
 
+from tests.recipes.qwen_image import vae
 from tests.recipes.trial import BATCH, Trial, normal, prompt_mask, random, recipe
 
 
@@ -10,17 +11,7 @@ from tests.recipes.trial import BATCH, Trial, normal, prompt_mask, random, recip
 def krea2(dtype: torch.dtype) -> Trial:
     pipe = Krea2Pipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=random(
-            AutoencoderKLQwenImage,
-            dtype,
-            base_dim=8,
-            z_dim=4,
-            dim_mult=[1, 1],
-            num_res_blocks=1,
-            temperal_downsample=[False],
-            latents_mean=[0.1] * 4,
-            latents_std=[2.0] * 4,
-        ),
+        vae=vae(dtype),
         text_encoder=None,
         tokenizer=None,
         transformer=random(

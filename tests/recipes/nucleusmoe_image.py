@@ -2,12 +2,12 @@
 
 import torch
 from diffusers import (
-    AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
     NucleusMoEImagePipeline,
     NucleusMoEImageTransformer2DModel,
 )
 
+from tests.recipes.qwen_image import vae
 from tests.recipes.trial import BATCH, Trial, normal, prompt_mask, random, recipe
 
 
@@ -30,17 +30,7 @@ def nucleusmoe_image(dtype: torch.dtype) -> Trial:
             capacity_factors=2.0,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=random(
-            AutoencoderKLQwenImage,
-            dtype,
-            base_dim=8,
-            z_dim=4,
-            dim_mult=[1, 1],
-            num_res_blocks=1,
-            temperal_downsample=[False],
-            latents_mean=[0.1] * 4,
-            latents_std=[2.0] * 4,
-        ),
+        vae=vae(dtype),
         text_encoder=None,
         processor=None,
     )

@@ -16,21 +16,25 @@ from tests.recipes.text import tokenizer
 from tests.recipes.trial import BATCH, Trial, normal, prompt_mask, random, recipe
 
 
+def vae(dtype: torch.dtype) -> AutoencoderKLQwenImage:
+    return random(
+        AutoencoderKLQwenImage,
+        dtype,
+        base_dim=8,
+        z_dim=4,
+        dim_mult=[1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False],
+        latents_mean=[0.1] * 4,
+        latents_std=[2.0] * 4,
+    )
+
+
 @recipe("QwenImagePipeline")
 def qwen_image(dtype: torch.dtype) -> Trial:
     pipe = QwenImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02),
-        vae=random(
-            AutoencoderKLQwenImage,
-            dtype,
-            base_dim=8,
-            z_dim=4,
-            dim_mult=[1, 1],
-            num_res_blocks=1,
-            temperal_downsample=[False],
-            latents_mean=[0.1] * 4,
-            latents_std=[2.0] * 4,
-        ),
+        vae=vae(dtype),
         text_encoder=None,
         tokenizer=None,
         transformer=random(

@@ -2,13 +2,13 @@
 
 import torch
 from diffusers import (
-    AutoencoderKLQwenImage,
     FlowMatchEulerDiscreteScheduler,
     QwenImageControlNetModel,
     QwenImageControlNetPipeline,
     QwenImageTransformer2DModel,
 )
 
+from tests.recipes.qwen_image import vae
 from tests.recipes.seeded import seeded
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
@@ -27,17 +27,7 @@ TRANSFORMER = {
 def qwen_image_controlnet(dtype: torch.dtype) -> Trial:
     pipe = QwenImageControlNetPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.02),
-        vae=random(
-            AutoencoderKLQwenImage,
-            dtype,
-            base_dim=8,
-            z_dim=4,
-            dim_mult=[1, 1],
-            num_res_blocks=1,
-            temperal_downsample=[False],
-            latents_mean=[0.1] * 4,
-            latents_std=[2.0] * 4,
-        ),
+        vae=vae(dtype),
         text_encoder=None,
         tokenizer=None,
         transformer=random(QwenImageTransformer2DModel, dtype, **TRANSFORMER),
