@@ -111,7 +111,7 @@ def schedule(
     `steps_offset` takes the place of the config's, and is for leading spacing.
     Raises ValueError where nothing would be executed or the scheduler has no such number of steps, or no offset.
     """
-    depth = _depth(steps, strength)
+    depth = some_executed(steps, strength)
     scheduler = _ddim(scheduler_config)
     if steps_offset is not None:
         if (spacing := scheduler.config.timestep_spacing) != "leading":
@@ -158,7 +158,7 @@ def flow(
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    depth = _depth(steps, strength)
+    depth = some_executed(steps, strength)
     if steps_offset is not None:
         raise ValueError("steps_offset is of a schedule of timesteps, and the checkpoint is a flow: leave it out")
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler_config)
@@ -166,11 +166,22 @@ def flow(
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
     mu = config.base_shift + slope * (tokens - config.base_image_seq_len)
     scheduler.set_timesteps(steps, sigmas=sigmas, mu=mu if config.use_dynamic_shifting else None)
+    return last_steps(scheduler, depth)
+
+
+def last_steps(scheduler: Any, count: int) -> Schedule:
+    """Return the last `count` steps that a flow's scheduler of diffusers was set to."""
     timesteps, levels = scheduler.timesteps.double().tolist(), scheduler.sigmas.double().tolist()
-    return Schedule(tuple(timesteps[-depth:]), (1.0,) * (depth + 1), tuple(levels[-depth - 1 :]))
+    return Schedule(tuple(timesteps[-count:]), (1.0,) * (count + 1), tuple(levels[-count - 1 :]))
 
 
-def _depth(steps: int, strength: float) -> int:
+def noise_of_velocity(velocity: torch.Tensor, latents: torch.Tensor, alpha: float) -> torch.Tensor:
+    """Return the noise in a v-prediction (Salimans & Ho, 2202.00512): sqrt(alpha) v + sqrt(1 - alpha) x, float64."""
+    return alpha**0.5 * velocity.double() + (1 - alpha) ** 0.5 * latents.double()
+
+
+def some_executed(steps: int, strength: float) -> int:
+    """Return `executed(steps, strength)`. Raises ValueError if it is 0."""
     if (depth := executed(steps, strength)) < 1:
         raise ValueError(f"{steps} steps at strength {strength} execute no step: raise the steps or the strength")
     return depth

@@ -24,7 +24,15 @@ from edict.integration import Integration
 from edict.lattice import from_lattice, of_sample, to_lattice
 from edict.pair import Pair
 from edict.samplers import SAMPLERS, resolve
-from edict.schedule import FLOW_END, NOISE_SCHEDULERS, Schedule, executed, schedule
+from edict.schedule import (
+    FLOW_END,
+    NOISE_SCHEDULERS,
+    Schedule,
+    last_steps,
+    noise_of_velocity,
+    schedule,
+    some_executed,
+)
 
 SHIFTED_SCHEDULERS = frozenset({"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"})
 """The schedulers of diffusers with betas and a shift of the noise levels."""
@@ -207,8 +215,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             count = num_inference_steps
             if count is None:
                 count = max(len(given) for given in (timesteps, sigmas, ()) if given is not None)
-            if (last := executed(count, self._strength)) < 1:
-                raise ValueError(f"{count} steps at strength {self._strength:g} execute no step: raise either")
+            last = some_executed(count, self._strength)
             plan = self._schedule(num_inference_steps, last, timesteps, sigmas, mu)
             parameters = resolve(self.sampler, plan.num_steps, self._given)
             self._integration = Integration(
@@ -322,8 +329,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             return schedule(dict(self._base.config), steps, last / steps)
         given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
         self._base.set_timesteps(steps, **{name: value for name, value in given.items() if value is not None})
-        times, levels = self._base.timesteps.double().tolist(), self._base.sigmas.double().tolist()
-        return Schedule(tuple(times[-last:]), (1.0,) * (last + 1), tuple(levels[-last - 1 :]))
+        return last_steps(self._base, last)
 
     def _prediction(self, output: torch.Tensor, integration: Integration) -> torch.Tensor:
         """Return the noise, or the velocity of a flow, in what the network predicted. The alpha is the timestep's."""
@@ -332,8 +338,8 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             return output.float() if output.dtype != torch.float64 else output
         alpha = float(self._base.alphas_cumprod[int(integration.timestep)].double())
         latents = integration.latents
-        if kind == "v_prediction":  # Salimans and Ho, 2202.00512
-            return alpha**0.5 * output.double() + (1 - alpha) ** 0.5 * latents
+        if kind == "v_prediction":
+            return noise_of_velocity(output, latents, alpha)
         return (latents - alpha**0.5 * output.double()) / (1 - alpha) ** 0.5
 
 

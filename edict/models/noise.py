@@ -6,7 +6,14 @@ import torch
 
 from edict.checkpoint import ModelError
 from edict.models.model import Model
-from edict.schedule import NOISE_SCHEDULERS, Schedule, alphas_cumprod, final_alpha, schedule
+from edict.schedule import (
+    NOISE_SCHEDULERS,
+    Schedule,
+    alphas_cumprod,
+    final_alpha,
+    noise_of_velocity,
+    schedule,
+)
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -58,4 +65,4 @@ class NoiseModel(Model):
         if self.prediction_type == "epsilon":
             return predicted.float()
         alpha = float(self._alphas[int(timestep)])
-        return alpha**0.5 * predicted.double() + (1 - alpha) ** 0.5 * latents.double()
+        return noise_of_velocity(predicted, latents, alpha)
