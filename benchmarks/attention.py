@@ -13,6 +13,7 @@ from PIL import Image
 
 from benchmarks.record import parser, save
 from edict import EDICT, Blend, Control
+from edict.samplers import sampling
 from edict.training.emoji import KINDS
 from jobs.evaluation.edits import Setting, mean_interval
 from jobs.evaluation.record import table
@@ -36,7 +37,7 @@ def edited(
     """The edited pictures under each control, and the sources regenerated; inverted once. A fault raises."""
     start = model.encode([edit.source.image for edit in edits])
     scale = given.inverted_at
-    ready = model.prepare(start, steps=steps, strength=given.strength, guidance_scale=scale, batch_size=batch)
+    ready = model.prepare(start, sampling(steps=steps, strength=given.strength, guidance_scale=scale), batch)
     sources = [edit.source.caption for edit in edits]
     noise, faults = model.move(ready, sources, 0)
     made = {}

@@ -20,7 +20,7 @@ from transformers.utils import logging
 from benchmarks.oracle import named
 from benchmarks.record import save
 from edict import EDICT
-from edict.samplers import SAMPLERS
+from edict.samplers import SAMPLERS, sampling
 from jobs import preview
 from jobs.evaluation.edits import interval, mean_interval, pool_of
 from jobs.evaluation.record import table
@@ -90,11 +90,10 @@ def edit(way: Way, edits: Sequence[Edit], steps: int, batch: int) -> Made:
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
     start = model.prepare(
         model.encode([edit.source.image for edit in edits]),
-        steps=steps,
-        strength=way.strength,
-        guidance_scale=way.inverted_at,
-        batch_size=batch,
-        guidance_interval=way.guidance_interval,
+        sampling(
+            steps=steps, strength=way.strength, guidance_scale=way.inverted_at, guidance_interval=way.guidance_interval
+        ),
+        batch,
     )
     if way.compile:  # a step of it
         model.move(start, sources, start.position - 1)
@@ -107,7 +106,7 @@ def edit(way: Way, edits: Sequence[Edit], steps: int, batch: int) -> Made:
 
 def evaluations(model: EDICT, way: Way, steps: int) -> int:
     """Of the network, by an inversion and an edit."""
-    schedule = model.model.schedule(steps, way.strength)
+    schedule = model.model.schedule(sampling(steps=steps, strength=way.strength))
     outside, depth = schedule.outside(way.guidance_interval), schedule.num_steps
     timesteps_of = partial(SAMPLERS["edict"].evaluated_timesteps, schedule)
     return preview.evaluations(timesteps_of(depth, 0), outside, way.inverted_at) + preview.evaluations(

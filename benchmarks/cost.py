@@ -19,7 +19,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from benchmarks.record import save
 from edict.checkpoint import locate, read_config
 from edict.models import describe
-from edict.samplers import SAMPLERS
+from edict.samplers import SAMPLERS, sampling
 from jobs.evaluation.record import table
 
 STABLE_DIFFUSION_1_5: dict[str, dict[str, Any]] = {  # what its configuration says other than the classes' defaults
@@ -79,7 +79,7 @@ def cost(configs: Mapping[str, Mapping[str, Any]], steps: int) -> dict[str, Any]
             "vae, decode": operations(lambda: vae.decode(latents)),
             "text_encoder": operations(lambda: text(ids)),
         }
-    schedule = describe(locate()).schedule(steps)
+    schedule = describe(locate()).schedule(sampling(steps=steps))
     calls = {
         f"{sampler}, guidance {guidance:g}": len(SAMPLERS[sampler].evaluated_steps(schedule, steps, 0))
         * (1 if guidance == 1 else 2)

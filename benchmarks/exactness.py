@@ -12,9 +12,10 @@ import torch
 from benchmarks.record import numbers, parser, save
 from edict import EDICT, Pair
 from edict.model import Faults
-from edict.schedule import executed
+from edict.samplers import sampling
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import pictures
+from schemas.sampling import executed
 
 STRENGTHS = (0.3, 0.8, 1.0)
 GUIDANCE = (1.0, 3.0, 7.0, 15.0)
@@ -44,7 +45,7 @@ def main() -> None:
         for steps, strength, guidance, p in product(given.steps, STRENGTHS, GUIDANCE, MIXING):
             if executed(steps, strength) == 0:
                 continue
-            start = model.prepare(clean, steps=steps, strength=strength, guidance_scale=guidance, p=p)
+            start = model.prepare(clean, sampling(steps=steps, strength=strength, guidance_scale=guidance, p=p))
             noise, lost = model.move(start, captions, 0)
             again, more = model.move(noise, captions, start.position)
             faults = lost | more

@@ -14,6 +14,7 @@ from benchmarks.record import numbers, parser, save
 from edict import EDICT, Pair
 from edict.integration import Predict
 from edict.model import BITS
+from edict.samplers import sampling
 from edict.schedule import Schedule
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import pictures
@@ -89,7 +90,7 @@ def unrounded(model: EDICT, images: list[Image.Image], given: Namespace) -> tupl
 
 def prepared(model: EDICT, images: list[Image.Image], given: Namespace, bits: int) -> Pair:
     start = model.encode(images, bits=bits)
-    return model.prepare(start, steps=given.steps, strength=1.0, guidance_scale=given.guidance, p=given.p)
+    return model.prepare(start, sampling(steps=given.steps, strength=1.0, guidance_scale=given.guidance, p=given.p))
 
 
 def on_the_lattice(

@@ -17,6 +17,7 @@ from benchmarks.samplers.cost import counted, there_and_back
 from benchmarks.samplers.drawings import drawings
 from edict import EDICT, BDIAScheduler, EDICTScheduler, OBELMScheduler, Pair
 from edict.checkpoint import DEFAULT
+from edict.samplers import sampling
 from edict.schedulers import LatticeScheduler
 from jobs.evaluation.record import table
 
@@ -29,7 +30,7 @@ SCHEDULERS: dict[str, type[LatticeScheduler]] = {
 
 def in_the_pipeline(pipe: StableDiffusionPipeline, start: Pair, captions: list[str], steps: int) -> Iterator[str]:
     """Invert and generate in the pipeline's own call. Yield the name of each direction when it has ended."""
-    call = {"num_inference_steps": steps, "guidance_scale": start.guidance_scale, "output_type": "latent"}
+    call = {"num_inference_steps": steps, "guidance_scale": start.sampling.guidance_scale, "output_type": "latent"}
     pipe(captions, latents=pipe.scheduler.invert(start), **call)
     noise = pipe.scheduler.pair
     yield "inversion"
@@ -58,7 +59,9 @@ def main() -> None:
     rows, results = [], []
     for name, kind in SCHEDULERS.items():
         pipe.scheduler = kind.from_config(config, bits=clean.bits)
-        start = model.prepare(clean, steps=given.steps, strength=1.0, guidance_scale=given.guidance, sampler=name)
+        start = model.prepare(
+            clean, sampling(steps=given.steps, strength=1.0, guidance_scale=given.guidance, name=name)
+        )
         paths: dict[str, tuple[torch.nn.Module, Callable[[], Iterator[str]]]] = {
             "direct": (model.network, partial(there_and_back, model, start, captions)),
             "pipeline": (pipe.unet, partial(in_the_pipeline, pipe, start, captions, given.steps)),

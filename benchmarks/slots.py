@@ -14,6 +14,7 @@ from PIL import Image
 
 from benchmarks.record import numbers, parser, save
 from edict import EDICT
+from edict.samplers import sampling
 from jobs.evaluation.record import table
 from tests.edict.checkpoints import KINDS
 from tests.edict.checkpoints import save as save_checkpoint
@@ -32,7 +33,7 @@ def predictions(model: EDICT, batch_size: int, guidance: float, seed: int) -> li
     shape = model.encode([Image.new("RGB", (8, 8))]).x.shape[1:]
     sample = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     others = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    timestep = model.model.schedule(2).timesteps[0]
+    timestep = model.model.schedule(sampling(steps=2)).timesteps[0]
     found = []
     for slot in range(batch_size):
         latents, captions = others.clone(), [OTHERS[(i + seed) % len(OTHERS)] for i in range(batch_size)]

@@ -27,10 +27,11 @@ from benchmarks.exactness import differing
 from benchmarks.record import parser, save
 from edict import EDICT, Pair
 from edict.integration import Predict
-from edict.samplers import resolve
+from edict.samplers import parameters, resolved
 from edict.schedule import schedule
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import pictures
+from schemas.sampling import Sampling
 
 Figures = dict[str, float]
 ERRORS = ("max_abs_error", "mse", "integers_differing")
@@ -77,7 +78,7 @@ def in_floats(
     """EDICT on float states of the network's dtype, along the schedule of a scheduler's `config`."""
 
     def trip(rows: slice, steps: int) -> Figures:
-        plan, p = schedule(config, steps), float(resolve("edict", steps, {})["p"])
+        plan, p = schedule(config, steps), float(parameters(resolved(Sampling(), steps))["p"])
         start, texts = clean[rows].to(model.network.dtype), captions[rows]
         noise = published.invert(start, start, plan, predictor(model, texts, guidance_scale), p)
         again, _ = published.generate(*noise, plan, predictor(model, texts, guidance_scale), p)

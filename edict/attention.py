@@ -26,7 +26,7 @@ from edict.integration import Faults, Integration, Predict, RangeMonitor, solve
 from edict.models import Conditions, Model
 from edict.models.parts import expanded as expanded_placeholders
 from edict.pair import Pair
-from edict.schedule import executed
+from schemas.sampling import executed
 
 SD1_ATTN_TOKENS = 16 * 16
 """The limit of the paper's code, in pixels of an attention map, for Stable Diffusion 1 with its 64x64 latents."""

@@ -12,7 +12,7 @@ import torch
 
 from edict.lattice import LIMIT, LatticeOverflow, NonFinite, from_lattice, largest
 from edict.pair import Pair
-from edict.samplers import SAMPLERS
+from edict.samplers import SAMPLERS, parameters
 from edict.samplers.base import Query, answer_all
 from edict.schedule import Schedule
 
@@ -59,16 +59,23 @@ class Integration:
 
     Until it has `ended`, call the network on `latents` at `timestep`, and give its prediction to `answer`. Then `pair`
     is at the new position. Errors of samples are collected in `monitor`, because one sample's error must not end the
-    others: see `RangeMonitor.faults`.
+    others: see `RangeMonitor.faults`. `on_answer` is called at each network call, for progress.
     """
 
-    def __init__(self, pair: Pair, to: int, monitor: RangeMonitor | None = None) -> None:
-        self.pair = pair
+    def __init__(
+        self,
+        pair: Pair,
+        to: int,
+        monitor: RangeMonitor | None = None,
+        on_answer: Callable[[], object] | None = None,
+    ) -> None:
+        self.pair, self.to = pair, to
         self.monitor = RangeMonitor(pair.x) if monitor is None else monitor
         self.query: Query | None = None
-        self._to = to
+        self.on_answer = on_answer
         self._observe(pair.x, pair.y)
-        self._steps = SAMPLERS[pair.sampler].move(pair.x, pair.y, pair.schedule, pair.parameters, pair.position, to)
+        weights, sampler = parameters(pair.sampling), SAMPLERS[pair.sampling.name]
+        self._steps = sampler.move(pair.x, pair.y, pair.schedule, weights, pair.position, to)
         self._send(None)
 
     @property
@@ -90,6 +97,8 @@ class Integration:
     def answer(self, prediction: torch.Tensor) -> None:
         """Go on to the next query with the network's prediction, float [N, ...], for this one."""
         query = self._waiting()
+        if self.on_answer is not None:
+            self.on_answer()
         self.monitor.observe_prediction(prediction)
         increment = (prediction.double().nan_to_num() * (2.0**self.pair.bits * query.gain)).round()
         # The bound is beyond every state, and below it int64 does not wrap. The monitor finds what is beyond the range.
@@ -108,7 +117,7 @@ class Integration:
         except StopIteration as end:
             x, y = end.value
             self._observe(x, y)
-            self.pair, self.query = replace(self.pair, x=x, y=y, position=self._to), None
+            self.pair, self.query = replace(self.pair, x=x, y=y, position=self.to), None
             del self._steps  # a generator, which nothing can copy or pickle
         else:
             self._observe(query.state)

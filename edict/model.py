@@ -3,10 +3,9 @@
 import math
 from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, overload
+from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, overload
 
 import numpy as np
 import torch
@@ -25,13 +24,38 @@ from edict.lattice import NonFinite, of_sample, to_lattice
 from edict.models import Conditions, Model, describe
 from edict.models.model import VAE_DTYPES, VaeDtype
 from edict.pair import Pair
-from edict.samplers import SAMPLERS, named, resolve
+from edict.samplers import SAMPLERS, resolved, sampling
 from edict.samplers.base import BITS
 from edict.schedule import Schedule
+from schemas.sampling import Sampling
 
 T = TypeVar("T")
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+class Settings(TypedDict, total=False):
+    """The settings of `EDICT.invert`, with the defaults of schemas.sampling.Sampling.
+
+    `sampler` is edict (which takes p), bdia (gamma), obelm, or ddim and ddim_euler, which are not exact. `steps_offset`
+    replaces the checkpoint's. Guidance is limited to the noise levels in `guidance_interval`, (low, high].
+    """
+
+    steps: int
+    strength: float
+    guidance_scale: float
+    bits: int | None
+    sampler: str
+    steps_offset: int | None
+    guidance_interval: Sequence[float] | None
+    p: float | None
+    gamma: float | None
+
+
+def sampling_of(settings: Settings) -> Sampling:
+    """Return the settings of `EDICT.invert` as a `Sampling`. Raises ValueError."""
+    given: dict[str, Any] = dict(settings)
+    return sampling(name=given.pop("sampler", "edict"), **given)
 
 
 class EDICT:
@@ -154,7 +178,7 @@ class EDICT:
             latents = self.model.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, posterior_seed)
         end = self.model.clean()
         x = to_lattice(latents, end.scale(0), bits).contiguous()
-        return Pair(x, x.clone(), end, 0, bits, 1.0, len(x), "edict", resolve("edict", 0, {}))
+        return Pair(x, x.clone(), end, 0, resolved(Sampling(guidance_scale=1.0, bits=bits), 0), len(x))
 
     @overload
     def decode(self, latents: torch.Tensor, *, output_type: Literal["pil"] = ...) -> list[Image.Image]: ...
@@ -192,119 +216,60 @@ class EDICT:
         images: Images | Pair,
         captions: str | Sequence[str],
         *,
-        steps: int = 50,
-        strength: float = 1.0,
-        guidance_scale: float = 3.0,
-        bits: int | None = None,
         batch_size: int | None = None,
-        sampler: str = "edict",
-        steps_offset: int | None = None,
-        guidance_interval: Sequence[float] | None = None,
-        **parameters: float | None,
+        **settings: Unpack[Settings],
     ) -> Pair:
         """Return the noise pair of N images (or of a pair from `encode`), each under its caption.
 
-        `sampler` is edict (which takes p), bdia (gamma), obelm, or ddim and ddim_euler, which are not exact; None
-        takes a parameter's default, and the sampler's `bits`. `batch_size` is the shape the network runs in, all N at
-        once if None. `steps_offset` takes the place of the checkpoint's. Guidance is limited to the noise levels in
-        `guidance_interval`, (low, high], where one is given; elsewhere the caption's branch is all that is computed.
-        Raises LatticeOverflow, NonFinite; ValueError where the sampler takes no such parameter.
+        `batch_size` is the shape the network runs in; None: all N at once. The settings are those of `Settings`.
+
+        Raises:
+            LatticeOverflow, NonFinite: an image cannot be inverted. A note names the first such sample.
+            ValueError: an argument is out of its range, or the sampler does not have it.
         """
-        if strange := parameters.keys() - {name for known in SAMPLERS.values() for name in known.parameters}:
+        if strange := settings.keys() - Settings.__annotations__.keys():
             raise TypeError(
-                f"invert has no argument {sorted(strange)[0]!r}; its arguments are steps, strength, guidance_scale, "
-                "bits, batch_size, sampler, steps_offset, guidance_interval, p and gamma"
+                f"invert has no argument {sorted(strange)[0]!r}; its arguments are batch_size, "
+                f"{', '.join(Settings.__annotations__)}"
             )
-        settings: dict[str, Any] = {
-            "steps": steps,
-            "strength": strength,
-            "guidance_scale": guidance_scale,
-            "batch_size": batch_size,
-            "sampler": sampler,
-            "steps_offset": steps_offset,
-            "guidance_interval": guidance_interval,
-            **parameters,
-        }
-        self._resolve(**settings)  # before the images are encoded, which takes longer
+        given = sampling_of(settings)
+        self._check(given, batch_size)  # before the images are encoded, which takes longer
         if not isinstance(images, Pair):
             images, captions = to_pil(images), _texts("captions", captions)
             if len(images) != len(captions):
                 raise ValueError(f"found {len(images)} images and {len(captions)} captions: give one caption per image")
-            images = self.encode(images, bits=named(sampler).bits if bits is None else bits)
-        elif bits not in (None, images.bits):
-            raise ValueError(f"bits is {bits}, and the pair has {images.bits}; leave bits out")
-        return _checked(*self.move(self.prepare(images, **settings), captions, 0))
+            images = self.encode(images, bits=given.bits or SAMPLERS[given.name].bits)
+        return _checked(*self.move(self.prepare(images, given, batch_size), captions, 0))
 
-    def prepare(
-        self,
-        start: Pair,
-        *,
-        steps: int,
-        strength: float,
-        guidance_scale: float,
-        batch_size: int | None = None,
-        sampler: str = "edict",
-        steps_offset: int | None = None,
-        guidance_interval: Sequence[float] | None = None,
-        **parameters: float | None,
-    ) -> Pair:
-        """A clean-end pair put at the end of the schedule it is to be inverted along, by the sampler it is to go by.
+    def prepare(self, start: Pair, sampling: Sampling, batch_size: int | None = None) -> Pair:
+        """Return a clean pair at the end of the schedule that it is to be inverted along.
 
         Raises:
-            ValueError: an argument is out of its range; the sampler does not take a parameter; the sampler begins from
-                one state but x is not y; or there is a guidance interval but no classifier-free guidance.
+            ValueError: the sampler begins from one state but x is not y; the pair has other bits; or there is a
+                guidance interval but no classifier-free guidance.
         """
-        plan, weights = self._resolve(
-            steps=steps,
-            strength=strength,
-            guidance_scale=guidance_scale,
-            batch_size=batch_size,
-            sampler=sampler,
-            steps_offset=steps_offset,
-            guidance_interval=guidance_interval,
-            **parameters,
-        )
-        if SAMPLERS[sampler].y_lead and not torch.equal(start.x, start.y):
+        plan = self._check(sampling, batch_size)
+        if sampling.bits not in (None, start.bits):
+            raise ValueError(f"bits is {sampling.bits}, and the pair has {start.bits}; leave bits out")
+        if SAMPLERS[sampling.name].y_lead and not torch.equal(start.x, start.y):
             raise ValueError(
-                f"x and y differ, as edict's edits do, and {sampler} begins from one state: give x as both"
+                f"x and y differ, as edict's edits do, and {sampling.name} begins from one state: give x as both"
             )
         return replace(
             start,
             schedule=plan,
             position=plan.num_steps,
-            guidance_scale=guidance_scale,
+            sampling=resolved(sampling.model_copy(update={"bits": start.bits}), plan.num_steps),
             batch_size=len(start) if batch_size is None else batch_size,
-            sampler=sampler,
-            parameters=weights,
-            guidance_interval=guidance_interval,
         )
 
-    def _resolve(
-        self,
-        *,
-        steps: int,
-        strength: float,
-        guidance_scale: float,
-        batch_size: int | None,
-        sampler: str,
-        steps_offset: int | None,
-        guidance_interval: Sequence[float] | None,
-        **parameters: float | None,
-    ) -> tuple[Schedule, dict[str, Fraction]]:
-        """Return the schedule and the sampler's parameters. Raises ValueError for an argument out of its range."""
-        _check_whole("steps", steps, 1)
-        _check_number("strength", strength, lambda value: 0 < value <= 1, "above 0 and at most 1")
-        _check_guidance(guidance_scale)
+    def _check(self, sampling: Sampling, batch_size: int | None) -> Schedule:
+        """Return the schedule of these settings. Raises ValueError if the model cannot run with them."""
         if batch_size is not None:
             _check_whole("batch_size", batch_size, 1)
-        if steps_offset is not None:
-            _check_whole("steps_offset", steps_offset, 0)
-        if guidance_interval is not None:
-            _check_interval(guidance_interval)
-            if self.model.guidance != "free":
-                raise ValueError(uninterrupted(self.model))
-        plan = self.model.schedule(steps, strength, steps_offset)
-        return plan, resolve(sampler, plan.num_steps, parameters)
+        if sampling.guidance_interval is not None and self.model.guidance != "free":
+            raise ValueError(uninterrupted(self.model))
+        return self.model.schedule(sampling)
 
     @overload
     def generate(
@@ -391,10 +356,10 @@ class EDICT:
         if not _is_whole(position) or not 0 <= position <= pair.schedule.num_steps:
             raise ValueError(f"position {position} is not on a schedule of {pair.schedule.num_steps} steps")
         pair = pair.to(self.device)
-        guidance_scale = pair.guidance_scale if guidance_scale is None else guidance_scale
+        guidance_scale = pair.sampling.guidance_scale if guidance_scale is None else guidance_scale
         xs, ys, faults = torch.empty_like(pair.x), torch.empty_like(pair.y), Faults()
         batches = arrange([None] * len(pair) if slots is None else slots, pair.batch_size)
-        calls = len(batches) * len(SAMPLERS[pair.sampler].evaluated_steps(pair.schedule, pair.position, position))
+        calls = len(batches) * len(SAMPLERS[pair.sampling.name].evaluated_steps(pair.schedule, pair.position, position))
         with self._progress_bar("invert" if position < pair.position else "generate", calls) as bar:
             for batch in batches:
                 samples = [i for i in batch if i is not None]
@@ -469,7 +434,7 @@ class EDICT:
         states: dict[attention.Place, tuple[torch.Tensor, torch.Tensor]] = {}
         faults: dict[attention.Place, ArithmeticError] = {}
         batches = attention.batches(counts, pair.batch_size)
-        calls = len(batches) * len(SAMPLERS[pair.sampler].evaluated_steps(pair.schedule, pair.position, depth))
+        calls = len(batches) * len(SAMPLERS[pair.sampling.name].evaluated_steps(pair.schedule, pair.position, depth))
         with self._progress_bar("edit", calls) as bar:
             for places in batches:
                 filled = _filled(places, pair.batch_size)
@@ -503,15 +468,15 @@ class EDICT:
         masks = [sum(map(len, prompts[:row])) + j - 1 for row, j in places if j]
         texts = [prompts[row][j - 1] if j else captions[row] for row, j in places]
         rows = attention.rows(places, texts, control, self.model.tokenizer, self.device)
-        edited = pair.guidance_scale if guidance_scale is None else guidance_scale
-        scales = [edited if j else pair.guidance_scale for _, j in places]
+        edited = pair.sampling.guidance_scale if guidance_scale is None else guidance_scale
+        scales = [edited if j else pair.sampling.guidance_scale for _, j in places]
         predictor = partial(
             attention.guided,
             self.model,
             self.model.condition(texts),
             self._unconditional([negatives[row][j - 1] if j else None for row, j in places]),
             scales,
-            pair.guidance_scale,
+            pair.sampling.guidance_scale,
             rows,
             pair.unguided,
         )
@@ -622,12 +587,6 @@ def _check_guidance(value: Any) -> None:
 def _check_choice(name: str, value: Any, choices: Collection[str]) -> None:
     if not isinstance(value, str) or value not in choices:
         raise ValueError(f"{name} is {value!r}: expected {' or '.join(choices)}")
-
-
-def _check_interval(value: Any) -> None:
-    ends = list(value) if isinstance(value, Sequence) else []
-    if len(ends) != 2 or not all(map(_is_number, ends)) or not ends[0] < ends[1]:
-        raise ValueError(f"guidance_interval is {value!r}: expected two noise levels, the lower one first")
 
 
 def _check_pair(value: Any) -> None:

@@ -1,8 +1,7 @@
 """The pair of coupled states, with what is needed to go on from it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from fractions import Fraction
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 import numpy as np
@@ -11,30 +10,27 @@ import torch
 from edict.lattice import from_lattice
 from edict.samplers import SAMPLERS
 from edict.schedule import Schedule
+from schemas.sampling import Sampling
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Pair:
     """x and y: int64 lattice states [N, ...] at `position` of `schedule` (0 is the noisy end).
 
-    `sampler` is the method that the pair goes on by, `parameters` its own (EDICT's p, BDIA's gamma). What y is, is the
-    method's: EDICT's second state, a two-step method's next one (Sampler.y_lead), DDIM's x again.
-    Guidance is limited to the steps that begin at a noise level in `guidance_interval`, where there is one.
+    `sampling` has the sampler and its settings (`edict.samplers.resolved`). The meaning of y is the sampler's: EDICT's
+    second state, a two-step method's next one (Sampler.y_lead), DDIM's x again.
+
     `batch_size` is the shape the network was run in. It belongs to the pair because a network's last bits depend on it:
-    regenerated in the same shape, a pair is exact. The last bits can also depend on a sample's slot in its batch: to
-    regenerate a subset of the samples, give their `slots` to `EDICT.move`.
+    in the same shape, the regeneration of a pair is exact. The last bits can also depend on a sample's slot in its
+    batch: to regenerate a subset of the samples, give their `slots` to `EDICT.move`.
     """
 
     x: torch.Tensor
     y: torch.Tensor
     schedule: Schedule
     position: int
-    bits: int
-    guidance_scale: float
+    sampling: Sampling
     batch_size: int
-    sampler: str = "edict"
-    parameters: Mapping[str, Fraction] = field(default_factory=dict)
-    guidance_interval: Sequence[float] | None = None
 
     def __len__(self) -> int:
         return len(self.x)
@@ -54,7 +50,7 @@ class Pair:
         states = "x".join(map(str, self.x.shape[1:]))
         return (
             f"Pair({len(self)} of {states} on {self.x.device}, position {self.position} of {self.schedule.num_steps}, "
-            f"{self.sampler}, guidance_scale={self.guidance_scale:g})"
+            f"{self.sampling.name}, guidance_scale={self.sampling.guidance_scale:g})"
         )
 
     def __getitem__(self, rows: int | slice | Sequence[int] | torch.Tensor) -> "Pair":
@@ -68,14 +64,19 @@ class Pair:
         return replace(self, x=self.x.to(device), y=self.y.to(device))
 
     @property
+    def bits(self) -> int:
+        """The fractional bits of the lattice."""
+        return self.sampling.bits or SAMPLERS[self.sampling.name].bits
+
+    @property
     def unguided(self) -> frozenset[float]:
         """The timesteps at which guidance does not apply."""
-        return self.schedule.outside(self.guidance_interval)
+        return self.schedule.outside(self.sampling.guidance_interval)
 
     @property
     def scales(self) -> tuple[float, float]:
         """The scales that x and y have."""
-        position = min(self.position + SAMPLERS[self.sampler].y_lead, self.schedule.num_steps)
+        position = min(self.position + SAMPLERS[self.sampling.name].y_lead, self.schedule.num_steps)
         return self.schedule.scale(self.position), self.schedule.scale(position)
 
     def to_float(self) -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,7 +99,7 @@ class Pair:
         Of the mean of x and y where they are at one position, else of x.
         """
         x, y = self.to_float()
-        noise = x if SAMPLERS[self.sampler].y_lead else (x + y) / 2
+        noise = x if SAMPLERS[self.sampling.name].y_lead else (x + y) / 2
         return torch.stack([state.std(correction=0) for state in noise])
 
     def digests(self) -> list[str]:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from schemas.sampling import Sampling, executed
+
 if TYPE_CHECKING:
     import torch
 
@@ -97,11 +99,6 @@ FLOW_END = Schedule((), (1.0,), (0.0,))
 """The clean end of every flow."""
 
 
-def executed(steps: int, strength: float) -> int:
-    """How many of `steps` are executed at `strength`: int(steps * strength), as in the paper's code."""
-    return math.floor(steps * strength + 1e-9)
-
-
 def schedule(
     scheduler_config: dict[str, Any], steps: int, strength: float = 1.0, steps_offset: int | None = None
 ) -> Schedule:
@@ -142,31 +139,24 @@ def alphas_cumprod(scheduler_config: dict[str, Any]) -> torch.Tensor:
 
 
 def flow(
-    scheduler_config: dict[str, Any],
-    steps: int,
-    strength: float = 1.0,
-    *,
-    tokens: int,
-    sigmas: NDArray[Any] | None = None,
-    steps_offset: int | None = None,
+    scheduler_config: dict[str, Any], sampling: Sampling, *, tokens: int, sigmas: NDArray[Any] | None = None
 ) -> Schedule:
-    """The last `executed(steps, strength)` of `steps` steps of FlowMatchEulerDiscreteScheduler, down to sigma 0.
+    """Return the last `sampling.executed_steps` steps of FlowMatchEulerDiscreteScheduler, down to sigma 0.
 
     `tokens` is the length of a picture's sequence, which dynamic shifting goes by (Esser et al., 2403.03206, 5.3.2),
-    `sigmas` are those before the shift; None: the scheduler's. Raises ValueError where nothing would be executed, or a
-    `steps_offset` is given, which no flow has.
+    `sigmas` are those before the shift; None: the scheduler's. Raises ValueError if a `steps_offset` is given, which no
+    flow has.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
-    depth = some_executed(steps, strength)
-    if steps_offset is not None:
+    if sampling.steps_offset is not None:
         raise ValueError("steps_offset is of a schedule of timesteps, and the checkpoint is a flow: leave it out")
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler_config)
     config = scheduler.config
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
     mu = config.base_shift + slope * (tokens - config.base_image_seq_len)
-    scheduler.set_timesteps(steps, sigmas=sigmas, mu=mu if config.use_dynamic_shifting else None)
-    return last_steps(scheduler, depth)
+    scheduler.set_timesteps(sampling.steps, sigmas=sigmas, mu=mu if config.use_dynamic_shifting else None)
+    return last_steps(scheduler, sampling.executed_steps)
 
 
 def last_steps(scheduler: Any, count: int) -> Schedule:

@@ -23,7 +23,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 from edict.integration import Integration
 from edict.lattice import from_lattice, of_sample, to_lattice
 from edict.pair import Pair
-from edict.samplers import SAMPLERS, resolve
+from edict.samplers import SAMPLERS, resolved, sampling
 from edict.schedule import (
     FLOW_END,
     NOISE_SCHEDULERS,
@@ -66,17 +66,16 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
     def __init__(self, base_scheduler: Any = None, bits: int | None = None, **config: Any) -> None:
         """Create a scheduler from the whole config of another one. `from_config` is the usual way."""
         self._base = _base(base_scheduler or "DDIMScheduler", config)
-        sampler = SAMPLERS[self.sampler]
-        self._given = {name: config[name] for name in sampler.parameters if name in config}
-        resolve(self.sampler, 1, self._given)
-        self._bits = sampler.bits if bits is None else bits
-        merged = {**config, **self._base.config, **self._given, "bits": bits}
+        given = {name: config[name] for name in SAMPLERS[self.sampler].parameters if name in config}
+        self._sampling = sampling(name=self.sampler, guidance_scale=1.0, bits=bits, **given)
+        merged = {**config, **self._base.config, **given, "bits": bits}
         merged["base_scheduler"] = type(self._base).__name__
         public = {name: value for name, value in merged.items() if not name.startswith("_")}
         self.register_to_config(**public, _class_name=type(self).__name__)
         self._start: Pair | None = None
         self._integration: Integration | None = None
-        self._strength: float | None = None
+        self._armed: Integration | None = None
+        self._strength = 1.0
         self._done, self._unchanged = 0, torch.ones(1 + len(HALVES), dtype=torch.bool)
         self.timesteps = self._base.timesteps
         self.sigmas = getattr(self._base, "sigmas", None)
@@ -90,7 +89,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         """
         if unknown := given.keys() - {*config, *OWN}:
             raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}")
-        resolve(cls.sampler, 1, {name: given[name] for name in ("p", "gamma") if name in given})
+        sampling(name=cls.sampler, **{name: given[name] for name in ("p", "gamma") if name in given})
         merged = {name: value for name, value in {**config, **given}.items() if not name.startswith("_")}
         kind, base = config.get("_class_name"), merged.pop("base_scheduler", None)
         if "base_scheduler" not in given and kind not in (None, *(one.__name__ for one in SCHEDULERS)):
@@ -109,8 +108,9 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             end = Schedule((), (1.0,), (1.0,)) if self._base.config.get("invert_sigmas") else FLOW_END
         else:
             end = Schedule((), (float(self._base.final_alpha_cumprod),))
-        x = to_lattice(latents, end.scale(0), self._bits).contiguous()
-        return Pair(x, x.clone(), end, 0, self._bits, 1.0, len(x), self.sampler, resolve(self.sampler, 0, self._given))
+        given = resolved(self._sampling, 0)
+        x = to_lattice(latents, end.scale(0), given.bits or 0).contiguous()
+        return Pair(x, x.clone(), end, 0, given, len(x))
 
     def invert(self, pair: Pair, *, strength: float = 1.0) -> torch.Tensor:
         """Arm the inversion of a clean pair. Return the latents that the pipeline's call must be given, float32.
@@ -133,7 +133,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 "the two states of the pair differ, as they do after an edit, and an inversion starts from one: "
                 "encode pair.to_float()[0] first"
             )
-        self._start, self._strength, self._integration = pair, strength, None
+        self._start, self._armed, self._strength, self._integration = pair, None, strength, None
         return from_lattice(pair.x, pair.schedule.scale(pair.position), pair.bits).float()
 
     def generate(self, pair: Pair) -> torch.Tensor:
@@ -148,7 +148,11 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         integration = Integration(pair, pair.schedule.num_steps)
         if integration.ended:
             raise ValueError(f"the steps that the pair has left call the network at none of them: {MORE_STEPS}")
-        self._start, self._strength, self._integration = pair, None, None
+        return self.arm(integration)
+
+    def arm(self, integration: Integration) -> torch.Tensor:
+        """Arm an integration that has not ended. Return the latents that the pipeline's call must be given, float32."""
+        self._start, self._armed, self._strength, self._integration = integration.pair, integration, 1.0, None
         return integration.latents.float()
 
     @property
@@ -203,27 +207,27 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             )
         if device is not None:
             start = start.to(torch.device(device))
-        if self._strength is None:
+        if (integration := self._armed) is not None:
             found = self._schedule(num_inference_steps, start.schedule.num_steps, timesteps, sigmas, mu)
             if found != start.schedule:
                 raise ValueError(
                     f"the pair was inverted with {start.schedule}, and this call has {found} with other noise levels. "
                     "Give the call the num_inference_steps (and size) of the inversion"
                 )
-            self._integration = Integration(start, start.schedule.num_steps)
+            if self._integration is not None or integration.pair.x.device != start.x.device:
+                integration = Integration(start, integration.to, on_answer=integration.on_answer)
         else:
             count = num_inference_steps
             if count is None:
                 count = max(len(given) for given in (timesteps, sigmas, ()) if given is not None)
             last = some_executed(count, self._strength)
             plan = self._schedule(num_inference_steps, last, timesteps, sigmas, mu)
-            parameters = resolve(self.sampler, plan.num_steps, self._given)
-            self._integration = Integration(
-                replace(start, schedule=plan, position=plan.num_steps, parameters=parameters), 0
-            )
-        plan, forward = self._integration.pair.schedule, self._strength is None
-        ends = (start.position, plan.num_steps) if forward else (plan.num_steps, 0)
-        sampler = SAMPLERS[self.sampler]
+            given = self._sampling.model_copy(update={"steps": count, "strength": self._strength, "bits": start.bits})
+            settings = resolved(given, plan.num_steps)
+            integration = Integration(replace(start, schedule=plan, position=plan.num_steps, sampling=settings), 0)
+        self._integration, plan = integration, integration.pair.schedule
+        ends = integration.pair.position, integration.to
+        sampler = SAMPLERS[integration.pair.sampling.name]
         steps = sampler.evaluated_steps(plan, *ends)
         if not steps or not sampler.evaluated_steps(plan, 0, plan.num_steps):
             raise ValueError(f"{plan.num_steps} steps by {self.sampler} call the network at none of them: {MORE_STEPS}")
@@ -311,8 +315,8 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
     def _check_pair(self, pair: Any) -> None:
         if not isinstance(pair, Pair):
             raise ValueError(f"pair is of type {type(pair).__name__}: expected a Pair, such as `encode` returns")
-        if pair.sampler != self.sampler:
-            raise ValueError(f"the pair is of the sampler {pair.sampler}, and {type(self).__name__} is {self.sampler}")
+        if (name := pair.sampling.name) != self.sampler:
+            raise ValueError(f"the pair is of the sampler {name}, and {type(self).__name__} is {self.sampler}")
 
     def _schedule(
         self,

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from schemas.errors import expected
 from schemas.locations import without_secrets
 from schemas.specs import KINDS, EditSpec, InvertSpec
 
@@ -199,30 +200,6 @@ def _absolute(path: Any) -> Any:
     return os.path.abspath(os.path.expanduser(path)) if local else path
 
 
-_EXPECTED = {
-    "string_type": "text",
-    "string_unicode": "text in Unicode, and a surrogate stands alone in it",
-    "string_too_short": "text that is not empty",
-    "string_too_long": "at most {max_length} characters",
-    "string_pattern_mismatch": "text that matches {pattern}",
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "greater_than": "more than {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le:g}",
-    "literal_error": "{expected}",
-    "list_type": "a list",
-    "dict_type": "a mapping",
-    "model_type": "a mapping",
-    "too_short": "at least one entry",
-    "invalid_key": "text",
-    "value_error": "{error}",
-}
-
-
 def _problems(
     model: type[BaseModel], data: dict[str, Any], errors: list[ErrorDetails], where: Callable[[Place], str]
 ) -> list[str]:
@@ -249,13 +226,13 @@ def _problem(model: type[BaseModel], place: Place, errors: list[ErrorDetails]) -
     meant = [error for error in branches if not error["type"].endswith("_type")]
     if all(error["type"] == "literal_error" for error in meant):  # the one word that is taken is one of the branches
         meant = branches
-    expected = " or ".join(_EXPECTED.get(e["type"], e["msg"]).format(**e.get("ctx", {})) for e in meant)
+    wanted = " or ".join(map(expected, meant))
     value = meant[0]["input"]
     if meant[0]["type"] == "value_error" and isinstance(value, dict | list):
-        return f"expected {expected}"
+        return f"expected {wanted}"
     unquoted = meant[0]["type"] == "string_type" and not isinstance(value, dict | list | None)
     found = f"the key {_show(value)}" if of_key or first["type"] == "invalid_key" else _show(value)
-    return f"found {found}, expected {expected}{' (put it in quotes)' if unquoted else ''}"
+    return f"found {found}, expected {wanted}{' (put it in quotes)' if unquoted else ''}"
 
 
 def _place(data: Any, error: ErrorDetails) -> Place:

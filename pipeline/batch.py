@@ -93,14 +93,14 @@ class BatchWorker(Ready):
 
         def begin() -> tuple[Pair, Predict]:
             start = clean_pair(self.model, self.task, pictures)
-            return start, self.model.predictor([CAPTION] * size, start.guidance_scale, unguided=start.unguided)
+            return start, self.model.predictor([CAPTION] * size, start.sampling.guidance_scale, unguided=start.unguided)
 
         fresh(device)
         with fitting(size, device):
             before = timed(begin, device)
             start, predict = begin()
             x, unguided, schedule = start.to_float()[0], start.unguided, start.schedule
-            timesteps = SAMPLERS[start.sampler].evaluated_timesteps(schedule, schedule.num_steps, 0)
+            timesteps = SAMPLERS[start.sampling.name].evaluated_timesteps(schedule, schedule.num_steps, 0)
             one_of_each = {timestep in unguided: timestep for timestep in timesteps}
             seconds = {kind: timed(partial(predict, x, timestep), device) for kind, timestep in one_of_each.items()}
         call = sum(seconds[timestep in unguided] for timestep in timesteps) / len(timesteps)

@@ -223,8 +223,8 @@ class EditWorker:
                     row,
                     variant.name,
                     prompt,
-                    pair.guidance_scale if variant.guidance_scale is None else variant.guidance_scale,
-                    executed_steps(variant, self.task.schedule_steps, pair.schedule, pair.sampler),
+                    pair.sampling.guidance_scale if variant.guidance_scale is None else variant.guidance_scale,
+                    executed_steps(variant, self.task.schedule_steps, pair.schedule, pair.sampling.name),
                     variant.negative_prompt,
                     variant.control,
                     instruction=variant.instruction,
@@ -244,7 +244,10 @@ class EditWorker:
         rows = sorted(edits_of, key=lambda row: (-edits_of[row], row))[:count]
         steps = min((edit.steps for edit in edits), default=0)
         captions, slots = latents.column("caption"), latents.slots
-        return [Change(row, None, captions[row], latents.pair.guidance_scale, steps, slot=slots[row]) for row in rows]
+        return [
+            Change(row, None, captions[row], latents.pair.sampling.guidance_scale, steps, slot=slots[row])
+            for row in rows
+        ]
 
     def _draw(self, latents: Latents, changes: Sequence[Change], poison: Poison) -> list[Drawn | Fault]:
         """What came of each change: the picture, or what went wrong.

@@ -41,18 +41,7 @@ def _encoded(model: EDICT, task: InvertTask, images: Sequence[Image.Image]) -> P
 
 
 def _prepared(model: EDICT, task: InvertTask, start: Pair) -> Pair:
-    spec = task.spec
-    return model.prepare(
-        start,
-        steps=spec.sampler.steps,
-        strength=spec.sampler.strength,
-        guidance_scale=spec.sampler.guidance_scale,
-        batch_size=spec.workers.batch_size,
-        sampler=spec.sampler.name,
-        steps_offset=spec.sampler.steps_offset,
-        guidance_interval=spec.sampler.guidance_interval,
-        **spec.sampler.parameters,
-    )
+    return model.prepare(start, task.spec.sampler, task.spec.workers.batch_size)
 
 
 class InvertWorker:

@@ -14,7 +14,7 @@ from uuid import uuid4
 from pydantic import BaseModel, ValidationError
 
 from edict.checkpoint import DEFAULT, LoRA, locate, locate_lora, weights_digest
-from edict.samplers import SAMPLERS, resolve
+from edict.samplers import SAMPLERS, parameters, resolved
 from edict.schedule import Schedule
 from pipeline.errors import JobError
 from pipeline.storage import local_path
@@ -62,10 +62,10 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
     model, adapter = describe(folder), lora_of(spec.model)
     model.check(spec.model.variant, adapter)
     try:
-        noise = model.schedule(sampler.steps, sampler.strength, sampler.steps_offset)
+        noise = model.schedule(sampler)
     except ValueError as error:
         raise NoSchedule(f"sampler: {error}") from error
-    parameters = resolve(sampler.name, noise.num_steps, sampler.parameters)
+    weights = parameters(resolved(sampler, noise.num_steps))
     fingerprint = {
         "input": spec.input,
         "weights": weights_digest(folder, spec.model.variant, adapter),
@@ -76,7 +76,7 @@ def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
         "timesteps": list(noise.timesteps),
         "alphas_cumprod": list(noise.alphas_cumprod),
         "guidance_scale": sampler.guidance_scale,
-        **{name: str(value) for name, value in parameters.items()},
+        **{name: str(value) for name, value in weights.items()},
         "bits": sampler.bits or SAMPLERS[sampler.name].bits,
         "crop": spec.image.crop,
         "posterior_seed": spec.image.posterior_seed,

@@ -108,7 +108,7 @@ def read_latents(store: Store, unit: Unit, planned: pa.Table | None = None) -> L
         table = whole.take(planned["row"])
         for name in planned.column_names[1:]:
             table = table.append_column(name, planned[name])
-    return Latents(table, to_pair(table, json.loads(table.schema.metadata[NOISE])))
+    return Latents(table, to_pair(table))
 
 
 def _check_fingerprint(store: Store, path: str, schema: pa.Schema) -> None:

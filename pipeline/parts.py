@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -14,9 +15,9 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from edict.lattice import LatticeOverflow, largest
-from edict.samplers import SAMPLERS
+from edict.samplers import SAMPLERS, parameters, resolved, sampling
 from edict.schedule import Schedule
-from schemas.latents import latents_schema
+from schemas.latents import FINGERPRINT, NOISE, latents_schema
 
 if TYPE_CHECKING:
     import torch
@@ -54,14 +55,16 @@ def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa
     """Rows and their noise pair, N each, as a table of schemas.latents. The pair must be `storable`."""
     _, channels, height, width = pair.x.shape
     of_x, of_y = pair.scales
-    noise = {
+    noise: dict[str, Any] = {
         "scale": of_x / 2.0**pair.bits,
         "scale_y": of_y / 2.0**pair.bits,
         "bits": pair.bits,
         "alphas_cumprod": pair.schedule.alpha(pair.position),
-        "sampler": pair.sampler,
-        **{name: str(value) for name, value in pair.parameters.items()},
-        "guidance_scale": pair.guidance_scale,
+        "sampler": pair.sampling.name,
+        **{name: str(value) for name, value in parameters(pair.sampling).items()},
+        "steps": pair.sampling.steps,
+        "strength": pair.sampling.strength,
+        "guidance_scale": pair.sampling.guidance_scale,
         "batch_size": pair.batch_size,
         "position": pair.position,
         "timesteps": pair.schedule.timesteps,
@@ -69,8 +72,8 @@ def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa
     }
     if pair.schedule.sigmas is not None:
         noise["sigmas"] = pair.schedule.sigmas
-    if pair.guidance_interval is not None:
-        noise["guidance_interval"] = pair.guidance_interval
+    if pair.sampling.guidance_interval is not None:
+        noise["guidance_interval"] = pair.sampling.guidance_interval
     columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in Row.__dataclass_fields__}
     columns |= {
         "x": _integers(pair.x),
@@ -99,25 +102,29 @@ def to_parquet(table: pa.Table, encoding: str = "BYTE_STREAM_SPLIT", row_group_s
     return buffer.getvalue()
 
 
-def to_pair(table: pa.Table, noise: dict[str, Any]) -> Pair:
-    """The noise pair of a part's rows; `noise` is the footer's `edict.noise`."""
+def to_pair(table: pa.Table) -> Pair:
+    """Return the noise pair of a part's rows."""
     from edict.pair import Pair
 
-    sampler = noise.get("sampler", "edict")  # the only one that there was when it was not named
-    return Pair(
-        _states(table["x"]),
-        _states(table["y"]),
-        Schedule(
-            tuple(noise["timesteps"]), tuple(noise["schedule"]), tuple(noise["sigmas"]) if "sigmas" in noise else None
-        ),
-        noise["position"],
-        noise["bits"],
-        noise["guidance_scale"],
-        noise["batch_size"],
-        sampler,
-        {name: Fraction(noise[name]) for name in SAMPLERS[sampler].parameters},
-        noise.get("guidance_interval"),
+    noise = json.loads(table.schema.metadata[NOISE])
+    if "steps" not in noise:  # parts of earlier versions have it in the fingerprint
+        made = json.loads(table.schema.metadata[FINGERPRINT])
+        noise |= {"steps": made["steps"], "strength": made["strength"]}
+    name = noise.get("sampler", "edict")  # the only one that there was when it was not named
+    settings = sampling(
+        name=name,
+        steps=noise["steps"],
+        strength=float(noise["strength"]),
+        guidance_scale=float(noise["guidance_scale"]),
+        guidance_interval=noise.get("guidance_interval"),
+        bits=noise["bits"],
+        **{weight: float(Fraction(noise[weight])) for weight in SAMPLERS[name].parameters},
     )
+    schedule = Schedule(
+        tuple(noise["timesteps"]), tuple(noise["schedule"]), tuple(noise["sigmas"]) if "sigmas" in noise else None
+    )
+    states = _states(table["x"]), _states(table["y"])
+    return Pair(*states, schedule, noise["position"], resolved(settings, schedule.num_steps), noise["batch_size"])
 
 
 def nested(states: NDArray[Any]) -> pa.Array:

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from edict.samplers import SAMPLERS
-from edict.schedule import Schedule, executed
+from edict.schedule import Schedule
 from pipeline.errors import JobError
 from pipeline.store import JobKey
 from pipeline.work import Machine, Weights
+from schemas.sampling import executed
 from schemas.specs import ControlSpec, EditSpec, InvertSpec
 
 

@@ -13,9 +13,11 @@ from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from schemas.locations import without_secrets
+from schemas.sampling import Sampling, Strength
+from schemas.sampling import Strict as Spec
 from schemas.where import check_where
 
 
@@ -43,7 +45,6 @@ def _table_name(location: str) -> str:
 
 
 TABLES = (".csv", ".parquet", ".jsonl")
-OWNERS = {"p": "edict", "gamma": "bdia"}  # whose the parameters of samplers are
 PRESETS: Mapping[str, dict[str, dict[str, Any]]] = {
     "paper": {  # as the authors' code edits: github.com/salesforce/EDICT, edict_functions.py, EDICT_editing
         "sampler": {"steps": 50, "strength": 0.8, "guidance_scale": 3.0, "p": 0.93, "steps_offset": 0},
@@ -56,20 +57,9 @@ Text = Annotated[str, Field(min_length=1)]
 Location = Annotated[Text, AfterValidator(_bare)]
 StoreLocation = Annotated[Location, AfterValidator(_writable)]
 Steps = Annotated[int, Field(ge=1, le=1000)]
-Strength = Annotated[float, Field(gt=0, le=1)]
 Guidance = Annotated[float, Field(ge=0, le=100)]
-Level = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Words = Annotated[str, Field(pattern=r"^\S(.*\S)?$")]
-
-
-class Spec(BaseModel):
-    """Common ground of every model here: immutable, strict, no unknown fields, no NaN or infinity.
-
-    What pydantic says of an error does not show the input: a location that is refused may have a password in it.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, hide_input_in_errors=True)
 
 
 class LoRASpec(Spec):
@@ -115,92 +105,13 @@ class ModelSpec(Spec):
     )
 
 
-class SamplerSpec(Spec):
+class SamplerSpec(Sampling):
     """The sampler, and where on the noise schedule the stored pair stands."""
 
-    name: Literal["edict", "bdia", "obelm", "ddim", "ddim_euler"] = Field(
-        "edict",
-        description="The sampling method, which edits follow: edict, two coupled states; bdia and obelm, two-step "
-        "methods at half the network's work; ddim and ddim_euler, baselines whose round trip is not exact. Their "
-        "inversions differ: ddim evaluates the network at the timestep that a step leads to, ddim_euler at the one "
-        "that it starts from.",
-    )
-    steps: Steps = Field(50, description="Steps of the whole schedule; steps * strength of them are executed.")
-    strength: Strength = Field(
-        1.0,
-        description="How far up the schedule to invert; 1 is all the way to noise, and serves edits at any strength.",
-    )
-    guidance_scale: Guidance = Field(
-        3.0, description="Classifier-free guidance; 1 turns it off and halves the network's work."
-    )
-    guidance_interval: list[Level] | None = Field(
-        None,
-        json_schema_extra={"minItems": 2, "maxItems": 2},
-        description="Guidance applies to the steps that begin at noise levels above the first and up to the second, "
-        "in sqrt((1 - alpha) / alpha), of a flow its sigma; elsewhere the caption is followed at scale 1, by half the "
-        "network's work. null: everywhere.",
-    )
-    p: float | None = Field(
-        None,
-        ge=0.5,
-        le=1,
-        description="Of edict: mixing weight of the two states, taken to four decimals. "
-        "null: 0.93 up to 50 executed steps, 0.93^(50/executed) above.",
-    )
-    gamma: float | None = Field(
-        None,
-        ge=0.5,
-        le=1,
-        description="Of bdia: weight of the step before, taken to four decimals. "
-        "null: 0.96 up to 50 executed steps, 0.96^(50/executed) above.",
-    )
-    steps_offset: int | None = Field(
-        None,
-        ge=0,
-        lt=1000,
-        description="Added to the timesteps of a schedule with leading spacing; null: the checkpoint's own, which is 1 "
-        "for Stable Diffusion.",
-    )
-    bits: int | None = Field(
-        None,
-        ge=4,
-        le=20,
-        description="Fractional bits of the integer lattice; the round trip is exact at any number. How near the noise "
-        "is to that of real numbers goes with them. null: 12, of obelm 16.",
-    )
-
-    @property
-    def executed_steps(self) -> int:
-        """Steps that run: floor(steps * strength), with room for binary fractions such as 50 * 0.58."""
-        return math.floor(self.steps * self.strength + 1e-9)
-
-    @property
-    def parameters(self) -> dict[str, float]:
-        """The method's own, as far as they are given."""
-        return {name: value for name in OWNERS if (value := getattr(self, name)) is not None}
-
-    @model_validator(mode="after")
-    def _takes_its_own(self) -> Self:
-        for parameter in self.parameters:
-            if OWNERS[parameter] != self.name:
-                raise ValueError(f"{parameter} with {OWNERS[parameter]} alone, and the sampler is {self.name}")
-        return self
-
-    @field_validator("guidance_interval")
-    @classmethod
-    def _rises(cls, interval: list[float] | None) -> list[float] | None:
-        if interval is not None and (len(interval) != 2 or not interval[0] < interval[1]):
-            raise ValueError("two noise levels, the lower first")
-        return interval
-
-    @model_validator(mode="after")
-    def _executes_a_step(self) -> Self:
-        if self.executed_steps < 1:
-            raise ValueError(
-                f"steps * strength of at least 1, but {self.steps} * {self.strength:g} = "
-                f"{self.steps * self.strength:g} executes no step; raise steps or strength"
-            )
-        return self
+    steps: Steps = Field(50, description=Sampling.model_fields["steps"].description)
+    guidance_scale: Guidance = Field(3.0, description=Sampling.model_fields["guidance_scale"].description)
+    steps_offset: int | None = Field(None, ge=0, lt=1000, description=Sampling.model_fields["steps_offset"].description)
+    bits: int | None = Field(None, ge=4, le=20, description=Sampling.model_fields["bits"].description)
 
 
 class ImageSpec(Spec):

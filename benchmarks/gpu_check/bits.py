@@ -17,7 +17,7 @@ from transformers.utils import logging as transformers_logging
 
 from edict import EDICT, Pair
 from edict.lattice import to_lattice
-from edict.samplers import resolve
+from edict.samplers import resolved, sampling
 from edict.samplers.base import BITS
 
 CAPTIONS = ("a red heart on a blue background", "a bear", "two green apples", "a star, at night")
@@ -47,8 +47,8 @@ def latents(model: EDICT, count: int, executed: int, sampler: str = "edict") -> 
     drawn = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(model.device)
     end = model.model.clean()
     x = to_lattice(drawn, end.scale(0), BITS)
-    clean = Pair(x, x.clone(), end, 0, BITS, GUIDANCE, count, "edict", resolve("edict", 0, {}))
-    return model.prepare(clean, steps=STEPS, strength=executed / STEPS, guidance_scale=GUIDANCE, sampler=sampler)
+    clean = Pair(x, x.clone(), end, 0, resolved(sampling(guidance_scale=GUIDANCE, bits=BITS), 0), count)
+    return model.prepare(clean, sampling(steps=STEPS, strength=executed / STEPS, guidance_scale=GUIDANCE, name=sampler))
 
 
 @torch.inference_mode()

@@ -22,6 +22,7 @@ from benchmarks.gpu_check.variants import VARIANTS, answered, forward_as
 from edict import EDICT
 from edict.determinism import tf32
 from edict.integration import Integration, solve
+from edict.samplers import parameters
 from pipeline.cost import NEAR, clocked, fresh, peak, smallest, timed
 
 CALLS = 2 * STEPS  # EDICT calls the network twice per step
@@ -212,7 +213,7 @@ class Speed:
             without, with_text = (model.model.predict(given, timestep, of) for of in (empty, text))
             return without + GUIDANCE * (with_text - without)
 
-        p = float(pair.parameters["p"])
+        p = float(parameters(pair.sampling)["p"])
         invert = partial(published.invert, x, x, pair.schedule, predict, p)
         seconds = STEPS * self.timed(invert, model.device) / pair.position
         again = published.generate(*invert(), pair.schedule, predict, p)

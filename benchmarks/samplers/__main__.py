@@ -18,7 +18,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from benchmarks.record import RESULTS
 from edict.checkpoint import locate
 from edict.models import describe
-from edict.samplers import SAMPLERS
+from edict.samplers import SAMPLERS, sampling
 from jobs.evaluation.edits import interval
 from jobs.evaluation.record import table
 
@@ -103,7 +103,8 @@ def keep(figure: Figure, name: str) -> None:
 
 def there_and_back(row: Row) -> int:
     """Calls of the network for an edit."""
-    sampler, schedule = SAMPLERS[row["sampler"]], describe(locate()).schedule(row["steps"], row["strength"])
+    settings = sampling(name=row["sampler"], steps=row["steps"], strength=row["strength"])
+    sampler, schedule = SAMPLERS[settings.name], describe(locate()).schedule(settings)
     return len(
         sampler.evaluated_steps(schedule, schedule.num_steps, 0)
         + sampler.evaluated_steps(schedule, 0, schedule.num_steps)

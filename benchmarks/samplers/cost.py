@@ -16,7 +16,7 @@ import torch
 from benchmarks.record import numbers, parser, save
 from benchmarks.samplers.drawings import drawings
 from edict import EDICT, Pair
-from edict.samplers import SAMPLERS
+from edict.samplers import SAMPLERS, sampling
 from jobs.evaluation.record import table
 
 DIRECTIONS = ("inversion", "generation")
@@ -63,7 +63,7 @@ def main() -> None:
     clean = model.encode([picture.image for picture in shown])
 
     def ready(name: str, steps: int, start: Pair) -> Pair:
-        return model.prepare(start, steps=steps, strength=1.0, guidance_scale=given.guidance, sampler=name)
+        return model.prepare(start, sampling(steps=steps, strength=1.0, guidance_scale=given.guidance, name=name))
 
     counts = []
     for steps, name in product(given.steps, SAMPLERS):

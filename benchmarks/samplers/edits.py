@@ -17,7 +17,7 @@ import torch
 
 from benchmarks.record import numbers, parser, save
 from edict import EDICT, Pair
-from edict.samplers import SAMPLERS, resolve
+from edict.samplers import SAMPLERS, resolved, sampling
 from edict.training.emoji import KINDS
 from jobs.evaluation.edits import Edited, Setting, best, by_edict, edit_batch, interval, mean_interval
 from jobs.evaluation.record import table
@@ -45,7 +45,8 @@ def by_sampler(
     name: str, model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float
 ) -> Edited:
     """The inversion under the source's caption and the generation under the target's by any sampler."""
-    ready = replace(start, sampler=name, parameters=resolve(name, start.schedule.num_steps, {}))
+    settings = sampling(name=name, **start.sampling.model_dump(exclude={"name", "p", "gamma"}))
+    ready = replace(start, sampling=resolved(settings, start.schedule.num_steps))
     return by_edict(model, ready, sources, targets, guidance_scale)
 
 

@@ -21,7 +21,7 @@ from benchmarks.samplers.drawings import drawings
 from edict import EDICT, Pair
 from edict.lattice import to_lattice
 from edict.model import BITS
-from edict.samplers import SAMPLERS, resolve
+from edict.samplers import SAMPLERS, resolved, sampling
 from edict.training.emoji import BACKGROUNDS
 from jobs.evaluation.edits import mean_interval
 from jobs.evaluation.record import table
@@ -31,15 +31,16 @@ SHEET = Path(__file__).parents[2] / "docs" / "pictures" / "samplers_drawn.png"
 
 def noised(model: EDICT, name: str, captions: Sequence[str], given: Any, steps: int) -> Pair:
     """A pair to draw from, of Gaussian noise of one seed: x is y; of a two-step method y is one step of DDIM ahead."""
-    schedule = model.model.schedule(steps)
+    schedule = model.model.schedule(sampling(steps=steps))
     channels, side = model.network.config.in_channels, model.network.config.sample_size
     noise = torch.randn(
         (len(captions), channels, side, side), dtype=torch.float64, generator=torch.Generator().manual_seed(0)
     )
     x = to_lattice(noise, schedule.scale(0), BITS)
-    pair = Pair(x, x.clone(), schedule, 0, BITS, given.guidance, given.batch, "ddim")
+    settings = {"steps": steps, "guidance_scale": given.guidance, "bits": BITS}
+    pair = Pair(x, x.clone(), schedule, 0, sampling(name="ddim", **settings), given.batch)
     ahead = pair.x if not SAMPLERS[name].y_lead else model.move(pair, captions, SAMPLERS[name].y_lead)[0].x
-    return replace(pair, y=ahead, sampler=name, parameters=resolve(name, schedule.num_steps, {}))
+    return replace(pair, y=ahead, sampling=resolved(sampling(name=name, **settings), steps))
 
 
 def drawn(model: EDICT, name: str, captions: Sequence[str], given: Any, steps: int) -> tuple[list[Image.Image], int]:
@@ -130,7 +131,10 @@ def measure(model: EDICT, given: Any) -> tuple[dict[str, Any], dict[str, list[Im
     names = [name for name in reversed(SAMPLERS) if name != "ddim_euler"]  # It generates as ddim does.
     for steps, name in product(given.steps, names):
         images, lost = drawn(model, name, captions, given, steps)
-        calls = len(SAMPLERS[name].evaluated_steps(model.model.schedule(steps), 0, steps)) + SAMPLERS[name].y_lead
+        calls = (
+            len(SAMPLERS[name].evaluated_steps(model.model.schedule(sampling(steps=steps)), 0, steps))
+            + SAMPLERS[name].y_lead
+        )
         add(name, images, steps, calls=calls, left_the_lattice=lost)
         if steps == min(given.steps):
             shown[name] = images

@@ -18,7 +18,7 @@ from benchmarks.record import numbers, parser, save
 from benchmarks.samplers.round_trips import distance
 from edict import EDICT, Pair
 from edict.integration import Predict
-from edict.samplers import SAMPLERS, two_step
+from edict.samplers import SAMPLERS, sampling, two_step
 from edict.schedule import Schedule
 from jobs.evaluation.edits import Edited, Method, by_edict, mean_interval
 from jobs.evaluation.record import table
@@ -64,7 +64,7 @@ def by_floats(
     weight: Weight, model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float
 ) -> Edited:
     """Invert under the source's caption and generate under the target's, in float64."""
-    predict = model.predictor(sources, start.guidance_scale)
+    predict = model.predictor(sources, start.sampling.guidance_scale)
     states = invert(start.to_float()[0], start.schedule, predict, weight)
     return generate(states, start.schedule, model.predictor(targets, guidance_scale), weight), set()
 
@@ -80,11 +80,8 @@ def limit(model: EDICT, edits: Sequence[Edit], steps: int, guidance_scale: float
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
     start = model.prepare(
         model.encode([edit.source.image for edit in edits], bits=SAMPLERS["obelm"].bits),
-        steps=steps,
-        strength=1.0,
-        guidance_scale=guidance_scale,
-        batch_size=len(edits),
-        sampler="obelm",
+        sampling(steps=steps, strength=1.0, guidance_scale=guidance_scale, name="obelm"),
+        len(edits),
     )
     weights = [two_step.obelm(start.schedule, k) for k in range(1, start.schedule.num_evaluated_steps)]
     methods: dict[str, Method] = {
@@ -119,12 +116,8 @@ def rounding(model: EDICT, edits: Sequence[Edit], steps: int, offset: int) -> di
         clean = model.encode([edit.source.image for edit in edits], bits=bits)
         start = model.prepare(
             clean,
-            steps=steps,
-            strength=1.0,
-            guidance_scale=1.0,
-            batch_size=len(edits),
-            sampler="obelm",
-            steps_offset=offset,
+            sampling(steps=steps, strength=1.0, guidance_scale=1.0, name="obelm", steps_offset=offset),
+            len(edits),
         )
         pair, _ = model.move(start, [edit.source.caption for edit in edits], 0)
         noise[bits] = pair.to_float()[0]

@@ -18,7 +18,7 @@ from benchmarks.samplers.drawings import drawings
 from edict import EDICT
 from edict.integration import solve_floats
 from edict.model import BITS
-from edict.samplers import SAMPLERS
+from edict.samplers import SAMPLERS, parameters, sampling
 from jobs.evaluation.edits import mean_interval
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import Captioned, squared_error
@@ -32,7 +32,7 @@ def ode(
     model: EDICT, shown: Sequence[Captioned], steps: int, timesteps: Sequence[int], batch: int
 ) -> dict[int, torch.Tensor]:
     """The noise, float64 [N, C, H, W], at those of the timesteps that are on the schedule of so many steps."""
-    schedule = model.model.schedule(steps)
+    schedule = model.model.schedule(sampling(steps=steps))
     parts: dict[int, list[torch.Tensor]] = {t: [] for t in sorted(timesteps) if t in schedule.timesteps}
     for first in range(0, len(shown), batch):
         rows = shown[first : first + batch]
@@ -55,7 +55,7 @@ def distance(noise: torch.Tensor, other: torch.Tensor) -> np.ndarray:
 def measure(model: EDICT, shown: Sequence[Captioned], given: Any) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """The rows of every run, step count and sampler, and how far half the ODE's steps are from all."""
     images, captions = [picture.image for picture in shown], [picture.caption for picture in shown]
-    ends = {steps: int(model.model.schedule(steps).timesteps[0]) for steps in given.steps}
+    ends = {steps: int(model.model.schedule(sampling(steps=steps)).timesteps[0]) for steps in given.steps}
     real = ode(model, shown, given.ode, list(ends.values()), given.batch)
     half = ode(model, shown, given.ode // 2, list(ends.values()), given.batch)
     reference = [{"timestep": t, "half": mean_interval(distance(half[t], real[t]))} for t in half]
@@ -66,7 +66,7 @@ def measure(model: EDICT, shown: Sequence[Captioned], given: Any) -> tuple[list[
         base = squared_error(model.decode(clean.to_float()[0]), images)
         for steps, name in product(given.steps, SAMPLERS):
             about = {"steps": steps, "guidance_scale": guidance_scale}
-            start = model.prepare(clean, **about, strength=1.0, batch_size=given.batch, sampler=name)
+            start = model.prepare(clean, sampling(**about, strength=1.0, name=name), given.batch)
             noise, lost = model.move(start, captions, 0)
             again, more = model.move(noise, captions, start.position)
             sound = np.array([i not in lost | more for i in range(len(shown))])
@@ -81,7 +81,7 @@ def measure(model: EDICT, shown: Sequence[Captioned], given: Any) -> tuple[list[
                     values["to_fine"] = distance(x, fine[steps, name])
             row = {
                 "sampler": name,
-                "parameters": {parameter: float(value) for parameter, value in start.parameters.items()},
+                "parameters": {parameter: float(value) for parameter, value in parameters(start.sampling).items()},
                 **about,
                 "calls": len(SAMPLERS[name].evaluated_steps(start.schedule, start.position, 0)),
                 "bits": bits,

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from edict import EDICT
-from edict.samplers import SAMPLERS
-from edict.schedule import executed
+from edict.samplers import SAMPLERS, sampling
 from jobs.evaluation.edits import interval, mean_interval
 from jobs.evaluation.truth import Edit, outside_error, squared_error
+from schemas.sampling import executed
 
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 P = SAMPLERS["edict"].parameters["p"]
@@ -75,9 +75,7 @@ def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Nam
     steps, inverted_at = one["steps"], one["inverted_at"]
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
     pair = model.encode([edit.source.image for edit in edits])
-    pair = model.prepare(
-        pair, steps=steps, strength=1.0, guidance_scale=inverted_at, batch_size=given.batch, p=one["p"]
-    )
+    pair = model.prepare(pair, sampling(steps=steps, strength=1.0, guidance_scale=inverted_at, p=one["p"]), given.batch)
     drawings = np.array([edit.drawings for edit in edits])
     rows, lost = [], set[int]()
     for strength, guidance_scale in sorted(branches(**one)):
@@ -89,7 +87,7 @@ def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Nam
         pictures = model.decode(edited.to_float()[0])
         failed = np.isin(np.arange(len(edits)), [*lost, *met])
         errors = np.where(failed, np.nan, squared_error(pictures, [edit.target.image for edit in edits]))
-        calls = len(SAMPLERS[pair.sampler].evaluated_steps(pair.schedule, steps - ran, steps))
+        calls = len(SAMPLERS[pair.sampling.name].evaluated_steps(pair.schedule, steps - ran, steps))
         rows.append(
             {
                 **one,

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from edict import EDICT
-from edict.samplers import SAMPLERS
-from edict.schedule import executed
+from edict.samplers import SAMPLERS, sampling
 from jobs.evaluation.edits import interval, mean_interval
 from jobs.evaluation.truth import Edit, outside_error, squared_error
 from jobs.preview import evaluations
+from schemas.sampling import executed
 
 STEPS, STRENGTHS = 20, (0.8, 1.0)
 INTERVALS = (None, [0.28, 5.42], [0.28, 2.9], [0.28, 1.5], [1.0, 5.42])
@@ -44,18 +44,15 @@ def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Nam
     for limits, strength in product(INTERVALS, STRENGTHS):
         start = model.prepare(
             clean,
-            steps=STEPS,
-            strength=strength,
-            guidance_scale=one["guidance_scale"],
-            batch_size=given.batch,
-            guidance_interval=limits,
+            sampling(steps=STEPS, strength=strength, guidance_scale=one["guidance_scale"], guidance_interval=limits),
+            given.batch,
         )
         noise, lost = model.move(start, sources, 0)
         edited, met = model.move(noise, targets, start.position)
         pictures = model.decode(edited.to_float()[0])
         failed = np.isin(np.arange(len(edits)), [*lost, *met])
         errors = np.where(failed, np.nan, squared_error(pictures, truth))
-        depth, sampler = executed(STEPS, strength), SAMPLERS[start.sampler]
+        depth, sampler = executed(STEPS, strength), SAMPLERS[start.sampling.name]
         outside = start.schedule.outside(limits)
         rows.append(
             {

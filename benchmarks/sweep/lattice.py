@@ -15,9 +15,10 @@ from benchmarks.sweep.noise import spread
 from edict import EDICT, Pair
 from edict.lattice import to_lattice
 from edict.model import BITS, Faults
-from edict.schedule import executed
+from edict.samplers import sampling
 from jobs.evaluation.truth import Edit, squared_error
 from pipeline.parts import Row, nested, storable, to_parquet, to_table
+from schemas.sampling import executed
 
 SWEPT = (4, 6, 8, 10, 12, 14, 16, 20)
 FINEST = 30  # bits of what noise and edits are compared with
@@ -92,7 +93,7 @@ def round_trip(model: EDICT, edits: Sequence[Edit], bits: int, sampler: str, giv
     """Inversion to the noise and regeneration, from which the edits branch off at their strength."""
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
     start = model.encode([edit.source.image for edit in edits], bits=bits)
-    start = model.prepare(start, steps=given.steps, strength=1.0, guidance_scale=given.guidance, sampler=sampler)
+    start = model.prepare(start, sampling(steps=given.steps, strength=1.0, guidance_scale=given.guidance, name=sampler))
     noise, lost = model.move(start, sources, 0)
     branch, more = model.move(noise, sources, start.position - executed(given.steps, given.strength))
     again, and_more = model.move(branch, sources, start.position)
@@ -111,7 +112,7 @@ def as_floats(noise: Pair, dtype: torch.dtype) -> dict[str, Any]:
         table = table.set_column(table.schema.get_field_index(name), field, column)
         wrong += int((to_lattice(floats, scale, noise.bits) != states).sum())
     stored = str(dtype).removeprefix("torch.")
-    return {"sampler": noise.sampler, "bits": stored, "bytes": stored_bytes(table), "integers_differing": wrong}
+    return {"sampler": noise.sampling.name, "bits": stored, "bytes": stored_bytes(table), "integers_differing": wrong}
 
 
 def part(noise: Pair) -> pa.Table:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from edict import EDICT, Pair
-from edict.samplers import SAMPLERS
+from edict.samplers import SAMPLERS, parameters, sampling
 from jobs.evaluation.truth import Edit
 from pipeline.parts import storable
 
@@ -46,15 +46,17 @@ def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Nam
     start = model.encode([edit.source.image for edit in edits])
     start = model.prepare(
         start,
-        steps=one["steps"],
-        strength=1.0,
-        guidance_scale=one["guidance_scale"],
-        sampler=one["sampler"],
-        **dict.fromkeys(SAMPLERS[one["sampler"]].parameters, one["given"]),
+        sampling(
+            steps=one["steps"],
+            strength=1.0,
+            guidance_scale=one["guidance_scale"],
+            name=one["sampler"],
+            **dict.fromkeys(SAMPLERS[one["sampler"]].parameters, one["given"]),
+        ),
     )
     pair, faults = model.move(start, [edit.source.caption for edit in edits], 0)
     left = {*faults, *storable(pair)}
-    weight = next((float(value) for value in pair.parameters.values()), None)
+    weight = next((float(value) for value in parameters(pair.sampling).values()), None)
     return [{**one, "weight": weight, "left_the_lattice": len(left), **spread(pair, left)}]
 
 

@@ -17,6 +17,7 @@ from edict.checkpoint import read_config, sample_size
 from edict.models.flow import FlowModel
 from edict.models.model import Conditions, cut_short, timesteps_of, tokens_of
 from edict.schedule import Schedule, flow
+from schemas.sampling import Sampling
 
 if TYPE_CHECKING:
     from diffusers import FluxTransformer2DModel
@@ -61,10 +62,11 @@ class Flux(FlowModel):
         joint = transformer.joint_attention_dim
         self._check_equal("transformer.joint_attention_dim", joint, t5.d_model, "text_encoder_2")
 
-    def schedule(self, steps: int, strength: float = 1.0, steps_offset: int | None = None) -> Schedule:
-        sigmas = None if self.scheduler_config.get("use_flow_sigmas") else np.linspace(1.0, 1 / max(steps, 1), steps)
+    def schedule(self, sampling: Sampling) -> Schedule:
+        steps = sampling.steps
+        sigmas = None if self.scheduler_config.get("use_flow_sigmas") else np.linspace(1.0, 1 / steps, steps)
         tokens = (self.size // self._factor() // 2) ** 2  # a token is 2x2 latents
-        return flow(self.scheduler_config, steps, strength, tokens=tokens, sigmas=sigmas, steps_offset=steps_offset)
+        return flow(self.scheduler_config, sampling, tokens=tokens, sigmas=sigmas)
 
     def condition(self, captions: Sequence[str]) -> Conditions:
         clip = tokens_of(self.tokenizer, captions, self.tokenizer.model_max_length, self.device)

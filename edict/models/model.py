@@ -24,6 +24,7 @@ from edict.models.parts import (
     placeholders,
 )
 from edict.schedule import Schedule
+from schemas.sampling import Sampling
 
 if TYPE_CHECKING:
     from diffusers import AutoencoderKL
@@ -209,10 +210,10 @@ class Model(ABC):
     def _size(self) -> int: ...
 
     @abstractmethod
-    def schedule(self, steps: int, strength: float = 1.0, steps_offset: int | None = None) -> Schedule:
-        """The last executed(steps, strength) of its own `steps` steps; with another `steps_offset`, where one is given.
+    def schedule(self, sampling: Sampling) -> Schedule:
+        """Return the executed steps of the checkpoint's own schedule, the last `sampling.executed_steps` of it.
 
-        Raises ValueError where there are none, or it takes no offset.
+        Raises ValueError if the schedule has no such number of steps, or takes no `steps_offset`.
         """
 
     @abstractmethod

@@ -14,6 +14,7 @@ from edict.schedule import (
     noise_of_velocity,
     schedule,
 )
+from schemas.sampling import Sampling
 
 PREDICTIONS = ("epsilon", "v_prediction")
 
@@ -51,8 +52,8 @@ class NoiseModel(Model):
                 "linear, scaled_linear, squaredcos_cap_v2 or trained_betas"
             ) from error
 
-    def schedule(self, steps: int, strength: float = 1.0, steps_offset: int | None = None) -> Schedule:
-        return schedule(self.scheduler_config, steps, strength, steps_offset)
+    def schedule(self, sampling: Sampling) -> Schedule:
+        return schedule(self.scheduler_config, sampling.steps, sampling.strength, sampling.steps_offset)
 
     def clean(self) -> Schedule:
         return Schedule((), (final_alpha(self.scheduler_config),))

@@ -10,6 +10,7 @@ from edict.checkpoint import read_config, sample_size
 from edict.models.flow import FlowModel
 from edict.models.model import Conditions, cut_short, timesteps_of, tokens_of
 from edict.schedule import Schedule, flow
+from schemas.sampling import Sampling
 
 if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel
@@ -59,9 +60,9 @@ class StableDiffusion3(FlowModel):
                 "transformer.joint_attention_dim", transformer.joint_attention_dim, width, "text_encoder_3"
             )
 
-    def schedule(self, steps: int, strength: float = 1.0, steps_offset: int | None = None) -> Schedule:
+    def schedule(self, sampling: Sampling) -> Schedule:
         side = self.size // self._factor() // read_config(self.folder, "transformer").get("patch_size", 2)
-        return flow(self.scheduler_config, steps, strength, tokens=side**2, steps_offset=steps_offset)
+        return flow(self.scheduler_config, sampling, tokens=side**2)
 
     def condition(self, captions: Sequence[str]) -> Conditions:
         hidden, pooled = [], []

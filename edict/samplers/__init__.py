@@ -1,16 +1,21 @@
-"""The samplers by name, and what their parameters are.
+"""The samplers by name, and their settings.
 
-A new one is a file here, a line in SAMPLERS and its name in schemas.specs.SamplerSpec.
+A new one is a file here, a line in SAMPLERS, and its name in schemas.sampling.
 """
 
-from collections.abc import Mapping
 from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
 
 from edict.lattice import as_fraction
 from edict.samplers.base import Sampler
 from edict.samplers.ddim import DDIM, DDIM_EULER
 from edict.samplers.edict import EDICT
 from edict.samplers.two_step import BDIA, OBELM
+from schemas.errors import expected
+from schemas.sampling import Sampling
 
 SAMPLERS: dict[str, Sampler] = {
     "edict": EDICT,
@@ -21,29 +26,43 @@ SAMPLERS: dict[str, Sampler] = {
 }
 
 
-def named(name: str) -> Sampler:
-    """Raises ValueError where there is no such sampler."""
-    if name not in SAMPLERS:
-        raise ValueError(f"no sampler {name!r}: give one of {', '.join(SAMPLERS)}")
-    return SAMPLERS[name]
+def sampling(**settings: Any) -> Sampling:
+    """Return the settings of a sampler, the fields of `Sampling`, validated. Numbers may be NumPy's.
 
-
-def resolve(name: str, executed_steps: int, given: Mapping[str, float | None]) -> dict[str, Fraction]:
-    """The parameters of the sampler `name`: as given, or, where none is or it is None, their defaults.
-
-    A default is the published value up to 50 steps; above, what expands the states' distance as much as 50 steps do.
-    Raises ValueError where there is no such sampler or parameter, or it is out of range.
+    Raises:
+        ValueError: a setting is unknown, out of its range, or another sampler's.
     """
-    defaults = named(name).parameters
-    if strange := given.keys() - defaults.keys():
-        takes = " and ".join(defaults) or "no parameter"
-        raise ValueError(f"{', '.join(sorted(strange))}: the sampler {name} takes {takes}")
-    weights = dict[str, Fraction]()
-    for parameter, default in defaults.items():
-        value = given.get(parameter)
+    plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+    if isinstance(interval := plain.get("guidance_interval"), tuple):
+        plain["guidance_interval"] = list(interval)
+    try:
+        return Sampling(**plain)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        if not first["loc"]:  # settings that do not go together
+            raise ValueError(f"expected {expected(first)}") from error
+        name = str(first["loc"][0])
+        if first["type"] == "extra_forbidden":
+            raise ValueError(f"no setting {name!r}: expected one of {', '.join(Sampling.model_fields)}") from error
+        shown = "sampler" if name == "name" else name
+        raise ValueError(f"{shown} is {plain[name]!r}: expected {expected(first)}") from error
+
+
+def resolved(given: Sampling, executed_steps: int) -> Sampling:
+    """Return settings with the default of each parameter of the sampler that is None.
+
+    The default of p and gamma is the published value up to 50 steps. Above, it is the value that expands the difference
+    of the states as much as 50 steps do.
+    """
+    sampler, found = SAMPLERS[given.name], dict[str, float | int]()
+    for name, default in sampler.parameters.items():
+        value = getattr(given, name)
         if value is None:
             value = default if executed_steps <= 50 else round(default ** (50 / executed_steps), 4)
-        weights[parameter] = as_fraction(value)
-        if not 0.5 <= weights[parameter] <= 1:
-            raise ValueError(f"{parameter} is {value}: it lies between 0.5 and 1")
-    return weights
+        found[name] = float(as_fraction(value))
+    return given.model_copy(update={**found, "bits": given.bits or sampler.bits})
+
+
+def parameters(given: Sampling) -> dict[str, Fraction]:
+    """Return the weights of a sampler, p or gamma, of `resolved` settings."""
+    return {name: as_fraction(value) for name, value in given.parameters.items()}

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edict.samplers import sampling
 from jobs.errors import reported
 
 if TYPE_CHECKING:
@@ -240,7 +241,7 @@ def _check_steps(model: "EDICT", strengths: "Iterable[float]", steps: list[int])
             raise EvaluationError(f"strength {strength:g}: expected more than 0 and at most 1")
         for number in steps:
             try:
-                model.model.schedule(number, strength)
+                model.model.schedule(sampling(steps=number, strength=strength))
             except ValueError as error:
                 raise EvaluationError(f"--steps: {error}") from error
 

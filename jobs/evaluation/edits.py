@@ -21,11 +21,12 @@ from transformers.utils import logging
 from edict import EDICT, Control, Pair
 from edict.attention import without_effect
 from edict.integration import solve_floats
-from edict.schedule import executed
+from edict.samplers import sampling
 from edict.training.emoji import KINDS
 from jobs.evaluation.errors import EvaluationError
 from jobs.evaluation.truth import Edit, outside_error, squared_error
 from pipeline.progress import Progress
+from schemas.sampling import executed
 
 
 class Setting(NamedTuple):
@@ -56,7 +57,7 @@ def by_ddim(
     model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float, *, sampler: str
 ) -> Edited:
     """Edit by DDIM inversion, whose convention is that of `sampler`, and generation along one schedule."""
-    schedule, predict = start.schedule, model.predictor(sources, start.guidance_scale)
+    schedule, predict = start.schedule, model.predictor(sources, start.sampling.guidance_scale)
     noise = solve_floats(start.to_float()[0], sampler, schedule, predict, schedule.num_steps, 0)
     predict = model.predictor(targets, guidance_scale)
     return solve_floats(noise, sampler, schedule, predict, 0, schedule.num_steps), set()
@@ -211,7 +212,7 @@ def edit_batch(
     """The pictures that a method makes of at most `batch` edits, and which of them failed."""
     start = model.encode([edit.source.image for edit in edits])
     scale = setting.inverted_at
-    start = model.prepare(start, steps=steps, strength=setting.strength, guidance_scale=scale, batch_size=batch)
+    start = model.prepare(start, sampling(steps=steps, strength=setting.strength, guidance_scale=scale), batch)
     sources, targets = (
         [end.caption for end in ends] for ends in zip(*((e.source, e.target) for e in edits), strict=True)
     )

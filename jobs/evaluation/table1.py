@@ -13,6 +13,7 @@ import torch
 
 from edict import EDICT, Pair
 from edict.integration import solve_floats
+from edict.samplers import parameters, sampling
 from jobs.evaluation.truth import Captioned, squared_error
 from pipeline.progress import Progress
 
@@ -52,7 +53,7 @@ def measure(model: EDICT, shown: Sequence[Captioned], *, steps: Sequence[int], b
             for prompt, guidance_scale in PROMPTS.items():
                 for count in steps:
                     start = model.prepare(
-                        clean, steps=count, strength=1.0, guidance_scale=guidance_scale, batch_size=batch
+                        clean, sampling(steps=count, strength=1.0, guidance_scale=guidance_scale), batch
                     )
                     about = {"method": method, "prompt": prompt, "guidance_scale": guidance_scale, "steps": count}
                     published = PAPER.get((method, prompt), {})
@@ -84,7 +85,7 @@ def by_edict(model: EDICT, start: Pair, shown: Sequence[Captioned]) -> dict[str,
     lost = faults | more
     row = {
         "n": len(shown),
-        "p": float(start.parameters["p"]),
+        "p": float(parameters(start.sampling)["p"]),
         "left_the_lattice": len(lost),
         "seconds_per_image": seconds / len(shown),
     }
@@ -113,7 +114,7 @@ def by_ddim(model: EDICT, start: Pair, shown: Sequence[Captioned], *, sampler: s
     began = time.perf_counter()
     for first in range(0, len(shown), start.batch_size):
         rows = slice(first, first + start.batch_size)
-        predict = model.predictor([picture.caption for picture in shown[rows]], start.guidance_scale)
+        predict = model.predictor([picture.caption for picture in shown[rows]], start.sampling.guidance_scale)
         noise = solve_floats(latents[rows], sampler, start.schedule, predict, depth, 0)
         parts.append(solve_floats(noise, sampler, start.schedule, predict, 0, depth))
     seconds = time.perf_counter() - began

@@ -7,7 +7,7 @@ import torch
 from edict import Pair
 from edict.integration import Integration, Predict, solve
 from edict.lattice import to_lattice
-from edict.samplers import resolve
+from edict.samplers import resolved, sampling
 from edict.schedule import Schedule
 from tests.edict.oracle import analytic
 
@@ -29,8 +29,8 @@ class Run:
     def __init__(
         self, name: str, plan: Schedule, bits: int = 12, predict: Predict = analytic, **parameters: float
     ) -> None:
-        self.name, self.plan, self.bits, self.predict = name, plan, bits, predict
-        self.parameters = resolve(name, plan.num_steps, parameters)
+        self.plan, self.predict = plan, predict
+        self.sampling = resolved(sampling(name=name, bits=bits, **parameters), plan.num_steps)
 
     def invert(self, states: States, start: int | None = None, stop: int = 0) -> States:
         return self._move(states, self.plan.num_steps if start is None else start, stop)
@@ -39,7 +39,7 @@ class Run:
         return self._move(states, start, self.plan.num_steps if stop is None else stop)
 
     def _move(self, states: States, start: int, stop: int) -> States:
-        pair = Pair(*states, self.plan, start, self.bits, 1.0, len(states[0]), self.name, self.parameters)
+        pair = Pair(*states, self.plan, start, self.sampling, len(states[0]))
         integration, self.calls = Integration(pair, stop), list[float]()
         self.monitor = integration.monitor
         moved = solve(integration, self._predict)

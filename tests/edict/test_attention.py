@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from edict import EDICT, Blend, Control, LatticeOverflow, NonFinite, Pair, attention, guidance
 from edict.attention import Place, WordNotFound, align, attending, batches, find, mask, rows, split
+from edict.samplers import sampling
 from tests.edict.checkpoints import Folder, stable_diffusion_xl
 
 SOURCES = ["red heart", "a cat on a blue background", "dog face", "two green apples, close together"]
@@ -53,7 +54,7 @@ def equal(one: Pair, other: Pair) -> bool:
 
 def inverted(model: EDICT, images: list[Image.Image], *, guidance_scale: float, steps: int = 4) -> tuple[Pair, Pair]:
     start = model.encode(images[:4])
-    ready = model.prepare(start, steps=steps, strength=1.0, guidance_scale=guidance_scale, batch_size=4)
+    ready = model.prepare(start, sampling(steps=steps, strength=1.0, guidance_scale=guidance_scale), 4)
     noise, faults = model.move(ready, SOURCES, 0)
     assert not faults
     return ready, noise
@@ -95,9 +96,7 @@ def test_bases_come_back_where_guidance_has_an_interval(model: EDICT, images: li
     """Outside it an edit's scale is 1, as its base's is: with both inside, and without, it is another edit."""
     start = model.encode(images[:4])
     for interval in ((0.5, 5.0), (0, 0.01)):
-        ready = model.prepare(
-            start, steps=4, strength=1.0, guidance_scale=3.0, batch_size=4, guidance_interval=interval
-        )
+        ready = model.prepare(start, sampling(steps=4, strength=1.0, guidance_scale=3.0, guidance_interval=interval), 4)
         noise, _ = model.move(ready, SOURCES, 0)
         made, plain = (
             model.edit(noise, SOURCES, PROMPTS, control=Control(), guidance_scale=scale)[0] for scale in (7.0, 1.0)
@@ -411,7 +410,7 @@ def test_weights_change_what_a_word_does(model: EDICT, images: list[Image.Image]
 
 
 def test_a_word_that_is_not_there_is_said(model: EDICT, images: list[Image.Image]) -> None:
-    noise = model.prepare(model.encode(images[:1]), steps=2, strength=1.0, guidance_scale=1.0, batch_size=2)
+    noise = model.prepare(model.encode(images[:1]), sampling(steps=2, strength=1.0, guidance_scale=1.0), 2)
     noise = replace(noise, position=0)
     for control, message in (
         (Control(weights={"snow": 2.0}), "'snow' has a weight, but is not in the prompt"),
@@ -436,7 +435,7 @@ def test_a_share_out_of_range_is_refused(name: str, control: dict) -> None:
 
 
 def test_what_does_not_fit_is_refused(model: EDICT, images: list[Image.Image]) -> None:
-    pair = model.prepare(model.encode(images[:2]), steps=1, strength=1.0, guidance_scale=1.0)
+    pair = model.prepare(model.encode(images[:2]), sampling(steps=1, strength=1.0, guidance_scale=1.0))
     with pytest.raises(ValueError, match="2 pairs but 1 lists of prompts"):
         model.edit(pair, SOURCES[:2], [["a"]], control=Control())
     with pytest.raises(ValueError, match=r"the mask is \[8, 8, 8\]: make it \[2, 8, 8\], one an edit"):

@@ -14,6 +14,7 @@ from PIL import Image
 from torch._inductor.utils import fresh_cache
 
 from edict import EDICT, Control, ModelError, Pair
+from edict.samplers import sampling
 from jobs.prompts import resolve
 from pipeline.job import JobChanged, check_job, invert_fingerprint, open_job, weights_of
 from pipeline.run import edit_task
@@ -50,7 +51,7 @@ pytestmark = pytest.mark.skipif(
 def inverted(model: EDICT, start: Pair, steps: int = 4, batch_size: int = 2) -> Pair:
     """With guidance and, at the other steps, without: calls of two shapes."""
     interval = (1.0, 1000.0)
-    assert 0 < len(model.model.schedule(steps).outside(interval)) < steps
+    assert 0 < len(model.model.schedule(sampling(steps=steps)).outside(interval)) < steps
     return model.invert(
         start, TEXTS, steps=steps, guidance_scale=7.0, guidance_interval=interval, batch_size=batch_size
     )

@@ -13,6 +13,7 @@ from torch import nn
 from edict import EDICT
 from edict.integration import RangeMonitor
 from edict.lattice import LIMIT, LatticeOverflow, NonFinite, from_lattice, largest, to_lattice
+from edict.samplers import sampling
 from pipeline.parts import STORED, storable
 from tests.edict.checkpoints import Folder
 
@@ -76,7 +77,7 @@ def test_the_smallest_integer_is_large(small: EDICT, images: list[Image.Image]) 
 def test_a_state_beyond_the_lattice_is_a_fault_from_the_start(
     small: EDICT, images: list[Image.Image], state: int
 ) -> None:
-    start = small.prepare(small.encode(images[:3]), steps=2, strength=1.0, guidance_scale=1.0)
+    start = small.prepare(small.encode(images[:3]), sampling(steps=2, strength=1.0, guidance_scale=1.0))
     wild = replace(start, x=start.x.clone(), y=start.y.clone())
     wild.x[1, 0, 0, 0] = wild.y[1, 0, 0, 0] = state
     (moved, faults), (expected, none) = (small.move(pair, TEXTS, 0) for pair in (wild, start))
@@ -116,7 +117,7 @@ def test_a_text_encoder_that_gives_nan_is_a_fault_of_its_caption(
 ) -> None:
     """One word has no finite embedding."""
     model = EDICT.from_pretrained(folder(kind))
-    start = model.prepare(model.encode(images[:3]), steps=1, strength=1.0, guidance_scale=3.0)
+    start = model.prepare(model.encode(images[:3]), sampling(steps=1, strength=1.0, guidance_scale=3.0))
     expected, none = model.move(start, TEXTS, 0)
     encoder, tokenizer = model.model.text_encoder, model.model.tokenizer
     encoder.get_input_embeddings().weight.data[_own_token(tokenizer, 1)] = torch.nan

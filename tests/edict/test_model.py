@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from fractions import Fraction
 
 import pytest
 import torch
@@ -13,8 +12,8 @@ from PIL import Image
 from edict import EDICT, LatticeOverflow, NonFinite, Pair
 from edict.checkpoint import DEFAULT
 from edict.lattice import from_lattice
-from edict.samplers import SAMPLERS, resolve
-from edict.schedule import executed
+from edict.samplers import SAMPLERS, resolved, sampling
+from schemas.sampling import Sampling, executed
 from tests.edict import oracle
 
 Pictures = list[Image.Image]
@@ -78,7 +77,7 @@ def test_generation_returns_the_very_integers(
     start = model.encode(images[:1])
     pair = model.invert(start, captions[:1], steps=steps, strength=strength, guidance_scale=guidance_scale, p=p)
     assert pair.position == 0
-    assert p is None or pair.parameters == {"p": Fraction(str(p))}
+    assert p is None or pair.sampling.p == p
     assert not torch.equal(pair.x, start.x)
     assert p == 1 or not torch.equal(pair.x, pair.y)
     same = model.generate(pair, captions[:1], output_type="latent")
@@ -260,7 +259,7 @@ def test_one_store_serves_every_strength(model: EDICT, images: Pictures, caption
     start = model.encode(images[:2])
     stored = model.invert(start, captions[:2], steps=10)
     depth = stored.schedule.num_steps
-    direct = model.prepare(start, steps=10, strength=1.0, guidance_scale=3.0)
+    direct = model.prepare(start, sampling(steps=10, strength=1.0, guidance_scale=3.0))
     for strength in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         branch = depth - executed(10, strength)
         direct, faults = model.move(direct, captions[:2], branch)  # from where the last strength's inversion ended
@@ -305,7 +304,7 @@ def test_captions_must_be_as_many_as_pictures(model: EDICT, images: Pictures, ca
 
 
 def test_a_position_off_the_schedule_is_refused(model: EDICT, images: Pictures, captions: list[str]) -> None:
-    ready = model.prepare(model.encode(images[:1]), steps=4, strength=0.5, guidance_scale=1.0)
+    ready = model.prepare(model.encode(images[:1]), sampling(steps=4, strength=0.5, guidance_scale=1.0))
     for position in (-1, 3):
         with pytest.raises(ValueError, match="schedule of 2 steps"):
             model.move(ready, captions[:1], position)
@@ -313,17 +312,17 @@ def test_a_position_off_the_schedule_is_refused(model: EDICT, images: Pictures, 
 
 @pytest.mark.parametrize("p", [0.49, 1.01, 0.0])
 def test_a_mixing_weight_out_of_range_is_refused(model: EDICT, images: Pictures, p: float) -> None:
-    with pytest.raises(ValueError, match=r"between 0\.5 and 1"):
-        model.prepare(model.encode(images[:1]), steps=4, strength=1.0, guidance_scale=1.0, p=p)
+    with pytest.raises(ValueError, match=r"expected at (least 0\.5|most 1)"):
+        model.prepare(model.encode(images[:1]), sampling(steps=4, strength=1.0, guidance_scale=1.0, p=p))
 
 
 def test_the_default_mixing_expands_no_further_than_50_steps_do(model: EDICT, images: Pictures) -> None:
-    assert resolve("edict", 1, {}) == resolve("edict", 50, {"p": None}) == {"p": Fraction("0.93")}
-    assert resolve("edict", 200, {}) == {"p": Fraction(str(round(0.93**0.25, 4)))} == {"p": Fraction("0.982")}
+    assert resolved(Sampling(), 1).p == resolved(Sampling(p=None), 50).p == 0.93
+    assert resolved(Sampling(), 200).p == round(0.93**0.25, 4) == 0.982
     start = model.encode(images[:1])
     for strength, p in ((1.0, 0.982), (0.25, 0.93)):  # by what is executed, not by the steps
-        prepared = model.prepare(start, steps=200, strength=strength, guidance_scale=1.0)
-        assert prepared.parameters == {"p": Fraction(str(p))}
+        prepared = model.prepare(start, sampling(steps=200, strength=strength, guidance_scale=1.0))
+        assert prepared.sampling.p == p
 
 
 def test_an_overflow_has_a_name_and_a_remedy(model: EDICT, images: Pictures, captions: list[str]) -> None:
@@ -336,7 +335,7 @@ def test_an_overflow_has_a_name_and_a_remedy(model: EDICT, images: Pictures, cap
 def test_a_samples_fault_is_its_own(models: dict[torch.dtype, EDICT], images: Pictures, captions: list[str]) -> None:
     """One state past float16's range: that sample has a fault, the other is what it is beside a sound one."""
     model = models[torch.float16]
-    sound = model.prepare(model.encode(images[:2]), steps=1, strength=1.0, guidance_scale=1.0)
+    sound = model.prepare(model.encode(images[:2]), sampling(steps=1, strength=1.0, guidance_scale=1.0))
     wild = replace(sound, x=sound.x.clone(), y=sound.y.clone())
     wild.x[0] = wild.y[0] = 2**40
     assert from_lattice(wild.x, wild.schedule.scale(1), wild.bits).max() > torch.finfo(torch.float16).max
@@ -350,7 +349,7 @@ def test_a_samples_fault_is_its_own(models: dict[torch.dtype, EDICT], images: Pi
 
 def test_padding_has_no_faults_of_its_own(model: EDICT, images: Pictures, captions: list[str]) -> None:
     """The last batch is filled up with copies of its last sample: one fault, though three rows overflow."""
-    ready = model.prepare(model.encode(images), steps=1, strength=1.0, guidance_scale=1.0, batch_size=4)
+    ready = model.prepare(model.encode(images), sampling(steps=1, strength=1.0, guidance_scale=1.0), 4)
     wild = replace(ready, x=ready.x.clone(), y=ready.y.clone())
     wild.x[4] = wild.y[4] = 2**46
     moved, faults = model.move(wild, captions, 0)

@@ -30,7 +30,7 @@ from edict.checkpoint import DEFAULT, LoRA, locate_lora, read_index, weights_dig
 from edict.integration import solve_floats
 from edict.models import MODELS, describe
 from edict.models.flux import pack, unpack
-from edict.samplers import SAMPLERS
+from edict.samplers import SAMPLERS, sampling
 from edict.schedule import FLOW_END, NOISE_SCHEDULERS, schedule
 from tests.edict.checkpoints import KINDS, NOISE, Folder
 
@@ -92,7 +92,7 @@ def test_two_steps_are_those_of_the_pipeline(folder: Folder, kind: str, guidance
     theirs = pipeline(**given, output_type="latent").images
     if kind.startswith("flux"):
         theirs = unpack(theirs, *start.shape[2:])
-    plan, predict = model.model.schedule(2), model.predictor(TEXTS, guidance_scale)
+    plan, predict = model.model.schedule(sampling(steps=2)), model.predictor(TEXTS, guidance_scale)
     ours = solve_floats(start, "ddim", plan, predict, 0, 2)
     assert (ours - start).abs().max() > 0.05
     assert torch.allclose(ours.float(), theirs.float(), atol=2e-4, rtol=1e-3)
@@ -115,7 +115,7 @@ def test_negative_captions_are_the_pipelines_negative_prompts(folder: Folder, ki
         output_type="latent",
     ).images
     predict = model.predictor(TEXTS, 7.0, ["red", ""])
-    ours = solve_floats(start, "ddim", model.model.schedule(1), predict, 0, 1)
+    ours = solve_floats(start, "ddim", model.model.schedule(sampling(steps=1)), predict, 0, 1)
     assert torch.allclose(ours.float(), theirs, atol=2e-4, rtol=1e-3)
 
 
@@ -127,7 +127,7 @@ def test_pixels_are_denoised_as_by_the_pipeline(folder: Folder) -> None:
     seeded = [torch.Generator().manual_seed(i) for i in range(2)]
     start = torch.cat([torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(2)])
     pictures = theirs(2, generator=seeded, num_inference_steps=2, output_type="np").images
-    pair = solve_floats(start, "ddim", model.model.schedule(2), model.predictor(["", ""], 7.0), 0, 2)
+    pair = solve_floats(start, "ddim", model.model.schedule(sampling(steps=2)), model.predictor(["", ""], 7.0), 0, 2)
     ours = (pair.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert np.allclose(ours, pictures, atol=1e-4)
 
@@ -197,7 +197,7 @@ def test_a_flows_sigmas_are_the_pipelines(folder: Folder, kind: str, strength: f
         scheduler.set_timesteps(5)
     else:
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / 5, 5), mu=calculate_shift(tokens))
-    plan = model.model.schedule(5, strength)
+    plan = model.model.schedule(sampling(steps=5, strength=strength))
     assert plan.sigmas == tuple(scheduler.sigmas.double().tolist()[-depth - 1 :])
     assert plan.timesteps == tuple(scheduler.timesteps.double().tolist()[-depth:])
     assert plan.num_steps == depth
@@ -205,8 +205,8 @@ def test_a_flows_sigmas_are_the_pipelines(folder: Folder, kind: str, strength: f
     assert (plan.sigma(depth), model.model.clean()) == (0.0, FLOW_END)
     if strength == 1:
         assert plan.sigma(0) == 1.0
-    with pytest.raises(ValueError, match="execute no step"):
-        model.model.schedule(5, 0.1)
+    with pytest.raises(ValueError, match="executes no step"):
+        model.model.schedule(sampling(steps=5, strength=0.1))
 
 
 def test_packing_is_undone() -> None:

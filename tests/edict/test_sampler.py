@@ -5,7 +5,8 @@ import torch
 
 from edict.integration import Predict
 from edict.lattice import LIMIT, from_lattice, to_lattice
-from edict.schedule import Schedule, executed, schedule
+from edict.schedule import Schedule, schedule
+from schemas.sampling import executed
 from tests.edict import oracle
 from tests.edict.integrate import CONFIG, Run, clean, equal, latents
 from tests.edict.oracle import analytic

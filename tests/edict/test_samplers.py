@@ -1,7 +1,6 @@
 """Every sampler by its name: exact in integers, true to its paper, and asking the network as often as it says."""
 
 from dataclasses import replace
-from fractions import Fraction
 from functools import partial
 from hashlib import sha256
 from typing import get_args
@@ -13,9 +12,10 @@ from PIL import Image
 from edict import EDICT, Control, Pair
 from edict.integration import Integration, solve, solve_floats
 from edict.lattice import LIMIT, SHARE, from_lattice, to_lattice
-from edict.samplers import SAMPLERS, resolve, two_step
-from edict.schedule import Schedule, executed, schedule
-from schemas.specs import OWNERS, SamplerSpec
+from edict.samplers import SAMPLERS, resolved, sampling, two_step
+from edict.schedule import Schedule, schedule
+from schemas.sampling import OWNERS, Sampling, executed
+from schemas.specs import SamplerSpec
 from tests.edict import oracle
 from tests.edict.integrate import CONFIG, Run, clean, equal, latents
 from tests.edict.oracle import analytic
@@ -132,7 +132,7 @@ def test_the_integers_of_edict_are_those_of_the_first_stores() -> None:
         (25, 0.8, "0.97", "604a85b1aa225a088b3ca989360f2ff9af91045887aff07d674b6eb125f8aa3b"),
     ):
         plan = schedule(CONFIG, steps, strength)
-        start = Pair(x, x, plan, plan.num_steps, 12, 1.0, 2, "edict", {"p": Fraction(p)})
+        start = Pair(x, x, plan, plan.num_steps, Sampling(p=float(p), bits=12), 2)
         noise = solve(Integration(start, 0), linear)
         assert sha256(torch.stack([noise.x, noise.y]).numpy().astype("<i8").tobytes()).hexdigest() == digest
 
@@ -299,20 +299,21 @@ def test_a_spec_names_the_samplers_and_their_parameters() -> None:
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("bdia", {"p": 0.9}, "p: the sampler bdia takes gamma"),
-        ("obelm", {"gamma": 0.9}, "gamma: the sampler obelm takes no parameter"),
-        ("bdia", {"gamma": 0.49}, r"gamma is 0\.49: it lies between 0\.5 and 1"),
-        ("dpm", {}, "no sampler 'dpm': give one of edict, bdia, obelm, ddim, ddim_euler"),
+        ("bdia", {"p": 0.9}, "expected no p, which is only valid for the sampler edict; the sampler is bdia"),
+        ("obelm", {"gamma": 0.9}, "expected no gamma, which is only valid for the sampler bdia"),
+        ("bdia", {"gamma": 0.49}, r"gamma is 0\.49: expected at least 0\.5"),
+        ("dpm", {}, "sampler is 'dpm': expected 'edict', 'bdia', 'obelm', 'ddim' or 'ddim_euler'"),
     ],
 )
 def test_what_a_sampler_does_not_take_is_refused(name: str, given: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        resolve(name, 50, given)
+        sampling(name=name, **given)
 
 
 def test_a_default_expands_no_further_than_over_50_steps() -> None:
-    assert resolve("bdia", 50, {}) == resolve("bdia", 1, {"gamma": None}) == {"gamma": Fraction("0.96")}
-    assert resolve("bdia", 200, {}) == {"gamma": Fraction(str(round(0.96**0.25, 4)))}
+    bdia = sampling(name="bdia")
+    assert resolved(bdia, 50).gamma == resolved(bdia, 1).gamma == 0.96
+    assert resolved(bdia, 200).gamma == round(0.96**0.25, 4)
 
 
 @pytest.fixture(scope="module")
@@ -347,12 +348,12 @@ def test_the_shipped_model_comes_back_exactly(
     start = network.encode(images[:2])
     given = {"steps": steps, "strength": strength, "guidance_scale": guidance_scale}
     pair = network.invert(start, captions[:2], **given, batch_size=2, sampler=name)
-    assert (pair.sampler, pair.position) == (name, 0)
+    assert (pair.sampling.name, pair.position) == (name, 0)
     assert not torch.equal(pair.x, start.x)
     same = network.generate(pair, captions[:2], output_type="latent")
     assert (same.digests(), same.drift().tolist()) == (start.digests(), [0.0] * 2)
     branch, _ = network.move(pair, captions[:2], pair.schedule.num_steps // 2)
-    direct, _ = network.move(network.prepare(start, **given, batch_size=2, sampler=name), captions[:2], branch.position)
+    direct, _ = network.move(network.prepare(start, sampling(**given, name=name), 2), captions[:2], branch.position)
     assert branch.digests() == direct.digests()
 
 
@@ -379,7 +380,7 @@ def test_an_edit_follows_the_pairs_sampler(
     prompts = [[captions[0], "blue heart"], ["a dog on a blue background"]]
     same = model.generate(pair, captions[:2], output_type="latent")
     made, faults = model.edit(pair, captions[:2], prompts, control=Control())
-    assert not faults and (made.sampler, made.position) == (name, 4)
+    assert not faults and (made.sampling.name, made.position) == (name, 4)
     digests = made.digests()
     if SAMPLERS[name].exact:
         assert same.digests() == start.digests() == [digests[0], digests[3]]
@@ -394,10 +395,10 @@ def test_a_two_step_method_begins_from_one_state(model: EDICT, images: list[Imag
     apart = replace(start, y=start.y + 1)
     given = {"steps": 2, "strength": 1.0, "guidance_scale": 1.0}
     with pytest.raises(ValueError, match="bdia begins from one state: give x as both"):
-        model.prepare(apart, **given, sampler="bdia")
-    assert model.prepare(apart, **given).sampler == "edict"
+        model.prepare(apart, sampling(**given, name="bdia"))
+    assert model.prepare(apart, sampling(**given)).sampling.name == "edict"
 
 
 def test_an_unknown_sampler_is_refused_before_pictures_are_encoded(rough: EDICT) -> None:
-    with pytest.raises(ValueError, match="no sampler 'plms': give one of edict, bdia, obelm, ddim"):
+    with pytest.raises(ValueError, match="sampler is 'plms': expected 'edict', 'bdia', 'obelm', 'ddim' or"):
         rough.invert([], [], sampler="plms")

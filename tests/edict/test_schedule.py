@@ -9,7 +9,8 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edict.schedule import Schedule, executed, final_alpha, flow, schedule
+from edict.schedule import Schedule, final_alpha, flow, schedule
+from schemas.sampling import Sampling, executed
 from schemas.specs import SamplerSpec
 
 # scheduler/scheduler_config.json of the Stable Diffusion 1.x repositories on the hub
@@ -159,7 +160,7 @@ def test_an_offset_that_is_asked_for_takes_the_configs_place() -> None:
     with pytest.raises(ValueError, match="of leading spacing, and the checkpoint's is trailing"):
         schedule(config | {"timestep_spacing": "trailing"}, 10, 1.0, 0)
     with pytest.raises(ValueError, match="the checkpoint is a flow"):
-        flow({}, 10, tokens=16, steps_offset=0)
+        flow({}, Sampling(steps=10, steps_offset=0), tokens=16)
 
 
 @pytest.mark.parametrize("one", [False, True])

@@ -7,7 +7,6 @@ import json
 import math
 import shutil
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,9 @@ from pipeline.store import Store, StoreError
 from schemas.commit import Commit, Seconds
 from schemas.latents import FINGERPRINT, NOISE
 from schemas.rejects import Reject
+from schemas.sampling import Sampling
 
 SCHEDULE = Schedule((999, 500), (0.0047, 0.3, 1.0))
-P = {"p": Fraction(93, 100)}
 FINGERPRINTED = {"weights": "abc123", "bits": 12}
 C, H, W = 4, 3, 2
 
@@ -99,7 +98,7 @@ def write_store(folder: Path, *, bits: int = 12, spread: float = 30_000.0, kind:
     for planned, rows in zip(units, (first, [], last), strict=True):
         integers = np.rint(random.standard_normal((len(rows), 2, C, H, W)) * spread).astype(np.int64)
         x, y = torch.from_numpy(integers[:, 0]), torch.from_numpy(integers[:, 1])
-        write_unit(store, planned, Pair(x, y, SCHEDULE, 0, bits, 3.0, 4, "edict", P), rows)
+        write_unit(store, planned, Pair(x, y, SCHEDULE, 0, Sampling(bits=bits, p=0.93), 4), rows)
         written += list(zip(rows, integers, strict=True))
     return written
 
@@ -218,7 +217,7 @@ def test_halves_are_rounded_once(latents: Path, tmp_path: Path) -> None:
     put_job(store, "invert")
     write_units(store, [unit(0, 1)])
     states = torch.full((1, 1, 1, 1), 2**30 + 2**19 + 1)
-    pair = Pair(states, -states, Schedule((1,), (0.25, 1.0)), 0, 20, 3.0, 4, "edict", P)
+    pair = Pair(states, -states, Schedule((1,), (0.25, 1.0)), 0, Sampling(bits=20, p=0.93), 4)
     write_unit(store, unit(0, 1), pair, [row("in/0.tar", 0, "k", "a")])
     export(str(latents), str(tmp_path / "out"), format="npy", dtype="float16")
     assert np.load(tmp_path / "out" / "00000000.npy").ravel().tolist() == [512.5, -512.5]
@@ -232,7 +231,7 @@ def test_a_value_beyond_halves_is_an_error_that_names_the_key(format: str, laten
     x = torch.ones(2, 1, 1, 2, dtype=torch.int64)
     y = x.clone()
     y[1, 0, 0, 1] = -(2**31 - 1)  # -65536 at scale 2^-15
-    pair = Pair(x, y, Schedule((1,), (0.25, 1.0)), 0, 14, 3.0, 4, "edict", P)
+    pair = Pair(x, y, Schedule((1,), (0.25, 1.0)), 0, Sampling(bits=14, p=0.93), 4)
     rows = [row("in/0.tar", i, f"key{i}", "a") for i in range(2)]
     write_unit(store, unit(0, 2), pair, rows)
     with pytest.raises(ExportError, match=r"parts/00000000-1.parquet: key 'key1': reaches 65536, beyond float16"):

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from edict.checkpoint import weights_digest
+from edict.samplers import sampling
 from jobs.preview import preview
 from jobs.prompts import resolve
 from pipeline.edit import EditWorker
@@ -65,7 +66,7 @@ def test_a_flows_store_reads_back_to_the_same_schedule(made: tuple[InvertSpec, I
     store = Store(spec.output)
     for unit in part_units(store, batch_size=2, workers=1):
         latents = read_latents(store, unit)
-        assert latents.pair.schedule == worker.model.model.schedule(4)
+        assert latents.pair.schedule == worker.model.model.schedule(sampling(steps=4))
         noise = json.loads(latents.table.schema.metadata[NOISE])
         assert (noise["alphas_cumprod"], noise["scale"], noise["sigmas"][-1]) == (1.0, 2.0**-12, 0.0)
         same = worker.model.generate(latents.pair, latents.column("caption"), output_type="latent")

@@ -96,7 +96,7 @@ def test_a_row_says_its_sampler_and_is_read_as_it_was(made: tuple[str, Path, int
         assert said.get("guidance_interval") == INTERVALS.get(name)
     assert noise["bits"] == fingerprint["bits"] == {"obelm": 16}.get(name, 12)
     latents = read_latents(store, unit)
-    assert (latents.pair.sampler, latents.pair.parameters) == (
+    assert (latents.pair.sampling.name, latents.pair.parameters) == (
         name,
         {parameter: Fraction(value) for parameter, value in parameters.items()},
     )
@@ -195,5 +195,7 @@ def test_a_store_from_before_samplers_were_named_is_edicts(made: tuple[str, Path
     noise = json.loads(table.schema.metadata[NOISE])
     old = {key: value for key, value in noise.items() if key not in ("sampler", "scale_y")}
     pair, same = to_pair(table, noise), to_pair(table, old)
-    assert (same.sampler, same.parameters) == (pair.sampler, pair.parameters) == ("edict", {"p": Fraction(93, 100)})
+    assert (
+        (same.sampler, same.parameters) == (pair.sampling.name, pair.parameters) == ("edict", {"p": Fraction(93, 100)})
+    )
     assert same.digests() == pair.digests()

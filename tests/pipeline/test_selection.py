@@ -3,7 +3,6 @@
 import io
 import json
 import random
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +21,10 @@ from pipeline.plan import Unit, part_units, parts_of, read_rows, write_units
 from pipeline.selection import Selection, SelectionError, plan_rows, read_selection, select
 from pipeline.store import Store, StoreError
 from schemas.commit import Commit, Seconds
+from schemas.sampling import Sampling
 from schemas.specs import EditSpec, SampleSpec
 
 SCHEDULE = Schedule((999, 500), (0.0047, 0.3, 1.0))
-P = {"p": Fraction(93, 100)}
 SIZES = (5, 0, 7, 1, 12)
 ROWS = sum(SIZES)
 
@@ -47,7 +46,7 @@ def write_store(folder: Path, sizes: tuple[int, ...] = SIZES, *, name: str = "ca
             number += 1
         files = []
         if rows:
-            pair = Pair(x, x + 1, SCHEDULE, 0, 12, 3.0, 4, "edict", P)
+            pair = Pair(x, x + 1, SCHEDULE, 0, Sampling(bits=12, p=0.93), 4)
             table = to_table(rows, pair, {})
             at = table.column_names.index("drift")
             drift = [[(number - size + j) / 100 for j in range(size)]]
