@@ -32,7 +32,6 @@ from transformers import (
     CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
-    T5Config,
     T5EncoderModel,
     T5TokenizerFast,
 )
@@ -74,9 +73,10 @@ def text_encoder(kind: type = CLIPTextModel, width: int = 16, **more: Any) -> An
     )
 
 
-def t5_encoder() -> T5EncoderModel:
+def t5_encoder(encoder: Any = T5EncoderModel) -> Any:
     size = len(t5_tokenizer())
-    return T5EncoderModel(T5Config(vocab_size=size, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+    config = encoder.config_class(vocab_size=size, d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    return encoder(config)
 
 
 def autoencoder(**more: Any) -> AutoencoderKL:

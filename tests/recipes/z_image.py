@@ -24,7 +24,6 @@ def z_image(dtype: torch.dtype) -> Trial:
             n_kv_heads=2,
             cap_feat_dim=32,
             axes_dims=[8, 4, 4],
-            axes_lens=[64, 32, 32],
         ),
     )
     call = {
