@@ -37,7 +37,7 @@ from benchmarks.oracle import named
 from benchmarks.record import parser, save
 from edict import EDICT
 from edict.compilation import HOW
-from edict.models.model import timesteps_of
+from edict.models.direct import timesteps_of
 from jobs.evaluation.record import table
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -128,7 +128,7 @@ def start(dtype: torch.dtype, threads: int) -> float:
 
     @torch.inference_mode()
     def call() -> None:
-        model = EDICT.from_pretrained(dtype=dtype, compile=True).model
+        model = EDICT.from_pretrained(dtype=dtype, compile=True).direct
         model.predict(torch.zeros(ROWS, 4, 16, 16), 500, model.condition([CAPTION] * ROWS))
 
     return seconds(call)
@@ -175,12 +175,12 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     model = EDICT.from_pretrained()
     with torch.inference_mode():
-        text = model.model.condition([CAPTION])["encoder_hidden_states"]
+        text = model.direct.condition([CAPTION])["encoder_hidden_states"]
         compared = contenders(model.network, text, given.compile)
         reference, *others = [do() for *_, do in compared]  # the first calls, in which much is set up
         errors = [0.0, *(error(other, reference) for other in others)]
         rounds = [[seconds(do) for *_, do in compared] for _ in range(given.rounds)]
-        encoding = median(seconds(lambda: model.model.condition([CAPTION] * given.batch)) for _ in rounds)
+        encoding = median(seconds(lambda: model.direct.condition([CAPTION] * given.batch)) for _ in rounds)
         profiles = {
             f"{dtype}, {rows} rows": profiled(do)
             for dtype, done, rows, do in compared

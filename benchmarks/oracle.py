@@ -32,7 +32,7 @@ def network(model: EDICT, captions: list[str], guidance_scale: float) -> Predict
     """The guided prediction in the network's own dtype; `model.predictor` would round a float64 one to float32."""
 
     def encode(texts: list[str]) -> torch.Tensor:
-        return model.model.condition(texts)["encoder_hidden_states"]
+        return model.direct.condition(texts)["encoder_hidden_states"]
 
     states = torch.cat([encode([""] * len(captions)), encode(captions)])
 

@@ -52,7 +52,7 @@ def apart(model: EDICT, captions: list[str], guidance_scale: float) -> Predict:
     """The guided prediction from two network calls, a branch each."""
 
     def branch(texts: list[str]) -> Predict:
-        states = model.model.condition(texts)["encoder_hidden_states"]
+        states = model.direct.condition(texts)["encoder_hidden_states"]
         return lambda latents, timestep: model.network(latents, timestep, states).sample
 
     without, with_text = branch([""] * len(captions)), branch(captions)
@@ -143,7 +143,7 @@ def contenders(batch: int, guidance_scale: float) -> list[Contender]:
     shown = pictures(count=batch)
     images, captions = [picture.image for picture in shown], [picture.caption for picture in shown]
     clean, latents = single.encode(images), single.encode(images, bits=oracle.UNROUNDED).to_float()[0]
-    config = single.model.scheduler_config
+    config = single.direct.scheduler_config
     given = latents, captions, guidance_scale
     from_zero = config | {"steps_offset": 0}
     return [

@@ -23,7 +23,7 @@ from transformers import CLIPTokenizer
 
 from edict.guidance import expanded, joined
 from edict.integration import Faults, Integration, Predict, RangeMonitor, solve
-from edict.models import Conditions, Model
+from edict.models import Conditions, DirectModel
 from edict.models.parts import expanded as expanded_placeholders
 from edict.pair import Pair
 from schemas.sampling import executed
@@ -398,7 +398,7 @@ def mask(maps: Maps, threshold: float, size: tuple[int, int]) -> torch.Tensor:
 
 
 def guided(
-    model: Model,
+    model: DirectModel,
     text: Conditions,
     empty: Conditions,
     guidance_scales: Sequence[float],
@@ -451,11 +451,12 @@ def generate(
     rows: Rows,
     control: Control,
     allowed: torch.Tensor | None,
+    on_answer: Callable[[], object] | None = None,
 ) -> tuple[Pair, Faults]:
     """Generate a batch of bases and edits to the clean end, step by step. Return its pair, and its faults by row.
 
     `predictor` is `guided` but for its keywords; `allowed` bool [E, H, W], or None, is the mask where one is given.
-    Outside a mask an edit's integers become its base's, after each step; no mean is taken.
+    `on_answer` is called after each network call. Outside a mask an edit's integers become its base's, after each step; no mean is taken.
     """
     depth, blend, monitor = pair.schedule.num_steps, control.blend, RangeMonitor(pair.x)
     steps = depth - pair.position
@@ -463,7 +464,7 @@ def generate(
     for done in range(steps):
         cross, self_ = done < cross_steps(control, steps), done < self_steps(control, steps)
         predict = predictor(cross=cross, self_=self_, maps=maps)
-        pair = solve(Integration(pair, pair.position + 1, monitor), predict)
+        pair = solve(Integration(pair, pair.position + 1, monitor, on_answer), predict)
         if isinstance(blend, Blend) and maps and done >= executed(steps, blend.start):
             allowed = mask(maps, blend.threshold, (pair.x.shape[2], pair.x.shape[3]))
         if allowed is not None:

@@ -1,15 +1,20 @@
 """The prediction with classifier-free guidance (Ho & Salimans, 2207.12598), both branches in one network call."""
 
+from __future__ import annotations
+
 from collections.abc import Container
+from typing import TYPE_CHECKING
 
 import torch
 
 from edict.integration import Predict
-from edict.models import Conditions, Model
+
+if TYPE_CHECKING:
+    from edict.models.direct import Conditions, DirectModel
 
 
 def guided(
-    model: Model, text: Conditions, empty: Conditions, guidance_scale: float, unguided: Container[float] = ()
+    model: DirectModel, text: Conditions, empty: Conditions, guidance_scale: float, unguided: Container[float] = ()
 ) -> Predict:
     """eps = eps(empty) + guidance_scale * (eps(text) - eps(empty)), combined in float32 or 64.
 

@@ -9,6 +9,7 @@ from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, overload
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
@@ -17,11 +18,10 @@ from edict.attention import Control
 from edict.batching import arrange
 from edict.checkpoint import ModelError, locate, locate_lora
 from edict.determinism import enough_memory, make_deterministic
-from edict.guidance import guided
 from edict.image_processor import Images, OutputType, from_decoded, to_pil
-from edict.integration import Faults, Integration, Predict, solve
+from edict.integration import Faults, Integration, Predict
 from edict.lattice import NonFinite, of_sample, to_lattice
-from edict.models import Conditions, Model, describe
+from edict.models import DirectModel, Model, PipelineModel, describe, of_pipeline
 from edict.models.model import VAE_DTYPES, VaeDtype
 from edict.pair import Pair
 from edict.samplers import SAMPLERS, resolved, sampling
@@ -68,14 +68,25 @@ class EDICT:
     one image or one caption needs no list. An argument out of its range raises ValueError.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
-        self._empty: Conditions | None = None
+    def __init__(self, model: Model | DiffusionPipeline, call: Mapping[str, Any] | None = None) -> None:
+        """Wrap a pipeline of diffusers as it is, with whatever is loaded into it; `call` are arguments of every call.
+
+        Raises:
+            ModelError: the pipeline cannot invert images.
+        """
+        if isinstance(model, Model):
+            self.model = model
+        else:
+            make_deterministic()
+            self.model = of_pipeline(model, call)
         self._progress_bar_config: Mapping[str, Any] = {}
+        self.on_network_call: Callable[[], object] = lambda: None
+        """Called when network calls begin, and after each one."""
 
     def __repr__(self) -> str:
         model = self.model
-        return f"EDICT({str(model.folder)!r}, {type(model).__name__}, {self.network.dtype} on {self.device})"
+        kind = model.kind.__name__ if isinstance(model, PipelineModel) else type(model).__name__
+        return f"EDICT({str(model.folder)!r}, {kind}, {self.network.dtype} on {self.device})"
 
     @classmethod
     def from_pretrained(
@@ -136,6 +147,13 @@ class EDICT:
     def network(self) -> Any:
         """The network that predicts."""
         return self.model.network
+
+    @property
+    def direct(self) -> DirectModel:
+        """The model, if its network is called directly. Raises ModelError for a pipeline of diffusers."""
+        if not isinstance(self.model, DirectModel):
+            raise ModelError(f"{self.model.folder}: the pipeline of diffusers predicts only in its own call")
+        return self.model
 
     @property
     def device(self) -> torch.device:
@@ -199,9 +217,9 @@ class EDICT:
             ValueError: `output_type` is unknown, or `latents` is not a tensor [N, C, H, W].
         """
         _check_choice("output_type", output_type, ("pil", "np", "pt"))
-        if not isinstance(latents, torch.Tensor) or latents.ndim != 4:
+        if not isinstance(latents, torch.Tensor) or latents.ndim < 3:
             given = [*latents.shape] if isinstance(latents, torch.Tensor) else type(latents).__name__
-            raise ValueError(f"latents is {given}: expected a tensor [N, C, H, W], such as pair.to_float()[0]")
+            raise ValueError(f"latents is {given}: expected a tensor [N, ...], such as pair.to_float()[0]")
         with enough_memory(self.device):
             drawn = self.model.decode(latents.to(self.device, torch.float32).contiguous())
         for i, finite in enumerate(drawn.isfinite().flatten(1).all(1).tolist()):
@@ -355,9 +373,11 @@ class EDICT:
             _check_guidance(guidance_scale)
         if not _is_whole(position) or not 0 <= position <= pair.schedule.num_steps:
             raise ValueError(f"position {position} is not on a schedule of {pair.schedule.num_steps} steps")
-        pair = pair.to(self.device)
+        pair, batch_size = pair.to(self.device), pair.batch_size
         guidance_scale = pair.sampling.guidance_scale if guidance_scale is None else guidance_scale
         xs, ys, faults = torch.empty_like(pair.x), torch.empty_like(pair.y), Faults()
+        if not self.model.batched:
+            pair, slots = replace(pair, batch_size=1), None
         batches = arrange([None] * len(pair) if slots is None else slots, pair.batch_size)
         calls = len(batches) * len(SAMPLERS[pair.sampling.name].evaluated_steps(pair.schedule, pair.position, position))
         with self._progress_bar("invert" if position < pair.position else "generate", calls) as bar:
@@ -367,14 +387,14 @@ class EDICT:
                 # Free slots get a copy of another sample, because a prediction does not depend on the other samples.
                 rows = [samples[0] if i is None else i for i in batch]
                 negative = None if negative_captions is None else [negative_captions[i] for i in rows]
-                integration = Integration(pair[rows], position)
+                integration = Integration(pair[rows], position, on_answer=self._called(bar))
                 with enough_memory(self.device):
-                    predict = self.predictor([captions[i] for i in rows], guidance_scale, negative, pair.unguided)
-                    moved = solve(integration, _counted(predict, bar))
-                xs[samples], ys[samples] = moved.x[places], moved.y[places]
+                    texts = [captions[i] for i in rows]
+                    integration = self.model.solve(integration, texts, guidance_scale, negative)
+                xs[samples], ys[samples] = integration.pair.x[places], integration.pair.y[places]
                 met = integration.monitor.faults(pair.bits)
                 faults |= {i: met[place] for i, place in zip(samples, places, strict=True) if place in met}
-        return _zeroed(replace(pair, x=xs, y=ys, position=position), faults), faults
+        return _zeroed(replace(pair, x=xs, y=ys, position=position, batch_size=batch_size), faults), faults
 
     @torch.inference_mode()
     def edit(
@@ -467,14 +487,14 @@ class EDICT:
         of = [row for row, _ in places]
         masks = [sum(map(len, prompts[:row])) + j - 1 for row, j in places if j]
         texts = [prompts[row][j - 1] if j else captions[row] for row, j in places]
-        rows = attention.rows(places, texts, control, self.model.tokenizer, self.device)
+        rows = attention.rows(places, texts, control, self.direct.tokenizer, self.device)
         edited = pair.sampling.guidance_scale if guidance_scale is None else guidance_scale
         scales = [edited if j else pair.sampling.guidance_scale for _, j in places]
         predictor = partial(
             attention.guided,
-            self.model,
-            self.model.condition(texts),
-            self._unconditional([negatives[row][j - 1] if j else None for row, j in places]),
+            self.direct,
+            self.direct.condition(texts),
+            self.direct.negative_conditions([negatives[row][j - 1] if j else None for row, j in places]),
             scales,
             pair.sampling.guidance_scale,
             rows,
@@ -482,11 +502,22 @@ class EDICT:
         )
         return attention.generate(
             pair[of],
-            lambda **given: _counted(predictor(**given), bar),
+            predictor,
             rows,
             control,
             control.blend[masks].to(self.device) if isinstance(control.blend, torch.Tensor) else None,
+            self._called(bar),
         )
+
+    def _called(self, bar: tqdm) -> Callable[[], None]:
+        """Return what to do after a network call."""
+
+        def called() -> None:
+            bar.update()
+            self.on_network_call()
+
+        self.on_network_call()
+        return called
 
     def _progress_bar(self, name: str, calls: int) -> tqdm:
         return tqdm(
@@ -504,28 +535,7 @@ class EDICT:
 
         At the timesteps `unguided` it is not guided.
         """
-        unconditional = self._unconditional(negative_captions or ())
-        return guided(self.model, self.model.condition(captions), unconditional, guidance_scale, unguided)
-
-    def _unconditional(self, negative_captions: Sequence[str | None]) -> Conditions:
-        """What guidance leads away from: [N, ...] each, or [1, ...] where it is the empty caption for all.
-
-        The empty caption is always encoded alone: in a batch its last bits would be others.
-        """
-        if self._empty is None:
-            self._empty = self.model.unconditional()
-        none = torch.tensor([caption is None for caption in negative_captions], device=self.device)
-        if none.all():
-            return self._empty
-        if self.model.guidance != "free":
-            raise ValueError(
-                f"a negative caption, which classifier-free guidance alone heeds; {self.model.folder} has none"
-            )
-        given = self.model.condition([caption or "" for caption in negative_captions])
-        return {
-            name: torch.where(none.view(-1, *[1] * (rows.ndim - 1)), self._empty[name], rows)
-            for name, rows in given.items()
-        }
+        return self.direct.predictor(captions, guidance_scale, negative_captions, unguided)
 
     def truncated(self, caption: str) -> bool:
         """Whether the text encoder sees only the caption's beginning."""
@@ -611,17 +621,6 @@ def _one_each(pair: Pair, given: dict[str, Sequence | None]) -> None:
     for kind, ones in given.items():
         if ones is not None and len(ones) != len(pair):
             raise ValueError(f"{len(pair)} pairs but {len(ones)} {kind}: give one per pair")
-
-
-def _counted(predict: Predict, bar: tqdm) -> Predict:
-    """Return the prediction with a progress bar that counts its calls."""
-
-    def counted(latents: torch.Tensor, timestep: float) -> torch.Tensor:
-        predicted = predict(latents, timestep)
-        bar.update()
-        return predicted
-
-    return counted
 
 
 def _filled(given: Sequence[T], count: int) -> list[T]:

@@ -98,16 +98,20 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         made = cls(base_scheduler=named, **merged)
         return (made, {}) if return_unused_kwargs else made
 
+    @property
+    def end(self) -> Schedule:
+        """The clean end of every schedule."""
+        if not self._flow:
+            return Schedule((), (float(self._base.final_alpha_cumprod),))
+        return Schedule((), (1.0,), (1.0,)) if self._base.config.get("invert_sigmas") else FLOW_END
+
     def encode(self, latents: torch.Tensor) -> Pair:
         """Return the clean pair, x == y, of latents, float [N, ...] in the pipeline's own layout.
 
         Raises:
             NonFinite, LatticeOverflow: a sample has NaN, infinity or a value that is too large.
         """
-        if self._flow:
-            end = Schedule((), (1.0,), (1.0,)) if self._base.config.get("invert_sigmas") else FLOW_END
-        else:
-            end = Schedule((), (float(self._base.final_alpha_cumprod),))
+        end = self.end
         given = resolved(self._sampling, 0)
         x = to_lattice(latents, end.scale(0), given.bits or 0).contiguous()
         return Pair(x, x.clone(), end, 0, given, len(x))
@@ -154,6 +158,13 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         """Arm an integration that has not ended. Return the latents that the pipeline's call must be given, float32."""
         self._start, self._armed, self._strength, self._integration = integration.pair, integration, 1.0, None
         return integration.latents.float()
+
+    @property
+    def integration(self) -> Integration:
+        """The integration of the last call of the pipeline. Raises RuntimeError if there was no call."""
+        if self._integration is None:
+            raise RuntimeError("the pipeline has not called set_timesteps")
+        return self._integration
 
     @property
     def pair(self) -> Pair:
@@ -367,6 +378,29 @@ class OBELMScheduler(LatticeScheduler):
 
 
 SCHEDULERS = (EDICTScheduler, BDIAScheduler, OBELMScheduler)
+
+
+class ScheduleFound(Exception):
+    """Ends the call of a pipeline under a `ScheduleProbe`."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule = schedule
+
+
+class ScheduleProbe(EDICTScheduler):
+    """A scheduler that ends the pipeline's call by ScheduleFound, with the last `num_steps` steps of its schedule."""
+
+    num_steps = 1
+
+    def set_timesteps(
+        self,
+        num_inference_steps: int | None = None,
+        device: str | torch.device | None = None,
+        timesteps: Sequence[float] | None = None,
+        sigmas: Sequence[float] | None = None,
+        mu: float | None = None,
+    ) -> None:
+        raise ScheduleFound(self._schedule(num_inference_steps, self.num_steps, timesteps, sigmas, mu))
 
 
 def _named(keys: Collection[str]) -> str:

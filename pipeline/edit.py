@@ -17,7 +17,7 @@ from edict import Blend, Control
 from edict.attention import WordNotFound, check, matches_earlier_versions, without_effect
 from edict.lattice import NonFinite
 from edict.model import Faults
-from edict.models import Model
+from edict.models import DirectModel
 from edict.pair import Pair
 from edict.schedule import Schedule
 from pipeline.errors import JobError
@@ -101,7 +101,7 @@ class Drawn:
         return self.encoding.result()
 
 
-def check_control(variant: Variant, model: Model, schedule_steps: int, schedule: Schedule, sampler: str) -> bool:
+def check_control(variant: Variant, model: DirectModel, schedule_steps: int, schedule: Schedule, sampler: str) -> bool:
     """Check that attention control can have an effect. Return whether earlier versions make the same edits.
 
     Raises:
@@ -315,7 +315,7 @@ class EditWorker:
                 if change.name is not None:  # a reconstruction is not a member of a shard
                     check_member(f"{change.name}/{keys[change.row]}", self._extension)
                 if change.control is not None:
-                    check(captions[change.row], change.prompt, _control(change.control), self.model.model.tokenizer)
+                    check(captions[change.row], change.prompt, _control(change.control), self.model.direct.tokenizer)
             except (BadMemberName, WordNotFound) as error:
                 faults[i] = _fault(error)
         return faults

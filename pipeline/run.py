@@ -183,11 +183,11 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
     as_before = list[bool]()
     if held := [variant.name for variant in edits.variants if variant.control]:
         from edict.model import COMPILED, uncontrollable
-        from edict.models import describe
+        from edict.models import DirectModel, describe
         from pipeline.edit import check_control
 
         model = describe(locate(weights.path, weights.revision, weights.variant))
-        if not model.controllable:
+        if not isinstance(model, DirectModel) or not model.controllable:
             raise EditError(f"edit {held[0]!r}: {uncontrollable(model)}")
         if weights.compile:
             raise EditError(f"edit {held[0]!r}: {COMPILED}")

@@ -21,7 +21,6 @@ from edict import EDICT
 from edict.checkpoint import ModelError, locate, locate_lora, weights_digest
 from edict.compilation import reason
 from edict.determinism import enough_memory
-from edict.models import Conditions, Model
 from pipeline.errors import JobError
 from pipeline.heartbeat import AUTOENCODER, HEARTBEAT, LOADING, NETWORK, TEXT, beat
 from pipeline.job import schedule_of
@@ -126,29 +125,24 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
     model.set_progress_bar_config(disable=True)
     if 0 < machine.gpus < 1:  # other workers use the rest of the GPU's memory
         torch.cuda.set_per_process_memory_fraction(machine.gpus)
-    _beating(model.model)
+    _beating(model)
     return model
 
 
-def _beating(model: Model) -> None:
+def _beating(model: EDICT) -> None:
     """Make a loaded model beat at each network call, each image of its autoencoder and each batch of captions.
 
-    The network is wrapped instead of hooked, because a compiled network would compile the hook too.
+    A compiled network has no hook, because it would compile the hook too.
     """
-    predict = model.predict
-
-    def beating(latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
-        beat(NETWORK)
-        return predict(latents, timestep, conditions)
-
-    model.predict = beating  # type: ignore[method-assign]
-    for name in model.parts:
-        part = getattr(model, name)
+    model.on_network_call = lambda: beat(NETWORK)
+    component: Any
+    for name, component in model.model.components.items():
         if name == "vae":
-            for half in (part.encoder, part.decoder):
+            for half in (component.encoder, component.decoder):
                 half.register_forward_pre_hook(lambda *_: beat(AUTOENCODER))
-        elif name.startswith("text_encoder") and part is not None:
-            part.register_forward_pre_hook(lambda *_: beat(TEXT))
+        elif name.startswith("text_encoder"):
+            component.register_forward_pre_hook(lambda *_: beat(TEXT))
+            component.register_forward_hook(lambda *_: beat(NETWORK))
 
 
 @torch.inference_mode()

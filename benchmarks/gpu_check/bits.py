@@ -41,7 +41,7 @@ def captions(count: int) -> list[str]:
 
 def latents(model: EDICT, count: int, executed: int, sampler: str = "edict") -> Pair:
     """Return random clean latents as one batch, at the end of the last `executed` of STEPS steps."""
-    config = model.model.vae.config
+    config = model.direct.vae.config
     side = model.size // 2 ** (len(config.block_out_channels) - 1)
     size = (count, config.latent_channels, side, side)
     drawn = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(model.device)

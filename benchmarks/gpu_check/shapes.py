@@ -229,7 +229,7 @@ def load(name: str, folder: Path, *, dtype: torch.dtype, device: str, small: boo
             setattr(model.model, component, None)  # This frees the narrow one.
             whole = _on_device(shape, component, torch.float32 if component == "vae" else dtype, device)
             setattr(model.model, component, whole)
-        model.model.vae.enable_slicing()
+        model.direct.vae.enable_slicing()
     return model
 
 

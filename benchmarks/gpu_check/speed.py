@@ -84,7 +84,7 @@ class Speed:
             "network, per row": lambda: predict(start.to_float()[0], start.schedule.timesteps[0]),
             "encode": lambda: model.model.encode(pixels, None),
             "decode": lambda: model.model.decode(start.to_float()[0].float()),
-            "text": lambda: model.model.condition(captions(1)),
+            "text": lambda: model.direct.condition(captions(1)),
         }
         tflop = Found()
         for name, call in calls.items():
@@ -130,7 +130,7 @@ class Speed:
     @torch.inference_mode()
     def other_parts(self, model: EDICT, found: Found) -> Found:
         """Time the autoencoder in all precisions and layouts, the text encoders, and a whole image."""
-        count, vae = best(found), model.model.vae
+        count, vae = best(found), model.direct.vae
         pixels = torch.zeros(1, 3, model.size, model.size, device=model.device)
         z = latents(model, 1, 1).to_float()[0].float()
 
@@ -151,7 +151,7 @@ class Speed:
                 ("bfloat16", "channels_last"),
             )
         }
-        text = self.timed(lambda: model.model.condition(captions(count)), model.device) / count
+        text = self.timed(lambda: model.direct.condition(captions(count)), model.device) / count
         network = next(row for row in found["batches"] if row["batch"] == count)["network, seconds per image"]
         strict = autoencoder["float32"]
         return {
@@ -207,10 +207,10 @@ class Speed:
         """Time and check the authors' method: float states, one image, one call per branch of guidance."""
         pair = latents(model, 1, 2)
         x = pair.to_float()[0].to(model.network.dtype)
-        text, empty = model.model.condition(captions(1)), model.model.unconditional()
+        text, empty = model.direct.condition(captions(1)), model.direct.unconditional()
 
         def predict(given: torch.Tensor, timestep: float) -> torch.Tensor:
-            without, with_text = (model.model.predict(given, timestep, of) for of in (empty, text))
+            without, with_text = (model.direct.predict(given, timestep, of) for of in (empty, text))
             return without + GUIDANCE * (with_text - without)
 
         p = float(parameters(pair.sampling)["p"])

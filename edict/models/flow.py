@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from edict.checkpoint import ModelError
-from edict.models.model import Model
+from edict.models.direct import DirectModel
 from edict.schedule import FLOW_END, Schedule
 
 
-class FlowModel(Model):
+class FlowModel(DirectModel):
     """A model with FlowMatchEulerDiscreteScheduler's sigmas; its timesteps are floats, sigma * 1000."""
 
     denoiser = "transformer"

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from edict.checkpoint import ModelError
-from edict.models.model import Model
+from edict.models.direct import DirectModel
 from edict.schedule import (
     NOISE_SCHEDULERS,
     Schedule,
@@ -19,7 +19,7 @@ from schemas.sampling import Sampling
 PREDICTIONS = ("epsilon", "v_prediction")
 
 
-class NoiseModel(Model):
+class NoiseModel(DirectModel):
     """A model with a noise schedule, of epsilon or v-prediction (Salimans & Ho, 2202.00512)."""
 
     def __init__(self, folder: Path) -> None:

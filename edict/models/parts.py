@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import torch
 from torch import nn
 
@@ -56,6 +57,46 @@ def class_of(kind: Class) -> Any:
     """Import a class."""
     library, name = kind
     return getattr(import_module(library), name)
+
+
+def component_class(folder: Path, part: str, kind: Class) -> Any:
+    """Return the class of a component that diffusers or transformers has. Raises ModelError for any other."""
+    library, name = kind
+    if library in ("diffusers", "transformers"):
+        found = getattr(import_module(library), name, None)
+    else:  # a class that only one pipeline of diffusers has
+        found = getattr(getattr(diffusers.pipelines, library, None), name, None)
+    if found is None:
+        raise ModelError(
+            f"model {folder}: {part} is {library}.{name}, which the installed diffusers and transformers do not have. "
+            "Code in a checkpoint is not run. Use newer versions of these packages, or another checkpoint"
+        )
+    return found
+
+
+def load_component(
+    folder: Path, part: str, component: Any, dtype: torch.dtype, variant: str | None, quantization: Any = None
+) -> Any:
+    """Load a network of any class of diffusers or transformers from safetensors.
+
+    Weights that its class keeps in float32 stay in float32.
+
+    Raises:
+        ModelError: the checkpoint lacks weights of the network, or has others.
+    """
+    more: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "local_files_only": True}
+    if quantization is not None:
+        more["quantization_config"] = quantization
+    more["torch_dtype" if issubclass(component, diffusers.ModelMixin) else "dtype"] = dtype
+    try:
+        network, found = component.from_pretrained(folder, subfolder=part, variant=variant, **more)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"model {folder}: {part} cannot be loaded ({_first_line(error)})") from error
+    missing, unknown = found["missing_keys"], found["unexpected_keys"]
+    if not issubclass(component, diffusers.ModelMixin):
+        unknown = []  # Files of a text encoder often have the weights of the whole language model.
+    _check_names(folder, part, component.__name__, missing, unknown)
+    return network
 
 
 def is_left_out(folder: Path, part: str) -> bool:

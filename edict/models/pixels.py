@@ -5,12 +5,13 @@ No text: a caption is ignored, and there is nothing to guide by. The case that t
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from edict.checkpoint import ModelError, read_config, sample_size
-from edict.models.model import Conditions, timesteps_of
+from edict.models.direct import Conditions, timesteps_of
+from edict.models.model import Guidance
 from edict.models.noise import NoiseModel
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ class Pixels(NoiseModel):
     """It has no conditions. Of a network that predicts its variance too (2102.09672; 6 channels), the noise counts."""
 
     parts: ClassVar = {"unet": ("diffusers", "UNet2DModel")}
-    guidance: Literal["free", "embedded", "none"] = "none"
+    guidance: Guidance = "none"
     unet: "UNet2DModel"
 
     def __init__(self, folder: Path) -> None:

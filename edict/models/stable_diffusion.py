@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from edict.checkpoint import ModelError, read_config, sample_size
-from edict.models.model import Conditions, cut_short, timesteps_of, tokens_of
+from edict.models.direct import Conditions, cut_short, timesteps_of, tokens_of
 from edict.models.noise import NoiseModel
 
 if TYPE_CHECKING:

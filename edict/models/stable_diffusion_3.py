@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from edict.checkpoint import read_config, sample_size
+from edict.models.direct import Conditions, cut_short, timesteps_of, tokens_of
 from edict.models.flow import FlowModel
-from edict.models.model import Conditions, cut_short, timesteps_of, tokens_of
 from edict.schedule import Schedule, flow
 from schemas.sampling import Sampling
 

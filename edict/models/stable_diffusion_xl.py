@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from edict.checkpoint import read_config, read_index
-from edict.models.model import Conditions, timesteps_of, tokens_of
+from edict.models.direct import Conditions, timesteps_of, tokens_of
 from edict.models.stable_diffusion import StableDiffusion
 
 if TYPE_CHECKING:

@@ -65,7 +65,7 @@ def by_ddim(
 
 def check_control(model: EDICT, steps: int, strength: float) -> None:
     """Raise EvaluationError if attention control has no effect on edits of `steps` steps at this strength."""
-    network = model.model
+    network = model.direct
     reason = without_effect(Control(), executed(steps, strength), network.latent_side, network.attention_sides)
     if reason is not None:
         raise EvaluationError(f"attention control at strength {strength:g} of {steps} steps: {reason}")

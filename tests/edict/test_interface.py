@@ -176,7 +176,7 @@ def test_another_kind_of_argument_is_an_error_that_names_it(model: EDICT, images
             r"steps is 1\.5: expected a whole number from 1 to 2",
         ),
         (lambda: any_model.encode(images[0], posterior_seed="x"), "posterior_seed is 'x': expected a whole number"),
-        (lambda: any_model.decode(pair), r"latents is Pair: expected a tensor \[N, C, H, W\]"),
+        (lambda: any_model.decode(pair), r"latents is Pair: expected a tensor \[N, \.\.\.\]"),
         (lambda: any_model.decode(torch.zeros(4, 16, 16)), r"latents is \[4, 16, 16\]"),
         (lambda: EDICT.from_pretrained(vae_dtype=cast(Any, "float16")), "vae_dtype is 'float16': expected float32 or"),
     ]

@@ -1,0 +1,277 @@
+"""Models whose network is called directly, without the pipeline of diffusers: what they share."""
+
+from abc import abstractmethod
+from collections.abc import Collection, Container, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import torch
+
+from edict import compilation, lora
+from edict.checkpoint import DEFAULT, LoRA, ModelError, read_config, read_index
+from edict.guidance import guided
+from edict.integration import Integration, Predict, solve
+from edict.models.model import VAE_DTYPES, Model, VaeDtype, decoded, encoded
+from edict.models.parts import (
+    Class,
+    build_network,
+    check_class,
+    check_tokens,
+    check_weights,
+    expanded,
+    is_left_out,
+    load_network,
+    load_tokenizer,
+    placeholders,
+)
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPTokenizer
+
+Conditions = Mapping[str, torch.Tensor]
+"""What a network takes beside latents and timestep, by the name of its argument: [N, ...] each, a row a sample."""
+
+
+class DirectModel(Model):
+    """A checkpoint of one kind, whose network `predict` calls.
+
+    Attention control and guidance intervals need this.
+    """
+
+    parts: ClassVar[Mapping[str, Class]]
+    """The classes of what it loads, by its name in model_index.json."""
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """The parts that a checkpoint may do without."""
+    latent_patch: ClassVar[int] = 1
+    """The side of the square of latents that is one position of the network's input."""
+    vae: "AutoencoderKL"
+    tokenizer: "CLIPTokenizer"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.scheduler_config = read_config(folder, "scheduler")
+        self.size = self._size()
+        self._empty: Conditions | None = None
+
+    def load(
+        self,
+        *,
+        dtype: torch.dtype,
+        device: str,
+        variant: str | None = None,
+        adapter: LoRA | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
+        vae_dtype: VaeDtype = "float32",
+    ) -> Self:
+        """Load its parts, from safetensors. Raises ModelError, and what diffusers and transformers raise."""
+        self.check(variant, adapter)
+        for part in self.parts:
+            setattr(self, part, self._tokenizers.get(part))
+        for part, kind in self._networks.items():
+            precision = VAE_DTYPES[vae_dtype] if part == "vae" else dtype
+            setattr(self, part, load_network(self.folder, part, kind, precision, variant))
+        networks = {part: getattr(self, part) for part in self.parts if not part.startswith("tokenizer")}
+        if adapter is not None:
+            lora.fuse(adapter, read_index(self.folder)["_class_name"], networks)
+        for network in networks.values():
+            if network is not None:
+                network.requires_grad_(False).eval().to(device)
+        self.vae_dtype = vae_dtype
+        if channels_last:
+            for part in {self.denoiser, "vae"} & networks.keys():
+                networks[part].to(memory_format=torch.channels_last)
+        if "vae" in networks:
+            # in a batch a picture would have other last bits, and one of 1024 pixels takes gigabytes
+            self.vae.enable_slicing()
+        if compile:
+            compilation.compile_network(self.network)
+        self.compiled = compile
+        return self
+
+    def check_scheduler(self, supported: Collection[str], advice: str) -> None:
+        """Raise ModelError if the scheduler's class has other noise levels than this model would compute."""
+        named = {
+            "scheduler/scheduler_config.json": self.scheduler_config.get("_class_name"),
+            "model_index.json": (read_index(self.folder).get("scheduler") or [None])[-1],
+        }
+        for file, name in named.items():
+            if name is not None and name not in supported:
+                raise ModelError(
+                    f"model {self.folder}: the scheduler is {name} ({file}), which a {type(self).__name__} cannot use. "
+                    f"{advice}"
+                )
+
+    def check(self, variant: str | None = None, adapter: LoRA | None = None) -> None:
+        """Check that every part is present, complete, of a supported class, and fits the others. Raises ModelError.
+
+        Of the weights, only names and shapes are read. The shipped model is checked only with a LoRA.
+        """
+        if self.folder == DEFAULT and adapter is None:
+            return
+        for part, kind in self._given.items():
+            check_class(self.folder, part, kind)
+        networks = dict[str, Any]()
+        for part, kind in self._networks.items():
+            networks[part] = build_network(self.folder, part, kind)
+            check_weights(self.folder, part, kind, networks[part], variant)
+        configs = {part: network.config for part, network in networks.items()}
+        for part, tokenizer in self._tokenizers.items():
+            if (encoder := configs.get(part.replace("tokenizer", "text_encoder"))) is not None:
+                check_tokens(self.folder, part, tokenizer, encoder)
+        self._check_fit(configs)
+        if adapter is not None:
+            lora.check(adapter, read_index(self.folder)["_class_name"], networks)
+
+    def _check_fit(self, configs: Mapping[str, Any]) -> None:
+        """Check that the parts fit each other, given the whole configuration of each. Raises ModelError."""
+        denoiser, latents = configs[self.denoiser], configs["vae"].latent_channels * self.latent_patch**2
+        if denoiser.in_channels != latents:
+            raise ModelError(
+                f"model {self.folder}: {self.denoiser} takes {denoiser.in_channels} channels, but latents have "
+                f"{latents}: networks for inpainting, depth or instructions are not supported. Use the text-to-image "
+                "checkpoint"
+            )
+
+    def _check_equal(self, setting: str, found: object, expected: object, of: str) -> None:
+        """Raise ModelError unless a setting of one part is the one that another part needs."""
+        if found != expected:
+            raise ModelError(
+                f"model {self.folder}: {setting} is {found}, expected {expected} from {of}. Use parts of one model"
+            )
+
+    def interpretation(self) -> dict[str, Any]:
+        """Return the settings that change the meaning of a pair and that earlier versions ignored; often {}."""
+        if self.folder == DEFAULT:
+            return {}
+        found = {part: placeholders(tokenizer) for part, tokenizer in self._tokenizers.items()}
+        return {"placeholders": found} if any(found.values()) else {}
+
+    @cached_property
+    def _given(self) -> dict[str, Class]:
+        """The classes of the parts that the checkpoint has."""
+        return {
+            part: kind
+            for part, kind in self.parts.items()
+            if part not in self.optional or not is_left_out(self.folder, part)
+        }
+
+    @property
+    def _networks(self) -> dict[str, Class]:
+        return {part: kind for part, kind in self._given.items() if not part.startswith("tokenizer")}
+
+    @cached_property
+    def _tokenizers(self) -> dict[str, Any]:
+        return {
+            part: load_tokenizer(self.folder, part, kind)
+            for part, kind in self._given.items()
+            if part.startswith("tokenizer")
+        }
+
+    @property
+    def components(self) -> dict[str, torch.nn.Module]:
+        return {part: network for part in self._networks if (network := getattr(self, part)) is not None}
+
+    @property
+    def latent_side(self) -> int:
+        """The side of a latent, in its own pixels."""
+        return self.size // self._factor()
+
+    @abstractmethod
+    def _size(self) -> int: ...
+
+    @abstractmethod
+    def condition(self, captions: Sequence[str]) -> Conditions:
+        """What the network takes for these captions."""
+
+    def unconditional(self) -> Conditions:
+        """What guidance leads away from where no negative caption is given: [1, ...] each."""
+        return self.condition([""])
+
+    @abstractmethod
+    def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
+        """Of latents, float64 [N, C, H, W] in the model's scale: the noise, or of a flow the velocity; float32 or 64.
+
+        The same values give the same bits whatever their layout in memory.
+        """
+
+    def solve(
+        self,
+        integration: Integration,
+        captions: Sequence[str],
+        guidance_scale: float,
+        negative_captions: Sequence[str | None] | None = None,
+    ) -> Integration:
+        unguided = integration.pair.unguided
+        solve(integration, self.predictor(captions, guidance_scale, negative_captions, unguided))
+        return integration
+
+    def predictor(
+        self,
+        captions: Sequence[str],
+        guidance_scale: float,
+        negative_captions: Sequence[str | None] | None = None,
+        unguided: Container[float] = (),
+    ) -> Predict:
+        """Return the guided prediction under these captions, one per sample of the batch.
+
+        At the timesteps `unguided` it is not guided.
+        """
+        empty = self.negative_conditions(negative_captions or ())
+        return guided(self, self.condition(captions), empty, guidance_scale, unguided)
+
+    def negative_conditions(self, negative_captions: Sequence[str | None]) -> Conditions:
+        """Return what guidance leads away from: [N, ...] each, or [1, ...] if that is the empty caption for all.
+
+        The empty caption is always encoded alone: in a batch its last bits would be others.
+        """
+        if self._empty is None:
+            self._empty = self.unconditional()
+        none = torch.tensor([caption is None for caption in negative_captions], device=self.device)
+        if none.all():
+            return self._empty
+        if self.guidance != "free":
+            raise ValueError(f"a negative caption, which classifier-free guidance alone heeds; {self.folder} has none")
+        given = self.condition([caption or "" for caption in negative_captions])
+        return {
+            name: torch.where(none.view(-1, *[1] * (rows.ndim - 1)), self._empty[name], rows)
+            for name, rows in given.items()
+        }
+
+    def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
+        return self._scaled(encoded(self.vae, pixels, self.vae_dtype, posterior_seed))
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return decoded(self.vae, self._unscaled(latents), self.vae_dtype)
+
+    def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
+        """Bring the autoencoder's latents to the model's scale."""
+        return (latents - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor
+
+    def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
+
+    def _factor(self) -> int:
+        """Pixels a side of a latent."""
+        return 2 ** (len(read_config(self.folder, "vae").get("block_out_channels", [64])) - 1)
+
+
+def cut_short(tokenizer: Any, caption: str, length: int) -> bool:
+    """Whether a tokenizer makes more than `length` tokens of a caption."""
+    return len(tokenizer(expanded(tokenizer, [caption])[0]).input_ids) > length
+
+
+def timesteps_of(timestep: float, latents: torch.Tensor) -> torch.Tensor:
+    """float32 [N], one a row of `latents`, filled in on their device: a number would be copied there, and waited for.
+
+    To a compiled network a number is a constant: it would be compiled again at every step.
+    """
+    return torch.full((len(latents),), timestep, dtype=torch.float32, device=latents.device)
+
+
+def tokens_of(tokenizer: Any, captions: Sequence[str], length: int, device: torch.device) -> torch.Tensor:
+    """int64 [N, length]: cut, or padded with what the tokenizer pads with."""
+    given = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+    return tokenizer(expanded(tokenizer, captions), **given).input_ids.to(device)

@@ -1,0 +1,324 @@
+"""Any pipeline of diffusers as a model: its own call predicts and guides, and a scheduler of `edict.schedulers` steps.
+
+A subclass says what a family's pipeline does not say by itself: the layout and scale of its latents, and what is
+special about its call. A pipeline without a subclass is taken to follow the common convention: latents in the layout of
+its autoencoder, scaled by the autoencoder's own configuration.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import diffusers
+import torch
+from torch import nn
+
+from edict import compilation
+from edict.checkpoint import LoRA, ModelError, read_config, read_index, variant_of
+from edict.integration import Integration
+from edict.lattice import LatticeOverflow, NonFinite
+from edict.models.model import VAE_DTYPES, Guidance, Model, VaeDtype, decoded, encoded
+from edict.models.parts import component_class, load_component
+from edict.schedule import Schedule
+from edict.schedulers import EDICTScheduler, ScheduleFound, ScheduleProbe
+from schemas.sampling import Sampling
+
+DENOISERS = ("transformer", "unet", "prior")
+NEEDED = ("prompt", "latents", "num_inference_steps", "output_type")
+"""The arguments that the call of a pipeline must have."""
+
+
+class PipelineModel(Model):
+    """A pipeline of diffusers, with the adapters that are loaded into it.
+
+    All of its networks are put into eval mode and stop to require gradients, because the last bits of a prediction on a
+    CPU depend on it. Between two calls the pipeline's scheduler is its own. `call` are further arguments of every call.
+    """
+
+    pipelines: ClassVar[tuple[str, ...]] = ()
+    """The names of the classes of diffusers that this class is for."""
+    batched = False
+    guidance: Guidance = "pipeline"
+    latents_dtype: ClassVar[torch.dtype | None] = None
+    """The dtype in which the pipeline takes latents; None: that of its network."""
+
+    def __init__(self, folder: Path | None, pipe: Any = None, call: Mapping[str, Any] | None = None) -> None:
+        self.call = dict(call or {})
+        self.folder = Path(pipe.config._name_or_path or type(pipe).__name__) if folder is None else folder
+        self.kind = type(pipe) if pipe is not None else pipeline_class(self.folder)
+        self._arguments = inspect.signature(self.kind.__call__).parameters
+        if missing := [name for name in NEEDED if name not in self._arguments]:
+            raise ModelError(
+                f"model {self.folder}: the call of {self.kind.__name__} has no {', '.join(missing)}, so it cannot "
+                "invert images. Use a text-to-image or text-to-video pipeline"
+            )
+        if unknown := [name for name in self.call if name not in self._arguments]:
+            raise ModelError(
+                f"model.call: the call of {self.kind.__name__} has no argument {unknown[0]!r}. It has "
+                f"{', '.join(name for name in self._arguments if name != 'self')}"
+            )
+        self._schedules: dict[tuple[int, float, int | None], Schedule] = {}
+        if pipe is not None:
+            self._adopt(pipe)
+
+    def _adopt(self, pipe: Any) -> None:
+        self.pipe = pipe
+        for network in self.components.values():
+            network.requires_grad_(False).eval()
+        self.size = self._size()
+        EDICTScheduler.from_config(pipe.scheduler.config)  # Raises ValueError for an unsupported scheduler.
+
+    def load(
+        self,
+        *,
+        dtype: torch.dtype,
+        device: str,
+        variant: str | None = None,
+        adapter: LoRA | None = None,
+        compile: bool = False,
+        channels_last: bool = False,
+        vae_dtype: VaeDtype = "float32",
+    ) -> Self:
+        self.check(variant, adapter)
+        networks = {}
+        for part, component in networks_of(self.folder).items():
+            precision = VAE_DTYPES[vae_dtype] if part == "vae" else dtype
+            has_variant = variant_of(self.folder, part, variant)
+            networks[part] = load_component(self.folder, part, component, precision, has_variant)
+        absent = {part: None for part in ("safety_checker",) if part in read_index(self.folder)}
+        pipe = self.kind.from_pretrained(self.folder, local_files_only=True, **networks, **absent)
+        if adapter is not None:
+            pipe.load_lora_weights(str(adapter.file), adapter_name="lora")
+            pipe.set_adapters("lora", adapter.scale)
+        self._adopt(pipe.to(device))
+        self.vae_dtype = vae_dtype
+        if hasattr(getattr(pipe, "vae", None), "enable_slicing"):
+            pipe.vae.enable_slicing()
+        if channels_last:
+            for part in {self.denoiser, "vae"} & networks.keys():
+                networks[part].to(memory_format=torch.channels_last)
+        if compile:
+            compilation.compile_network(self.network)
+        self.compiled = compile
+        return self
+
+    def check(self, variant: str | None = None, adapter: LoRA | None = None) -> None:
+        networks_of(self.folder)
+        try:
+            EDICTScheduler.from_config(read_config(self.folder, "scheduler"))
+        except ValueError as error:
+            raise ModelError(f"model {self.folder}: {error}") from error
+
+    @property
+    def components(self) -> dict[str, nn.Module]:
+        return {name: part for name, part in self.pipe.components.items() if isinstance(part, nn.Module)}
+
+    @property
+    def network(self) -> Any:
+        return self.components[self.denoiser]
+
+    @property
+    def denoiser(self) -> str:  # type: ignore[override]
+        """The component that predicts."""
+        found = [name for name in DENOISERS if name in self.components]
+        if not found:
+            raise ModelError(f"model {self.folder}: a {self.kind.__name__} has no {' or '.join(DENOISERS)}")
+        return found[0]
+
+    def _size(self) -> int:
+        height, width = (self.call.get(side) for side in ("height", "width"))
+        if height != width:
+            raise ModelError(
+                f"model.call: height is {height} and width is {width}, but images are squares. Give both the same value"
+            )
+        if height is not None:
+            return int(height)
+        config, factor = self.network.config, getattr(self.pipe, "vae_scale_factor", None)
+        latents = getattr(self.pipe, "default_sample_size", None) or getattr(config, "sample_size", None)
+        if not isinstance(latents, int) or not factor:
+            raise ModelError(f"model {self.folder}: the size of its images is unknown. Give height and width in `call`")
+        return latents * int(factor)
+
+    def schedule(self, sampling: Sampling) -> Schedule:
+        key = sampling.steps, sampling.strength, sampling.steps_offset
+        if key not in self._schedules:
+            probe = ScheduleProbe.from_config(self._scheduler_config(sampling.steps_offset))
+            probe.num_steps = sampling.executed_steps
+            try:
+                self._run(probe, [""], self._blank, sampling.steps, 1.0, None)
+            except ScheduleFound as found:
+                self._schedules[key] = found.schedule
+            else:
+                raise ModelError(f"model {self.folder}: {self.kind.__name__} does not call scheduler.set_timesteps")
+        return self._schedules[key]
+
+    def planned_schedule(self, sampling: Sampling) -> Schedule | None:
+        return None
+
+    def _scheduler_config(self, steps_offset: int | None) -> dict[str, Any]:
+        config = dict(self.pipe.scheduler.config)
+        if steps_offset is None:
+            return config
+        if config.get("timestep_spacing") != "leading":
+            raise ValueError("steps_offset is only for schedules with leading spacing: leave it out")
+        return config | {"steps_offset": steps_offset}
+
+    @cached_property
+    def _blank(self) -> torch.Tensor:
+        return self.encode(torch.zeros(1, 3, self.size, self.size, device=self.device), None)
+
+    def clean(self) -> Schedule:
+        return EDICTScheduler.from_config(self.pipe.scheduler.config).end
+
+    def solve(
+        self,
+        integration: Integration,
+        captions: Sequence[str],
+        guidance_scale: float,
+        negative_captions: Sequence[str | None] | None = None,
+    ) -> Integration:
+        sampling = integration.pair.sampling
+        scheduler = EDICTScheduler.from_config(self._scheduler_config(sampling.steps_offset))
+        if integration.ended:
+            return integration
+        latents = scheduler.arm(integration)
+        try:
+            self._run(scheduler, captions, latents, sampling.steps, guidance_scale, negative_captions)
+        except (NonFinite, LatticeOverflow):
+            if not scheduler.integration.ended:
+                raise
+        return scheduler.integration
+
+    def _run(
+        self,
+        scheduler: Any,
+        captions: Sequence[str],
+        latents: torch.Tensor,
+        steps: int,
+        guidance_scale: float,
+        negative_captions: Sequence[str | None] | None,
+    ) -> None:
+        """Call the pipeline under a scheduler."""
+        dtype = self.latents_dtype or self.network.dtype
+        given = self.arguments(captions, guidance_scale, negative_captions)
+        given |= {"latents": latents.to(self.device, dtype), "num_inference_steps": steps, "output_type": "latent"}
+        defaults = {
+            "height": self.size,
+            "width": self.size,
+            "num_frames": 1,
+            "use_resolution_binning": False,
+            "generator": torch.Generator().manual_seed(0),  # for pipelines that draw noise before their loop
+        }
+        given |= {name: value for name, value in defaults.items() if name in self._arguments}
+        own, bar = self.pipe.scheduler, getattr(self.pipe, "_progress_bar_config", None)
+        self.pipe.scheduler = scheduler
+        self.pipe.set_progress_bar_config(disable=True)
+        try:
+            self.pipe(**given | self.call)
+        finally:
+            self.pipe.scheduler = own
+            self.pipe._progress_bar_config = bar or {}
+
+    def arguments(
+        self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
+    ) -> dict[str, Any]:
+        """Return the arguments of the call for the text and its guidance."""
+        given: dict[str, Any] = {"prompt": list(captions)}
+        if "guidance_scale" in self._arguments:
+            given["guidance_scale"] = guidance_scale
+        if negative_captions is not None and any(negative_captions):
+            if "negative_prompt" not in self._arguments:
+                raise ValueError(f"{self.kind.__name__} takes no negative prompt: leave it out")
+            given["negative_prompt"] = [caption or "" for caption in negative_captions]
+        return given
+
+    def truncated(self, caption: str) -> bool:
+        tokenizers = [part for part in self.pipe.components.values() if hasattr(part, "model_max_length")]
+        most = self.call.get("max_sequence_length", self._default("max_sequence_length"))
+        lengths = [tokenizer.model_max_length for tokenizer in tokenizers]
+        if most is not None and tokenizers:  # The limit of the encoder that takes the longest captions.
+            lengths[lengths.index(max(lengths))] = most
+        return bool(tokenizers) and all(
+            len(tokenizer(caption).input_ids) > length for tokenizer, length in zip(tokenizers, lengths, strict=True)
+        )
+
+    def _default(self, argument: str) -> Any:
+        parameter = self._arguments.get(argument)
+        return None if parameter is None or parameter.default is parameter.empty else parameter.default
+
+    def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
+        images = [encoded(self.pipe.vae, self._frames(image[None]), self.vae_dtype, posterior_seed) for image in pixels]
+        return self.pack(torch.cat(images)).float()
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        found = [decoded(self.pipe.vae, self.unpack(latent[None].float()), self.vae_dtype) for latent in latents]
+        images = torch.cat(found)
+        return images[:, :, 0] if images.ndim == 5 else images
+
+    def _frames(self, images: torch.Tensor) -> torch.Tensor:
+        """Return images [N, 3, S, S] as the autoencoder takes them: an autoencoder of videos takes one frame each."""
+        kernels = [weight for weight in self.pipe.vae.parameters() if weight.ndim == 5]
+        return images[:, :, None] if kernels else images
+
+    def pack(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return an autoencoder's latents, float32 [N, C, (F,) H, W], in the layout and scale of the pipeline."""
+        return self.normalized(latents)
+
+    def unpack(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return latents in the pipeline's layout and scale as the autoencoder's: undo `pack`."""
+        return self.denormalized(latents)
+
+    def normalized(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return (z - shift) * factor of an autoencoder's latents z, by its configuration. Statistics are per channel.
+
+        The usual settings are `scaling_factor` and `shift_factor`, and `latents_mean` and `latents_std`.
+        """
+        shift, factor = self._statistics(latents)
+        return (latents - shift) * factor
+
+    def denormalized(self, latents: torch.Tensor) -> torch.Tensor:
+        """Undo `normalized`."""
+        shift, factor = self._statistics(latents)
+        return latents / factor + shift
+
+    def _statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        config = self.pipe.vae.config
+        mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
+        shift = torch.as_tensor(getattr(config, "shift_factor", None) or 0.0 if mean is None else mean)
+        factor = torch.as_tensor(getattr(config, "scaling_factor", None) or 1.0) / torch.as_tensor(
+            1.0 if std is None else std
+        )
+        dims = (1, -1, *[1] * (latents.ndim - 2))
+        return shift.view(dims).to(latents), factor.view(dims).to(latents)
+
+
+def pipeline_class(folder: Path) -> Any:
+    """Return the class of a checkpoint's pipeline. Raises ModelError unless it is one of diffusers' own."""
+    named = read_index(folder).get("_class_name")
+    kind = getattr(diffusers, named, None) if isinstance(named, str) else None
+    if not (inspect.isclass(kind) and issubclass(kind, diffusers.DiffusionPipeline)):
+        raise ModelError(
+            f"model {folder} is a {named}, which diffusers {diffusers.__version__} does not have. Its code is not run "
+            "from the checkpoint. Use a pipeline of diffusers, or a newer diffusers"
+        )
+    return kind
+
+
+def networks_of(folder: Path) -> dict[str, Any]:
+    """Return the class of each network of a checkpoint, by its name in model_index.json.
+
+    Raises:
+        ModelError: a component has a class that neither diffusers nor transformers has.
+    """
+    found = dict[str, Any]()
+    for part, named in read_index(folder).items():
+        if part.startswith("_") or not isinstance(named, list) or len(named) != 2 or None in named:
+            continue
+        if part in ("safety_checker", "scheduler"):
+            continue
+        component = component_class(folder, part, (named[0], named[1]))
+        if issubclass(component, nn.Module):
+            found[part] = component
+    return found
