@@ -22,6 +22,7 @@ from diffusers.pipelines.flux.pipeline_flux import calculate_shift
 from diffusers.utils import DummyObject
 from PIL import Image, ImageOps
 from safetensors.torch import save_file
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from benchmarks.slots import compare
 from edict import EDICT, Control, ModelError, Pair
@@ -256,6 +257,27 @@ def test_control_holds_sdxl_and_refuses_transformers(folder: Folder, images: lis
         with pytest.raises(ModelError, match="attention control needs a UNet that attends to CLIP's tokens") as caught:
             model.edit(pair, TEXTS, [["x"], []], control=Control())
         assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_can_be_only_a_sentencepiece_model(folder: Folder, tmp_path: Path) -> None:
+    """The published PixArt-Sigma has no tokenizer.json."""
+    copy = Path(shutil.copytree(folder("pixart-sigma"), tmp_path / "copy"))
+    (copy / "tokenizer" / "tokenizer.json").unlink()
+    text = ["a red cat on a blue dog", "two hearts and a green apple"]
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(text),
+        model_prefix=str(copy / "tokenizer" / "spiece"),
+        vocab_size=40,
+        pad_id=0,  # The ids are those of T5.
+        eos_id=1,
+        unk_id=2,
+        bos_id=-1,
+        hard_vocab_limit=False,
+        minloglevel=2,
+    )
+    tokenizer = EDICT.from_pretrained(copy).model.tokenizer
+    expected = SentencePieceProcessor(model_file=str(copy / "tokenizer" / "spiece.model")).encode(text)
+    assert tokenizer(text).input_ids == [[*ids, 1] for ids in expected]
 
 
 @torch.inference_mode()

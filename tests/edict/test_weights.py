@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -12,6 +13,7 @@ from urllib.parse import unquote
 
 import huggingface_hub.constants
 import pytest
+from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from edict import EDICT, ModelError
@@ -195,14 +197,15 @@ def test_an_adapter_counts_where_transformers_would_load_it(
 ) -> None:
     """transformers loads the adapter if the package peft is installed, and ignores it otherwise."""
     copy = Path(shutil.copytree(folder("sd1"), tmp_path / "copy"))
-    plain = weights_digest(copy)
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (copy / "text_encoder" / name).write_bytes(b"{}")
-    assert weights_digest(copy) == plain
-    (tmp_path / "site" / "peft").mkdir(parents=True)
-    (tmp_path / "site" / "peft" / "__init__.py").touch()
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    digests = {plain, weights_digest(copy)}
+    model, digests = EDICT.from_pretrained(copy), {weights_digest(copy)}
+    encoder, weights = model.model.text_encoder, sums(model)
+    config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(encoder, config).save_pretrained(copy / "text_encoder")
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "peft", None)
+        assert weights_digest(copy) in digests
+    digests.add(weights_digest(copy))
+    assert sums(EDICT.from_pretrained(copy)) != weights
     for name in ("adapter_config.json", "adapter_model.safetensors"):
         (copy / "text_encoder" / name).write_bytes(b"{} ")
         digests.add(weights_digest(copy))

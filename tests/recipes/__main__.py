@@ -43,7 +43,8 @@ def page() -> str:
     rows = []
     for name in sorted({*classes(), *tried, *EXCLUDED}):
         if name in tried:
-            rows.append(f"| {name} | exact" + "".join(f"; also {variant}" for variant in tried[name]) + " |")
+            also = f"; also {', '.join(tried[name])}" if tried[name] else ""
+            rows.append(f"| {name} | exact{also} |")
         elif name in EXCLUDED:
             rows.append(f"| {name} | {EXCLUDED[name]} |")
         else:

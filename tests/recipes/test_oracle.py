@@ -95,8 +95,14 @@ def deviation(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).abs().max() / expected.std())
 
 
-# DDIMScheduler does not take a prediction with a learned variance, which KandinskyV22Pipeline gives it.
-@pytest.mark.parametrize("name", [name for name in RECIPES if name != "KandinskyV22Pipeline"])
+NOT_COMPARED = {
+    "KandinskyV22Pipeline",  # DDIMScheduler does not take its prediction with a learned variance.
+    # A small change of its input can change an activation by 1/127 of its range.
+    "QwenImagePipeline with int8 weights and activations",
+}
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name not in NOT_COMPARED])
 def test_one_state_is_ddim_or_euler(name: str) -> None:
     trial = RECIPES[name](torch.float32)
     trial.pipe.set_progress_bar_config(disable=True)

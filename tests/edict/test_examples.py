@@ -1,0 +1,140 @@
+"""Each script of examples/ with a small checkpoint, as `python examples/NAME.py ...`.
+
+The scripts compare every integer of the round trip themselves.
+"""
+
+import runpy
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import ControlNetModel, DiffusionPipeline
+from diffusers.utils import export_to_gif
+from PIL import Image
+from safetensors.torch import save_file
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, UMT5Config, UMT5EncoderModel
+
+from tests.edict.checkpoints import Folder, t5_tokenizer
+from tests.recipes.wan import wan
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+STEPS = ("--steps", 4)
+WRITTEN = ("regenerated", "edited")
+
+Run = Callable[..., None]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: list[Image.Image]) -> Iterator[Run]:
+    """Run a script in a folder with the images image0.png to image4.png."""
+    monkeypatch.chdir(tmp_path)
+    for i, image in enumerate(images):
+        image.save(f"image{i}.png")
+
+    def run_script(name: str, *arguments: object) -> None:
+        script = str(EXAMPLES / name)
+        monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+        runpy.run_path(script, run_name="__main__")
+
+    before = torch.are_deterministic_algorithms_enabled()
+    yield run_script
+    torch.use_deterministic_algorithms(before)
+
+
+def check_images() -> None:
+    """Check the images that a script wrote: an edit differs from the regenerated image."""
+    regenerated, edited = (Image.open(f"{name}.png") for name in WRITTEN)
+    assert regenerated.size == edited.size == (16, 16)
+    assert regenerated.tobytes() != edited.tobytes()
+
+
+@pytest.mark.parametrize("kind", [None, "sdxl", "sd3"])
+def test_round_trip(run: Run, folder: Folder, capsys: pytest.CaptureFixture[str], kind: str | None) -> None:
+    """Without an argument, with the shipped model."""
+    with pytest.raises(SystemExit) as ended:
+        run("round_trip.py", *([folder(kind)] if kind else []), *STEPS)
+    assert not ended.value.code
+    assert capsys.readouterr().out.startswith("0 of ")
+
+
+def test_edit(run: Run, folder: Folder) -> None:
+    run("edit.py", "image0.png", "a red heart", "dog face", "--model", folder("sd1"), *STEPS)
+    check_images()
+
+
+def test_controlnet(run: Run, folder: Folder) -> None:
+    unet = DiffusionPipeline.from_pretrained(folder("sd1")).unet
+    ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32)).save_pretrained("controlnet")
+    given = ("--model", folder("sd1"), "--controlnet", "controlnet")
+    run("controlnet.py", "image0.png", "image1.png", "a red heart", "dog face", *given, *STEPS)
+    check_images()
+
+
+def test_ip_adapter(run: Run, folder: Folder) -> None:
+    save_ip_adapter(DiffusionPipeline.from_pretrained(folder("sd1")).unet, Path("adapter", "models"))
+    given = ("--model", folder("sd1"), "--adapter", "adapter")
+    run("ip_adapter.py", "image0.png", "a red heart", "image1.png", *given, *STEPS)
+    check_images()
+
+
+def save_ip_adapter(unet: torch.nn.Module, folder: Path, tokens: int = 4) -> None:
+    """Save random weights of an IP-Adapter for a UNet, and of its image encoder, as h94/IP-Adapter has them."""
+    torch.manual_seed(0)
+    config = CLIPVisionConfig(
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=32,
+        patch_size=16,
+        projection_dim=8,
+    )
+    CLIPVisionModelWithProjection(config).save_pretrained(folder / "image_encoder")
+    width = unet.config.cross_attention_dim
+    weights = {
+        "image_proj.proj.weight": torch.randn(tokens * width, config.projection_dim),
+        "image_proj.proj.bias": torch.randn(tokens * width),
+        "image_proj.norm.weight": torch.ones(width),
+        "image_proj.norm.bias": torch.zeros(width),
+    }
+    for i, name in enumerate(unet.attn_processors):
+        if "attn2" in name:
+            shape = unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape
+            weights |= {f"ip_adapter.{i}.to_{part}_ip.weight": torch.randn(shape) for part in "kv"}
+    save_file(weights, folder / "ip-adapter_sd15.safetensors")
+
+
+def test_lora(run: Run, folder: Folder) -> None:
+    torch.manual_seed(0)
+    unet = DiffusionPipeline.from_pretrained(folder("sdxl")).unet
+    weights = {}
+    for name, module in unet.named_modules():
+        if name.endswith(("to_q", "to_v")):
+            weights[f"unet.{name}.lora_A.weight"] = torch.randn(2, module.in_features)
+            weights[f"unet.{name}.lora_B.weight"] = torch.randn(module.out_features, 2)
+    save_file(weights, "lora.safetensors")
+    given = ("--model", folder("sdxl"), "--lora", "lora.safetensors")
+    run("lora.py", "image0.png", "a red heart", "dog face", *given, *STEPS)
+    check_images()
+
+
+def test_video(run: Run, images: list[Image.Image]) -> None:
+    torch.manual_seed(0)
+    tokenizer = t5_tokenizer()
+    config = UMT5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    pipe = wan(torch.float32).pipe
+    pipe.register_modules(tokenizer=tokenizer, text_encoder=UMT5EncoderModel(config))
+    pipe.save_pretrained("wan")
+    export_to_gif([image.resize((32, 32)) for image in images], "video.gif")
+    size = ("--frames", 5, "--height", 32, "--width", 32)
+    run("video.py", "video.gif", "a red heart", "dog face", "--model", "wan", *size, *STEPS)
+    for name in WRITTEN:
+        with Image.open(f"{name}.gif") as written:
+            assert written.size == (32, 32)
+            assert written.n_frames == 5
+
+
+def test_every_script_has_a_test() -> None:
+    assert {f"test_{file.stem}" for file in EXAMPLES.glob("*.py")} <= globals().keys()
