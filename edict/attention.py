@@ -456,7 +456,8 @@ def generate(
     """Generate a batch of bases and edits to the clean end, step by step. Return its pair, and its faults by row.
 
     `predictor` is `guided` but for its keywords; `allowed` bool [E, H, W], or None, is the mask where one is given.
-    `on_answer` is called after each network call. Outside a mask an edit's integers become its base's, after each step; no mean is taken.
+    `on_answer` is called after each network call. Outside a mask an edit's integers become its base's, after each
+    step; no mean is taken.
     """
     depth, blend, monitor = pair.schedule.num_steps, control.blend, RangeMonitor(pair.x)
     steps = depth - pair.position

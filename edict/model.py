@@ -102,6 +102,7 @@ class EDICT:
         compile: bool = False,
         channels_last: bool = False,
         vae_dtype: VaeDtype = "float32",
+        call: Mapping[str, Any] | None = None,
     ) -> "EDICT":
         """Load the shipped default (None), a folder, or a hub id. Safetensors only; nothing in a checkpoint runs code.
 
@@ -110,7 +111,8 @@ class EDICT:
         that predicts, at its first call of each shape, of which torch takes eight: quicker, and a pair comes back
         exactly where it was inverted compiled too. `channels_last` stores the weights of convolutions as
         [out, height, width, in], in the network and the autoencoder. It changes the last bits. `dtype` is a torch.dtype
-        or its name. `vae_dtype` is float32, tf32 (on GPUs) or bfloat16.
+        or its name. `vae_dtype` is float32, tf32 (on GPUs) or bfloat16. `call` are arguments of every call of the
+        pipeline; with them, a checkpoint of any kind runs by the pipeline of diffusers.
 
         Raises:
             ModelError: the model or the compiler does not exist.
@@ -119,7 +121,7 @@ class EDICT:
         dtype, device = _dtype(dtype), str(torch.device(device))
         _check_choice("vae_dtype", vae_dtype, VAE_DTYPES)
         folder = locate(path, revision, variant)
-        model = describe(folder)
+        model = describe(folder, call)
         adapter = None if lora is None else locate_lora(lora, lora_scale)
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise RuntimeError(

@@ -7,10 +7,13 @@ from typing import Any
 from edict.checkpoint import read_index
 from edict.models.direct import Conditions, DirectModel
 from edict.models.flux import Flux
+from edict.models.flux2 import Flux2
 from edict.models.model import Model
+from edict.models.packed import PackedPipeline
 from edict.models.pipeline import PipelineModel
 from edict.models.pixart_sigma import PixArtSigma
 from edict.models.pixels import Pixels
+from edict.models.qwen_image import QwenImage
 from edict.models.stable_diffusion import StableDiffusion
 from edict.models.stable_diffusion_3 import StableDiffusion3
 from edict.models.stable_diffusion_xl import StableDiffusionXL
@@ -24,7 +27,7 @@ MODELS: dict[str, type[DirectModel]] = {
     "DDPMPipeline": Pixels,
     "DDIMPipeline": Pixels,
 }
-FAMILIES: tuple[type[PipelineModel], ...] = ()
+FAMILIES: tuple[type[PipelineModel], ...] = (Flux2, PackedPipeline, QwenImage)
 """The families of pipelines that differ from the common convention."""
 
 

@@ -41,8 +41,6 @@ class PipelineModel(Model):
     """The names of the classes of diffusers that this class is for."""
     batched = False
     guidance: Guidance = "pipeline"
-    latents_dtype: ClassVar[torch.dtype | None] = None
-    """The dtype in which the pipeline takes latents; None: that of its network."""
 
     def __init__(self, folder: Path | None, pipe: Any = None, call: Mapping[str, Any] | None = None) -> None:
         self.call = dict(call or {})
@@ -201,14 +199,14 @@ class PipelineModel(Model):
         negative_captions: Sequence[str | None] | None,
     ) -> None:
         """Call the pipeline under a scheduler."""
-        dtype = self.latents_dtype or self.network.dtype
         given = self.arguments(captions, guidance_scale, negative_captions)
-        given |= {"latents": latents.to(self.device, dtype), "num_inference_steps": steps, "output_type": "latent"}
+        given |= {"latents": self.given(latents), "num_inference_steps": steps, "output_type": "latent"}
         defaults = {
             "height": self.size,
             "width": self.size,
             "num_frames": 1,
             "use_resolution_binning": False,
+            "clean_caption": False,  # it would change the text where two optional packages are installed
             "generator": torch.Generator().manual_seed(0),  # for pipelines that draw noise before their loop
         }
         given |= {name: value for name, value in defaults.items() if name in self._arguments}
@@ -269,6 +267,10 @@ class PipelineModel(Model):
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
         """Return latents in the pipeline's layout and scale as the autoencoder's: undo `pack`."""
         return self.denormalized(latents)
+
+    def given(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the argument `latents` of the call, for latents in the layout of the pipeline's loop, float32."""
+        return latents
 
     def normalized(self, latents: torch.Tensor) -> torch.Tensor:
         """Return (z - shift) * factor of an autoencoder's latents z, by its configuration. Statistics are per channel.

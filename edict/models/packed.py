@@ -1,0 +1,40 @@
+"""Pipelines whose latents are tokens of 2x2 positions, as FLUX.1's (Black Forest Labs, 2024)."""
+
+import math
+
+import torch
+
+from edict.models.pipeline import PipelineModel
+
+
+class PackedPipeline(PipelineModel):
+    """Latents are [N, H/2 * W/2, 4 C]; a token has the channels first, and of each channel its 2x2 positions."""
+
+    pipelines = ("BriaPipeline", "ChromaPipeline", "LongCatImagePipeline", "OvisImagePipeline")
+
+    def pack(self, latents: torch.Tensor) -> torch.Tensor:
+        return tokens(patches(self.normalized(latents)))
+
+    def unpack(self, latents: torch.Tensor) -> torch.Tensor:
+        return self.denormalized(from_patches(from_tokens(latents)))
+
+
+def patches(latents: torch.Tensor) -> torch.Tensor:
+    """[N, C, H, W] -> [N, 4 C, H/2, W/2]."""
+    return torch.nn.functional.pixel_unshuffle(latents, 2)
+
+
+def from_patches(latents: torch.Tensor) -> torch.Tensor:
+    """Undo `patches`."""
+    return torch.nn.functional.pixel_shuffle(latents, 2)
+
+
+def tokens(latents: torch.Tensor) -> torch.Tensor:
+    """[N, C, H, W] -> [N, H * W, C]."""
+    return latents.flatten(2).transpose(1, 2).contiguous()
+
+
+def from_tokens(latents: torch.Tensor) -> torch.Tensor:
+    """Undo `tokens` of a square: [N, L, C] -> [N, C, sqrt(L), sqrt(L)]."""
+    side = math.isqrt(latents.shape[1])
+    return latents.transpose(1, 2).unflatten(2, (side, side))
