@@ -35,6 +35,7 @@ _CONFIGURATIONS = (
     "config.json",
     "scheduler_config.json",
 )
+_KINDS_OF_FILES = ("json", "txt", "model", "jinja", "safetensors")
 _DECIDES_NOTHING = {"safety_checker", "requires_safety_checker", "feature_extractor", "image_encoder"}
 LORA = "pytorch_lora_weights.safetensors"
 _SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
@@ -121,6 +122,8 @@ def _download_model(hub_id: str, revision: str | None, variant: str | None) -> P
     commit = folder.name  # for later downloads
     if variant is not None and (rest := [part for part in _WEIGHTS if part and not variant_of(folder, part, variant)]):
         folder = fetched([file for part in rest for file in _weights(part)], commit)
+    if others := _other_components(folder):
+        folder = fetched([f"{part}/*.{kind}" for part in others for kind in _KINDS_OF_FILES], commit)
     tried = set[Path]()
     while missing := {file for file in _all_weight_files(folder, variant) if not file.is_file()} - tried:
         folder = fetched([escape(_name(file, folder)) for file in missing], commit)
@@ -269,7 +272,24 @@ def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 def _all_weight_files(folder: Path, variant: str | None) -> set[Path]:
     """Return the weight files of every part, and their indexes. Files that only an index names may not exist."""
-    return set().union(*(_weight_files(folder, part, variant_of(folder, part, variant)) for part in _WEIGHTS))
+    files = set().union(*(_weight_files(folder, part, variant_of(folder, part, variant)) for part in _WEIGHTS))
+    for part in _other_components(folder):
+        weights = set((folder / part).glob("*.safetensors"))
+        of_variant = {file for file in weights if variant is not None and f".{variant}." in file.name}
+        files |= of_variant or {file for file in weights if "." not in file.name.removesuffix(".safetensors")}
+    return files
+
+
+def _other_components(folder: Path) -> list[str]:
+    """Return the components of a checkpoint whose files have no place in _WEIGHTS and _CONFIGURATIONS.
+
+    Pipelines of diffusers other than Stable Diffusion's have them, such as processors and second transformers.
+    """
+    known = _WEIGHTS.keys() | _DECIDES_NOTHING | {"scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"}
+    if not (folder / "model_index.json").is_file():
+        return []
+    named = (part for part, value in read_index(folder).items() if isinstance(value, list) and None not in value)
+    return sorted(part for part in named if part not in known and (folder / part).is_dir())
 
 
 def _weight_files(folder: Path, part: str, variant: str | None) -> set[Path]:
@@ -346,6 +366,8 @@ def weights_digest(folder: Path, variant: str | None = None, lora: LoRA | None =
     """
     files = {file for pattern in _CONFIGURATIONS for file in folder.glob(pattern)}
     files |= _all_weight_files(folder, variant)
+    for part in _other_components(folder):
+        files |= {file for kind in _KINDS_OF_FILES[:-1] for file in (folder / part).glob(f"*.{kind}")}
     digest = sha256()
     for file in sorted(file for file in files - {folder / "model_index.json"} if file.is_file()):
         digest.update(f"{_name(file, folder)}\0{sha256_of(file)}\n".encode())

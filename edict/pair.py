@@ -1,16 +1,24 @@
 """The pair of coupled states, with what is needed to go on from it."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from edict.lattice import from_lattice
 from edict.samplers import SAMPLERS
 from edict.schedule import Schedule
 from schemas.sampling import Sampling
+
+FORMAT = 1
+"""The version of the files of pairs."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -58,6 +66,39 @@ class Pair:
         if isinstance(rows, int | np.integer):
             rows = [range(len(self))[rows]]
         return replace(self, x=self.x[rows], y=self.y[rows])
+
+    def save(self, file: str | Path) -> None:
+        """Save the pair as a safetensors file: `x` and `y`, int64, and everything else as JSON in its metadata."""
+        about = {
+            "format": FORMAT,
+            "schedule": asdict(self.schedule),
+            "position": self.position,
+            "sampling": self.sampling.model_dump(),
+            "batch_size": self.batch_size,
+        }
+        states = {name: state.contiguous().cpu() for name, state in (("x", self.x), ("y", self.y))}
+        save_file(states, file, metadata={"edict.pair": json.dumps(about)})
+
+    @classmethod
+    def load(cls, file: str | Path) -> "Pair":
+        """Load a pair that `save` wrote. Its states are on the CPU.
+
+        Raises:
+            ValueError: the file is not a pair, or a newer version wrote it.
+        """
+        try:
+            with safe_open(file, "pt") as tensors:
+                about = json.loads((tensors.metadata() or {}).get("edict.pair", "null"))
+                states = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{file}: cannot be read as a pair ({error}). Give a file that Pair.save wrote") from error
+        if about is None or states.keys() != {"x", "y"}:
+            raise ValueError(f"{file}: is not a pair. Give a file that Pair.save wrote")
+        if about["format"] != FORMAT:
+            raise ValueError(f"{file}: has format {about['format']}, and this version reads {FORMAT}. Upgrade edict")
+        plan: dict[str, Any] = {name: values and tuple(values) for name, values in about["schedule"].items()}
+        schedule, sampling = Schedule(**plan), Sampling(**about["sampling"])
+        return cls(states["x"], states["y"], schedule, about["position"], sampling, about["batch_size"])
 
     def to(self, device: torch.device) -> "Pair":
         """The same with its states on `device`."""

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import edict
 from edict import EDICT, Control, Pair
@@ -240,3 +241,26 @@ def test_long_calls_show_a_bar_that_can_be_switched_off(
         assert capsys.readouterr().err == ""
     finally:
         model.set_progress_bar_config()
+
+
+def test_a_pair_is_saved_and_loaded(model: EDICT, images: list[Image.Image], tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"steps": 3, "strength": 0.7, "sampler": "bdia", "guidance_interval": (0.1, 5.0)}
+    pair = model.invert(images[:2], ["a", "b"], **settings)
+    file = tmp_path / "pair.safetensors"
+    pair.save(file)
+    loaded = Pair.load(file)
+    assert loaded == pair and repr(loaded) == repr(pair)
+    assert (loaded.schedule, loaded.position, loaded.sampling, loaded.batch_size) == (
+        pair.schedule,
+        pair.position,
+        pair.sampling,
+        pair.batch_size,
+    )
+    latent = [model.generate(one, ["a", "b"], output_type="latent") for one in (pair, loaded)]
+    assert latent[0].digests() == latent[1].digests()
+    (tmp_path / "text").write_text("no tensors")
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    refused = {"text": "cannot be read as a pair", "none": "cannot be read", "other.safetensors": "not a pair"}
+    for name, said in refused.items():
+        with pytest.raises(ValueError, match=said):
+            Pair.load(tmp_path / name)
