@@ -3,18 +3,15 @@
 The networks, the VAEs and the schedulers are those of `tests.recipes`, with random weights.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
-from diffusers import DiffusionPipeline, Flux2Transformer2DModel, ModelMixin
+from diffusers import DiffusionPipeline, Flux2Transformer2DModel
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
-from diffusers.utils import SAFETENSORS_WEIGHTS_NAME, is_accelerate_available
-from safetensors.torch import load_model
 from transformers import (
     CLIPImageProcessor,
     Gemma2Config,
@@ -195,23 +192,10 @@ def save(name: str, folder: Path) -> Path:
 
 
 def load(folder: Path) -> DiffusionPipeline:
-    """Load a checkpoint as a user does, and without accelerate if that is not installed."""
-    kind, given = DiffusionPipeline, dict[str, Any]()
-    if not is_accelerate_available() and (given := dict(networks_in_two_dtypes(folder))):
-        # DiffusionPipeline ignores a network that is an optional component of the pipeline's class.
-        kind = getattr(diffusers, DiffusionPipeline.load_config(folder)["_class_name"])
-    pipe = kind.from_pretrained(folder, local_files_only=True, **given)
+    """Load a checkpoint as a user does."""
+    pipe = DiffusionPipeline.from_pretrained(folder, local_files_only=True)
     pipe.set_progress_bar_config(disable=True)
     return pipe
-
-
-def networks_in_two_dtypes(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Load the networks that keep some modules in float32, which `from_pretrained` does only with accelerate."""
-    for part, network in classes(folder).items():
-        if getattr(network, "_keep_in_fp32_modules", None) and issubclass(network, ModelMixin):
-            made = network.from_config(network.load_config(folder / part))
-            load_model(made, folder / part / SAFETENSORS_WEIGHTS_NAME)
-            yield part, made.eval()
 
 
 def classes(folder: Path) -> dict[str, Any]:

@@ -14,10 +14,10 @@ from diffusers import ControlNetModel, DiffusionPipeline
 from diffusers.utils import export_to_gif
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection, UMT5Config, UMT5EncoderModel
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
-from tests.edict.checkpoints import Folder, t5_tokenizer
-from tests.recipes.wan import wan
+from tests.edict.checkpoints import Folder
+from tests.edict.pipeline_checkpoints import save
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEPS = ("--steps", 4)
@@ -121,12 +121,7 @@ def test_lora(run: Run, folder: Folder) -> None:
 
 
 def test_video(run: Run, images: list[Image.Image]) -> None:
-    torch.manual_seed(0)
-    tokenizer = t5_tokenizer()
-    config = UMT5Config(vocab_size=len(tokenizer), d_model=32, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    pipe = wan(torch.float32).pipe
-    pipe.register_modules(tokenizer=tokenizer, text_encoder=UMT5EncoderModel(config))
-    pipe.save_pretrained("wan")
+    save("wan", Path("wan"))
     export_to_gif([image.resize((32, 32)) for image in images], "video.gif")
     size = ("--frames", 5, "--height", 32, "--width", 32)
     run("video.py", "video.gif", "a red heart", "dog face", "--model", "wan", *size, *STEPS)

@@ -34,7 +34,6 @@ def ip_adapter(dtype: torch.dtype) -> Trial:
         subfolder="",
         weight_name="",
         image_encoder_folder=None,
-        low_cpu_mem_usage=False,
     )
     embeds = normal(BATCH, 1, 16, dtype=dtype, seed=4)
     guided = {**trial.guided, "ip_adapter_image_embeds": [torch.cat([torch.zeros_like(embeds), embeds])]}
