@@ -6,6 +6,7 @@
 >>> pictures = model.generate(pair, new_captions)
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from edict.model import EDICT
     from edict.pair import Pair
     from edict.schedulers import BDIAScheduler, EDICTScheduler, OBELMScheduler
+
+# Where torchao is installed, transformers imports it, and its import warns of kernels for other machines.
+for _name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao"):
+    logging.getLogger(_name).setLevel(logging.ERROR)
 
 __all__ = [
     "EDICT",

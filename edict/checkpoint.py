@@ -86,27 +86,46 @@ def _single_file(file: Path) -> str:
     if not file.is_file():
         return f"model {str(file)!r}: there is no such file; give a folder in the diffusers layout or a hub id"
     return (
-        f"model {file} is a single file, and a folder in the diffusers layout is needed. Convert it with its own "
-        f"pipeline, such as diffusers.StableDiffusionPipeline.from_single_file({str(file)!r}).save_pretrained('FOLDER')"
+        f"model {file} is a single file, so its configurations are needed: give `config` (in a spec, model.config), the "
+        "folder or hub id of its model in the diffusers layout. Only .safetensors files are read"
     )
 
 
 def locate_lora(path: str | Path, scale: float = 1.0) -> LoRA:
-    """LoRA weights: a .safetensors file, a folder with one, or a hub id, downloaded first. Raises ModelError."""
+    """Return LoRA weights: a .safetensors file, a folder with one, or a hub id. Raises ModelError."""
+    return LoRA(locate_adapter("lora", path), scale)
+
+
+def locate_adapter(kind: str, path: str | Path) -> Path:
+    """Return the .safetensors file of an adapter: this file, that of a folder, or of a hub id, downloaded first.
+
+    `kind` is lora or textual_inversion. Raises ModelError.
+    """
     place = Path(path).expanduser()
     if not place.exists():
         if _no_id(path):
-            raise ModelError(f"lora {str(path)!r}: there is no such file or folder, and it is no hub id (owner/name)")
-        place = _download("lora", str(path), None, ["*.safetensors"])
+            raise ModelError(f"{kind} {str(path)!r}: there is no such file or folder, and it is no hub id (owner/name)")
+        place = _download(kind, str(path), None, ["*.safetensors"])
     if place.is_dir():
         found = [place / LORA] if (place / LORA).is_file() else sorted(place.glob("*.safetensors"))
         if len(found) != 1:
             names = ", ".join(file.name for file in found) or "none"
-            raise ModelError(f"lora {place}: one .safetensors file is wanted, or {LORA}, and there are: {names}")
+            wanted = f", or {LORA}" if kind == "lora" else ""
+            raise ModelError(f"{kind} {place}: one .safetensors file is wanted{wanted}, and there are: {names}")
         place = found[0]
     if place.suffix != ".safetensors":
-        raise ModelError(f"lora {place}: only .safetensors is read, since other formats can run code")
-    return LoRA(place, scale)
+        raise ModelError(f"{kind} {place}: only .safetensors is read, since other formats can run code")
+    return place
+
+
+def locate_file(path: str | Path | None) -> Path:
+    """Return a checkpoint in a single file. Raises ModelError if it does not exist or is not .safetensors."""
+    file = Path(path or "").expanduser()
+    if file.suffix != ".safetensors":
+        raise ModelError(f"model {str(path)!r}: with `config`, the model is a .safetensors file. Leave `config` out")
+    if not file.is_file():
+        raise ModelError(f"model {str(path)!r}: there is no such file")
+    return file
 
 
 def _no_id(path: str | Path) -> bool:
@@ -358,11 +377,13 @@ def _name(file: Path, folder: Path) -> str:
     return Path(relpath(file, folder)).as_posix()
 
 
-def weights_digest(folder: Path, variant: str | None = None, lora: LoRA | None = None) -> str:
+def weights_digest(
+    folder: Path, variant: str | None = None, lora: LoRA | None = None, more: Sequence[Path] = ()
+) -> str:
     """sha256 over all that decides a prediction: weights, configurations, tokenizers; their names and bytes.
 
-    It includes the settings in model_index.json, such as `force_zeros_for_empty_prompt`, and its list of absent parts.
-    Raises ModelError.
+    `more` are further files: a single-file checkpoint, textual inversions. The digest includes the settings in
+    model_index.json, such as `force_zeros_for_empty_prompt`, and its list of absent parts. Raises ModelError.
     """
     files = {file for pattern in _CONFIGURATIONS for file in folder.glob(pattern)}
     files |= _all_weight_files(folder, variant)
@@ -375,6 +396,8 @@ def weights_digest(folder: Path, variant: str | None = None, lora: LoRA | None =
         is_part = isinstance(value, list) and value[:1] != [None]
         if not name.startswith("_") and name not in _DECIDES_NOTHING and not is_part:
             digest.update(f"{name}\0{json.dumps(value)}\n".encode())
+    for file in more:
+        digest.update(f"file\0{sha256_of(file)}\n".encode())
     if lora is not None:
         digest.update(f"lora\0{sha256_of(lora.file)}\0{lora.scale}\n".encode())
     return digest.hexdigest()

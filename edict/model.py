@@ -16,13 +16,14 @@ from tqdm.auto import tqdm
 from edict import attention
 from edict.attention import Control
 from edict.batching import arrange
-from edict.checkpoint import ModelError, locate, locate_lora
+from edict.checkpoint import ModelError, locate, locate_adapter, locate_file, locate_lora
 from edict.determinism import enough_memory, make_deterministic
 from edict.image_processor import Images, OutputType, from_decoded, to_pil
 from edict.integration import Faults, Integration, Predict
 from edict.lattice import NonFinite, of_sample, to_lattice
 from edict.models import DirectModel, Model, PipelineModel, describe, of_pipeline
-from edict.models.model import VAE_DTYPES, VaeDtype
+from edict.models.model import VAE_DTYPES, LoadOptions, VaeDtype
+from edict.models.pipeline import QUANTIZATIONS
 from edict.pair import Pair
 from edict.samplers import SAMPLERS, resolved, sampling
 from edict.samplers.base import BITS
@@ -95,8 +96,11 @@ class EDICT:
         *,
         revision: str | None = None,
         variant: str | None = None,
+        config: str | Path | None = None,
         lora: str | Path | None = None,
         lora_scale: float = 1.0,
+        textual_inversion: str | Path | Sequence[str | Path] = (),
+        quantization: str | None = None,
         dtype: torch.dtype | str = torch.float32,
         device: torch.device | str = "cpu",
         compile: bool = False,
@@ -104,15 +108,23 @@ class EDICT:
         vae_dtype: VaeDtype = "float32",
         call: Mapping[str, Any] | None = None,
     ) -> "EDICT":
-        """Load the shipped default (None), a folder, or a hub id. Safetensors only; nothing in a checkpoint runs code.
+        """Load a checkpoint: the shipped model (None), a folder of diffusers, a hub id, or a .safetensors file.
 
-        `variant` takes the weights of that name, as fp16, where a part has them. `lora` is a .safetensors file, a
-        folder with one, or a hub id; it is added to the weights, times `lora_scale`. `compile` compiles the network
-        that predicts, at its first call of each shape, of which torch takes eight: quicker, and a pair comes back
-        exactly where it was inverted compiled too. `channels_last` stores the weights of convolutions as
-        [out, height, width, in], in the network and the autoencoder. It changes the last bits. `dtype` is a torch.dtype
-        or its name. `vae_dtype` is float32, tf32 (on GPUs) or bfloat16. `call` are arguments of every call of the
-        pipeline; with them, a checkpoint of any kind runs by the pipeline of diffusers.
+        Only safetensors are read, and nothing in a checkpoint runs code.
+
+        Args:
+            variant: take the weights of that name, such as fp16, of the components that have them.
+            config: folder or hub id with the configurations, and the other components, of a .safetensors file.
+            lora: a .safetensors file, a folder with one, or a hub id. It is added to the weights, times `lora_scale`.
+            textual_inversion: the same of textual inversions, one or several.
+            quantization: int8, int8_dynamic, float8 or int4, by torchao, of the network that predicts.
+            dtype: of the network and the text encoders, a torch.dtype or its name.
+            compile: compile the network, at its first call of each shape, of which torch takes eight. It is faster, and
+                a pair of a compiled network regenerates exactly only by a compiled one.
+            channels_last: store the weights of convolutions as [out, height, width, in]. It changes the last bits.
+            vae_dtype: float32, tf32 (on GPUs) or bfloat16.
+            call: arguments of every call of the pipeline. With them, or with `config`, `textual_inversion` or
+                `quantization`, a checkpoint of any kind runs by its pipeline of diffusers.
 
         Raises:
             ModelError: the model or the compiler does not exist.
@@ -120,25 +132,28 @@ class EDICT:
         """
         dtype, device = _dtype(dtype), str(torch.device(device))
         _check_choice("vae_dtype", vae_dtype, VAE_DTYPES)
-        folder = locate(path, revision, variant)
-        model = describe(folder, call)
-        adapter = None if lora is None else locate_lora(lora, lora_scale)
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise RuntimeError(
-                "device 'cuda' was asked for, but torch sees no CUDA device; use device='cpu' to run without"
-            )
-        make_deterministic()
-        return cls(
-            model.load(
-                dtype=dtype,
-                device=device,
-                variant=variant,
-                adapter=adapter,
-                compile=compile,
-                channels_last=channels_last,
-                vae_dtype=vae_dtype,
-            )
+        if quantization is not None:
+            _check_choice("quantization", quantization, QUANTIZATIONS)
+        file = None if config is None else locate_file(path)
+        folder = locate(path if config is None else config, revision, variant)
+        several = [textual_inversion] if isinstance(textual_inversion, str | Path) else textual_inversion
+        options = LoadOptions(
+            dtype=dtype,
+            device=device,
+            variant=variant,
+            lora=None if lora is None else locate_lora(lora, lora_scale),
+            file=file,
+            embeddings=tuple(locate_adapter("textual_inversion", one) for one in several),
+            quantization=quantization,
+            compile=compile,
+            channels_last=channels_last,
+            vae_dtype=vae_dtype,
         )
+        model = describe(folder, call, by_pipeline=options.by_pipeline)
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise RuntimeError("device is 'cuda', but torch finds no CUDA device. Set device='cpu' to run without one")
+        make_deterministic()
+        return cls(model.load(options))
 
     @property
     def size(self) -> int:

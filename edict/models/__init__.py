@@ -31,16 +31,17 @@ FAMILIES: tuple[type[PipelineModel], ...] = (Flux2, PackedPipeline, QwenImage)
 """The families of pipelines that differ from the common convention."""
 
 
-def describe(folder: Path, call: Mapping[str, Any] | None = None) -> Model:
+def describe(folder: Path, call: Mapping[str, Any] | None = None, *, by_pipeline: bool = False) -> Model:
     """Return the model of a checkpoint's folder, not loaded: only its configurations are read.
 
-    `call` are further arguments of the pipeline's call. With them, a model of any kind runs by its pipeline.
+    `call` are further arguments of the pipeline's call. With them, or `by_pipeline`, a model of any kind runs by its
+    pipeline.
 
     Raises:
         ModelError: the checkpoint is not complete, or diffusers does not have its pipeline.
     """
     kind = read_index(folder).get("_class_name")
-    if kind in MODELS and not call:
+    if kind in MODELS and not call and not by_pipeline:
         return MODELS[kind](folder)
     return family_of(kind)(folder, None, call)
 

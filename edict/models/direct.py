@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 
-from edict import compilation, lora
+from edict import lora
 from edict.checkpoint import DEFAULT, LoRA, ModelError, read_config, read_index
 from edict.guidance import guided
 from edict.integration import Integration, Predict, solve
-from edict.models.model import VAE_DTYPES, Model, VaeDtype, decoded, encoded
+from edict.models.model import VAE_DTYPES, LoadOptions, Model, decoded, encoded
 from edict.models.parts import (
     Class,
     build_network,
@@ -55,40 +55,16 @@ class DirectModel(Model):
         self.size = self._size()
         self._empty: Conditions | None = None
 
-    def load(
-        self,
-        *,
-        dtype: torch.dtype,
-        device: str,
-        variant: str | None = None,
-        adapter: LoRA | None = None,
-        compile: bool = False,
-        channels_last: bool = False,
-        vae_dtype: VaeDtype = "float32",
-    ) -> Self:
-        """Load its parts, from safetensors. Raises ModelError, and what diffusers and transformers raise."""
-        self.check(variant, adapter)
+    def load(self, options: LoadOptions) -> Self:
+        self.check(options.variant, options.lora)
         for part in self.parts:
             setattr(self, part, self._tokenizers.get(part))
         for part, kind in self._networks.items():
-            precision = VAE_DTYPES[vae_dtype] if part == "vae" else dtype
-            setattr(self, part, load_network(self.folder, part, kind, precision, variant))
-        networks = {part: getattr(self, part) for part in self.parts if not part.startswith("tokenizer")}
-        if adapter is not None:
-            lora.fuse(adapter, read_index(self.folder)["_class_name"], networks)
-        for network in networks.values():
-            if network is not None:
-                network.requires_grad_(False).eval().to(device)
-        self.vae_dtype = vae_dtype
-        if channels_last:
-            for part in {self.denoiser, "vae"} & networks.keys():
-                networks[part].to(memory_format=torch.channels_last)
-        if "vae" in networks:
-            # in a batch a picture would have other last bits, and one of 1024 pixels takes gigabytes
-            self.vae.enable_slicing()
-        if compile:
-            compilation.compile_network(self.network)
-        self.compiled = compile
+            precision = VAE_DTYPES[options.vae_dtype] if part == "vae" else options.dtype
+            setattr(self, part, load_network(self.folder, part, kind, precision, options.variant))
+        if options.lora is not None:
+            lora.fuse(options.lora, read_index(self.folder)["_class_name"], self.components)
+        self.prepare(options)
         return self
 
     def check_scheduler(self, supported: Collection[str], advice: str) -> None:

@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 
-from edict.checkpoint import LoRA
+from edict.checkpoint import LoRA, ModelError
+from edict.compilation import compile_network
 from edict.determinism import tf32
 from edict.integration import Integration
 from edict.schedule import Schedule
@@ -18,6 +20,32 @@ VAE_DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch
 Guidance = Literal["free", "embedded", "none", "pipeline"]
 """free: classifier-free, from two branches. embedded: the network takes the scale itself. none: there is none.
 pipeline: the pipeline's call guides, in its own way."""
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a checkpoint is loaded.
+
+    `file` is a single-file checkpoint, whose configurations the model's folder has. `embeddings` are files of textual
+    inversions. `quantization` is one of edict.models.pipeline.QUANTIZATIONS, for the network that predicts. The last
+    two and `file` are for models that run by a pipeline of diffusers.
+    """
+
+    dtype: torch.dtype = torch.float32
+    device: str = "cpu"
+    variant: str | None = None
+    lora: LoRA | None = None
+    file: Path | None = None
+    embeddings: tuple[Path, ...] = ()
+    quantization: str | None = None
+    compile: bool = False
+    channels_last: bool = False
+    vae_dtype: VaeDtype = "float32"
+
+    @property
+    def by_pipeline(self) -> bool:
+        """Whether only a pipeline of diffusers can load this."""
+        return bool(self.file or self.embeddings or self.quantization)
 
 
 class Model(ABC):
@@ -41,18 +69,26 @@ class Model(ABC):
     """tf32 is float32 with the inputs of products rounded to TF32, on GPUs."""
 
     @abstractmethod
-    def load(
-        self,
-        *,
-        dtype: torch.dtype,
-        device: str,
-        variant: str | None = None,
-        adapter: LoRA | None = None,
-        compile: bool = False,
-        channels_last: bool = False,
-        vae_dtype: VaeDtype = "float32",
-    ) -> Self:
+    def load(self, options: LoadOptions) -> Self:
         """Load its components, from safetensors. Raises ModelError, and what diffusers and transformers raise."""
+
+    def prepare(self, options: LoadOptions) -> None:
+        """Prepare the loaded networks: eval mode, the device, memory layout, and compilation."""
+        for network in self.components.values():
+            network.requires_grad_(False).eval().to(options.device)
+        self.vae_dtype = options.vae_dtype
+        vae: Any = self.components.get("vae")
+        if options.channels_last:
+            for network in {self.network, vae} - {None}:
+                if any(weight.ndim == 5 for weight in network.parameters()):
+                    raise ModelError("channels_last: a network of videos cannot have it. Set it to false")
+                network.to(memory_format=torch.channels_last)
+        if hasattr(vae, "enable_slicing"):
+            # In a batch an image would have other last bits, and one of 1024 pixels takes gigabytes.
+            vae.enable_slicing()
+        if options.compile:
+            compile_network(self.network)
+        self.compiled = options.compile
 
     @abstractmethod
     def check(self, variant: str | None = None, adapter: LoRA | None = None) -> None:

@@ -90,8 +90,8 @@ def load_component(
     more["torch_dtype" if issubclass(component, diffusers.ModelMixin) else "dtype"] = dtype
     try:
         network, found = component.from_pretrained(folder, subfolder=part, variant=variant, **more)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ModelError(f"model {folder}: {part} cannot be loaded ({_first_line(error)})") from error
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise ModelError(f"model {folder}: {part} cannot be loaded ({first_line(error)})") from error
     missing, unknown = found["missing_keys"], found["unexpected_keys"]
     if not issubclass(component, diffusers.ModelMixin):
         unknown = []  # Files of a text encoder often have the weights of the whole language model.
@@ -163,7 +163,7 @@ def load_tokenizer(folder: Path, part: str, kind: Class) -> Any:
     try:
         return class_of(kind).from_pretrained(**_where(folder, part))
     except Exception as error:  # The library raises many kinds for damaged files.
-        raise ModelError(f"model {folder}: {part} cannot be read ({_first_line(error)}). Download it again") from error
+        raise ModelError(f"model {folder}: {part} cannot be read ({first_line(error)}). Download it again") from error
 
 
 def build_network(folder: Path, part: str, kind: Class) -> Any:
@@ -176,8 +176,7 @@ def build_network(folder: Path, part: str, kind: Class) -> Any:
             return network_class(network_class.config_class.from_pretrained(folder / part))
     except Exception as error:  # A configuration can be wrong in many ways.
         raise ModelError(
-            f"model {folder}: {kind[1]} cannot be made from {part}/config.json ({_first_line(error)}). Download "
-            "it again"
+            f"model {folder}: {kind[1]} cannot be made from {part}/config.json ({first_line(error)}). Download it again"
         ) from error
 
 
@@ -277,5 +276,5 @@ def expanded(tokenizer: Any, captions: Sequence[str]) -> list[str]:
     return written
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

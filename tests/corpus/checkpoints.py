@@ -389,9 +389,8 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         single_file,
         (
-            "model m/v1-5.safetensors is a single file, and a folder in the diffusers layout is needed. Convert "
-            "it with its own pipeline, such as "
-            "diffusers.StableDiffusionPipeline.from_single_file('m/v1-5.safetensors').save_pretrained('FOLDER')"
+            "model m/v1-5.safetensors is a single file, so its configurations are needed: give `config` (in a spec, "
+            "model.config), the folder or hub id of its model in the diffusers layout. Only .safetensors files are read"
         ),
     ),
     case(
@@ -400,9 +399,8 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         single_file,
         (
-            "model m/v1-5.safetensors is a single file, and a folder in the diffusers layout is needed. Convert "
-            "it with its own pipeline, such as "
-            "diffusers.StableDiffusionPipeline.from_single_file('m/v1-5.safetensors').save_pretrained('FOLDER')"
+            "model m/v1-5.safetensors is a single file, so its configurations are needed: give `config` (in a spec, "
+            "model.config), the folder or hub id of its model in the diffusers layout. Only .safetensors files are read"
         ),
         path="./m/v1-5.safetensors",
     ),

@@ -12,7 +12,7 @@ from PIL import Image
 
 from edict import EDICT, ModelError
 from edict.checkpoint import DEFAULT, locate, weights_digest
-from edict.models import MODELS, describe
+from edict.models import describe
 from tests.edict.checkpoints import text_encoder, tokenizer
 
 WEIGHTS = [
@@ -127,7 +127,10 @@ def test_a_folder_without_an_index_is_no_model(tmp_path: Path) -> None:
 
 def test_another_pipeline_class_is_named(folder: Path) -> None:
     change(folder / "model_index.json", _class_name="KandinskyPipeline")
-    with pytest.raises(ModelError, match=f"is a KandinskyPipeline, but only {', '.join(MODELS)} are supported"):
+    with pytest.raises(ModelError, match=r"cannot be loaded into a KandinskyPipeline .*expected .*'movq'"):
+        EDICT.from_pretrained(folder)
+    change(folder / "model_index.json", _class_name="MyPipeline")
+    with pytest.raises(ModelError, match=r"is a MyPipeline, which diffusers [\d.]+ does not have. Its code is not run"):
         EDICT.from_pretrained(folder)
 
 
