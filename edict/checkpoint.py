@@ -86,8 +86,8 @@ def _single_file(file: Path) -> str:
     if not file.is_file():
         return f"model {str(file)!r}: there is no such file; give a folder in the diffusers layout or a hub id"
     return (
-        f"model {file} is a single file, so its configurations are needed: give `config` (in a spec, model.config), the "
-        "folder or hub id of its model in the diffusers layout. Only .safetensors files are read"
+        f"model {file} is a single file, so its configurations are needed: give `config` (in a spec, model.config), "
+        "the folder or hub id of its model in the diffusers layout. Only .safetensors files are read"
     )
 
 

@@ -234,7 +234,8 @@ class EDICT:
             ValueError: `output_type` is unknown, or `latents` is not a tensor [N, C, H, W].
         """
         _check_choice("output_type", output_type, ("pil", "np", "pt"))
-        if not isinstance(latents, torch.Tensor) or latents.ndim < 3:
+        ranks = (4,) if isinstance(self.model, DirectModel) else (3, 4, 5)
+        if not isinstance(latents, torch.Tensor) or latents.ndim not in ranks:
             given = [*latents.shape] if isinstance(latents, torch.Tensor) else type(latents).__name__
             raise ValueError(f"latents is {given}: expected a tensor [N, ...], such as pair.to_float()[0]")
         with enough_memory(self.device):

@@ -59,8 +59,8 @@ class PipelineModel(Model):
             )
         if "strength" in self._arguments:
             raise ModelError(
-                f"model {self.folder}: {self.kind.__name__} starts from an image of its own. Use the text-to-image pipeline "
-                "of the same model"
+                f"model {self.folder}: {self.kind.__name__} starts from an image of its own. Use the text-to-image "
+                "pipeline of the same model"
             )
         if unknown := [name for name in self.call if name not in self._arguments]:
             raise ModelError(

@@ -418,10 +418,8 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         settings("model_index.json", _class_name="StableDiffusionInpaintPipeline"),
         (
-            "model m is a StableDiffusionInpaintPipeline, but only StableDiffusionPipeline, "
-            "StableDiffusionXLPipeline, StableDiffusion3Pipeline, FluxPipeline, PixArtSigmaPipeline, "
-            "DDPMPipeline, DDIMPipeline are supported. If its parts are those of one of these, write that class "
-            "into model_index.json"
+            "model m: StableDiffusionInpaintPipeline starts from an image of its own. Use the text-to-image pipeline of "
+            "the same model"
         ),
     ),
     case(

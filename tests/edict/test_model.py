@@ -375,7 +375,7 @@ def test_a_caption_too_long_is_known(model: EDICT) -> None:
 
 def test_without_cuda_asking_for_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # where there is a device, it is hidden
-    with pytest.raises(RuntimeError, match="sees no CUDA device"):
+    with pytest.raises(RuntimeError, match="finds no CUDA device"):
         EDICT.from_pretrained(device="cuda")
 
 
