@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationInfo, field_validator, model_validator
 
 from schemas.locations import without_secrets
 from schemas.sampling import Sampling, Strength
@@ -70,10 +70,17 @@ class LoRASpec(Spec):
 
 
 class ModelSpec(Spec):
-    """The diffusion model, in the standard diffusers folder format."""
+    """The diffusion model: a checkpoint of any text-to-image or text-to-video pipeline of diffusers."""
 
     path: Location = Field(
-        "default", description="'default' for the model that ships with the package, or a folder, or a hub id."
+        "default",
+        description="'default' for the model that ships with the package, a folder in the layout of diffusers, a hub "
+        "id, or a .safetensors file (with `config`).",
+    )
+    config: Location | None = Field(
+        None,
+        description="Of a .safetensors file: the folder or hub id with its configurations, and with the components "
+        "that the file does not have.",
     )
     revision: Text | None = Field(
         None, description="Branch, tag or commit of a hub id; null takes the hub's default branch."
@@ -83,6 +90,19 @@ class ModelSpec(Spec):
         description="Take the weight files of that name, as fp16, of every part that has them; null: the plain ones.",
     )
     lora: LoRASpec | None = Field(None, description="LoRA weights; null: none.")
+    textual_inversion: Location | Annotated[list[Location], Field(min_length=1)] | None = Field(
+        None,
+        description="Textual inversions: a .safetensors file, a folder with one, or a hub id; or a list. null: none.",
+    )
+    quantization: Literal["int8", "int8_dynamic", "float8", "int4"] | None = Field(
+        None,
+        description="Quantize the network by torchao: its weights, with int8_dynamic its activations too. The round "
+        "trip is exact. null: no quantization.",
+    )
+    call: dict[Text, JsonValue] = Field(
+        default_factory=dict,
+        description="Further arguments of the pipeline's call, such as height, width and max_sequence_length.",
+    )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto",
         description="Precision of the network and the text encoders. The round trip is exact in all three. auto: "

@@ -29,10 +29,12 @@ from edict.schedulers import EDICTScheduler, ScheduleFound, ScheduleProbe
 from schemas.sampling import Sampling
 
 DENOISERS = ("transformer", "unet", "prior")
-PEFT = "base_model.model."
-"""The prefix of the names in a file of PEFT."""
 NEEDED = ("prompt", "latents", "num_inference_steps", "output_type")
 """The arguments that the call of a pipeline must have."""
+RESERVED = {*NEEDED, "guidance_scale", "negative_prompt", "generator", "timesteps", "sigmas", "return_dict", "self"}
+"""The arguments of the call that `EDICT` gives."""
+PEFT = "base_model.model."
+"""The prefix of the names in a file of PEFT."""
 
 
 class PipelineModel(Model):
@@ -62,6 +64,8 @@ class PipelineModel(Model):
                 f"model {self.folder}: {self.kind.__name__} starts from an image of its own. Use the text-to-image "
                 "pipeline of the same model"
             )
+        if taken := [name for name in self.call if name in RESERVED]:
+            raise ModelError(f"model.call: {taken[0]} is not a further argument: it is set by the job. Leave it out")
         if unknown := [name for name in self.call if name not in self._arguments]:
             raise ModelError(
                 f"model.call: the call of {self.kind.__name__} has no argument {unknown[0]!r}. It has "
