@@ -47,7 +47,7 @@ class RangeMonitor:
         for i, (found, finite) in enumerate(zip(self.largest.tolist(), self.finite.tolist(), strict=True)):
             if not finite:
                 faults[i] = NonFinite(
-                    "the network predicted NaN or infinity; float16 overflows easily: use bfloat16 or float32"
+                    "the network predicted NaN or infinity. float16 overflows easily: use bfloat16 or float32"
                 )
             elif found >= LIMIT:
                 faults[i] = LatticeOverflow(found, LIMIT, bits)
@@ -106,7 +106,9 @@ class Integration:
 
     def _waiting(self) -> Query:
         if self.query is None:
-            raise RuntimeError("the pair has reached its position, so there is no query")
+            raise RuntimeError(
+                "the pair has reached its position, so no network call is left: stop when `ended` is true"
+            )
         return self.query
 
     def _send(self, increment: torch.Tensor | None) -> None:

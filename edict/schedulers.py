@@ -9,14 +9,15 @@
 True
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from importlib import import_module
 from inspect import signature
+from itertools import pairwise
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
-from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import CogVideoXDDIMScheduler, DDIMScheduler
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 
@@ -24,25 +25,12 @@ from edict.integration import Integration
 from edict.lattice import from_lattice, of_sample, to_lattice
 from edict.pair import Pair
 from edict.samplers import SAMPLERS, resolved, sampling
-from edict.schedule import (
-    FLOW_END,
-    NOISE_SCHEDULERS,
-    Schedule,
-    last_steps,
-    noise_of_velocity,
-    schedule,
-    some_executed,
-)
+from edict.schedule import FLOW_END, Schedule, last_steps, noise_of_velocity, schedule, some_executed
+from edict.scheduler_config import OWN, base_scheduler, name_of
+from schemas.sampling import Sampling
 
-SHIFTED_SCHEDULERS = frozenset({"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"})
-"""The schedulers of diffusers with betas and a shift of the noise levels."""
-FLOW_SCHEDULERS = frozenset(
-    {"FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler"}
-)
 HALVES = (torch.bfloat16, torch.float16)
-PREDICTIONS = ("epsilon", "v_prediction", "sample")
 MORE_STEPS = "use more steps, or a higher strength"
-OWN = ("p", "gamma", "bits", "base_scheduler")  # keys of a config that no scheduler of diffusers has
 
 
 class LatticeScheduler(SchedulerMixin, ConfigMixin):
@@ -63,22 +51,21 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
     num_inference_steps: int | None = None
     begin_index: int | None = 0
 
-    def __init__(self, base_scheduler: Any = None, bits: int | None = None, **config: Any) -> None:
+    def __init__(self, **config: Any) -> None:
         """Create a scheduler from the whole config of another one. `from_config` is the usual way."""
-        self._base = _base(base_scheduler or "DDIMScheduler", config)
-        given = {name: config[name] for name in SAMPLERS[self.sampler].parameters if name in config}
-        self._sampling = sampling(name=self.sampler, guidance_scale=1.0, bits=bits, **given)
-        merged = {**config, **self._base.config, **given, "bits": bits}
-        merged["base_scheduler"] = type(self._base).__name__
+        given = _sampling(self.sampler, config)
+        base = base_scheduler({"base_scheduler": "DDIMScheduler", **config})
+        merged = {**base.config, **given.parameters, "bits": given.bits, "base_scheduler": type(base).__name__}
         public = {name: value for name, value in merged.items() if not name.startswith("_")}
         self.register_to_config(**public, _class_name=type(self).__name__)
+        self._built = self.config, base
         self._start: Pair | None = None
         self._integration: Integration | None = None
         self._armed: Integration | None = None
         self._strength = 1.0
         self._done, self._unchanged = 0, torch.ones(1 + len(HALVES), dtype=torch.bool)
-        self.timesteps = self._base.timesteps
-        self.sigmas = getattr(self._base, "sigmas", None)
+        self.timesteps = base.timesteps
+        self.sigmas = getattr(base, "sigmas", None)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **given: Any) -> Any:
@@ -87,6 +74,11 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: the scheduler is of another kind (as EDM's), or a setting has no exact inversion.
         """
+        if not isinstance(config, Mapping):
+            raise ValueError(
+                f"config is of type {type(config).__name__}: give the config of a scheduler, such as "
+                f"{cls.__name__}.from_config(pipe.scheduler.config)"
+            )
         if unknown := given.keys() - {*config, *OWN}:
             raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}")
         sampling(name=cls.sampler, **{name: given[name] for name in ("p", "gamma") if name in given})
@@ -94,7 +86,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         kind, base = config.get("_class_name"), merged.pop("base_scheduler", None)
         if "base_scheduler" not in given and kind not in (None, *(one.__name__ for one in SCHEDULERS)):
             base = kind  # Another scheduler of diffusers keeps our keys in its config, and they are not about it.
-        named = base or kind or _named(merged.keys())
+        named = base or kind or name_of(merged.keys())
         made = cls(base_scheduler=named, **merged)
         return (made, {}) if return_unused_kwargs else made
 
@@ -110,9 +102,16 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
 
         Raises:
             NonFinite, LatticeOverflow: a sample has NaN, infinity or a value that is too large.
+            ValueError: `latents` is not a floating-point tensor of samples.
         """
-        end = self.end
-        given = resolved(self._sampling, 0)
+        tensor = isinstance(latents, torch.Tensor)
+        if not tensor or not latents.is_floating_point() or latents.ndim < 2 or not latents.numel():
+            found = f"{latents.dtype} {[*latents.shape]}" if tensor else f"of type {type(latents).__name__}"
+            raise ValueError(
+                f"latents is {found}: expected a floating-point tensor [N, ...] in the pipeline's own layout, such as "
+                "the autoencoder's latents times its scaling_factor"
+            )
+        end, given = self.end, resolved(_sampling(self.sampler, self.config), 0)
         x = to_lattice(latents, end.scale(0), given.bits or 0).contiguous()
         return Pair(x, x.clone(), end, 0, given, len(x))
 
@@ -124,31 +123,43 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         Raises:
             ValueError: the pair is not clean, or its states differ, as those of an edit may do.
         """
-        self._check_pair(pair)
+        self._receive(pair)
         if pair.position != pair.schedule.num_steps:
             raise ValueError(
                 f"the pair is at position {pair.position} of {pair.schedule.num_steps} steps: invert takes a clean "
                 "pair, such as `encode` returns"
             )
-        if not 0 < strength <= 1:
+        if not isinstance(strength, int | float | np.floating) or not 0 < strength <= 1:
             raise ValueError(f"strength is {strength!r}: expected a number above 0 and at most 1")
         if not torch.equal(pair.x, pair.y):
             raise ValueError(
                 "the two states of the pair differ, as they do after an edit, and an inversion starts from one: "
                 "encode pair.to_float()[0] first"
             )
-        self._start, self._armed, self._strength, self._integration = pair, None, strength, None
+        self._start, self._armed, self._strength = pair, None, float(strength)
         return from_lattice(pair.x, pair.schedule.scale(pair.position), pair.bits).float()
 
     def generate(self, pair: Pair) -> torch.Tensor:
         """Arm the generation from a noise pair. Return the latents that the pipeline's call must be given, float32.
 
         Raises:
-            ValueError: the pair is clean already, or is another sampler's, or no step would call the network.
+            ValueError: the pair is clean already, or is another sampler's, or no step would call the network, or a
+                pipeline's call cannot regenerate it exactly.
         """
-        self._check_pair(pair)
+        self._receive(pair)
         if pair.position == pair.schedule.num_steps:
             raise ValueError("the pair is clean: generate takes a noise pair, such as an inversion leaves in `pair`")
+        if pair.unguided:
+            raise ValueError(
+                f"the pair was inverted with guidance_interval={pair.sampling.guidance_interval}, which a pipeline's "
+                "call does not have: use EDICT.generate"
+            )
+        if pair.batch_size != len(pair):
+            raise ValueError(
+                f"the pair has {len(pair)} samples and was inverted in batches of {pair.batch_size}, and the last bits "
+                f"depend on that: generate all {pair.batch_size} samples of a batch in one call, or use "
+                "dataclasses.replace(pair, batch_size=len(pair)) if the result need not be exact"
+            )
         integration = Integration(pair, pair.schedule.num_steps)
         if integration.ended:
             raise ValueError(f"the steps that the pair has left call the network at none of them: {MORE_STEPS}")
@@ -156,7 +167,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
 
     def arm(self, integration: Integration) -> torch.Tensor:
         """Arm an integration that has not ended. Return the latents that the pipeline's call must be given, float32."""
-        self._start, self._armed, self._strength, self._integration = integration.pair, integration, 1.0, None
+        self._start, self._armed, self._integration, self._done = integration.pair, integration, None, 0
         return integration.latents.float()
 
     @property
@@ -210,7 +221,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             RuntimeError: no pair is armed.
             ValueError: the schedule is not that of the armed noise pair.
         """
-        start = self._start
+        start, self._integration = self._start, None
         if start is None:
             raise RuntimeError(
                 f"no pair is armed: give the pipeline latents=pipe.scheduler.invert(pair), or generate(pair). A "
@@ -218,24 +229,33 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             )
         if device is not None:
             start = start.to(torch.device(device))
-        if (integration := self._armed) is not None:
-            found = self._schedule(num_inference_steps, start.schedule.num_steps, timesteps, sigmas, mu)
-            if found != start.schedule:
-                raise ValueError(
-                    f"the pair was inverted with {start.schedule}, and this call has {found} with other noise levels. "
-                    "Give the call the num_inference_steps (and size) of the inversion"
-                )
-            if self._integration is not None or integration.pair.x.device != start.x.device:
-                integration = Integration(start, integration.to, on_answer=integration.on_answer)
-        else:
-            count = num_inference_steps
-            if count is None:
-                count = max(len(given) for given in (timesteps, sigmas, ()) if given is not None)
-            last = some_executed(count, self._strength)
-            plan = self._schedule(num_inference_steps, last, timesteps, sigmas, mu)
-            given = self._sampling.model_copy(update={"steps": count, "strength": self._strength, "bits": start.bits})
-            settings = resolved(given, plan.num_steps)
-            integration = Integration(replace(start, schedule=plan, position=plan.num_steps, sampling=settings), 0)
+        given, integration = start.sampling, self._armed
+        count = _count(num_inference_steps, timesteps, sigmas)
+        if integration is not None and count != given.steps:
+            raise ValueError(
+                f"the pair was inverted with {given.steps} steps (strength {given.strength:g}), and this call has "
+                f"{count}: give num_inference_steps={given.steps}"
+            )
+        last = some_executed(count, self._strength) if integration is None else start.schedule.num_steps
+        plan = self._schedule(num_inference_steps, last, timesteps, sigmas, mu)
+        if (made := start.schedule.alphas_cumprod[-1]) != (alpha := plan.alphas_cumprod[-1]):
+            raise ValueError(
+                f"the pair was encoded for a final cumulative alpha of {made:.6g}, and the scheduler's is {alpha:.6g}: "
+                "encode the latents by this scheduler, or give it the set_alpha_to_one of the other one"
+            )
+        if integration is None:
+            given = _sampling(self.sampler, {**self.config, "bits": start.bits})
+            given = given.model_copy(update={"steps": count, "strength": self._strength})
+            given = resolved(given, plan.num_steps)
+            start = replace(start, schedule=plan, position=plan.num_steps, sampling=given, batch_size=len(start))
+            integration = Integration(start, 0)
+        elif plan != start.schedule:
+            raise ValueError(
+                f"the pair was inverted at other noise levels than those of this call, both of {count} steps: give the "
+                "call the size, sigmas, timesteps and mu of the inversion, and the scheduler the same config"
+            )
+        elif self._done or integration.pair.x.device != start.x.device:
+            self._armed = integration = Integration(start, integration.to, on_answer=integration.on_answer)
         self._integration, plan = integration, integration.pair.schedule
         ends = integration.pair.position, integration.to
         sampler = SAMPLERS[integration.pair.sampling.name]
@@ -281,6 +301,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         """
         integration = self._integration
         if integration is None or integration.query is None:
+            self._integration = None
             raise RuntimeError(
                 "step was called without a run: arm one with `invert` or `generate`, and call the pipeline"
             )
@@ -293,7 +314,8 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 f"the pair is {[*query.state.shape]}, the pipeline's latents are {[*sample.shape]} and its prediction "
                 f"is {[*model_output.shape]}: encode latents in the pipeline's own layout, as many as its prompts"
             )
-        expected = integration.latents.to(sample.dtype)
+        # In float32 at most, as `invert` and `generate` return them, also for a pipeline in float64.
+        expected = integration.latents.float().to(sample.dtype)
         # A pipeline may round the latents to its network's dtype, and give them here in float32 (Mochi).
         given_as = (sample.dtype, *HALVES)
         same = torch.stack([(sample == expected.to(dtype).to(sample.dtype)).all() for dtype in given_as])
@@ -307,7 +329,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             self._check(integration)
             latents = from_lattice(pair.x, pair.scales[0], pair.bits).to(sample.dtype)
         else:
-            latents = integration.latents.to(sample.dtype)
+            latents = integration.latents.float().to(sample.dtype)
         return SchedulerOutput(prev_sample=latents) if return_dict else (latents,)
 
     def add_noise(self, *args: Any, **given: Any) -> torch.Tensor:
@@ -320,10 +342,20 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
     scale_noise = add_noise
 
     @property
+    def _base(self) -> Any:
+        """The scheduler of diffusers that gives the noise levels of `config`, which pipelines may replace."""
+        if self._built[0] is not self.config:
+            self._built = self.config, base_scheduler(self.config)
+        return self._built[1]
+
+    @property
     def _flow(self) -> bool:
         return not isinstance(self._base, (DDIMScheduler, CogVideoXDDIMScheduler))
 
-    def _check_pair(self, pair: Any) -> None:
+    def _receive(self, pair: Any) -> None:
+        """Disarm the scheduler, and check a pair to be armed. Raises ValueError."""
+        # First, because `pair` must not be the former result if this pair is refused.
+        self._start = self._integration = None
         if not isinstance(pair, Pair):
             raise ValueError(f"pair is of type {type(pair).__name__}: expected a Pair, such as `encode` returns")
         if (name := pair.sampling.name) != self.sampler:
@@ -342,9 +374,28 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             if timesteps is not None or sigmas is not None or steps is None:
                 raise ValueError("custom timesteps and sigmas are only for flows: give num_inference_steps")
             return schedule(dict(self._base.config), steps, last / steps)
-        given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
-        self._base.set_timesteps(steps, **{name: value for name, value in given.items() if value is not None})
-        return last_steps(self._base, last)
+        base = self._base
+        if base.config.get("use_dynamic_shifting") and mu is None:
+            raise ValueError(
+                "the config has use_dynamic_shifting: true, and the pipeline gives no mu to a scheduler of this class: "
+                "use from_config(config, use_dynamic_shifting=False, shift=math.exp(mu)) with the mu of the size"
+            )
+        levels = None if sigmas is None else np.asarray(sigmas)
+        given = {"timesteps": timesteps, "sigmas": levels, "mu": mu}
+        given = {name: value for name, value in given.items() if value is not None}
+        if unknown := given.keys() - signature(base.set_timesteps).parameters.keys():
+            raise ValueError(f"{type(base).__name__} takes no {', '.join(sorted(unknown))}: give num_inference_steps")
+        base.set_timesteps(steps, **given)
+        plan = last_steps(base, last)
+        found = [plan.sigma(i) for i in range(last + 1)]
+        falls = [(a - b) * (-1 if base.config.get("invert_sigmas") else 1) for a, b in pairwise(found)]
+        # The last step may change nothing, as with final_sigmas_type: sigma_min.
+        if not (all(fall > 0 for fall in falls[:-1]) and falls[-1] >= 0):
+            raise ValueError(
+                f"the noise levels are {', '.join(f'{level:g}' for level in found)}: expected finite ones that change "
+                "at each step, from noise to clean. Check the sigmas of the call"
+            )
+        return plan
 
     def _prediction(self, output: torch.Tensor, integration: Integration) -> torch.Tensor:
         """Return the noise, or the velocity of a flow, in what the network predicted. The alpha is the timestep's."""
@@ -403,45 +454,16 @@ class ScheduleProbe(EDICTScheduler):
         raise ScheduleFound(self._schedule(num_inference_steps, self.num_steps, timesteps, sigmas, mu))
 
 
-def _named(keys: Collection[str]) -> str:
-    """Return the name of the supported scheduler of diffusers with exactly these settings. Raises ValueError.
-
-    The config of a scheduler that was loaded has its class's name; that of one made from arguments does not.
-    """
-    diffusers = import_module("diffusers")
-    for name in sorted(FLOW_SCHEDULERS | NOISE_SCHEDULERS | SHIFTED_SCHEDULERS):
-        if {*signature(getattr(diffusers, name).__init__).parameters} - {"self", "kwargs"} == {*keys} - {*OWN}:
-            return name
-    raise ValueError(
-        "the config has no `_class_name`, and its settings are those of no supported scheduler: give "
-        "base_scheduler='DDIMScheduler', or the name of another scheduler of diffusers"
-    )
+def _count(steps: Any, *levels: Sequence[float] | None) -> int:
+    """Return the number of steps of a call, which has no `steps` if it gives timesteps or sigmas. Raises ValueError."""
+    if steps is None:
+        steps = max((len(given) for given in levels if given is not None), default=None)
+    if not isinstance(steps, int | np.integer) or steps < 1:
+        raise ValueError(f"num_inference_steps is {steps!r}: expected a whole number of at least 1")
+    return int(steps)
 
 
-def _base(named: str, config: Mapping[str, Any]) -> Any:
-    """Return the scheduler of diffusers that gives the noise levels of a config. Raises ValueError."""
-    if named in FLOW_SCHEDULERS:
-        kind: Any = FlowMatchEulerDiscreteScheduler
-    elif config.get("use_flow_sigmas"):
-        kind = getattr(import_module("diffusers"), named)
-        if (predicts := config.get("prediction_type", "flow_prediction")) != "flow_prediction":
-            raise ValueError(f"{named} has flow sigmas and predicts {predicts!r}: only flow_prediction is supported")
-    elif named in NOISE_SCHEDULERS | SHIFTED_SCHEDULERS:
-        kind = CogVideoXDDIMScheduler if named in SHIFTED_SCHEDULERS else DDIMScheduler
-    else:
-        raise ValueError(
-            f"{named} has noise levels of a kind of its own. Supported are schedulers with betas "
-            f"({', '.join(sorted(NOISE_SCHEDULERS | SHIFTED_SCHEDULERS))}), those with use_flow_sigmas, and "
-            f"{', '.join(sorted(FLOW_SCHEDULERS))}"
-        )
-    if kind is DDIMScheduler and config.get("timestep_type") == "continuous":
-        raise ValueError(
-            f"{named} has timestep_type: continuous, so the network takes logarithms of noise levels, which is not "
-            "supported. Use a checkpoint that was trained on timesteps"
-        )
-    if config.get("stochastic_sampling"):
-        raise ValueError(f"{named} has stochastic_sampling: true, which has no exact inversion on the lattice")
-    base = kind.from_config({name: value for name, value in config.items() if name not in OWN})
-    if kind in (DDIMScheduler, CogVideoXDDIMScheduler) and base.config.prediction_type not in PREDICTIONS:
-        raise ValueError(f"prediction_type is {base.config.prediction_type!r}: expected {', '.join(PREDICTIONS)}")
-    return base
+def _sampling(sampler: str, config: Mapping[str, Any]) -> Sampling:
+    """Return the sampler's settings in a config. The guidance is the pipeline's. Raises ValueError."""
+    names = ("bits", *SAMPLERS[sampler].parameters)
+    return sampling(name=sampler, guidance_scale=1.0, **{name: config.get(name) for name in names})

@@ -2,9 +2,12 @@
 
 import pickle
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import diffusers
+import numpy as np
 import pytest
 import torch
 from diffusers import (
@@ -159,8 +162,21 @@ def test_noise_levels_of_cogvideox_are_shifted(pipe: Any) -> None:
         ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler has noise levels of a kind of its own"),
         (FlowMatchEulerDiscreteScheduler(stochastic_sampling=True).config, "stochastic_sampling: true"),
         (EulerDiscreteScheduler(**BETAS, timestep_type="continuous").config, "timestep_type: continuous"),
-        (UniPCMultistepScheduler(use_flow_sigmas=True).config, "predicts 'epsilon': only flow_prediction"),
-        ({"_class_name": "DDIMScheduler", "prediction_type": "xyz"}, "prediction_type is 'xyz': expected epsilon"),
+        (
+            UniPCMultistepScheduler(use_flow_sigmas=True).config,
+            "prediction_type of UniPCMultistepScheduler is 'epsilon': expected flow_prediction",
+        ),
+        (
+            {"_class_name": "DDIMScheduler", "prediction_type": "xyz"},
+            "prediction_type of DDIMScheduler is 'xyz': expected epsilon",
+        ),
+        ({"_class_name": "Unknown", "use_flow_sigmas": True}, "Unknown has noise levels of a kind of its own"),
+        (
+            {"_class_name": "EulerDiscreteScheduler", "use_flow_sigmas": True, "prediction_type": "flow_prediction"},
+            "prediction_type of EulerDiscreteScheduler is 'flow_prediction': expected epsilon",
+        ),
+        (DDIMScheduler(**BETAS), r"config is of type DDIMScheduler: give .*from_config\(pipe\.scheduler\.config\)"),
+        (None, "config is of type NoneType"),
     ],
 )
 def test_a_scheduler_without_an_exact_inversion_is_refused(config: dict[str, Any], message: str) -> None:
@@ -176,6 +192,126 @@ def test_settings_are_checked() -> None:
         EDICTScheduler.from_config(config, p=0.4)
     with pytest.raises(ValueError, match="expected no p, which is only valid for the sampler edict"):
         BDIAScheduler.from_config(config, p=0.9)
+    with pytest.raises(ValueError, match=r"p is '0\.9': expected a number"):
+        EDICTScheduler.from_config(config, p="0.9")
+    with pytest.raises(ValueError, match="bits is '12': expected a whole number"):
+        EDICTScheduler.from_config(config, bits="12")
+
+
+def test_settings_of_numpy_can_be_saved(tmp_path: Path) -> None:
+    config = DDIMScheduler(**BETAS).config
+    EDICTScheduler.from_config(config, p=np.float32(0.75), bits=np.int64(13)).save_pretrained(tmp_path)
+    loaded = EDICTScheduler.from_pretrained(tmp_path).config
+    assert (loaded.p, loaded.bits) == (0.75, 13)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        latents().numpy(),
+        [1.0],
+        torch.empty(0, 4, 8, 8),
+        torch.empty(2, 0),
+        torch.randn(4),
+        latents() + 0j,
+        latents().long(),
+    ],
+    ids=lambda given: f"{type(given).__name__} {getattr(given, 'dtype', '')}",
+)
+def test_only_latents_can_be_encoded(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"latents is .*: expected a floating-point tensor \[N, \.\.\.\]"):
+        EDICTScheduler.from_config(DDIMScheduler(**BETAS).config).encode(given)
+
+
+FLOW = FlowMatchEulerDiscreteScheduler(shift=3.0).config
+UNIPC_FLOW = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction").config
+
+
+@pytest.mark.parametrize("kind", [EDICTScheduler, BDIAScheduler, OBELMScheduler])
+@pytest.mark.parametrize(
+    ("config", "call", "message"),
+    [
+        (DDIMScheduler(**BETAS).config, {"num_inference_steps": 0}, "num_inference_steps is 0: expected a whole"),
+        (FLOW, {"num_inference_steps": "50"}, "num_inference_steps is '50': expected a whole number"),
+        (FLOW, {"num_inference_steps": 2.5}, r"num_inference_steps is 2\.5: expected a whole number"),
+        (FLOW, {}, "num_inference_steps is None: expected a whole number"),
+        (FLOW, {"sigmas": [1.0, 0.5, 0.5]}, r"the noise levels are 1, 0\.75, 0\.75, 0: expected finite ones"),
+        (FLOW, {"sigmas": [0.5, 1.0]}, r"the noise levels are 0\.75, 1, 0: expected finite ones"),
+        (FLOW, {"sigmas": [float("nan"), 1.0]}, "the noise levels are nan, 1, 0: expected finite ones"),
+        (UNIPC_FLOW, {"timesteps": [900, 500]}, "UniPCMultistepScheduler takes no timesteps: give num_inference"),
+        (
+            {**FLOW, "use_dynamic_shifting": True},
+            {"num_inference_steps": 3},
+            "use_dynamic_shifting: true, and the pipeline gives no mu",
+        ),
+    ],
+)
+def test_a_calls_steps_are_checked(
+    kind: type[LatticeScheduler], config: Any, call: dict[str, Any], message: str
+) -> None:
+    scheduler = kind.from_config(config)
+    scheduler.invert(scheduler.encode(latents()))
+    with pytest.raises(ValueError, match=message):
+        scheduler.set_timesteps(**call)
+
+
+def test_sigmas_of_a_call_may_be_a_list() -> None:
+    made, flow = EDICTScheduler.from_config(UNIPC_FLOW), UniPCMultistepScheduler.from_config(UNIPC_FLOW)
+    made.invert(made.encode(latents()))
+    made.set_timesteps(sigmas=[1.0, 0.5])
+    flow.set_timesteps(sigmas=np.array([1.0, 0.5]))
+    assert made.timesteps.tolist() == flow.timesteps.double().flip(0).repeat_interleave(2).tolist()
+
+
+def test_a_fixed_shift_replaces_dynamic_shifting() -> None:
+    """For pipelines that give mu to FlowMatchEulerDiscreteScheduler only."""
+    dynamic = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
+    sigmas = np.linspace(1.0, 0.25, 4)
+    dynamic.set_timesteps(sigmas=sigmas, mu=0.8)
+    made = EDICTScheduler.from_config(dynamic.config, use_dynamic_shifting=False, shift=float(np.exp(0.8)))
+    made.invert(made.encode(latents()))
+    made.set_timesteps(sigmas=sigmas)
+    assert torch.allclose(made.timesteps[::2].flip(0), dynamic.timesteps)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "CogVideoXDDIMScheduler",
+        "EulerDiscreteScheduler",
+        "FlowMatchHeunDiscreteScheduler",
+        "LCMScheduler",
+        "PNDMScheduler",
+        "UniPCMultistepScheduler",
+    ],
+)
+def test_omitted_settings_are_those_of_the_named_scheduler(name: str) -> None:
+    whole = {**getattr(diffusers, name)().config, "_class_name": name}
+    assert EDICTScheduler.from_config({"_class_name": name}).config == EDICTScheduler.from_config(whole).config
+
+
+def test_a_pipeline_may_replace_the_config(pipe: Any) -> None:
+    """StableDiffusionPipeline does so: it sets steps_offset to 1."""
+    given = EDICTScheduler.from_config(DDIMScheduler(**{**BETAS, "steps_offset": 0}).config)
+    pipe = StableDiffusionPipeline(**{**pipe.components, "scheduler": given}, requires_safety_checker=False)
+    assert pipe.scheduler.config.steps_offset == 1
+    given.register_to_config(p=0.75, set_alpha_to_one=False)
+    for scheduler in (given, EDICTScheduler.from_config(given.config)):
+        scheduler.invert(scheduler.encode(latents()))
+        scheduler.set_timesteps(2)
+        assert scheduler.timesteps.tolist() == [1, 1, 501, 501]
+        assert scheduler._integration.pair.sampling.p == 0.75
+        assert scheduler._integration.pair.schedule.alphas_cumprod[-1] < 1
+
+
+def test_a_round_trip_in_float64_is_exact(pipe: Any) -> None:
+    pipe = deepcopy(pipe).to(torch.float64)
+    scheduler = equipped(pipe, bits=40)
+    start = scheduler.encode(latents().double())
+    run(pipe, scheduler.invert(start).double())
+    noise = scheduler.pair
+    run(pipe, scheduler.generate(noise).double())
+    assert scheduler.pair == start != noise
 
 
 def test_zero_terminal_snr_is_refused(pipe: Any) -> None:
@@ -197,8 +333,9 @@ def test_wrong_use_is_an_error(pipe: Any) -> None:
         scheduler.generate(start)
     with pytest.raises(ValueError, match="pair is of type Tensor: expected a Pair"):
         scheduler.invert(latents())
-    with pytest.raises(ValueError, match="strength is 0: expected a number above 0"):
-        scheduler.invert(start, strength=0)
+    for strength in (0, "0.5", None):
+        with pytest.raises(ValueError, match=f"strength is {strength!r}: expected a number above 0"):
+            scheduler.invert(start, strength=strength)
     with pytest.raises(ValueError, match=r"1 steps at strength 0\.5 execute no step"):
         run(pipe, scheduler.invert(start, strength=0.5), steps=1)
     run(pipe, scheduler.invert(start))
@@ -207,8 +344,6 @@ def test_wrong_use_is_an_error(pipe: Any) -> None:
         scheduler.invert(noise)
     with pytest.raises(ValueError, match="the pair is of the sampler edict, and BDIAScheduler is bdia"):
         BDIAScheduler.from_config(scheduler.config).generate(noise)
-    with pytest.raises(ValueError, match="Give the call the num_inference_steps"):
-        run(pipe, scheduler.generate(noise), steps=4)
     given = scheduler.generate(noise)
     with pytest.raises(RuntimeError, match=r"the run has not ended \(no step was made\)"):
         _ = scheduler.pair
@@ -221,6 +356,76 @@ def test_wrong_use_is_an_error(pipe: Any) -> None:
         scheduler.step(latents(), 1, latents())
     with pytest.raises(RuntimeError, match="does not add random noise"):
         scheduler.add_noise(latents(), latents(), torch.tensor([1]))
+
+
+def test_a_call_that_is_not_that_of_the_inversion_is_refused() -> None:
+    config = DDIMScheduler(**BETAS).config
+    scheduler = EDICTScheduler.from_config(config)
+    scheduler.invert(scheduler.encode(latents()), strength=0.8)
+    scheduler.set_timesteps(5)
+    noise = replace(scheduler._integration.pair, position=0)
+    message = r"inverted with 5 steps \(strength 0\.8\), and this call has {}: give num_inference_steps=5"
+    for steps in (3, 6, 2000):
+        scheduler.generate(noise)
+        with pytest.raises(ValueError, match=message.format(steps)):
+            scheduler.set_timesteps(steps)
+    for other, message in (
+        ({"steps_offset": 0}, "inverted at other noise levels than those of this call, both of 5 steps"),
+        ({"set_alpha_to_one": False}, r"final cumulative alpha of 1, and the scheduler's is 0\.99915"),
+    ):
+        changed = EDICTScheduler.from_config(config, **other)
+        changed.generate(noise)
+        with pytest.raises(ValueError, match=message):
+            changed.set_timesteps(5)
+    changed.invert(scheduler.encode(latents()))
+    with pytest.raises(ValueError, match=message + ": encode the latents by this scheduler"):
+        changed.set_timesteps(5)
+
+
+def test_pairs_pass_between_the_model_and_a_pipeline(pipe: Any, model: EDICT) -> None:
+    scheduler = equipped(pipe)
+    start = scheduler.encode(latents())
+    run(pipe, scheduler.invert(replace(start, batch_size=1)))
+    noise = scheduler.pair
+    assert noise.batch_size == 2
+    assert model.generate(noise, PROMPTS, guidance_scale=3.0, output_type="latent") == start
+    ones = model.invert(start, PROMPTS, steps=3, batch_size=1)
+    for refused in (noise[:1], ones):
+        with pytest.raises(ValueError, match=r"inverted in batches of \d, .*: generate all \d samples of a batch"):
+            scheduler.generate(refused)
+    for i, prompt in enumerate(PROMPTS):
+        given = scheduler.generate(ones[i])
+        pipe(prompt, latents=given, num_inference_steps=3, guidance_scale=3.0, output_type="latent")
+        assert scheduler.pair == start[i]
+    partly = model.invert(start, PROMPTS, steps=3, guidance_interval=[0.0, 2.0])
+    with pytest.raises(ValueError, match=r"guidance_interval=\[0\.0, 2\.0\], which a pipeline's call does not have"):
+        scheduler.generate(partly)
+
+
+def test_a_refused_call_leaves_no_pair(pipe: Any) -> None:
+    """The pair would be taken for the call's result."""
+    scheduler = equipped(pipe)
+    start = scheduler.encode(latents())
+    run(pipe, scheduler.invert(start))
+    noise = scheduler.pair
+
+    def generate() -> None:
+        run(pipe, scheduler.generate(noise))
+
+    for refused in (
+        lambda: scheduler.generate(start),
+        lambda: scheduler.invert(noise),
+        lambda: scheduler.invert(start, strength=2),
+        lambda: run(pipe, latents()),
+        lambda: scheduler.step(latents(), 1, latents()),
+        lambda: run(pipe, scheduler.generate(noise), steps=4),
+    ):
+        generate()
+        assert scheduler.pair == start
+        with pytest.raises((ValueError, RuntimeError)):
+            refused()
+        with pytest.raises(RuntimeError, match="the run has not ended"):
+            _ = scheduler.pair
 
 
 def test_another_batch_is_an_error(pipe: Any) -> None:
