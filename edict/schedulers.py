@@ -11,8 +11,6 @@ True
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from inspect import signature
-from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -23,10 +21,10 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutpu
 
 from edict.integration import Integration
 from edict.lattice import from_lattice, of_sample, to_lattice
+from edict.noise_levels import OWN, base_scheduler, flow_schedule, name_of
 from edict.pair import Pair
 from edict.samplers import SAMPLERS, resolved, sampling
-from edict.schedule import FLOW_END, Schedule, last_steps, noise_of_velocity, schedule, some_executed
-from edict.scheduler_config import OWN, base_scheduler, name_of
+from edict.schedule import FLOW_END, Schedule, noise_of_velocity, schedule, some_executed
 from schemas.sampling import Sampling
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -374,28 +372,8 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             if timesteps is not None or sigmas is not None or steps is None:
                 raise ValueError("custom timesteps and sigmas are only for flows: give num_inference_steps")
             return schedule(dict(self._base.config), steps, last / steps)
-        base = self._base
-        if base.config.get("use_dynamic_shifting") and mu is None:
-            raise ValueError(
-                "the config has use_dynamic_shifting: true, and the pipeline gives no mu to a scheduler of this class: "
-                "use from_config(config, use_dynamic_shifting=False, shift=math.exp(mu)) with the mu of the size"
-            )
-        levels = None if sigmas is None else np.asarray(sigmas)
-        given = {"timesteps": timesteps, "sigmas": levels, "mu": mu}
-        given = {name: value for name, value in given.items() if value is not None}
-        if unknown := given.keys() - signature(base.set_timesteps).parameters.keys():
-            raise ValueError(f"{type(base).__name__} takes no {', '.join(sorted(unknown))}: give num_inference_steps")
-        base.set_timesteps(steps, **given)
-        plan = last_steps(base, last)
-        found = [plan.sigma(i) for i in range(last + 1)]
-        falls = [(a - b) * (-1 if base.config.get("invert_sigmas") else 1) for a, b in pairwise(found)]
-        # The last step may change nothing, as with final_sigmas_type: sigma_min.
-        if not (all(fall > 0 for fall in falls[:-1]) and falls[-1] >= 0):
-            raise ValueError(
-                f"the noise levels are {', '.join(f'{level:g}' for level in found)}: expected finite ones that change "
-                "at each step, from noise to clean. Check the sigmas of the call"
-            )
-        return plan
+        given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
+        return flow_schedule(self._base, steps, last, {name: one for name, one in given.items() if one is not None})
 
     def _prediction(self, output: torch.Tensor, integration: Integration) -> torch.Tensor:
         """Return the noise, or the velocity of a flow, in what the network predicted. The alpha is the timestep's."""

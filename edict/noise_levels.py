@@ -1,13 +1,15 @@
-"""The config of a scheduler of diffusers, and the scheduler that gives its noise levels."""
+"""The noise levels of a scheduler of diffusers, from its config."""
 
 from collections.abc import Collection, Mapping
 from importlib import import_module
 from inspect import signature
+from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from diffusers import CogVideoXDDIMScheduler, DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from edict.schedule import NOISE_SCHEDULERS
+from edict.schedule import NOISE_SCHEDULERS, Schedule, last_steps
 
 SHIFTED_SCHEDULERS = frozenset({"CogVideoXDDIMScheduler", "CogVideoXDPMScheduler"})
 """The schedulers of diffusers with betas and a shift of the noise levels."""
@@ -67,3 +69,32 @@ def base_scheduler(config: Mapping[str, Any]) -> Any:
     if predictions and (found := base.config.prediction_type) not in predictions:
         raise ValueError(f"prediction_type of {named} is {found!r}: expected {', '.join(predictions)}")
     return base
+
+
+def flow_schedule(base: Any, steps: int | None, count: int, given: dict[str, Any]) -> Schedule:
+    """Return the last `count` steps of a flow. `steps` and `given` (timesteps, sigmas, mu) are the pipeline's.
+
+    Raises:
+        ValueError: the scheduler does not take one of them, or the noise levels do not go from noise to clean.
+    """
+    if base.config.get("use_dynamic_shifting") and "mu" not in given:
+        raise ValueError(
+            "the config has use_dynamic_shifting: true, and the pipeline gives no mu to a scheduler of this class: use "
+            "from_config(config, use_dynamic_shifting=False, shift=math.exp(mu)) with the mu of the size"
+        )
+    if unknown := given.keys() - signature(base.set_timesteps).parameters.keys():
+        raise ValueError(f"{type(base).__name__} takes no {', '.join(sorted(unknown))}: give num_inference_steps")
+    if "sigmas" in given:
+        given = {**given, "sigmas": np.asarray(given["sigmas"])}
+    base.set_timesteps(steps, **given)
+    plan = last_steps(base, count)
+    levels = [plan.sigma(i) for i in range(count + 1)]
+    *changes, last = (after - before for before, after in pairwise(levels))
+    direction = 1 if base.config.get("invert_sigmas") else -1
+    # The last step may change nothing, as with final_sigmas_type: sigma_min.
+    if not (all(change * direction > 0 for change in changes) and last * direction >= 0):
+        raise ValueError(
+            f"the noise levels are {', '.join(f'{level:g}' for level in levels)}: expected finite ones that change at "
+            "each step, from noise to clean. Check the sigmas of the call"
+        )
+    return plan
