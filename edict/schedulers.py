@@ -312,7 +312,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 f"the pair is {[*query.state.shape]}, the pipeline's latents are {[*sample.shape]} and its prediction "
                 f"is {[*model_output.shape]}: encode latents in the pipeline's own layout, as many as its prompts"
             )
-        # In float32 at most, as `invert` and `generate` return them, also for a pipeline in float64.
+        # In float32 for a pipeline in float64, too: the first latents are, and both directions must round alike.
         expected = integration.latents.float().to(sample.dtype)
         # A pipeline may round the latents to its network's dtype, and give them here in float32 (Mochi).
         given_as = (sample.dtype, *HALVES)

@@ -300,8 +300,8 @@ def test_a_pipeline_may_replace_the_config(pipe: Any) -> None:
         scheduler.invert(scheduler.encode(latents()))
         scheduler.set_timesteps(2)
         assert scheduler.timesteps.tolist() == [1, 1, 501, 501]
-        assert scheduler._integration.pair.sampling.p == 0.75
-        assert scheduler._integration.pair.schedule.alphas_cumprod[-1] < 1
+        assert scheduler.integration.pair.sampling.p == 0.75
+        assert scheduler.integration.pair.schedule.alphas_cumprod[-1] < 1
 
 
 def test_a_round_trip_in_float64_is_exact(pipe: Any) -> None:
@@ -363,7 +363,7 @@ def test_a_call_that_is_not_that_of_the_inversion_is_refused() -> None:
     scheduler = EDICTScheduler.from_config(config)
     scheduler.invert(scheduler.encode(latents()), strength=0.8)
     scheduler.set_timesteps(5)
-    noise = replace(scheduler._integration.pair, position=0)
+    noise = replace(scheduler.integration.pair, position=0)
     message = r"inverted with 5 steps \(strength 0\.8\), and this call has {}: give num_inference_steps=5"
     for steps in (3, 6, 2000):
         scheduler.generate(noise)
