@@ -32,7 +32,7 @@ from jobs.evaluation.record import table
 from pipeline import cluster, pool, run
 from pipeline.heartbeat import WORK, Report
 from pipeline.plan import Unit, cut
-from pipeline.work import Done, Poison
+from pipeline.work import Done, Machine, Poison
 from schemas.specs import InvertSpec
 
 A_UNIT = 1.0  # seconds, of a coroutine
@@ -175,7 +175,7 @@ def simulated(number: int, workers: int, folder: Path) -> dict[str, Any]:
 def on_ray(name: str, worker: type, number: int, workers: int, backend: Any = ray) -> dict[str, Any]:
     """The driver's CPU microseconds a unit and units a second by the clock, from the first unit's end on."""
     with patch.object(pool, "ray", backend):
-        outcomes = pool.Pool(units(number), worker, None, count=workers, cpus=1, gpus=0).outcomes()
+        outcomes = pool.Pool(units(number), worker, None, count=workers, machine=Machine("cpu", 1, 0.0)).outcomes()
         ends = [(time.perf_counter(), time.process_time()) for outcome in outcomes if outcome is not None]
     assert len(ends) == number
     seconds, busy = (last - first for first, last in zip(ends[0], ends[-1], strict=True))

@@ -33,7 +33,7 @@ from pipeline import run as runs
 from pipeline import store as stores
 from pipeline import worker as workers
 from pipeline.errors import JobError
-from pipeline.job import open_job
+from pipeline.job import new_record, open_job
 from pipeline.plan import Unit, parts_of, read_units, write_units
 from pipeline.status import status
 from pipeline.storage import write_file
@@ -238,7 +238,7 @@ class Run:
 
     def begin(self, steps: int) -> None:
         store = self.store()
-        open_job(store, "invert", {}, {"steps": steps}, Machine("cpu", 1, 0))
+        open_job(store, new_record("invert", {}, {"steps": steps}, Machine("cpu", 1, 0)))
         units = [Unit(f"{i:08d}", "a.tar", 0, i * COUNT, COUNT, 1, None) for i in range(self.units)]
         write_units(store, units)
 

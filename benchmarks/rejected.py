@@ -24,20 +24,17 @@ from benchmarks.record import numbers, parser, save
 from jobs.evaluation.record import table
 from pipeline.images import prepare
 from pipeline.invert import InvertWorker, clean_pair
-from pipeline.job import invert_fingerprint, open_job, weights_of
+from pipeline.job import Job, open_job, resolve
 from pipeline.latents import read_latents
 from pipeline.plan import Unit, part_units, plan_shards, read_entries, read_units, write_units
 from pipeline.shards import Sample, read_samples
 from pipeline.store import Store
-from pipeline.tasks import InvertTask
 from pipeline.verify import VerifyTask, VerifyWorker
-from pipeline.work import Machine
 from schemas.specs import InvertSpec
 from tests.edict.checkpoints import KINDS
 from tests.edict.checkpoints import save as save_checkpoint
 
 DEMO = Path(jobs.__file__).parent / "demo" / "shards" / "demo-00000.tar"
-CPU = Machine("cpu", 1, 0.0)
 DTYPES = ("float32", "bfloat16")
 GUIDANCE = (1.0, 3.0)
 
@@ -64,7 +61,7 @@ class Model:
         store, unit, task = open_store(self.checkpoint, output, self.dtype, guidance, batch_size)
         inverter, verifier = self.workers = self.workers or (
             InvertWorker(task),
-            VerifyWorker(VerifyTask(store.location, store.key(), task.weights, task.machine)),
+            VerifyWorker(VerifyTask(store.location, store.key(), task)),
         )
         inverter.task, inverter.store, verifier.store = task, store, store
         with giving_nan(inverter.model.network, slot, batch_size):
@@ -76,9 +73,7 @@ class Model:
         return Outcome(rows, len(only), *differing(store, inverter, verifier, unit, batch_size))
 
 
-def open_store(
-    checkpoint: Path, output: Path, dtype: str, guidance: float, batch_size: int
-) -> tuple[Store, Unit, InvertTask]:
+def open_store(checkpoint: Path, output: Path, dtype: str, guidance: float, batch_size: int) -> tuple[Store, Unit, Job]:
     """Plan a job of one unit: two full batches and two more samples."""
     spec = InvertSpec.model_validate(
         {
@@ -90,12 +85,11 @@ def open_store(
             "workers": {"batch_size": batch_size},
         }
     )
-    fingerprint = invert_fingerprint(spec, checkpoint)
-    store = Store(spec.output, create=True)
-    open_job(store, "invert", spec.model_dump(mode="json"), fingerprint, CPU)
+    job, store = resolve(spec), Store(spec.output, create=True)
+    open_job(store, job.record)
     write_units(store, [replace(plan_shards(store, spec.input, batch_size, 1)[0], count=2 * batch_size + 2)])
     [unit] = read_units(store)
-    return store, unit, InvertTask(spec, weights_of(spec.model, checkpoint, fingerprint), fingerprint, CPU, store.key())
+    return store, unit, replace(job, key=store.key())
 
 
 @contextmanager

@@ -33,7 +33,7 @@ from benchmarks.record import numbers, parser, save
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import pictures
 from pipeline.images import encode, prepare
-from pipeline.job import open_job
+from pipeline.job import new_record, open_job
 from pipeline.parts import to_parquet, to_table
 from pipeline.plan import UNIT_BATCHES, Unit, write_units
 from pipeline.shards import write_shard
@@ -103,7 +103,7 @@ def bucket(name: str, delay: int) -> str:
 def planned(location: str, units: int) -> Store:
     """Return a new store of a job with units that no worker has done."""
     store = Store(location, create=True)
-    open_job(store, "invert", {}, {}, Machine("cpu", 1, 0))
+    open_job(store, new_record("invert", {}, {}, Machine("cpu", 1, 0)))
     write_units(store, [Unit(f"{i:08d}", "a.tar", 0, 0, 1, 1, None) for i in range(units)])
     return store
 

@@ -3,18 +3,25 @@
 import threading
 from collections import Counter
 from collections.abc import Container, Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice
 from operator import attrgetter
-from typing import Any
 
-from edict.checkpoint import locate
-from edict.samplers import SAMPLERS
-from edict.schedule import Schedule
+from edict.samplers import SAMPLERS, parameters
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
-from pipeline.cluster import machine_for
-from pipeline.job import check_job, check_output, invert_fingerprint, schedule_of
+from pipeline.job import (
+    Job,
+    check_earlier,
+    check_job,
+    check_output,
+    guidance_of,
+    planned_schedule,
+)
+from pipeline.job import (
+    resolve as resolved_job,
+)
 from pipeline.keys import key_table
 from pipeline.latents import read_columns
 from pipeline.plan import Source, cut, expanded, index_shards, most_batches, parts_of
@@ -23,8 +30,8 @@ from pipeline.selection import SelectionError, count_listed, images_per_row, no_
 from pipeline.shards import ShardIndex
 from pipeline.storage import local_path
 from pipeline.store import Store, check_outside_stores
-from pipeline.tasks import Variant, executed_steps
-from pipeline.work import Machine
+from pipeline.tasks import EditTask, Variant
+from schemas.job import JobRecord
 from schemas.rejects import Reject
 from schemas.specs import EditSpec, InvertSpec
 
@@ -43,9 +50,10 @@ def _invert(spec: InvertSpec) -> list[str]:
     from edict.models import describe
 
     note_float16(spec.dtype, spec.workers.gpus)
-    folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
-    fingerprint = invert_fingerprint(spec, folder)
-    done = _done(spec, fingerprint, machine_for(spec.workers.gpus), expanded(spec.input))
+    job = resolved_job(spec)
+    model = describe(job.folder)
+    record, done = _done(job, expanded(spec.input))
+    check_earlier(replace(job, record=record), model)
     batch_size = spec.workers.batch_size
     faults, shown, lock = Counter[str](), dict[str, list[Reject]](), threading.Lock()
     with key_table() as keys:
@@ -65,16 +73,15 @@ def _invert(spec: InvertSpec) -> list[str]:
     samples = sum(count for _, count, _, _ in sources)
     units = cut(sources, batch_size, spec.workers.count, most)
     sound = samples - faults.total()
-    schedule = schedule_of(fingerprint)
+    sampling = job.fingerprint.sampling
+    schedule = planned_schedule(model, sampling)
     depth = schedule.num_steps
-    size = describe(folder).size
-    sampler = spec.sampler.name
-    parameters = "".join(f", {name} {fingerprint[name]}" for name in SAMPLERS[sampler].parameters)
-    interval = spec.sampler.guidance_interval
+    weights = "".join(f", {name} {value}" for name, value in parameters(sampling).items())
+    interval = sampling.guidance_interval
     compiled = ", compiled" if spec.model.compile else ""
     within = "" if interval is None else " at noise levels from {:g} to {:g}".format(*interval)
-    timesteps = SAMPLERS[sampler].evaluated_timesteps(schedule, depth, 0)
-    cost = evaluations(timesteps, schedule.outside(interval), _branching(fingerprint, spec.sampler.guidance_scale))
+    timesteps = SAMPLERS[sampling.name].evaluated_timesteps(schedule, depth, 0)
+    cost = evaluations(timesteps, schedule.outside(interval), _branching(model.guidance, sampling.guidance_scale))
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
         f"  sound         {sound} by their headers",
@@ -82,22 +89,26 @@ def _invert(spec: InvertSpec) -> list[str]:
         *(_rejected(reject) for name, _ in faults.most_common() for reject in shown[name]),
         *_repeated(*repeated),
         f"  units         {len(units)}, for {spec.workers.count} workers{done}",
-        f"  model         {folder}, {spec.dtype}{compiled}, {size}x{size} pixels",
-        f"  sampler       {sampler}, {depth} steps{parameters}, guidance {spec.sampler.guidance_scale:g}{within}",
+        f"  model         {job.folder}, {spec.dtype}{compiled}, {model.size}x{model.size} pixels",
+        f"  sampler       {sampling.name}, {depth} steps{weights}, guidance {sampling.guidance_scale:g}{within}",
         f"  network cost  {cost} evaluations a picture, {sound * cost:,} in all",
     ]
 
 
-def _done(spec: InvertSpec | EditSpec, fingerprint: dict[str, Any], machine: Machine, inputs: Iterable[str]) -> str:
-    """Return what to add to the number of units: how many are done. Raises StoreError, as a run does."""
-    if (folder := local_path(spec.output)) is not None and not folder.is_dir():
-        check_outside_stores(spec.output)
-        return ""
-    store = Store(spec.output)
+def _done(task: Job | EditTask, inputs: Iterable[str]) -> tuple[JobRecord, str]:
+    """Return the record of the job, and how many units are done, to add to their number.
+
+    Raises StoreError, as a run does.
+    """
+    output = task.spec.output
+    if (folder := local_path(output)) is not None and not folder.is_dir():
+        check_outside_stores(output)
+        return task.record, ""
+    store = Store(output)
     check_output(store, inputs)
-    check_job(store, spec.kind, fingerprint, machine)
-    done = len(store.committed([])) if store.has("job.json") else 0
-    return f"; {done} are done already" if done else ""
+    record = check_job(store, task.record)
+    done = 0 if record is task.record else len(store.committed([]))
+    return record, f"; {done} are done already" if done else ""
 
 
 def _rejected(reject: Reject) -> str:
@@ -119,11 +130,9 @@ def _short(key: str) -> str:
 def _edit(spec: EditSpec) -> list[str]:
     latents, wanted, tables = Store(spec.latents), read_selection(spec), read_tables(spec.edits)
     edits = resolve(spec.edits, tables)
-    task, fingerprint = edit_task(spec, latents, edits, wanted)
-    done = _done(spec, fingerprint, task.machine, [spec.latents, *spec.files])
-    made, parts = fingerprint["latents"], parts_of(latents)
-    schedule = schedule_of(made)
-    unguided = schedule.outside(made.get("guidance_interval"))
+    task = edit_task(spec, latents, edits, wanted)
+    _, done = _done(task, [spec.latents, *spec.files])
+    parts, guidance = parts_of(latents), guidance_of(task.inversion)
     counts, pairs, sources, cost, listed_prompts = Counter[str](), Spread(), list[Source](), 0, 0
     for part, rows in planned(latents, parts, wanted, edits.listed, edits.masks):
         sources.append((part[0], rows.num_rows, part[2], part[3]))
@@ -131,14 +140,14 @@ def _edit(spec: EditSpec) -> list[str]:
         captions = read_columns(latents, part, ["caption"])["caption"].take(rows["row"]).to_pylist()
         for caption, listed in zip(captions, rows["prompts"].to_pylist(), strict=True):
             changed = edits.prompts(caption, dict(listed or ()))
-            cost += _edit_cost(changed, schedule, made, unguided)
+            cost += _edit_cost(changed, task, guidance)
             for variant, prompt in changed:
                 counts[variant.name] += 1
                 pairs.add((variant.name, caption, prompt))
     if not sources and spec.planned_rows:
         raise SelectionError(no_row(latents, parts))
     per_row = images_per_row(sources, edits.per_caption, listed_prompts)
-    units = cut(sources, fingerprint["batch_size"], spec.workers.count, per_row=per_row)
+    units = cut(sources, task.record.edit.batch_size, spec.workers.count, per_row=per_row)
     total, rows_taken = sum(count for _, count, _, _ in parts), sum(count for _, count, _, _ in sources)
     of = "" if rows_taken == total else f" of the {total}"
     return [
@@ -197,20 +206,20 @@ def _strangers(latents: Store, parts: Sequence[Source], tables: Mapping[str, Pro
     return lines
 
 
-def _edit_cost(
-    changed: Sequence[tuple[Variant, str]], schedule: Schedule, made: Mapping[str, Any], unguided: Container[float]
-) -> int:
-    """Network evaluations of one row: each edit's own steps, and the base prompt's down to the last branch point.
+def _edit_cost(changed: Sequence[tuple[Variant, str]], task: EditTask, guidance: str) -> int:
+    """Return the network evaluations of one row: each edit's own steps, and the base prompt's to the last branch point.
 
-    Edits of one depth, guidance and control are held to the row's own regeneration, which takes one place beside them.
+    Edits of one depth, guidance and control share a batch with the row's own regeneration, which takes one place.
     """
-    depth, timesteps_of = schedule.num_steps, partial(SAMPLERS[made["sampler"]].evaluated_timesteps, schedule)
-    last, cost, guidance_scale = depth, 0, _branching(made, made["guidance_scale"])
+    sampling, schedule = task.inversion.fingerprint.sampling, task.schedule
+    unguided = schedule.outside(sampling.guidance_interval)
+    depth, timesteps_of = schedule.num_steps, partial(SAMPLERS[sampling.name].evaluated_timesteps, schedule)
+    last, cost, guidance_scale = depth, 0, _branching(guidance, sampling.guidance_scale)
     seen = set[tuple[int, float, str]]()
     for variant, _ in changed:
-        ran = executed_steps(variant, made["steps"], schedule, made["sampler"])
+        ran = task.executed_steps(variant)
         timesteps = timesteps_of(depth - ran, depth)
-        scale = guidance_scale if variant.guidance_scale is None else _branching(made, variant.guidance_scale)
+        scale = guidance_scale if variant.guidance_scale is None else _branching(guidance, variant.guidance_scale)
         last = min(last, ran)
         if variant.control is None:
             cost += evaluations(timesteps, unguided, scale)
@@ -221,9 +230,9 @@ def _edit_cost(
     return cost + evaluations(timesteps_of(0, depth - last), unguided, guidance_scale)
 
 
-def _branching(fingerprint: Mapping[str, Any], guidance_scale: float) -> float:
-    """The scale, as far as it asks for branches: 1 with a model that is guided without any."""
-    return 1.0 if "guidance" in fingerprint else guidance_scale
+def _branching(guidance: str, guidance_scale: float) -> float:
+    """Return the scale, or 1 for a model whose guidance has no second branch."""
+    return guidance_scale if guidance == "free" else 1.0
 
 
 def evaluations(timesteps: Sequence[float], unguided: Container[float], *guidance_scales: float) -> int:

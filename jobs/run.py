@@ -20,5 +20,5 @@ def run_retry(location: str, errors: Sequence[str]) -> Ran:
     """Try the rejects of a store again, by its own spec. Raises JobError, ModelError."""
     store = Store(location)
     job = store.job()
-    spec = stored_spec(store, KINDS[job["kind"]], job["spec"])
+    spec = stored_spec(store, KINDS[job.kind], job.spec)
     return run_spec(spec.model_copy(update={"output": store.location}), retry=errors)

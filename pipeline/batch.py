@@ -17,18 +17,16 @@ from PIL import Image
 from ray.exceptions import RayError, RayTaskError
 from torch import nn
 
-from edict.checkpoint import locate
 from edict.integration import Predict
 from edict.pair import Pair
 from edict.samplers import SAMPLERS
-from pipeline.cluster import connected, machine_for
+from pipeline.cluster import connected
 from pipeline.cost import NEAR, fresh, peak, smallest, timed
 from pipeline.errors import JobError
 from pipeline.host import Ready
 from pipeline.invert import clean_pair
-from pipeline.job import invert_fingerprint, weights_of
+from pipeline.job import Job, resolve
 from pipeline.pool import WorkersFailed, cause
-from pipeline.tasks import InvertTask
 from pipeline.work import Machine
 from pipeline.worker import TooLarge, fitting, load_model
 from schemas.specs import InvertSpec
@@ -80,7 +78,7 @@ class Swept:
 class BatchWorker(Ready):
     """A Ray actor's body: a worker of an inversion, to be measured."""
 
-    def __init__(self, task: InvertTask) -> None:
+    def __init__(self, task: Job) -> None:
         self.task = task
         self.model = load_model(task.weights, task.machine)
 
@@ -114,10 +112,8 @@ def run_batch(spec: InvertSpec, *, largest: int, tell: Callable[[Trial], None]) 
 
     Raises ModelError, NoSchedule, ResourcesError, WorkersFailed; TooLarge where not even one picture fits.
     """
-    folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
-    fingerprint = invert_fingerprint(spec, folder)
-    machine = machine_for(spec.workers.gpus)
-    task = InvertTask(spec, weights_of(spec.model, folder, fingerprint), fingerprint, machine)
+    task = resolve(spec)
+    machine = task.machine
     with connected(spec.workers.count, machine, needed=min(spec.workers.needed, 1)):
         actor: Any = ray.remote(num_cpus=machine.threads, num_gpus=machine.gpus, max_restarts=0)(BatchWorker)
         worker = actor.remote(task)

@@ -30,7 +30,6 @@ from pipeline.export import ExportError, claim
 from pipeline.images import EXTENSIONS, encode, prepare
 from pipeline.images import FORMATS as READABLE
 from pipeline.instructions import instruction_of
-from pipeline.job import fit_of
 from pipeline.keys import key_table
 from pipeline.latents import read_columns
 from pipeline.parts import to_parquet
@@ -40,7 +39,9 @@ from pipeline.shards import ShardChanged, read_samples
 from pipeline.status import status
 from pipeline.storage import BadName, NotThere
 from pipeline.store import Store, StoreError, read_table, unit_of
+from schemas.fingerprint import fit_of, read_fingerprint
 from schemas.instruct import INSTRUCT
+from schemas.job import JobRecord
 from schemas.rejects import Reject
 
 
@@ -68,20 +69,20 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
         raise ExportError(f"no export of edits as {format}: give one of {', '.join(FORMATS)}")
     store = Store(location)
     job = store.job()
-    if job["kind"] != "edit":
-        raise StoreError(f"{location} is the store of an {job['kind']} job; as {format}, give one that `edit` wrote")
+    if job.kind != "edit":
+        raise StoreError(f"{location} is the store of an {job.kind} job; as {format}, give one that `edit` wrote")
     parts = part_units(store, batch_size=sys.maxsize, workers=1)  # no part is longer, so none is split
     for problem in status(store).problems:  # such as rows of the latent store that are not edited yet
         print(f"note: {problem}", file=sys.stderr)
     units = {unit.unit: unit for unit in read_units(store)}
-    about = {
+    about: dict[str, Any] = {
         "format": format,
         "rows": sum(part.count for part in parts),
         "parts": len(parts),
         "parts_sha256": sha256("".join(str(part.version) for part in parts).encode()).hexdigest(),
-        "fingerprint": job["fingerprint"],
+        "fingerprint": job.fingerprint,
     }
-    extension = EXTENSIONS[job["spec"]["images"]["format"]]
+    extension = EXTENSIONS[job.spec["images"]["format"]]
     write = FORMATS[format](store, job, parts)
     target = Store(destination, create=True)
     claim(target, about)
@@ -118,10 +119,10 @@ def _files(store: Store, path: str) -> dict[str, bytes]:
         raise StoreError(f"{store.location}: {path} is damaged ({error})") from error
 
 
-def _instructpix2pix(store: Store, job: dict[str, Any], parts: Sequence[Unit]) -> Callable[[Store, Edits], int]:
+def _instructpix2pix(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[[Store, Edits], int]:
     """Triplets of a picture, what to do to it, and the picture it becomes."""
-    latents = Store(job["spec"]["latents"])
-    fit = fit_of(job["fingerprint"]["latents"])
+    latents = Store(job.spec["latents"])
+    fit = fit_of(read_fingerprint(job.edit.latents))
     shards = {unit.source: unit for unit in read_units(latents)}
     noted = set[str]()
 
@@ -210,12 +211,12 @@ def _source_digests(latents: Store, edits: Edits) -> dict[int, str]:
     }
 
 
-def _pie_bench(store: Store, job: dict[str, Any], parts: Sequence[Unit]) -> Callable[[Store, Edits], int]:
+def _pie_bench(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[[Store, Edits], int]:
     """Write the edited images as files: for each edit, a tree as PIE-Bench's evaluation reads it for one method.
 
     Memory holds the keys that are in several source shards, some 200 bytes per key.
     """
-    extension = EXTENSIONS[job["spec"]["images"]["format"]]
+    extension = EXTENSIONS[job.spec["images"]["format"]]
     repeated, folders = _repeated(store, parts)
     if repeated:
         print(
@@ -263,7 +264,7 @@ def _repeated(store: Store, parts: Sequence[Unit]) -> tuple[frozenset[str], dict
     return frozenset(key for key, _, _ in found), folders
 
 
-FORMATS: dict[str, Callable[[Store, dict[str, Any], Sequence[Unit]], Callable[[Store, Edits], int]]] = {
+FORMATS: dict[str, Callable[[Store, JobRecord, Sequence[Unit]], Callable[[Store, Edits], int]]] = {
     "instructpix2pix": _instructpix2pix,
     "pie_bench": _pie_bench,
 }

@@ -24,7 +24,6 @@ from pipeline.errors import JobError
 from pipeline.heartbeat import STORAGE, beat
 from pipeline.images import EXTENSIONS, ImageError, encode, prepare
 from pipeline.instructions import instruction_of
-from pipeline.job import inverted
 from pipeline.latents import Latents, read_edit_rows
 from pipeline.masks import (
     MaskError,
@@ -44,8 +43,10 @@ from pipeline.tasks import EditError, EditTask, Variant, executed_steps
 from pipeline.work import Done, Fault, Poison
 from pipeline.worker import Ahead, Attempt, check_model, fitting, load_model
 from schemas.edits import EDITS
+from schemas.fingerprint import fit_of
 from schemas.pictures import PICTURES
 from schemas.rejects import Reject
+from schemas.sampling import Sampling
 from schemas.specs import ControlSpec
 
 
@@ -101,7 +102,7 @@ class Drawn:
         return self.encoding.result()
 
 
-def check_control(variant: Variant, model: DirectModel, schedule_steps: int, schedule: Schedule, sampler: str) -> bool:
+def check_control(variant: Variant, model: DirectModel, sampling: Sampling, schedule: Schedule) -> bool:
     """Check that attention control can have an effect. Return whether earlier versions make the same edits.
 
     Raises:
@@ -109,7 +110,7 @@ def check_control(variant: Variant, model: DirectModel, schedule_steps: int, sch
     """
     if variant.control is None:
         return True
-    steps = executed_steps(variant, schedule_steps, schedule, sampler)
+    steps = executed_steps(variant, sampling, schedule)
     has_given_mask = variant.control.mask is not None and variant.control.mask.words is None
     control = _control(variant.control, torch.ones(1, 1, 1, dtype=torch.bool) if has_given_mask else None)
     if (reason := without_effect(control, steps, model.latent_side, model.attention_sides)) is not None:
@@ -123,9 +124,8 @@ class EditWorker:
     def __init__(self, task: EditTask) -> None:
         self.task = task
         self.store, self.latents = Store(task.spec.output), Store(task.spec.latents)
-        self.model = load_model(task.weights, task.machine)
-        made = inverted(self.latents)["fingerprint"]
-        check_model(self.model, made, task.spec.workers.batch_size or made["batch_size"])
+        self.model = load_model(task.inversion.weights, task.machine)
+        check_model(self.model, task.inversion.fingerprint.sampling, task.record.edit.batch_size)
         self.ahead = Ahead(self._load)
         # A CPU worker has one core, which the network needs. A thread of a GPU worker encodes 3 to 13 PNGs per second.
         self.encoder = ThreadPoolExecutor(4 if task.machine.device == "cuda" else 1)
@@ -146,7 +146,7 @@ class EditWorker:
         rejects = [self._reject(latents, edit, result) for edit, result in results if isinstance(result, Fault)]
         for path, data, rows in self._files(attempt.name, latents, made, zip(shown, drawn[len(edits) :], strict=True)):
             attempt.write(path, data, rows)
-        count = len(edits) if unit.retry else unit.count * self.task.variants_per_row
+        count = len(edits) if unit.retry else unit.count * self.task.record.variants_per_row
         filtered = count - len(edits)
         device = self.task.machine.device
         return attempt.commit(count=count, ok=len(made), filtered=filtered, rejects=rejects, device=device)
@@ -182,9 +182,8 @@ class EditWorker:
 
     def _load(self, unit: Unit) -> Loaded:
         beat(STORAGE)
-        latents = read_edit_rows(self.store, self.task.rows, self.latents, unit)
-        if (batch_size := self.task.spec.workers.batch_size) is not None:
-            latents = replace(latents, pair=replace(latents.pair, batch_size=batch_size))
+        latents = read_edit_rows(self.store, self.task.record.rows, self.latents, unit)
+        latents = replace(latents, pair=replace(latents.pair, batch_size=self.task.record.edit.batch_size))
         edits = self._edits(latents, unit)
         with ThreadPoolExecutor(READERS) as pool:
             masks = pool.map(lambda edit: self._mask(latents, edit, unit.masks), edits)
@@ -209,10 +208,10 @@ class EditWorker:
                 else:
                     data = read_planned_mask(wanted.file, key, latents.mask_files[edit.row][edit.name or ""])
                 location = mask_location(wanted.file, key)
-                mask = mask_of_file(location, data, (source[0], source[1]), size, self.task.fit[0])
+                mask = mask_of_file(location, data, (source[0], source[1]), size, self.task.inversion.fingerprint.crop)
             except MaskError as error:
                 return _fault(error)
-        return to_latents(mask, *latents.pair.x.shape[2:])
+        return to_latents(mask, *latents.pair.x.shape[-2:])
 
     def _edits(self, latents: Latents, unit: Unit) -> list[Change]:
         pair = latents.pair
@@ -224,7 +223,7 @@ class EditWorker:
                     variant.name,
                     prompt,
                     pair.sampling.guidance_scale if variant.guidance_scale is None else variant.guidance_scale,
-                    executed_steps(variant, self.task.schedule_steps, pair.schedule, pair.sampling.name),
+                    self.task.executed_steps(variant),
                     variant.negative_prompt,
                     variant.control,
                     instruction=variant.instruction,
@@ -368,7 +367,7 @@ class EditWorker:
             "control": edit.control.model_dump_json() if edit.control else None,
             "reconstruction_exact": drawn.reconstruction_exact,
             "guidance_scale": edit.guidance_scale,
-            "strength": edit.steps / self.task.schedule_steps,
+            "strength": edit.steps / self.task.inversion.fingerprint.sampling.steps,
             "steps": edit.steps,
             "drift": drawn.drift,
             "image_sha256": sha256(drawn.file).hexdigest(),
@@ -408,7 +407,7 @@ class EditWorker:
                     "prompt": edit.prompt,
                     "image": drawn.file,
                     "guidance_scale": edit.guidance_scale,
-                    "strength": edit.steps / self.task.schedule_steps,
+                    "strength": edit.steps / self.task.inversion.fingerprint.sampling.steps,
                     "steps": edit.steps,
                     "drift": drawn.drift,
                 }
@@ -438,7 +437,7 @@ class EditWorker:
             sample = next(read_samples(shard.source, size=version.size, etag=version.etag, entries=entries))
             if not isinstance(sample, Sample) or sha256(sample.image).hexdigest() != row["image_sha256"]:
                 return None
-            return encode(prepare(sample.image, self.model.size, *self.task.fit).image, "png")
+            return encode(prepare(sample.image, self.model.size, *fit_of(self.task.inversion.fingerprint)).image, "png")
         except (JobError, ImageError):
             return None
 

@@ -1,14 +1,15 @@
 """Exporting: a finished latent store written out as plain floats, for people's training code.
 
     export.json                  what is exported, and as what; written first
-    <part>.parquet               parquet: key, shard, index, caption, x, y, json; x and y are floats [C][H][W]
-    <part>.npy, <part>.parquet   npy: floats [N, 2, C, H, W], x then y; key, shard, index, caption, json of its N rows
-    <part>.tar                   webdataset: key.npy [2, C, H, W], x then y; key.txt, the caption; key.json, with
+    <part>.parquet               parquet: key, shard, index, caption, x, y, json; x and y are floats, nested lists
+    <part>.npy, <part>.parquet   npy: floats [N, 2, ...], x then y; key, shard, index, caption, json of its N rows
+    <part>.tar                   webdataset: key.npy [2, ...], x then y; key.txt, the caption; key.json, with
                                  the sample's own under `json`
 
 A file holds the rows of one part; parts are numbered from 00000000, in the order of the store's units, and an export
-is whole when it has as many as export.json counts. float = integer * 2^-bits * sqrt(alphas_cumprod), the model's usual
-scale, in float64, rounded once. It is not exact: only the store itself regenerates pictures to the bit.
+is whole when it has as many as export.json counts. The dots are the shape of the model's latents, such as [C, H, W].
+float = integer * 2^-bits * sqrt(alphas_cumprod), the model's usual scale, in float64, rounded once. It is not exact:
+only the store itself regenerates pictures to the bit.
 
 Half floats in Parquet open in pyarrow and polars as such, in DuckDB as FLOAT.
 """
@@ -25,14 +26,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import JobError, noting
-from pipeline.job import inverted
 from pipeline.latents import Latents, read_latents
 from pipeline.parts import nested, to_parquet
 from pipeline.plan import Unit, part_units
 from pipeline.progress import Progress
 from pipeline.shards import BadMemberName, json_member, write_shard
 from pipeline.store import Store, StoreError, check_outside_stores
-from schemas.latents import NOISE
+from schemas.latents import read_footer
 
 DTYPES = ("float32", "float16")
 ABOUT = "export.json"
@@ -58,20 +58,20 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
             f"or pie_bench for edits; {' or '.join(DTYPES)}"
         )
     store = Store(location)
-    if store.job()["kind"] == "edit":
+    job = store.job()
+    if job.kind == "edit":
         raise StoreError(
             f"{location} is the store of an edit job; give one that `invert` wrote, or export it as instructpix2pix or "
             "pie_bench"
         )
-    job = inverted(store)
     units = part_units(store, batch_size=sys.maxsize, workers=1)  # no part is longer, so none is split
-    about = {
+    about: dict[str, Any] = {
         "format": format,
         "dtype": dtype,
         "rows": sum(unit.count for unit in units),
         "parts": len(units),
         "parts_sha256": sha256("".join(str(unit.version) for unit in units).encode()).hexdigest(),
-        "fingerprint": job["fingerprint"],
+        "fingerprint": job.fingerprint,
     }
     target = Store(destination, create=True)
     claim(target, about)
@@ -101,7 +101,7 @@ def claim(target: Store, about: dict[str, Any]) -> None:
 
 
 def _floats(unit: Unit, latents: Latents, dtype: str) -> NDArray[Any]:
-    """The pairs in the model's scale, [N, 2, C, H, W]. Raises ExportError naming the first key that overflows."""
+    """The pairs in the model's scale, [N, 2, ...]. Raises ExportError naming the first key that overflows."""
     import torch
 
     exact = torch.stack(latents.pair.to_float(), 1).numpy()
@@ -136,8 +136,7 @@ def _npy(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
 
 def _webdataset(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
     """Keys are unique here: a part has rows of one input shard, and planning lets a shard have a key once."""
-    noise = json.loads(latents.table.schema.metadata[NOISE])
-    constants = {name: noise[name] for name in ("scale", "bits", "alphas_cumprod")}
+    constants = read_footer(latents.table.schema.metadata).model_dump(include={"scale", "bits", "alphas_cumprod"})
     rows = latents.table.select(["key", "caption", "shard", "index", "image_sha256", "json"]).to_pylist()
     samples = []
     for row, sample in zip(rows, floats, strict=True):

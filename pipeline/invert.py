@@ -11,12 +11,12 @@ from edict import EDICT
 from edict.pair import Pair, join
 from pipeline.heartbeat import IMAGE, STORAGE, beat
 from pipeline.images import ImageError, Prepared, prepare
+from pipeline.job import Job
 from pipeline.parts import Row, storable, to_parquet, to_table
 from pipeline.plan import Unit, find_entries, read_entries
 from pipeline.shards import Sample, read_samples
 from pipeline.storage import Head
 from pipeline.store import Store
-from pipeline.tasks import InvertTask
 from pipeline.work import Done, Poison
 from pipeline.worker import Ahead, Attempt, check_model, fitting, load_model
 from schemas.rejects import Reject
@@ -31,27 +31,29 @@ class Picture:
     prepared: Prepared
 
 
-def clean_pair(model: EDICT, task: InvertTask, images: Sequence[Image.Image]) -> Pair:
+def clean_pair(model: EDICT, task: Job, images: Sequence[Image.Image]) -> Pair:
     """The pair of these images that a task's inversion begins with."""
     return _prepared(model, task, _encoded(model, task, images))
 
 
-def _encoded(model: EDICT, task: InvertTask, images: Sequence[Image.Image]) -> Pair:
-    return model.encode(images, bits=task.fingerprint["bits"], posterior_seed=task.spec.image.posterior_seed)
+def _encoded(model: EDICT, task: Job, images: Sequence[Image.Image]) -> Pair:
+    made = task.fingerprint
+    assert made.sampling.bits is not None  # resolved
+    return model.encode(images, bits=made.sampling.bits, posterior_seed=made.posterior_seed)
 
 
-def _prepared(model: EDICT, task: InvertTask, start: Pair) -> Pair:
-    return model.prepare(start, task.spec.sampler, task.spec.workers.batch_size)
+def _prepared(model: EDICT, task: Job, start: Pair) -> Pair:
+    return model.prepare(start, task.fingerprint.sampling, task.fingerprint.batch_size)
 
 
 class InvertWorker:
     """A worker of the pool: holds the model, inverts one unit after the other."""
 
-    def __init__(self, task: InvertTask) -> None:
+    def __init__(self, task: Job) -> None:
         self.task = task
         self.store = Store(task.spec.output)
         self.model = load_model(task.weights, task.machine)
-        check_model(self.model, task.fingerprint, task.spec.workers.batch_size)
+        check_model(self.model, task.fingerprint.sampling, task.fingerprint.batch_size, task.schedule)
         self.ahead = Ahead(self._load)
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
@@ -66,7 +68,7 @@ class InvertWorker:
         attempt.spent("compute")
         beat(STORAGE)
         if pair is not None:
-            part = to_parquet(to_table(rows, pair, self.task.fingerprint))
+            part = to_parquet(to_table(rows, pair, self.task.record.fingerprint))
             attempt.write(f"parts/{attempt.name}.parquet", part, len(rows))
         device = self.task.machine.device
         return attempt.commit(count=len(loaded), ok=len(rows), filtered=0, rejects=rejects, device=device)

@@ -1,40 +1,37 @@
-"""job.json: what a store is being filled with, written once, and held against every later run."""
+"""A job, resolved: everything that a spec or a store names is looked up once. And job.json, which records it."""
 
 import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
-from edict.checkpoint import DEFAULT, LoRA, locate, locate_lora, weights_digest
-from edict.samplers import SAMPLERS, parameters, resolved
+from edict.checkpoint import DEFAULT, LoRA, locate, locate_lora, read_index, weights_digest
+from edict.samplers import resolved
 from edict.schedule import Schedule
+from pipeline.cluster import machine_for
 from pipeline.errors import JobError
+from pipeline.parts import stored
 from pipeline.storage import local_path
-from pipeline.store import FORMAT, Store, StoreError, check_outside_stores
+from pipeline.store import JobKey, Store, StoreError, check_outside_stores
 from pipeline.work import Machine, Weights
+from schemas.errors import fault
+from schemas.fingerprint import Document, Fingerprint
+from schemas.job import FORMAT, JobRecord
+from schemas.sampling import Sampling
 from schemas.specs import InvertSpec, ModelSpec
 
+if TYPE_CHECKING:
+    from edict.models import Model
+
 NEWER = "it is damaged, or a newer version wrote it: use that version of edict-pipeline"
-UNKNOWN = "which this version does not know; use the version of edict-pipeline that wrote the store"
-INVERTED = (
-    "weights",
-    "dtype",
-    "sampler",
-    "steps",
-    "timesteps",
-    "alphas_cumprod",
-    "guidance_scale",
-    "crop",
-    "batch_size",
-)
 
 LINES = 20  # differences that an error shows
 SHOWN = 200  # characters of a value that an error shows
@@ -51,86 +48,194 @@ class OutputRefused(StoreError):
 
 
 class NoSchedule(JobError):
-    """The model has no schedule of the steps that are asked for, or cannot be guided along it as is asked for."""
+    """The model has no schedule of the spec's steps, or its guidance cannot have the spec's interval."""
 
 
-def invert_fingerprint(spec: InvertSpec, folder: Path) -> dict[str, Any]:
-    """Return every setting that determines the rows of an inversion. Raises NoSchedule, ModelError."""
-    from edict.models import describe
+@dataclass(frozen=True)
+class Job:
+    """An inversion, resolved: of a spec (`resolve`), or the one that made a latent store (`inverted_with`).
 
-    sampler = spec.sampler
-    model, adapter = describe(folder), lora_of(spec.model)
-    model.check(spec.model.variant, adapter)
+    `folder` and `lora` are the files of the model on this machine, and `weights` what workers load. `record` is
+    job.json, as the store has it or is to get it (`open_job`). `key` and `schedule` are of a job that runs: the key of
+    the store, and the schedule of the rows that it has already, None if it has none.
+    """
+
+    spec: InvertSpec
+    folder: Path
+    lora: LoRA | None
+    weights: Weights
+    machine: Machine
+    record: JobRecord
+    key: JobKey = field(default_factory=JobKey)
+    schedule: Schedule | None = None
+
+    @property
+    def fingerprint(self) -> Fingerprint:
+        """Every setting that determines the rows."""
+        return self.record.inversion
+
+
+def resolve(spec: InvertSpec, *, check: bool = True) -> Job:
+    """Return the job of a spec, with a new record.
+
+    Without `check`, the model is not checked (`check_model`), and its libraries, whose import takes seconds, are not
+    needed. Raises ModelError, NoSchedule.
+    """
+    folder, lora = locate(spec.model.path, spec.model.revision, spec.model.variant), lora_of(spec.model)
+    if check:
+        _check(spec, folder, lora)
+    fingerprint = Fingerprint(
+        input=spec.input,
+        pipeline=read_index(folder).get("_class_name"),
+        weights=weights_digest(folder, spec.model.variant, lora),
+        dtype=spec.dtype,
+        vae_dtype=spec.model.vae_dtype,
+        channels_last=spec.model.channels_last,
+        compile=spec.model.compile,
+        quantization=spec.model.quantization,
+        call=spec.model.call,
+        sampling=Sampling(**resolved(spec.sampler, spec.sampler.executed_steps).model_dump()),
+        crop=spec.image.crop,
+        resize=spec.image.resize,
+        posterior_seed=spec.image.posterior_seed,
+        batch_size=spec.workers.batch_size,
+    )
+    machine = machine_for(spec.workers.gpus)
+    record = new_record(spec.kind, spec.model_dump(mode="json"), fingerprint.model_dump(mode="json"), machine)
+    return Job(spec, folder, lora, weights_of(spec.model, folder, fingerprint), machine, record)
+
+
+def inverted_with(latents: Store) -> Job:
+    """Return the job that made a latent store, with the model that it was inverted with.
+
+    Raises StoreError where it is no latent store, or the model's files changed; ModelError where it is gone.
+    """
+    record = latents.job()
+    if record.kind != "invert":
+        raise StoreError(f"{latents.location} is the store of an {record.kind} job; give one that `invert` wrote")
     try:
-        noise = model.schedule(sampler)
+        made = record.inversion
     except ValueError as error:
-        raise NoSchedule(f"sampler: {error}") from error
-    weights = parameters(resolved(sampler, noise.num_steps))
-    fingerprint = {
-        "input": spec.input,
-        "weights": weights_digest(folder, spec.model.variant, adapter),
-        "dtype": spec.dtype,
-        "sampler": sampler.name,
-        "steps": sampler.steps,
-        "strength": sampler.strength,
-        "timesteps": list(noise.timesteps),
-        "alphas_cumprod": list(noise.alphas_cumprod),
-        "guidance_scale": sampler.guidance_scale,
-        **{name: str(value) for name, value in weights.items()},
-        "bits": sampler.bits or SAMPLERS[sampler.name].bits,
-        "crop": spec.image.crop,
-        "posterior_seed": spec.image.posterior_seed,
-        "batch_size": spec.workers.batch_size,
-    }
-    if spec.image.resize != "lanczos":  # jobs from before there was a choice go on as they are
-        fingerprint["resize"] = spec.image.resize
-    if spec.model.compile:
-        fingerprint["compile"] = True
-    if spec.model.channels_last:
-        fingerprint["channels_last"] = True
-    if spec.model.vae_dtype != "float32":
-        fingerprint["vae_dtype"] = spec.model.vae_dtype
-    if noise.sigmas is not None:
-        fingerprint["sigmas"] = list(noise.sigmas)
-    if model.guidance != "free":
-        fingerprint["guidance"] = model.guidance
-    if sampler.guidance_interval is not None:
-        if model.guidance != "free":
-            from edict.model import uninterrupted
+        raise _invalid(latents, error) from error
+    spec = stored_spec(latents, InvertSpec, record.spec)
+    folder, lora = locate(spec.model.path, spec.model.revision, spec.model.variant), lora_of(spec.model)
+    if (found := weights_digest(folder, spec.model.variant, lora)) != made.weights:
+        raise StoreError(
+            f"the model {folder} is not the one {latents.location} was inverted with (sha256 {found[:12]}, "
+            f"the store's {made.weights[:12]}): pairs mean nothing to other weights"
+        )
+    job = Job(spec, folder, lora, weights_of(spec.model, folder, made), stored_machine(latents, record), record)
+    if not is_shipped(job):
+        from edict.models import describe
 
-            raise NoSchedule(f"sampler: {uninterrupted(model)}")
-        fingerprint["guidance_interval"] = sampler.guidance_interval
-    return fingerprint | model.interpretation()
-
-
-def lora_of(model: ModelSpec) -> LoRA | None:
-    """The LoRA weights that a spec names. Raises ModelError."""
-    return None if model.lora is None else locate_lora(model.lora.path, model.lora.scale)
-
-
-def schedule_of(fingerprint: dict[str, Any]) -> Schedule:
-    """The schedule of a store's rows."""
-    sigmas = tuple(fingerprint["sigmas"]) if "sigmas" in fingerprint else None
-    return Schedule(tuple(fingerprint["timesteps"]), tuple(fingerprint["alphas_cumprod"]), sigmas)
-
-
-def fit_of(fingerprint: dict[str, Any]) -> tuple[str, str]:
-    """How pictures were cropped, and the filter they were resized with."""
-    return fingerprint["crop"], fingerprint.get("resize", "lanczos")
-
-
-def inverted(latents: Store) -> dict[str, Any]:
-    """A latent store's job.json. Raises StoreError where it is no latent store."""
-    job = latents.job()
-    if job["kind"] != "invert":
-        raise StoreError(f"{latents.location} is the store of an {job['kind']} job; give one that `invert` wrote")
+        model = describe(folder)
+        model.check(spec.model.variant, lora)
+        _check_interpretation(job, model, latents.location)
     return job
 
 
-def stored_machine(store: Store, job: dict[str, Any]) -> Machine:
+def is_shipped(job: Job) -> bool:
+    """Return True for the model of the package: it needs no check, and the imports of a check take seconds."""
+    return job.folder == DEFAULT and job.lora is None
+
+
+def guidance_of(job: Job) -> str:
+    """Return how the model of a job is guided (edict.models.Model.guidance)."""
+    if is_shipped(job):
+        return "free"
+    from edict.models import describe
+
+    return describe(job.folder).guidance
+
+
+def check_model(job: Job) -> None:
+    """Check that the model can run a job whose store may be of an earlier version.
+
+    Raises ModelError, NoSchedule; JobChanged if the stored rows have another schedule, or another meaning.
+    """
+    check_earlier(job, _check(job.spec, job.folder, job.lora))
+
+
+def check_earlier(job: Job, model: "Model") -> None:
+    """Check what only fingerprints of earlier formats have. Raises JobChanged."""
+    if job.fingerprint.schedule is not None:
+        there = job.fingerprint.schedule.model_dump()
+        _refuse(job.spec.output, _differences(there, stored(planned_schedule(model, job.spec.sampler)).model_dump()))
+        _check_interpretation(job, model, job.spec.output)
+
+
+def _check(spec: InvertSpec, folder: Path, lora: LoRA | None) -> "Model":
+    """Return the model, not loaded, after checking that it can run a spec. Raises ModelError, NoSchedule."""
+    from edict.model import uninterrupted
+    from edict.models import describe
+
+    model = describe(folder)
+    model.check(spec.model.variant, lora)
+    try:
+        planned_schedule(model, spec.sampler)
+    except ValueError as error:
+        raise NoSchedule(f"sampler: {error}") from error
+    if spec.sampler.guidance_interval is not None and model.guidance != "free":
+        raise NoSchedule(f"sampler: {uninterrupted(model)}")
+    return model
+
+
+def _check_interpretation(job: Job, model: "Model", location: str) -> None:
+    """Raise JobChanged if an earlier version ignored a setting of the checkpoint that changes what a pair means."""
+    if job.fingerprint.pipeline is not None:
+        return
+    for name, value in model.interpretation().items():
+        if job.fingerprint.interpretation.get(name) != value:
+            raise JobChanged(
+                f"{location} was inverted by an earlier version, which ignored the {name} of {job.folder}: its pairs "
+                "have another meaning now. Invert the images again"
+            )
+
+
+def planned_schedule(model: "Model", sampling: Sampling) -> Schedule:
+    """Return the schedule of a model that is not loaded.
+
+    If only the loaded model knows it, return one with as many steps, each of which calls the network.
+    """
+    if (known := model.planned_schedule(sampling)) is not None:
+        return known
+    steps = sampling.executed_steps
+    return Schedule(tuple(range(steps, 0, -1)), (1.0,) * (steps + 1), tuple(map(float, range(steps, -1, -1))))
+
+
+def lora_of(model: ModelSpec) -> LoRA | None:
+    """Return the LoRA weights that a spec names. Raises ModelError."""
+    return None if model.lora is None else locate_lora(model.lora.path, model.lora.scale)
+
+
+def weights_of(model: ModelSpec, folder: Path, made: Fingerprint) -> Weights:
+    """Return what workers load. A path is made absolute; the shipped model and a hub id each node finds for itself."""
+    weights = Weights(
+        path=str(folder.absolute()) if Path(model.path).expanduser().is_dir() else model.path,
+        revision=model.revision,
+        digest=made.weights,
+        dtype=made.dtype,
+        variant=model.variant,
+        compile=made.compile,
+        channels_last=made.channels_last,
+        vae_dtype=made.vae_dtype,
+    )
+    if model.lora is None:
+        return weights
+    lora = Path(model.lora.path).expanduser()
+    return replace(
+        weights, lora=str(lora.absolute()) if lora.exists() else model.lora.path, lora_scale=model.lora.scale
+    )
+
+
+def _invalid(store: Store, error: ValueError) -> StoreError:
+    return StoreError(f"{store.location}: the fingerprint of job.json {fault(error)}; {NEWER}")
+
+
+def stored_machine(store: Store, record: JobRecord) -> Machine:
     """Return the machine that made a store's rows. Raises StoreError if its job.json does not have it."""
     try:
-        return Machine(**job["machine"])
+        return Machine(**record.machine)
     except TypeError as error:
         raise StoreError(
             f"{store.location}: the `machine` of job.json has other fields than this version's; {NEWER}"
@@ -138,7 +243,7 @@ def stored_machine(store: Store, job: dict[str, Any]) -> Machine:
 
 
 def stored_spec(store: Store, kind: type[SpecOf], spec: Any) -> SpecOf:
-    """Return a spec, or a section of one, from a store's job.json. Raises StoreError if it is not valid now."""
+    """Return the spec of a store's job.json. Raises StoreError if it is not valid now."""
     try:
         return kind.model_validate(spec)
     except ValidationError as error:
@@ -147,58 +252,6 @@ def stored_spec(store: Store, kind: type[SpecOf], spec: Any) -> SpecOf:
         raise StoreError(
             f"{store.location}: the spec of job.json is not valid ({where}: {first['msg']}); {NEWER}"
         ) from error
-
-
-def weights_of(model: ModelSpec, folder: Path, fingerprint: dict[str, Any]) -> Weights:
-    """What workers load. A path is made absolute; the shipped model and a hub id each node finds for itself."""
-    path = str(folder.absolute()) if Path(model.path).expanduser().is_dir() else model.path
-    weights = Weights(
-        path,
-        model.revision,
-        fingerprint["weights"],
-        fingerprint["dtype"],
-        model.variant,
-        compile=fingerprint.get("compile", False),
-        channels_last=fingerprint.get("channels_last", False),
-        vae_dtype=fingerprint.get("vae_dtype", "float32"),
-    )
-    if model.lora is None:
-        return weights
-    lora = Path(model.lora.path).expanduser()
-    at = str(lora.absolute()) if lora.exists() else model.lora.path
-    return replace(weights, lora=at, lora_scale=model.lora.scale)
-
-
-def inverted_with(latents: Store) -> tuple[dict[str, Any], Weights]:
-    """A latent store's job.json and the very model it was inverted with.
-
-    Raises StoreError where it is no latent store, or the model's files changed; ModelError where it is gone.
-    """
-    job = inverted(latents)
-    if missing := [name for name in INVERTED if name not in job["fingerprint"]]:
-        raise StoreError(f"{latents.location}: the fingerprint of job.json lacks {', '.join(missing)}; {NEWER}")
-    if (sampler := job["fingerprint"]["sampler"]) not in SAMPLERS:
-        raise StoreError(f"{latents.location} was inverted by the sampler {sampler!r}, {UNKNOWN}")
-    made, model = job["fingerprint"], stored_spec(latents, ModelSpec, job["spec"].get("model"))
-    folder, adapter = locate(model.path, model.revision, model.variant), lora_of(model)
-    if (found := weights_digest(folder, model.variant, adapter)) != made["weights"]:
-        raise StoreError(
-            f"the model {folder} is not the one {latents.location} was inverted with (sha256 {found[:12]}, "
-            f"the store's {made['weights'][:12]}): pairs mean nothing to other weights"
-        )
-    # The shipped model needs no check, and the imports of a check take seconds.
-    if folder != DEFAULT or adapter is not None:
-        from edict.models import describe
-
-        described = describe(folder)
-        described.check(model.variant, adapter)
-        for name, value in described.interpretation().items():
-            if made.get(name) != value:
-                raise StoreError(
-                    f"{latents.location} was inverted by an earlier version, which ignored the {name} of {folder}: its "
-                    "pairs have another meaning now. Invert the images again"
-                )
-    return job, weights_of(model, folder, made)
 
 
 PLANNED = re.compile(r"plan/(?:shards|parts|rows/[0-9a-f]{32})/[0-9a-f]{32}\.parquet")
@@ -237,45 +290,72 @@ def _resolved(folder: Path) -> Path:
     return folder.resolve()
 
 
-def open_job(
-    store: Store, kind: str, spec: dict[str, Any], fingerprint: dict[str, Any], machine: Machine, **more: Any
-) -> None:
-    """Write job.json with a new id. If an earlier run of the same job wrote it, update only the machine.
+def new_record(
+    kind: Literal["invert", "edit"], spec: Document, fingerprint: Document, machine: Machine, **more: Any
+) -> JobRecord:
+    """Return the record of a new job. `more` are the fields of an edit."""
+    return JobRecord(
+        format=FORMAT,
+        id=uuid4().hex,
+        kind=kind,
+        spec=spec,
+        fingerprint=fingerprint,
+        machine=asdict(machine),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        **more,
+    )
 
-    Raises JobChanged.
+
+def open_job(store: Store, record: JobRecord) -> JobRecord:
+    """Return the record of the store's job: the one in job.json, or this one, which is then written there.
+
+    If an earlier run of the same job wrote job.json, only its machine is updated. Raises JobChanged.
     """
-    fresh = {"format": FORMAT, "id": uuid4().hex, "kind": kind, "spec": spec, "fingerprint": fingerprint}
-    fresh |= {"machine": asdict(machine), **more}
-    fresh["created"] = datetime.now(UTC).isoformat(timespec="seconds")
-    if store.put_new("job.json", json.dumps(fresh, indent=2).encode()):
-        return
-    check_job(store, kind, fingerprint, machine)
-    job: dict[str, Any] = store.job()
-    if job["machine"] != fresh["machine"]:
-        job["machine"] = fresh["machine"]
-        store.put("job.json", json.dumps(job, indent=2).encode())
+    found = check_job(store, record)
+    if found is record:
+        if store.put_new("job.json", record.model_dump_json(indent=2).encode()):
+            return record
+        found = check_job(store, record)  # another driver was first
+    if found.machine != record.machine:
+        store.put("job.json", json.dumps(store.get_json("job.json") | {"machine": record.machine}, indent=2).encode())
+    return found.model_copy(update={"machine": record.machine})
 
 
-def check_job(store: Store, kind: str, fingerprint: dict[str, Any], machine: Machine) -> None:
-    """Raises JobChanged where the store holds another job than this one already, or rows of another device."""
-    if not store.has("job.json"):
-        return
-    job = store.job()
-    if job["kind"] != kind or job["fingerprint"] != json.loads(json.dumps(fingerprint)):
-        here, there = {"kind": kind, **fingerprint}, {"kind": job["kind"], **job["fingerprint"]}
-        found = list(_differences(there, json.loads(json.dumps(here))))
-        lines = "".join(f"\n  {line}" for line in found[:LINES])
-        if len(found) > LINES:
-            lines += f"\n  and {len(found) - LINES} more differences"
+def check_job(store: Store, record: JobRecord) -> JobRecord:
+    """Return the record of the store's job, or this one if the store has none.
+
+    Raises JobChanged if the store's job is another one, or has rows of another device.
+    """
+    if (found := store.find_job()) is None:
+        return record
+    if (found.kind, found.fingerprint) != (record.kind, record.fingerprint):
+        try:
+            there, here = found.settings(), record.settings()
+        except ValueError as error:
+            raise _invalid(store, error) from error
+        for earlier, given in ((there, here), (there.get("latents", {}), here.get("latents", {}))):
+            if earlier.get("pipeline") is None:  # earlier formats did not have it
+                given.pop("pipeline", None)
+        _refuse(store.location, _differences(there, here))
+    machine = stored_machine(store, found)
+    if machine.device != record.device and store.committed():
         raise JobChanged(
-            f"{store.location} holds another job, and rows of two jobs do not mix; "
-            f"give another output, or the same parameters again:{lines}"
+            f"{store.location} has rows made on {machine.device}, and {record.device} gives them other last bits: set "
+            f"workers.gpus: {machine.gpus:g} again, or give another output"
         )
-    stored = stored_machine(store, job)
-    if stored.device != machine.device and store.committed():
+    return found
+
+
+def _refuse(location: str, differences: Iterable[str]) -> None:
+    """Raise JobChanged if there are differences."""
+    found = list(differences)
+    lines = "".join(f"\n  {line}" for line in found[:LINES])
+    if len(found) > LINES:
+        lines += f"\n  and {len(found) - LINES} more differences"
+    if found:
         raise JobChanged(
-            f"{store.location} has rows made on {stored.device}, and {machine.device} gives them other last bits: set "
-            f"workers.gpus: {stored.gpus:g} again, or give another output"
+            f"{location} holds another job, and rows of two jobs do not mix; "
+            f"give another output, or the same parameters again:{lines}"
         )
 
 

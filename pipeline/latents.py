@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.parts import to_pair
-from pipeline.plan import Source, Unit, parts_of_unit, read_rows
-from pipeline.store import REPAIR, Store, StoreError, read_table, unit_of
-from schemas.latents import FINGERPRINT, NOISE
+from pipeline.parts import restored, to_pair
+from pipeline.plan import Source, Unit, part_sources, parts_of_unit, read_rows
+from pipeline.store import COMMIT, REPAIR, Store, StoreError, read_table, unit_of
+from schemas.latents import FINGERPRINT, read_footer
 
 if TYPE_CHECKING:
     from edict.pair import Pair
+    from edict.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Latents:
 def read_edit_rows(store: Store, rows: str | None, latents: Store, unit: Unit) -> Latents:
     """Read the latent rows of a unit of the edit in `store`: the planned ones, or a slice of a part.
 
-    `rows` is the result of `planned_rows` for the edit's job.json. Raises the errors of `read_rows`, `find_part` and
+    `rows` is that of the edit's job.json. Raises the errors of `read_rows`, `find_part` and
     `read_latents`.
     """
     planned = None if rows is None else read_rows(store, rows, unit)
@@ -126,9 +127,19 @@ def _with_slots(part: pa.Table) -> pa.Table:
     """
     if "slot" in part.column_names:
         return part
-    batch_size = json.loads(part.schema.metadata[NOISE])["batch_size"]
+    batch_size = read_footer(part.schema.metadata).batch_size
     slots = pa.array([row % batch_size for row in range(part.num_rows)], pa.int32())
     return part.append_column(pa.field("slot", pa.int32(), nullable=False), slots)
+
+
+def stored_schedule(store: Store) -> Schedule | None:
+    """Return the schedule of a latent store's rows, from the footer of one part; None if the store has no rows."""
+    for path in store.names("commits"):
+        if found := COMMIT.fullmatch(path):
+            for part, *_ in part_sources(store, store.commit_at(found[1])):
+                with store.parquet(part) as file:
+                    return restored(read_footer(file.schema_arrow.metadata).schedule)
+    return None
 
 
 def read_columns(store: Store, part: Source, columns: Sequence[str]) -> pa.Table:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +13,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from edict.lattice import LatticeOverflow, largest
-from edict.samplers import SAMPLERS, parameters, resolved, sampling
+from edict.samplers import resolved
 from edict.schedule import Schedule
-from schemas.latents import FINGERPRINT, NOISE, latents_schema
+from schemas.fingerprint import StoredSchedule
+from schemas.latents import Footer, latents_schema, read_footer
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +29,7 @@ STORED = 2**31  # the states of a part are int32
 
 @dataclass(frozen=True)
 class Row:
-    """What a part says of one sample beside its pair; the fields of schemas.latents."""
+    """The fields of a sample in a part (schemas.latents), without its pair."""
 
     key: str
     shard: str
@@ -52,28 +51,21 @@ def storable(pair: Pair) -> dict[int, LatticeOverflow]:
 
 
 def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa.Table:
-    """Rows and their noise pair, N each, as a table of schemas.latents. The pair must be `storable`."""
-    _, channels, height, width = pair.x.shape
+    """Return rows and their noise pair, N each, as a table of schemas.latents.
+
+    `pair` must be `storable`. `fingerprint` is that of job.json, of any format.
+    """
     of_x, of_y = pair.scales
-    noise: dict[str, Any] = {
-        "scale": of_x / 2.0**pair.bits,
-        "scale_y": of_y / 2.0**pair.bits,
-        "bits": pair.bits,
-        "alphas_cumprod": pair.schedule.alpha(pair.position),
-        "sampler": pair.sampling.name,
-        **{name: str(value) for name, value in parameters(pair.sampling).items()},
-        "steps": pair.sampling.steps,
-        "strength": pair.sampling.strength,
-        "guidance_scale": pair.sampling.guidance_scale,
-        "batch_size": pair.batch_size,
-        "position": pair.position,
-        "timesteps": pair.schedule.timesteps,
-        "schedule": pair.schedule.alphas_cumprod,
-    }
-    if pair.schedule.sigmas is not None:
-        noise["sigmas"] = pair.schedule.sigmas
-    if pair.sampling.guidance_interval is not None:
-        noise["guidance_interval"] = pair.sampling.guidance_interval
+    footer = Footer(
+        scale=of_x / 2.0**pair.bits,
+        scale_y=of_y / 2.0**pair.bits,
+        bits=pair.bits,
+        alphas_cumprod=pair.schedule.alpha(pair.position),
+        batch_size=pair.batch_size,
+        position=pair.position,
+        sampling=pair.sampling,
+        schedule=stored(pair.schedule),
+    )
     columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in Row.__dataclass_fields__}
     columns |= {
         "x": _integers(pair.x),
@@ -81,14 +73,27 @@ def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa
         "drift": pair.drift().tolist(),
         "std": pair.std().tolist(),
     }
-    schema = latents_schema(channels, height, width, fingerprint, noise)
+    schema = latents_schema(pair.x.shape[1:], fingerprint, footer)
     return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
+
+
+def stored(schedule: Schedule) -> StoredSchedule:
+    """Return a schedule as it is stored."""
+    sigmas = None if schedule.sigmas is None else list(schedule.sigmas)
+    return StoredSchedule(
+        timesteps=list(schedule.timesteps), alphas_cumprod=list(schedule.alphas_cumprod), sigmas=sigmas
+    )
+
+
+def restored(schedule: StoredSchedule) -> Schedule:
+    """Return a schedule from the way it is stored."""
+    sigmas = None if schedule.sigmas is None else tuple(schedule.sigmas)
+    return Schedule(tuple(schedule.timesteps), tuple(schedule.alphas_cumprod), sigmas)
 
 
 def to_parquet(table: pa.Table, encoding: str = "BYTE_STREAM_SPLIT", row_group_size: int = ROW_GROUP) -> bytes:
     """Return a Parquet file: zstd, page checksums, `row_group_size` rows per group; `encoding` is that of x and y."""
     buffer = io.BytesIO()
-    states = {f"{name}.list.element.list.element.list.element": encoding for name in ("x", "y")}
     pq.write_table(
         table,
         buffer,
@@ -96,39 +101,35 @@ def to_parquet(table: pa.Table, encoding: str = "BYTE_STREAM_SPLIT", row_group_s
         compression="zstd",
         compression_level=1,
         use_dictionary=["shard"],
-        column_encoding=states,
+        column_encoding={
+            _leaf(table.schema.field(name)): encoding for name in ("x", "y") if name in table.column_names
+        },
         write_page_checksum=True,
     )
     return buffer.getvalue()
+
+
+def _leaf(field: pa.Field) -> str:
+    """Return the path of the values in nested lists, as Parquet names it."""
+    path, kind = field.name, field.type
+    while isinstance(kind, pa.FixedSizeListType):
+        path, kind = f"{path}.list.element", kind.value_type
+    return path
 
 
 def to_pair(table: pa.Table) -> Pair:
     """Return the noise pair of a part's rows."""
     from edict.pair import Pair
 
-    noise = json.loads(table.schema.metadata[NOISE])
-    if "steps" not in noise:  # parts of earlier versions have it in the fingerprint
-        made = json.loads(table.schema.metadata[FINGERPRINT])
-        noise |= {"steps": made["steps"], "strength": made["strength"]}
-    name = noise.get("sampler", "edict")  # the only one that there was when it was not named
-    settings = sampling(
-        name=name,
-        steps=noise["steps"],
-        strength=float(noise["strength"]),
-        guidance_scale=float(noise["guidance_scale"]),
-        guidance_interval=noise.get("guidance_interval"),
-        bits=noise["bits"],
-        **{weight: float(Fraction(noise[weight])) for weight in SAMPLERS[name].parameters},
-    )
-    schedule = Schedule(
-        tuple(noise["timesteps"]), tuple(noise["schedule"]), tuple(noise["sigmas"]) if "sigmas" in noise else None
-    )
+    footer = read_footer(table.schema.metadata)
+    schedule = restored(footer.schedule)
     states = _states(table["x"]), _states(table["y"])
-    return Pair(*states, schedule, noise["position"], resolved(settings, schedule.num_steps), noise["batch_size"])
+    settings = resolved(footer.sampling, schedule.num_steps)
+    return Pair(*states, schedule, footer.position, settings, footer.batch_size)
 
 
 def nested(states: NDArray[Any]) -> pa.Array:
-    """[N, C, H, W] as N nested lists of fixed sizes."""
+    """Return [N, ...] as N nested lists of fixed sizes."""
     array: pa.Array = pa.array(states.ravel())
     for length in reversed(states.shape[1:]):
         array = pa.FixedSizeListArray.from_arrays(array, length)

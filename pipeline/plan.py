@@ -1,14 +1,13 @@
 """Planning: every shard indexed and every unit of work known before a model is loaded."""
 
 import itertools
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from hashlib import sha256
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import pyarrow as pa
 
@@ -397,25 +396,6 @@ def read_parts(store: Store, job: str) -> list[tuple[str, str]] | None:
     if not store.has(_parts_path(job)):
         return None
     return [(row["part"], row["version"]) for row in _planned(store, _parts_path(job), PARTS).to_pylist()]
-
-
-def planned_rows(job: dict[str, Any]) -> str | None:
-    """Return the name of an edit's planned rows from its job.json; None if its units are slices of parts.
-
-    Earlier versions did not write the name, and planned rows only if the spec selects rows or has tables.
-    """
-    if "rows" in job:
-        rows: str | None = job["rows"]
-        return rows
-    spec = job["spec"]
-    chosen = any(spec.get(name) is not None for name in ("where", "keys", "sample", "limit"))
-    listed = any(edit.get(name) is not None for edit in spec["edits"] for name in ("table", "pie_bench"))
-    return digest_of(job["fingerprint"]) if chosen or listed else None
-
-
-def digest_of(fingerprint: dict[str, Any]) -> str:
-    """Return a name for a job: 32 hexadecimal digits of the sha256 of its fingerprint."""
-    return sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _planned(store: Store, path: str, *schemas: pa.Schema) -> pa.Table:

@@ -24,7 +24,7 @@ from pipeline.errors import JobError
 from pipeline.heartbeat import LOADING, STORAGE, WORK, Report
 from pipeline.host import Host
 from pipeline.plan import Unit
-from pipeline.work import Fault, ModelFault
+from pipeline.work import Fault, Machine, ModelFault
 
 ATTEMPTS = 3  # of a unit, each on another worker; before the last one it is halved in search of a culprit
 LOSSES = 10  # of nodes under a unit, that are no attempts; more are the unit's own doing (it fills its host's memory)
@@ -128,18 +128,17 @@ class Pool:
         task: Any,
         *,
         count: int,
-        cpus: float,
-        gpus: float,
+        machine: Machine,
         record: Record = lambda event, **about: None,
     ) -> None:
         options: Any = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1}
         options["concurrency_groups"] = {"heartbeat": 1}
         host = type(worker.__name__, (Host,), {})  # so that processes and Ray's dashboard show the worker's name
-        self._actor: Any = ray.remote(num_cpus=cpus, num_gpus=gpus, **options)(host)
+        self._actor: Any = ray.remote(num_cpus=machine.threads, num_gpus=machine.gpus, **options)(host)
         self._packed = Host.pack(worker, task)
         self._probes = hasattr(worker, "probe")
         self._record = record
-        self._each = {"CPU": cpus, "GPU": gpus}
+        self._each = {"CPU": machine.threads, "GPU": machine.gpus}
         self._queue = deque(_Work(unit) for unit in units)
         self._count = min(count, len(units))
         self._slots: dict[ray.ObjectRef, _Slot] = {}

@@ -100,9 +100,9 @@ def report(store: Store) -> str:
         found=found,
         location=store.location,
         # a line break could separate a URL from its password
-        spec=yaml.safe_dump(job["spec"], sort_keys=False, allow_unicode=True, width=2**31),
-        fingerprint=json.dumps(job["fingerprint"], indent=2, ensure_ascii=False),
-        latents=shlex.quote(without_secrets(job["spec"]["latents"] if job["kind"] == "edit" else store.location)),
+        spec=yaml.safe_dump(job.spec, sort_keys=False, allow_unicode=True, width=2**31),
+        fingerprint=json.dumps(job.fingerprint, indent=2, ensure_ascii=False),
+        latents=shlex.quote(without_secrets(job.spec["latents"] if job.kind == "edit" else store.location)),
         seconds=told.seconds,
         workers=[
             {"host": host, "pid": pid, "device": device, "units": told.units[worker], "images": told.images[worker]}
@@ -111,7 +111,7 @@ def report(store: Store) -> str:
         ],
         versions={name: ", ".join(sorted(told.versions[name])) for name in sorted(told.versions)},
         rejects=[(error, count, told.rejects[error]) for error, count in found.rejects.items()],
-        distributions=_distributions(store, told.parts) if job["kind"] == "invert" else None,
+        distributions=_distributions(store, told.parts) if job.kind == "invert" else None,
         pictures=[_pictured(row) for row in shown.embedded],
         edits=list(dict.fromkeys(edit["edit"] for row in shown.embedded for edit in row["edits"])),
         left_out=shown.left_out,

@@ -1,58 +1,56 @@
 """Running a job: open its store, plan, work, finish; the same for an inversion and an edit."""
 
-import dataclasses
 import io
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
-from pathlib import Path
-from typing import Any
 
-from edict.checkpoint import DEFAULT, locate, weights_digest
-from pipeline.cluster import connected, machine_for, machine_like
+from edict.schedule import Schedule
+from pipeline.cluster import connected, machine_like
 from pipeline.errors import JobError, noting
 from pipeline.job import (
+    Job,
     check_job,
+    check_model,
     check_output,
-    fit_of,
-    invert_fingerprint,
+    guidance_of,
     inverted_with,
-    lora_of,
+    new_record,
     open_job,
-    schedule_of,
-    stored_machine,
-    stored_spec,
-    weights_of,
+    planned_schedule,
+    resolve,
 )
 from pipeline.journal import Journal
+from pipeline.latents import stored_schedule
 from pipeline.ledger import Ledger
 from pipeline.masks import MaskError
+from pipeline.parts import restored
 from pipeline.plan import (
     Unit,
-    digest_of,
     expanded,
     index_again,
     is_planned,
-    part_units,
+    parts_of,
     plan_shards,
-    planned_rows,
     read_units,
     spread,
     write_units,
 )
 from pipeline.progress import Progress
 from pipeline.report import report
-from pipeline.selection import Selection, extend_plan, plan_rows, read_selection
+from pipeline.selection import Planning, Selection, extend_plan, plan_rows, read_selection
 from pipeline.sheet import contact_sheets
 from pipeline.status import Status, status
 from pipeline.store import CommitRefused, JobKey, Store, StoreError
-from pipeline.tasks import EditError, Edits, EditTask, InvertTask, executed_steps
-from pipeline.work import Done, Machine
+from pipeline.tasks import EditError, Edits, EditTask, Variant, executed_steps
+from pipeline.work import Done
+from schemas.fingerprint import EditFingerprint
+from schemas.job import JobRecord, digest_of
 from schemas.locations import without_secrets
 from schemas.rejects import Reject
-from schemas.specs import EditSpec, InvertSpec, Workers
+from schemas.specs import EditSpec, InvertSpec
 
 RETRIES = 9999  # of a unit: the names of their commits have four digits
 HOPELESS = 3  # a run ends if its first units have no row, and the model errors in this many of them are of one class
@@ -69,7 +67,22 @@ class Ran:
     status: Status
     failures: list[str]
     shortfall: str | None = None
-    pages: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    pages: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a job: its store, its task, the errors to `retry`, and the number of planned units.
+
+    `failures` and `finished` grow while it runs: the units that failed, each with its error, and those that are done.
+    """
+
+    store: Store
+    task: Job | EditTask
+    retry: Sequence[str]
+    units: int
+    failures: list[str] = field(default_factory=list)
+    finished: list[str] = field(default_factory=list)
 
 
 class ModelFails(JobError):
@@ -83,58 +96,40 @@ class RetryError(JobError):
 def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
     """Invert every sample of the input into the store `spec.output`, or finish what is missing there.
 
-    With `retry`, only what was rejected there for one of these errors is tried again. Raises PlanError, StoreError
-    (JobChanged where the store is another job's), RetryError, ModelError, WorkersFailed.
+    With `retry`, only what was rejected there for one of these errors is tried again. A finished job does not import
+    the model's libraries, which takes seconds. Raises PlanError, StoreError (JobChanged where the store is another
+    job's), RetryError, ModelError, WorkersFailed.
+    """
+    return _work(*open_invert(spec, retry))
+
+
+def open_invert(spec: InvertSpec, retry: Sequence[str] = ()) -> tuple[Run, list[Unit]]:
+    """Return the run of an inversion and its missing units, after planning it if it has no plan.
+
+    Raises the errors of `run_invert`, except WorkersFailed.
     """
     note_float16(spec.dtype, spec.workers.gpus)
-    folder = locate(spec.model.path, spec.model.revision, spec.model.variant)
     store = Store(spec.output, create=True)
-    # A retry computes, so a model of the user's is checked again.
-    may_compute = bool(retry) and (folder != DEFAULT or spec.model.lora is not None)
-    fingerprint = None if may_compute else _finished(store, spec, folder)
-    if fingerprint is None:
-        fingerprint = invert_fingerprint(spec, folder)
+    has_plan = is_planned(store)
+    job = resolve(spec, check=not has_plan)
     plan = partial(plan_shards, store, spec.input, spec.workers.batch_size, spec.workers.count)
-    machine = machine_for(spec.workers.gpus)
-    inputs = expanded(spec.input)
-    units, key = _open(store, spec, fingerprint, machine, inputs, plan)
-    task = InvertTask(spec, weights_of(spec.model, folder, fingerprint), fingerprint, machine, key)
-    return _work(store, units, retry, task, spec.workers, per_row=1)
-
-
-def _finished(store: Store, spec: InvertSpec, folder: Path) -> dict[str, Any] | None:
-    """Return the fingerprint of the store if it holds this inversion, finished, by the same weights; else None.
-
-    Then there is nothing to compute, and the model's libraries, whose import takes seconds, are not needed.
-    """
-    if not store.has("job.json") or not is_planned(store):
-        return None
-    job = store.job()
-    fingerprint: dict[str, Any] = job["fingerprint"]
-    if job["kind"] != "invert" or _decisive(stored_spec(store, InvertSpec, job["spec"])) != _decisive(spec):
-        return None
-    done = store.committed([])
-    if any(unit.unit not in done for unit in read_units(store)):
-        return None
-    digest = weights_digest(folder, spec.model.variant, lora_of(spec.model))
-    return fingerprint if fingerprint.get("weights") == digest else None
-
-
-def _decisive(spec: InvertSpec) -> dict[str, Any]:
-    """Return the fields that decide what a row has, with `dtype: auto` resolved."""
-    fields = spec.model_dump(include={"input": True, "model": True, "sampler": True, "image": True})
-    fields["model"]["dtype"] = spec.dtype
-    return fields | {"batch_size": spec.workers.batch_size, "gpus": spec.workers.gpus}
+    record, units = _open(store, job.record, expanded(spec.input), plan)
+    job = replace(job, record=record, key=store.key(record))
+    pending = _pending(store, units, retry)
+    if pending and has_plan:
+        check_model(job)
+        job = replace(job, schedule=stored_schedule(store))
+    return Run(store, job, retry, len(units)), pending
 
 
 def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> Ran:
     """Edit the rows of the latent store `spec.latents` into the store `spec.output`, or finish what is missing.
 
-    With `retry`, only the pictures that were rejected there for one of these errors are tried again. Raises EditError,
+    With `retry`, only the images that were rejected there for one of these errors are tried again. Raises EditError,
     SelectionError, StoreError, StorageError, RetryError, ModelError, WorkersFailed.
     """
     store, units, task = open_edit(spec, edits)
-    return _work(store, units, retry, task, spec.workers, per_row=len(edits.variants))
+    return _work(Run(store, task, retry, len(units)), _pending(store, units, retry))
 
 
 def open_edit(spec: EditSpec, edits: Edits) -> tuple[Store, list[Unit], EditTask]:
@@ -143,75 +138,98 @@ def open_edit(spec: EditSpec, edits: Edits) -> tuple[Store, list[Unit], EditTask
     Raises EditError, SelectionError, StoreError, StorageError, ModelError.
     """
     latents, wanted = Store(spec.latents), read_selection(spec)
-    task, fingerprint = edit_task(spec, latents, edits, wanted)
-    store = Store(spec.output, create=True)
-    cut_for = fingerprint["batch_size"], spec.workers.count
-    files: Any = {"prompts": edits.listed, "masks": edits.masks, "mask_files": edits.mask_files}
-    files["per_caption"] = edits.per_caption
+    task = edit_task(spec, latents, edits, wanted)
+    store, rows = Store(spec.output, create=True), task.record.rows
+    cut_for = task.record.edit.batch_size, spec.workers.count
+    planning = Planning(
+        latents, wanted, *cut_for, edits.listed, edits.masks, edits.mask_files, per_caption=edits.per_caption
+    )
 
     def plan() -> list[Unit]:
-        if task.rows is None:
-            return part_units(latents, *cut_for, per_row=edits.per_caption)
-        return plan_rows(store, latents, wanted, task.rows, *cut_for, **files)
+        return planning.cut(parts_of(latents)) if rows is None else plan_rows(store, rows, planning)
 
-    extend = partial(extend_plan, store, latents, wanted, *cut_for, **files)
-    more = {"variants_per_row": len(edits.variants), "rows": task.rows}
-    units, key = _open(store, spec, fingerprint, task.machine, [spec.latents, *spec.files], plan, extend, **more)
-    shown = spread(units, spec.contact_sheet)
-    return store, units, dataclasses.replace(task, key=key, rows=planned_rows(store.job()), shown=shown)
+    def extend(record: JobRecord) -> None:
+        extend_plan(store, record, planning)
+
+    record, units = _open(store, task.record, [spec.latents, *spec.files], plan, extend)
+    return store, units, replace(task, record=record, key=store.key(record), shown=spread(units, spec.contact_sheet))
 
 
-def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -> tuple[EditTask, dict[str, Any]]:
-    """An edit's task and its fingerprint. Raises EditError where the store cannot serve a variant."""
-    job, weights = inverted_with(latents)
-    machine = machine_like(stored_machine(latents, job), spec.workers.gpus, "edited")
-    note_float16(weights.dtype, machine.gpus)
-    made = job["fingerprint"]
-    schedule = schedule_of(made)
-    for variant in edits.variants:
-        executed_steps(variant, made["steps"], schedule, made["sampler"])
-        if variant.negative_prompt and variant.guidance_scale is None and made["guidance_scale"] == 1:
-            raise EditError(
-                f"edit {variant.name!r} has a negative_prompt, which guidance alone heeds, and {latents.location} was "
-                "inverted without (its guidance_scale is 1): give the edit a guidance_scale"
-            )
-        if variant.negative_prompt and "guidance" in made:
-            raise EditError(
-                f"edit {variant.name!r} has a negative_prompt, which classifier-free guidance alone heeds, and the "
-                f"model of {latents.location} is guided without: leave it out"
-            )
-    as_before = list[bool]()
-    if held := [variant.name for variant in edits.variants if variant.control]:
-        from edict.model import COMPILED, uncontrollable
-        from edict.models import DirectModel, describe
-        from pipeline.edit import check_control
-
-        model = describe(locate(weights.path, weights.revision, weights.variant))
-        if not isinstance(model, DirectModel) or not model.controllable:
-            raise EditError(f"edit {held[0]!r}: {uncontrollable(model)}")
-        if weights.compile:
-            raise EditError(f"edit {held[0]!r}: {COMPILED}")
-        as_before = [check_control(v, model, made["steps"], schedule, made["sampler"]) for v in edits.variants]
-    batch_size = spec.workers.batch_size or made["batch_size"]
-    if batch_size < 2 and held:
-        raise EditError(
-            "workers.batch_size: batches are of 1, and an edit with control shares its batch with the picture it is "
-            "held to; give 2 or more"
-        )
-    fingerprint = {
-        "latents": made,
+def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -> EditTask:
+    """Return an edit's task, with a new record. Raises EditError where the store cannot serve a variant."""
+    inversion = inverted_with(latents)
+    inversion = replace(inversion, machine=machine_like(inversion.machine, spec.workers.gpus, "edited"))
+    note_float16(inversion.weights.dtype, inversion.machine.gpus)
+    made = inversion.fingerprint
+    schedule = schedule_of(latents, inversion)
+    _check_variants(latents, inversion, schedule, edits.variants)
+    batch_size = spec.workers.batch_size or made.batch_size
+    as_before = _check_controls(inversion, schedule, edits.variants, batch_size)
+    decides = EditFingerprint(
+        latents=inversion.record.fingerprint,
         **wanted.fingerprint(),
-        "edits": edits.fingerprint,
-        "format": spec.images.format,
-        "batch_size": batch_size,
-    }
-    if spec.images.quality is not None:  # jobs from before there was a choice go on as they are
-        fingerprint["quality"] = spec.images.quality
-    if not all(as_before):  # A job that an earlier version began would otherwise mix two kinds of edits.
-        fingerprint["control"] = "prompt-to-prompt"
-    rows, fit = digest_of(fingerprint) if spec.planned_rows else None, fit_of(made)
-    task = EditTask(spec, rows, edits.prompts, len(edits.variants), {}, weights, fit, made["steps"], machine)
-    return task, fingerprint
+        edits=edits.fingerprint,
+        format=spec.images.format,
+        batch_size=batch_size,
+        quality=spec.images.quality,
+        # A job that an earlier version began would otherwise mix two kinds of edits.
+        control=None if as_before else "prompt-to-prompt",
+    )
+    fingerprint = decides.model_dump(mode="json")
+    extras = {"variants_per_row": len(edits.variants), "rows": digest_of(fingerprint) if spec.planned_rows else None}
+    record = new_record(spec.kind, spec.model_dump(mode="json"), fingerprint, inversion.machine, **extras)
+    return EditTask(spec, inversion, schedule, edits.prompts, record)
+
+
+def schedule_of(latents: Store, inversion: Job) -> Schedule:
+    """Return the schedule of a latent store's rows."""
+    if (earlier := inversion.fingerprint.schedule) is not None:
+        return restored(earlier)
+    if (found := stored_schedule(latents)) is not None:
+        return found
+    from edict.models import describe
+
+    return planned_schedule(describe(inversion.folder), inversion.fingerprint.sampling)
+
+
+def _check_variants(latents: Store, inversion: Job, schedule: Schedule, variants: Sequence[Variant]) -> None:
+    """Raise EditError for an edit with more steps than the store, or a negative prompt that guidance does not use."""
+    sampling = inversion.fingerprint.sampling
+    for variant in variants:
+        executed_steps(variant, sampling, schedule)
+        if variant.negative_prompt and variant.guidance_scale is None and sampling.guidance_scale == 1:
+            raise EditError(
+                f"edit {variant.name!r} has a negative_prompt, which has no effect at guidance scale 1, and "
+                f"{latents.location} was inverted at that scale. Give the edit a guidance_scale"
+            )
+        if variant.negative_prompt and guidance_of(inversion) != "free":
+            raise EditError(
+                f"edit {variant.name!r} has a negative_prompt, which only classifier-free guidance uses, and the model "
+                f"of {latents.location} does not use it. Leave it out"
+            )
+
+
+def _check_controls(inversion: Job, schedule: Schedule, variants: Sequence[Variant], batch_size: int) -> bool:
+    """Return whether earlier versions make the same edits. Raises EditError if attention control has no effect."""
+    if not (controlled := [variant.name for variant in variants if variant.control]):
+        return True
+    from edict.model import COMPILED, uncontrollable
+    from edict.models import DirectModel, describe
+    from pipeline.edit import check_control
+
+    model = describe(inversion.folder)
+    if not isinstance(model, DirectModel) or not model.controllable:
+        raise EditError(f"edit {controlled[0]!r}: {uncontrollable(model)}")
+    if inversion.weights.compile:
+        raise EditError(f"edit {controlled[0]!r}: {COMPILED}")
+    sampling = inversion.fingerprint.sampling
+    as_before = [check_control(variant, model, sampling, schedule) for variant in variants]
+    if batch_size < 2:
+        raise EditError(
+            "workers.batch_size: batches are of 1, and an edit with control shares its batch with the image that "
+            "controls it. Give 2 or more"
+        )
+    return all(as_before)
 
 
 def note_float16(dtype: str, gpus: float) -> None:
@@ -241,30 +259,27 @@ def write_report(store: Store) -> list[str]:
 
 def _open(
     store: Store,
-    spec: InvertSpec | EditSpec,
-    fingerprint: dict[str, Any],
-    machine: Machine,
+    record: JobRecord,
     inputs: Iterable[str],
     plan: Callable[[], list[Unit]],
-    extend: Callable[[], None] = lambda: None,
-    **more: Any,
-) -> tuple[list[Unit], JobKey]:
-    """Return the units and the key of a job. If it has no plan, make one; otherwise extend the plan if needed.
+    extend: Callable[[JobRecord], None] = lambda record: None,
+) -> tuple[JobRecord, list[Unit]]:
+    """Return the record of the store's job, and its units. If it has no plan, make one; else extend it if needed.
 
     An input that cannot be planned leaves no job.json, so that the spec can be corrected.
     """
     check_output(store, inputs)
-    check_job(store, spec.kind, fingerprint, machine)
+    check_job(store, record)
     if not (has_plan := is_planned(store)) and next(store.names("commits"), None) is not None:
         raise StoreError(
             f"{store.location}: has commits but no plan/units.parquet; put it back, or give another output"
         )
     planned = None if has_plan else plan()
-    open_job(store, spec.kind, spec.model_dump(mode="json"), fingerprint, machine, **more)
+    record = open_job(store, record)
     if planned is not None:
         write_units(store, planned)
-    extend()
-    return read_units(store), store.key()
+    extend(record)
+    return record, read_units(store)
 
 
 def _pending(store: Store, units: Sequence[Unit], retry: Sequence[str]) -> list[Unit]:
@@ -299,7 +314,7 @@ def _retried(store: Store, units: Sequence[Unit], errors: Sequence[str]) -> tupl
     if worn := [unit for unit, (number, *_) in again.items() if number > RETRIES]:
         raise RetryError(f"{store.location}: unit {worn[0]} was retried {RETRIES:,} times, and no more are counted")
     return [
-        dataclasses.replace(
+        replace(
             unit,
             retry=number,
             errors=tuple(errors),
@@ -313,39 +328,29 @@ def _retried(store: Store, units: Sequence[Unit], errors: Sequence[str]) -> tupl
     ], known
 
 
-def _work(
-    store: Store,
-    units: Sequence[Unit],
-    retry: Sequence[str],
-    task: InvertTask | EditTask,
-    workers: Workers,
-    *,
-    per_row: int,
-) -> Ran:
+def _work(run: Run, pending: Sequence[Unit]) -> Ran:
     """Process what is missing, or to be tried again, and finish."""
-    failures, finished = list[str](), list[str]()
-    pending = _pending(store, units, retry)
-    before = len(units) - len(pending)
+    before = run.units - len(pending)
 
     def committed(error: BaseException) -> str | None:
-        if isinstance(error, JobError) and not finished and not failures:
+        if isinstance(error, JobError) and not run.finished and not run.failures:
             return None
-        if retry:
-            return f"{len(finished)} units were retried"
+        if run.retry:
+            return f"{len(run.finished)} units were retried"
         # "at least": a worker may have committed a unit that it has not reported to this process
-        return f"at least {before + len(finished)} of {len(units)} units are committed"
+        return f"at least {before + len(run.finished)} of {run.units} units are committed"
 
     with noting(committed):
         while pending:
-            overtaken = _process(store, len(units), pending, retry, task, workers, failures, finished, per_row=per_row)
-            pending, _ = _retried(store, overtaken, retry) if overtaken else ([], None)
+            overtaken = _process(run, pending)
+            pending, _ = _retried(run.store, overtaken, run.retry) if overtaken else ([], None)
             if pending:
                 print(
                     f"note: another retry committed {len(pending)} units first; their remaining rejects are retried",
                     file=sys.stderr,
                 )
-        ran = _finish(store, failures, task.key)
-    return dataclasses.replace(ran, shortfall=shortfall(ran.status, task.spec.rejects.max_share))
+        ran = _finish(run.store, run.failures, run.task.key)
+    return replace(ran, shortfall=shortfall(ran.status, run.task.spec.rejects.max_share))
 
 
 def _check_first(store: Store, errors: Sequence[Mapping[str, int]]) -> None:
@@ -377,40 +382,28 @@ def shortfall(found: Status, max_share: float | None) -> str | None:
     return None
 
 
-def _process(
-    store: Store,
-    planned: int,
-    pending: Sequence[Unit],
-    retry: Sequence[str],
-    task: InvertTask | EditTask,
-    workers: Workers,
-    failures: list[str],
-    finished: list[str],
-    *,
-    per_row: int,
-) -> list[Unit]:
+def _process(run: Run, pending: Sequence[Unit]) -> list[Unit]:
     """Run units on workers. Return the units of a retry that must be tried again, because another retry came first."""
     from pipeline.metrics import Metrics
     from pipeline.pool import Pool
 
-    if retry and isinstance(task, InvertTask):
+    store, task, workers, retry = run.store, run.task, run.task.spec.workers, run.retry
+    if retry and isinstance(task, Job):
         index_again(store, pending)
     store.delete("report.html")  # it would describe the store as it was; _finish writes it where it is absent
     overtaken: list[Unit] = []
     kind, machine = task.spec.kind, task.machine
-    total, rejected = sum(len(unit.only) or unit.count * per_row for unit in pending), 0
+    total, rejected = sum(len(unit.only) or unit.count * task.record.variants_per_row for unit in pending), 0
     count = min(workers.count, len(pending))
     hopes, barren = not retry, list[Mapping[str, int]]()
     with (
         connected(count, machine, needed=min(workers.needed, count)),
         Journal(store) as journal,
-        Ledger(store, 0 if retry else planned, [unit.unit for unit in pending], task.key) as ledger,
+        Ledger(store, 0 if retry else run.units, [unit.unit for unit in pending], task.key) as ledger,
         Progress(kind, total, "images") as progress,
     ):
         metrics = Metrics(kind, journal.run)
-        pool = Pool(
-            pending, _worker_class(task), task, count=count, cpus=machine.threads, gpus=machine.gpus, record=journal
-        )
+        pool = Pool(pending, _worker_class(task), task, count=count, machine=machine, record=journal)
         journal.state = pool.state
 
         def rejects() -> str:
@@ -422,14 +415,14 @@ def _process(
                 metrics.state(state)
                 progress.advance(0, state["waits_for"] or rejects())
             elif outcome.error is not None:
-                failures.append(f"unit {outcome.unit.unit} ({outcome.unit.source}): {outcome.error}")
+                run.failures.append(f"unit {outcome.unit.unit} ({outcome.unit.source}): {outcome.error}")
             else:
                 done: Done = outcome.result
                 if done.lost:
                     overtaken.append(outcome.unit)
                     continue
                 metrics.done(done)
-                finished.append(outcome.unit.unit)
+                run.finished.append(outcome.unit.unit)
                 if not retry:
                     ledger.done(outcome.unit.unit)
                 rejected += done.rejected
@@ -442,9 +435,9 @@ def _process(
     return overtaken
 
 
-def _worker_class(task: InvertTask | EditTask) -> type:
+def _worker_class(task: Job | EditTask) -> type:
     """Import the class of a job's workers, and with it torch, which a finished job does not need."""
-    if isinstance(task, InvertTask):
+    if isinstance(task, Job):
         from pipeline.invert import InvertWorker
 
         return InvertWorker

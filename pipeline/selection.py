@@ -22,7 +22,6 @@ from pipeline.plan import (
     cut,
     extensions,
     parts_of,
-    planned_rows,
     read_units,
     write_parts,
     write_rows,
@@ -31,6 +30,7 @@ from pipeline.plan import (
 from pipeline.storage import StorageError, read_file
 from pipeline.store import READERS, Store, StoreError
 from pipeline.unplanned import compare_latents, lost_rows, runs
+from schemas.job import JobRecord
 from schemas.plan import ROWS
 from schemas.specs import EditSpec, SampleSpec
 from schemas.where import columns_of, places, said, sandbox
@@ -121,33 +121,41 @@ def planned(
             yield part, pa.table(columns, schema=ROWS)
 
 
-def plan_rows(
-    store: Store,
-    latents: Store,
-    wanted: Selection,
-    name: str,
-    batch_size: int,
-    workers: int,
-    *,
-    prompts: Listed,
-    masks: Listed,
-    mask_files: MaskFiles = None,
-    per_caption: int = 1,
-) -> list[Unit]:
+@dataclass(frozen=True)
+class Planning:
+    """What an edit is planned from: the latent rows that are wanted, what tables have for them, and the size of units.
+
+    A row gives `per_caption` images, and one more for each prompt that tables list for it.
+    """
+
+    latents: Store
+    wanted: Selection
+    batch_size: int
+    workers: int
+    prompts: Listed = None
+    masks: Listed = None
+    mask_files: MaskFiles = None
+    per_caption: int = 1
+
+    def cut(self, sources: Sequence[Source], listed: int = 0) -> list[Unit]:
+        """Cut planned rows into units; tables list so many prompts for them."""
+        return cut(sources, self.batch_size, self.workers, per_row=images_per_row(sources, self.per_caption, listed))
+
+
+def plan_rows(store: Store, name: str, planning: Planning) -> list[Unit]:
     """Write which rows of each part are wanted, and cut them into units: each is a slice of the rows of one part.
 
-    A row gives `per_caption` images, and one more for each prompt that tables list for it. Every driver that plans the
-    same job writes the same files, under this `name`.
+    Every driver that plans the same job writes the same files, under this `name`.
 
     Raises the errors of `select`, SelectionError if no row is selected, and StorageError if a mask file cannot be read.
     """
-    parts = parts_of(latents)
-    tables = planned(latents, parts, wanted, prompts, masks)
-    sources, listed = _write_rows(store, latents, name, tables, mask_files)
+    parts = parts_of(planning.latents)
+    tables = planned(planning.latents, parts, planning.wanted, planning.prompts, planning.masks)
+    sources, listed = _write_rows(store, name, planning, tables)
     if not sources:
-        raise SelectionError(no_row(latents, parts))
+        raise SelectionError(no_row(planning.latents, parts))
     write_parts(store, name, parts)
-    return cut(sources, batch_size, workers, per_row=images_per_row(sources, per_caption, listed))
+    return planning.cut(sources, listed)
 
 
 def count_listed(rows: pa.Table) -> int:
@@ -160,25 +168,14 @@ def images_per_row(sources: Sequence[Source], per_caption: int, listed: int) -> 
     return per_caption + listed / max(1, sum(count for _, count, _, _ in sources))
 
 
-def extend_plan(
-    store: Store,
-    latents: Store,
-    wanted: Selection,
-    batch_size: int,
-    workers: int,
-    *,
-    prompts: Listed,
-    masks: Listed,
-    mask_files: MaskFiles,
-    per_caption: int,
-) -> None:
+def extend_plan(store: Store, job: JobRecord, planning: Planning) -> None:
     """Plan the rows that were added to a latent store after the edit in `store` was planned, as further units.
 
-    Rows are added by retries, and by units that are made again after a repair. Raises StoreError if a repair changed
-    rows that are planned but not edited yet, and the errors of `plan_rows`, except for a missing key or row.
+    `job` is its job.json. Rows are added by retries, and by units that are made again after a repair. Raises StoreError
+    if a repair changed rows that are planned but not edited yet, and the errors of `plan_rows`, except for a missing
+    key or row.
     """
-    job = store.job()
-    name = planned_rows(job)
+    name, latents = job.rows, planning.latents
     while True:  # another driver may extend the plan at the same time
         unplanned, lost = compare_latents(store, job, latents)
         if lost:
@@ -191,8 +188,8 @@ def extend_plan(
             firsts, listed = [run.start for _, run in sliced], 0
         else:
             parts = [part for part, _ in unplanned]
-            tables = _at(planned(latents, parts, wanted, prompts, masks, whole=False), dict(unplanned))
-            sources, listed = _write_rows(store, latents, name, tables, mask_files)
+            tables = planned(latents, parts, planning.wanted, planning.prompts, planning.masks, whole=False)
+            sources, listed = _write_rows(store, name, planning, _at(tables, dict(unplanned)))
             firsts = [0] * len(sources)
             taken = {path for path, _, _, _ in sources}
             for part in parts:
@@ -200,7 +197,6 @@ def extend_plan(
                     write_rows(store, name, part, ROWS.empty_table())
         if sources:
             extension, units = extensions(store) + 1, read_units(store)
-            per_row = images_per_row(sources, per_caption, listed)
             number, ordinal = len(units), units[-1].ordinal + 1 if units else 0
             further = [
                 replace(
@@ -209,7 +205,7 @@ def extend_plan(
                     ordinal=ordinal + unit.ordinal,
                     first=firsts[unit.ordinal] + unit.first,
                 )
-                for i, unit in enumerate(cut(sources, batch_size, workers, per_row=per_row))
+                for i, unit in enumerate(planning.cut(sources, listed))
             ]
             write_units(store, further, extension)
 
@@ -225,17 +221,13 @@ def _at(
 
 
 def _write_rows(
-    store: Store,
-    latents: Store,
-    name: str,
-    tables: Iterator[tuple[Source, pa.Table]],
-    mask_files: MaskFiles,
+    store: Store, name: str, planning: Planning, tables: Iterator[tuple[Source, pa.Table]]
 ) -> tuple[list[Source], int]:
     """Write the planned rows of parts. Return the parts with their numbers of rows, and the count of listed prompts."""
 
     def write(item: tuple[Source, pa.Table]) -> Source:
         part, rows = item
-        write_rows(store, name, part, _with_mask_files(latents, part, rows, mask_files))
+        write_rows(store, name, part, _with_mask_files(planning, part, rows))
         return part[0], rows.num_rows, part[2], part[3]
 
     sources, listed = list[Source](), 0
@@ -246,11 +238,11 @@ def _write_rows(
     return sources, listed
 
 
-def _with_mask_files(latents: Store, part: Source, rows: pa.Table, mask_files: MaskFiles) -> pa.Table:
+def _with_mask_files(planning: Planning, part: Source, rows: pa.Table) -> pa.Table:
     """Return planned rows of a part with the digests of their mask files, if they have any."""
-    if mask_files is None:
+    if (mask_files := planning.mask_files) is None:
         return rows
-    texts = read_columns(latents, part, ["key", "caption"]).take(rows["row"]).to_pylist()
+    texts = read_columns(planning.latents, part, ["key", "caption"]).take(rows["row"]).to_pylist()
     templates = [
         (text["key"], mask_files(text["caption"], dict(prompts or ())))
         for text, prompts in zip(texts, rows["prompts"].to_pylist(), strict=True)

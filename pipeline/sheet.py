@@ -61,7 +61,7 @@ def read_pictures(store: Store) -> Iterator[dict[str, Any]]:
 
     Stores of earlier versions have all edits; the same number of them is left out here.
     """
-    most = edits_shown(store.job()["spec"].get("contact_sheet", 1))
+    most = edits_shown(store.job().spec.get("contact_sheet", 1))
     for commit in store.commits([]):
         for file in commit.files:
             if file.path.startswith("pictures/"):

@@ -13,6 +13,7 @@ from pipeline.journal import last_state
 from pipeline.place import Place, place_of, told
 from pipeline.plan import is_planned, read_units
 from pipeline.store import REPAIR, STAGING, CommitRefused, Store
+from schemas.job import JobRecord
 
 STRAGGLES = 3.0  # times what a sample usually takes
 SILENT = 120.0  # seconds without a word of a driver, which speaks every 30
@@ -56,7 +57,7 @@ def status(store: Store) -> Status:
     """
     job = store.job()
     planned = is_planned(store)
-    per_row = job.get("variants_per_row", 1)
+    per_row = job.variants_per_row
     expected = {unit.unit: unit.count * per_row for unit in read_units(store)} if planned else {}
     problems = list[str]()
     counts, rejects, places = Counter[str](), Counter[str](), Counter[Place]()
@@ -89,7 +90,7 @@ def status(store: Store) -> Status:
     complete = planned and counts["committed"] == len(expected) and not problems and not unpublished
     run = last_state(store)
     return Status(
-        kind=job["kind"],
+        kind=job.kind,
         planned=sum(expected.values()),
         input=counts["input"],
         ok=counts["ok"],
@@ -138,11 +139,11 @@ def _unnamed(unpublished: list[str], strangers: list[str]) -> list[str]:
     return notes
 
 
-def _added(store: Store, job: dict[str, Any]) -> tuple[list[str], list[str]]:
+def _added(store: Store, job: JobRecord) -> tuple[list[str], list[str]]:
     """Return problems for latent rows that an edit has not planned, or that are gone; and a note if this is unknown."""
-    if job["kind"] != "edit":
+    if job.kind != "edit":
         return [], []
-    location = job["spec"]["latents"]
+    location = job.spec["latents"]
     from pipeline.unplanned import compare_latents, lost_rows  # here, because it imports torch, which takes seconds
 
     try:

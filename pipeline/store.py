@@ -57,10 +57,12 @@ from pipeline.storage import (
     write_file,
 )
 from schemas.commit import Commit, File, merged
+from schemas.errors import fault
+from schemas.fingerprint import Document
+from schemas.job import FORMAT, REQUIRED, JobRecord, read_job
 
 READERS = 16  # commits are small: reading them is bound by latency
 BLOCK = 4096  # units whose commits share a file of the ledger
-FORMAT = 2  # of job.json. Format 1 had no id, and its attempts wrote their files directly to parts/
 ABANDONED = 24 * 3600.0  # seconds; the attempt of an older staged file of an uncommitted unit counts as dead
 STAGING = "staging"
 DATA = ("parts", "shards", "pictures")  # the folders whose files commits name
@@ -71,7 +73,6 @@ PLAN = re.compile(r"plan/units(?:\+(\d{4}))?\.parquet")
 LEDGER = re.compile(r"ledger/(\d{6})\.parquet")
 LEDGER_JOB = b"edict.job"
 REPAIR = "edict verify --repair drops its commit, and the next run makes it again"
-JOB = {"kind", "spec", "fingerprint", "machine"}  # the least that job.json has
 PARTIAL = re.compile(r"\d{8}(?:\+\d{4})?(?:-\d+-[0-9a-f]+)?\.(?:parquet|tar|json)#\d+")
 PLAIN = re.compile(r"[\w./+-]+", re.ASCII)  # names that obstore does not escape: all except those of some exports
 CONFLICTS = (0.1, 0.3, 1.0, 3.0, 10.0)  # seconds to wait while another's put is under way
@@ -266,62 +267,64 @@ class Store:
     def get_table(self, path: str) -> pa.Table:
         return read_table(self.get(path), f"{self.location}: {path}")
 
-    def job(self) -> dict[str, Any]:
+    def job(self) -> JobRecord:
         """Return job.json. Raises StoreError if this is not a store, or a store of a newer version."""
-        try:
-            job = self._json("job.json", self._read("job.json"))
-        except NotThere as error:
+        if (record := self.find_job()) is None:
             raise StoreError(
                 f"{self.location}: is no store (it has no job.json); give the `output` of a job that was run"
-            ) from error
-        if not isinstance(job, dict) or (missing := JOB - job.keys()):
-            lacks = "it is no JSON object" if not isinstance(job, dict) else f"it lacks {', '.join(sorted(missing))}"
-            raise StoreError(f"{self.location}: job.json is damaged ({lacks})")
-        if unnamed := [name for name in ("spec", "fingerprint", "machine") if not isinstance(job[name], dict)]:
-            raise StoreError(f"{self.location}: job.json is damaged ({unnamed[0]} is not a mapping)")
-        if job["kind"] not in ("invert", "edit"):
-            raise StoreError(
-                f"{self.location}: job.json is of the kind {job['kind']!r}, which this version does not know; use the "
-                "version of edict-pipeline that wrote it"
             )
-        if not isinstance(job.get("id", ""), str):
-            raise StoreError(f"{self.location}: job.json is damaged (its id is not text)")
+        return record
+
+    def find_job(self) -> JobRecord | None:
+        """Return job.json, or None if there is none. Raises StoreError if it is damaged, or of a newer version."""
+        try:
+            job = self._json("job.json", self._read("job.json"))
+        except NotThere:
+            return None
+        if not isinstance(job, dict):
+            raise StoreError(f"{self.location}: job.json is damaged (it is no JSON object)")
         if (format := job.get("format", 1)) not in range(1, FORMAT + 1):
             raise StoreError(
                 f"{self.location}: job.json has format {format!r}, and this version reads formats up to {FORMAT}; "
                 "upgrade edict-pipeline to the version that wrote it"
             )
-        return job
+        if (kind := job.get("kind", "edit")) not in ("invert", "edit"):
+            raise StoreError(
+                f"{self.location}: job.json is of the kind {kind!r}, which this version does not know; use the "
+                "version of edict-pipeline that wrote it"
+            )
+        try:
+            return read_job(job)
+        except ValueError as error:
+            raise StoreError(f"{self.location}: job.json is damaged (it {fault(error)})") from error
 
     @cached_property
-    def fingerprint(self) -> dict[str, Any]:
-        """The fingerprint of the store's job, read once."""
-        found: dict[str, Any] = self.job()["fingerprint"]
-        return found
+    def fingerprint(self) -> Document:
+        """The fingerprint of the store's job as it is in job.json, read once."""
+        return self.job().fingerprint
 
-    def key(self) -> JobKey:
-        """The id of the store's job, and the digest of its present plan."""
+    def key(self, record: JobRecord | None = None) -> JobKey:
+        """Return the id of the store's job, from job.json unless it is given, and the digest of its present plan."""
         plans = self._plans()
-        return JobKey(self._id(), plans[-1] if plans else None)
+        return JobKey((record or self.job()).id, plans[-1] if plans else None)
 
     def check_key(self, key: JobKey, device: str | None = None) -> None:
         """Raise JobReplaced if the store is now of another job than the one with this key, or of another device."""
         job = self.job()
-        if device is not None and (stored := job["machine"].get("device")) != device:
+        if device is not None and job.device != device:
             raise JobReplaced(
-                f"{self.location}: another run of this job works on {stored}, and rows of {device} and {stored} do not "
-                "mix: nothing more is written; run the job on one of the two"
+                f"{self.location}: another run of this job works on {job.device}, and rows of {device} and "
+                f"{job.device} do not mix: nothing more is written; run the job on one of the two"
             )
-        found = job.get("id")
-        if found != key.id:
+        if job.id != key.id:
             raise JobReplaced(
-                f"{self.location}: another job began here (its id is {found}, this job's {key.id}): the store was "
+                f"{self.location}: another job began here (its id is {job.id}, this job's {key.id}): the store was "
                 "removed or replaced while this job ran, and nothing more is written; give each job its own output"
             )
 
     def _id(self) -> str | None:
         """The job's id, None in format 1. Raises StoreError where this is no store."""
-        return self.job().get("id")
+        return self.job().id
 
     def _plans(self) -> list[str]:
         """Return the digests of the plan: as first written, and after each extension. Raises StoreError if damaged."""
@@ -675,7 +678,7 @@ def check_outside_stores(location: str) -> None:
             job = json.loads(Reader(f"{store}/job.json").read())
         except (NotThere, ValueError):
             continue
-        if not isinstance(job, dict) or not job.keys() >= JOB:  # a spec can have this name too
+        if not isinstance(job, dict) or not job.keys() >= REQUIRED:  # a spec can have this name too
             continue
         raise StoreError(f"{location}: is inside the store {store}, in its folder {step}/; give another location")
 

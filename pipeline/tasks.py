@@ -7,21 +7,12 @@ from typing import Any, Protocol
 from edict.samplers import SAMPLERS
 from edict.schedule import Schedule
 from pipeline.errors import JobError
+from pipeline.job import Job
 from pipeline.store import JobKey
-from pipeline.work import Machine, Weights
-from schemas.sampling import executed
-from schemas.specs import ControlSpec, EditSpec, InvertSpec
-
-
-@dataclass(frozen=True)
-class InvertTask:
-    """All that a worker needs to invert units of a store."""
-
-    spec: InvertSpec
-    weights: Weights
-    fingerprint: dict[str, Any]
-    machine: Machine
-    key: JobKey = field(default_factory=JobKey)
+from pipeline.work import Machine
+from schemas.job import JobRecord
+from schemas.sampling import Sampling, executed
+from schemas.specs import ControlSpec, EditSpec
 
 
 class Variant(Protocol):
@@ -81,41 +72,47 @@ class EditError(JobError):
 
 @dataclass(frozen=True)
 class EditTask:
-    """Everything that a worker needs to edit units of a latent store.
+    """An edit, resolved: everything that a worker needs to edit units of a latent store.
 
-    `shown` is the number of rows of each unit on the contact sheet. `rows` is the name of the planned rows
-    (pipeline.plan.planned_rows). `fit` has the crop and the filter with which images were resized.
+    `inversion` is the job that made the latent store, with the machine that edits. `schedule` is that of its rows.
+    `record` is job.json, as in pipeline.job.Job. `shown` is the number of rows of each unit on the contact sheet.
     """
 
     spec: EditSpec
-    rows: str | None
+    inversion: Job
+    schedule: Schedule
     prompts: Prompts
-    variants_per_row: int
-    shown: dict[str, int]
-    weights: Weights
-    fit: tuple[str, str]
-    schedule_steps: int
-    machine: Machine
+    record: JobRecord
+    shown: Mapping[str, int] = field(default_factory=dict)
     key: JobKey = field(default_factory=JobKey)
 
+    @property
+    def machine(self) -> Machine:
+        """What the workers run on."""
+        return self.inversion.machine
 
-def executed_steps(variant: Variant, schedule_steps: int, schedule: Schedule, sampler: str) -> int:
-    """Return the number of steps under a variant's prompt; `schedule` has the last of a store's `schedule_steps` steps.
+    def executed_steps(self, variant: Variant) -> int:
+        """Return the number of steps under a variant's prompt. Raises EditError."""
+        return executed_steps(variant, self.inversion.fingerprint.sampling, self.schedule)
+
+
+def executed_steps(variant: Variant, sampling: Sampling, schedule: Schedule) -> int:
+    """Return the number of steps under a variant's prompt; `schedule` has the last of the store's `sampling.steps`.
 
     Raises EditError if the store has fewer steps, or if its sampler makes no network call in them.
     """
     steps, depth = variant.steps, schedule.num_steps
     if steps is None:
-        steps = depth if variant.strength is None else executed(schedule_steps, variant.strength)
+        steps = depth if variant.strength is None else executed(sampling.steps, variant.strength)
     if not 1 <= steps <= depth:
         raise EditError(
             f"edit {variant.name!r} has {steps} steps under its prompt, but the latent store has {depth} of "
-            f"{schedule_steps}. Set a strength up to {depth / schedule_steps:g}, or up to {depth} steps, or invert at "
+            f"{sampling.steps}. Set a strength up to {depth / sampling.steps:g}, or up to {depth} steps, or invert at "
             "a higher strength"
         )
-    if steps < (least := depth - schedule.num_evaluated_steps + SAMPLERS[sampler].y_lead + 1):
+    if steps < (least := depth - schedule.num_evaluated_steps + SAMPLERS[sampling.name].y_lead + 1):
         raise EditError(
-            f"edit {variant.name!r} has {steps} of the last steps under its prompt, where {sampler} makes no network "
-            f"call, so the edit would change nothing. Set {least} steps or more"
+            f"edit {variant.name!r} has {steps} of the last steps under its prompt, where {sampling.name} makes no "
+            f"network call, so the edit would change nothing. Set {least} steps or more"
         )
     return steps

@@ -7,7 +7,6 @@ other rows. So a part is identified by its latent unit and its sha256, and a row
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import Any
 
 from pipeline.latents import read_columns
 from pipeline.plan import (
@@ -17,23 +16,23 @@ from pipeline.plan import (
     is_left_out,
     parts_of,
     parts_of_unit,
-    planned_rows,
     read_parts,
     read_units,
 )
 from pipeline.store import Store, commit_path, read_table, unit_of
+from schemas.job import JobRecord
 
 Unplanned = list[tuple[Source, Sequence[int]]]
 """Parts with rows that are not planned, each with the positions of these rows in the part."""
 
 
-def compare_latents(store: Store, job: dict[str, Any], latents: Store) -> tuple[Unplanned, list[str]]:
+def compare_latents(store: Store, job: JobRecord, latents: Store) -> tuple[Unplanned, list[str]]:
     """Return the latent rows that the edit in `store` has not planned, and its unfinished units whose rows are gone.
 
     `job` is its job.json. An edit with a sample or a limit keeps the rows that it chose, so it has no unplanned rows.
     Raises the errors of `parts_of`.
     """
-    parts, rows = parts_of(latents), planned_rows(job)
+    parts, rows = parts_of(latents), job.rows
     there = {_content(path, version) for path, _, _, version in parts}
     looked_at = None if rows is None else read_parts(store, rows)
     known = {_content(path, version) for path, version in looked_at or ()}
@@ -43,13 +42,15 @@ def compare_latents(store: Store, job: dict[str, Any], latents: Store) -> tuple[
         if content not in there:
             gone[content[0]].append(unit)
     lost = [unit.unit for units in gone.values() for unit in units if not store.has(commit_path(unit.unit))]
-    if lost or any(job["spec"].get(name) is not None for name in ("sample", "limit")):
+    if lost or any(job.spec.get(name) is not None for name in ("sample", "limit")):
         return [], lost
     edited = {
         latent: {index for unit in units for index in _edited(store, unit.unit)} for latent, units in gone.items()
     }
     # Earlier versions did not write the list of parts. A part of a retry, or of a later commit, is new there.
-    by_then = _committed_before(latents, job["created"]) if rows is not None and looked_at is None else set()
+    by_then = (
+        _committed_before(latents, job.created) if rows is not None and looked_at is None and job.created else set()
+    )
     unplanned: Unplanned = []
     for part in parts:
         latent, _ = content = _content(part[0], part[3])

@@ -4,7 +4,7 @@ import io
 import tarfile
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import PurePosixPath
 from typing import Any
@@ -12,14 +12,14 @@ from typing import Any
 from edict.samplers import SAMPLERS
 from pipeline.cluster import connected, machine_like
 from pipeline.heartbeat import STORAGE, beat
-from pipeline.job import inverted, inverted_with, stored_machine
+from pipeline.job import Job, inverted_with
 from pipeline.latents import read_latents
 from pipeline.place import Place, place_of, told
 from pipeline.plan import Source, Unit, cut, part_sources, spread
 from pipeline.progress import Progress
 from pipeline.status import status
 from pipeline.store import JobKey, Store, StoreError, read_table, unit_of
-from pipeline.work import Machine, Poison, Weights
+from pipeline.work import Machine, Poison
 from schemas.commit import Commit
 
 EXAMPLES = 20  # rows named of those that were inverted in one place and regenerated in another
@@ -41,10 +41,9 @@ class EditVerifyTask:
 
 @dataclass(frozen=True)
 class VerifyTask(EditVerifyTask):
-    """All that a worker needs to verify units of a latent store."""
+    """All that a worker needs to verify units of a latent store: the job that made it, and the machine to verify on."""
 
-    weights: Weights
-    machine: Machine
+    inversion: Job
 
 
 @dataclass(frozen=True)
@@ -67,10 +66,10 @@ class VerifyWorker:
         from pipeline.worker import Ahead, check_model, here, load_model
 
         self.store = task.open()
-        self.model = load_model(task.weights, task.machine)
-        made = inverted(self.store)["fingerprint"]
-        check_model(self.model, made, made["batch_size"])
-        self.here = here(task.machine.device)
+        made, machine = task.inversion.fingerprint, task.inversion.machine
+        self.model = load_model(task.inversion.weights, machine)
+        check_model(self.model, made.sampling, made.batch_size)
+        self.here = here(machine.device)
         self.ahead = Ahead(lambda unit: read_latents(self.store, unit))
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Regenerated:
@@ -164,7 +163,7 @@ def run_verify(
     digest of its start, so the error of a regeneration is unknown.
     """
     store = Store(location)
-    kind = store.job()["kind"]
+    kind = store.job().kind
     found = status(store)
     problems = list(found.problems)
     if found.committed < found.units:
@@ -179,14 +178,15 @@ def run_verify(
         machine, worker, task = Machine("cpu", 1, 0), EditVerifyWorker, EditVerifyTask(store.location, store.key())
         units = _spread([_edit_unit(commit) for commit in sound], rows, whole=True)
     else:
-        job, weights = inverted_with(store)
-        if not SAMPLERS[sampler := job["fingerprint"]["sampler"]].exact:
+        job = inverted_with(store)
+        if not SAMPLERS[sampler := job.fingerprint.sampling.name].exact:
             raise StoreError(
                 f"{location} was inverted with {sampler}, which is inexact by design: no pair regenerates its start, "
                 "so nothing can be verified; `edict status` checks the counts, `edict eval table1` measures its error"
             )
-        machine = machine_like(stored_machine(store, job), gpus, "regenerated")
-        worker, task = VerifyWorker, VerifyTask(store.location, store.key(), weights, machine)
+        machine = machine_like(job.machine, gpus, "regenerated")
+        task = VerifyTask(store.location, store.key(job.record), replace(job, machine=machine))
+        worker = VerifyWorker
         parts = list[Source]()
         for commit in sound:
             try:
@@ -194,7 +194,7 @@ def run_verify(
             except StoreError as error:
                 problems.append(str(error))
                 damaged.add(commit.unit)
-        units = _spread(cut(parts, job["fingerprint"]["batch_size"], count), rows, whole=False)
+        units = _spread(cut(parts, job.fingerprint.batch_size, count), rows, whole=False)
     results = _verify(units, worker, task, count, machine) if units else []
     tried = exact = 0
     inexact = defaultdict[tuple[Place, Place], list[str]](list)
@@ -245,7 +245,7 @@ def _verify(
 
     results = list[tuple[Unit, Regenerated | str]]()
     with connected(count, machine), Progress("verify", sum(unit.count for unit in units), "rows") as progress:
-        pool = Pool(units, worker, task, count=count, cpus=machine.threads, gpus=machine.gpus)
+        pool = Pool(units, worker, task, count=count, machine=machine)
         for outcome in pool.outcomes():
             if outcome is None:
                 progress.advance(0, pool.state()["waits_for"] or "")

@@ -6,7 +6,7 @@ import time
 import uuid
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,9 +21,9 @@ from edict import EDICT
 from edict.checkpoint import ModelError, locate, locate_lora, weights_digest
 from edict.compilation import reason
 from edict.determinism import enough_memory
+from edict.schedule import Schedule
 from pipeline.errors import JobError
 from pipeline.heartbeat import AUTOENCODER, HEARTBEAT, LOADING, NETWORK, TEXT, beat
-from pipeline.job import schedule_of
 from pipeline.place import Place, place
 from pipeline.plan import Unit
 from pipeline.processor import gpu_versions, processor
@@ -31,6 +31,7 @@ from pipeline.store import JobKey, Store, StoreError, attempt_name
 from pipeline.work import Done, Machine, ModelFault, Weights
 from schemas.commit import Commit, File, Seconds
 from schemas.rejects import Reject
+from schemas.sampling import Sampling
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 PACKAGES = ("edict-pipeline", "torch", "diffusers", "transformers")
@@ -45,6 +46,10 @@ Loaded = TypeVar("Loaded")
 
 class OtherWeights(JobError):
     """The model that a node has under a job's name for it is another one."""
+
+
+class ScheduleChanged(JobError):
+    """The model's noise schedule is not the one that the rows of the store have."""
 
 
 class TooLarge(JobError):
@@ -146,19 +151,26 @@ def _beating(model: EDICT) -> None:
 
 
 @torch.inference_mode()
-def check_model(model: EDICT, fingerprint: Mapping[str, Any], batch_size: int) -> None:
+def check_model(model: EDICT, sampling: Sampling, batch_size: int, stored: Schedule | None = None) -> None:
     """Try each part of a job's model on a blank image and an empty caption, at the job's batch shape.
 
     Otherwise a fault of the model would reject every sample. With `model.compile` this also compiles the network, which
-    takes minutes, before the first unit.
+    takes minutes, before the first unit. `stored` is the schedule of the rows that the store already has.
 
     Raises:
+        ScheduleChanged: the model's schedule is not the stored one.
         ModelFault: a component raises an error, or its output has a wrong shape, NaN or infinity.
         TooLarge, NotCompiled: see `fitting`.
     """
     inner, side = model.model, model.size
-    schedule = schedule_of(dict(fingerprint))
-    unguided = schedule.outside(fingerprint.get("guidance_interval"))
+    schedule = model.model.schedule(sampling)
+    if stored not in (None, schedule):
+        raise ScheduleChanged(
+            f"the schedule of {inner.folder} on {socket.gethostname()} is not that of the rows in the store, although "
+            "the model's files are the same. Use the versions of the packages that made them (edict status), or give "
+            "another output"
+        )
+    unguided = schedule.outside(sampling.guidance_interval)
     # one timestep with guidance and one without, because the batch of the network differs between them
     timesteps = {
         timestep in unguided: timestep for timestep in schedule.timesteps[: schedule.num_evaluated_steps]
@@ -168,7 +180,7 @@ def check_model(model: EDICT, fingerprint: Mapping[str, Any], batch_size: int) -
             latents = inner.encode(torch.zeros(1, 3, side, side, device=model.device), None)
             _sound(latents, (1, *latents.shape[1:]))
         with _trying(model, "the tokenizer or the text encoder"):
-            predict = model.predictor([""] * batch_size, fingerprint["guidance_scale"], unguided=unguided)
+            predict = model.predictor([""] * batch_size, sampling.guidance_scale, unguided=unguided)
         batch = latents.double().expand(batch_size, *latents.shape[1:])
         for timestep in timesteps:
             with _trying(model, f"the network ({inner.denoiser})"):

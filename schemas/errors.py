@@ -1,5 +1,6 @@
 """Validation errors of pydantic in the words of an error message."""
 
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 _EXPECTED = {
@@ -29,3 +30,17 @@ _EXPECTED = {
 def expected(error: ErrorDetails) -> str:
     """Return what a value should have been, to complete the sentence "expected ..."."""
     return _EXPECTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
+
+
+def fault(error: ValueError) -> str:
+    """Return the words after "it": the fields that an invalid record lacks, or the first that is wrong."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    found = error.errors(include_url=False, include_input=False)
+    if missing := [_path(problem) for problem in found if problem["type"] == "missing"]:
+        return f"lacks {', '.join(missing)}"
+    return f"has an invalid `{_path(found[0])}` ({found[0]['msg']})"
+
+
+def _path(error: ErrorDetails) -> str:
+    return ".".join(map(str, error["loc"]))

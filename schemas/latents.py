@@ -1,29 +1,75 @@
-"""The rows of a latent store: one exactly inverted picture each."""
+"""The rows of a latent store: one exactly inverted image each. Every part has a footer."""
 
 import json
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import pyarrow as pa
+
+from schemas.fingerprint import Document, StoredSchedule, read_sampling
+from schemas.sampling import Sampling, Strict
 
 FINGERPRINT = b"edict.fingerprint"
 NOISE = b"edict.noise"
 
 
-def latents_schema(
-    channels: int, height: int, width: int, fingerprint: dict[str, Any], noise: dict[str, Any]
-) -> pa.Schema:
-    """The Arrow schema of a part.
+class Footer(Strict):
+    """How to read the states of a part, and how they were made: the JSON object under `edict.noise`.
 
-    x and y are int32 [C][H][W]. latent = integer * scale, where scale = 2^-bits * sqrt(alphas_cumprod) stands in the
-    footer under `edict.noise` beside both of its factors, the alpha of a flow being 1; that of y is `scale_y`, another
-    one where the `sampler` keeps y a step nearer to the clean end (bdia, obelm). `edict.fingerprint` says what made
-    the row.
+    latent = integer * scale, where scale = 2^-bits * sqrt(alphas_cumprod); the alpha of a flow is 1. The scale of y is
+    `scale_y`, which differs for samplers that keep y one step nearer to the clean end (bdia, obelm).
 
-    `slot` is the row's position in the batch in which it was inverted, from 0 to `batch_size` - 1 (in `edict.noise`).
-    The row regenerates exactly in this slot. Parts of earlier versions do not have this column. Their rows have the
-    slot that is their position in the part modulo the batch size.
+    The states are at `position` of the schedule: 0 is the noisy end. Footers of earlier formats have no `format`, and
+    the fields of `sampling` and `schedule` beside the others; the alphas are under `schedule`.
     """
-    state = pa.list_(pa.list_(pa.list_(pa.int32(), width), height), channels)
+
+    format: Literal[3] = 3
+    scale: float
+    scale_y: float
+    bits: int
+    alphas_cumprod: float
+    batch_size: int
+    position: int
+    sampling: Sampling
+    schedule: StoredSchedule
+
+
+def read_footer(metadata: Mapping[bytes, bytes]) -> Footer:
+    """Return the footer of a part, of any format, from the metadata of its schema.
+
+    Raises:
+        KeyError, ValueError: it is not that of a part.
+    """
+    noise: Document = json.loads(metadata[NOISE])
+    if "format" in noise:
+        return Footer.model_validate(noise)
+    if "steps" not in noise:  # still earlier versions had it only in the fingerprint
+        made = json.loads(metadata[FINGERPRINT])
+        noise |= {"steps": made["steps"], "strength": made["strength"]}
+    names = ("scale", "bits", "alphas_cumprod", "batch_size", "position")
+    return Footer(
+        **{name: noise[name] for name in names},
+        scale_y=noise["scale_y"] if "scale_y" in noise else noise["scale"],
+        sampling=read_sampling(noise),
+        schedule=StoredSchedule(
+            timesteps=noise["timesteps"], alphas_cumprod=noise["schedule"], sigmas=noise.get("sigmas")
+        ),
+    )
+
+
+def latents_schema(shape: Sequence[int], fingerprint: Document, footer: Footer) -> pa.Schema:
+    """Return the Arrow schema of a part, of latents of any shape: [C, H, W], tokens [L, D], video [C, F, H, W].
+
+    x and y are int32, nested lists of this shape (see `Footer`). The metadata has the footer under `edict.noise`, and
+    under `edict.fingerprint` what made the row: the fingerprint of job.json.
+
+    `slot` is the row's position in the batch in which it was inverted, from 0 to `batch_size` - 1 (in the footer). The
+    row regenerates exactly in this slot. Parts of earlier versions do not have this column. Their rows have the slot
+    that is their position in the part modulo the batch size.
+    """
+    state: pa.DataType = pa.int32()
+    for length in reversed(shape):
+        state = pa.list_(state, length)
     return pa.schema(
         [
             pa.field("key", pa.string(), nullable=False),
@@ -42,5 +88,5 @@ def latents_schema(
             pa.field("height", pa.int32(), nullable=False),
             pa.field("json", pa.string()),
         ],
-        metadata={FINGERPRINT: json.dumps(fingerprint), NOISE: json.dumps(noise)},
+        metadata={FINGERPRINT: json.dumps(fingerprint), NOISE: footer.model_dump_json()},
     )

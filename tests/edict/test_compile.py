@@ -16,7 +16,8 @@ from torch._inductor.utils import fresh_cache
 from edict import EDICT, Control, ModelError, Pair
 from edict.samplers import sampling
 from jobs.prompts import resolve
-from pipeline.job import JobChanged, check_job, invert_fingerprint, open_job, weights_of
+from pipeline.job import JobChanged, check_job, open_job
+from pipeline.job import resolve as resolve_job
 from pipeline.run import edit_task
 from pipeline.selection import read_selection
 from pipeline.store import Store
@@ -132,21 +133,21 @@ def test_a_job_holds_to_it(folder: Folder, tmp_path: Path) -> None:
         return InvertSpec.model_validate(fields | {"model": {"path": str(folder("sd1")), **model}})
 
     plain, given = spec(), spec(compile=True)
-    before, fingerprint = (invert_fingerprint(one, folder("sd1")) for one in (plain, given))
-    assert fingerprint == before | {"compile": True} and "compile" not in before
-    for one, expected in ((before, False), (fingerprint, True)):
-        assert load_model(weights_of(plain.model, folder("sd1"), one), CPU).model.compiled == expected
+    before, job = resolve_job(plain), resolve_job(given)
+    assert job.fingerprint == before.fingerprint.model_copy(update={"compile": True})
+    for one, expected in ((before, False), (job, True)):
+        assert load_model(one.weights, CPU).model.compiled == expected
     latents = Store(given.output, create=True)
-    open_job(latents, "invert", given.model_dump(mode="json"), fingerprint, CPU)
-    with pytest.raises(JobChanged, match="compile: True in the store, None in the spec"):
-        check_job(latents, "invert", before, CPU)
+    open_job(latents, job.record)
+    with pytest.raises(JobChanged, match="compile: True in the store, False in the spec"):
+        check_job(latents, before.record)
     edit = {"name": "held", "prompt": "{caption}, in snow"}
     fields = {"kind": "edit", "latents": given.output, "output": str(tmp_path / "edits")}
     for control in ({}, None):
         wanted = EditSpec.model_validate(fields | {"edits": [edit | {"control": control}]})
         edits = resolve(wanted.edits)
         if control is None:
-            assert edit_task(wanted, latents, edits, read_selection(wanted))[0].weights.compile
+            assert edit_task(wanted, latents, edits, read_selection(wanted)).inversion.weights.compile
         else:
             with pytest.raises(EditError, match="edit 'held': attention control reaches"):
                 edit_task(wanted, latents, edits, read_selection(wanted))

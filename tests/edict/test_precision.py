@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from edict import EDICT
 from edict.checkpoint import ModelError
 from edict.models.flux import positions
-from pipeline.job import invert_fingerprint, weights_of
+from pipeline.job import resolve
 from pipeline.work import Machine
 from pipeline.worker import load_model
+from schemas.fingerprint import Fingerprint
 from schemas.specs import InvertSpec, ModelSpec
 
 CPU = Machine("cpu", 1, 0)
@@ -43,14 +44,16 @@ def test_auto_is_resolved_by_the_device(dtype: str, gpus: float, expected: str) 
     assert spec_of({}).model.dtype == "auto"
 
 
-def test_the_fingerprint_has_what_changes_bits_and_is_otherwise_as_before(folder: Folder) -> None:
-    path = {"path": str(folder("sd1"))}
-    plain = invert_fingerprint(spec_of(path), folder("sd1"))
-    assert plain["dtype"] == "float32" and not {"channels_last", "vae_dtype"} & plain.keys()
-    assert invert_fingerprint(spec_of(path | {"dtype": "float32"}), folder("sd1")) == plain
-    assert invert_fingerprint(spec_of(path, gpus=1), folder("sd1")) == plain | {"dtype": "bfloat16"}
+def test_the_fingerprint_has_what_changes_bits(folder: Folder) -> None:
+    def made(model: dict[str, Any], gpus: float = 0) -> Fingerprint:
+        return resolve(spec_of({"path": str(folder("sd1")), **model}, gpus=gpus)).fingerprint
+
+    plain = made({})
+    assert (plain.dtype, plain.vae_dtype, plain.channels_last) == ("float32", "float32", False)
+    assert made({"dtype": "float32"}) == plain
+    assert made({}, gpus=1) == plain.model_copy(update={"dtype": "bfloat16"})
     more = {"channels_last": True, "vae_dtype": "bfloat16"}
-    assert invert_fingerprint(spec_of(path | more), folder("sd1")) == plain | more
+    assert made(more) == plain.model_copy(update=more)
     ModelSpec.model_validate({"dtype": "float32"})  # Every job.json of an earlier version has this.
 
 
@@ -67,7 +70,7 @@ def test_a_worker_loads_what_the_job_records(folder: Folder) -> None:
     digests, decoded = [], []
     for more in ({}, {"channels_last": True}, {"vae_dtype": "bfloat16"}):
         spec = spec_of(path | more)
-        weights = weights_of(spec.model, folder("sd1"), invert_fingerprint(spec, folder("sd1")))
+        weights = resolve(spec).weights
         model = load_model(weights, CPU)
         start = model.encode(images)
         pair = model.invert(start, TEXTS, steps=3)
@@ -89,7 +92,7 @@ def test_a_gpu_without_bfloat16_is_refused(folder: Folder, monkeypatch: pytest.M
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     spec = spec_of({"path": str(folder("sd1"))}, gpus=1)
-    weights = weights_of(spec.model, folder("sd1"), invert_fingerprint(spec, folder("sd1")))
+    weights = resolve(spec).weights
     with pytest.raises(ModelError, match=r"Tesla T4 on \S+ has no bfloat16: set model.dtype"):
         load_model(weights, Machine("cuda", 1, 1))
 

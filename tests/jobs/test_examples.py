@@ -209,11 +209,11 @@ def test_the_network_is_asked_as_often_as_the_plan_says(here: Path, tmp_path: Pa
     assert isinstance(spec, EditSpec)
     told = re.search(r"network cost +([\d,]+) evaluations", preview(spec))
     latents = Store(spec.latents)
-    task, fingerprint = edit_task(spec, latents, resolve(spec.edits), read_selection(spec))
+    task = edit_task(spec, latents, resolve(spec.edits), read_selection(spec))
     asked = list[int]()
     worker = EditWorker(replace(task, spec=spec.model_copy(update={"output": str(tmp_path)})))
     worker.model.network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
-    for unit in part_units(latents, fingerprint["batch_size"], 1):
+    for unit in part_units(latents, task.record.edit.batch_size, 1):
         worker.probe(unit, 0)
     assert told is not None and sum(asked) == int(told[1].replace(",", ""))
 

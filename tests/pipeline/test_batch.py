@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from edict.checkpoint import locate
 from jobs.cli import app
 from jobs.preview import preview
 from pipeline import batch
@@ -22,9 +21,8 @@ from pipeline.batch import BatchWorker, Swept, Trial, ending, measured, room_of,
 from pipeline.cluster import ResourcesError
 from pipeline.cost import smallest
 from pipeline.host import Ready
-from pipeline.job import invert_fingerprint, weights_of
+from pipeline.job import Job, resolve
 from pipeline.pool import WorkersFailed
-from pipeline.tasks import InvertTask
 from pipeline.work import Machine
 from pipeline.worker import TooLarge, fitting
 from schemas.specs import InvertSpec
@@ -158,8 +156,7 @@ def test_no_size_that_a_spec_refuses_is_tried(tmp_path: Path) -> None:
 def test_its_calls_are_those_that_the_plan_counts(sampler: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """With rows of the network for seconds, an inversion takes what `edict plan` says of it."""
     spec = invert_spec(input=str(DEMO), sampler={"steps": 8, **sampler})
-    made = invert_fingerprint(spec, locate())
-    worker = BatchWorker(InvertTask(spec, weights_of(spec.model, locate(), made), made, CPU))
+    worker = BatchWorker(resolve(spec))
     rows = []
     worker.model.network.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
 
@@ -183,7 +180,7 @@ def test_its_calls_are_those_that_the_plan_counts(sampler: dict[str, Any], monke
 class Fake(Ready):
     """Measures nothing; what happens goes by the size."""
 
-    def __init__(self, task: InvertTask | None = None) -> None:
+    def __init__(self, task: Job | None = None) -> None:
         if task is not None:
             raise OSError("no such model")
 

@@ -9,15 +9,16 @@ import torch
 from typer.testing import CliRunner
 
 from edict import EDICT
+from edict.models import describe
 from jobs.cli import app
-from pipeline.cluster import machine_for
-from pipeline.job import invert_fingerprint, inverted_with, open_job
+from pipeline.job import inverted_with, open_job, resolve
 from pipeline.store import Store, StoreError
 from schemas.specs import InvertSpec
 from tests.corpus.case import Case
 from tests.corpus.checkpoints import LAYOUTS, REFUSALS
 from tests.corpus.shards import WHOLE
 from tests.edict.checkpoints import Folder, save
+from tests.pipeline.earlier import as_format_2
 
 
 @pytest.fixture(scope="module")
@@ -81,11 +82,15 @@ def test_a_store_that_was_made_without_what_a_checkpoint_says_is_refused(
     """Earlier versions ignored the setting, and their pairs have another meaning."""
     written(case, folder, tmp_path, monkeypatch)
     spec = InvertSpec.model_validate_json(Path("spec.json").read_text())
-    store, fingerprint = Store(spec.output, create=True), invert_fingerprint(spec, tmp_path / "m")
-    open_job(store, "invert", spec.model_dump(mode="json"), fingerprint, machine_for(0))
-    assert inverted_with(store)[0]["fingerprint"] == json.loads(json.dumps(fingerprint))
-    job = json.loads(Path("latents/job.json").read_text())
-    del job["fingerprint"]["placeholders" if case.name == "vectors" else "latent_statistics"]
-    Path("latents/job.json").write_text(json.dumps(job))
+    store, job = Store(spec.output, create=True), resolve(spec)
+    open_job(store, job.record)
+    assert inverted_with(store).fingerprint == job.fingerprint
+    model = describe(tmp_path / "m")
+    record = as_format_2(job.record, model.schedule(spec.sampler))
+    Path("latents/job.json").write_text(
+        json.dumps(record | {"fingerprint": record["fingerprint"] | model.interpretation()})
+    )
+    assert inverted_with(store).fingerprint.sampling == job.fingerprint.sampling
+    Path("latents/job.json").write_text(json.dumps(record))
     with pytest.raises(StoreError, match="was inverted by an earlier version, which ignored the"):
         inverted_with(store)

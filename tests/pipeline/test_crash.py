@@ -172,7 +172,7 @@ def test_the_driver_dies_in_every_window(place: str, shards: str, undisturbed: P
     for window in DRIVER:
         if window == "while the losers' files are removed":
             store = Store(spec.output)
-            store.put(f"parts/00000000-7-{store.job()['id'][:8]}aaaaaaaa.parquet", b"of an attempt that did not commit")
+            store.put(f"parts/00000000-7-{store.key().id[:8]}aaaaaaaa.parquet", b"of an attempt that did not commit")
         dying = driver(spec, window)
         dying.join()
         assert dying.exitcode == -signal.SIGKILL, window

@@ -24,7 +24,6 @@ from datasets import load_dataset
 from PIL import Image
 from typer.testing import CliRunner
 
-from edict.checkpoint import DEFAULT, locate
 from jobs.cli import app
 from jobs.prompts import resolve
 from pipeline.dataset import FORMATS, export_edits
@@ -33,15 +32,15 @@ from pipeline.export import ExportError, export
 from pipeline.images import prepare
 from pipeline.instructions import instruction_of
 from pipeline.invert import InvertWorker
-from pipeline.job import invert_fingerprint, open_job, weights_of
+from pipeline.job import JobChanged, open_job
+from pipeline.job import resolve as resolve_job
 from pipeline.parts import to_parquet
 from pipeline.plan import part_units, plan_shards, read_units, spread, write_units
-from pipeline.run import _finished, edit_task
+from pipeline.run import edit_task, open_invert
 from pipeline.selection import read_selection
 from pipeline.shards import Sample
 from pipeline.sheet import read_pictures
 from pipeline.store import Store, StoreError
-from pipeline.tasks import InvertTask
 from pipeline.work import Machine
 from schemas.commit import Commit
 from schemas.specs import EditSpec, InvertSpec
@@ -84,14 +83,10 @@ def made(
     invert = InvertSpec.model_validate(
         fields | {"sampler": {"steps": 1, "guidance_scale": 1.0}, "workers": {"batch_size": 2}}
     )
-    model = locate(invert.model.path)
-    fingerprint = invert_fingerprint(invert, model)
-    store = Store(invert.output, create=True)
-    open_job(store, "invert", invert.model_dump(mode="json"), fingerprint, CPU)
+    job, store = resolve_job(invert), Store(invert.output, create=True)
+    open_job(store, job.record)
     write_units(store, plan_shards(store, invert.input, 2, 1))
-    inverter = InvertWorker(
-        InvertTask(invert, weights_of(invert.model, model, fingerprint), fingerprint, CPU, store.key())
-    )
+    inverter = InvertWorker(replace(job, key=store.key()))
     for unit in read_units(store):
         inverter.process(unit, 1, None, {})
     write_edits(folder, "edits")
@@ -103,11 +98,11 @@ def write_edits(folder: Path, output: str, **more: Any) -> None:
     fields = {"kind": "edit", "latents": str(folder / "latents"), "output": str(folder / output), "edits": EDITS}
     spec = EditSpec.model_validate(fields | more)
     edits, latents, store = resolve(spec.edits), Store(spec.latents), Store(spec.output, create=True)
-    task, fingerprint = edit_task(spec, latents, edits, read_selection(spec))
-    open_job(store, "edit", spec.model_dump(mode="json"), fingerprint, CPU, variants_per_row=len(edits.variants))
-    write_units(store, part_units(latents, fingerprint["batch_size"], 1))
+    task = edit_task(spec, latents, edits, read_selection(spec))
+    open_job(store, task.record)
+    write_units(store, part_units(latents, task.record.edit.batch_size, 1))
     units = read_units(store)
-    editor = EditWorker(replace(task, machine=CPU, key=store.key(), shown=spread(units, 3)))
+    editor = EditWorker(replace(task, key=store.key(), shown=spread(units, 3)))
     for unit in units:
         editor.process(unit, 1, None, {})
 
@@ -162,7 +157,7 @@ def test_an_edit_of_an_earlier_version_has_the_difference_as_its_instruction(cop
         ("red", INSTRUCTIONS["red"]),
     }
     assert {row["source_json"] for row in rows} == {None}
-    assert "instruction" not in store.job()["fingerprint"]["edits"][1]
+    assert "instruction" not in store.job().edit.edits[1]
 
 
 def test_each_row_has_the_sha256_of_the_image_that_was_inverted(
@@ -440,7 +435,7 @@ def test_what_is_shown_of_an_edit_has_its_figures(made: Path) -> None:
 
 def test_a_finished_run_ends_with_its_pages_and_the_next_command(made: Path, tmp_path: Path) -> None:
     for kind, name in (("invert", "latents"), ("edit", "edits")):
-        (tmp_path / f"{name}.json").write_text(json.dumps(Store(str(made / name)).job()["spec"]))
+        (tmp_path / f"{name}.json").write_text(json.dumps(Store(str(made / name)).job().spec))
         result = CliRunner().invoke(app, ["run", str(tmp_path / f"{name}.json")])
         assert result.exit_code == 0, result.output
         lines = result.stdout.splitlines()
@@ -450,12 +445,13 @@ def test_a_finished_run_ends_with_its_pages_and_the_next_command(made: Path, tmp
             kind
         ]
         assert lines[-1].startswith(f"next       {next_command}")
-    store, older = Store(str(made / "latents")), json.loads((tmp_path / "latents.json").read_text())
+    older = json.loads((tmp_path / "latents.json").read_text())
     del older["model"]["vae_dtype"], older["model"]["channels_last"]  # fields that earlier versions did not have
-    assert _finished(store, InvertSpec.model_validate(older), DEFAULT) is not None
+    assert open_invert(InvertSpec.model_validate(older))[1] == []
     older["sampler"]["steps"] += 1
-    assert _finished(store, InvertSpec.model_validate(older), DEFAULT) is None
-    changed = Store(str(made / "edits")).job()["spec"]
+    with pytest.raises(JobChanged, match=r"sampling\.steps: 1 in the store, 2 in the spec"):
+        open_invert(InvertSpec.model_validate(older))
+    changed = Store(str(made / "edits")).job().spec
     changed["edits"][1]["replace"]["background"] = "drop"
     (tmp_path / "edits.json").write_text(json.dumps(changed))
     result = CliRunner().invoke(app, ["run", str(tmp_path / "edits.json")])
@@ -468,7 +464,7 @@ def test_what_needs_no_model_imports_none(made: Path, tmp_path: Path) -> None:
     """One process has a finished run, the plan of an edit, reports, exports of images and errors."""
     specs = {name: tmp_path / f"{name}.json" for name in ("latents", "edits")}
     for name, path in specs.items():
-        path.write_text(json.dumps(Store(str(made / name)).job()["spec"]))
+        path.write_text(json.dumps(Store(str(made / name)).job().spec))
     latents, edits = str(made / "latents"), str(made / "edits")
     commands = [
         (["run", str(specs["latents"])], 0),
@@ -503,5 +499,5 @@ def test_floats_are_of_latents_only(made: Path, tmp_path: Path) -> None:
 
 
 def test_quality_is_of_the_job(made: Path) -> None:
-    assert Store(str(made / "jpegs")).job()["fingerprint"]["quality"] == 40
-    assert "quality" not in Store(str(made / "edits")).job()["fingerprint"]
+    assert Store(str(made / "jpegs")).job().edit.quality == 40
+    assert Store(str(made / "edits")).job().edit.quality is None

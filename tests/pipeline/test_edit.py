@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from edict.checkpoint import locate
 from jobs.prompts import resolve
 from pipeline import edit as editing
 from pipeline import invert as inverting
@@ -24,7 +24,8 @@ from pipeline.dataset import export_edits
 from pipeline.edit import EditError, EditWorker
 from pipeline.export import ExportError, export
 from pipeline.invert import InvertWorker
-from pipeline.job import JobChanged, invert_fingerprint, weights_of
+from pipeline.job import JobChanged
+from pipeline.job import resolve as resolve_job
 from pipeline.latents import read_edit_rows
 from pipeline.masks import MaskChanged, MaskError, read_mask
 from pipeline.parts import to_parquet
@@ -33,7 +34,6 @@ from pipeline.shards import Sample
 from pipeline.status import status
 from pipeline.storage import StorageError
 from pipeline.store import Store, StoreError
-from pipeline.tasks import InvertTask
 from pipeline.unplanned import compare_latents
 from pipeline.work import Done, Fault, Machine
 from pipeline.worker import load_model
@@ -67,11 +67,9 @@ def invert(shard: Path, latents: Path, poison: dict[int, Fault]) -> tuple[Store,
     fields: dict[str, Any] = {"kind": "invert", "input": str(shard), "output": str(latents)}
     fields |= {"sampler": {"steps": 1, "guidance_scale": 1.0}, "workers": {"batch_size": 2}}
     spec, store = InvertSpec.model_validate(fields), Store(str(latents), create=True)
-    model = locate(spec.model.path)
-    fingerprint = invert_fingerprint(spec, model)
-    plan = partial(plan_shards, store, spec.input, 2, 1)
-    units, key = run._open(store, spec, fingerprint, CPU, [str(shard)], plan)
-    worker = InvertWorker(InvertTask(spec, weights_of(spec.model, model, fingerprint), fingerprint, CPU, key))
+    job, plan = resolve_job(spec), partial(plan_shards, store, spec.input, 2, 1)
+    record, units = run._open(store, job.record, [str(shard)], plan)
+    worker = InvertWorker(replace(job, record=record, key=store.key()))
     for unit in units:
         worker.process(unit, 1, None, poison if unit is units[0] else {})
     return store, units, worker
@@ -236,7 +234,9 @@ def test_only_masks_of_rows_that_are_edited_are_planned(latents: Path, tmp_path:
     (tmp_path / "masks").mkdir()
     spec = spec_of(latents, tmp_path / "edits", edits)
     store, _, task = run.open_edit(spec, resolve(spec.edits))
-    planned = [row for path in store.names(f"plan/rows/{task.rows}") for row in store.get_table(path).to_pylist()]
+    planned = [
+        row for path in store.names(f"plan/rows/{task.record.rows}") for row in store.get_table(path).to_pylist()
+    ]
     assert len(planned) == 8
     files = [dict(row["mask_files"]) for row in planned if row["mask_files"]]
     assert files == [{"fox-fox": None, "fox-wolf": None}] * len(files)
@@ -250,7 +250,7 @@ def test_a_plan_of_an_earlier_version_goes_on_as_it_did(choice: dict[str, Any], 
     for key in KEYS:
         write_mask(tmp_path, key)
     store, _, task = run.open_edit(spec, resolve(spec.edits))
-    job = store.job()
+    job = store.get_json("job.json") | {"format": 2}
     del job["rows"]
     store.put("job.json", json.dumps(job).encode())
     for path in list(store.names("plan/rows")):
@@ -258,7 +258,7 @@ def test_a_plan_of_an_earlier_version_goes_on_as_it_did(choice: dict[str, Any], 
             store.put_table(path, store.get_table(path).select(EARLIER_ROWS.names))
         else:
             store.delete(path)
-    assert run.open_edit(spec, resolve(spec.edits))[2].rows == (task.rows if choice else None)
+    assert run.open_edit(spec, resolve(spec.edits))[2].record.rows == (task.record.rows if choice else None)
     edit(spec, only=1)
     (tmp_path / "masks" / "k7.png").unlink()
     edit(spec)
@@ -537,7 +537,7 @@ def test_rows_that_a_repair_added_are_known_without_a_list_of_parts(
     store = Store(spec.output)
     for path in list(store.names("plan/parts")):
         store.delete(path)
-    store.put("job.json", json.dumps(store.job() | {"created": datetime.now(UTC).isoformat()}).encode())
+    store.put("job.json", json.dumps(store.get_json("job.json") | {"created": datetime.now(UTC).isoformat()}).encode())
     assert status(store).problems == []
     repair({})
     assert "that edict retry or a repair added" in status(store).problems[0]
@@ -574,7 +574,7 @@ def test_planned_rows_that_a_repair_changed_are_an_error(
     with pytest.raises(StoreError, match=message):
         edit(spec)
     with pytest.raises(StoreError, match=message):
-        read_edit_rows(store, task.rows, Store(str(latents)), units[0])
+        read_edit_rows(store, task.record.rows, Store(str(latents)), units[0])
 
 
 def test_a_row_that_a_repair_lost_is_still_exported(
@@ -665,7 +665,7 @@ def test_edits_under_control_as_earlier_versions_made_them_do_not_mix_with_other
         spec = spec_of(latents, tmp_path / name, [SNOW[0] | {"control": {"cross_attention": share}}])
         run.open_edit(spec, resolve(spec.edits))
         job = json.loads((tmp_path / name / "job.json").read_text())
-        assert ("control" in job["fingerprint"]) == (name == "other")
+        assert job["fingerprint"]["control"] == ("prompt-to-prompt" if name == "other" else None)
         job["fingerprint"].pop("control", None)
         (tmp_path / name / "job.json").write_text(json.dumps(job))
         if name == "same":

@@ -5,15 +5,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from edict.checkpoint import locate
 from pipeline.heartbeat import HEARTBEAT, IMAGE, NETWORK, STORAGE, Heartbeat
 from pipeline.invert import InvertWorker
-from pipeline.job import invert_fingerprint, weights_of
+from pipeline.job import resolve
 from pipeline.plan import plan_shards
 from pipeline.shards import Sample
 from pipeline.store import Store
-from pipeline.tasks import InvertTask
-from pipeline.work import Machine
 from schemas.specs import InvertSpec
 
 
@@ -68,12 +65,10 @@ def test_a_worker_beats_at_each_network_call_and_each_image(
         "output": str(tmp_path / "latents"),
     }
     spec = InvertSpec.model_validate(fields | {"sampler": {"steps": 4}, "workers": {"batch_size": 2}})
-    store, machine = Store(spec.output, create=True), Machine("cpu", 1, 0.0)
-    fingerprint = invert_fingerprint(spec, locate())
+    store = Store(spec.output, create=True)
     (unit,) = plan_shards(store, spec.input, 4, 1)
-    weights = weights_of(spec.model, locate(), fingerprint)
     HEARTBEAT.own()
-    worker = InvertWorker(InvertTask(spec, weights, fingerprint, machine))
+    worker = InvertWorker(resolve(spec))
     tried = HEARTBEAT.report()
     assert tried.longest > 0, "the model is tried before the first unit, so that a pause is known"
     calls = list[str]()

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 
 from pipeline.cluster import machine_for
-from pipeline.job import JobChanged, check_job, open_job
+from pipeline.job import JobChanged, check_job, new_record, open_job
 from pipeline.store import Store
+from schemas.fingerprint import Fingerprint
+from schemas.job import JobRecord
+from schemas.sampling import Sampling
 
 LONG = "a dog " * 500
 
@@ -17,12 +20,31 @@ EDITS: list[dict[str, Any]] = [
 ]
 
 
-def differences(tmp_path: Path, stored: dict[str, Any], given: dict[str, Any]) -> list[str]:
+LATENTS = Fingerprint(
+    input="a.tar",
+    pipeline="StableDiffusionPipeline",
+    weights="0" * 64,
+    dtype="float32",
+    sampling=Sampling(),
+    crop="center",
+    posterior_seed=None,
+    batch_size=2,
+)
+
+
+def record(edits: list[dict[str, Any]], **more: Any) -> JobRecord:
+    latents = LATENTS.model_dump(mode="json")
+    selection = {"where": None, "keys": None, "sample": None, "limit": None}
+    fingerprint = {"latents": latents, **selection, "edits": edits, "format": "png", "batch_size": 2, **more}
+    return new_record("edit", {}, fingerprint, machine_for(0))
+
+
+def differences(tmp_path: Path, stored: JobRecord, given: JobRecord) -> list[str]:
     store = Store(str(tmp_path / "store"), create=True)
-    open_job(store, "edit", {}, stored, machine_for(0))
-    check_job(store, "edit", stored, machine_for(0))
+    open_job(store, stored)
+    assert check_job(store, record(stored.edit.edits)) == stored
     with pytest.raises(JobChanged) as error:
-        check_job(store, "edit", given, machine_for(0))
+        check_job(store, given)
     first, *lines = str(error.value).split("\n  ")
     assert first.endswith("give another output, or the same parameters again:")
     return lines
@@ -55,21 +77,20 @@ def test_the_leaf_that_differs_is_named(change: Any, lines: list[str], tmp_path:
     given[0] |= {"replace": {"dog": ["cat", "fox"]}}
     given[1] |= {"control": {"weights": {"night": 2.0}, "mask": None}}
     change(given)
-    assert differences(tmp_path, {"edits": EDITS, "steps": 3}, {"edits": given, "steps": 3}) == lines
+    assert differences(tmp_path, record(EDITS), record(given)) == lines
 
 
 def test_one_changed_word_of_a_long_text_is_shown(tmp_path: Path) -> None:
     given = [EDITS[0], EDITS[1] | {"prompt": LONG + "y" + LONG}]
-    [line] = differences(tmp_path, {"edits": EDITS}, {"edits": given})
+    [line] = differences(tmp_path, record(EDITS), record(given))
     assert len(line) < 500 and "dog xa dog" in line and "dog ya dog" in line and line.count("…") == 4
 
 
 def test_of_a_list_of_numbers_one_line_is_shown_and_of_many_leaves_some(tmp_path: Path) -> None:
-    stored: dict[str, Any] = {"timesteps": [1, 2, 3, 4]} | {f"field{i:02d}": i for i in range(30)}
-    given: dict[str, Any] = {"timesteps": [1, 5, 6, 4]} | {f"field{i:02d}": -1 for i in range(30)}
-    lines = differences(tmp_path, stored, given)
+    def edits(number: int) -> list[dict[str, Any]]:
+        return [{"name": "a", "levels": [1, number, number, 4]}] + [{"steps": number} for _ in range(30)]
+
+    lines = differences(tmp_path, record(edits(2)), record(edits(3)))
     assert len(lines) == 21
-    assert lines[0] == "field00: 0 in the store, -1 in the spec"
+    assert lines[0] == "edits[0].levels[1]: 2 in the store, 3 in the spec; and 1 more"
     assert lines[-1] == "and 11 more differences"
-    lines = differences(tmp_path / "other", {"timesteps": [1, 2, 3, 4]}, {"timesteps": [1, 5, 6, 4]})
-    assert lines == ["timesteps[1]: 2 in the store, 5 in the spec; and 1 more"]

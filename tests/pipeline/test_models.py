@@ -1,6 +1,5 @@
 """A flow model through the real workers: its store reads back to the same schedule, and edits start from it."""
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -15,20 +14,18 @@ from jobs.preview import preview
 from jobs.prompts import resolve
 from pipeline.edit import EditWorker
 from pipeline.invert import InvertWorker
-from pipeline.job import invert_fingerprint, lora_of, open_job, weights_of
+from pipeline.job import lora_of, open_job, weights_of
+from pipeline.job import resolve as resolve_job
 from pipeline.latents import read_latents
 from pipeline.plan import part_units, plan_shards, read_units, write_units
 from pipeline.run import edit_task
 from pipeline.selection import read_selection
 from pipeline.shards import Sample
 from pipeline.store import Store
-from pipeline.tasks import EditError, InvertTask
-from pipeline.work import Machine
-from schemas.latents import NOISE
+from pipeline.tasks import EditError
+from schemas.latents import read_footer
 from schemas.specs import EditSpec, InvertSpec
 from tests.edict.checkpoints import save
-
-CPU = Machine("cpu", 1, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +46,10 @@ def made(
     fields: dict[str, Any] = {"kind": "invert", "input": str(folder / "0.tar"), "output": str(folder / "latents")}
     fields |= {"model": {"path": str(checkpoint), "dtype": "bfloat16"}, "workers": {"batch_size": 2}}
     spec = InvertSpec.model_validate(fields | {"sampler": {"steps": 4, "guidance_scale": 3.5}})
-    fingerprint = invert_fingerprint(spec, checkpoint)
-    store = Store(spec.output, create=True)
-    open_job(store, "invert", spec.model_dump(mode="json"), fingerprint, CPU)
+    job, store = resolve_job(spec), Store(spec.output, create=True)
+    open_job(store, job.record)
     write_units(store, plan_shards(store, spec.input, 2, 1))
-    worker = InvertWorker(
-        InvertTask(spec, weights_of(spec.model, checkpoint, fingerprint), fingerprint, CPU, store.key())
-    )
+    worker = InvertWorker(replace(job, key=store.key()))
     for unit in read_units(store):
         assert worker.process(unit, 1, None, {}).ok == unit.count
     return spec, worker
@@ -67,8 +61,9 @@ def test_a_flows_store_reads_back_to_the_same_schedule(made: tuple[InvertSpec, I
     for unit in part_units(store, batch_size=2, workers=1):
         latents = read_latents(store, unit)
         assert latents.pair.schedule == worker.model.model.schedule(sampling(steps=4))
-        noise = json.loads(latents.table.schema.metadata[NOISE])
-        assert (noise["alphas_cumprod"], noise["scale"], noise["sigmas"][-1]) == (1.0, 2.0**-12, 0.0)
+        footer = read_footer(latents.table.schema.metadata)
+        assert footer.schedule.sigmas is not None
+        assert (footer.alphas_cumprod, footer.scale, footer.schedule.sigmas[-1]) == (1.0, 2.0**-12, 0.0)
         same = worker.model.generate(latents.pair, latents.column("caption"), output_type="latent")
         assert same.digests() == latents.column("digest")
         floats = same.to_float()[0]
@@ -81,11 +76,11 @@ def test_a_flows_store_is_edited(made: tuple[InvertSpec, InvertWorker], tmp_path
     fields = {"kind": "edit", "latents": spec.output, "output": str(tmp_path / "edits"), "edits": edits}
     wanted = EditSpec.model_validate(fields)
     latents, store, resolved = Store(spec.output), Store(wanted.output, create=True), resolve(wanted.edits)
-    task, fingerprint = edit_task(wanted, latents, resolved, read_selection(wanted))
-    open_job(store, "edit", wanted.model_dump(mode="json"), fingerprint, CPU, variants_per_row=1)
-    write_units(store, part_units(latents, fingerprint["batch_size"], 1))
+    task = edit_task(wanted, latents, resolved, read_selection(wanted))
+    open_job(store, task.record)
+    write_units(store, part_units(latents, task.record.edit.batch_size, 1))
     units = read_units(store)
-    editor = EditWorker(replace(task, machine=CPU, key=store.key(), shown={unit.unit: 1 for unit in units}))
+    editor = EditWorker(replace(task, key=store.key(), shown={unit.unit: 1 for unit in units}))
     for unit in units:
         assert editor.process(unit, 1, None, {}).ok == unit.count
     shown = [row for file in (tmp_path / "edits" / "pictures").iterdir() for row in pq.read_table(file).to_pylist()]
@@ -98,7 +93,7 @@ def test_a_flows_store_is_edited(made: tuple[InvertSpec, InvertWorker], tmp_path
     ("edit", "message"),
     [
         ({"control": {}}, "edit 'a': attention control needs a UNet that attends to CLIP's tokens"),
-        ({"negative_prompt": "blurry"}, "which classifier-free guidance alone heeds"),
+        ({"negative_prompt": "blurry"}, "which only classifier-free guidance uses"),
     ],
 )
 def test_what_a_flow_cannot_do_is_told_before_anything_runs(
@@ -118,6 +113,6 @@ def test_the_variant_and_the_lora_go_to_the_workers(made: tuple[InvertSpec, Inve
     lora = lora_of(model)
     assert lora is not None and lora.file == tmp_path / "lora.safetensors"
     digest = weights_digest(Path(model.path), "fp16", lora)
-    weights = weights_of(model, Path(model.path), {"weights": digest, "dtype": "float32"})
+    weights = weights_of(model, Path(model.path), made[1].task.fingerprint)
     assert (weights.variant, weights.lora, weights.lora_scale) == ("fp16", str(tmp_path), 0.5)
     assert digest != weights_digest(Path(model.path), "fp16")

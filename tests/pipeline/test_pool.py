@@ -20,9 +20,11 @@ from pipeline.errors import JobError
 from pipeline.heartbeat import NETWORK, STORAGE, beat
 from pipeline.plan import Unit
 from pipeline.pool import ATTEMPTS, Outcome, Pool, WorkersFailed
-from pipeline.work import ModelFault, Poison
+from pipeline.work import Machine, ModelFault, Poison
 
 pytestmark = pytest.mark.usefixtures("local_ray")
+
+CPU = Machine("cpu", 1, 0.0)
 
 
 def units(number: int, count: int = 4) -> list[Unit]:
@@ -104,7 +106,7 @@ def run(
     def record(event: str, **about: Any) -> None:
         events[event] += 1
 
-    pool = Pool(work, worker, task, count=count, cpus=1, gpus=0, record=record)
+    pool = Pool(work, worker, task, count=count, machine=CPU, record=record)
     told = [outcome for outcome in pool.outcomes() if outcome is not None]
     outcomes = {outcome.unit.unit: outcome for outcome in told}
     assert len(outcomes) == len(told)
@@ -117,7 +119,7 @@ def done(outcomes: dict[str, Outcome]) -> list[int]:
 
 def test_workers_that_the_cluster_has_no_room_for_are_not_waited_for(tmp_path: Path) -> None:
     """As on a cluster that grows on demand, and not as far as was asked for: four CPUs, eight workers."""
-    pool = Pool(units(9), Worker, Task(str(tmp_path)), count=8, cpus=1, gpus=0)
+    pool = Pool(units(9), Worker, Task(str(tmp_path)), count=8, machine=CPU)
     outcomes = [outcome for outcome in pool.outcomes() if outcome is not None]
     assert sorted(sample for outcome in outcomes for sample in outcome.result) == list(range(36))
     assert pool.state()["workers"] <= 4
@@ -181,7 +183,7 @@ def test_slow_work_that_beats_is_not_a_hang(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("short")
 def test_a_driver_that_was_stopped_does_not_take_workers_for_hung(tmp_path: Path) -> None:
     """The caller may take outcomes slowly: a disk that stalls, a laptop that sleeps."""
-    pool = Pool(units(3, count=1), Worker, Task(str(tmp_path), {1: "slow", 2: "slow"}), count=2, cpus=1, gpus=0)
+    pool = Pool(units(3, count=1), Worker, Task(str(tmp_path), {1: "slow", 2: "slow"}), count=2, machine=CPU)
     outcomes = list[Outcome]()
     for outcome in pool.outcomes():
         if outcome is not None:
@@ -215,7 +217,7 @@ def test_a_hopeless_run_ends_with_the_reason(tmp_path: Path, monkeypatch: pytest
     bad = {4 * i: "refuse" for i in range(2, 40)}
     told: list[Outcome] = []
     with pytest.raises(WorkersFailed, match=r"2 units in a row failed.*the shard is gone"):
-        for outcome in Pool(units(40), Worker, Task(str(tmp_path), bad), count=2, cpus=1, gpus=0).outcomes():
+        for outcome in Pool(units(40), Worker, Task(str(tmp_path), bad), count=2, machine=CPU).outcomes():
             if outcome is not None:
                 told.append(outcome)
     assert len(told) < 10

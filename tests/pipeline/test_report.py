@@ -22,12 +22,24 @@ from pipeline.plan import Unit, write_units
 from pipeline.report import BINS, EXAMPLES, LONGEST, SAMPLED, Shown, bounded, marked, report
 from pipeline.store import Store, StoreError
 from schemas.commit import Commit, File, Seconds
-from schemas.latents import latents_schema
+from schemas.fingerprint import StoredSchedule
+from schemas.latents import Footer, latents_schema
 from schemas.pictures import PICTURES
 from schemas.rejects import Reject
+from schemas.sampling import Sampling
 from schemas.specs import EditSpec, InvertSpec
 
 HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)"> "'>&amp; {{ 7 * 7 }}"""
+FOOTER = Footer(
+    scale=1.0,
+    scale_y=1.0,
+    bits=12,
+    alphas_cumprod=1.0,
+    batch_size=1,
+    position=0,
+    sampling=Sampling(),
+    schedule=StoredSchedule(timesteps=[], alphas_cumprod=[1.0]),
+)
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
@@ -156,7 +168,7 @@ def part(store: Store, unit: str, drifts: list[float]) -> File:
         }
         for i, drift in enumerate(drifts)
     ]
-    table = pa.Table.from_pylist(rows, schema=latents_schema(1, 1, 1, {}, {}))
+    table = pa.Table.from_pylist(rows, schema=latents_schema((1, 1, 1), {}, FOOTER))
     return store.put(f"parts/{unit}-1.parquet", to_parquet(table))
 
 
@@ -393,7 +405,7 @@ def test_edits_that_are_left_out_are_counted(tmp_path: Path) -> None:
 def test_credentials_are_shown_nowhere(tmp_path: Path) -> None:
     secret = "https://ann:hunter2@host/a.tar"
     store = invert_store(tmp_path / "store", 1)
-    job = store.job()
+    job = store.get_json("job.json")
     job |= {"fingerprint": {"input": [secret]}, "spec": {**job["spec"], "input": secret}}  # as no spec could bring it
     store.put("job.json", json.dumps(job).encode())
     commit(store, "00000000", 0, rejects=[reject(0, shard=secret, message=f"{secret}: is gone")])

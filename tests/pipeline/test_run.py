@@ -105,7 +105,7 @@ def test_every_sample_becomes_a_row_with_its_own_text(latents: Path, samples: li
 def test_a_stored_pair_is_what_the_model_inverts_in_this_process(latents: Path, samples: list[Sample]) -> None:
     """The pipeline adds nothing: the first batch has the same integers here, in as many threads as a worker has."""
     weights = Weights("default", None, weights_digest(locate()), "float32")
-    model = load_model(weights, Machine(**Store(str(latents)).job()["machine"]))
+    model = load_model(weights, Machine(**Store(str(latents)).job().machine))
     pictures = [Image.open(io.BytesIO(sample.image)) for sample in samples[:4]]
     start = model.encode(pictures)
     pair = model.invert(start, [sample.caption for sample in samples[:4]], steps=3)
@@ -470,7 +470,7 @@ def test_only_the_files_of_attempts_that_lost_are_removed(latents: Path, tmp_pat
     shutil.copytree(latents, tmp_path / "latents")
     store = Store(str(tmp_path / "latents"))
     (tmp_path / "latents" / "commits" / "00000000.json").unlink()
-    job = store.job()["id"][:8]
+    job = store.job().id[:8]
     kept = [
         f"staging/parts/00000000-7-{job}00000000.parquet",  # of a unit that is not done
         "parts/00000001-7-000000000000cafe.parquet",  # of another job

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from edict.checkpoint import locate
 from edict.samplers import SAMPLERS
 from jobs.preview import preview
 from jobs.prompts import resolve
 from pipeline.edit import EditWorker
 from pipeline.errors import JobError
 from pipeline.invert import InvertWorker
-from pipeline.job import invert_fingerprint, open_job, weights_of
+from pipeline.job import inverted_with, open_job
+from pipeline.job import resolve as resolve_job
 from pipeline.latents import read_latents
 from pipeline.parts import to_pair
 from pipeline.plan import part_units, plan_shards, read_units, write_units
@@ -26,14 +25,13 @@ from pipeline.run import edit_task
 from pipeline.selection import read_selection
 from pipeline.shards import Sample
 from pipeline.store import Store, StoreError
-from pipeline.tasks import EditError, InvertTask
+from pipeline.tasks import EditError
 from pipeline.verify import VerifyTask, VerifyWorker, run_verify
-from pipeline.work import Machine
 from pipeline.worker import TooLarge, check_model, load_model
-from schemas.latents import FINGERPRINT, NOISE
+from schemas.fingerprint import read_fingerprint
+from schemas.latents import FINGERPRINT, NOISE, read_footer
 from schemas.specs import EditSpec, InvertSpec
 
-CPU = Machine("cpu", 1, 0.0)
 STEPS = 3
 DTYPES = {"edict": "bfloat16"}  # in float32 test_run has it
 OFFSETS = {"ddim": 0, "ddim_euler": 0}  # The last step changes nothing, and makes no network call.
@@ -70,12 +68,10 @@ def made(
             "workers": {"batch_size": 2},
         }
     )
-    model = locate(spec.model.path)
-    fingerprint = invert_fingerprint(spec, model)
-    store = Store(spec.output, create=True)
-    open_job(store, "invert", spec.model_dump(mode="json"), fingerprint, CPU)
+    job, store = resolve_job(spec), Store(spec.output, create=True)
+    open_job(store, job.record)
     write_units(store, plan_shards(store, spec.input, 2, 1))
-    worker = InvertWorker(InvertTask(spec, weights_of(spec.model, model, fingerprint), fingerprint, CPU, store.key()))
+    worker = InvertWorker(replace(job, key=store.key()))
     asked = list[int]()
     worker.model.network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
     for unit in read_units(store):
@@ -88,21 +84,18 @@ def test_a_row_says_its_sampler_and_is_read_as_it_was(made: tuple[str, Path, int
     store = Store(str(folder / "latents"))
     (unit,) = part_units(store, 2, 1)
     metadata = pq.read_schema(folder / "latents" / unit.source).metadata
-    noise, fingerprint = (json.loads(metadata[key]) for key in (NOISE, FINGERPRINT))
-    parameters = {"edict": {"p": "93/100"}, "bdia": {"gamma": "24/25"}}.get(name, {})
-    for said in (noise, fingerprint):
-        assert said["sampler"] == name
-        assert {parameter: said[parameter] for parameter in ("p", "gamma") if parameter in said} == parameters
-        assert said.get("guidance_interval") == INTERVALS.get(name)
-    assert noise["bits"] == fingerprint["bits"] == {"obelm": 16}.get(name, 12)
+    footer, fingerprint = read_footer(metadata), read_fingerprint(json.loads(metadata[FINGERPRINT]))
     latents = read_latents(store, unit)
-    assert (latents.pair.sampling.name, latents.pair.parameters) == (
-        name,
-        {parameter: Fraction(value) for parameter, value in parameters.items()},
-    )
-    for state, floats, scale in zip("xy", latents.pair.to_float(), ("scale", "scale_y"), strict=True):
-        assert torch.allclose(floats, torch.tensor(latents.column(state)).double() * noise[scale], rtol=1e-12)
-    assert (noise["scale_y"] > noise["scale"]) == (SAMPLERS[name].y_lead == 1)
+    for sampling in (footer.sampling, fingerprint.sampling, latents.pair.sampling):
+        assert (sampling.name, sampling.steps) == (name, STEPS)
+        assert sampling.parameters == {"edict": {"p": 0.93}, "bdia": {"gamma": 0.96}}.get(name, {})
+        assert sampling.guidance_interval == INTERVALS.get(name)
+        assert sampling.steps_offset == OFFSETS.get(name)
+        assert sampling.bits == footer.bits == {"obelm": 16}.get(name, 12)
+    assert fingerprint == store.job().inversion
+    for state, floats, scale in zip("xy", latents.pair.to_float(), (footer.scale, footer.scale_y), strict=True):
+        assert torch.allclose(floats, torch.tensor(latents.column(state)).double() * scale, rtol=1e-12)
+    assert (footer.scale_y > footer.scale) == (SAMPLERS[name].y_lead == 1)
 
 
 def test_the_plan_tells_the_networks_work(made: tuple[str, Path, int, str]) -> None:
@@ -120,9 +113,9 @@ def test_the_plan_tells_the_networks_work(made: tuple[str, Path, int, str]) -> N
 def test_a_store_verifies_as_its_sampler_can(made: tuple[str, Path, int, str]) -> None:
     name, folder, _, _ = made
     store = Store(str(folder / "latents"))
-    job, units = store.job(), part_units(store, 2, 1)
-    weights = weights_of(InvertSpec.model_validate(job["spec"]).model, locate(), job["fingerprint"])
-    verified = VerifyWorker(VerifyTask(store.location, store.key(), weights, CPU)).process(units[0], 1, None, {})
+    units = part_units(store, 2, 1)
+    task = VerifyTask(store.location, store.key(), inverted_with(store))
+    verified = VerifyWorker(task).process(units[0], 1, None, {})
     assert (verified.rows, len(verified.inexact)) == (2, 0 if SAMPLERS[name].exact else 2)
     if not SAMPLERS[name].exact:
         with pytest.raises(StoreError, match=rf"inverted with {name}, which is inexact by design"):
@@ -133,8 +126,7 @@ def test_a_store_verifies_as_its_sampler_can(made: tuple[str, Path, int, str]) -
 def test_memory_that_runs_out_is_no_samples_fault(made: tuple[str, Path, int, str]) -> None:
     _, folder, _, _ = made
     store = Store(str(folder / "latents"))
-    weights = weights_of(InvertSpec.model_validate(store.job()["spec"]).model, locate(), store.job()["fingerprint"])
-    worker = VerifyWorker(VerifyTask(store.location, store.key(), weights, CPU))
+    worker = VerifyWorker(VerifyTask(store.location, store.key(), inverted_with(store)))
 
     def out_of_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("for a test")
@@ -149,11 +141,11 @@ def test_memory_that_runs_out_is_no_samples_fault(made: tuple[str, Path, int, st
 def test_a_model_is_checked_with_guidance_and_without(made: tuple[str, Path, int, str]) -> None:
     """The network is called in two shapes if guidance has an interval."""
     _, folder, _, _ = made
-    job = Store(str(folder / "latents")).job()
-    model = load_model(weights_of(InvertSpec.model_validate(job["spec"]).model, locate(), job["fingerprint"]), CPU)
+    job = inverted_with(Store(str(folder / "latents")))
+    model = load_model(job.weights, job.machine)
     batches = list[int]()
     model.network.register_forward_pre_hook(lambda _, arguments: batches.append(len(arguments[0])))
-    check_model(model, job["fingerprint"], 2)
+    check_model(model, job.fingerprint.sampling, 2)
     assert sorted(batches) == [2, 4]
 
 
@@ -166,10 +158,10 @@ def edit_spec(folder: Path, **edit: Any) -> EditSpec:
 def test_edits_follow_the_store(made: tuple[str, Path, int, str]) -> None:
     _, folder, _, _ = made
     spec, latents = edit_spec(folder, steps=2), Store(str(folder / "latents"))
-    task, fingerprint = edit_task(spec, latents, resolve(spec.edits), read_selection(spec))
+    task = edit_task(spec, latents, resolve(spec.edits), read_selection(spec))
     store = Store(spec.output, create=True)
-    open_job(store, "edit", spec.model_dump(mode="json"), fingerprint, CPU, variants_per_row=2)
-    editor = EditWorker(replace(task, machine=CPU, key=store.key()))
+    open_job(store, task.record)
+    editor = EditWorker(replace(task, key=store.key()))
     asked = list[int]()
     editor.model.network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
     for unit in part_units(latents, 2, 1):
@@ -192,10 +184,13 @@ def test_a_store_from_before_samplers_were_named_is_edicts(made: tuple[str, Path
     store = Store(str(folder / "latents"))
     (unit,) = part_units(store, 2, 1)
     table = pq.read_table(folder / "latents" / unit.source)
-    noise = json.loads(table.schema.metadata[NOISE])
-    old = {key: value for key, value in noise.items() if key not in ("sampler", "scale_y")}
-    pair, same = to_pair(table, noise), to_pair(table, old)
-    assert (
-        (same.sampler, same.parameters) == (pair.sampling.name, pair.parameters) == ("edict", {"p": Fraction(93, 100)})
-    )
+    footer = read_footer(table.schema.metadata)
+    noise = footer.model_dump(exclude={"format", "sampling", "schedule", "scale_y"})
+    noise |= {"timesteps": footer.schedule.timesteps, "schedule": footer.schedule.alphas_cumprod, "p": "93/100"}
+    noise |= {"guidance_scale": 3.0, "guidance_interval": INTERVALS["edict"]}
+    made = {"steps": STEPS, "strength": 1.0}
+    metadata = {NOISE: json.dumps(noise), FINGERPRINT: json.dumps(made)}
+    pair, same = to_pair(table), to_pair(table.replace_schema_metadata(metadata))
+    assert same.sampling == pair.sampling
+    assert (same.schedule, same.position, same.batch_size) == (pair.schedule, pair.position, pair.batch_size)
     assert same.digests() == pair.digests()

@@ -18,7 +18,7 @@ from edict.schedule import Schedule
 from pipeline.latents import read_latents
 from pipeline.parts import Row, to_parquet, to_table
 from pipeline.plan import Unit, part_units, parts_of, read_rows, write_units
-from pipeline.selection import Selection, SelectionError, plan_rows, read_selection, select
+from pipeline.selection import Planning, Selection, SelectionError, plan_rows, read_selection, select
 from pipeline.store import Store, StoreError
 from schemas.commit import Commit, Seconds
 from schemas.sampling import Sampling
@@ -194,7 +194,7 @@ def test_units_are_slices_of_the_rows_that_were_planned(latents: Store, tmp_path
     def masks(key: str) -> dict[str, list[int]]:
         return {"e-2": [0, int(key[1:])]} if key.endswith("1") else {}
 
-    units = plan_rows(store, latents, wanted, "job", 2, 1, prompts=listed, masks=masks)
+    units = plan_rows(store, "job", Planning(latents, wanted, 2, 1, listed, masks))
     assert sum(unit.count for unit in units) == 7
     found = [read_latents(latents, unit, read_rows(store, "job", unit)) for unit in units]
     keys = [key for some in found for key in some.column("key")]
@@ -206,7 +206,7 @@ def test_units_are_slices_of_the_rows_that_were_planned(latents: Store, tmp_path
     half = unit.slice(1, 1)
     assert read_latents(latents, half, read_rows(store, "job", half)).column("key") == some.column("key")[1:2]
     written = {path: store.get(path) for path in store.names("plan")}
-    assert plan_rows(store, latents, wanted, "job", 2, 1, prompts=listed, masks=masks) == units
+    assert plan_rows(store, "job", Planning(latents, wanted, 2, 1, listed, masks)) == units
     assert {path: store.get(path) for path in store.names("plan")} == written
     # the part in question, and no more than its rows
     written = {path: data for path, data in written.items() if not path.startswith("plan/parts/")}
@@ -217,7 +217,7 @@ def test_units_are_slices_of_the_rows_that_were_planned(latents: Store, tmp_path
 def test_jobs_that_are_planned_at_once_keep_to_their_own_rows(latents: Store, tmp_path: Path) -> None:
     store, chosen = Store(str(tmp_path / "edits"), create=True), {"one": "index < 2", "other": "index >= 2"}
     planned = {
-        job: plan_rows(store, latents, Selection(where, None, None, None), job, 4, 1, prompts=None, masks=None)
+        job: plan_rows(store, job, Planning(latents, Selection(where, None, None, None), 4, 1))
         for job, where in chosen.items()
     }
     for job, where in chosen.items():
@@ -228,12 +228,12 @@ def test_jobs_that_are_planned_at_once_keep_to_their_own_rows(latents: Store, tm
 def test_nothing_selected_is_an_error(latents: Store, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "edits"), create=True)
     with pytest.raises(SelectionError, match=rf"where, keys: not one of the {ROWS} rows"):
-        plan_rows(store, latents, Selection("drift > 9", None, None, None), "job", 4, 1, prompts=None, masks=None)
+        plan_rows(store, "job", Planning(latents, Selection("drift > 9", None, None, None), 4, 1))
 
 
 def test_what_the_plan_lacks_or_makes_up_is_told(latents: Store, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "edits"), create=True)
-    (unit, *_) = plan_rows(store, latents, Selection(None, None, None, 3), "job", 4, 1, prompts=None, masks=None)
+    (unit, *_) = plan_rows(store, "job", Planning(latents, Selection(None, None, None, 3), 4, 1))
     planned = read_rows(store, "job", unit)
     (plain, *_) = part_units(latents, 4, 1)
     with pytest.raises(StoreError, match="is damaged"):

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.rejected import CPU, Model, giving_nan, open_store, slots_tested
+from benchmarks.rejected import Model, giving_nan, open_store, slots_tested
 from jobs.prompts import resolve
 from pipeline.edit import EditWorker
 from pipeline.invert import InvertWorker
@@ -74,7 +74,7 @@ def rows_of(store: Store) -> dict[int, dict[str, Any]]:
 
 
 def exact(store: Store, worker: InvertWorker) -> bool:
-    verifier = VerifyWorker(VerifyTask(store.location, store.key(), worker.task.weights, CPU))
+    verifier = VerifyWorker(VerifyTask(store.location, store.key(), worker.task))
     return not any(verifier.process(part, 1, None, {}).inexact for part in part_units(store, BATCH, 1))
 
 
@@ -139,7 +139,7 @@ def test_parts_of_earlier_versions_are_read_in_their_order(
     assert "slot" not in pq.read_schema(path).names
     assert read_latents(store, earlier).column("slot") == old["slot"].to_pylist() == [0, 1, 2, 0, 1, 2, 0, 1]
     assert read_latents(store, replace(earlier, first=3, count=5)).column("slot") == [0, 1, 2, 0, 1]
-    verifier = VerifyWorker(VerifyTask(store.location, store.key(), task.weights, CPU))
+    verifier = VerifyWorker(VerifyTask(store.location, store.key(), task))
     assert not verifier.process(earlier, 1, None, {}).inexact
     planned = pa.table({"row": [1, 5], "prompts": [None, None], "masks": [None, None]})
     latents = read_latents(store, earlier, planned)
@@ -154,12 +154,12 @@ def editor_of(latents: Store, output: Path, **more: Any) -> tuple[EditWorker, St
     fields = {"kind": "edit", "latents": latents.location, "output": str(output), "edits": edits}
     spec = EditSpec.model_validate(fields | more)
     store, resolved = Store(spec.output, create=True), resolve(spec.edits)
-    task, fingerprint = edit_task(spec, latents, resolved, read_selection(spec))
-    open_job(store, "edit", spec.model_dump(mode="json"), fingerprint, CPU, variants_per_row=2)
-    write_units(store, part_units(latents, fingerprint["batch_size"], 1))
+    task = edit_task(spec, latents, resolved, read_selection(spec))
+    open_job(store, task.record)
+    write_units(store, part_units(latents, task.record.edit.batch_size, 1))
     units = read_units(store)
     shown = {unit.unit: unit.count for unit in units}
-    return EditWorker(replace(task, machine=CPU, key=store.key(), shown=shown)), store, units
+    return EditWorker(replace(task, key=store.key(), shown=shown)), store, units
 
 
 def edited(store: Store) -> dict[str, tuple[float, str]]:

@@ -19,7 +19,7 @@ from pipeline import ledger as ledgers
 from pipeline import run
 from pipeline import store as stores
 from pipeline.export import claim
-from pipeline.job import OutputRefused, check_output, open_job
+from pipeline.job import OutputRefused, check_output, new_record, open_job
 from pipeline.journal import Journal, last_state
 from pipeline.latents import read_columns
 from pipeline.ledger import Ledger
@@ -43,7 +43,7 @@ Members = list[tuple[str, bytes]]
 def planned(location: str, units: int = 2, *, steps: int = 1, kind: str = "invert") -> Store:
     """A store with a plan and nothing else."""
     store = Store(location, create=True)
-    open_job(store, kind, {}, {"steps": steps}, CPU)
+    open_job(store, new_record(kind, {}, {"steps": steps}, CPU))
     write_units(store, [Unit(f"{i:08d}", "a.tar", 0, i * COUNT, COUNT, 1, None) for i in range(units)])
     return store
 
@@ -134,7 +134,7 @@ def test_two_sweeps_at_once_remove_every_file(tmp_path: Path) -> None:
     """Two drivers of a job that end together find files that the other has removed."""
     store = planned(str(tmp_path / "store"))
     finish(store)
-    job = store.job()["id"][:8]
+    job = store.job().id[:8]
     for number in range(300):
         store.put(f"parts/00000000-{number}-{job}{number:08d}.parquet", b"x")
     ready = threading.Barrier(2)
@@ -152,7 +152,7 @@ def test_two_sweeps_at_once_remove_every_file(tmp_path: Path) -> None:
 def test_no_file_of_a_user_is_removed(place: str) -> None:
     store = planned(place)
     finish(store)
-    job = store.job()["id"][:8]
+    job = store.job().id[:8]
     foreign = ["shards/00000000-train.tar", "pictures/00000000-my-cat.jpg", "parts/00000001-7-0000cafe.parquet"]
     foreign += [f"parts/00000001-7-{job}00000000.parquet.bak", f"other/00000001-7-{job}00000000.parquet"]
     lost = [f"parts/00000001-7-{job}00000000.parquet", f"staging/shards/00000001-7-{job}00000000.tar"]
@@ -342,8 +342,8 @@ def test_fields_of_a_newer_version_are_never_taken_for_damage(tmp_path: Path) ->
     with pytest.raises(StoreError, match="has fields that this version does not know; upgrade"):
         _pending(store, [], [])
     job = tmp_path / "store" / "job.json"
-    job.write_text(json.dumps(json.loads(job.read_text()) | {"format": 3}))
-    with pytest.raises(StoreError, match=r"job\.json has format 3, and this version reads formats up to 2; upgrade"):
+    job.write_text(json.dumps(json.loads(job.read_text()) | {"format": 4}))
+    with pytest.raises(StoreError, match=r"job\.json has format 4, and this version reads formats up to 3; upgrade"):
         store.job()
 
 
@@ -688,7 +688,7 @@ def test_a_copy_of_a_retry_takes_no_file_of_the_retry_with_it(tmp_path: Path) ->
 def test_rows_of_two_devices_never_mix(tmp_path: Path) -> None:
     store = planned(str(tmp_path / "store"))
     before = attempt(store, 0)
-    open_job(store, "invert", {}, {"steps": 1}, Machine("cuda", 1, 1))  # there is no row yet
+    open_job(store, new_record("invert", {}, {"steps": 1}, Machine("cuda", 1, 1)))  # there is no row yet
     with pytest.raises(JobReplaced, match="works on cuda, and rows of cpu and cuda do not mix"):
         commit(before)
     assert list(store.names("staging")) == []

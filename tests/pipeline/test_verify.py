@@ -20,7 +20,7 @@ from jobs.cli import app
 from jobs.run import run_spec
 from pipeline import processor as processors
 from pipeline import verify
-from pipeline.job import JobChanged, open_job
+from pipeline.job import JobChanged, new_record, open_job
 from pipeline.place import place, told
 from pipeline.processor import cpu, processor
 from pipeline.shards import Sample
@@ -29,6 +29,7 @@ from pipeline.store import JobReplaced, Store
 from pipeline.verify import EditVerifyTask, run_verify
 from pipeline.work import Machine
 from pipeline.worker import versions
+from schemas.job import JobRecord
 from schemas.specs import EditSpec, InvertSpec
 
 BATCH = 4
@@ -168,7 +169,7 @@ def test_with_other_instructions_rows_are_close(latents: Path) -> None:
 
 
 def test_verify_and_edits_take_what_the_job_took(copied: Store, tmp_path: Path) -> None:
-    job = copied.job() | {"machine": {"device": "cuda", "threads": 1, "gpus": 1000.0}}
+    job = copied.get_json("job.json") | {"machine": {"device": "cuda", "threads": 1, "gpus": 1000.0}}
     copied.put("job.json", json.dumps(job).encode())
     said = CliRunner().invoke(app, ["verify", copied.location])
     assert said.exit_code == 2
@@ -200,14 +201,14 @@ def test_a_worker_verifies_no_store_of_another_job(copied: Store) -> None:
     """A relative path, or a disk that nodes do not share, can lead a worker to another store."""
     task = EditVerifyTask(copied.location, copied.key())
     assert task.open().location == copied.location
-    copied.put("job.json", json.dumps(copied.job() | {"id": "another"}).encode())
+    copied.put("job.json", json.dumps(copied.get_json("job.json") | {"id": "another"}).encode())
     with pytest.raises(JobReplaced):
         task.open()
 
 
 def test_damaged_units_are_repaired(copied: Store, latents: Path) -> None:
     """A part that is gone, one of another length, one with a flipped bit: each is named, dropped, and made again."""
-    spec = InvertSpec.model_validate(copied.job()["spec"] | {"output": copied.location})
+    spec = InvertSpec.model_validate(copied.job().spec | {"output": copied.location})
     gone, cut, flipped = (copied.commit_at(f"{unit:08d}").files[0].path for unit in range(3))
     copied.delete(gone)
     copied.put(cut, copied.get(cut)[:-1])
@@ -258,21 +259,24 @@ def test_committed_rows_are_printed_as_json(latents: Path) -> None:
 
 def test_a_job_may_change_its_device_until_it_has_rows(copied: Store, tmp_path: Path) -> None:
     job = copied.job()
-    kind, spec, fingerprint = (job[name] for name in ("kind", "spec", "fingerprint"))
     empty = Store(str(tmp_path / "empty"), create=True)
     cuda = Machine("cuda", 1, 1.0)
-    open_job(empty, kind, spec, fingerprint, cuda)
+
+    def on(machine: Machine) -> JobRecord:
+        return new_record("invert", job.spec, job.fingerprint, machine)
+
+    open_job(empty, on(cuda))
     opened = empty.job()
     for machine in (cuda, replace(cuda, gpus=0.5), Machine("cpu", 1, 0.0)):
-        open_job(empty, kind, spec, fingerprint, machine)
-        assert empty.job() == opened | {"machine": asdict(machine)}
+        open_job(empty, on(machine))
+        assert empty.job() == opened.model_copy(update={"machine": asdict(machine)})
     with pytest.raises(JobChanged, match=r"latents has rows made on cpu, .* set workers\.gpus: 0 again"):
-        open_job(copied, kind, spec, fingerprint, cuda)
+        open_job(copied, on(cuda))
     assert copied.job() == job
 
 
 def test_float16_without_a_gpu_is_noted(copied: Store, tmp_path: Path) -> None:
-    job = copied.job()
+    job = copied.get_json("job.json")
     (tmp_path / "invert.json").write_text(json.dumps(job["spec"]))
     edit = {"kind": "edit", "latents": copied.location, "output": str(tmp_path / "edits")}
     (tmp_path / "edit.json").write_text(json.dumps(edit | {"edits": [{"name": "a", "prompt": "b"}]}))

@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from edict.checkpoint import locate
 from jobs.run import run_retry
-from pipeline.cluster import machine_for
-from pipeline.job import check_job, invert_fingerprint, inverted_with, open_job, stored_machine
+from pipeline.job import check_job, inverted_with, open_job, resolve, stored_machine
 from pipeline.journal import last_state
 from pipeline.plan import Unit, read_units, write_units
 from pipeline.status import status
@@ -27,7 +25,7 @@ def latents(tmp_path: Path) -> Store:
     """A store of the shipped model without rows, as the start of a run leaves it."""
     store = Store(str(tmp_path / "latents"), create=True)
     spec = InvertSpec(kind="invert", input="a.tar", output=store.location)
-    open_job(store, "invert", spec.model_dump(mode="json"), invert_fingerprint(spec, locate("default")), machine_for(0))
+    open_job(store, resolve(spec).record)
     write_units(store, [Unit("00000000", "a.tar", 0, 0, 4, 1, None)])
     return store
 
@@ -45,7 +43,7 @@ def machine(store: Store) -> None:
 
 
 def checked_machine(store: Store) -> None:
-    check_job(store, "invert", store.job()["fingerprint"], machine_for(0))
+    check_job(store, store.job())
 
 
 @pytest.mark.parametrize(
@@ -56,9 +54,9 @@ def checked_machine(store: Store) -> None:
             retried,
             r"not valid \(sampler.new: Extra inputs",
         ),
-        (lambda job: job["spec"]["model"].update(new=1), inverted_with, r"not valid \(new: Extra inputs"),
+        (lambda job: job["spec"]["model"].update(new=1), inverted_with, r"not valid \(model.new: Extra inputs"),
         (lambda job: job.update(spec={}), inverted_with, "spec of job.json is not valid"),
-        (lambda job: job.update(spec=[]), retried, r"job.json is damaged \(spec is not a mapping\)"),
+        (lambda job: job.update(spec=[]), retried, r"job.json is damaged \(it has an invalid `spec`"),
         (lambda job: job["machine"].update(new=1), machine, "`machine` of job.json has other fields"),
         (lambda job: job["machine"].update(new=1), checked_machine, "`machine` of job.json has other fields"),
         (
@@ -67,9 +65,9 @@ def checked_machine(store: Store) -> None:
             "fingerprint of job.json lacks weights, dtype, sampler",
         ),
         (
-            lambda job: job["fingerprint"].update(sampler="new"),
+            lambda job: job["fingerprint"]["sampling"].update(name="new"),
             inverted_with,
-            "sampler 'new', which this",
+            "fingerprint of job.json has an invalid `sampling.name`",
         ),
         (lambda job: job["fingerprint"].update(weights="0" * 64), inverted_with, "is not the one .* was inverted with"),
         (lambda job: job.update(kind="new"), status, "of the kind 'new', which this version does not know"),
@@ -80,7 +78,7 @@ def checked_machine(store: Store) -> None:
 def test_a_job_of_another_version(
     latents: Store, change: Callable[[Job], Any], use: Callable[[Store], Any], said: str
 ) -> None:
-    job = latents.job()
+    job = latents.get_json("job.json")
     change(job)
     latents.put("job.json", json.dumps(job).encode())
     with pytest.raises(StoreError, match=f"(?s){said}") as error:

@@ -1,0 +1,124 @@
+"""The fingerprint of a job: every setting that determines its rows. Rows of two fingerprints never mix in a store."""
+
+from fractions import Fraction
+from typing import Any, Literal
+
+from pydantic import Field
+
+from schemas.sampling import OWNERS, Sampling, Strict
+
+Document = dict[str, Any]
+"""A JSON object."""
+
+FORMAT = 3
+"""Of an inversion's fingerprint. The fingerprints of stores of format 1 and 2 are alike, and have no `format`."""
+
+
+EARLIER = (
+    "weights",
+    "dtype",
+    "sampler",
+    "steps",
+    "timesteps",
+    "alphas_cumprod",
+    "guidance_scale",
+    "crop",
+    "batch_size",
+)
+"""The least that the fingerprint of an inversion has in earlier formats."""
+
+INTERPRETATION = ("placeholders", "latent_statistics")
+
+
+class StoredSchedule(Strict):
+    """The executed steps, noisy end first: the fields of edict.schedule.Schedule."""
+
+    timesteps: list[float]
+    alphas_cumprod: list[float]
+    sigmas: list[float] | None = None
+
+
+class Fingerprint(Strict):
+    """Every setting that determines the rows of an inversion.
+
+    `weights` is the digest of the model's files: weights, configurations (also the scheduler's), tokenizers and LoRA.
+    With the class of the pipeline and `sampling` it determines the schedule, which each part has in its footer.
+    `sampling` has the number of p or gamma, and of bits. `call` has further arguments of the pipeline's call.
+
+    Only fingerprints of earlier formats have a `schedule`, no `pipeline`, and maybe an `interpretation`: the settings
+    of a checkpoint that still earlier versions ignored.
+    """
+
+    format: Literal[3] = 3
+    input: str | list[str]
+    pipeline: str | None
+    weights: str
+    dtype: Literal["float32", "bfloat16", "float16"]
+    vae_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
+    channels_last: bool = False
+    compile: bool = False
+    quantization: str | None = None
+    sampling: Sampling
+    call: Document = Field(default_factory=dict)
+    crop: Literal["center"]
+    resize: Literal["lanczos", "bicubic"] = "lanczos"
+    posterior_seed: int | None
+    batch_size: int
+    schedule: StoredSchedule | None = Field(None, exclude=True)
+    interpretation: Document = Field(default_factory=dict, exclude=True)
+
+
+def fit_of(made: Fingerprint) -> tuple[str, str]:
+    """Return how images were cropped, and the filter they were resized with."""
+    return made.crop, made.resize
+
+
+class EditFingerprint(Strict):
+    """Every setting that determines the images of an edit.
+
+    `latents` is the fingerprint of the latent store, as its job.json has it. `keys` is a digest. `format` and `quality`
+    are those of the image files. `control` is "prompt-to-prompt" if an edit is made as only this version makes it.
+    """
+
+    latents: Document
+    where: str | None
+    keys: str | None
+    sample: Document | None
+    limit: int | None
+    edits: list[Document]
+    format: str
+    batch_size: int
+    quality: int | None = None
+    control: str | None = None
+
+
+def read_fingerprint(document: Document, steps_offset: int | None = None) -> Fingerprint:
+    """Return the fingerprint of an inversion from its JSON object, of any format.
+
+    Earlier formats do not have the `steps_offset`, because the schedule follows from it: give that of the job's spec.
+
+    Raises:
+        ValueError: a field is missing, unknown or not valid (schemas.errors.fault).
+    """
+    if "format" in document:
+        return Fingerprint.model_validate(document)
+    if missing := [name for name in EARLIER if name not in document]:
+        raise ValueError(f"lacks {', '.join(missing)}")
+    fields = {name: value for name, value in document.items() if name in Fingerprint.model_fields}
+    return Fingerprint(
+        **fields | {"posterior_seed": document.get("posterior_seed")},
+        pipeline=None,
+        sampling=read_sampling(document, steps_offset),
+        schedule=StoredSchedule(**{name: document[name] for name in StoredSchedule.model_fields if name in document}),
+        interpretation={name: document[name] for name in INTERPRETATION if name in document},
+    )
+
+
+def read_sampling(document: Document, steps_offset: int | None = None) -> Sampling:
+    """Return the settings of the sampler from a fingerprint or a footer of an earlier format, where p is "93/100".
+
+    The only sampler was edict before footers named it.
+    """
+    fields = {name: document[name] for name in Sampling.model_fields if name in document}
+    fields |= {name: float(Fraction(document[name])) for name in OWNERS if name in document}
+    return Sampling(**fields | {"name": document.get("sampler", "edict"), "steps_offset": steps_offset})

@@ -1,0 +1,208 @@
+"""A latent store and an edit of it that an earlier version made are opened, verified, edited, resumed and extended.
+
+stores/format-2.tar.gz has a shard of three images, the last without a caption, so that two rows are in the latent
+store and one image was rejected; and an edit of two units, of which one is done.
+"""
+
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.preview import preview
+from jobs.prompts import resolve
+from pipeline import run
+from pipeline.edit import EditWorker
+from pipeline.invert import InvertWorker
+from pipeline.job import JobChanged, inverted_with
+from pipeline.latents import read_latents, stored_schedule
+from pipeline.place import place_of
+from pipeline.plan import index_again, part_units
+from pipeline.status import status
+from pipeline.store import Store
+from pipeline.verify import VerifyTask, VerifyWorker
+from pipeline.worker import ScheduleChanged, check_model, here
+from schemas.job import digest_of
+from schemas.latents import FINGERPRINT
+from schemas.sampling import Sampling
+from schemas.specs import EditSpec, InvertSpec
+
+STORES = Path(__file__).with_name("stores") / "format-2.tar.gz"
+PAIRS = (
+    "37420ec39f06cc12d6060db48f9cd903e4470448cc9d550d5c7d0574e4713d18",
+    "8d7073a29047dedc4d8f6f98f836994c20cf1c7e5d00b365f9067b9a409d2463",
+)
+ROWS = "aa236987056ce4becee7c00ed85cf494"
+EDITED = "aeb2e8e92ab986da802430b3a684cdc3e462e8c8991d96f00e916d7e78a8cb60"  # the image that the earlier version makes
+INVERT = InvertSpec.model_validate(
+    {
+        "kind": "invert",
+        "input": "a.tar",
+        "output": "latents",
+        "sampler": {"steps": 2, "steps_offset": 0},
+        "workers": {"batch_size": 1},
+    }
+)
+EDIT = EditSpec.model_validate(
+    {
+        "kind": "edit",
+        "latents": "latents",
+        "output": "edits",
+        "where": "index < 9",
+        "contact_sheet": 0,
+        "edits": [{"name": "snow", "suffix": ", in snow"}],
+    }
+)
+
+
+@pytest.fixture
+def latents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """The latent store, in the working directory."""
+    with tarfile.open(STORES) as tar:
+        tar.extractall(tmp_path, filter="data")
+    monkeypatch.chdir(tmp_path)
+    return Store("latents")
+
+
+def invert(retry: Sequence[str] = ()) -> int:
+    """Invert the missing units in this process. Return their number."""
+    opened, pending = run.open_invert(INVERT, retry)
+    if retry:
+        index_again(opened.store, pending)
+    worker = InvertWorker(opened.task)
+    for unit in pending:
+        assert worker.process(unit, 1, None, {}).ok == 1
+    opened.store.sweep()
+    return len(pending)
+
+
+def edit(spec: EditSpec) -> int:
+    """Edit the missing units in this process. Return their number."""
+    store, units, task = run.open_edit(spec, resolve(spec.edits))
+    worker, pending = EditWorker(task), run._pending(store, units, [])
+    for unit in pending:
+        assert worker.process(unit, 1, None, {}).ok == 1
+    store.sweep()
+    return len(pending)
+
+
+def images(store: Store) -> dict[str, str]:
+    """The digest of each edited image, by key."""
+    rows = [row for path in store.names("parts") for row in store.get_table(path).to_pylist()]
+    return {row["key"]: row["image_sha256"] for row in rows}
+
+
+def made_here(store: Store) -> bool:
+    """Return whether this machine and these versions give the last bits of the stored rows."""
+    return place_of(store.commit_at("00000000")) == here("cpu")
+
+
+def test_it_is_read_as_it_was_made(latents: Store) -> None:
+    record = latents.job()
+    assert record.format == 2
+    sampling = Sampling(name="edict", steps=2, steps_offset=0, p=0.93, bits=12)
+    assert record.inversion.sampling == sampling
+    assert (record.inversion.batch_size, record.inversion.dtype, record.inversion.compile) == (1, "float32", False)
+    parts = [read_latents(latents, unit) for unit in part_units(latents, 1, 1)]
+    assert [part.pair.digests() for part in parts] == [[digest] for digest in PAIRS]
+    for part in parts:
+        assert part.pair.sampling == sampling.model_copy(update={"steps_offset": None})
+        assert part.pair.schedule.timesteps == (500, 0) == stored_schedule(latents).timesteps
+    edits = Store("edits").job()
+    assert (edits.rows, edits.variants_per_row) == (ROWS, 1)
+    assert digest_of(edits.fingerprint) == ROWS and edits.edit.latents == record.fingerprint
+    assert status(latents).complete and status(Store("edits")).committed == 1
+
+
+def test_it_verifies(latents: Store) -> None:
+    job = inverted_with(latents)
+    worker = VerifyWorker(VerifyTask(latents.location, latents.key(), job))
+    inexact = [row for unit in part_units(latents, 1, 1) for row in worker.process(unit, 1, None, {}).inexact]
+    assert not (made_here(latents) and inexact)
+
+
+def test_its_edit_is_finished_and_extended_with_the_same_plan(latents: Store) -> None:
+    store = Store("edits")
+    planned = set(store.names("plan"))
+    assert "units         2, for 1 workers; 1 are done already" in preview(EDIT)
+    assert edit(EDIT) == 1
+    assert set(store.names("plan")) == planned and store.job().rows == ROWS
+    assert images(store).keys() == {"snow/a", "snow/b"}
+    assert images(store)["snow/b"] == EDITED or not made_here(latents)
+    mend(Path("a.tar"))
+    assert invert(["MissingCaption"]) == 1
+    assert {
+        json.loads(pq.read_schema(part).metadata[FINGERPRINT])["steps"] for part in Path("latents/parts").iterdir()
+    } == {2}
+    assert not status(store).complete
+    assert edit(EDIT) == 1
+    assert images(store).keys() == {"snow/a", "snow/b", "snow/c"}
+    assert status(store).complete and status(latents).complete
+    assert (store.get_json("job.json")["format"], len(store.job().fingerprint)) == (2, 8)
+
+
+def mend(shard: Path) -> None:
+    """Append the missing caption of the last image."""
+    with tarfile.open(shard, "a") as tar:
+        info = tarfile.TarInfo("c.txt")
+        info.size = 6
+        tar.addfile(info, io.BytesIO(b"a moon"))
+
+
+def test_a_missing_unit_is_inverted_again_to_the_same_integers(latents: Store) -> None:
+    latents.drop("00000001")
+    latents.sweep()
+    assert invert() == 1
+    pairs = [read_latents(latents, unit).pair.digests() for unit in part_units(latents, 1, 1)]
+    assert len(pairs) == 2 and (pairs == [[digest] for digest in PAIRS] or not made_here(latents))
+
+
+def test_it_serves_a_new_edit(latents: Store) -> None:
+    spec = EDIT.model_copy(update={"output": "more", "where": None})
+    assert edit(spec) == 2
+    record = Store("more").job()
+    assert (record.format, record.edit.latents) == (3, latents.job().fingerprint)
+    assert images(Store("more")).keys() == {"snow/a", "snow/b"}
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"steps": 3}, "sampling.steps: 2 in the store, 3 in the spec"),
+        ({"steps_offset": 1}, "sampling.steps_offset: 0 in the store, 1 in the spec"),
+        ({"p": 0.9}, "sampling.p: 0.93 in the store, 0.9 in the spec"),
+        ({"name": "obelm", "bits": 12}, "sampling.name: 'edict' in the store, 'obelm' in the spec"),
+    ],
+)
+def test_another_job_is_refused(latents: Store, change: dict[str, object], line: str) -> None:
+    fields = INVERT.model_dump()
+    fields["sampler"] |= change
+    with pytest.raises(JobChanged, match=line):
+        run.open_invert(InvertSpec.model_validate(fields))
+
+
+def test_another_schedule_is_refused_before_anything_is_computed(latents: Store) -> None:
+    """As if a new version of diffusers spaced the timesteps in another way."""
+    job = latents.get_json("job.json")
+    job["fingerprint"]["timesteps"] = [501, 0]
+    latents.put("job.json", json.dumps(job).encode())
+    assert run.open_invert(INVERT)[1] == []  # nothing is left to compute
+    latents.drop("00000001")
+    with pytest.raises(JobChanged, match=r"timesteps\[0\]: 501.* in the store, 500.* in the spec"):
+        run.open_invert(INVERT)
+    with pytest.raises(JobChanged, match="timesteps"):
+        preview(INVERT)
+
+
+def test_a_worker_with_another_schedule_than_the_rows_inverts_nothing(latents: Store) -> None:
+    """In present stores, the schedule is only in the footers."""
+    latents.drop("00000001")
+    opened, _ = run.open_invert(INVERT)
+    worker = InvertWorker(opened.task)
+    other = INVERT.sampler.model_copy(update={"steps_offset": 1})
+    with pytest.raises(ScheduleChanged, match="is not that of the rows in the store"):
+        check_model(worker.model, other, 1, opened.task.schedule)
