@@ -53,6 +53,26 @@ class LoRA:
     scale: float = 1.0
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """The files of a model.
+
+    `folder` has the layout of diffusers, with weights of a `variant`, such as fp16. `file` is a single-file checkpoint
+    whose configurations the folder has. `lora` and `embeddings`, of textual inversions, are loaded on top.
+    """
+
+    folder: Path
+    variant: str | None = None
+    file: Path | None = None
+    lora: LoRA | None = None
+    embeddings: tuple[Path, ...] = ()
+
+    def digest(self) -> str:
+        """Return the sha256 over everything that decides a prediction. Raises ModelError."""
+        more = [*([] if self.file is None else [self.file]), *self.embeddings]
+        return weights_digest(self.folder, self.variant, self.lora, more)
+
+
 def locate(path: str | Path | None = None, revision: str | None = None, variant: str | None = None) -> Path:
     """The folder of a checkpoint in the diffusers layout, downloaded first if it is a hub id.
 

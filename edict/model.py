@@ -16,14 +16,14 @@ from tqdm.auto import tqdm
 from edict import attention
 from edict.attention import Control
 from edict.batching import arrange
-from edict.checkpoint import ModelError, locate, locate_adapter, locate_file, locate_lora
+from edict.checkpoint import Checkpoint, ModelError, locate, locate_adapter, locate_file, locate_lora
 from edict.determinism import enough_memory, make_deterministic
 from edict.image_processor import Images, OutputType, from_decoded, to_pil
 from edict.integration import Faults, Integration, Predict
 from edict.lattice import NonFinite, of_sample, to_lattice
 from edict.models import DirectModel, Model, PipelineModel, describe, of_pipeline
+from edict.models.loading import QUANTIZATIONS
 from edict.models.model import VAE_DTYPES, LoadOptions, VaeDtype
-from edict.models.pipeline import QUANTIZATIONS
 from edict.pair import Pair
 from edict.samplers import SAMPLERS, resolved, sampling
 from edict.samplers.base import BITS
@@ -134,26 +134,35 @@ class EDICT:
         _check_choice("vae_dtype", vae_dtype, VAE_DTYPES)
         if quantization is not None:
             _check_choice("quantization", quantization, QUANTIZATIONS)
-        file = None if config is None else locate_file(path)
-        folder = locate(path if config is None else config, revision, variant)
         several = [textual_inversion] if isinstance(textual_inversion, str | Path) else textual_inversion
-        options = LoadOptions(
-            dtype=dtype,
-            device=device,
-            variant=variant,
-            lora=None if lora is None else locate_lora(lora, lora_scale),
-            file=file,
-            embeddings=tuple(locate_adapter("textual_inversion", one) for one in several),
-            quantization=quantization,
-            compile=compile,
-            channels_last=channels_last,
-            vae_dtype=vae_dtype,
+        checkpoint = Checkpoint(
+            locate(path if config is None else config, revision, variant),
+            variant,
+            None if config is None else locate_file(path),
+            None if lora is None else locate_lora(lora, lora_scale),
+            tuple(locate_adapter("textual_inversion", one) for one in several),
         )
-        model = describe(folder, call, by_pipeline=options.by_pipeline)
-        if device.startswith("cuda") and not torch.cuda.is_available():
+        return cls.load(
+            checkpoint,
+            LoadOptions(
+                dtype=dtype,
+                device=device,
+                quantization=quantization,
+                call=call or {},
+                compile=compile,
+                channels_last=channels_last,
+                vae_dtype=vae_dtype,
+            ),
+        )
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> "EDICT":
+        """Load the files of a checkpoint. Raises ModelError; RuntimeError if the device is absent."""
+        model = describe(checkpoint, options)
+        if options.device.startswith("cuda") and not torch.cuda.is_available():
             raise RuntimeError("device is 'cuda', but torch finds no CUDA device. Set device='cpu' to run without one")
         make_deterministic()
-        return cls(model.load(options))
+        return cls(model.load(checkpoint, options))
 
     @property
     def size(self) -> int:

@@ -11,17 +11,8 @@ from operator import attrgetter
 from edict.samplers import SAMPLERS, parameters
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
-from pipeline.job import (
-    Job,
-    check_earlier,
-    check_job,
-    check_output,
-    guidance_of,
-    planned_schedule,
-)
-from pipeline.job import (
-    resolve as resolved_job,
-)
+from pipeline.job import Job, check_earlier, check_job, check_output, has_negative, planned_schedule
+from pipeline.job import resolve as resolved_job
 from pipeline.keys import key_table
 from pipeline.latents import read_columns
 from pipeline.plan import Source, cut, expanded, index_shards, most_batches, parts_of
@@ -47,11 +38,9 @@ def preview(spec: InvertSpec | EditSpec) -> str:
 
 
 def _invert(spec: InvertSpec) -> list[str]:
-    from edict.models import describe
-
     note_float16(spec.dtype, spec.workers.gpus)
     job = resolved_job(spec)
-    model = describe(job.folder)
+    model = job.model()
     record, done = _done(job, expanded(spec.input))
     check_earlier(replace(job, record=record), model)
     batch_size = spec.workers.batch_size
@@ -79,9 +68,10 @@ def _invert(spec: InvertSpec) -> list[str]:
     weights = "".join(f", {name} {value}" for name, value in parameters(sampling).items())
     interval = sampling.guidance_interval
     compiled = ", compiled" if spec.model.compile else ""
+    size = "" if (side := model.planned_size) is None else f", {side}x{side} pixels"
     within = "" if interval is None else " at noise levels from {:g} to {:g}".format(*interval)
     timesteps = SAMPLERS[sampling.name].evaluated_timesteps(schedule, depth, 0)
-    cost = evaluations(timesteps, schedule.outside(interval), _branching(model.guidance, sampling.guidance_scale))
+    cost = evaluations(timesteps, schedule.outside(interval), _branching(model.has_negative, sampling.guidance_scale))
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
         f"  sound         {sound} by their headers",
@@ -89,7 +79,7 @@ def _invert(spec: InvertSpec) -> list[str]:
         *(_rejected(reject) for name, _ in faults.most_common() for reject in shown[name]),
         *_repeated(*repeated),
         f"  units         {len(units)}, for {spec.workers.count} workers{done}",
-        f"  model         {job.folder}, {spec.dtype}{compiled}, {model.size}x{model.size} pixels",
+        f"  model         {job.checkpoint.folder}, {spec.dtype}{compiled}{size}",
         f"  sampler       {sampling.name}, {depth} steps{weights}, guidance {sampling.guidance_scale:g}{within}",
         f"  network cost  {cost} evaluations a picture, {sound * cost:,} in all",
     ]
@@ -132,7 +122,7 @@ def _edit(spec: EditSpec) -> list[str]:
     edits = resolve(spec.edits, tables)
     task = edit_task(spec, latents, edits, wanted)
     _, done = _done(task, [spec.latents, *spec.files])
-    parts, guidance = parts_of(latents), guidance_of(task.inversion)
+    parts, guided = parts_of(latents), has_negative(task.inversion)
     counts, pairs, sources, cost, listed_prompts = Counter[str](), Spread(), list[Source](), 0, 0
     for part, rows in planned(latents, parts, wanted, edits.listed, edits.masks):
         sources.append((part[0], rows.num_rows, part[2], part[3]))
@@ -140,7 +130,7 @@ def _edit(spec: EditSpec) -> list[str]:
         captions = read_columns(latents, part, ["caption"])["caption"].take(rows["row"]).to_pylist()
         for caption, listed in zip(captions, rows["prompts"].to_pylist(), strict=True):
             changed = edits.prompts(caption, dict(listed or ()))
-            cost += _edit_cost(changed, task, guidance)
+            cost += _edit_cost(changed, task, guided)
             for variant, prompt in changed:
                 counts[variant.name] += 1
                 pairs.add((variant.name, caption, prompt))
@@ -206,7 +196,7 @@ def _strangers(latents: Store, parts: Sequence[Source], tables: Mapping[str, Pro
     return lines
 
 
-def _edit_cost(changed: Sequence[tuple[Variant, str]], task: EditTask, guidance: str) -> int:
+def _edit_cost(changed: Sequence[tuple[Variant, str]], task: EditTask, guided: bool) -> int:
     """Return the network evaluations of one row: each edit's own steps, and the base prompt's to the last branch point.
 
     Edits of one depth, guidance and control share a batch with the row's own regeneration, which takes one place.
@@ -214,12 +204,12 @@ def _edit_cost(changed: Sequence[tuple[Variant, str]], task: EditTask, guidance:
     sampling, schedule = task.inversion.fingerprint.sampling, task.schedule
     unguided = schedule.outside(sampling.guidance_interval)
     depth, timesteps_of = schedule.num_steps, partial(SAMPLERS[sampling.name].evaluated_timesteps, schedule)
-    last, cost, guidance_scale = depth, 0, _branching(guidance, sampling.guidance_scale)
+    last, cost, guidance_scale = depth, 0, _branching(guided, sampling.guidance_scale)
     seen = set[tuple[int, float, str]]()
     for variant, _ in changed:
         ran = task.executed_steps(variant)
         timesteps = timesteps_of(depth - ran, depth)
-        scale = guidance_scale if variant.guidance_scale is None else _branching(guidance, variant.guidance_scale)
+        scale = guidance_scale if variant.guidance_scale is None else _branching(guided, variant.guidance_scale)
         last = min(last, ran)
         if variant.control is None:
             cost += evaluations(timesteps, unguided, scale)
@@ -230,9 +220,9 @@ def _edit_cost(changed: Sequence[tuple[Variant, str]], task: EditTask, guidance:
     return cost + evaluations(timesteps_of(0, depth - last), unguided, guidance_scale)
 
 
-def _branching(guidance: str, guidance_scale: float) -> float:
+def _branching(has_negative: bool, guidance_scale: float) -> float:
     """Return the scale, or 1 for a model whose guidance has no second branch."""
-    return guidance_scale if guidance == "free" else 1.0
+    return guidance_scale if has_negative else 1.0
 
 
 def evaluations(timesteps: Sequence[float], unguided: Container[float], *guidance_scales: float) -> int:

@@ -4,7 +4,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
-from edict.checkpoint import DEFAULT, LoRA, locate, locate_lora, read_index, weights_digest
+from edict.checkpoint import DEFAULT, Checkpoint, locate, locate_adapter, locate_file, locate_lora, read_index
 from edict.samplers import resolved
 from edict.schedule import Schedule
 from pipeline.cluster import machine_for
@@ -55,14 +55,13 @@ class NoSchedule(JobError):
 class Job:
     """An inversion, resolved: of a spec (`resolve`), or the one that made a latent store (`inverted_with`).
 
-    `folder` and `lora` are the files of the model on this machine, and `weights` what workers load. `record` is
+    `checkpoint` has the files of the model on this machine, and `weights` what workers load. `record` is
     job.json, as the store has it or is to get it (`open_job`). `key` and `schedule` are of a job that runs: the key of
     the store, and the schedule of the rows that it has already, None if it has none.
     """
 
     spec: InvertSpec
-    folder: Path
-    lora: LoRA | None
+    checkpoint: Checkpoint
     weights: Weights
     machine: Machine
     record: JobRecord
@@ -74,6 +73,17 @@ class Job:
         """Every setting that determines the rows."""
         return self.record.inversion
 
+    @property
+    def is_shipped(self) -> bool:
+        """Whether the model is the package's: it needs no check, and the imports of a check take seconds."""
+        model = self.spec.model
+        changes = model.lora, model.textual_inversion, model.quantization, model.call
+        return self.checkpoint.folder == DEFAULT and not any(changes)
+
+    def model(self) -> "Model":
+        """Return the model, not loaded."""
+        return described(self.spec.model, self.checkpoint)
+
 
 def resolve(spec: InvertSpec, *, check: bool = True) -> Job:
     """Return the job of a spec, with a new record.
@@ -81,13 +91,13 @@ def resolve(spec: InvertSpec, *, check: bool = True) -> Job:
     Without `check`, the model is not checked (`check_model`), and its libraries, whose import takes seconds, are not
     needed. Raises ModelError, NoSchedule.
     """
-    folder, lora = locate(spec.model.path, spec.model.revision, spec.model.variant), lora_of(spec.model)
+    checkpoint = checkpoint_of(spec.model)
     if check:
-        _check(spec, folder, lora)
+        _check(spec, checkpoint)
     fingerprint = Fingerprint(
         input=spec.input,
-        pipeline=read_index(folder).get("_class_name"),
-        weights=weights_digest(folder, spec.model.variant, lora),
+        pipeline=read_index(checkpoint.folder).get("_class_name"),
+        weights=checkpoint.digest(),
         dtype=spec.dtype,
         vae_dtype=spec.model.vae_dtype,
         channels_last=spec.model.channels_last,
@@ -102,7 +112,7 @@ def resolve(spec: InvertSpec, *, check: bool = True) -> Job:
     )
     machine = machine_for(spec.workers.gpus)
     record = new_record(spec.kind, spec.model_dump(mode="json"), fingerprint.model_dump(mode="json"), machine)
-    return Job(spec, folder, lora, weights_of(spec.model, folder, fingerprint), machine, record)
+    return Job(spec, checkpoint, weights_of(spec.model, fingerprint), machine, record)
 
 
 def inverted_with(latents: Store) -> Job:
@@ -118,34 +128,30 @@ def inverted_with(latents: Store) -> Job:
     except ValueError as error:
         raise _invalid(latents, error) from error
     spec = stored_spec(latents, InvertSpec, record.spec)
-    folder, lora = locate(spec.model.path, spec.model.revision, spec.model.variant), lora_of(spec.model)
-    if (found := weights_digest(folder, spec.model.variant, lora)) != made.weights:
+    checkpoint = checkpoint_of(spec.model)
+    if (found := checkpoint.digest()) != made.weights:
         raise StoreError(
-            f"the model {folder} is not the one {latents.location} was inverted with (sha256 {found[:12]}, "
+            f"the model {checkpoint.folder} is not the one {latents.location} was inverted with (sha256 {found[:12]}, "
             f"the store's {made.weights[:12]}): pairs mean nothing to other weights"
         )
-    job = Job(spec, folder, lora, weights_of(spec.model, folder, made), stored_machine(latents, record), record)
-    if not is_shipped(job):
-        from edict.models import describe
-
-        model = describe(folder)
-        model.check(spec.model.variant, lora)
+    job = Job(spec, checkpoint, weights_of(spec.model, made), stored_machine(latents, record), record)
+    if not job.is_shipped:
+        model = job.model()
+        model.check(checkpoint)
         _check_interpretation(job, model, latents.location)
     return job
 
 
-def is_shipped(job: Job) -> bool:
-    """Return True for the model of the package: it needs no check, and the imports of a check take seconds."""
-    return job.folder == DEFAULT and job.lora is None
+def has_negative(job: Job) -> bool:
+    """Return whether the guidance of a job's model can lead away from a negative caption."""
+    return job.is_shipped or job.model().has_negative
 
 
-def guidance_of(job: Job) -> str:
-    """Return how the model of a job is guided (edict.models.Model.guidance)."""
-    if is_shipped(job):
-        return "free"
-    from edict.models import describe
+def described(model: ModelSpec, checkpoint: Checkpoint) -> "Model":
+    """Return the model of a spec, not loaded. Raises ModelError."""
+    from edict.models import LoadOptions, describe
 
-    return describe(job.folder).guidance
+    return describe(checkpoint, LoadOptions(quantization=model.quantization, call=model.call))
 
 
 def check_model(job: Job) -> None:
@@ -153,7 +159,7 @@ def check_model(job: Job) -> None:
 
     Raises ModelError, NoSchedule; JobChanged if the stored rows have another schedule, or another meaning.
     """
-    check_earlier(job, _check(job.spec, job.folder, job.lora))
+    check_earlier(job, _check(job.spec, job.checkpoint))
 
 
 def check_earlier(job: Job, model: "Model") -> None:
@@ -164,13 +170,12 @@ def check_earlier(job: Job, model: "Model") -> None:
         _check_interpretation(job, model, job.spec.output)
 
 
-def _check(spec: InvertSpec, folder: Path, lora: LoRA | None) -> "Model":
+def _check(spec: InvertSpec, checkpoint: Checkpoint) -> "Model":
     """Return the model, not loaded, after checking that it can run a spec. Raises ModelError, NoSchedule."""
     from edict.model import uninterrupted
-    from edict.models import describe
 
-    model = describe(folder)
-    model.check(spec.model.variant, lora)
+    model = described(spec.model, checkpoint)
+    model.check(checkpoint)
     try:
         planned_schedule(model, spec.sampler)
     except ValueError as error:
@@ -187,7 +192,8 @@ def _check_interpretation(job: Job, model: "Model", location: str) -> None:
     for name, value in model.interpretation().items():
         if job.fingerprint.interpretation.get(name) != value:
             raise JobChanged(
-                f"{location} was inverted by an earlier version, which ignored the {name} of {job.folder}: its pairs "
+                f"{location} was inverted by an earlier version, which ignored the {name} of {job.checkpoint.folder}: its "
+                "pairs "
                 "have another meaning now. Invert the images again"
             )
 
@@ -203,29 +209,38 @@ def planned_schedule(model: "Model", sampling: Sampling) -> Schedule:
     return Schedule(tuple(range(steps, 0, -1)), (1.0,) * (steps + 1), tuple(map(float, range(steps, -1, -1))))
 
 
-def lora_of(model: ModelSpec) -> LoRA | None:
-    """Return the LoRA weights that a spec names. Raises ModelError."""
-    return None if model.lora is None else locate_lora(model.lora.path, model.lora.scale)
+def checkpoint_of(model: ModelSpec) -> Checkpoint:
+    """Return the files of a spec's model, downloaded first if they are on a hub. Raises ModelError."""
+    given = model.textual_inversion
+    several = [given] if isinstance(given, str) else given or []
+    return Checkpoint(
+        locate(model.path if model.config is None else model.config, model.revision, model.variant),
+        model.variant,
+        None if model.config is None else locate_file(model.path),
+        None if model.lora is None else locate_lora(model.lora.path, model.lora.scale),
+        tuple(locate_adapter("textual_inversion", one) for one in several),
+    )
 
 
-def weights_of(model: ModelSpec, folder: Path, made: Fingerprint) -> Weights:
-    """Return what workers load. A path is made absolute; the shipped model and a hub id each node finds for itself."""
-    weights = Weights(
-        path=str(folder.absolute()) if Path(model.path).expanduser().is_dir() else model.path,
-        revision=model.revision,
-        digest=made.weights,
-        dtype=made.dtype,
-        variant=model.variant,
-        compile=made.compile,
-        channels_last=made.channels_last,
-        vae_dtype=made.vae_dtype,
+def weights_of(model: ModelSpec, made: Fingerprint) -> Weights:
+    """Return what workers load. Local paths are made absolute; a hub id each node finds for itself."""
+    fields = model.model_dump(exclude={"lora", "textual_inversion"})
+    several = [model.textual_inversion] if isinstance(model.textual_inversion, str) else model.textual_inversion
+    absolute = {name: _absolute(path) for name in ("path", "config") if (path := fields[name]) is not None}
+    return Weights(
+        ModelSpec(
+            **fields | absolute,
+            lora=model.lora and model.lora.model_copy(update={"path": _absolute(model.lora.path)}),
+            textual_inversion=several and [_absolute(one) for one in several],
+        ),
+        made.weights,
+        made.dtype,
     )
-    if model.lora is None:
-        return weights
-    lora = Path(model.lora.path).expanduser()
-    return replace(
-        weights, lora=str(lora.absolute()) if lora.exists() else model.lora.path, lora_scale=model.lora.scale
-    )
+
+
+def _absolute(path: str) -> str:
+    local = Path(path).expanduser()
+    return str(local.absolute()) if local.exists() and path != "default" else path
 
 
 def _invalid(store: Store, error: ValueError) -> StoreError:

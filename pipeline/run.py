@@ -15,7 +15,7 @@ from pipeline.job import (
     check_job,
     check_model,
     check_output,
-    guidance_of,
+    has_negative,
     inverted_with,
     new_record,
     open_job,
@@ -187,9 +187,7 @@ def schedule_of(latents: Store, inversion: Job) -> Schedule:
         return restored(earlier)
     if (found := stored_schedule(latents)) is not None:
         return found
-    from edict.models import describe
-
-    return planned_schedule(describe(inversion.folder), inversion.fingerprint.sampling)
+    return planned_schedule(inversion.model(), inversion.fingerprint.sampling)
 
 
 def _check_variants(latents: Store, inversion: Job, schedule: Schedule, variants: Sequence[Variant]) -> None:
@@ -202,7 +200,7 @@ def _check_variants(latents: Store, inversion: Job, schedule: Schedule, variants
                 f"edit {variant.name!r} has a negative_prompt, which has no effect at guidance scale 1, and "
                 f"{latents.location} was inverted at that scale. Give the edit a guidance_scale"
             )
-        if variant.negative_prompt and guidance_of(inversion) != "free":
+        if variant.negative_prompt and not has_negative(inversion):
             raise EditError(
                 f"edit {variant.name!r} has a negative_prompt, which only classifier-free guidance uses, and the model "
                 f"of {latents.location} does not use it. Leave it out"
@@ -214,13 +212,13 @@ def _check_controls(inversion: Job, schedule: Schedule, variants: Sequence[Varia
     if not (controlled := [variant.name for variant in variants if variant.control]):
         return True
     from edict.model import COMPILED, uncontrollable
-    from edict.models import DirectModel, describe
+    from edict.models import DirectModel
     from pipeline.edit import check_control
 
-    model = describe(inversion.folder)
+    model = inversion.model()
     if not isinstance(model, DirectModel) or not model.controllable:
         raise EditError(f"edit {controlled[0]!r}: {uncontrollable(model)}")
-    if inversion.weights.compile:
+    if inversion.fingerprint.compile:
         raise EditError(f"edit {controlled[0]!r}: {COMPILED}")
     sampling = inversion.fingerprint.sampling
     as_before = [check_control(variant, model, sampling, schedule) for variant in variants]

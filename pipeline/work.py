@@ -2,9 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
 
 from pipeline.errors import JobError
+from schemas.specs import Dtype, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -18,18 +18,14 @@ class Machine:
 
 @dataclass(frozen=True)
 class Weights:
-    """The model of a job, as each worker finds it on its own node: by where it is, with this very digest."""
+    """The model of a job, as each worker finds it on its node: its spec with absolute paths, and the files' digest.
 
-    path: str
-    revision: str | None
+    `dtype` is the precision of the network, with `auto` resolved.
+    """
+
+    model: ModelSpec
     digest: str
-    dtype: str
-    variant: str | None = None
-    lora: str | None = None
-    lora_scale: float = 1.0
-    compile: bool = False
-    channels_last: bool = False
-    vae_dtype: Literal["float32", "tf32", "bfloat16"] = "float32"
+    dtype: Dtype
 
 
 @dataclass(frozen=True)

@@ -15,15 +15,20 @@ from importlib.metadata import version
 from typing import Any, Generic, TypeVar
 
 import torch
+from diffusers.utils import logging as diffusers_logging
+from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from edict import EDICT
-from edict.checkpoint import ModelError, locate, locate_lora, weights_digest
+from edict.checkpoint import ModelError
 from edict.compilation import reason
 from edict.determinism import enough_memory
+from edict.models import DirectModel, LoadOptions
+from edict.samplers.base import BITS
 from edict.schedule import Schedule
 from pipeline.errors import JobError
 from pipeline.heartbeat import AUTOENCODER, HEARTBEAT, LOADING, NETWORK, TEXT, beat
+from pipeline.job import checkpoint_of
 from pipeline.place import Place, place
 from pipeline.plan import Unit
 from pipeline.processor import gpu_versions, processor
@@ -96,17 +101,17 @@ def _of_device(error: Exception) -> bool:
 
 
 def load_model(weights: Weights, machine: Machine) -> EDICT:
-    """The model of one worker. Raises OtherWeights, ModelError, and what EDICT.from_pretrained raises."""
+    """Return the model of one worker. Raises OtherWeights, and the errors of EDICT.load."""
     transformers_logging.disable_progress_bar()
-    # what diffusers looks up by such a function, of versions, stays as it is
+    diffusers_logging.disable_progress_bar()
+    # Functions of diffusers that look up versions are cached, which does not matter.
     warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
-    folder = locate(weights.path, weights.revision, weights.variant)
-    lora = None if weights.lora is None else locate_lora(weights.lora, weights.lora_scale)
+    checkpoint, spec = checkpoint_of(weights.model), weights.model
     beat(LOADING)
-    if (found := weights_digest(folder, weights.variant, lora)) != weights.digest:
+    if (found := checkpoint.digest()) != weights.digest:
         raise OtherWeights(
-            f"{folder} on {socket.gethostname()} is not the model of this job (sha256 {found[:12]}, the job's "
-            f"{weights.digest[:12]}): give every node the same files, or a hub id with a revision"
+            f"{checkpoint.folder} on {socket.gethostname()} is not the model of this job (sha256 {found[:12]}, the "
+            f"job's {weights.digest[:12]}): give every node the same files, or a hub id with a revision"
         )
     beat(LOADING)
     if machine.device == "cpu":
@@ -116,17 +121,16 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
             f"{torch.cuda.get_device_name()} on {socket.gethostname()} has no bfloat16: set model.dtype: float16 or "
             "float32, or use GPUs of compute capability 8.0 or more"
         )
-    model = EDICT.from_pretrained(
-        folder,
-        variant=weights.variant,
-        lora=weights.lora,
-        lora_scale=weights.lora_scale,
+    options = LoadOptions(
         dtype=DTYPES[weights.dtype],
         device=machine.device,
-        compile=weights.compile,
-        channels_last=weights.channels_last,
-        vae_dtype=weights.vae_dtype,
+        quantization=spec.quantization,
+        call=spec.call,
+        compile=spec.compile,
+        channels_last=spec.channels_last,
+        vae_dtype=spec.vae_dtype,
     )
+    model = EDICT.load(checkpoint, options)
     model.set_progress_bar_config(disable=True)
     if 0 < machine.gpus < 1:  # other workers use the rest of the GPU's memory
         torch.cuda.set_per_process_memory_fraction(machine.gpus)
@@ -170,23 +174,36 @@ def check_model(model: EDICT, sampling: Sampling, batch_size: int, stored: Sched
             "the model's files are the same. Use the versions of the packages that made them (edict status), or give "
             "another output"
         )
-    unguided = schedule.outside(sampling.guidance_interval)
-    # one timestep with guidance and one without, because the batch of the network differs between them
-    timesteps = {
-        timestep in unguided: timestep for timestep in schedule.timesteps[: schedule.num_evaluated_steps]
-    }.values()
     with fitting(batch_size, model.device):
         with _trying(model, "the autoencoder"):
             latents = inner.encode(torch.zeros(1, 3, side, side, device=model.device), None)
             _sound(latents, (1, *latents.shape[1:]))
-        with _trying(model, "the tokenizer or the text encoder"):
-            predict = model.predictor([""] * batch_size, sampling.guidance_scale, unguided=unguided)
-        batch = latents.double().expand(batch_size, *latents.shape[1:])
-        for timestep in timesteps:
-            with _trying(model, f"the network ({inner.denoiser})"):
-                _sound(predict(batch, timestep), tuple(batch.shape))
+        if isinstance(inner, DirectModel):
+            _try_network(model, sampling, latents.double().expand(batch_size, *latents.shape[1:]))
+        else:
+            with _trying(model, "the pipeline's call"):
+                blanks = [Image.new("RGB", (side, side))] * (batch_size if inner.batched else 1)
+                start = model.prepare(model.encode(blanks, bits=sampling.bits or BITS), sampling)
+                _, faults = model.move(start, [""] * len(blanks), start.position - 1)
+                for fault in faults.values():
+                    raise fault
         with _trying(model, "the autoencoder"):
             _sound(inner.decode(latents), (1, 3, side, side))
+
+
+def _try_network(model: EDICT, sampling: Sampling, latents: torch.Tensor) -> None:
+    """Try the text encoder and the network of a direct model on a batch of latents."""
+    schedule = model.model.schedule(sampling)
+    unguided = schedule.outside(sampling.guidance_interval)
+    # One timestep with guidance and one without, because the batch of the network differs between them.
+    timesteps = {
+        timestep in unguided: timestep for timestep in schedule.timesteps[: schedule.num_evaluated_steps]
+    }.values()
+    with _trying(model, "the tokenizer or the text encoder"):
+        predict = model.predictor([""] * len(latents), sampling.guidance_scale, unguided=unguided)
+    for timestep in timesteps:
+        with _trying(model, f"the network ({model.model.denoiser})"):
+            _sound(predict(latents, timestep), tuple(latents.shape))
 
 
 @contextmanager

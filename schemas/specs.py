@@ -53,6 +53,8 @@ PRESETS: Mapping[str, dict[str, dict[str, Any]]] = {
 }
 MAX_VARIANTS = 10_000  # of a job: each has its name in memory, and in the plan's count of pictures
 
+Dtype = Literal["float32", "bfloat16", "float16"]
+
 Text = Annotated[str, Field(min_length=1)]
 Location = Annotated[Text, AfterValidator(_bare)]
 StoreLocation = Annotated[Location, AfterValidator(_writable)]
@@ -227,7 +229,7 @@ class InvertSpec(Spec):
     rejects: RejectsSpec = Field(default_factory=RejectsSpec, description="The limit on rejects.")
 
     @property
-    def dtype(self) -> Literal["float32", "bfloat16", "float16"]:
+    def dtype(self) -> Dtype:
         """The precision of the network, with `auto` resolved."""
         if self.model.dtype == "auto":
             return "bfloat16" if self.workers.gpus else "float32"

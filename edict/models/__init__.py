@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edict.checkpoint import read_index
+from edict.checkpoint import Checkpoint, read_index
 from edict.models.direct import Conditions, DirectModel
 from edict.models.flux import Flux
 from edict.models.flux2 import Flux2
-from edict.models.model import Model
+from edict.models.model import LoadOptions, Model
 from edict.models.packed import PackedPipeline
 from edict.models.pipeline import PipelineModel
 from edict.models.pixart_sigma import PixArtSigma
@@ -31,19 +31,20 @@ FAMILIES: tuple[type[PipelineModel], ...] = (Flux2, PackedPipeline, QwenImage)
 """The families of pipelines that differ from the common convention."""
 
 
-def describe(folder: Path, call: Mapping[str, Any] | None = None, *, by_pipeline: bool = False) -> Model:
-    """Return the model of a checkpoint's folder, not loaded: only its configurations are read.
+def describe(checkpoint: Path | Checkpoint, options: LoadOptions | None = None) -> Model:
+    """Return the model of a checkpoint, not loaded: only its configurations are read.
 
-    `call` are further arguments of the pipeline's call. With them, or `by_pipeline`, a model of any kind runs by its
-    pipeline.
+    A model of any kind runs by its pipeline if the checkpoint is a single file or has textual inversions, or if the
+    options have a quantization or arguments of the pipeline's call.
 
     Raises:
         ModelError: the checkpoint is not complete, or diffusers does not have its pipeline.
     """
-    kind = read_index(folder).get("_class_name")
-    if kind in MODELS and not call and not by_pipeline:
-        return MODELS[kind](folder)
-    return family_of(kind)(folder, None, call)
+    given, more = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint), options or LoadOptions()
+    kind = read_index(given.folder).get("_class_name")
+    if kind in MODELS and not (given.file or given.embeddings or more.quantization or more.call):
+        return MODELS[kind](given.folder)
+    return family_of(kind)(given.folder, None, more.call)
 
 
 def of_pipeline(pipe: Any, call: Mapping[str, Any] | None = None) -> PipelineModel:
@@ -57,4 +58,4 @@ def family_of(*names: Any) -> type[PipelineModel]:
     return next((families[name] for name in names if name in families), PipelineModel)
 
 
-__all__ = ["MODELS", "Conditions", "DirectModel", "Model", "PipelineModel", "describe", "of_pipeline"]
+__all__ = ["MODELS", "Conditions", "DirectModel", "LoadOptions", "Model", "PipelineModel", "describe", "of_pipeline"]

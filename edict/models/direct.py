@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 
 from edict import lora
-from edict.checkpoint import DEFAULT, LoRA, ModelError, read_config, read_index
+from edict.checkpoint import DEFAULT, Checkpoint, ModelError, read_config, read_index
 from edict.guidance import guided
 from edict.integration import Integration, Predict, solve
 from edict.models.model import VAE_DTYPES, LoadOptions, Model, decoded, encoded
@@ -55,15 +55,15 @@ class DirectModel(Model):
         self.size = self._size()
         self._empty: Conditions | None = None
 
-    def load(self, options: LoadOptions) -> Self:
-        self.check(options.variant, options.lora)
+    def load(self, checkpoint: Checkpoint, options: LoadOptions) -> Self:
+        self.check(checkpoint)
         for part in self.parts:
             setattr(self, part, self._tokenizers.get(part))
         for part, kind in self._networks.items():
             precision = VAE_DTYPES[options.vae_dtype] if part == "vae" else options.dtype
-            setattr(self, part, load_network(self.folder, part, kind, precision, options.variant))
-        if options.lora is not None:
-            lora.fuse(options.lora, read_index(self.folder)["_class_name"], self.components)
+            setattr(self, part, load_network(self.folder, part, kind, precision, checkpoint.variant))
+        if checkpoint.lora is not None:
+            lora.fuse(checkpoint.lora, read_index(self.folder)["_class_name"], self.components)
         self.prepare(options)
         return self
 
@@ -80,26 +80,26 @@ class DirectModel(Model):
                     f"{advice}"
                 )
 
-    def check(self, variant: str | None = None, adapter: LoRA | None = None) -> None:
+    def check(self, checkpoint: Checkpoint) -> None:
         """Check that every part is present, complete, of a supported class, and fits the others. Raises ModelError.
 
         Of the weights, only names and shapes are read. The shipped model is checked only with a LoRA.
         """
-        if self.folder == DEFAULT and adapter is None:
+        if self.folder == DEFAULT and checkpoint.lora is None:
             return
         for part, kind in self._given.items():
             check_class(self.folder, part, kind)
         networks = dict[str, Any]()
         for part, kind in self._networks.items():
             networks[part] = build_network(self.folder, part, kind)
-            check_weights(self.folder, part, kind, networks[part], variant)
+            check_weights(self.folder, part, kind, networks[part], checkpoint.variant)
         configs = {part: network.config for part, network in networks.items()}
         for part, tokenizer in self._tokenizers.items():
             if (encoder := configs.get(part.replace("tokenizer", "text_encoder"))) is not None:
                 check_tokens(self.folder, part, tokenizer, encoder)
         self._check_fit(configs)
-        if adapter is not None:
-            lora.check(adapter, read_index(self.folder)["_class_name"], networks)
+        if checkpoint.lora is not None:
+            lora.check(checkpoint.lora, read_index(self.folder)["_class_name"], networks)
 
     def _check_fit(self, configs: Mapping[str, Any]) -> None:
         """Check that the parts fit each other, given the whole configuration of each. Raises ModelError."""

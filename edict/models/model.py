@@ -1,14 +1,14 @@
 """What `EDICT` needs of a model of any kind."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import torch
 
-from edict.checkpoint import LoRA, ModelError
+from edict.checkpoint import Checkpoint, ModelError
 from edict.compilation import compile_network
 from edict.determinism import tf32
 from edict.integration import Integration
@@ -26,26 +26,17 @@ pipeline: the pipeline's call guides, in its own way."""
 class LoadOptions:
     """How a checkpoint is loaded.
 
-    `file` is a single-file checkpoint, whose configurations the model's folder has. `embeddings` are files of textual
-    inversions. `quantization` is one of edict.models.pipeline.QUANTIZATIONS, for the network that predicts. The last
-    two and `file` are for models that run by a pipeline of diffusers.
+    `quantization` is one of edict.models.pipeline.QUANTIZATIONS, for the network that predicts; `call` are further
+    arguments of the pipeline's call.
     """
 
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
-    variant: str | None = None
-    lora: LoRA | None = None
-    file: Path | None = None
-    embeddings: tuple[Path, ...] = ()
     quantization: str | None = None
+    call: Mapping[str, Any] = field(default_factory=dict)
     compile: bool = False
     channels_last: bool = False
     vae_dtype: VaeDtype = "float32"
-
-    @property
-    def by_pipeline(self) -> bool:
-        """Whether only a pipeline of diffusers can load this."""
-        return bool(self.file or self.embeddings or self.quantization)
 
 
 class Model(ABC):
@@ -56,7 +47,7 @@ class Model(ABC):
     """
 
     folder: Path
-    """The checkpoint."""
+    """The checkpoint's folder."""
     size: int
     denoiser: ClassVar[str] = "unet"
     """The component that predicts."""
@@ -69,7 +60,7 @@ class Model(ABC):
     """tf32 is float32 with the inputs of products rounded to TF32, on GPUs."""
 
     @abstractmethod
-    def load(self, options: LoadOptions) -> Self:
+    def load(self, checkpoint: Checkpoint, options: LoadOptions) -> Self:
         """Load its components, from safetensors. Raises ModelError, and what diffusers and transformers raise."""
 
     def prepare(self, options: LoadOptions) -> None:
@@ -91,12 +82,22 @@ class Model(ABC):
         self.compiled = options.compile
 
     @abstractmethod
-    def check(self, variant: str | None = None, adapter: LoRA | None = None) -> None:
+    def check(self, checkpoint: Checkpoint) -> None:
         """Check that every component is present, complete and of a supported class. Raises ModelError."""
 
     def interpretation(self) -> dict[str, Any]:
         """Return the settings that change the meaning of a pair and that earlier versions ignored; often {}."""
         return {}
+
+    @property
+    def planned_size(self) -> int | None:
+        """The side of its images, None if only the loaded model knows it."""
+        return self.size
+
+    @property
+    def has_negative(self) -> bool:
+        """Whether guidance can lead away from a negative caption."""
+        return self.guidance == "free"
 
     @property
     @abstractmethod

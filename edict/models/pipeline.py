@@ -6,35 +6,27 @@ its autoencoder, scaled by the autoencoder's own configuration.
 """
 
 import inspect
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import cached_property
-from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-import diffusers
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
-from edict.checkpoint import LoRA, ModelError, read_config, read_index, read_shapes, variant_of
+from edict.checkpoint import Checkpoint, ModelError, read_config
 from edict.integration import Integration
 from edict.lattice import LatticeOverflow, NonFinite
-from edict.models.model import VAE_DTYPES, Guidance, LoadOptions, Model, decoded, encoded
-from edict.models.parts import component_class, first_line, load_component
+from edict.models.loading import denoiser_of, load_pipeline, networks_of, pipeline_class
+from edict.models.model import Guidance, LoadOptions, Model, decoded, encoded
 from edict.schedule import Schedule
 from edict.schedulers import EDICTScheduler, ScheduleFound, ScheduleProbe
 from schemas.sampling import Sampling
 
-DENOISERS = ("transformer", "unet", "prior")
 NEEDED = ("prompt", "latents", "num_inference_steps", "output_type")
 """The arguments that the call of a pipeline must have."""
 RESERVED = {*NEEDED, "guidance_scale", "negative_prompt", "generator", "timesteps", "sigmas", "return_dict", "self"}
 """The arguments of the call that `EDICT` gives."""
-PEFT = "base_model.model."
-"""The prefix of the names in a file of PEFT."""
 
 
 class PipelineModel(Model):
@@ -82,43 +74,13 @@ class PipelineModel(Model):
         self.size = self._size()
         EDICTScheduler.from_config(pipe.scheduler.config)  # Raises ValueError for an unsupported scheduler.
 
-    def load(self, options: LoadOptions) -> Self:
-        self.check(options.variant, options.lora)
-        absent: dict[str, Any] = {part: None for part in ("safety_checker",) if part in read_index(self.folder)}
-        if options.file is not None and is_whole(options.file):
-            pipe = from_single_file(self.kind, options.file, self.folder, options.dtype, **absent)
-            pipe.vae.to(VAE_DTYPES[options.vae_dtype])
-        else:
-            components = absent | self._load_all(options)
-            with explained(f"model {self.folder}", self.kind):
-                pipe = self.kind.from_pretrained(self.folder, local_files_only=True, **components)
-        if options.embeddings:
-            with explained("textual_inversion", self.kind):
-                pipe.load_textual_inversion([str(file) for file in options.embeddings])
-        if options.lora is not None:
-            with explained(f"lora {options.lora.file}", self.kind):
-                pipe.load_lora_weights(lora_weights(options.lora.file, self._denoiser_of(pipe)), adapter_name="lora")
-                pipe.set_adapters("lora", options.lora.scale)
-        self._adopt(pipe)
+    def load(self, checkpoint: Checkpoint, options: LoadOptions) -> Self:
+        self.check(checkpoint)
+        self._adopt(load_pipeline(self.kind, checkpoint, options))
         self.prepare(options)
         return self
 
-    def _load_all(self, options: LoadOptions) -> dict[str, Any]:
-        """Load the networks of the folder. A single-file checkpoint has the weights of the network that predicts."""
-        quantization = options.quantization and quantization_config(options.quantization)
-        loaded = dict[str, Any]()
-        for part, component in networks_of(self.folder).items():
-            precision = VAE_DTYPES[options.vae_dtype] if part == "vae" else options.dtype
-            if options.file is not None and part in DENOISERS:
-                loaded[part] = from_single_file(component, options.file, self.folder, precision, subfolder=part)
-            else:
-                variant, quantized = variant_of(self.folder, part, options.variant), quantization
-                if part not in DENOISERS:
-                    quantized = None
-                loaded[part] = load_component(self.folder, part, component, precision, variant, quantized)
-        return loaded
-
-    def check(self, variant: str | None = None, adapter: LoRA | None = None) -> None:
+    def check(self, checkpoint: Checkpoint) -> None:
         networks_of(self.folder)
         try:
             EDICTScheduler.from_config(read_config(self.folder, "scheduler"))
@@ -134,15 +96,17 @@ class PipelineModel(Model):
         return self.components[self.denoiser]
 
     @property
+    def planned_size(self) -> int | None:
+        return self.call.get("height")
+
+    @property
+    def has_negative(self) -> bool:
+        return "negative_prompt" in self._arguments
+
+    @property
     def denoiser(self) -> str:  # type: ignore[override]
         """The component that predicts."""
-        return self._denoiser_of(self.pipe)
-
-    def _denoiser_of(self, pipe: Any) -> str:
-        found = [name for name in DENOISERS if isinstance(getattr(pipe, name, None), nn.Module)]
-        if not found:
-            raise ModelError(f"model {self.folder}: a {self.kind.__name__} has no {' or '.join(DENOISERS)}")
-        return found[0]
+        return denoiser_of(self.pipe)
 
     def _size(self) -> int:
         height, width = (self.call.get(side) for side in ("height", "width"))
@@ -313,91 +277,3 @@ class PipelineModel(Model):
         )
         dims = (1, -1, *[1] * (latents.ndim - 2))
         return shift.view(dims).to(latents), factor.view(dims).to(latents)
-
-
-QUANTIZATIONS = {
-    "int8": "Int8WeightOnlyConfig",
-    "int8_dynamic": "Int8DynamicActivationInt8WeightConfig",
-    "float8": "Float8WeightOnlyConfig",
-    "int4": "Int4WeightOnlyConfig",
-}
-"""Quantizations by torchao of the network that predicts, each with its class there.
-
-int8, int4 and float8 quantize the weights; int8_dynamic quantizes the activations, too.
-"""
-
-
-def quantization_config(name: str) -> Any:
-    """Return the configuration of diffusers for a name of QUANTIZATIONS. Raises ModelError without torchao."""
-    try:
-        kinds = import_module("torchao.quantization")
-    except ImportError as error:
-        raise ModelError(f"quantization {name} needs torchao: pip install 'edict-pipeline[quantization]'") from error
-    return diffusers.TorchAoConfig(getattr(kinds, QUANTIZATIONS[name])())
-
-
-@contextmanager
-def explained(name: str, kind: Any) -> Iterator[None]:
-    """Raise ModelError for the errors that diffusers raises for files that do not fit a class."""
-    try:
-        yield
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, ImportError) as error:
-        raise ModelError(f"{name} cannot be loaded into a {kind.__name__} ({first_line(error)})") from error
-
-
-def from_single_file(kind: Any, file: Path, folder: Path, dtype: torch.dtype, **given: Any) -> Any:
-    """Load a pipeline or a network from a single file by the configurations of a folder. Raises ModelError."""
-    if not hasattr(kind, "from_single_file"):
-        raise ModelError(f"model {file}: diffusers cannot load a {kind.__name__} from a single file. Give a folder")
-    with explained(f"model {file}", kind):
-        return kind.from_single_file(str(file), config=str(folder), torch_dtype=dtype, local_files_only=True, **given)
-
-
-def lora_weights(file: Path, denoiser: str) -> dict[str, torch.Tensor]:
-    """Return the weights of a LoRA by names that diffusers knows. It does not know those that PEFT itself writes."""
-    weights: dict[str, torch.Tensor] = load_file(file)
-    if not all(name.startswith(PEFT) for name in weights):
-        return weights
-    config = file.with_name("adapter_config.json")
-    settings = json.loads(config.read_text()) if config.is_file() else {}
-    rank = settings.get("r", 1)
-    scale = settings.get("lora_alpha", rank) / (rank**0.5 if settings.get("use_rslora") else rank)
-    return {
-        f"{denoiser}.{name.removeprefix(PEFT)}": weight * scale if ".lora_B." in name else weight
-        for name, weight in weights.items()
-    }
-
-
-def is_whole(file: Path) -> bool:
-    """Return whether a single-file checkpoint has the weights of a text encoder."""
-    return any(name.startswith(("cond_stage_model.", "conditioner.", "text_encoders.")) for name in read_shapes(file))
-
-
-def pipeline_class(folder: Path) -> Any:
-    """Return the class of a checkpoint's pipeline. Raises ModelError unless it is one of diffusers' own."""
-    named = read_index(folder).get("_class_name")
-    kind = getattr(diffusers, named, None) if isinstance(named, str) else None
-    if not (inspect.isclass(kind) and issubclass(kind, diffusers.DiffusionPipeline)):
-        raise ModelError(
-            f"model {folder} is a {named}, which diffusers {diffusers.__version__} does not have. Its code is not run "
-            "from the checkpoint. Use a pipeline of diffusers, or a newer diffusers"
-        )
-    return kind
-
-
-def networks_of(folder: Path) -> dict[str, Any]:
-    """Return the class of each network of a checkpoint, by its name in model_index.json.
-
-    Raises:
-        ModelError: a component has a class that neither diffusers nor transformers has.
-    """
-    found = dict[str, Any]()
-    for part, named in read_index(folder).items():
-        if part.startswith("_") or not isinstance(named, list) or len(named) != 2 or None in named:
-            continue
-        if part in ("safety_checker", "scheduler"):
-            continue
-        component = component_class(folder, part, (named[0], named[1]))
-        if issubclass(component, nn.Module):
-            found[part] = component
-    return found

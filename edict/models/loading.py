@@ -1,0 +1,153 @@
+"""Load a pipeline of diffusers from a checkpoint: folders, single files, LoRAs, textual inversions, quantization."""
+
+import inspect
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from edict.checkpoint import Checkpoint, ModelError, read_index, read_shapes, variant_of
+from edict.models.model import VAE_DTYPES, LoadOptions
+from edict.models.parts import component_class, first_line, load_component
+
+DENOISERS = ("transformer", "unet", "prior")
+"""The names of the network that predicts."""
+PEFT = "base_model.model."
+"""The prefix of the names in a file of PEFT."""
+QUANTIZATIONS = {
+    "int8": "Int8WeightOnlyConfig",
+    "int8_dynamic": "Int8DynamicActivationInt8WeightConfig",
+    "float8": "Float8WeightOnlyConfig",
+    "int4": "Int4WeightOnlyConfig",
+}
+"""Quantizations by torchao of the network that predicts, each with its class there.
+
+int8, int4 and float8 quantize the weights; int8_dynamic quantizes the activations, too.
+"""
+
+
+def load_pipeline(kind: Any, checkpoint: Checkpoint, options: LoadOptions) -> Any:
+    """Load a pipeline of a class, with what a checkpoint loads on top of it. Raises ModelError."""
+    folder = checkpoint.folder
+    absent: dict[str, Any] = {part: None for part in ("safety_checker",) if part in read_index(folder)}
+    if checkpoint.file is not None and is_whole(checkpoint.file):
+        pipe = from_single_file(kind, checkpoint.file, folder, options.dtype, **absent)
+        pipe.vae.to(VAE_DTYPES[options.vae_dtype])
+    else:
+        components = absent | _load_components(checkpoint, options)
+        with _explained(f"model {folder}", kind):
+            pipe = kind.from_pretrained(folder, local_files_only=True, **components)
+    if checkpoint.embeddings:
+        with _explained("textual_inversion", kind):
+            pipe.load_textual_inversion([str(file) for file in checkpoint.embeddings])
+    if (lora := checkpoint.lora) is not None:
+        with _explained(f"lora {lora.file}", kind):
+            pipe.load_lora_weights(lora_weights(lora.file, denoiser_of(pipe)), adapter_name="lora")
+            pipe.set_adapters("lora", lora.scale)
+    return pipe
+
+
+def _load_components(checkpoint: Checkpoint, options: LoadOptions) -> dict[str, Any]:
+    """Load the networks of the folder. A single-file checkpoint has the weights of the network that predicts."""
+    folder, loaded = checkpoint.folder, dict[str, Any]()
+    for part, component in networks_of(folder).items():
+        predicts = part in DENOISERS
+        precision = VAE_DTYPES[options.vae_dtype] if part == "vae" else options.dtype
+        if checkpoint.file is not None and predicts:
+            loaded[part] = from_single_file(component, checkpoint.file, folder, precision, subfolder=part)
+        else:
+            variant = variant_of(folder, part, checkpoint.variant)
+            quantization = quantization_config(options.quantization) if options.quantization and predicts else None
+            loaded[part] = load_component(folder, part, component, precision, variant, quantization)
+    return loaded
+
+
+def denoiser_of(pipe: Any) -> str:
+    """Return the name of the component that predicts. Raises ModelError."""
+    found = [name for name in DENOISERS if isinstance(getattr(pipe, name, None), nn.Module)]
+    if not found:
+        raise ModelError(f"a {type(pipe).__name__} has no {' or '.join(DENOISERS)}, so it cannot invert images")
+    return found[0]
+
+
+def quantization_config(name: str) -> Any:
+    """Return the configuration of diffusers for a name of QUANTIZATIONS. Raises ModelError without torchao."""
+    try:
+        kinds = import_module("torchao.quantization")
+    except ImportError as error:
+        raise ModelError(f"quantization {name} needs torchao: pip install 'edict-pipeline[quantization]'") from error
+    return diffusers.TorchAoConfig(getattr(kinds, QUANTIZATIONS[name])())
+
+
+@contextmanager
+def _explained(name: str, kind: Any) -> Iterator[None]:
+    """Raise ModelError for the errors that diffusers raises for files that do not fit a class."""
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, ImportError) as error:
+        raise ModelError(f"{name} cannot be loaded into a {kind.__name__} ({first_line(error)})") from error
+
+
+def from_single_file(kind: Any, file: Path, folder: Path, dtype: torch.dtype, **given: Any) -> Any:
+    """Load a pipeline or a network from a single file by the configurations of a folder. Raises ModelError."""
+    if not hasattr(kind, "from_single_file"):
+        raise ModelError(f"model {file}: diffusers cannot load a {kind.__name__} from a single file. Give a folder")
+    with _explained(f"model {file}", kind):
+        return kind.from_single_file(str(file), config=str(folder), torch_dtype=dtype, local_files_only=True, **given)
+
+
+def lora_weights(file: Path, denoiser: str) -> dict[str, torch.Tensor]:
+    """Return the weights of a LoRA by names that diffusers knows. It does not know those that PEFT itself writes."""
+    weights: dict[str, torch.Tensor] = load_file(file)
+    if not all(name.startswith(PEFT) for name in weights):
+        return weights
+    config = file.with_name("adapter_config.json")
+    settings = json.loads(config.read_text()) if config.is_file() else {}
+    rank = settings.get("r", 1)
+    scale = settings.get("lora_alpha", rank) / (rank**0.5 if settings.get("use_rslora") else rank)
+    return {
+        f"{denoiser}.{name.removeprefix(PEFT)}": weight * scale if ".lora_B." in name else weight
+        for name, weight in weights.items()
+    }
+
+
+def is_whole(file: Path) -> bool:
+    """Return whether a single-file checkpoint has the weights of a text encoder."""
+    return any(name.startswith(("cond_stage_model.", "conditioner.", "text_encoders.")) for name in read_shapes(file))
+
+
+def pipeline_class(folder: Path) -> Any:
+    """Return the class of a checkpoint's pipeline. Raises ModelError unless it is one of diffusers' own."""
+    named = read_index(folder).get("_class_name")
+    kind = getattr(diffusers, named, None) if isinstance(named, str) else None
+    if not (inspect.isclass(kind) and issubclass(kind, diffusers.DiffusionPipeline)):
+        raise ModelError(
+            f"model {folder} is a {named}, which diffusers {diffusers.__version__} does not have. Its code is not run "
+            "from the checkpoint. Use a pipeline of diffusers, or a newer diffusers"
+        )
+    return kind
+
+
+def networks_of(folder: Path) -> dict[str, Any]:
+    """Return the class of each network of a checkpoint, by its name in model_index.json.
+
+    Raises:
+        ModelError: a component has a class that neither diffusers nor transformers has.
+    """
+    found = dict[str, Any]()
+    for part, named in read_index(folder).items():
+        if part.startswith("_") or not isinstance(named, list) or len(named) != 2 or None in named:
+            continue
+        if part in ("safety_checker", "scheduler"):
+            continue
+        component = component_class(folder, part, (named[0], named[1]))
+        if issubclass(component, nn.Module):
+            found[part] = component
+    return found
