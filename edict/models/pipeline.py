@@ -25,9 +25,48 @@ from edict.schedule import Schedule
 from edict.schedulers import EDICTScheduler, ScheduleFound, ScheduleProbe
 from schemas.sampling import Sampling
 
+SUBCLASS = "Subclass edict.models.PipelineModel, give EDICT(MyModel(None, pipe)), and supply"
 DENOISERS = ("transformer", "unet", "prior")
 NEEDED = ("prompt", "latents", "num_inference_steps", "output_type")
 """The arguments that the call of a pipeline must have."""
+ONE_FRAME = ("num_frames", "video_length", "frames")
+"""The names that calls have for the number of a video's frames."""
+FIXED_LENGTH = frozenset(
+    {
+        "ChromaPipeline",
+        "Flux2KleinPipeline",
+        "Flux2Pipeline",
+        "FluxPipeline",
+        "PixArtAlphaPipeline",
+        "PixArtSigmaPipeline",
+        "SanaPipeline",
+        "StableDiffusion3Pipeline",
+        "StableDiffusionPipeline",
+        "StableDiffusionXLPipeline",
+        "WanPipeline",
+    }
+)
+"""Pipelines that pad every caption to one length, so that a sample's bits do not depend on its batch's captions."""
+FLOAT32_LATENTS = frozenset(
+    {
+        "BriaFibo2Pipeline",
+        "CogView4ControlPipeline",
+        "CogView4Pipeline",
+        "Cosmos3OmniPipeline",
+        "HunyuanVideoPipeline",
+        "LTXPipeline",
+        "SanaControlNetPipeline",
+        "SanaPAGPipeline",
+        "SanaPipeline",
+        "SanaVideoPipeline",
+        "SkyReelsV2Pipeline",
+        "WanPipeline",
+        "WanVACEPipeline",
+        "ZImageControlNetPipeline",
+        "ZImagePipeline",
+    }
+)
+"""Pipelines whose loop has float32 latents with a network of any dtype."""
 
 
 class PipelineModel(Model):
@@ -44,7 +83,7 @@ class PipelineModel(Model):
 
     def __init__(self, folder: Path | None, pipe: Any = None, call: Mapping[str, Any] | None = None) -> None:
         self.call = dict(call or {})
-        self.folder = Path(pipe.config._name_or_path or type(pipe).__name__) if folder is None else folder
+        self.folder = Path(pipe.name_or_path or type(pipe).__name__) if folder is None else folder
         self.kind = type(pipe) if pipe is not None else pipeline_class(self.folder)
         self._arguments = inspect.signature(self.kind.__call__).parameters
         if missing := [name for name in NEEDED if name not in self._arguments]:
@@ -57,6 +96,9 @@ class PipelineModel(Model):
                 f"model.call: the call of {self.kind.__name__} has no argument {unknown[0]!r}. It has "
                 f"{', '.join(name for name in self._arguments if name != 'self')}"
             )
+        names = {kind.__name__ for kind in self.kind.__mro__}
+        self.batched = self.batched or bool(names & FIXED_LENGTH)
+        self._float32_latents = bool(names & FLOAT32_LATENTS)
         self._schedules: dict[tuple[int, float, int | None], Schedule] = {}
         if pipe is not None:
             self._adopt(pipe)
@@ -116,6 +158,20 @@ class PipelineModel(Model):
     @property
     def network(self) -> Any:
         return self.components[self.denoiser]
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder. Raises ModelError if the pipeline has none."""
+        if getattr(self.pipe, "vae", None) is None:
+            raise ModelError(
+                f"model {self.folder}: {self.kind.__name__} has no `vae`. {SUBCLASS}: `encode` and `decode`"
+            )
+        return self.pipe.vae
+
+    @property
+    def of_videos(self) -> bool:
+        """Whether the autoencoder is of videos, so that its latents have an axis of frames."""
+        return any(weight.ndim == 5 for weight in self.vae.parameters())
 
     @property
     def denoiser(self) -> str:  # type: ignore[override]
@@ -200,11 +256,12 @@ class PipelineModel(Model):
     ) -> None:
         """Call the pipeline under a scheduler."""
         given = self.arguments(captions, guidance_scale, negative_captions)
-        given |= {"latents": self.given(latents), "num_inference_steps": steps, "output_type": "latent"}
+        dtype = torch.float32 if self._float32_latents else self.network.dtype
+        given |= {"latents": self.given(latents).to(dtype), "num_inference_steps": steps, "output_type": "latent"}
         defaults = {
             "height": self.size,
             "width": self.size,
-            "num_frames": 1,
+            **dict.fromkeys(ONE_FRAME, 1),
             "use_resolution_binning": False,
             "clean_caption": False,  # it would change the text where two optional packages are installed
             "generator": torch.Generator().manual_seed(0),  # for pipelines that draw noise before their loop
@@ -213,8 +270,12 @@ class PipelineModel(Model):
         own, bar = self.pipe.scheduler, getattr(self.pipe, "_progress_bar_config", None)
         self.pipe.scheduler = scheduler
         self.pipe.set_progress_bar_config(disable=True)
+        devices = [self.device] if self.device.type == "cuda" else []
         try:
-            self.pipe(**given | self.call)
+            # Some pipelines draw noise without their generator, as for the latents of a control image.
+            with torch.random.fork_rng(devices=devices):
+                torch.manual_seed(0)
+                self.pipe(**given | self.call)
         finally:
             self.pipe.scheduler = own
             self.pipe._progress_bar_config = bar or {}
@@ -247,18 +308,17 @@ class PipelineModel(Model):
         return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
     def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
-        images = [encoded(self.pipe.vae, self._frames(image[None]), self.vae_dtype, posterior_seed) for image in pixels]
+        frames = pixels[:, :, None] if self.of_videos else pixels
+        images = [encoded(self.vae, image[None], self.vae_dtype, posterior_seed) for image in frames]
         return self.pack(torch.cat(images)).float()
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        found = [decoded(self.pipe.vae, self.unpack(latent[None].float()), self.vae_dtype) for latent in latents]
-        images = torch.cat(found)
+        images = torch.cat([self.vae_decode(self.unpack(latent[None].float())) for latent in latents])
         return images[:, :, 0] if images.ndim == 5 else images
 
-    def _frames(self, images: torch.Tensor) -> torch.Tensor:
-        """Return images [N, 3, S, S] as the autoencoder takes them: an autoencoder of videos takes one frame each."""
-        kernels = [weight for weight in self.pipe.vae.parameters() if weight.ndim == 5]
-        return images[:, :, None] if kernels else images
+    def vae_decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the images or videos, float32, of the autoencoder's own latents."""
+        return decoded(self.vae, latents, self.vae_dtype)
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         """Return an autoencoder's latents, float32 [N, C, (F,) H, W], in the layout and scale of the pipeline."""
@@ -285,13 +345,14 @@ class PipelineModel(Model):
         shift, factor = self._statistics(latents)
         return latents / factor + shift
 
+    def scaling_factor(self) -> float:
+        return getattr(self.vae.config, "scaling_factor", None) or 1.0
+
     def _statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        config = self.pipe.vae.config
-        mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
+        config, buffers = self.vae.config, dict(self.vae.named_buffers(recurse=False))
+        mean, std = (buffers.get(name, getattr(config, name, None)) for name in ("latents_mean", "latents_std"))
         shift = torch.as_tensor(getattr(config, "shift_factor", None) or 0.0 if mean is None else mean)
-        factor = torch.as_tensor(getattr(config, "scaling_factor", None) or 1.0) / torch.as_tensor(
-            1.0 if std is None else std
-        )
+        factor = self.scaling_factor() / torch.as_tensor(1.0 if std is None else std)
         dims = (1, -1, *[1] * (latents.ndim - 2))
         return shift.view(dims).to(latents), factor.view(dims).to(latents)
 
