@@ -7,7 +7,8 @@ from typing import Any
 from edict.checkpoint import read_index
 from edict.models.direct import Conditions, DirectModel
 from edict.models.flux import Flux
-from edict.models.flux2 import BriaFibo2, Flux2, PatchNorm
+from edict.models.flux2 import BriaFibo2, Flux2, Flux2Klein, PatchNorm
+from edict.models.guider import GuiderPipeline, HunyuanImage
 from edict.models.model import Model
 from edict.models.packed import PackedPipeline, TokenPipeline
 from edict.models.pipeline import PipelineModel
@@ -35,7 +36,10 @@ FAMILIES: tuple[type[PipelineModel], ...] = (
     CogVideoX,
     Cosmos3,
     Flux2,
+    Flux2Klein,
     FramePipeline,
+    GuiderPipeline,
+    HunyuanImage,
     Kandinsky3,
     Kandinsky5,
     Kandinsky6,

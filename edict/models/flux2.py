@@ -1,8 +1,9 @@
 """FLUX.2 (Black Forest Labs, 2025): 2x2 latents, normalized by the statistics of a batch norm; tokens, in its loop."""
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
 from edict.models.packed import from_patches, from_tokens, patches, tokens
 from edict.models.pipeline import PipelineModel
@@ -45,7 +46,7 @@ class BriaFibo2(PatchNorm):
 class Flux2(PatchNorm):
     """Latents are tokens [N, H/2 * W/2, 4 C]. The pipeline is given [N, 4 C, H/2, W/2], and packs it itself."""
 
-    pipelines: ClassVar[tuple[str, ...]] = ("Flux2KleinKVPipeline", "Flux2KleinPipeline", "Flux2Pipeline")
+    pipelines: ClassVar[tuple[str, ...]] = ("Flux2Pipeline",)
     eps = None
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
@@ -56,3 +57,24 @@ class Flux2(PatchNorm):
 
     def given(self, latents: torch.Tensor) -> torch.Tensor:
         return from_tokens(latents)
+
+    def num_tokens(self, tokenizer: Any, caption: str) -> int:
+        messages = format_input([caption], self.pipe.system_message)
+        given = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        return self.pipe.tokenizer.apply_chat_template(messages, **given)["input_ids"].shape[1]
+
+
+class Flux2Klein(Flux2):
+    """FLUX.2 Klein: its text encoder is Qwen3."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("Flux2KleinKVPipeline", "Flux2KleinPipeline")
+
+    def num_tokens(self, tokenizer: Any, caption: str) -> int:
+        return chat_tokens(tokenizer, caption, enable_thinking=False)
+
+
+def chat_tokens(tokenizer: Any, caption: str, *, enable_thinking: bool) -> int:
+    """Return the number of tokens of a caption as a message to Qwen3."""
+    given = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": enable_thinking}
+    text = tokenizer.apply_chat_template([{"role": "user", "content": caption}], **given)
+    return len(tokenizer(text).input_ids)

@@ -6,7 +6,9 @@ its autoencoder, scaled by the autoencoder's own configuration.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -25,10 +27,11 @@ from edict.schedule import Schedule
 from edict.schedulers import EDICTScheduler, ScheduleFound, ScheduleProbe
 from schemas.sampling import Sampling
 
-SUBCLASS = "Subclass edict.models.PipelineModel, give EDICT(MyModel(None, pipe)), and supply"
 DENOISERS = ("transformer", "unet", "prior")
 NEEDED = ("prompt", "latents", "num_inference_steps", "output_type")
 """The arguments that the call of a pipeline must have."""
+LAYOUT_ERRORS = (RuntimeError, ValueError, IndexError)
+"""The errors of networks, pipelines and schedulers for latents in another layout than theirs."""
 ONE_FRAME = ("num_frames", "video_length", "frames")
 """The names that calls have for the number of a video's frames."""
 FIXED_LENGTH = frozenset(
@@ -164,7 +167,8 @@ class PipelineModel(Model):
         """The autoencoder. Raises ModelError if the pipeline has none."""
         if getattr(self.pipe, "vae", None) is None:
             raise ModelError(
-                f"model {self.folder}: {self.kind.__name__} has no `vae`. {SUBCLASS}: `encode` and `decode`"
+                f"model {self.folder}: {self.kind.__name__} has no autoencoder `vae`. Supply `encode` and `decode`: "
+                "subclass edict.models.PipelineModel, and give EDICT(MyModel(None, pipe))"
             )
         return self.pipe.vae
 
@@ -187,7 +191,9 @@ class PipelineModel(Model):
             raise ModelError(
                 f"model.call: height is {height} and width is {width}, but images are squares. Give both the same value"
             )
-        if height is not None:
+        if height is None:
+            height, width = (self._default(side) for side in ("height", "width"))
+        if height is not None and height == width:
             return int(height)
         config, factor = self.network.config, getattr(self.pipe, "vae_scale_factor", None)
         latents = getattr(self.pipe, "default_sample_size", None) or getattr(config, "sample_size", None)
@@ -204,6 +210,10 @@ class PipelineModel(Model):
                 self._run(probe, [""], self._blank, sampling.steps, 1.0, None)
             except ScheduleFound as found:
                 self._schedules[key] = found.schedule
+            except LAYOUT_ERRORS as error:
+                if not any(frame.name == "set_timesteps" for frame in traceback.extract_tb(error.__traceback__)):
+                    self._check_layout(error)
+                raise
             else:
                 raise ModelError(f"model {self.folder}: {self.kind.__name__} does not call scheduler.set_timesteps")
         return self._schedules[key]
@@ -243,7 +253,21 @@ class PipelineModel(Model):
         except (NonFinite, LatticeOverflow):
             if not scheduler.integration.ended:
                 raise
+        except LAYOUT_ERRORS as error:
+            if not scheduler.step_index:
+                self._check_layout(error)
+            raise
         return scheduler.integration
+
+    def _check_layout(self, error: Exception) -> None:
+        """Raise ModelError for an error before the first step, if the layout of the latents was a guess."""
+        if isinstance(error, torch.OutOfMemoryError) or type(self).pack is not PipelineModel.pack:
+            return
+        raise ModelError(
+            f"model {self.folder}: the call of {self.kind.__name__} failed ({error}). It was given latents in the "
+            f"layout of its autoencoder, {[*self._blank.shape]} for an image. If its loop has another layout or scale, "
+            "supply `pack` and `unpack`: subclass edict.models.PipelineModel, and give EDICT(MyModel(None, pipe))"
+        ) from error
 
     def _run(
         self,
@@ -273,12 +297,17 @@ class PipelineModel(Model):
         devices = [self.device] if self.device.type == "cuda" else []
         try:
             # Some pipelines draw noise without their generator, as for the latents of a control image.
-            with torch.random.fork_rng(devices=devices):
+            with self.guided(guidance_scale), torch.random.fork_rng(devices=devices):
                 torch.manual_seed(0)
                 self.pipe(**given | self.call)
         finally:
             self.pipe.scheduler = own
             self.pipe._progress_bar_config = bar or {}
+
+    @contextmanager
+    def guided(self, guidance_scale: float) -> Iterator[None]:
+        """Set the guidance scale during a call, if it is not one of its `arguments`."""
+        yield
 
     def arguments(
         self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
@@ -291,17 +320,27 @@ class PipelineModel(Model):
             if "negative_prompt" not in self._arguments:
                 raise ValueError(f"{self.kind.__name__} takes no negative prompt: leave it out")
             given["negative_prompt"] = [caption or "" for caption in negative_captions]
+            if "true_cfg_scale" in self._arguments and self.call.get("true_cfg_scale", 1.0) <= 1:
+                raise ValueError(
+                    f"a negative caption has no effect on {self.kind.__name__}, whose network takes the guidance scale "
+                    "itself. Leave it out, or give true_cfg_scale in `call`"
+                )
         return given
 
     def truncated(self, caption: str) -> bool:
-        tokenizers = [part for part in self.pipe.components.values() if hasattr(part, "model_max_length")]
+        parts = [getattr(part, "tokenizer", part) for part in self.pipe.components.values()]
+        tokenizers = [part for part in parts if hasattr(part, "model_max_length")]
         most = self.call.get("max_sequence_length", self._default("max_sequence_length"))
         lengths = [tokenizer.model_max_length for tokenizer in tokenizers]
         if most is not None and tokenizers:  # The limit of the encoder that takes the longest captions.
             lengths[lengths.index(max(lengths))] = most
         return bool(tokenizers) and all(
-            len(tokenizer(caption).input_ids) > length for tokenizer, length in zip(tokenizers, lengths, strict=True)
+            self.num_tokens(tokenizer, caption) > length for tokenizer, length in zip(tokenizers, lengths, strict=True)
         )
+
+    def num_tokens(self, tokenizer: Any, caption: str) -> int:
+        """Return how many tokens of the encoder's limit a caption takes, with those that the pipeline adds."""
+        return len(tokenizer(caption).input_ids)
 
     def _default(self, argument: str) -> Any:
         parameter = self._arguments.get(argument)

@@ -24,6 +24,10 @@ class TrueCFG(PipelineModel):
 class QwenImage(TrueCFG, PackedPipeline):
     pipelines: ClassVar[tuple[str, ...]] = ("QwenImageControlNetPipeline", "QwenImagePipeline")
 
+    def num_tokens(self, tokenizer: Any, caption: str) -> int:
+        template, dropped = self.pipe.prompt_template_encode, self.pipe.prompt_template_encode_start_idx
+        return len(tokenizer(template.format(caption)).input_ids) - dropped
+
 
 class QwenImage21(TrueCFG, TokenPipeline):
     """Images have an alpha channel, which is opaque here.

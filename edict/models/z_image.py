@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from edict.models.flux2 import chat_tokens
 from edict.models.packed import PackedPipeline
 from edict.models.pipeline import PipelineModel
 
 
-class ZImage(PipelineModel):
+class FromZero(PipelineModel):
     """The call takes the guidance scale less 1: here, too, 1 is no guidance."""
-
-    pipelines: ClassVar[tuple[str, ...]] = ("ZImageControlNetPipeline", "ZImagePipeline")
 
     def arguments(
         self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
@@ -18,5 +17,12 @@ class ZImage(PipelineModel):
         return super().arguments(captions, guidance_scale - 1, negative_captions)
 
 
-class Krea2(ZImage, PackedPipeline):
+class ZImage(FromZero):
+    pipelines: ClassVar[tuple[str, ...]] = ("ZImageControlNetPipeline", "ZImagePipeline")
+
+    def num_tokens(self, tokenizer: Any, caption: str) -> int:
+        return chat_tokens(tokenizer, caption, enable_thinking=True)
+
+
+class Krea2(FromZero, PackedPipeline):
     pipelines: ClassVar[tuple[str, ...]] = ("Krea2Pipeline",)
