@@ -192,9 +192,8 @@ def _check_interpretation(job: Job, model: "Model", location: str) -> None:
     for name, value in model.interpretation().items():
         if job.fingerprint.interpretation.get(name) != value:
             raise JobChanged(
-                f"{location} was inverted by an earlier version, which ignored the {name} of {job.checkpoint.folder}: its "
-                "pairs "
-                "have another meaning now. Invert the images again"
+                f"{location} was inverted by an earlier version, which ignored the {name} of {job.checkpoint.folder}: "
+                "its pairs have another meaning now. Invert the images again"
             )
 
 

@@ -7,16 +7,20 @@ from typing import Any
 from edict.checkpoint import Checkpoint, read_index
 from edict.models.direct import Conditions, DirectModel
 from edict.models.flux import Flux
-from edict.models.flux2 import Flux2
+from edict.models.flux2 import BriaFibo2, Flux2, Flux2Klein, PatchNorm
+from edict.models.guider import GuiderPipeline, HunyuanImage
 from edict.models.model import LoadOptions, Model
-from edict.models.packed import PackedPipeline
+from edict.models.packed import PackedPipeline, TokenPipeline
 from edict.models.pipeline import PipelineModel
 from edict.models.pixart_sigma import PixArtSigma
 from edict.models.pixels import Pixels
-from edict.models.qwen_image import QwenImage
+from edict.models.qwen_image import QwenImage, QwenImage21
 from edict.models.stable_diffusion import StableDiffusion
 from edict.models.stable_diffusion_3 import StableDiffusion3
 from edict.models.stable_diffusion_xl import StableDiffusionXL
+from edict.models.unscaled import Kandinsky3, PixelPipeline, Unscaled
+from edict.models.video import LTX, CogVideoX, Cosmos3, FramePipeline, Kandinsky5, Kandinsky6, TextToVideo
+from edict.models.z_image import Krea2, ZImage
 
 MODELS: dict[str, type[DirectModel]] = {
     "StableDiffusionPipeline": StableDiffusion,
@@ -27,7 +31,30 @@ MODELS: dict[str, type[DirectModel]] = {
     "DDPMPipeline": Pixels,
     "DDIMPipeline": Pixels,
 }
-FAMILIES: tuple[type[PipelineModel], ...] = (Flux2, PackedPipeline, QwenImage)
+FAMILIES: tuple[type[PipelineModel], ...] = (
+    BriaFibo2,
+    CogVideoX,
+    Cosmos3,
+    Flux2,
+    Flux2Klein,
+    FramePipeline,
+    GuiderPipeline,
+    HunyuanImage,
+    Kandinsky3,
+    Kandinsky5,
+    Kandinsky6,
+    Krea2,
+    LTX,
+    PackedPipeline,
+    PatchNorm,
+    PixelPipeline,
+    QwenImage,
+    QwenImage21,
+    TextToVideo,
+    TokenPipeline,
+    Unscaled,
+    ZImage,
+)
 """The families of pipelines that differ from the common convention."""
 
 

@@ -1,29 +1,80 @@
-"""FLUX.2 (Black Forest Labs, 2025): tokens of 2x2 latents, normalized by the statistics of a batch norm."""
+"""FLUX.2 (Black Forest Labs, 2025): 2x2 latents, normalized by the statistics of a batch norm; tokens, in its loop."""
+
+from typing import Any, ClassVar
 
 import torch
+from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
 from edict.models.packed import from_patches, from_tokens, patches, tokens
 from edict.models.pipeline import PipelineModel
 
 
-class Flux2(PipelineModel):
-    """Latents are tokens [N, H/2 * W/2, 4 C]. The pipeline is given them as [N, 4 C, H/2, W/2] and packs them itself."""
+class PatchNorm(PipelineModel):
+    """Latents are [N, 4 C, H/2, W/2]."""
 
-    pipelines = ("Flux2KleinPipeline", "Flux2Pipeline")
-    batched = True
+    pipelines: ClassVar[tuple[str, ...]] = ("ErnieImagePipeline",)
+    eps: float | None = 1e-5
+    """Of the batch norm; None if the autoencoder's configuration says it."""
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         mean, std = self._batch_norm()
-        return tokens((patches(latents) - mean) / std)
+        return (patches(latents) - mean) / std
 
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
         mean, std = self._batch_norm()
-        return from_patches(from_tokens(latents) * std + mean)
+        return from_patches(latents * std + mean)
+
+    def _batch_norm(self) -> tuple[torch.Tensor, torch.Tensor]:
+        norm, eps = self.vae.bn, self.vae.config.batch_norm_eps if self.eps is None else self.eps
+        mean, variance = (values.float().view(1, -1, 1, 1) for values in (norm.running_mean, norm.running_var))
+        return mean, (variance + eps).sqrt()
+
+
+class BriaFibo2(PatchNorm):
+    """Latents are [N, C, H, W], normalized as 2x2 latents."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("BriaFibo2Pipeline",)
+    eps = None
+
+    def pack(self, latents: torch.Tensor) -> torch.Tensor:
+        return from_patches(super().pack(latents))
+
+    def unpack(self, latents: torch.Tensor) -> torch.Tensor:
+        return super().unpack(patches(latents))
+
+
+class Flux2(PatchNorm):
+    """Latents are tokens [N, H/2 * W/2, 4 C]. The pipeline is given [N, 4 C, H/2, W/2], and packs it itself."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("Flux2Pipeline",)
+    eps = None
+
+    def pack(self, latents: torch.Tensor) -> torch.Tensor:
+        return tokens(super().pack(latents))
+
+    def unpack(self, latents: torch.Tensor) -> torch.Tensor:
+        return super().unpack(from_tokens(latents))
 
     def given(self, latents: torch.Tensor) -> torch.Tensor:
         return from_tokens(latents)
 
-    def _batch_norm(self) -> tuple[torch.Tensor, torch.Tensor]:
-        norm, eps = self.pipe.vae.bn, self.pipe.vae.config.batch_norm_eps
-        mean, variance = (values.float().view(1, -1, 1, 1) for values in (norm.running_mean, norm.running_var))
-        return mean, (variance + eps).sqrt()
+    def num_tokens(self, tokenizer: Any, caption: str) -> int:
+        messages = format_input([caption], self.pipe.system_message)
+        given = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        return self.pipe.tokenizer.apply_chat_template(messages, **given)["input_ids"].shape[1]
+
+
+class Flux2Klein(Flux2):
+    """FLUX.2 Klein: its text encoder is Qwen3."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("Flux2KleinKVPipeline", "Flux2KleinPipeline")
+
+    def num_tokens(self, tokenizer: Any, caption: str) -> int:
+        return chat_tokens(tokenizer, caption, enable_thinking=False)
+
+
+def chat_tokens(tokenizer: Any, caption: str, *, enable_thinking: bool) -> int:
+    """Return the number of tokens of a caption as a message to Qwen3."""
+    given = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": enable_thinking}
+    text = tokenizer.apply_chat_template([{"role": "user", "content": caption}], **given)
+    return len(tokenizer(text).input_ids)

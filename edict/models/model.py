@@ -172,12 +172,12 @@ class Model(ABC):
 def encoded(vae: Any, pixels: torch.Tensor, vae_dtype: VaeDtype, posterior_seed: int | None) -> torch.Tensor:
     """Return an autoencoder's own latents of images or videos on [-1, 1], float32: the mode of its posterior.
 
-    With a seed they are a sample of the posterior. An autoencoder without a posterior (DC-AE) has one answer.
+    With a seed they are a sample of the posterior. An autoencoder without a posterior (DC-AE, VQ-GAN) has one answer.
     """
     with tf32(vae_dtype == "tf32"):
         found = vae.encode(pixels.to(vae.dtype))
     if not hasattr(found, "latent_dist"):
-        latents: torch.Tensor = found.latent
+        latents: torch.Tensor = found.latents if hasattr(found, "latents") else found.latent
         return latents.float()
     latents = found.latent_dist.mode().float()
     if posterior_seed is not None:
@@ -187,8 +187,8 @@ def encoded(vae: Any, pixels: torch.Tensor, vae_dtype: VaeDtype, posterior_seed:
     return latents
 
 
-def decoded(vae: Any, latents: torch.Tensor, vae_dtype: VaeDtype) -> torch.Tensor:
-    """Return the images or videos, float32, of an autoencoder's own latents."""
+def decoded(vae: Any, latents: torch.Tensor, vae_dtype: VaeDtype, **given: Any) -> torch.Tensor:
+    """Return the images or videos, float32, of an autoencoder's own latents. `given` are arguments of its `decode`."""
     with tf32(vae_dtype == "tf32"):
-        images: torch.Tensor = vae.decode(latents.to(vae.dtype)).sample
+        images: torch.Tensor = vae.decode(latents.to(vae.dtype), **given).sample
     return images.float()

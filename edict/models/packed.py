@@ -1,22 +1,48 @@
-"""Pipelines whose latents are tokens of 2x2 positions, as FLUX.1's (Black Forest Labs, 2024)."""
+"""Pipelines whose latents are tokens, of one position or of 2x2 as FLUX.1's (Black Forest Labs, 2024)."""
 
 import math
+from typing import ClassVar
 
 import torch
 
 from edict.models.pipeline import PipelineModel
 
 
-class PackedPipeline(PipelineModel):
-    """Latents are [N, H/2 * W/2, 4 C]; a token has the channels first, and of each channel its 2x2 positions."""
+class TokenPipeline(PipelineModel):
+    """Latents are [N, H * W, C]."""
 
-    pipelines = ("BriaPipeline", "ChromaPipeline", "LongCatImagePipeline", "OvisImagePipeline")
+    pipelines: ClassVar[tuple[str, ...]] = ("BriaFiboPipeline",)
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
-        return tokens(patches(self.normalized(latents)))
+        found = self.normalized(latents)
+        return tokens(found[:, :, 0] if self.of_videos else found)
 
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
-        return self.denormalized(from_patches(from_tokens(latents)))
+        found = from_tokens(latents)
+        return self.denormalized(found[:, :, None] if self.of_videos else found)
+
+
+class PackedPipeline(TokenPipeline):
+    """Latents are [N, H/2 * W/2, 4 C]; a token has the channels first, and of each channel its 2x2 positions."""
+
+    pipelines: ClassVar[tuple[str, ...]] = (
+        "BriaPipeline",
+        "ChromaPipeline",
+        "FluxControlNetPipeline",
+        "FluxControlPipeline",
+        "FluxPipeline",
+        "LongCatImagePipeline",
+        "NucleusMoEImagePipeline",
+        "OvisImagePipeline",
+    )
+
+    def pack(self, latents: torch.Tensor) -> torch.Tensor:
+        found = self.normalized(latents)
+        return tokens(patches(found[:, :, 0] if self.of_videos else found))
+
+    def unpack(self, latents: torch.Tensor) -> torch.Tensor:
+        found = from_patches(from_tokens(latents))
+        return self.denormalized(found[:, :, None] if self.of_videos else found)
 
 
 def patches(latents: torch.Tensor) -> torch.Tensor:

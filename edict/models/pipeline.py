@@ -6,7 +6,9 @@ its autoencoder, scaled by the autoencoder's own configuration.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -27,6 +29,46 @@ NEEDED = ("prompt", "latents", "num_inference_steps", "output_type")
 """The arguments that the call of a pipeline must have."""
 RESERVED = {*NEEDED, "guidance_scale", "negative_prompt", "generator", "timesteps", "sigmas", "return_dict", "self"}
 """The arguments of the call that `EDICT` gives."""
+LAYOUT_ERRORS = (RuntimeError, ValueError, IndexError)
+"""The errors of networks, pipelines and schedulers for latents in another layout than theirs."""
+ONE_FRAME = ("num_frames", "video_length", "frames")
+"""The names that calls have for the number of a video's frames."""
+FIXED_LENGTH = frozenset(
+    {
+        "ChromaPipeline",
+        "Flux2KleinPipeline",
+        "Flux2Pipeline",
+        "FluxPipeline",
+        "PixArtAlphaPipeline",
+        "PixArtSigmaPipeline",
+        "SanaPipeline",
+        "StableDiffusion3Pipeline",
+        "StableDiffusionPipeline",
+        "StableDiffusionXLPipeline",
+        "WanPipeline",
+    }
+)
+"""Pipelines that pad every caption to one length, so that a sample's bits do not depend on its batch's captions."""
+FLOAT32_LATENTS = frozenset(
+    {
+        "BriaFibo2Pipeline",
+        "CogView4ControlPipeline",
+        "CogView4Pipeline",
+        "Cosmos3OmniPipeline",
+        "HunyuanVideoPipeline",
+        "LTXPipeline",
+        "SanaControlNetPipeline",
+        "SanaPAGPipeline",
+        "SanaPipeline",
+        "SanaVideoPipeline",
+        "SkyReelsV2Pipeline",
+        "WanPipeline",
+        "WanVACEPipeline",
+        "ZImageControlNetPipeline",
+        "ZImagePipeline",
+    }
+)
+"""Pipelines whose loop has float32 latents with a network of any dtype."""
 
 
 class PipelineModel(Model):
@@ -43,7 +85,7 @@ class PipelineModel(Model):
 
     def __init__(self, folder: Path | None, pipe: Any = None, call: Mapping[str, Any] | None = None) -> None:
         self.call = dict(call or {})
-        self.folder = Path(pipe.config._name_or_path or type(pipe).__name__) if folder is None else folder
+        self.folder = Path(pipe.name_or_path or type(pipe).__name__) if folder is None else folder
         self.kind = type(pipe) if pipe is not None else pipeline_class(self.folder)
         self._arguments = inspect.signature(self.kind.__call__).parameters
         if missing := [name for name in NEEDED if name not in self._arguments]:
@@ -63,6 +105,9 @@ class PipelineModel(Model):
                 f"model.call: the call of {self.kind.__name__} has no argument {unknown[0]!r}. It has "
                 f"{', '.join(name for name in self._arguments if name != 'self')}"
             )
+        names = {kind.__name__ for kind in self.kind.__mro__}
+        self.batched = self.batched or bool(names & FIXED_LENGTH)
+        self._float32_latents = bool(names & FLOAT32_LATENTS)
         self._schedules: dict[tuple[int, float, int | None], Schedule] = {}
         if pipe is not None:
             self._adopt(pipe)
@@ -104,6 +149,21 @@ class PipelineModel(Model):
         return "negative_prompt" in self._arguments
 
     @property
+    def vae(self) -> Any:
+        """The autoencoder. Raises ModelError if the pipeline has none."""
+        if getattr(self.pipe, "vae", None) is None:
+            raise ModelError(
+                f"model {self.folder}: {self.kind.__name__} has no autoencoder `vae`. Supply `encode` and `decode`: "
+                "subclass edict.models.PipelineModel, and give EDICT(MyModel(None, pipe))"
+            )
+        return self.pipe.vae
+
+    @property
+    def of_videos(self) -> bool:
+        """Whether the autoencoder is of videos, so that its latents have an axis of frames."""
+        return any(weight.ndim == 5 for weight in self.vae.parameters())
+
+    @property
     def denoiser(self) -> str:  # type: ignore[override]
         """The component that predicts."""
         return denoiser_of(self.pipe)
@@ -114,7 +174,9 @@ class PipelineModel(Model):
             raise ModelError(
                 f"model.call: height is {height} and width is {width}, but images are squares. Give both the same value"
             )
-        if height is not None:
+        if height is None:
+            height, width = (self._default(side) for side in ("height", "width"))
+        if height is not None and height == width:
             return int(height)
         config, factor = self.network.config, getattr(self.pipe, "vae_scale_factor", None)
         latents = getattr(self.pipe, "default_sample_size", None) or getattr(config, "sample_size", None)
@@ -131,6 +193,10 @@ class PipelineModel(Model):
                 self._run(probe, [""], self._blank, sampling.steps, 1.0, None)
             except ScheduleFound as found:
                 self._schedules[key] = found.schedule
+            except LAYOUT_ERRORS as error:
+                if not any(frame.name == "set_timesteps" for frame in traceback.extract_tb(error.__traceback__)):
+                    self._check_layout(error)
+                raise
             else:
                 raise ModelError(f"model {self.folder}: {self.kind.__name__} does not call scheduler.set_timesteps")
         return self._schedules[key]
@@ -170,7 +236,21 @@ class PipelineModel(Model):
         except (NonFinite, LatticeOverflow):
             if not scheduler.integration.ended:
                 raise
+        except LAYOUT_ERRORS as error:
+            if not scheduler.step_index:
+                self._check_layout(error)
+            raise
         return scheduler.integration
+
+    def _check_layout(self, error: Exception) -> None:
+        """Raise ModelError for an error before the first step, if the layout of the latents was a guess."""
+        if isinstance(error, torch.OutOfMemoryError) or type(self).pack is not PipelineModel.pack:
+            return
+        raise ModelError(
+            f"model {self.folder}: the call of {self.kind.__name__} failed ({error}). It was given latents in the "
+            f"layout of its autoencoder, {[*self._blank.shape]} for an image. If its loop has another layout or scale, "
+            "supply `pack` and `unpack`: subclass edict.models.PipelineModel, and give EDICT(MyModel(None, pipe))"
+        ) from error
 
     def _run(
         self,
@@ -183,11 +263,12 @@ class PipelineModel(Model):
     ) -> None:
         """Call the pipeline under a scheduler."""
         given = self.arguments(captions, guidance_scale, negative_captions)
-        given |= {"latents": self.given(latents), "num_inference_steps": steps, "output_type": "latent"}
+        dtype = torch.float32 if self._float32_latents else self.network.dtype
+        given |= {"latents": self.given(latents).to(dtype), "num_inference_steps": steps, "output_type": "latent"}
         defaults = {
             "height": self.size,
             "width": self.size,
-            "num_frames": 1,
+            **dict.fromkeys(ONE_FRAME, 1),
             "use_resolution_binning": False,
             "clean_caption": False,  # it would change the text where two optional packages are installed
             "generator": torch.Generator().manual_seed(0),  # for pipelines that draw noise before their loop
@@ -196,11 +277,20 @@ class PipelineModel(Model):
         own, bar = self.pipe.scheduler, getattr(self.pipe, "_progress_bar_config", None)
         self.pipe.scheduler = scheduler
         self.pipe.set_progress_bar_config(disable=True)
+        devices = [self.device] if self.device.type == "cuda" else []
         try:
-            self.pipe(**given | self.call)
+            # Some pipelines draw noise without their generator, as for the latents of a control image.
+            with self.guided(guidance_scale), torch.random.fork_rng(devices=devices):
+                torch.manual_seed(0)
+                self.pipe(**given | self.call)
         finally:
             self.pipe.scheduler = own
             self.pipe._progress_bar_config = bar or {}
+
+    @contextmanager
+    def guided(self, guidance_scale: float) -> Iterator[None]:
+        """Set the guidance scale during a call, if it is not one of its `arguments`."""
+        yield
 
     def arguments(
         self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
@@ -213,35 +303,44 @@ class PipelineModel(Model):
             if "negative_prompt" not in self._arguments:
                 raise ValueError(f"{self.kind.__name__} takes no negative prompt: leave it out")
             given["negative_prompt"] = [caption or "" for caption in negative_captions]
+            if "true_cfg_scale" in self._arguments and self.call.get("true_cfg_scale", 1.0) <= 1:
+                raise ValueError(
+                    f"a negative caption has no effect on {self.kind.__name__}, whose network takes the guidance scale "
+                    "itself. Leave it out, or give true_cfg_scale in `call`"
+                )
         return given
 
     def truncated(self, caption: str) -> bool:
-        tokenizers = [part for part in self.pipe.components.values() if hasattr(part, "model_max_length")]
+        parts = [getattr(part, "tokenizer", part) for part in self.pipe.components.values()]
+        tokenizers = [part for part in parts if hasattr(part, "model_max_length")]
         most = self.call.get("max_sequence_length", self._default("max_sequence_length"))
         lengths = [tokenizer.model_max_length for tokenizer in tokenizers]
         if most is not None and tokenizers:  # The limit of the encoder that takes the longest captions.
             lengths[lengths.index(max(lengths))] = most
         return bool(tokenizers) and all(
-            len(tokenizer(caption).input_ids) > length for tokenizer, length in zip(tokenizers, lengths, strict=True)
+            self.num_tokens(tokenizer, caption) > length for tokenizer, length in zip(tokenizers, lengths, strict=True)
         )
+
+    def num_tokens(self, tokenizer: Any, caption: str) -> int:
+        """Return how many tokens of the encoder's limit a caption takes, with those that the pipeline adds."""
+        return len(tokenizer(caption).input_ids)
 
     def _default(self, argument: str) -> Any:
         parameter = self._arguments.get(argument)
         return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
     def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
-        images = [encoded(self.pipe.vae, self._frames(image[None]), self.vae_dtype, posterior_seed) for image in pixels]
+        frames = pixels[:, :, None] if self.of_videos else pixels
+        images = [encoded(self.vae, image[None], self.vae_dtype, posterior_seed) for image in frames]
         return self.pack(torch.cat(images)).float()
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        found = [decoded(self.pipe.vae, self.unpack(latent[None].float()), self.vae_dtype) for latent in latents]
-        images = torch.cat(found)
+        images = torch.cat([self.vae_decode(self.unpack(latent[None].float())) for latent in latents])
         return images[:, :, 0] if images.ndim == 5 else images
 
-    def _frames(self, images: torch.Tensor) -> torch.Tensor:
-        """Return images [N, 3, S, S] as the autoencoder takes them: an autoencoder of videos takes one frame each."""
-        kernels = [weight for weight in self.pipe.vae.parameters() if weight.ndim == 5]
-        return images[:, :, None] if kernels else images
+    def vae_decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the images or videos, float32, of the autoencoder's own latents."""
+        return decoded(self.vae, latents, self.vae_dtype)
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         """Return an autoencoder's latents, float32 [N, C, (F,) H, W], in the layout and scale of the pipeline."""
@@ -268,12 +367,13 @@ class PipelineModel(Model):
         shift, factor = self._statistics(latents)
         return latents / factor + shift
 
+    def scaling_factor(self) -> float:
+        return getattr(self.vae.config, "scaling_factor", None) or 1.0
+
     def _statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        config = self.pipe.vae.config
-        mean, std = (getattr(config, name, None) for name in ("latents_mean", "latents_std"))
+        config, buffers = self.vae.config, dict(self.vae.named_buffers(recurse=False))
+        mean, std = (buffers.get(name, getattr(config, name, None)) for name in ("latents_mean", "latents_std"))
         shift = torch.as_tensor(getattr(config, "shift_factor", None) or 0.0 if mean is None else mean)
-        factor = torch.as_tensor(getattr(config, "scaling_factor", None) or 1.0) / torch.as_tensor(
-            1.0 if std is None else std
-        )
+        factor = self.scaling_factor() / torch.as_tensor(1.0 if std is None else std)
         dims = (1, -1, *[1] * (latents.ndim - 2))
         return shift.view(dims).to(latents), factor.view(dims).to(latents)

@@ -1,26 +1,53 @@
-"""Qwen-Image (Wu et al., 2508.02324): tokens of 2x2 latents of a video autoencoder; guidance by `true_cfg_scale`."""
+"""Qwen-Image (Wu et al., 2508.02324): guidance by `true_cfg_scale`, which needs a negative prompt."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
-from edict.models.packed import PackedPipeline
+from edict.models.packed import PackedPipeline, TokenPipeline
+from edict.models.pipeline import PipelineModel
 
 
-class QwenImage(PackedPipeline):
-    """Classifier-free guidance needs a negative prompt: the empty one, if none is given."""
-
-    pipelines = ("QwenImagePipeline",)
-
-    def pack(self, latents: torch.Tensor) -> torch.Tensor:
-        return super().pack(latents[:, :, 0] if latents.ndim == 5 else latents)
-
-    def unpack(self, latents: torch.Tensor) -> torch.Tensor:
-        return super().unpack(latents)[:, :, None]
+class TrueCFG(PipelineModel):
+    """Guidance leads away from the empty caption, if there is no negative one."""
 
     def arguments(
         self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
     ) -> dict[str, Any]:
-        negatives = [caption or "" for caption in negative_captions or [None] * len(captions)]
-        return {"prompt": list(captions), "true_cfg_scale": guidance_scale, "negative_prompt": negatives}
+        given = {"prompt": list(captions), "true_cfg_scale": guidance_scale}
+        if guidance_scale > 1:
+            given["negative_prompt"] = [caption or "" for caption in negative_captions or [None] * len(captions)]
+        return given
+
+
+class QwenImage(TrueCFG, PackedPipeline):
+    pipelines: ClassVar[tuple[str, ...]] = ("QwenImageControlNetPipeline", "QwenImagePipeline")
+
+    def num_tokens(self, tokenizer: Any, caption: str) -> int:
+        template, dropped = self.pipe.prompt_template_encode, self.pipe.prompt_template_encode_start_idx
+        return len(tokenizer(template.format(caption)).input_ids) - dropped
+
+
+class QwenImage21(TrueCFG, TokenPipeline):
+    """Images have an alpha channel, which is opaque here.
+
+    The pipeline's cache of keys and values is not used: the first call fills it, and the others read it.
+    """
+
+    pipelines: ClassVar[tuple[str, ...]] = ("QwenImage21Pipeline",)
+
+    @property
+    def of_videos(self) -> bool:
+        return True  # with kernels of images
+
+    def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
+        return super().encode(torch.cat([pixels, torch.ones_like(pixels[:, :1])], 1), posterior_seed)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return super().decode(latents)[:, :3]
+
+    def arguments(
+        self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
+    ) -> dict[str, Any]:
+        return super().arguments(captions, guidance_scale, negative_captions) | {"use_kv_cache": False}

@@ -418,8 +418,8 @@ REFUSALS: list[Checkpoint] = [
         "sd1",
         settings("model_index.json", _class_name="StableDiffusionInpaintPipeline"),
         (
-            "model m: StableDiffusionInpaintPipeline starts from an image of its own. Use the text-to-image pipeline of "
-            "the same model"
+            "model m: StableDiffusionInpaintPipeline starts from an image of its own. Use the text-to-image pipeline "
+            "of the same model"
         ),
     ),
     case(

@@ -9,7 +9,6 @@ from diffusers import (
     AnimateDiffPipeline,
     AnimateDiffSDXLPipeline,
     AnimateDiffSparseControlNetPipeline,
-    AutoencoderKL,
     ControlNetModel,
     DDIMScheduler,
     MotionAdapter,
@@ -18,6 +17,7 @@ from diffusers import (
 )
 from PIL import Image
 
+from tests.recipes import vaes
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
 FRAMES = 2
@@ -52,7 +52,7 @@ BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "linear"}
 
 def parts(dtype: torch.dtype, **unet: Any) -> dict[str, Any]:
     return {
-        "vae": None,
+        "vae": vaes.stable_diffusion(dtype),
         "text_encoder": None,
         "tokenizer": None,
         "unet": random(UNet2DConditionModel, dtype, **UNET, **unet),
@@ -90,14 +90,6 @@ def animatediff_sdxl(dtype: torch.dtype) -> Trial:
         addition_embed_type="text_time",
         addition_time_embed_dim=8,
         projection_class_embeddings_input_dim=56,
-    )
-    made["vae"] = random(  # the call reads its dtype
-        AutoencoderKL,
-        dtype,
-        block_out_channels=(8,) * 4,
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        norm_num_groups=2,
     )
     pipe = AnimateDiffSDXLPipeline(**made, text_encoder_2=None, tokenizer_2=None)
     call = {

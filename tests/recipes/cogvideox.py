@@ -38,21 +38,23 @@ VAE = {
 @recipe("CogVideoXPipeline")
 def cogvideox(dtype: torch.dtype) -> Trial:
     transformer = random(CogVideoXTransformer3DModel, dtype, **TRANSFORMER, in_channels=4)
-    return trial(CogVideoXPipeline(**parts(), transformer=transformer), dtype, {"num_frames": 9})
+    return trial(CogVideoXPipeline(**parts(dtype), transformer=transformer), dtype, {"num_frames": 9})
 
 
 @recipe("CogVideoXFunControlPipeline")
 def cogvideox_fun_control(dtype: torch.dtype) -> Trial:
     """The pipeline encodes the control video in each call."""
     transformer = random(CogVideoXTransformer3DModel, dtype, **TRANSFORMER, in_channels=8)
-    made = {**parts(), "vae": random(AutoencoderKLCogVideoX, dtype, **VAE)}
     control = normal(BATCH, 9, 3, 32, 32).sigmoid()
-    return trial(CogVideoXFunControlPipeline(**made, transformer=transformer), dtype, {"control_video": control})
+    return trial(
+        CogVideoXFunControlPipeline(**parts(dtype), transformer=transformer), dtype, {"control_video": control}
+    )
 
 
-def parts() -> dict[str, Any]:
+def parts(dtype: torch.dtype) -> dict[str, Any]:
+    vae = random(AutoencoderKLCogVideoX, dtype, **VAE)
     scheduler = CogVideoXDDIMScheduler(prediction_type="v_prediction", snr_shift_scale=1.0, timestep_spacing="trailing")
-    return {"tokenizer": None, "text_encoder": None, "vae": None, "scheduler": scheduler}
+    return {"tokenizer": None, "text_encoder": None, "vae": vae, "scheduler": scheduler}
 
 
 def trial(pipe: Any, dtype: torch.dtype, call: dict[str, Any]) -> Trial:

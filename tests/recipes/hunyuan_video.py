@@ -3,6 +3,7 @@
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, HunyuanVideoPipeline, HunyuanVideoTransformer3DModel
 
+from tests.recipes import vaes
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
 TRANSFORMER = {
@@ -26,7 +27,7 @@ def hunyuan_video(dtype: torch.dtype) -> Trial:
         text_encoder=None,
         tokenizer=None,
         transformer=random(HunyuanVideoTransformer3DModel, dtype, **TRANSFORMER),
-        vae=None,
+        vae=vaes.hunyuan_video(dtype),
         scheduler=FlowMatchEulerDiscreteScheduler(shift=7.0),
         text_encoder_2=None,
         tokenizer_2=None,

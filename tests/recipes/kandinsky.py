@@ -16,9 +16,9 @@ from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 GUIDED, UNGUIDED = {"guidance_scale": 3.0}, {"guidance_scale": 1.0}
 
 
-def movq(dtype: torch.dtype) -> VQModel:
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    return random(VQModel, dtype, **blocks, block_out_channels=(32, 64), latent_channels=4, num_vq_embeddings=8)
+def movq(dtype: torch.dtype, levels: int) -> VQModel:
+    blocks = {"down_block_types": ("DownEncoderBlock2D",) * levels, "up_block_types": ("UpDecoderBlock2D",) * levels}
+    return random(VQModel, dtype, **blocks, block_out_channels=(32,) * levels, latent_channels=4, num_vq_embeddings=8)
 
 
 @recipe("KandinskyV22Pipeline")
@@ -44,7 +44,7 @@ def kandinsky_2_2(dtype: torch.dtype) -> Trial:
     pipe = KandinskyV22Pipeline(
         unet=unet,
         scheduler=DDPMScheduler(**betas, variance_type="learned_range", clip_sample=False),
-        movq=movq(dtype),
+        movq=movq(dtype, levels=2),
     )
     call = {
         "image_embeds": normal(BATCH, 16, dtype=dtype),
@@ -73,7 +73,7 @@ def kandinsky_3(dtype: torch.dtype) -> Trial:
         text_encoder=None,
         unet=unet,
         scheduler=DDPMScheduler(beta_schedule="squaredcos_cap_v2", clip_sample=False),
-        movq=movq(dtype),
+        movq=movq(dtype, levels=4),
     )
     mask = torch.tensor([[True] * 5, [True] * 3 + [False] * 2])
     call = {

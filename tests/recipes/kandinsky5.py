@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, Kandinsky5T2VPipeline, Kandinsky5Transformer3DModel
 
+from tests.recipes import vaes
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
 TRANSFORMER = {
@@ -24,7 +25,7 @@ TRANSFORMER = {
 def pipeline(dtype: torch.dtype, **config: Any) -> Kandinsky5T2VPipeline:
     return Kandinsky5T2VPipeline(
         transformer=random(Kandinsky5Transformer3DModel, dtype, **TRANSFORMER, **config),
-        vae=None,
+        vae=vaes.hunyuan_video(dtype),
         text_encoder=None,
         tokenizer=None,
         text_encoder_2=None,

@@ -2,12 +2,12 @@
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
     Kandinsky5T2IPipeline,
     Kandinsky5Transformer3DModel,
 )
 
+from tests.recipes import vaes
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
 
@@ -28,7 +28,7 @@ def kandinsky5(dtype: torch.dtype) -> Trial:
             num_visual_blocks=1,
             axes_dims=(4, 2, 2),
         ),
-        vae=random(AutoencoderKL, dtype, block_out_channels=(32,), latent_channels=4),
+        vae=vaes.stable_diffusion(dtype),
         text_encoder=None,
         tokenizer=None,
         text_encoder_2=None,

@@ -3,6 +3,7 @@
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, Kandinsky6TI2VAPipeline, Kandinsky6Transformer3DModel
 
+from tests.recipes import vaes
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
 TRANSFORMER = {
@@ -25,7 +26,7 @@ TRANSFORMER = {
 def kandinsky6(dtype: torch.dtype) -> Trial:
     pipe = Kandinsky6TI2VAPipeline(
         transformer=random(Kandinsky6Transformer3DModel, dtype, **TRANSFORMER),
-        vae=None,
+        vae=vaes.hunyuan_video(dtype),
         text_encoder=None,
         tokenizer=None,
         text_encoder_2=None,

@@ -3,6 +3,7 @@
 import torch
 from diffusers import DDIMScheduler, LattePipeline, LatteTransformer3DModel
 
+from tests.recipes import vaes
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
 TRANSFORMER = {
@@ -27,7 +28,7 @@ def latte(dtype: torch.dtype) -> Trial:
     pipe = LattePipeline(
         tokenizer=None,
         text_encoder=None,
-        vae=None,
+        vae=vaes.stable_diffusion(dtype),
         transformer=random(LatteTransformer3DModel, dtype, **TRANSFORMER),
         scheduler=DDIMScheduler(beta_schedule="linear", clip_sample=False),
     )

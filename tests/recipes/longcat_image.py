@@ -28,7 +28,7 @@ VISION = {"depth": 1, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2
 def longcat_image(dtype: torch.dtype) -> Trial:
     pipe = LongCatImagePipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=random(AutoencoderKL, dtype, block_out_channels=(32,), latent_channels=4, shift_factor=0.1),
+        vae=random(AutoencoderKL, dtype, block_out_channels=(32,), latent_channels=16, shift_factor=0.1),
         text_encoder=text_encoder(
             Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLConfig(text_config=TEXT, vision_config=VISION), dtype
         ),
@@ -37,7 +37,7 @@ def longcat_image(dtype: torch.dtype) -> Trial:
         transformer=random(
             LongCatImageTransformer2DModel,
             dtype,
-            in_channels=16,
+            in_channels=64,
             num_layers=1,
             num_single_layers=1,
             attention_head_dim=16,
@@ -49,4 +49,4 @@ def longcat_image(dtype: torch.dtype) -> Trial:
     )
     pipe.tokenizer_max_length = 16
     call = {**PROMPTS, "enable_prompt_rewrite": False, "height": 8, "width": 8}
-    return Trial(pipe, (BATCH, 16, 16), call, {"guidance_scale": 4.5}, {"guidance_scale": 1.0})
+    return Trial(pipe, (BATCH, 16, 64), call, {"guidance_scale": 4.5}, {"guidance_scale": 1.0})

@@ -3,6 +3,7 @@
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, LTXPipeline, LTXVideoTransformer3DModel
 
+from tests.recipes import vaes
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
 TRANSFORMER = {
@@ -20,7 +21,7 @@ TRANSFORMER = {
 def ltx(dtype: torch.dtype) -> Trial:
     pipe = LTXPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True, shift_terminal=0.1),
-        vae=None,
+        vae=vaes.ltx(dtype),
         text_encoder=None,
         tokenizer=None,
         transformer=random(LTXVideoTransformer3DModel, dtype, **TRANSFORMER),

@@ -2,7 +2,6 @@
 
 import torch
 from diffusers import (
-    AutoencoderKL,
     FlowMatchEulerDiscreteScheduler,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
@@ -10,6 +9,7 @@ from diffusers import (
     LuminaPipeline,
 )
 
+from tests.recipes import vaes
 from tests.recipes.trial import BATCH, Trial, normal, prompt_mask, random, recipe
 
 SHAPE = (BATCH, 4, 8, 8)
@@ -32,7 +32,7 @@ def lumina(dtype: torch.dtype) -> Trial:
             cross_attention_dim=32,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(),
-        vae=random(AutoencoderKL, dtype, block_out_channels=(32,), latent_channels=4),
+        vae=vaes.stable_diffusion(dtype),
         text_encoder=None,
         tokenizer=None,
     )
@@ -65,7 +65,7 @@ def lumina2(dtype: torch.dtype) -> Trial:
             cap_feat_dim=32,
         ),
         scheduler=FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=random(AutoencoderKL, dtype, block_out_channels=(32,), latent_channels=4, shift_factor=0.1),
+        vae=vaes.stable_diffusion(dtype, shift_factor=0.1),
         text_encoder=None,
         tokenizer=None,
     )

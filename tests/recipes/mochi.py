@@ -3,6 +3,7 @@
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, MochiPipeline, MochiTransformer3DModel
 
+from tests.recipes import vaes
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
 TRANSFORMER = {
@@ -20,7 +21,7 @@ TRANSFORMER = {
 def mochi(dtype: torch.dtype) -> Trial:
     pipe = MochiPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(invert_sigmas=True),
-        vae=None,
+        vae=vaes.mochi(dtype),
         text_encoder=None,
         tokenizer=None,
         transformer=random(MochiTransformer3DModel, dtype, **TRANSFORMER),

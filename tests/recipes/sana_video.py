@@ -3,6 +3,7 @@
 import torch
 from diffusers import DPMSolverMultistepScheduler, SanaVideoPipeline, SanaVideoTransformer3DModel
 
+from tests.recipes import vaes
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
 TRANSFORMER = {
@@ -25,7 +26,7 @@ def sana_video(dtype: torch.dtype) -> Trial:
     pipe = SanaVideoPipeline(
         tokenizer=None,
         text_encoder=None,
-        vae=None,
+        vae=vaes.wan(dtype),
         transformer=random(SanaVideoTransformer3DModel, dtype, **TRANSFORMER),
         scheduler=DPMSolverMultistepScheduler(
             use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=8.0, final_sigmas_type="zero"

@@ -3,6 +3,7 @@
 import torch
 from diffusers import SkyReelsV2Pipeline, SkyReelsV2Transformer3DModel, UniPCMultistepScheduler
 
+from tests.recipes import vaes
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
 TRANSFORMER = {
@@ -24,7 +25,7 @@ def skyreels_v2(dtype: torch.dtype) -> Trial:
         tokenizer=None,
         text_encoder=None,
         transformer=random(SkyReelsV2Transformer3DModel, dtype, **TRANSFORMER),
-        vae=None,
+        vae=vaes.wan(dtype),
         scheduler=UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=8.0),
     )
     call = {

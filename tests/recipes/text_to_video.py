@@ -3,6 +3,7 @@
 import torch
 from diffusers import DDIMScheduler, TextToVideoSDPipeline, UNet3DConditionModel
 
+from tests.recipes import vaes
 from tests.recipes.trial import BATCH, Trial, normal, random, recipe
 
 FRAMES = 2
@@ -21,7 +22,7 @@ UNET = {
 @recipe("TextToVideoSDPipeline")
 def text_to_video(dtype: torch.dtype) -> Trial:
     pipe = TextToVideoSDPipeline(
-        vae=None,
+        vae=vaes.stable_diffusion(dtype),
         text_encoder=None,
         tokenizer=None,
         unet=random(UNet3DConditionModel, dtype, **UNET),

@@ -1,0 +1,49 @@
+"""Pipelines whose guidance is a component, `guider`, and not an argument of the call: HunyuanVideo 1.5, Motif-Video."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from edict.checkpoint import ModelError
+from edict.models.pipeline import PipelineModel
+
+EXACT = ("ClassifierFreeGuidance", "AdaptiveProjectedGuidance")
+
+
+class GuiderPipeline(PipelineModel):
+    """The guidance scale is set in the guider, during the call."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("HunyuanVideo15Pipeline", "MotifVideoPipeline")
+    guiders: ClassVar[tuple[str, ...]] = ("guider",)
+
+    @contextmanager
+    def guided(self, guidance_scale: float) -> Iterator[None]:
+        found = [guider for name in self.guiders if (guider := getattr(self.pipe, name)) is not None]
+        own = [guider.guidance_scale for guider in found]
+        for guider in found:
+            config = guider.config
+            momentum = config.get("adaptive_projected_guidance_momentum")
+            if type(guider).__name__ not in EXACT or momentum is not None or (config.start, config.stop) != (0, 1):
+                raise ModelError(
+                    f"model {self.folder}: its {type(guider).__name__} depends on the index of the step, so no run is "
+                    "exact. Set pipe.guider = diffusers.ClassifierFreeGuidance()"
+                )
+            guider.guidance_scale = guidance_scale - bool(config.use_original_formulation)
+        try:
+            yield
+        finally:
+            for guider, scale in zip(found, own, strict=True):
+                guider.guidance_scale = scale
+
+
+class HunyuanImage(GuiderPipeline):
+    """HunyuanImage 2.1. A distilled checkpoint has no guider, and its network takes the guidance scale."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("HunyuanImagePipeline",)
+    guiders: ClassVar[tuple[str, ...]] = ("guider", "ocr_guider")
+
+    def arguments(
+        self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
+    ) -> dict[str, Any]:
+        given = super().arguments(captions, guidance_scale, negative_captions)
+        return given | {"distilled_guidance_scale": guidance_scale}

@@ -1,0 +1,44 @@
+"""Pipelines that do not scale latents by their autoencoder's `scaling_factor`, or that have no autoencoder."""
+
+from typing import ClassVar
+
+import torch
+
+from edict.models.model import decoded
+from edict.models.pipeline import PipelineModel
+
+
+class Unscaled(PipelineModel):
+    """Latents are (z - mean) / std."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("GlmImagePipeline", "SanaVideoPipeline")
+
+    def scaling_factor(self) -> float:
+        return 1.0
+
+
+class Kandinsky3(Unscaled):
+    """The autoencoder is a VQ-GAN, `movq`, and the latents are not quantized."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("Kandinsky3Pipeline",)
+
+    @property
+    def vae(self) -> torch.nn.Module:
+        return self.pipe.movq
+
+    def vae_decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return decoded(self.vae, latents, self.vae_dtype, force_not_quantize=True)
+
+
+class PixelPipeline(PipelineModel):
+    """The latents are the images, on [-1, 1]."""
+
+    pipelines: ClassVar[tuple[str, ...]] = ("PRXPixelPipeline",)
+
+    def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
+        if posterior_seed is not None:
+            raise ValueError(f"posterior_seed: {self.kind.__name__} has no autoencoder. Leave it out")
+        return pixels
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        return latents

@@ -1,0 +1,28 @@
+"""Pipelines that guide by prediction + scale * (prediction - unconditional one), so that 0 is no guidance."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from edict.models.flux2 import chat_tokens
+from edict.models.packed import PackedPipeline
+from edict.models.pipeline import PipelineModel
+
+
+class FromZero(PipelineModel):
+    """The call takes the guidance scale less 1: here, too, 1 is no guidance."""
+
+    def arguments(
+        self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
+    ) -> dict[str, Any]:
+        return super().arguments(captions, guidance_scale - 1, negative_captions)
+
+
+class ZImage(FromZero):
+    pipelines: ClassVar[tuple[str, ...]] = ("ZImageControlNetPipeline", "ZImagePipeline")
+
+    def num_tokens(self, tokenizer: Any, caption: str) -> int:
+        return chat_tokens(tokenizer, caption, enable_thinking=True)
+
+
+class Krea2(FromZero, PackedPipeline):
+    pipelines: ClassVar[tuple[str, ...]] = ("Krea2Pipeline",)

@@ -1,0 +1,237 @@
+"""Pipelines of diffusers as models: images in, images out, by the pipeline's own call.
+
+The checkpoints are small and complete: text encoder, tokenizer, autoencoder.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline, FluxPipeline
+from PIL import Image
+
+from edict import EDICT, ModelError
+from edict.models import PipelineModel
+from edict.models.packed import PackedPipeline
+from tests.edict.checkpoints import Folder
+from tests.edict.pipeline_checkpoints import BUILDERS, CALLS, load, save
+
+CAPTIONS = ["a cat", "a dog with two red hearts, and a cat"]
+SETTINGS = [("edict", 3, True), ("edict", 4, False), ("bdia", 3, False), ("bdia", 4, True), ("obelm", 3, True)]
+FIXED_LENGTH = ["chroma", "flux2", "flux2-klein", "pixart-alpha", "sana", "wan"]
+OTHERS = sorted(BUILDERS.keys() - {*FIXED_LENGTH})
+DIRECT = ["sd1", "sd2", "sdxl", "sd3", "flux-dev", "flux-schnell", "pixart-sigma"]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Folder:
+    root = tmp_path_factory.mktemp("pipelines")
+    return lambda name: root / name if (root / name).exists() else save(name, root / name)
+
+
+def size_of(name: str) -> dict[str, int]:
+    return {side: CALLS[name][side] for side in ("height", "width")}
+
+
+def model_of(folder: Path, name: str, **given: Any) -> EDICT:
+    return EDICT.from_pretrained(folder, call=size_of(name), **given)
+
+
+def check_round_trips(model: EDICT, images: Sequence[Image.Image], settings: Sequence[tuple[str, int, bool]]) -> None:
+    start = {}
+    for sampler, steps, guided in settings:
+        bits = 16 if sampler == "obelm" else 12
+        start[bits] = model.encode(images[:2], bits=bits)
+        scale = 3.0 if guided else 1.0
+        noise = model.invert(start[bits], CAPTIONS, sampler=sampler, steps=steps, guidance_scale=scale)
+        assert not torch.equal(noise.x, start[bits].x)
+        found = model.generate(noise, CAPTIONS, output_type="latent")
+        assert found == start[bits], (sampler, steps, guided)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", BUILDERS)
+def test_round_trips_are_exact(name: str, dtype: str, checkpoint: Folder, images: list[Image.Image]) -> None:
+    check_round_trips(model_of(checkpoint(name), name, dtype=dtype), images, SETTINGS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", DIRECT)
+def test_round_trips_of_a_users_pipeline_are_exact(
+    kind: str, dtype: torch.dtype, folder: Folder, images: list[Image.Image]
+) -> None:
+    pipe = DiffusionPipeline.from_pretrained(folder(kind), dtype=dtype)
+    call = {"height": 16, "width": 16} if kind.startswith("flux") else {}
+    check_round_trips(EDICT(pipe, call), images, SETTINGS)
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_another_caption_gives_another_image(name: str, checkpoint: Folder, images: list[Image.Image]) -> None:
+    model = model_of(checkpoint(name), name)
+    noise = model.invert(images[:1], "a cat", steps=3, guidance_scale=3.0)
+    same, edit = (model.generate(noise, caption, output_type="pt") for caption in ("a cat", "a dog"))
+    assert same.shape == (1, 3, model.size, model.size)
+    assert (same - edit).abs().max() > 1 / 255
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_guidance_scale_1_is_without_guidance(name: str, checkpoint: Folder, images: list[Image.Image]) -> None:
+    """The network is called once per prediction, on one row per sample, and more rows with guidance."""
+    model = model_of(checkpoint(name), name)
+    rows = list[int]()
+    for scale in (1.0, 3.0):
+        count = [0]
+
+        def called(_: Any, positional: tuple[Any, ...], given: dict[str, Any], count: list[int] = count) -> None:
+            latents = given.get("hidden_states", given.get("x", positional[0] if positional else None))
+            count[0] += len(latents)
+
+        hook = model.network.register_forward_pre_hook(called, with_kwargs=True)
+        model.invert(images[:1], "a cat", steps=2, guidance_scale=scale)
+        hook.remove()
+        rows.append(count[0])
+    assert rows[0] == 4
+    assert rows[1] == (4 if name == "flux2" else 8)  # FLUX.2's network takes the scale itself.
+
+
+@pytest.mark.parametrize("name", FIXED_LENGTH)
+def test_a_sample_does_not_depend_on_its_batchs_captions(
+    name: str, checkpoint: Folder, images: list[Image.Image]
+) -> None:
+    model = model_of(checkpoint(name), name)
+    assert model.model.batched
+    start = model.encode(images[:2])
+    noise = model.invert(start, CAPTIONS, batch_size=2, steps=3, guidance_scale=3.0)
+    alone, _ = model.move(noise[[1]], [CAPTIONS[1]], 3, slots=[1])
+    assert alone == start[[1]]
+    for other in ("", "a " * 100):
+        both, _ = model.move(noise, [other, CAPTIONS[1]], 3)
+        assert both[[1]] == start[[1]]
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_sample_of_other_pipelines_runs_alone(name: str, checkpoint: Folder, images: list[Image.Image]) -> None:
+    model = model_of(checkpoint(name), name)
+    assert not model.model.batched
+    start = model.encode(images[:2])
+    noise = model.invert(start, CAPTIONS, batch_size=2, steps=3, guidance_scale=3.0)
+    alone = model.invert(start[[1]], [CAPTIONS[1]], steps=3, guidance_scale=3.0)
+    assert torch.equal(noise[[1]].x, alone.x) and torch.equal(noise[[1]].y, alone.y)
+    assert model.generate(noise[[1]], [CAPTIONS[1]], output_type="latent") == start[[1]]
+
+
+@pytest.mark.parametrize("name", ["qwen-image", "sana", "wan", "z-image"])
+def test_negative_captions_are_per_sample(name: str, checkpoint: Folder, images: list[Image.Image]) -> None:
+    model = model_of(checkpoint(name), name)
+    noise = model.invert(images[:2], CAPTIONS, steps=2, guidance_scale=3.0)
+    plain, _ = model.move(noise, CAPTIONS, 2)
+    none, _ = model.move(noise, CAPTIONS, 2, negative_captions=[None, None])
+    some, _ = model.move(noise, CAPTIONS, 2, negative_captions=[None, "blur"])
+    assert none == plain and some[[0]] == plain[[0]]
+    assert some[[1]] != plain[[1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("flux2", "takes no negative prompt"), ("flux2-klein", "takes no negative")]
+)
+def test_a_pipeline_without_negative_prompt_says_so(
+    name: str, message: str, checkpoint: Folder, images: list[Image.Image]
+) -> None:
+    model = model_of(checkpoint(name), name)
+    noise = model.invert(images[:1], "a cat", steps=2)
+    with pytest.raises(ValueError, match=message):
+        model.move(noise, ["a cat"], 2, negative_captions=["blur"])
+
+
+def test_a_negative_caption_that_has_no_effect_is_an_error(folder: Folder, images: list[Image.Image]) -> None:
+    model = EDICT(FluxPipeline.from_pretrained(folder("flux-dev")), {"height": 16, "width": 16})
+    noise = model.invert(images[:1], "a cat", steps=2)
+    with pytest.raises(ValueError, match="true_cfg_scale"):
+        model.move(noise, ["a cat"], 2, negative_captions=["blur"])
+    model.model.call["true_cfg_scale"] = 2.0
+    assert model.move(noise, ["a cat"], 2, negative_captions=["blur"])[0] != model.move(noise, ["a cat"], 2)[0]
+
+
+def ordinary(pipe: Any, name: str) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return pipe(prompt="a cat", num_inference_steps=2, generator=generator, output_type="pt", **CALLS[name])[0]
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_users_pipeline_is_as_before(name: str, checkpoint: Folder, images: list[Image.Image]) -> None:
+    pipe = load(checkpoint(name))
+    scheduler, bar = pipe.scheduler, dict(pipe._progress_bar_config)
+    state, before = torch.get_rng_state(), ordinary(pipe, name)
+    model = EDICT(pipe, size_of(name))
+    pair = model.invert(images[:1], "a cat", steps=2, guidance_scale=3.0)
+    assert model.generate(pair, "a cat", output_type="latent") == model.encode(images[:1])
+    assert pipe.scheduler is scheduler and pipe._progress_bar_config == bar
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(ordinary(pipe, name), before)
+
+
+class OneLayout(PipelineModel):
+    """A pipeline whose layout is not known."""
+
+
+def test_a_layout_that_does_not_fit_names_the_methods(folder: Folder, images: list[Image.Image]) -> None:
+    pipe, call = FluxPipeline.from_pretrained(folder("flux-dev")), {"height": 16, "width": 16}
+    model = EDICT(OneLayout(None, pipe, call))
+    with pytest.raises(ModelError, match=r"supply `pack` and `unpack`: subclass edict.models.PipelineModel") as raised:
+        model.invert(images[:1], "a cat", steps=2)
+    assert "[1, 4, 8, 8]" in str(raised.value)
+
+    class Packed(PackedPipeline, OneLayout):
+        pass
+
+    check_round_trips(EDICT(Packed(None, pipe, call)), images, SETTINGS[:1])
+
+
+def test_an_error_of_the_settings_stays_one(folder: Folder, images: list[Image.Image]) -> None:
+    model = EDICT(DiffusionPipeline.from_pretrained(folder("sd1")))
+    with pytest.raises(ValueError, match="steps"):
+        model.invert(images[:1], "a cat", steps=2000)
+    with pytest.raises(ValueError, match="steps_offset"):
+        EDICT(DiffusionPipeline.from_pretrained(folder("sd3"))).invert(images[:1], "a cat", steps=3, steps_offset=1)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        ({"hight": 16}, "has no argument 'hight'"),
+        ({"height": 16}, "Give both the same value"),
+        ({"height": 16, "width": 32}, "Give both the same value"),
+        ({}, "the size of its images is unknown. Give height and width"),
+    ],
+)
+def test_arguments_that_the_call_cannot_take_are_errors(call: dict[str, Any], message: str, checkpoint: Folder) -> None:
+    with pytest.raises(ModelError, match=message):
+        EDICT(load(checkpoint("wan")), call)
+
+
+TOKENS = dict.fromkeys(BUILDERS, 512) | {"pixart-alpha": 120, "sana": 300}
+"""The default `max_sequence_length` of each call."""
+
+
+@pytest.mark.parametrize("name", BUILDERS)
+def test_a_caption_is_truncated_where_the_pipeline_no_longer_sees_it(name: str, checkpoint: Folder) -> None:
+    """The longest caption that is not truncated changes the latents with its last word, and the next one does not."""
+    model = model_of(checkpoint(name), name)
+    lengths = [n for n in range(1, 600) if not model.truncated(" cat" * n)]
+    assert lengths == list(range(1, len(lengths) + 1)) and len(lengths) < 590
+    longest = " cat" * (len(lengths) - 1)
+    pipe = model.model.pipe
+
+    def embedded(caption: str) -> torch.Tensor:
+        found = pipe.encode_prompt(caption, max_sequence_length=TOKENS[name])
+        return torch.as_tensor(found[0][0] if isinstance(found[0], list) else found[0])
+
+    def differ(first: str, second: str) -> bool:
+        a, b = embedded(first), embedded(second)
+        return a.shape != b.shape or not torch.equal(a, b)
+
+    assert differ(longest + " cat", longest + " dog")
+    beyond = longest + " cat" * 40
+    assert not differ(beyond + " dog", beyond + " cat")

@@ -1,0 +1,136 @@
+"""`PipelineModel` encodes, decodes and runs every pipeline with a recipe as the pipeline's own call does."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+import torch
+
+from edict import EDICT
+from edict.determinism import make_deterministic
+from edict.image_processor import from_decoded
+from edict.models import PipelineModel, of_pipeline
+from edict.models.pipeline import ONE_FRAME
+from edict.models.unscaled import PixelPipeline
+from tests.recipes.families import NO_IMAGES
+from tests.recipes.trial import BATCH, Trial, normal, recipes
+
+RECIPES = {name: made for name, made in recipes().items() if name.partition(" ")[0] not in NO_IMAGES}
+TOLERANCE = 1e-4  # of images on [0, 1]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def deterministic() -> None:
+    make_deterministic()
+
+
+def call_of(trial: Trial, model: PipelineModel) -> dict[str, Any]:
+    """Return the arguments of a call that makes one frame."""
+    frames = {name: 1 for name in ONE_FRAME if name in model._arguments}
+    if "conditioning_frames" in trial.call:
+        frames |= {"conditioning_frames": trial.call["conditioning_frames"][:1]}
+    if "controlnet_frame_indices" in trial.call:
+        frames |= {"controlnet_frame_indices": [0]}
+    if "control_video" in trial.call:
+        frames |= {"control_video": trial.call["control_video"][:, :1]}
+    return trial.call | {"height": model.size, "width": model.size} | frames
+
+
+def model_of(trial: Trial) -> PipelineModel:
+    sides = {side: trial.call[side] for side in ("height", "width") if side in trial.call}
+    return of_pipeline(trial.pipe, sides)
+
+
+def run(trial: Trial, call: Mapping[str, Any], output_type: str) -> torch.Tensor:
+    torch.manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    given = {**call, **trial.guided, "num_inference_steps": 2, "generator": generator, "return_dict": False}
+    trial.pipe.set_progress_bar_config(disable=True)
+    made = trial.pipe(**given, output_type=output_type)[0]
+    return torch.as_tensor(made).float()
+
+
+LOOP: dict[str, Callable[[PipelineModel, torch.Tensor], torch.Tensor]] = {
+    "Cosmos3OmniPipeline": lambda model, latents: latents[:, None],
+    "Flux2KleinKVPipeline": lambda model, latents: model.pack(latents),
+    "Flux2KleinPipeline": lambda model, latents: model.pack(latents),
+    "Kandinsky6TI2VAPipeline": lambda model, latents: latents.movedim(1, -1),
+    "TextToVideoSDPipeline": lambda model, latents: latents[:, :, 0],
+}
+"""The layout of a pipeline's loop, of what its call returns with output_type="latent", where that is another one."""
+IMAGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "Cosmos3OmniPipeline": lambda frames: frames[:1],
+    "Kandinsky3Pipeline": lambda images: from_decoded(images, "pt"),
+    "PRXPixelPipeline": lambda images: from_decoded(images, "pt"),
+    "QwenImage21Pipeline": lambda images: images[:, :3],
+    "StableDiffusionAdapterPipeline": lambda images: images.movedim(-1, 1),
+}
+"""The images [N, 3, H, W] on [0, 1], of what its call returns with output_type="pt", where that is not images."""
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_the_images_of_latents_are_the_pipelines_own(name: str) -> None:
+    trial = RECIPES[name](torch.float32)
+    model = model_of(trial)
+    for norm in getattr(getattr(trial.pipe, "vae", None), "modules", list)():
+        if isinstance(norm, torch.nn.BatchNorm2d):  # Its `eps` counts if the variance is small.
+            norm.running_mean += 0.1
+            norm.running_var *= 1e-3
+    if "HunyuanVideo15" in name:  # It takes one image at a time.
+        trial.pipe.vae.enable_slicing()
+    call, kind = call_of(trial, model), model.kind.__name__
+    latents, made = run(trial, call, "latent"), run(trial, call, "pt")
+    latents = LOOP[kind](model, latents) if kind in LOOP else latents
+    expected = IMAGES[kind](made) if kind in IMAGES else made[:, 0] if made.ndim == 5 else made
+    found = from_decoded(model.decode(latents), "pt")
+    assert found.shape == expected.shape
+    assert (found - expected).abs().max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_latents_are_packed_as_the_call_takes_them(name: str) -> None:
+    trial = RECIPES[name](torch.float32)
+    model = model_of(trial)
+    images = normal(len(trial.call.get("prompt_embeds", [0])), 3, model.size, model.size).tanh()
+    latents = model.encode(images, None)
+    assert latents.dtype == torch.float32
+    if not {"control_video", *ONE_FRAME} & {*model._arguments}:
+        assert latents.shape[1:] == trial.shape[1:]
+    if isinstance(model, PixelPipeline):
+        return
+    unpacked = model.unpack(latents)
+    assert torch.allclose(model.pack(unpacked), latents, atol=1e-5)
+
+
+def with_embeddings(trial: Trial, guided: bool) -> EDICT:
+    """Return the trial's pipeline as a model that gives its call the trial's embeddings in the place of captions."""
+    model = model_of(trial)
+    given = trial.guided if guided else trial.unguided
+
+    class Embedded(type(model)):
+        batched = True
+
+        def arguments(self, *_: Any) -> dict[str, Any]:
+            return dict(given)
+
+        @property
+        def _blank(self) -> torch.Tensor:
+            return self.encode(torch.zeros(batch(trial), 3, self.size, self.size), None)
+
+    return EDICT(Embedded(None, trial.pipe, call_of(trial, model)))
+
+
+def batch(trial: Trial) -> int:
+    return min(trial.shape[0], BATCH)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_images_are_inverted_and_generated_exactly(name: str) -> None:
+    for dtype, guided in ((torch.float32, False), (torch.bfloat16, True)):
+        trial = RECIPES[name](dtype)
+        model = with_embeddings(trial, guided)
+        images = normal(batch(trial), 3, model.size, model.size).sigmoid()
+        start = model.encode(images)
+        noise = model.invert(start, [""] * batch(trial), steps=3)
+        assert not torch.equal(noise.x, start.x)
+        assert model.generate(noise, [""] * batch(trial), output_type="latent") == start
