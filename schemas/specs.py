@@ -51,6 +51,8 @@ PRESETS: Mapping[str, dict[str, dict[str, Any]]] = {
         "image": {"resize": "bicubic", "posterior_seed": 1},
     }
 }
+TEXT_ARGUMENTS = {"prompt", "negative_prompt", "guidance_scale", "true_cfg_scale", "prompt_embeds", "generator"}
+"""The arguments of a pipeline's call that a job gives from its captions, prompts and sampler."""
 MAX_VARIANTS = 10_000  # of a job: each has its name in memory, and in the plan's count of pictures
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -125,6 +127,13 @@ class ModelSpec(Spec):
         description="Compile the network with torch.compile, which takes a compiler on every node, and time at the "
         "start. The round trip is as exact; there is no attention control.",
     )
+
+    @field_validator("call")
+    @classmethod
+    def _further(cls, call: dict[str, Any]) -> dict[str, Any]:
+        if taken := sorted(call.keys() & TEXT_ARGUMENTS):
+            raise ValueError(f"only further arguments, but the job itself gives {', '.join(taken)}")
+        return call
 
 
 class SamplerSpec(Sampling):

@@ -27,8 +27,8 @@ from schemas.sampling import Sampling
 
 NEEDED = ("prompt", "latents", "num_inference_steps", "output_type")
 """The arguments that the call of a pipeline must have."""
-RESERVED = {*NEEDED, "guidance_scale", "negative_prompt", "generator", "timesteps", "sigmas", "return_dict", "self"}
-"""The arguments of the call that `EDICT` gives."""
+RESERVED = ("latents", "num_inference_steps", "output_type", "timesteps", "sigmas", "return_dict", "self")
+"""The arguments of the call that only `EDICT` gives."""
 LAYOUT_ERRORS = (RuntimeError, ValueError, IndexError)
 """The errors of networks, pipelines and schedulers for latents in another layout than theirs."""
 ONE_FRAME = ("num_frames", "video_length", "frames")
@@ -99,10 +99,10 @@ class PipelineModel(Model):
                 "pipeline of the same model"
             )
         if taken := [name for name in self.call if name in RESERVED]:
-            raise ModelError(f"model.call: {taken[0]} is not a further argument: it is set by the job. Leave it out")
+            raise ModelError(f"call: `EDICT` itself gives {taken[0]} to the pipeline's call. Leave it out")
         if unknown := [name for name in self.call if name not in self._arguments]:
             raise ModelError(
-                f"model.call: the call of {self.kind.__name__} has no argument {unknown[0]!r}. It has "
+                f"call: the call of {self.kind.__name__} has no argument {unknown[0]!r}. It has "
                 f"{', '.join(name for name in self._arguments if name != 'self')}"
             )
         names = {kind.__name__ for kind in self.kind.__mro__}
