@@ -1,5 +1,6 @@
 """A flow model through the real workers: its store reads back to the same schedule, and edits start from it."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +18,18 @@ from pipeline.invert import InvertWorker
 from pipeline.job import lora_of, open_job, weights_of
 from pipeline.job import resolve as resolve_job
 from pipeline.latents import read_latents
+from pipeline.parts import restored
 from pipeline.plan import part_units, plan_shards, read_units, write_units
 from pipeline.run import edit_task
 from pipeline.selection import read_selection
 from pipeline.shards import Sample
 from pipeline.store import Store
 from pipeline.tasks import EditError
+from schemas.job import read_job
 from schemas.latents import read_footer
 from schemas.specs import EditSpec, InvertSpec
 from tests.edict.checkpoints import save
+from tests.pipeline.earlier import as_format_2
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +72,13 @@ def test_a_flows_store_reads_back_to_the_same_schedule(made: tuple[InvertSpec, I
         assert same.digests() == latents.column("digest")
         floats = same.to_float()[0]
         assert floats.equal(same.x.double() * 2.0**-12)
+
+
+def test_a_flows_job_of_an_earlier_format_is_the_same_job(made: tuple[InvertSpec, InvertWorker]) -> None:
+    record, schedule = made[1].task.record, made[1].model.model.schedule(made[0].sampler)
+    earlier = read_job(json.loads(json.dumps(as_format_2(record, schedule))))
+    assert earlier.inversion.schedule is not None and restored(earlier.inversion.schedule) == schedule
+    assert earlier.settings() == record.settings() | {"pipeline": None}
 
 
 def test_a_flows_store_is_edited(made: tuple[InvertSpec, InvertWorker], tmp_path: Path) -> None:
