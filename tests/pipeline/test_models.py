@@ -9,13 +9,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from edict.checkpoint import weights_digest
 from edict.samplers import sampling
 from jobs.preview import preview
 from jobs.prompts import resolve
 from pipeline.edit import EditWorker
 from pipeline.invert import InvertWorker
-from pipeline.job import lora_of, open_job, weights_of
+from pipeline.job import open_job, weights_of
 from pipeline.job import resolve as resolve_job
 from pipeline.latents import read_latents
 from pipeline.parts import restored
@@ -121,9 +120,5 @@ def test_the_variant_and_the_lora_go_to_the_workers(made: tuple[InvertSpec, Inve
     model = made[0].model.model_validate(
         {"path": made[0].model.path, "variant": "fp16", "lora": {"path": str(tmp_path), "scale": 0.5}}
     )
-    lora = lora_of(model)
-    assert lora is not None and lora.file == tmp_path / "lora.safetensors"
-    digest = weights_digest(Path(model.path), "fp16", lora)
-    weights = weights_of(model, Path(model.path), made[1].task.fingerprint)
-    assert (weights.variant, weights.lora, weights.lora_scale) == ("fp16", str(tmp_path), 0.5)
-    assert digest != weights_digest(Path(model.path), "fp16")
+    weights = weights_of(model, made[1].task.fingerprint)
+    assert weights.model == model and weights.dtype == "bfloat16"
