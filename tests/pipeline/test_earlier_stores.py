@@ -1,6 +1,6 @@
 """A latent store and an edit of it that an earlier version made are opened, verified, edited, resumed and extended.
 
-stores/format-2.tar.gz has a shard of three images, the last without a caption, so that two rows are in the latent
+stores/format-2.tar.xz has a shard of three images, the last without a caption, so that two rows are in the latent
 store and one image was rejected; and an edit of two units, of which one is done.
 """
 
@@ -33,7 +33,7 @@ from schemas.latents import FINGERPRINT
 from schemas.sampling import Sampling
 from schemas.specs import EditSpec, InvertSpec
 
-STORES = Path(__file__).with_name("stores") / "format-2.tar.gz"
+STORES = Path(__file__).with_name("stores") / "format-2.tar.xz"
 PAIRS = (
     "37420ec39f06cc12d6060db48f9cd903e4470448cc9d550d5c7d0574e4713d18",
     "8d7073a29047dedc4d8f6f98f836994c20cf1c7e5d00b365f9067b9a409d2463",
