@@ -320,12 +320,13 @@ def new_record(
     )
 
 
-def open_job(store: Store, record: JobRecord) -> JobRecord:
+def open_job(store: Store, record: JobRecord, found: JobRecord | None = None) -> JobRecord:
     """Return the record of the store's job: the one in job.json, or this one, which is then written there.
 
-    If an earlier run of the same job wrote job.json, only its machine is updated. Raises JobChanged.
+    If an earlier run of the same job wrote job.json, only its machine is updated. `found` is the result of `check_job`
+    if it was called before. Raises JobChanged.
     """
-    found = check_job(store, record)
+    found = found or check_job(store, record)
     if found is record:
         if store.put_new("job.json", record.model_dump_json(indent=2).encode()):
             return record

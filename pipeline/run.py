@@ -267,13 +267,13 @@ def _open(
     An input that cannot be planned leaves no job.json, so that the spec can be corrected.
     """
     check_output(store, inputs)
-    check_job(store, record)
+    found = check_job(store, record)
     if not (has_plan := is_planned(store)) and next(store.names("commits"), None) is not None:
         raise StoreError(
             f"{store.location}: has commits but no plan/units.parquet; put it back, or give another output"
         )
     planned = None if has_plan else plan()
-    record = open_job(store, record)
+    record = open_job(store, record, found)
     if planned is not None:
         write_units(store, planned)
     extend(record)

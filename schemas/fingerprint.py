@@ -81,10 +81,10 @@ class EditFingerprint(Strict):
     """
 
     latents: Document
-    where: str | None
-    keys: str | None
-    sample: Document | None
-    limit: int | None
+    where: str | None = None
+    keys: str | None = None
+    sample: Document | None = None
+    limit: int | None = None
     edits: list[Document]
     format: str
     batch_size: int

@@ -147,7 +147,7 @@ def test_a_job_holds_to_it(folder: Folder, tmp_path: Path) -> None:
         wanted = EditSpec.model_validate(fields | {"edits": [edit | {"control": control}]})
         edits = resolve(wanted.edits)
         if control is None:
-            assert edit_task(wanted, latents, edits, read_selection(wanted)).inversion.weights.model.compile
+            assert edit_task(wanted, latents, edits, read_selection(wanted)).inversion.fingerprint.compile
         else:
             with pytest.raises(EditError, match="edit 'held': attention control reaches"):
                 edit_task(wanted, latents, edits, read_selection(wanted))

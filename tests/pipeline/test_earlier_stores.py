@@ -1,6 +1,6 @@
 """A latent store and an edit of it that an earlier version made are opened, verified, edited, resumed and extended.
 
-stores/format-2.tar.gz has a shard of three images, the last without a caption, so that two rows are in the latent
+stores/format-2.tar.xz has a shard of three images, the last without a caption, so that two rows are in the latent
 store and one image was rejected; and an edit of two units, of which one is done.
 """
 
@@ -9,13 +9,15 @@ import json
 import tarfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
+from edict import checkpoint
 from jobs.preview import preview
 from jobs.prompts import resolve
-from pipeline import run
+from pipeline import job, run
 from pipeline.edit import EditWorker
 from pipeline.invert import InvertWorker
 from pipeline.job import JobChanged, inverted_with
@@ -31,7 +33,7 @@ from schemas.latents import FINGERPRINT
 from schemas.sampling import Sampling
 from schemas.specs import EditSpec, InvertSpec
 
-STORES = Path(__file__).with_name("stores") / "format-2.tar.gz"
+STORES = Path(__file__).with_name("stores") / "format-2.tar.xz"
 PAIRS = (
     "37420ec39f06cc12d6060db48f9cd903e4470448cc9d550d5c7d0574e4713d18",
     "8d7073a29047dedc4d8f6f98f836994c20cf1c7e5d00b365f9067b9a409d2463",
@@ -119,8 +121,7 @@ def test_it_is_read_as_it_was_made(latents: Store) -> None:
 
 
 def test_it_verifies(latents: Store) -> None:
-    job = inverted_with(latents)
-    worker = VerifyWorker(VerifyTask(latents.location, latents.key(), job))
+    worker = VerifyWorker(VerifyTask(latents.location, latents.key(), inverted_with(latents)))
     inexact = [row for unit in part_units(latents, 1, 1) for row in worker.process(unit, 1, None, {}).inexact]
     assert not (made_here(latents) and inexact)
 
@@ -161,6 +162,21 @@ def test_a_missing_unit_is_inverted_again_to_the_same_integers(latents: Store) -
     assert len(pairs) == 2 and (pairs == [[digest] for digest in PAIRS] or not made_here(latents))
 
 
+def test_a_finished_job_is_resolved_once(latents: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """job.json is read to compare the job, and again for the id that commits must have."""
+    calls = list[str]()
+
+    def counted(owner: Any, name: str) -> None:
+        called = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: (calls.append(name), called(*given))[1])
+
+    counted(Store, "find_job")
+    counted(job, "locate")
+    counted(checkpoint, "weights_digest")
+    assert run.open_invert(INVERT)[1] == []
+    assert sorted(calls) == ["find_job", "find_job", "locate", "weights_digest"]
+
+
 def test_it_serves_a_new_edit(latents: Store) -> None:
     spec = EDIT.model_copy(update={"output": "more", "where": None})
     assert edit(spec) == 2
@@ -187,9 +203,9 @@ def test_another_job_is_refused(latents: Store, change: dict[str, object], line:
 
 def test_another_schedule_is_refused_before_anything_is_computed(latents: Store) -> None:
     """As if a new version of diffusers spaced the timesteps in another way."""
-    job = latents.get_json("job.json")
-    job["fingerprint"]["timesteps"] = [501, 0]
-    latents.put("job.json", json.dumps(job).encode())
+    record = latents.get_json("job.json")
+    record["fingerprint"]["timesteps"] = [501, 0]
+    latents.put("job.json", json.dumps(record).encode())
     assert run.open_invert(INVERT)[1] == []  # nothing is left to compute
     latents.drop("00000001")
     with pytest.raises(JobChanged, match=r"timesteps\[0\]: 501.* in the store, 500.* in the spec"):

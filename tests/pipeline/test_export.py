@@ -37,7 +37,7 @@ FINGERPRINTED = {"weights": "abc123", "bits": 12}
 C, H, W = 4, 3, 2
 
 Written = list[tuple[Row, NDArray[np.int64]]]
-"""The rows of a store, in order, each with its integers [2, C, H, W]."""
+"""The rows of a store, in order, each with its integers [2, ...]."""
 
 
 def unit(number: int, count: int) -> Unit:
@@ -82,7 +82,14 @@ def put_job(store: Store, kind: str) -> None:
     store.put("job.json", json.dumps(job).encode())
 
 
-def write_store(folder: Path, *, bits: int = 12, spread: float = 30_000.0, kind: str = "invert") -> Written:
+def write_store(
+    folder: Path,
+    *,
+    bits: int = 12,
+    spread: float = 30_000.0,
+    kind: str = "invert",
+    shape: tuple[int, ...] = (C, H, W),
+) -> Written:
     """A store of three units: 5 rows; none, as all were rejected; 3 rows and a reject, with keys of the first."""
     random = np.random.default_rng(0)
     store = Store(str(folder), create=True)
@@ -96,7 +103,7 @@ def write_store(folder: Path, *, bits: int = 12, spread: float = 30_000.0, kind:
     last = [row("in/2.tar", i, f"{4 - i:03d}", captions[i] + "!") for i in range(3)]
     written = []
     for planned, rows in zip(units, (first, [], last), strict=True):
-        integers = np.rint(random.standard_normal((len(rows), 2, C, H, W)) * spread).astype(np.int64)
+        integers = np.rint(random.standard_normal((len(rows), 2, *shape)) * spread).astype(np.int64)
         x, y = torch.from_numpy(integers[:, 0]), torch.from_numpy(integers[:, 1])
         write_unit(store, planned, Pair(x, y, SCHEDULE, 0, Sampling(bits=bits, p=0.93), 4), rows)
         written += list(zip(rows, integers, strict=True))
@@ -173,6 +180,17 @@ def test_every_row_once_in_order_with_its_floats_and_text(
         else:
             assert said["json"] == row.json
             assert list(said) == ["key", "shard", "index", "caption", "json"]
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (4, 2, 3, 5)], ids=["tokens", "video"])
+@pytest.mark.parametrize("format", FORMATS)
+def test_latents_of_any_rank(shape: tuple[int, ...], format: str, latents: Path, tmp_path: Path) -> None:
+    """Tokens [L, D] and videos [C, F, H, W]; the other tests have images [C, H, W]."""
+    written = write_store(latents, shape=shape)
+    export(str(latents), str(tmp_path / "out"), format=format, dtype="float32")
+    for (_, floats), (_, integers) in zip(READERS[format](tmp_path / "out"), written, strict=True):
+        assert floats.shape == (2, *shape)
+        assert floats.tobytes() == in_floats(integers, "float32").tobytes()
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -1,5 +1,6 @@
 """A flow model through the real workers: its store reads back to the same schedule, and edits start from it."""
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,24 +9,26 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from edict.checkpoint import weights_digest
 from edict.samplers import sampling
 from jobs.preview import preview
 from jobs.prompts import resolve
 from pipeline.edit import EditWorker
 from pipeline.invert import InvertWorker
-from pipeline.job import lora_of, open_job, weights_of
+from pipeline.job import open_job, weights_of
 from pipeline.job import resolve as resolve_job
 from pipeline.latents import read_latents
+from pipeline.parts import restored
 from pipeline.plan import part_units, plan_shards, read_units, write_units
 from pipeline.run import edit_task
 from pipeline.selection import read_selection
 from pipeline.shards import Sample
 from pipeline.store import Store
 from pipeline.tasks import EditError
+from schemas.job import read_job
 from schemas.latents import read_footer
 from schemas.specs import EditSpec, InvertSpec
 from tests.edict.checkpoints import save
+from tests.pipeline.earlier import as_format_2
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +73,13 @@ def test_a_flows_store_reads_back_to_the_same_schedule(made: tuple[InvertSpec, I
         assert floats.equal(same.x.double() * 2.0**-12)
 
 
+def test_a_flows_job_of_an_earlier_format_is_the_same_job(made: tuple[InvertSpec, InvertWorker]) -> None:
+    record, schedule = made[1].task.record, made[1].model.model.schedule(made[0].sampler)
+    earlier = read_job(json.loads(json.dumps(as_format_2(record, schedule))))
+    assert earlier.inversion.schedule is not None and restored(earlier.inversion.schedule) == schedule
+    assert earlier.settings() == record.settings() | {"pipeline": None}
+
+
 def test_a_flows_store_is_edited(made: tuple[InvertSpec, InvertWorker], tmp_path: Path) -> None:
     spec, _ = made
     edits = [{"name": "snow", "prompt": "{caption}, in snow", "strength": 0.5, "guidance_scale": 7.0}]
@@ -110,9 +120,5 @@ def test_the_variant_and_the_lora_go_to_the_workers(made: tuple[InvertSpec, Inve
     model = made[0].model.model_validate(
         {"path": made[0].model.path, "variant": "fp16", "lora": {"path": str(tmp_path), "scale": 0.5}}
     )
-    lora = lora_of(model)
-    assert lora is not None and lora.file == tmp_path / "lora.safetensors"
-    digest = weights_digest(Path(model.path), "fp16", lora)
-    weights = weights_of(model, Path(model.path), made[1].task.fingerprint)
-    assert (weights.variant, weights.lora, weights.lora_scale) == ("fp16", str(tmp_path), 0.5)
-    assert digest != weights_digest(Path(model.path), "fp16")
+    weights = weights_of(model, made[1].task.fingerprint)
+    assert weights.model == model and weights.dtype == "bfloat16"

@@ -8,6 +8,9 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
+from jobs.preview import preview
+from schemas.specs import InvertSpec
+from tests.edict.pipeline_checkpoints import save
 
 Members = list[tuple[str, bytes]]
 ShardOf = Callable[[Path, Members], Path]
@@ -15,6 +18,17 @@ ShardOf = Callable[[Path, Members], Path]
 
 def whole(*keys: str) -> Members:
     return [(f"{key}.{name}", b"any") for key in keys for name in ("png", "txt")]
+
+
+def test_a_pipeline_whose_schedule_only_its_call_knows_is_planned(tmp_path: Path, shard_of: ShardOf) -> None:
+    checkpoint = save("wan", tmp_path / "model")
+    shard = shard_of(tmp_path / "a.tar", whole("a", "b"))
+    fields = {"kind": "invert", "input": str(shard), "output": str(tmp_path / "latents")}
+    fields |= {"model": {"path": str(checkpoint)}, "sampler": {"steps": 4, "strength": 0.75}}
+    said = preview(InvertSpec.model_validate(fields)).replace(f"{tmp_path}/", "").splitlines()
+    assert "  model         model, float32" in said
+    assert "  sampler       edict, 3 steps, p 93/100, guidance 3" in said
+    assert "  network cost  12 evaluations a picture, 24 in all" in said
 
 
 @pytest.fixture

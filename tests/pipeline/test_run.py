@@ -40,7 +40,7 @@ from pipeline.work import Machine, Weights
 from pipeline.worker import OtherWeights, load_model
 from schemas.latents import NOISE
 from schemas.rejects import Reject
-from schemas.specs import EditSpec, InvertSpec
+from schemas.specs import EditSpec, InvertSpec, ModelSpec
 
 Members = list[tuple[str, bytes]]
 ShardOf = Callable[[Path, Members], Path]
@@ -104,7 +104,7 @@ def test_every_sample_becomes_a_row_with_its_own_text(latents: Path, samples: li
 
 def test_a_stored_pair_is_what_the_model_inverts_in_this_process(latents: Path, samples: list[Sample]) -> None:
     """The pipeline adds nothing: the first batch has the same integers here, in as many threads as a worker has."""
-    weights = Weights("default", None, weights_digest(locate()), "float32")
+    weights = Weights(ModelSpec(), weights_digest(locate()), "float32")
     model = load_model(weights, Machine(**Store(str(latents)).job().machine))
     pictures = [Image.open(io.BytesIO(sample.image)) for sample in samples[:4]]
     start = model.encode(pictures)
@@ -150,7 +150,7 @@ def test_verify_finds_a_changed_byte_and_a_changed_caption(
 
 def test_a_node_with_other_weights_does_not_work() -> None:
     with pytest.raises(OtherWeights, match=r"is not the model of this job \(sha256 .*, the job's 000000000000\)"):
-        load_model(Weights("default", None, "0" * 64, "float32"), Machine("cpu", 1, 0))
+        load_model(Weights(ModelSpec(), "0" * 64, "float32"), Machine("cpu", 1, 0))
 
 
 def test_the_store_opens_everywhere_and_scale_gives_the_floats(latents: Path) -> None:

@@ -273,12 +273,10 @@ def test_commits_of_another_plan_are_an_error_and_never_removed(tmp_path: Path) 
     units = tmp_path / "store" / "plan" / "units.parquet"
     whole = units.read_bytes()
     units.unlink()
-    spec = {"kind": "invert", "input": "a.tar", "output": store.location}
-    fields: Any = (InvertSpec.model_validate(spec), {"steps": 1}, CPU, [])
     with pytest.raises(
         StoreError, match=r"has commits but no plan/units\.parquet; put it back, or give another output"
     ):
-        _open(store, *fields, lambda: [])
+        _open(store, store.job(), [], lambda: [])
     write_units(store, [Unit(f"{i:08d}", "b.tar", 0, i * COUNT, COUNT, 1, None) for i in range(2)])
     for use in (lambda: list(store.commits([])), lambda: _pending(store, [], []), store.sweep):
         with pytest.raises(StoreError, match="belongs to another plan of this job; put plan/ back as it was"):
