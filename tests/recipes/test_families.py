@@ -11,7 +11,7 @@ from edict import EDICT, ModelError
 from edict.determinism import make_deterministic
 from edict.image_processor import from_decoded
 from edict.models import PipelineModel, of_pipeline
-from edict.models.pipeline import ONE_FRAME
+from edict.models.pipeline import ONE_FRAME, RESERVED
 from edict.models.unscaled import PixelPipeline
 from tests.recipes.families import NO_IMAGES
 from tests.recipes.trial import BATCH, Trial, normal, recipes
@@ -107,6 +107,8 @@ def test_latents_are_packed_as_the_call_takes_them(name: str) -> None:
 def with_embeddings(trial: Trial) -> EDICT:
     """Return the trial's pipeline as a model that gives its call the trial's embeddings instead of captions."""
     model = model_of(trial)
+    call = call_of(trial, model)
+    text = {name: call.pop(name) for name in RESERVED & call.keys()}
 
     class Embedded(type(model)):
         batched = True
@@ -119,13 +121,13 @@ def with_embeddings(trial: Trial) -> EDICT:
             if guidance_scale == 1:
                 assert all(trial.unguided.get(name, value) == value for name, value in own.items())
             given = trial.guided if guidance_scale > 1 else trial.unguided
-            return given | {name: value for name, value in own.items() if "prompt" not in name}
+            return given | {name: value for name, value in own.items() if "prompt" not in name} | text
 
         @property
         def _blank(self) -> torch.Tensor:
             return self.encode(torch.zeros(batch(trial), 3, self.size, self.size), None)
 
-    return EDICT(Embedded(None, trial.pipe, call_of(trial, model)))
+    return EDICT(Embedded(None, trial.pipe, call))
 
 
 def batch(trial: Trial) -> int:
