@@ -351,7 +351,10 @@ class PipelineModel(Model):
         return self.denormalized(latents)
 
     def given(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return the argument `latents` of the call, for latents in the layout of the pipeline's loop, float32."""
+        """Return the argument `latents` of the call, for latents in the layout of the pipeline's loop, float32.
+
+        The call gets them in the dtype of its network, or in float32, as `FLOAT32_LATENTS` says.
+        """
         return latents
 
     def normalized(self, latents: torch.Tensor) -> torch.Tensor:
@@ -368,6 +371,7 @@ class PipelineModel(Model):
         return latents / factor + shift
 
     def scaling_factor(self) -> float:
+        """Return the factor of the latents' scale that is the same for every channel."""
         return getattr(self.vae.config, "scaling_factor", None) or 1.0
 
     def _statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

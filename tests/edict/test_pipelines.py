@@ -19,7 +19,14 @@ from tests.edict.checkpoints import Folder
 from tests.edict.pipeline_checkpoints import BUILDERS, CALLS, load, save
 
 CAPTIONS = ["a cat", "a dog with two red hearts, and a cat"]
-SETTINGS = [("edict", 3, True), ("edict", 4, False), ("bdia", 3, False), ("bdia", 4, True), ("obelm", 3, True)]
+SETTINGS = [
+    ("edict", 3, True),
+    ("edict", 4, False),
+    ("bdia", 3, False),
+    ("bdia", 4, True),
+    ("obelm", 3, True),
+    ("obelm", 4, False),
+]
 FIXED_LENGTH = ["chroma", "flux2", "flux2-klein", "pixart-alpha", "sana", "wan"]
 OTHERS = sorted(BUILDERS.keys() - {*FIXED_LENGTH})
 DIRECT = ["sd1", "sd2", "sdxl", "sd3", "flux-dev", "flux-schnell", "pixart-sigma"]
@@ -37,6 +44,12 @@ def size_of(name: str) -> dict[str, int]:
 
 def model_of(folder: Path, name: str, **given: Any) -> EDICT:
     return EDICT.from_pretrained(folder, call=size_of(name), **given)
+
+
+def users_model(folder: Path, **given: Any) -> EDICT:
+    """Return the user's own pipeline as a model."""
+    pipe = DiffusionPipeline.from_pretrained(folder, **given)
+    return EDICT(pipe, {"height": 16, "width": 16} if isinstance(pipe, FluxPipeline) else None)
 
 
 def check_round_trips(model: EDICT, images: Sequence[Image.Image], settings: Sequence[tuple[str, int, bool]]) -> None:
@@ -62,9 +75,7 @@ def test_round_trips_are_exact(name: str, dtype: str, checkpoint: Folder, images
 def test_round_trips_of_a_users_pipeline_are_exact(
     kind: str, dtype: torch.dtype, folder: Folder, images: list[Image.Image]
 ) -> None:
-    pipe = DiffusionPipeline.from_pretrained(folder(kind), dtype=dtype)
-    call = {"height": 16, "width": 16} if kind.startswith("flux") else {}
-    check_round_trips(EDICT(pipe, call), images, SETTINGS)
+    check_round_trips(users_model(folder(kind), dtype=dtype), images, SETTINGS)
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -96,11 +107,11 @@ def test_guidance_scale_1_is_without_guidance(name: str, checkpoint: Folder, ima
     assert rows[1] == (4 if name == "flux2" else 8)  # FLUX.2's network takes the scale itself.
 
 
-@pytest.mark.parametrize("name", FIXED_LENGTH)
+@pytest.mark.parametrize("name", [*FIXED_LENGTH, *DIRECT])
 def test_a_sample_does_not_depend_on_its_batchs_captions(
-    name: str, checkpoint: Folder, images: list[Image.Image]
+    name: str, checkpoint: Folder, folder: Folder, images: list[Image.Image]
 ) -> None:
-    model = model_of(checkpoint(name), name)
+    model = model_of(checkpoint(name), name) if name in FIXED_LENGTH else users_model(folder(name))
     assert model.model.batched
     start = model.encode(images[:2])
     noise = model.invert(start, CAPTIONS, batch_size=2, steps=3, guidance_scale=3.0)

@@ -1,5 +1,6 @@
 """CogVideoX: text to video."""
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,6 +40,15 @@ VAE = {
 def cogvideox(dtype: torch.dtype) -> Trial:
     transformer = random(CogVideoXTransformer3DModel, dtype, **TRANSFORMER, in_channels=4)
     return trial(CogVideoXPipeline(**parts(dtype), transformer=transformer), dtype, {"num_frames": 9})
+
+
+@recipe("CogVideoXPipeline with patches of two frames")
+def cogvideox_1_5(dtype: torch.dtype) -> Trial:
+    """CogVideoX 1.5: a frame is put before the three others, to fill a patch."""
+    config = {**TRANSFORMER, "patch_size_t": 2, "patch_bias": False, "use_rotary_positional_embeddings": True}
+    transformer = random(CogVideoXTransformer3DModel, dtype, **config, in_channels=4)
+    made = trial(CogVideoXPipeline(**parts(dtype), transformer=transformer), dtype, {"num_frames": 9})
+    return replace(made, shape=(BATCH, 4, 4, 4, 4))
 
 
 @recipe("CogVideoXFunControlPipeline")

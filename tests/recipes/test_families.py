@@ -1,21 +1,23 @@
 """`PipelineModel` encodes, decodes and runs every pipeline with a recipe as the pipeline's own call does."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 import torch
+from diffusers import AdaptiveProjectedMixGuidance, ClassifierFreeGuidance
 
-from edict import EDICT
+from edict import EDICT, ModelError
 from edict.determinism import make_deterministic
 from edict.image_processor import from_decoded
 from edict.models import PipelineModel, of_pipeline
-from edict.models.pipeline import ONE_FRAME
+from edict.models.pipeline import ONE_FRAME, RESERVED
 from edict.models.unscaled import PixelPipeline
 from tests.recipes.families import NO_IMAGES
 from tests.recipes.trial import BATCH, Trial, normal, recipes
 
 RECIPES = {name: made for name, made in recipes().items() if name.partition(" ")[0] not in NO_IMAGES}
+WITHOUT_GUIDANCE = {"Flux2KleinKVPipeline"}
 TOLERANCE = 1e-4  # of images on [0, 1]
 
 
@@ -102,22 +104,30 @@ def test_latents_are_packed_as_the_call_takes_them(name: str) -> None:
     assert torch.allclose(model.pack(unpacked), latents, atol=1e-5)
 
 
-def with_embeddings(trial: Trial, guided: bool) -> EDICT:
-    """Return the trial's pipeline as a model that gives its call the trial's embeddings in the place of captions."""
+def with_embeddings(trial: Trial) -> EDICT:
+    """Return the trial's pipeline as a model that gives its call the trial's embeddings instead of captions."""
     model = model_of(trial)
-    given = trial.guided if guided else trial.unguided
+    call = call_of(trial, model)
+    text = {name: call.pop(name) for name in RESERVED & call.keys()}
 
     class Embedded(type(model)):
         batched = True
 
-        def arguments(self, *_: Any) -> dict[str, Any]:
-            return dict(given)
+        def arguments(
+            self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
+        ) -> dict[str, Any]:
+            own = super().arguments(captions, guidance_scale, negative_captions)
+            assert {*own} <= {*self._arguments}
+            if guidance_scale == 1:
+                assert all(trial.unguided.get(name, value) == value for name, value in own.items())
+            given = trial.guided if guidance_scale > 1 else trial.unguided
+            return given | {name: value for name, value in own.items() if "prompt" not in name} | text
 
         @property
         def _blank(self) -> torch.Tensor:
             return self.encode(torch.zeros(batch(trial), 3, self.size, self.size), None)
 
-    return EDICT(Embedded(None, trial.pipe, call_of(trial, model)))
+    return EDICT(Embedded(None, trial.pipe, call))
 
 
 def batch(trial: Trial) -> int:
@@ -126,11 +136,38 @@ def batch(trial: Trial) -> int:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_images_are_inverted_and_generated_exactly(name: str) -> None:
-    for dtype, guided in ((torch.float32, False), (torch.bfloat16, True)):
+    for dtype, scales in ((torch.float32, (1.0, 3.0)), (torch.bfloat16, (3.0,))):
         trial = RECIPES[name](dtype)
-        model = with_embeddings(trial, guided)
-        images = normal(batch(trial), 3, model.size, model.size).sigmoid()
-        start = model.encode(images)
-        noise = model.invert(start, [""] * batch(trial), steps=3)
-        assert not torch.equal(noise.x, start.x)
-        assert model.generate(noise, [""] * batch(trial), output_type="latent") == start
+        model, captions = with_embeddings(trial), [""] * batch(trial)
+        start = model.encode(normal(batch(trial), 3, model.size, model.size).sigmoid())
+        noises = [model.invert(start, captions, steps=2, guidance_scale=scale) for scale in scales]
+        assert not torch.equal(noises[0].x, start.x)
+        assert model.generate(noises[0], captions, output_type="latent") == start
+        if len(noises) == 2:
+            assert torch.equal(noises[0].x, noises[1].x) == (name in WITHOUT_GUIDANCE)
+
+
+@pytest.mark.parametrize("guider", [AdaptiveProjectedMixGuidance(), ClassifierFreeGuidance(start=0.5)])
+def test_a_guider_that_goes_by_the_step_is_an_error(guider: Any) -> None:
+    trial = RECIPES["MotifVideoPipeline"](torch.float32)
+    trial.pipe.guider = guider
+    model = with_embeddings(trial)
+    with pytest.raises(ModelError, match=r"depends on the index of the step.*ClassifierFreeGuidance\(\)"):
+        model.invert(torch.zeros(2, 3, model.size, model.size), ["", ""], steps=2)
+
+
+def test_a_guider_is_as_before() -> None:
+    trial = RECIPES["HunyuanImagePipeline with classifier-free guidance"](torch.float32)
+    model = with_embeddings(trial)
+    model.invert(torch.zeros(2, 3, model.size, model.size), ["", ""], steps=2, guidance_scale=2.0)
+    assert trial.pipe.guider.guidance_scale == 3.5
+
+
+@pytest.mark.parametrize(("name", "reason"), [("KandinskyV22Pipeline", "has no prompt"), ("AudioLDM2Pipeline", "size")])
+def test_pipelines_of_other_things_say_so(name: str, reason: str) -> None:
+    with pytest.raises(ModelError, match=reason):
+        of_pipeline(recipes()[name](torch.float32).pipe)
+
+
+def test_the_reasons_are_of_pipelines_with_a_recipe() -> None:
+    assert {*NO_IMAGES} <= {name.partition(" ")[0] for name in recipes()}
