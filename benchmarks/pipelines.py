@@ -30,7 +30,7 @@ SCHEDULERS: dict[str, type[LatticeScheduler]] = {
 
 def in_the_pipeline(pipe: StableDiffusionPipeline, start: Pair, captions: list[str], steps: int) -> Iterator[str]:
     """Invert and generate in the pipeline's own call. Yield the name of each direction when it has ended."""
-    call = {"num_inference_steps": steps, "guidance_scale": start.sampling.guidance_scale, "output_type": "latent"}
+    call = {"num_inference_steps": steps, "guidance_scale": start.guidance_scale, "output_type": "latent"}
     pipe(captions, latents=pipe.scheduler.invert(start), **call)
     noise = pipe.scheduler.pair
     yield "inversion"

@@ -401,7 +401,7 @@ class EDICT:
         if not _is_whole(position) or not 0 <= position <= pair.schedule.num_steps:
             raise ValueError(f"position {position} is not on a schedule of {pair.schedule.num_steps} steps")
         pair, batch_size = pair.to(self.device), pair.batch_size
-        guidance_scale = pair.sampling.guidance_scale if guidance_scale is None else guidance_scale
+        guidance_scale = pair.guidance_scale if guidance_scale is None else guidance_scale
         xs, ys, faults = torch.empty_like(pair.x), torch.empty_like(pair.y), Faults()
         if not self.model.batched:
             pair, slots = replace(pair, batch_size=1), None
@@ -515,15 +515,15 @@ class EDICT:
         masks = [sum(map(len, prompts[:row])) + j - 1 for row, j in places if j]
         texts = [prompts[row][j - 1] if j else captions[row] for row, j in places]
         rows = attention.rows(places, texts, control, self.direct.tokenizer, self.device)
-        edited = pair.sampling.guidance_scale if guidance_scale is None else guidance_scale
-        scales = [edited if j else pair.sampling.guidance_scale for _, j in places]
+        edited = pair.guidance_scale if guidance_scale is None else guidance_scale
+        scales = [edited if j else pair.guidance_scale for _, j in places]
         predictor = partial(
             attention.guided,
             self.direct,
             self.direct.condition(texts),
             self.direct.negative_conditions([negatives[row][j - 1] if j else None for row, j in places]),
             scales,
-            pair.sampling.guidance_scale,
+            pair.guidance_scale,
             rows,
             pair.unguided,
         )

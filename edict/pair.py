@@ -55,10 +55,10 @@ class Pair:
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        states = "x".join(map(str, self.x.shape[1:]))
+        states, scale = "x".join(map(str, self.x.shape[1:])), self.sampling.guidance_scale
         return (
             f"Pair({len(self)} of {states} on {self.x.device}, position {self.position} of {self.schedule.num_steps}, "
-            f"{self.sampling.name}, guidance_scale={self.sampling.guidance_scale:g})"
+            f"{self.sampling.name}, guidance_scale={'unknown' if scale is None else f'{scale:g}'})"
         )
 
     def __getitem__(self, rows: int | slice | Sequence[int] | torch.Tensor) -> "Pair":
@@ -108,6 +108,11 @@ class Pair:
     def bits(self) -> int:
         """The fractional bits of the lattice."""
         return self.sampling.bits or SAMPLERS[self.sampling.name].bits
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance scale of the inversion. Raises ValueError for a pair of a scheduler, which does not know it."""
+        return self.sampling.known_guidance_scale
 
     @property
     def unguided(self) -> frozenset[float]:

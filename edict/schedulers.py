@@ -444,4 +444,4 @@ def _count(steps: Any, *levels: Sequence[float] | None) -> int:
 def _sampling(sampler: str, config: Mapping[str, Any]) -> Sampling:
     """Return the sampler's settings in a config. The guidance is the pipeline's. Raises ValueError."""
     names = ("bits", *SAMPLERS[sampler].parameters)
-    return sampling(name=sampler, guidance_scale=1.0, **{name: config.get(name) for name in names})
+    return sampling(name=sampler, guidance_scale=None, **{name: config.get(name) for name in names})

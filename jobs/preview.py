@@ -71,7 +71,9 @@ def _invert(spec: InvertSpec) -> list[str]:
     size = "" if (side := model.planned_size) is None else f", {side}x{side} pixels"
     within = "" if interval is None else " at noise levels from {:g} to {:g}".format(*interval)
     timesteps = SAMPLERS[sampling.name].evaluated_timesteps(schedule, depth, 0)
-    cost = evaluations(timesteps, schedule.outside(interval), _branching(model.has_negative, sampling.guidance_scale))
+    cost = evaluations(
+        timesteps, schedule.outside(interval), _branching(model.has_negative, sampling.known_guidance_scale)
+    )
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
         f"  sound         {sound} by their headers",
@@ -80,7 +82,7 @@ def _invert(spec: InvertSpec) -> list[str]:
         *_repeated(*repeated),
         f"  units         {len(units)}, for {spec.workers.count} workers{done}",
         f"  model         {job.checkpoint.folder}, {spec.dtype}{compiled}{size}",
-        f"  sampler       {sampling.name}, {depth} steps{weights}, guidance {sampling.guidance_scale:g}{within}",
+        f"  sampler       {sampling.name}, {depth} steps{weights}, guidance {sampling.known_guidance_scale:g}{within}",
         f"  network cost  {cost} evaluations a picture, {sound * cost:,} in all",
     ]
 
@@ -204,7 +206,7 @@ def _edit_cost(changed: Sequence[tuple[Variant, str]], task: EditTask, guided: b
     sampling, schedule = task.inversion.fingerprint.sampling, task.schedule
     unguided = schedule.outside(sampling.guidance_interval)
     depth, timesteps_of = schedule.num_steps, partial(SAMPLERS[sampling.name].evaluated_timesteps, schedule)
-    last, cost, guidance_scale = depth, 0, _branching(guided, sampling.guidance_scale)
+    last, cost, guidance_scale = depth, 0, _branching(guided, sampling.known_guidance_scale)
     seen = set[tuple[int, float, str]]()
     for variant, _ in changed:
         ran = task.executed_steps(variant)

@@ -91,7 +91,7 @@ class BatchWorker(Ready):
 
         def begin() -> tuple[Pair, Predict]:
             start = clean_pair(self.model, self.task, pictures)
-            return start, self.model.predictor([CAPTION] * size, start.sampling.guidance_scale, unguided=start.unguided)
+            return start, self.model.predictor([CAPTION] * size, start.guidance_scale, unguided=start.unguided)
 
         fresh(device)
         with fitting(size, device):

@@ -222,7 +222,7 @@ class EditWorker:
                     row,
                     variant.name,
                     prompt,
-                    pair.sampling.guidance_scale if variant.guidance_scale is None else variant.guidance_scale,
+                    pair.guidance_scale if variant.guidance_scale is None else variant.guidance_scale,
                     self.task.executed_steps(variant),
                     variant.negative_prompt,
                     variant.control,
@@ -243,10 +243,7 @@ class EditWorker:
         rows = sorted(edits_of, key=lambda row: (-edits_of[row], row))[:count]
         steps = min((edit.steps for edit in edits), default=0)
         captions, slots = latents.column("caption"), latents.slots
-        return [
-            Change(row, None, captions[row], latents.pair.sampling.guidance_scale, steps, slot=slots[row])
-            for row in rows
-        ]
+        return [Change(row, None, captions[row], latents.pair.guidance_scale, steps, slot=slots[row]) for row in rows]
 
     def _draw(self, latents: Latents, changes: Sequence[Change], poison: Poison) -> list[Drawn | Fault]:
         """What came of each change: the picture, or what went wrong.

@@ -109,9 +109,10 @@ def open_invert(spec: InvertSpec, retry: Sequence[str] = ()) -> tuple[Run, list[
     Raises the errors of `run_invert`, except WorkersFailed.
     """
     note_float16(spec.dtype, spec.workers.gpus)
+    job = resolve(spec, check=False)  # before the store is created: a wrong path of the model leaves no folder
     store = Store(spec.output, create=True)
-    has_plan = is_planned(store)
-    job = resolve(spec, check=not has_plan)
+    if not (has_plan := is_planned(store)):
+        check_model(job)
     plan = partial(plan_shards, store, spec.input, spec.workers.batch_size, spec.workers.count)
     record, units = _open(store, job.record, expanded(spec.input), plan)
     job = replace(job, record=record, key=store.key(record))

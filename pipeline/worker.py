@@ -102,8 +102,9 @@ def _of_device(error: Exception) -> bool:
 
 def load_model(weights: Weights, machine: Machine) -> EDICT:
     """Return the model of one worker. Raises OtherWeights, and the errors of EDICT.load."""
-    transformers_logging.disable_progress_bar()
-    diffusers_logging.disable_progress_bar()
+    for logging in (transformers_logging, diffusers_logging):
+        logging.disable_progress_bar()
+        logging.set_verbosity_error()  # Pipelines repeat the same warnings in every call.
     # Functions of diffusers that look up versions are cached, which does not matter.
     warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
     checkpoint, spec = checkpoint_of(weights.model), weights.model
@@ -200,7 +201,7 @@ def _try_network(model: EDICT, sampling: Sampling, latents: torch.Tensor) -> Non
         timestep in unguided: timestep for timestep in schedule.timesteps[: schedule.num_evaluated_steps]
     }.values()
     with _trying(model, "the tokenizer or the text encoder"):
-        predict = model.predictor([""] * len(latents), sampling.guidance_scale, unguided=unguided)
+        predict = model.predictor([""] * len(latents), sampling.known_guidance_scale, unguided=unguided)
     for timestep in timesteps:
         with _trying(model, f"the network ({model.model.denoiser})"):
             _sound(predict(latents, timestep), tuple(latents.shape))

@@ -41,9 +41,10 @@ class Sampling(Strict):
         1.0,
         description="How far up the schedule to invert; 1 is all the way to noise, and serves edits at any strength.",
     )
-    guidance_scale: Guidance = Field(
+    guidance_scale: Guidance | None = Field(
         3.0, description="Classifier-free guidance; 1 turns it off and halves the network's work."
     )
+    """None for a pair of a scheduler, which does not know the guidance of the pipeline's call."""
     guidance_interval: list[Level] | None = Field(
         None,
         json_schema_extra={"minItems": 2, "maxItems": 2},
@@ -79,6 +80,16 @@ class Sampling(Strict):
     def executed_steps(self) -> int:
         """The number of steps that run."""
         return executed(self.steps, self.strength)
+
+    @property
+    def known_guidance_scale(self) -> float:
+        """The guidance scale. Raises ValueError if it is unknown."""
+        if self.guidance_scale is None:
+            raise ValueError(
+                "the pair was made by a scheduler in a pipeline's call, whose guidance scale it does not know: give "
+                "guidance_scale"
+            )
+        return self.guidance_scale
 
     @property
     def parameters(self) -> Mapping[str, float]:

@@ -64,7 +64,7 @@ def by_floats(
     weight: Weight, model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float
 ) -> Edited:
     """Invert under the source's caption and generate under the target's, in float64."""
-    predict = model.predictor(sources, start.sampling.guidance_scale)
+    predict = model.predictor(sources, start.guidance_scale)
     states = invert(start.to_float()[0], start.schedule, predict, weight)
     return generate(states, start.schedule, model.predictor(targets, guidance_scale), weight), set()
 

@@ -105,6 +105,11 @@ class PipelineModel(Model):
                 f"call: the call of {self.kind.__name__} has no argument {unknown[0]!r}. It has "
                 f"{', '.join(name for name in self._arguments if name != 'self')}"
             )
+        height, width = (self.call.get(side) for side in ("height", "width"))
+        if height != width or not isinstance(height, int | None):
+            raise ModelError(
+                f"call: height is {height!r} and width is {width!r}, but images are squares. Give both the same number"
+            )
         names = {kind.__name__ for kind in self.kind.__mro__}
         self.batched = self.batched or bool(names & FIXED_LENGTH)
         self._float32_latents = bool(names & FLOAT32_LATENTS)
@@ -169,13 +174,9 @@ class PipelineModel(Model):
         return denoiser_of(self.pipe)
 
     def _size(self) -> int:
-        height, width = (self.call.get(side) for side in ("height", "width"))
-        if height != width:
-            raise ModelError(
-                f"model.call: height is {height} and width is {width}, but images are squares. Give both the same value"
-            )
-        if height is None:
-            height, width = (self._default(side) for side in ("height", "width"))
+        if (given := self.call.get("height")) is not None:
+            return int(given)
+        height, width = (self._default(side) for side in ("height", "width"))
         if height is not None and height == width:
             return int(height)
         config, factor = self.network.config, getattr(self.pipe, "vae_scale_factor", None)

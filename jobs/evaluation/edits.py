@@ -57,7 +57,7 @@ def by_ddim(
     model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float, *, sampler: str
 ) -> Edited:
     """Edit by DDIM inversion, whose convention is that of `sampler`, and generation along one schedule."""
-    schedule, predict = start.schedule, model.predictor(sources, start.sampling.guidance_scale)
+    schedule, predict = start.schedule, model.predictor(sources, start.guidance_scale)
     noise = solve_floats(start.to_float()[0], sampler, schedule, predict, schedule.num_steps, 0)
     predict = model.predictor(targets, guidance_scale)
     return solve_floats(noise, sampler, schedule, predict, 0, schedule.num_steps), set()
