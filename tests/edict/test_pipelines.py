@@ -212,8 +212,8 @@ def test_an_error_of_the_settings_stays_one(folder: Folder, images: list[Image.I
     ("call", "message"),
     [
         ({"hight": 16}, "has no argument 'hight'"),
-        ({"height": 16}, "Give both the same value"),
-        ({"height": 16, "width": 32}, "Give both the same value"),
+        ({"height": 16}, "Give both the same number"),
+        ({"height": 16, "width": 32}, "Give both the same number"),
         ({}, "the size of its images is unknown. Give height and width"),
     ],
 )
