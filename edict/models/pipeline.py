@@ -81,6 +81,8 @@ class PipelineModel(Model):
     pipelines: ClassVar[tuple[str, ...]] = ()
     """The names of the classes of diffusers that this class is for."""
     batched = False
+    float32_latents: bool = False
+    """Whether the pipeline's loop has float32 latents with a network of any dtype."""
     guidance: Guidance = "pipeline"
 
     def __init__(self, folder: Path | None, pipe: Any = None, call: Mapping[str, Any] | None = None) -> None:
@@ -112,7 +114,7 @@ class PipelineModel(Model):
             )
         names = {kind.__name__ for kind in self.kind.__mro__}
         self.batched = self.batched or bool(names & FIXED_LENGTH)
-        self._float32_latents = bool(names & FLOAT32_LATENTS)
+        self.float32_latents = self.float32_latents or bool(names & FLOAT32_LATENTS)
         self._schedules: dict[tuple[int, float, int | None], Schedule] = {}
         if pipe is not None:
             self._adopt(pipe)
@@ -151,7 +153,11 @@ class PipelineModel(Model):
 
     @property
     def has_negative(self) -> bool:
-        return "negative_prompt" in self._arguments
+        # A network that takes the guidance scale itself (FLUX.1) has a second scale for negative prompts.
+        scale = (
+            self.call.get("true_cfg_scale", 1.0) if {"guidance_scale", "true_cfg_scale"} <= {*self._arguments} else 2.0
+        )
+        return "negative_prompt" in self._arguments and scale > 1
 
     @property
     def vae(self) -> Any:
@@ -264,7 +270,7 @@ class PipelineModel(Model):
     ) -> None:
         """Call the pipeline under a scheduler."""
         given = self.arguments(captions, guidance_scale, negative_captions)
-        dtype = torch.float32 if self._float32_latents else self.network.dtype
+        dtype = torch.float32 if self.float32_latents else self.network.dtype
         given |= {"latents": self.given(latents).to(dtype), "num_inference_steps": steps, "output_type": "latent"}
         defaults = {
             "height": self.size,
@@ -301,14 +307,10 @@ class PipelineModel(Model):
         if "guidance_scale" in self._arguments:
             given["guidance_scale"] = guidance_scale
         if negative_captions is not None and any(negative_captions):
-            if "negative_prompt" not in self._arguments:
-                raise ValueError(f"{self.kind.__name__} takes no negative prompt: leave it out")
+            if not self.has_negative:
+                more = ", or give true_cfg_scale in `call`" if "true_cfg_scale" in self._arguments else ""
+                raise ValueError(f"a negative caption has no effect on {self.kind.__name__}: leave it out{more}")
             given["negative_prompt"] = [caption or "" for caption in negative_captions]
-            if "true_cfg_scale" in self._arguments and self.call.get("true_cfg_scale", 1.0) <= 1:
-                raise ValueError(
-                    f"a negative caption has no effect on {self.kind.__name__}, whose network takes the guidance scale "
-                    "itself. Leave it out, or give true_cfg_scale in `call`"
-                )
         return given
 
     def truncated(self, caption: str) -> bool:
