@@ -68,7 +68,7 @@ def describe(checkpoint: Path | Checkpoint, options: LoadOptions | None = None) 
         ModelError: the checkpoint is not complete, or diffusers does not have its pipeline.
     """
     given, more = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint), options or LoadOptions()
-    kind = read_index(given.folder).get("_class_name")
+    kind = str(read_index(given.folder).get("_class_name"))  # a list, if the checkpoint has code of its own
     if kind in MODELS and not (given.file or given.embeddings or more.quantization or more.call):
         return MODELS[kind](given.folder)
     return family_of(kind)(given.folder, None, more.call)

@@ -10,6 +10,7 @@ from typing import Any
 
 import diffusers
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -91,7 +92,16 @@ def _explained(name: str, kind: Any) -> Iterator[None]:
     """Raise ModelError for the errors that diffusers raises for files that do not fit a class."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, KeyError, AttributeError, TypeError, ImportError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        KeyError,
+        AttributeError,
+        TypeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
         raise ModelError(f"{name} cannot be loaded into a {kind.__name__} ({first_line(error)})") from error
 
 
@@ -139,7 +149,7 @@ def networks_of(folder: Path) -> dict[str, Any]:
     """Return the class of each network of a checkpoint, by its name in model_index.json.
 
     Raises:
-        ModelError: a component has a class that neither diffusers nor transformers has.
+        ModelError: a component has a class that neither diffusers nor transformers has, or a tokenizer has no files.
     """
     found = dict[str, Any]()
     for part, named in read_index(folder).items():
@@ -148,6 +158,8 @@ def networks_of(folder: Path) -> dict[str, Any]:
         if part in ("safety_checker", "scheduler"):
             continue
         component = component_class(folder, part, (named[0], named[1]))
+        if part.startswith("tokenizer") and not any((folder / part).glob("*")):
+            raise ModelError(f"model {folder}: {part} has no files, so it is incomplete. Download it again")
         if issubclass(component, nn.Module):
             found[part] = component
     return found

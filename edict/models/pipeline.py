@@ -134,8 +134,9 @@ class PipelineModel(Model):
 
     def check(self, checkpoint: Checkpoint) -> None:
         networks_of(self.folder)
+        config = read_config(self.folder, "scheduler")
         try:
-            EDICTScheduler.from_config(read_config(self.folder, "scheduler"))
+            EDICTScheduler.from_config(config)
         except ValueError as error:
             raise ModelError(f"model {self.folder}: {error}") from error
 

@@ -1,5 +1,6 @@
 """Checkpoints of every form, and what is loaded on top of them, through pipelines of diffusers."""
 
+import json
 import re
 import shutil
 from collections.abc import Callable
@@ -132,4 +133,37 @@ def test_missing_weights_are_an_error(saved: Callable[[str], Path], tmp_path: Pa
         EDICT.from_pretrained(folder, call=CALL)
     file.unlink()
     with pytest.raises(ModelError, match="transformer"):
+        EDICT.from_pretrained(folder, call=CALL)
+
+
+@pytest.mark.parametrize("is_empty", [False, True])
+def test_a_missing_tokenizer_is_an_error(saved: Callable[[str], Path], tmp_path: Path, is_empty: bool) -> None:
+    """transformers makes a tokenizer without a vocabulary, which gives every caption the same few tokens."""
+    folder = shutil.copytree(saved("wan"), tmp_path / "wan")
+    shutil.rmtree(folder / "tokenizer")
+    if is_empty:
+        (folder / "tokenizer").mkdir()
+    with pytest.raises(ModelError, match="wan: tokenizer has no files, so it is incomplete"):
+        EDICT.from_pretrained(folder, call=CALL)
+
+
+def test_a_pipeline_with_code_of_its_own_is_an_error(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(saved("wan"), tmp_path / "wan")
+    index = folder / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": ["pipeline", "Mine"]}))
+    with pytest.raises(ModelError, match="Its code is not run from the checkpoint"):
+        EDICT.from_pretrained(folder, call=CALL)
+
+
+def test_an_adapter_that_is_not_safetensors_is_an_error(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    file = tmp_path / "lora.safetensors"
+    file.write_bytes(b"<html>")
+    with pytest.raises(ModelError, match=r"lora .*lora\.safetensors cannot be loaded into a WanPipeline"):
+        EDICT.from_pretrained(saved("wan"), call=CALL, lora=file)
+
+
+def test_a_missing_scheduler_is_named_once(saved: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(saved("wan"), tmp_path / "wan")
+    shutil.rmtree(folder / "scheduler")
+    with pytest.raises(ModelError, match=r"^model \S+: no scheduler/scheduler_config\.json"):
         EDICT.from_pretrained(folder, call=CALL)
