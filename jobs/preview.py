@@ -201,7 +201,7 @@ def _strangers(latents: Store, parts: Sequence[Source], tables: Mapping[str, Pro
 def _edit_cost(changed: Sequence[tuple[Variant, str]], task: EditTask, guided: bool) -> int:
     """Return the network evaluations of one row: each edit's own steps, and the base prompt's to the last branch point.
 
-    Edits of one depth, guidance and control share a batch with the row's own regeneration, which takes one place.
+    Edits of one depth, guidance and control share a batch with the row's own regeneration, which takes one slot.
     """
     sampling, schedule = task.inversion.fingerprint.sampling, task.schedule
     unguided = schedule.outside(sampling.guidance_interval)

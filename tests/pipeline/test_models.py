@@ -103,7 +103,7 @@ def test_a_flows_store_is_edited(made: tuple[InvertSpec, InvertWorker], tmp_path
     ("edit", "message"),
     [
         ({"control": {}}, "edit 'a': attention control needs a UNet that attends to CLIP's tokens"),
-        ({"negative_prompt": "blurry"}, "which only classifier-free guidance uses"),
+        ({"negative_prompt": "blurry"}, "has a negative_prompt, which the model of .* does not take"),
     ],
 )
 def test_what_a_flow_cannot_do_is_told_before_anything_runs(
