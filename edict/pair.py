@@ -113,7 +113,7 @@ class Pair:
 
     @property
     def guidance_scale(self) -> float:
-        """The guidance scale of the inversion. Raises ValueError for a pair of a scheduler, which does not know it."""
+        """Return the guidance scale of the inversion. Raises ValueError for a pair of a scheduler, which has none."""
         return self.sampling.known_guidance_scale
 
     @property

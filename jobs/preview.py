@@ -83,7 +83,7 @@ def _invert(spec: InvertSpec) -> list[str]:
         f"  units         {len(units)}, for {spec.workers.count} workers{done}",
         f"  model         {job.checkpoint.folder}, {spec.dtype}{compiled}{size}",
         f"  sampler       {sampling.name}, {depth} steps{weights}, guidance {sampling.known_guidance_scale:g}{within}",
-        f"  network cost  {cost} evaluations a picture, {sound * cost:,} in all",
+        f"  network cost  {cost} evaluations per image, {sound * cost:,} in all",
     ]
 
 

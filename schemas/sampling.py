@@ -82,7 +82,7 @@ class Sampling(Strict):
 
     @property
     def known_guidance_scale(self) -> float:
-        """The guidance scale. Raises ValueError if it is unknown."""
+        """Return the guidance scale. Raises ValueError if it is unknown."""
         if self.guidance_scale is None:
             raise ValueError(
                 "the pair was made by a scheduler in a pipeline's call, whose guidance scale it does not know: give "
