@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from edict.pair import Pair
     from edict.schedulers import BDIAScheduler, EDICTScheduler, OBELMScheduler
 
-# Where torchao is installed, transformers imports it, and its import warns of kernels for other machines.
+# If torchao is installed, transformers imports it, and the import warns about kernels for other machines.
 for _name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 

@@ -1,4 +1,4 @@
-"""Where a model's files are: the shipped default, a folder, or a hub id; and what identifies them."""
+"""The files of a model, in the shipped folder, another folder or on a hub; and the digest that identifies them."""
 
 import json
 import re
@@ -47,7 +47,7 @@ class ModelError(ValueError):
 
 @dataclass(frozen=True)
 class LoRA:
-    """A file of LoRA weights, and what they are multiplied by."""
+    """A file of LoRA weights, and the factor of the weights."""
 
     file: Path
     scale: float = 1.0
@@ -86,7 +86,7 @@ def locate(path: str | Path | None = None, revision: str | None = None, variant:
     elif Path(path).suffix in _SINGLE_FILES:
         raise ModelError(_single_file(Path(path).expanduser()))
     elif _no_id(path):
-        raise ModelError(f"model {str(path)!r}: there is no such folder, and it is no hub id (owner/name)")
+        raise ModelError(f"model {str(path)!r}: there is no such folder, and it is not a hub id (owner/name)")
     else:
         folder = _download_model(str(path), revision, variant)
     if not (folder / "model_index.json").is_file():
@@ -117,25 +117,29 @@ def locate_lora(path: str | Path, scale: float = 1.0) -> LoRA:
 
 
 def locate_adapter(kind: str, path: str | Path) -> Path:
-    """Return the .safetensors file of an adapter: this file, that of a folder, or of a hub id, downloaded first.
+    """Return the .safetensors file of an adapter: `path` itself, or the one in a folder or hub id, downloaded first.
 
     `kind` is lora or textual_inversion. Raises ModelError.
     """
-    place = Path(path).expanduser()
-    if not place.exists():
+    file = Path(path).expanduser()
+    if not file.exists():
         if _no_id(path):
-            raise ModelError(f"{kind} {str(path)!r}: there is no such file or folder, and it is no hub id (owner/name)")
-        place = _download(kind, str(path), None, ["*.safetensors"])
-    if place.is_dir():
-        found = [place / LORA] if (place / LORA).is_file() else sorted(place.glob("*.safetensors"))
+            raise ModelError(
+                f"{kind} {str(path)!r}: there is no such file or folder, and it is not a hub id (owner/name)"
+            )
+        file = _download(kind, str(path), None, ["*.safetensors"])
+    if file.is_dir():
+        found = [file / LORA] if (file / LORA).is_file() else sorted(file.glob("*.safetensors"))
         if len(found) != 1:
-            names = ", ".join(file.name for file in found) or "none"
-            wanted = f", or {LORA}" if kind == "lora" else ""
-            raise ModelError(f"{kind} {place}: one .safetensors file is wanted{wanted}, and there are: {names}")
-        place = found[0]
-    if place.suffix != ".safetensors":
-        raise ModelError(f"{kind} {place}: only .safetensors is read, since other formats can run code")
-    return place
+            names = ", ".join(one.name for one in found) or "none"
+            expected = f"one .safetensors file, or {LORA}" if kind == "lora" else "one .safetensors file"
+            raise ModelError(f"{kind} {file}: expected {expected}, found: {names}. Give the file instead of the folder")
+        file = found[0]
+    if file.suffix != ".safetensors":
+        raise ModelError(
+            f"{kind} {file}: only .safetensors is read, because other formats can run code. Convert it to .safetensors"
+        )
+    return file
 
 
 def locate_file(path: str | Path | None) -> Path:
@@ -144,7 +148,7 @@ def locate_file(path: str | Path | None) -> Path:
     if file.suffix != ".safetensors":
         raise ModelError(f"model {str(path)!r}: with `config`, the model is a .safetensors file. Leave `config` out")
     if not file.is_file():
-        raise ModelError(f"model {str(path)!r}: there is no such file")
+        raise ModelError(f"model {str(path)!r}: there is no such file. Correct the path")
     return file
 
 
@@ -320,7 +324,7 @@ def _all_weight_files(folder: Path, variant: str | None) -> set[Path]:
 
 
 def _other_components(folder: Path) -> list[str]:
-    """Return the components of a checkpoint whose files have no place in _WEIGHTS and _CONFIGURATIONS.
+    """Return the components of a checkpoint that _WEIGHTS and _CONFIGURATIONS do not cover.
 
     Pipelines of diffusers other than Stable Diffusion's have them, such as processors and second transformers.
     """
@@ -400,10 +404,11 @@ def _name(file: Path, folder: Path) -> str:
 def weights_digest(
     folder: Path, variant: str | None = None, lora: LoRA | None = None, more: Sequence[Path] = ()
 ) -> str:
-    """sha256 over all that decides a prediction: weights, configurations, tokenizers; their names and bytes.
+    """Return the sha256 over the names and bytes of all files that decide a prediction.
 
-    `more` are further files: a single-file checkpoint, textual inversions. The digest includes the settings in
-    model_index.json, such as `force_zeros_for_empty_prompt`, and its list of absent parts. Raises ModelError.
+    They are the weights, the configurations and the tokenizers. `more` are further files: a single-file checkpoint,
+    textual inversions. The digest includes the settings in model_index.json, such as `force_zeros_for_empty_prompt`,
+    and its list of absent parts. Raises ModelError.
     """
     files = {file for pattern in _CONFIGURATIONS for file in folder.glob(pattern)}
     files |= _all_weight_files(folder, variant)

@@ -59,7 +59,7 @@ class Integration:
 
     Until it has `ended`, call the network on `latents` at `timestep`, and give its prediction to `answer`. Then `pair`
     is at the new position. Errors of samples are collected in `monitor`, because one sample's error must not end the
-    others: see `RangeMonitor.faults`. `on_answer` is called at each network call, for progress.
+    others: see `RangeMonitor.faults`. `on_answer` is called after each network call, for progress.
     """
 
     def __init__(

@@ -70,7 +70,7 @@ class EDICT:
     """
 
     def __init__(self, model: Model | DiffusionPipeline, call: Mapping[str, Any] | None = None) -> None:
-        """Wrap a pipeline of diffusers as it is, with whatever is loaded into it; `call` are arguments of every call.
+        """Wrap a pipeline of diffusers with all its adapters; `call` are arguments of every call.
 
         Raises:
             ModelError: the pipeline cannot invert images.
@@ -82,7 +82,7 @@ class EDICT:
             self.model = of_pipeline(model, call)
         self._progress_bar_config: Mapping[str, Any] = {}
         self.on_network_call: Callable[[], object] = lambda: None
-        """Called when network calls begin, and after each one."""
+        """A function that is called before the first network call of each batch, and after each network call."""
 
     def __repr__(self) -> str:
         model = self.model
@@ -119,8 +119,8 @@ class EDICT:
             textual_inversion: the same of textual inversions, one or several.
             quantization: int8, int8_dynamic, float8 or int4, by torchao, of the network that predicts.
             dtype: of the network and the text encoders, a torch.dtype or its name.
-            compile: compile the network, at its first call of each shape, of which torch takes eight. It is faster, and
-                a pair of a compiled network regenerates exactly only by a compiled one.
+            compile: compile the network at its first call of each shape, up to eight shapes. It is faster, and a pair
+                of a compiled network regenerates exactly only by a compiled one.
             channels_last: store the weights of convolutions as [out, height, width, in]. It changes the last bits.
             vae_dtype: float32, tf32 (on GPUs) or bfloat16.
             call: arguments of every call of the pipeline. With them, or with `config`, `textual_inversion` or
@@ -166,7 +166,7 @@ class EDICT:
 
     @property
     def size(self) -> int:
-        """Pixels a side of the model's pictures."""
+        """The side of the model's images, in pixels."""
         return self.model.size
 
     @property
@@ -178,7 +178,10 @@ class EDICT:
     def direct(self) -> DirectModel:
         """The model, if its network is called directly. Raises ModelError for a pipeline of diffusers."""
         if not isinstance(self.model, DirectModel):
-            raise ModelError(f"{self.model.folder}: the pipeline of diffusers predicts only in its own call")
+            raise ModelError(
+                f"model {self.model.folder}: its network predicts only in the call of its pipeline of diffusers. Use "
+                "`invert` and `generate`"
+            )
         return self.model
 
     @property
@@ -234,13 +237,13 @@ class EDICT:
     def decode(
         self, latents: torch.Tensor, *, output_type: Literal["pil", "np", "pt"] = "pil"
     ) -> list[Image.Image] | np.ndarray | torch.Tensor:
-        """Return the RGB images of latents [N, C, H, W] in the model's scale. No image depends on its neighbours.
+        """Return the RGB images of latents [N, ...] in the model's layout and scale, each independent of the others.
 
         `output_type` is "pil", or "np" or "pt" for floats on [0, 1]: [N, H, W, 3] or [N, 3, H, W].
 
         Raises:
             NonFinite: an image has NaN or infinity. A note names the first such sample.
-            ValueError: `output_type` is unknown, or `latents` is not a tensor [N, C, H, W].
+            ValueError: `output_type` is unknown, or `latents` is not a tensor, or has too few or too many axes.
         """
         _check_choice("output_type", output_type, ("pil", "np", "pt"))
         ranks = (4,) if isinstance(self.model, DirectModel) else (3, 4, 5)
@@ -266,7 +269,7 @@ class EDICT:
     ) -> Pair:
         """Return the noise pair of N images (or of a pair from `encode`), each under its caption.
 
-        `batch_size` is the shape the network runs in; None: all N at once. The settings are those of `Settings`.
+        `batch_size` is the network's batch size; None: all N at once. The settings are those of `Settings`.
 
         Raises:
             LatticeOverflow, NonFinite: an image cannot be inverted. A note names the first such sample.
@@ -274,7 +277,7 @@ class EDICT:
         """
         if strange := settings.keys() - Settings.__annotations__.keys():
             raise TypeError(
-                f"invert has no argument {sorted(strange)[0]!r}; its arguments are batch_size, "
+                f"invert has no argument {sorted(strange)[0]!r}. Its arguments are images, captions, batch_size, "
                 f"{', '.join(Settings.__annotations__)}"
             )
         given = sampling_of(settings)
@@ -287,7 +290,7 @@ class EDICT:
         return _checked(*self.move(self.prepare(images, given, batch_size), captions, 0))
 
     def prepare(self, start: Pair, sampling: Sampling, batch_size: int | None = None) -> Pair:
-        """Return a clean pair at the end of the schedule that it is to be inverted along.
+        """Return a clean pair at the clean end of the schedule of its inversion.
 
         Raises:
             ValueError: the sampler begins from one state but x is not y; the pair has other bits; or there is a
@@ -380,7 +383,7 @@ class EDICT:
         negative_captions: str | Sequence[str | None] | None = None,
         slots: Sequence[int | None] | None = None,
     ) -> tuple[Pair, Faults]:
-        """The pair at `position` of its schedule, inverted or generated there, and what went wrong, by sample.
+        """Return the pair, inverted or generated to `position` of its schedule, and the faults by sample.
 
         A fault of one sample does not change the others. The states of samples with a fault are zeros, so that they can
         be decoded with the others. Guidance leads away from `negative_captions`, one per sample, if they are given;
@@ -410,17 +413,17 @@ class EDICT:
         with self._progress_bar("invert" if position < pair.position else "generate", calls) as bar:
             for batch in batches:
                 samples = [i for i in batch if i is not None]
-                places = [place for place, i in enumerate(batch) if i is not None]
+                filled = [slot for slot, i in enumerate(batch) if i is not None]
                 # Free slots get a copy of another sample, because a prediction does not depend on the other samples.
                 rows = [samples[0] if i is None else i for i in batch]
                 negative = None if negative_captions is None else [negative_captions[i] for i in rows]
-                integration = Integration(pair[rows], position, on_answer=self._called(bar))
+                integration = Integration(pair[rows], position, on_answer=self._counted(bar))
                 with enough_memory(self.device):
                     texts = [captions[i] for i in rows]
                     integration = self.model.solve(integration, texts, guidance_scale, negative)
-                xs[samples], ys[samples] = integration.pair.x[places], integration.pair.y[places]
-                met = integration.monitor.faults(pair.bits)
-                faults |= {i: met[place] for i, place in zip(samples, places, strict=True) if place in met}
+                xs[samples], ys[samples] = integration.pair.x[filled], integration.pair.y[filled]
+                found = integration.monitor.faults(pair.bits)
+                faults |= {i: found[slot] for i, slot in zip(samples, filled, strict=True) if slot in found}
         return _zeroed(replace(pair, x=xs, y=ys, position=position, batch_size=batch_size), faults), faults
 
     @torch.inference_mode()
@@ -435,12 +438,12 @@ class EDICT:
         steps: int | None = None,
         negative_prompts: Sequence[Sequence[str | None]] | None = None,
     ) -> tuple[Pair, Faults]:
-        """Edits under attention control: the clean pairs of every row and its edits, and what went wrong, by sample.
+        """Edit a pair under attention control. Return the clean pair of all rows and edits, and the faults by sample.
 
-        Row after row: its own under its caption, exact, then one a prompt of `prompts[row]`. The edits leave where the
-        pair stands, or at their last `steps` steps, down to which all goes by the captions. `guidance_scale` and
-        `negative_prompts` are the edits'; a row's own guidance stays the pair's. What goes wrong with a row goes wrong
-        with its edits.
+        The samples are in the order of the rows: each row under its caption, which is exact, and then its edits, one
+        per prompt of `prompts[row]`. The edits begin at the pair's position. With `steps` they are only the last steps,
+        and the steps before run under the captions. `guidance_scale` and `negative_prompts` apply to the edits; a row's
+        own guidance is that of the pair. A fault of a row is also a fault of its edits.
         """
         if not self.model.controllable:
             raise ModelError(uncontrollable(self.model))
@@ -462,10 +465,10 @@ class EDICT:
         _one_each(pair, {"captions": captions, "lists of prompts": prompts})
         negatives = [[None] * count for count in counts] if negative_prompts is None else negative_prompts
         if [len(ours) for ours in negatives] != counts:
-            raise ValueError("negative_prompts: give one a prompt, or None in its place")
+            raise ValueError("negative_prompts: give one per prompt, or None for a prompt without")
         if isinstance(control.blend, torch.Tensor) and control.blend.shape != (sum(counts), *pair.x.shape[2:]):
             raise ValueError(
-                f"the mask is {[*control.blend.shape]}: make it {[sum(counts), *pair.x.shape[2:]]}, one an edit"
+                f"the mask is {[*control.blend.shape]}: make it {[sum(counts), *pair.x.shape[2:]]}, one mask per edit"
             )
         left = depth - pair.position
         if steps is not None and not (_is_whole(steps) and 0 < steps <= left):
@@ -475,9 +478,9 @@ class EDICT:
         sides = self.model.attention_sides
         if (reason := attention.without_effect(control, steps or left, pair.x.shape[2], sides)) is not None:
             raise ValueError(reason)
-        pair, lost = pair.to(self.device), Faults()
+        pair, failed = pair.to(self.device), Faults()
         if steps is not None:
-            pair, lost = self.move(pair, captions, depth - steps)
+            pair, failed = self.move(pair, captions, depth - steps)
         states: dict[attention.Place, tuple[torch.Tensor, torch.Tensor]] = {}
         faults: dict[attention.Place, ArithmeticError] = {}
         batches = attention.batches(counts, pair.batch_size)
@@ -486,12 +489,12 @@ class EDICT:
             for places in batches:
                 filled = _filled(places, pair.batch_size)
                 with enough_memory(self.device):
-                    moved, met = self._edit_batch(
+                    moved, found = self._edit_batch(
                         pair, captions, prompts, filled, control, guidance_scale, negatives, bar
                     )
                 for i, (row, j) in enumerate(places):
                     states.setdefault((row, j), (moved.x[i], moved.y[i]))
-                    fault = lost.get(row) or met.get(places.index((row, 0))) or met.get(i)
+                    fault = failed.get(row) or found.get(places.index((row, 0))) or found.get(i)
                     if fault is not None:
                         faults.setdefault((row, j), fault)
         order = [(row, j) for row, count in enumerate(counts) for j in range(count + 1)]
@@ -510,7 +513,7 @@ class EDICT:
         negatives: Sequence[Sequence[str | None]],
         bar: tqdm,
     ) -> tuple[Pair, Faults]:
-        """One batch of `edit`, and its faults by place."""
+        """Run one batch of `edit`. Return its pair, and its faults by slot."""
         of = [row for row, _ in places]
         masks = [sum(map(len, prompts[:row])) + j - 1 for row, j in places if j]
         texts = [prompts[row][j - 1] if j else captions[row] for row, j in places]
@@ -533,18 +536,18 @@ class EDICT:
             rows,
             control,
             control.blend[masks].to(self.device) if isinstance(control.blend, torch.Tensor) else None,
-            self._called(bar),
+            self._counted(bar),
         )
 
-    def _called(self, bar: tqdm) -> Callable[[], None]:
-        """Return what to do after a network call."""
+    def _counted(self, bar: tqdm) -> Callable[[], None]:
+        """Return a function that counts a network call, to be called after each one. Announce the first call."""
 
-        def called() -> None:
+        def count() -> None:
             bar.update()
             self.on_network_call()
 
         self.on_network_call()
-        return called
+        return count
 
     def _progress_bar(self, name: str, calls: int) -> tqdm:
         return tqdm(
@@ -558,26 +561,26 @@ class EDICT:
         negative_captions: Sequence[str | None] | None = None,
         unguided: Container[float] = (),
     ) -> Predict:
-        """The guided prediction under these captions, one a sample of the batch it will be called with.
+        """Return the guided prediction under these captions, one per sample of the batch.
 
         At the timesteps `unguided` it is not guided.
         """
         return self.direct.predictor(captions, guidance_scale, negative_captions, unguided)
 
     def truncated(self, caption: str) -> bool:
-        """Whether the text encoder sees only the caption's beginning."""
+        """Return whether the text encoder takes only the beginning of a caption."""
         return self.model.truncated(caption)
 
 
 COMPILED = (
-    "attention control reaches between the network's layers, and a compiled network does not let it: leave control "
-    "out, or invert without compile"
+    "attention control changes the network's layers, which is not possible in a compiled network. Leave control out, "
+    "or invert without compile"
 )
-"""Why attention control does not go with a compiled model."""
+"""The error for attention control with a compiled model."""
 
 
 def uncontrollable(model: Model) -> str:
-    """Why attention control does not go with a model."""
+    """Return the error for attention control with a model that does not support it."""
     return (
         "attention control needs a UNet that attends to CLIP's tokens (Stable Diffusion 1, 2, XL), and "
         f"{model.folder} is a {type(model).__name__}: leave control out"
@@ -585,8 +588,11 @@ def uncontrollable(model: Model) -> str:
 
 
 def uninterrupted(model: Model) -> str:
-    """Why a guidance interval does not go with a model."""
-    return f"guidance_interval is of classifier-free guidance, and {model.folder} is guided without: leave it out"
+    """Return the error for a guidance interval with a model that does not support it."""
+    return (
+        "guidance_interval needs a model that `EDICT` itself guides by classifier-free guidance, and "
+        f"{model.folder} is not one. Leave it out"
+    )
 
 
 def _dtype(dtype: torch.dtype | str) -> torch.dtype:

@@ -1,4 +1,4 @@
-"""The pair of coupled states, with what is needed to go on from it."""
+"""The pair of coupled states, with its schedule and the settings of its sampler."""
 
 import json
 from collections.abc import Sequence
@@ -25,12 +25,12 @@ FORMAT = 1
 class Pair:
     """x and y: int64 lattice states [N, ...] at `position` of `schedule` (0 is the noisy end).
 
-    `sampling` has the sampler and its settings (`edict.samplers.resolved`). The meaning of y is the sampler's: EDICT's
-    second state, a two-step method's next one (Sampler.y_lead), DDIM's x again.
+    `sampling` has the sampler and its settings (`edict.samplers.resolved`). y depends on the sampler: it is the second
+    state of EDICT, the next state of a two-step method (Sampler.y_lead), or x again for DDIM.
 
-    `batch_size` is the shape the network was run in. It belongs to the pair because a network's last bits depend on it:
-    in the same shape, the regeneration of a pair is exact. The last bits can also depend on a sample's slot in its
-    batch: to regenerate a subset of the samples, give their `slots` to `EDICT.move`.
+    `batch_size` is that of the network calls. The pair has it because a network's last bits depend on it: with the same
+    batch size, the regeneration of a pair is exact. The last bits can also depend on a sample's slot in its batch: to
+    regenerate a subset of the samples, give their `slots` to `EDICT.move`.
     """
 
     x: torch.Tensor
@@ -95,13 +95,15 @@ class Pair:
         if about is None or states.keys() != {"x", "y"}:
             raise ValueError(f"{file}: is not a pair. Give a file that Pair.save wrote")
         if about["format"] != FORMAT:
-            raise ValueError(f"{file}: has format {about['format']}, and this version reads {FORMAT}. Upgrade edict")
+            raise ValueError(
+                f"{file}: has format {about['format']}, and this version reads {FORMAT}. Upgrade edict-pipeline"
+            )
         plan: dict[str, Any] = {name: values and tuple(values) for name, values in about["schedule"].items()}
         schedule, sampling = Schedule(**plan), Sampling(**about["sampling"])
         return cls(states["x"], states["y"], schedule, about["position"], sampling, about["batch_size"])
 
     def to(self, device: torch.device) -> "Pair":
-        """The same with its states on `device`."""
+        """Return the pair with its states on `device`."""
         return replace(self, x=self.x.to(device), y=self.y.to(device))
 
     @property
@@ -111,7 +113,7 @@ class Pair:
 
     @property
     def guidance_scale(self) -> float:
-        """The guidance scale of the inversion. Raises ValueError for a pair of a scheduler, which does not know it."""
+        """Return the guidance scale of the inversion. Raises ValueError for a pair of a scheduler, which has none."""
         return self.sampling.known_guidance_scale
 
     @property
@@ -121,39 +123,39 @@ class Pair:
 
     @property
     def scales(self) -> tuple[float, float]:
-        """The scales that x and y have."""
+        """The scales of x and y."""
         position = min(self.position + SAMPLERS[self.sampling.name].y_lead, self.schedule.num_steps)
         return self.schedule.scale(self.position), self.schedule.scale(position)
 
     def to_float(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """x and y in the model's usual scale, float64 [N, ...]: integer * 2^-bits * scale."""
+        """Return x and y in the model's usual scale, float64 [N, ...]: integer * 2^-bits * scale."""
         of_x, of_y = self.scales
         return from_lattice(self.x, of_x, self.bits), from_lattice(self.y, of_y, self.bits)
 
     def drift(self) -> torch.Tensor:
-        """How far the two states are apart, a sample: root mean square of x - y in the model's scale, float64 [N].
+        """Return the root mean square of x - y per sample, in the model's scale, float64 [N].
 
-        Of EDICT that is error alone; of a two-step method one step's change is in it.
+        For EDICT it is only error. For a two-step method it includes the change of one step.
         """
         x, y = self.to_float()
-        # one by one: a sum over a batch is added up in an order that depends on the batch
+        # One by one, because the order of the additions in a sum over a batch depends on the batch.
         return torch.stack([difference.square().mean().sqrt() for difference in x - y])
 
     def std(self) -> torch.Tensor:
-        """The standard deviation of the noise, a sample, float64 [N]: about 1 for noise the model knows.
+        """Return the standard deviation of the noise per sample, float64 [N]: about 1 for noise that the model knows.
 
-        Of the mean of x and y where they are at one position, else of x.
+        It is that of the mean of x and y if they are at one position, and otherwise that of x.
         """
         x, y = self.to_float()
         noise = x if SAMPLERS[self.sampling.name].y_lead else (x + y) / 2
         return torch.stack([state.std(correction=0) for state in noise])
 
     def digests(self) -> list[str]:
-        """sha256 over the little-endian int64 bytes of x then y, a sample: equal digests are equal integers."""
+        """Return the sha256 per sample, over the little-endian int64 bytes of x and then y."""
         both = torch.stack([self.x, self.y], 1).contiguous().cpu()
         return [sha256(sample.numpy().astype("<i8").tobytes()).hexdigest() for sample in both]
 
 
 def join(pairs: Sequence[Pair]) -> Pair:
-    """Pairs that stand at the same position of the same schedule, as one."""
+    """Return pairs at the same position of the same schedule as one pair."""
     return replace(pairs[0], x=torch.cat([pair.x for pair in pairs]), y=torch.cat([pair.y for pair in pairs]))

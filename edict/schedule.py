@@ -1,4 +1,4 @@
-"""When the network is called: the executed steps of a checkpoint's own schedule, noisy end first."""
+"""The executed steps of a checkpoint's own noise schedule, noisy end first."""
 
 from __future__ import annotations
 
@@ -64,19 +64,19 @@ class Schedule:
 
     @property
     def num_evaluated_steps(self) -> int:
-        """How many of the steps ask the network: all, or all but the last, where that changes nothing."""
+        """The number of steps that call the network: all, or all but the last if the last changes nothing."""
         return self.num_steps - (self.num_steps > 0 and self.sigma(self.num_steps - 1) == self.sigma(self.num_steps))
 
     def alpha(self, position: int) -> float:
-        """The cumulative alpha a state has at `position`."""
+        """Return the cumulative alpha of a state at `position`."""
         return self.alphas_cumprod[position]
 
     def scale(self, position: int) -> float:
-        """sqrt(alpha): what x is divided by at `position`; 1 in a flow."""
+        """Return sqrt(alpha), the divisor of x at `position`; 1 in a flow."""
         return self.alphas_cumprod[position] ** 0.5
 
     def sigma(self, position: int) -> float:
-        """The noise level of x / scale at `position`: sqrt(1 - alpha) / sqrt(alpha), or the flow's own."""
+        """Return the noise level of x / scale at `position`: sqrt(1 - alpha) / sqrt(alpha), or the flow's own."""
         if self.sigmas is not None:
             return self.sigmas[position]
         alpha = self.alphas_cumprod[position]
@@ -102,21 +102,25 @@ FLOW_END = Schedule((), (1.0,), (0.0,))
 def schedule(
     scheduler_config: dict[str, Any], steps: int, strength: float = 1.0, steps_offset: int | None = None
 ) -> Schedule:
-    """The last `executed(steps, strength)` of `steps` timesteps that the checkpoint's scheduler config spaces.
+    """Return the last `executed(steps, strength)` of the `steps` timesteps of a checkpoint's scheduler config.
 
     The cumulative alphas are the scheduler's, in float64. The last step goes to its final alpha (set_alpha_to_one).
-    `steps_offset` takes the place of the config's, and is for leading spacing.
-    Raises ValueError where nothing would be executed or the scheduler has no such number of steps, or no offset.
+    `steps_offset` replaces the config's, and is only valid for leading spacing.
+
+    Raises:
+        ValueError: no step would be executed, or the scheduler cannot have this number of steps, or has no offset.
     """
     depth = some_executed(steps, strength)
     scheduler = _ddim(scheduler_config)
     if steps_offset is not None:
         if (spacing := scheduler.config.timestep_spacing) != "leading":
-            raise ValueError(f"steps_offset is of leading spacing, and the checkpoint's is {spacing}: leave it out")
+            raise ValueError(
+                f"steps_offset is only valid for leading spacing, and the checkpoint's is {spacing}. Leave it out"
+            )
         scheduler.register_to_config(steps_offset=steps_offset)
     trained = scheduler.config.num_train_timesteps
     if steps > trained:
-        raise ValueError(f"{steps} steps were asked for, the checkpoint was trained with {trained}")
+        raise ValueError(f"steps is {steps}, and the checkpoint was trained with {trained}. Use at most {trained}")
     scheduler.set_timesteps(steps)
     timesteps = [int(t) for t in scheduler.timesteps[steps - depth :]]
     if min(timesteps) < 0 or max(timesteps) >= trained:
@@ -134,7 +138,7 @@ def schedule(
 
 
 def alphas_cumprod(scheduler_config: dict[str, Any]) -> torch.Tensor:
-    """The cumulative alpha of every timestep the checkpoint was trained with, float64."""
+    """Return the cumulative alpha of every timestep that the checkpoint was trained with, float64."""
     return _ddim(scheduler_config).alphas_cumprod.double()
 
 
@@ -143,14 +147,18 @@ def flow(
 ) -> Schedule:
     """Return the last `sampling.executed_steps` steps of FlowMatchEulerDiscreteScheduler, down to sigma 0.
 
-    `tokens` is the length of a picture's sequence, which dynamic shifting goes by (Esser et al., 2403.03206, 5.3.2),
-    `sigmas` are those before the shift; None: the scheduler's. Raises ValueError if a `steps_offset` is given, which no
-    flow has.
+    `tokens` is the sequence length of an image, which determines the dynamic shift (Esser et al., 2403.03206, 5.3.2).
+    `sigmas` are those before the shift; None: the scheduler's.
+
+    Raises:
+        ValueError: a `steps_offset` is given, which is not valid for a flow.
     """
     from diffusers import FlowMatchEulerDiscreteScheduler
 
     if sampling.steps_offset is not None:
-        raise ValueError("steps_offset is of a schedule of timesteps, and the checkpoint is a flow: leave it out")
+        raise ValueError(
+            "steps_offset is only valid for schedules of timesteps, and the checkpoint is a flow. Leave it out"
+        )
     scheduler = FlowMatchEulerDiscreteScheduler.from_config(scheduler_config)
     config = scheduler.config
     slope = (config.max_shift - config.base_shift) / (config.max_image_seq_len - config.base_image_seq_len)
@@ -178,7 +186,7 @@ def some_executed(steps: int, strength: float) -> int:
 
 
 def final_alpha(scheduler_config: dict[str, Any]) -> float:
-    """The cumulative alpha of a clean latent."""
+    """Return the cumulative alpha of a clean latent."""
     return float(_ddim(scheduler_config).final_alpha_cumprod)
 
 

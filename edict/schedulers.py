@@ -70,7 +70,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         """Create a scheduler from the config of any scheduler with betas, or of a flow. `given` are p, gamma and bits.
 
         Raises:
-            ValueError: the scheduler is of another kind (as EDM's), or a setting has no exact inversion.
+            ValueError: the scheduler is of another kind (such as EDM's), or a setting has no exact inversion.
         """
         if not isinstance(config, Mapping):
             raise ValueError(
@@ -78,7 +78,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 f"{cls.__name__}.from_config(pipe.scheduler.config)"
             )
         if unknown := given.keys() - {*config, *OWN}:
-            raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}")
+            raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}: leave it out")
         sampling(name=cls.sampler, **{name: given[name] for name in ("p", "gamma") if name in given})
         merged = {name: value for name, value in {**config, **given}.items() if not name.startswith("_")}
         kind, base = config.get("_class_name"), merged.pop("base_scheduler", None)
@@ -172,7 +172,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
     def integration(self) -> Integration:
         """The integration of the last call of the pipeline. Raises RuntimeError if there was no call."""
         if self._integration is None:
-            raise RuntimeError("the pipeline has not called set_timesteps")
+            raise RuntimeError("the pipeline has not called set_timesteps: call the pipeline first")
         return self._integration
 
     @property
@@ -264,7 +264,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         self.timesteps = torch.tensor([plan.timestep(i) for i in steps], dtype=dtype, device=device)
         self.sigmas = torch.tensor([plan.sigma(i) for i in steps] + [plan.sigma(ends[1])], dtype=torch.float32)
         self.num_inference_steps = plan.num_steps
-        # Whether the latents were unchanged at every step, as they are, or rounded to bfloat16 or to float16.
+        # True while no step changed the latents: as they are, rounded to bfloat16, and rounded to float16.
         self._done, self._unchanged = 0, torch.ones(1 + len(HALVES), dtype=torch.bool, device=start.x.device)
 
     def scale_model_input(self, sample: torch.Tensor, *args: Any, **given: Any) -> torch.Tensor:
@@ -357,7 +357,10 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         if not isinstance(pair, Pair):
             raise ValueError(f"pair is of type {type(pair).__name__}: expected a Pair, such as `encode` returns")
         if (name := pair.sampling.name) != self.sampler:
-            raise ValueError(f"the pair is of the sampler {name}, and {type(self).__name__} is {self.sampler}")
+            raise ValueError(
+                f"the pair is of the sampler {name}, and {type(self).__name__} is for {self.sampler}: use the "
+                "scheduler of the pair's sampler"
+            )
 
     def _schedule(
         self,
@@ -367,7 +370,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         sigmas: Sequence[float] | None,
         mu: float | None,
     ) -> Schedule:
-        """Return the last steps of the schedule that a pipeline wants."""
+        """Return the last steps of the schedule that a pipeline requests."""
         if not self._flow:
             if timesteps is not None or sigmas is not None or steps is None:
                 raise ValueError("custom timesteps and sigmas are only for flows: give num_inference_steps")
@@ -410,7 +413,7 @@ SCHEDULERS = (EDICTScheduler, BDIAScheduler, OBELMScheduler)
 
 
 class ScheduleFound(Exception):
-    """Ends the call of a pipeline under a `ScheduleProbe`."""
+    """The exception by which a `ScheduleProbe` ends the call of a pipeline."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule

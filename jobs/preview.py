@@ -83,7 +83,7 @@ def _invert(spec: InvertSpec) -> list[str]:
         f"  units         {len(units)}, for {spec.workers.count} workers{done}",
         f"  model         {job.checkpoint.folder}, {spec.dtype}{compiled}{size}",
         f"  sampler       {sampling.name}, {depth} steps{weights}, guidance {sampling.known_guidance_scale:g}{within}",
-        f"  network cost  {cost} evaluations a picture, {sound * cost:,} in all",
+        f"  network cost  {cost} evaluations per image, {sound * cost:,} in all",
     ]
 
 
@@ -201,7 +201,7 @@ def _strangers(latents: Store, parts: Sequence[Source], tables: Mapping[str, Pro
 def _edit_cost(changed: Sequence[tuple[Variant, str]], task: EditTask, guided: bool) -> int:
     """Return the network evaluations of one row: each edit's own steps, and the base prompt's to the last branch point.
 
-    Edits of one depth, guidance and control share a batch with the row's own regeneration, which takes one place.
+    Edits of one depth, guidance and control share a batch with the row's own regeneration, which takes one slot.
     """
     sampling, schedule = task.inversion.fingerprint.sampling, task.schedule
     unguided = schedule.outside(sampling.guidance_interval)

@@ -9,7 +9,7 @@
 A file holds the rows of one part; parts are numbered from 00000000, in the order of the store's units, and an export
 is whole when it has as many as export.json counts. The dots are the shape of the model's latents, such as [C, H, W].
 float = integer * 2^-bits * sqrt(alphas_cumprod), the model's usual scale, in float64, rounded once. It is not exact:
-only the store itself regenerates pictures to the bit.
+only the store itself regenerates images to the bit.
 
 Half floats in Parquet open in pyarrow and polars as such, in DuckDB as FLOAT.
 """
@@ -101,7 +101,7 @@ def claim(target: Store, about: dict[str, Any]) -> None:
 
 
 def _floats(unit: Unit, latents: Latents, dtype: str) -> NDArray[Any]:
-    """The pairs in the model's scale, [N, 2, ...]. Raises ExportError naming the first key that overflows."""
+    """Return the pairs in the model's scale, [N, 2, ...]. Raises ExportError for the first key that overflows."""
     import torch
 
     exact = torch.stack(latents.pair.to_float(), 1).numpy()

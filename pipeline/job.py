@@ -1,4 +1,4 @@
-"""A job, resolved: everything that a spec or a store names is looked up once. And job.json, which records it."""
+"""Resolve a job: look up once everything that a spec or a store names. Read and write job.json, which records it."""
 
 import itertools
 import json
@@ -40,7 +40,7 @@ SpecOf = TypeVar("SpecOf", bound=BaseModel)
 
 
 class JobChanged(StoreError):
-    """A store holds another job than the one that is to be run."""
+    """The store of another job than the one of this run."""
 
 
 class OutputRefused(StoreError):
@@ -48,16 +48,16 @@ class OutputRefused(StoreError):
 
 
 class NoSchedule(JobError):
-    """The model has no schedule of the spec's steps, or its guidance cannot have the spec's interval."""
+    """A model that cannot have the spec's steps, or its guidance interval."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """An inversion, resolved: of a spec (`resolve`), or the one that made a latent store (`inverted_with`).
+    """A resolved inversion: of a spec (`resolve`), or the one that made a latent store (`inverted_with`).
 
-    `checkpoint` has the files of the model on this machine, and `weights` what workers load. `record` is
-    job.json, as the store has it or is to get it (`open_job`). `key` and `schedule` are of a job that runs: the key of
-    the store, and the schedule of the rows that it has already, None if it has none.
+    `checkpoint` has the files of the model on this machine, and `weights` those that workers load. `record` is
+    job.json, as the store has it or will have it (`open_job`). Only a job that runs has `key` and `schedule`: the key
+    of the store, and the schedule of the rows that it already has, None if it has none.
     """
 
     spec: InvertSpec
@@ -75,7 +75,7 @@ class Job:
 
     @property
     def is_shipped(self) -> bool:
-        """Whether the model is the package's: it needs no check, and the imports of a check take seconds."""
+        """Return whether the model is the shipped one, which needs no check. The imports of a check take seconds."""
         model = self.spec.model
         changes = model.lora, model.textual_inversion, model.quantization, model.call
         return self.checkpoint.folder == DEFAULT and not any(changes)
@@ -89,7 +89,11 @@ def resolve(spec: InvertSpec, *, check: bool = True) -> Job:
     """Return the job of a spec, with a new record.
 
     Without `check`, the model is not checked (`check_model`), and its libraries, whose import takes seconds, are not
-    needed. Raises ModelError, NoSchedule.
+    needed.
+
+    Raises:
+        ModelError: the model does not exist, or the check finds a fault.
+        NoSchedule: the check finds that the model cannot have the spec's steps or guidance interval.
     """
     checkpoint = checkpoint_of(spec.model)
     if check:
@@ -118,7 +122,10 @@ def resolve(spec: InvertSpec, *, check: bool = True) -> Job:
 def inverted_with(latents: Store) -> Job:
     """Return the job that made a latent store, with the model that it was inverted with.
 
-    Raises StoreError where it is no latent store, or the model's files changed; ModelError where it is gone.
+    Raises:
+        StoreError: the store is not a latent store, or the model's files changed.
+        ModelError: the model does not exist any more.
+        JobChanged: an earlier version ignored a setting of the checkpoint.
     """
     record = latents.job()
     if record.kind != "invert":
@@ -132,7 +139,8 @@ def inverted_with(latents: Store) -> Job:
     if (found := checkpoint.digest()) != made.weights:
         raise StoreError(
             f"the model {checkpoint.folder} is not the one {latents.location} was inverted with (sha256 {found[:12]}, "
-            f"the store's {made.weights[:12]}): pairs mean nothing to other weights"
+            f"the store's {made.weights[:12]}): a pair is only valid with its own weights. Put the files "
+            "of that model back"
         )
     job = Job(spec, checkpoint, weights_of(spec.model, made), stored_machine(latents, record), record)
     if not job.is_shipped:
@@ -157,13 +165,15 @@ def described(model: ModelSpec, checkpoint: Checkpoint) -> "Model":
 def check_model(job: Job) -> None:
     """Check that the model can run a job whose store may be of an earlier version.
 
-    Raises ModelError, NoSchedule; JobChanged if the stored rows have another schedule, or another meaning.
+    Raises:
+        ModelError, NoSchedule: the model cannot run the job.
+        JobChanged: the stored rows have another schedule, or another meaning.
     """
     check_earlier(job, _check(job.spec, job.checkpoint))
 
 
 def check_earlier(job: Job, model: "Model") -> None:
-    """Check what only fingerprints of earlier formats have. Raises JobChanged."""
+    """Compare the model with the fields that only fingerprints of earlier formats have. Raises JobChanged."""
     if job.fingerprint.schedule is not None:
         there = job.fingerprint.schedule.model_dump()
         _refuse(job.spec.output, _differences(there, stored(planned_schedule(model, job.spec.sampler)).model_dump()))
@@ -186,7 +196,7 @@ def _check(spec: InvertSpec, checkpoint: Checkpoint) -> "Model":
 
 
 def _check_interpretation(job: Job, model: "Model", location: str) -> None:
-    """Raise JobChanged if an earlier version ignored a setting of the checkpoint that changes what a pair means."""
+    """Raise JobChanged if an earlier version ignored a setting of the checkpoint that changes the meaning of a pair."""
     if job.fingerprint.pipeline is not None:
         return
     for name, value in model.interpretation().items():
@@ -222,7 +232,7 @@ def checkpoint_of(model: ModelSpec) -> Checkpoint:
 
 
 def weights_of(model: ModelSpec, made: Fingerprint) -> Weights:
-    """Return what workers load. Local paths are made absolute; a hub id each node finds for itself."""
+    """Return the weights that workers load, with absolute local paths. Each node downloads a hub id itself."""
     fields = model.model_dump(exclude={"lora", "textual_inversion"})
     several = [model.textual_inversion] if isinstance(model.textual_inversion, str) else model.textual_inversion
     absolute = {name: _absolute(path) for name in ("path", "config") if (path := fields[name]) is not None}

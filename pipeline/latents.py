@@ -63,8 +63,7 @@ class Latents:
 def read_edit_rows(store: Store, rows: str | None, latents: Store, unit: Unit) -> Latents:
     """Read the latent rows of a unit of the edit in `store`: the planned ones, or a slice of a part.
 
-    `rows` is that of the edit's job.json. Raises the errors of `read_rows`, `find_part` and
-    `read_latents`.
+    `rows` is that of the edit's job.json. Raises the errors of `read_rows`, `find_part` and `read_latents`.
     """
     planned = None if rows is None else read_rows(store, rows, unit)
     return read_latents(latents, find_part(latents, unit), planned)

@@ -203,8 +203,8 @@ def _check_variants(latents: Store, inversion: Job, schedule: Schedule, variants
             )
         if variant.negative_prompt and not has_negative(inversion):
             raise EditError(
-                f"edit {variant.name!r} has a negative_prompt, which only classifier-free guidance uses, and the model "
-                f"of {latents.location} does not use it. Leave it out"
+                f"edit {variant.name!r} has a negative_prompt, which the model of {latents.location} does not take. "
+                "Leave it out"
             )
 
 

@@ -123,7 +123,7 @@ def planned(
 
 @dataclass(frozen=True)
 class Planning:
-    """What an edit is planned from: the latent rows that are wanted, what tables have for them, and the size of units.
+    """The input of an edit's plan: the selected latent rows, their prompts and masks in tables, and the size of units.
 
     A row gives `per_caption` images, and one more for each prompt that tables list for it.
     """
@@ -138,7 +138,7 @@ class Planning:
     per_caption: int = 1
 
     def cut(self, sources: Sequence[Source], listed: int = 0) -> list[Unit]:
-        """Cut planned rows into units; tables list so many prompts for them."""
+        """Cut planned rows into units. `listed` is the number of prompts that tables list for them."""
         return cut(sources, self.batch_size, self.workers, per_row=images_per_row(sources, self.per_caption, listed))
 
 

@@ -271,7 +271,7 @@ class Store:
         """Return job.json. Raises StoreError if this is not a store, or a store of a newer version."""
         if (record := self.find_job()) is None:
             raise StoreError(
-                f"{self.location}: is no store (it has no job.json); give the `output` of a job that was run"
+                f"{self.location}: is not a store (it has no job.json); give the `output` of a job that was run"
             )
         return record
 
@@ -282,7 +282,9 @@ class Store:
         except NotThere:
             return None
         if not isinstance(job, dict):
-            raise StoreError(f"{self.location}: job.json is damaged (it is no JSON object)")
+            raise StoreError(
+                f"{self.location}: job.json is damaged (it is not a JSON object); restore it, or give another output"
+            )
         if (format := job.get("format", 1)) not in range(1, FORMAT + 1):
             raise StoreError(
                 f"{self.location}: job.json has format {format!r}, and this version reads formats up to {FORMAT}; "
@@ -296,7 +298,9 @@ class Store:
         try:
             return read_job(job)
         except ValueError as error:
-            raise StoreError(f"{self.location}: job.json is damaged (it {fault(error)})") from error
+            raise StoreError(
+                f"{self.location}: job.json is damaged (it {fault(error)}); restore it, or give another output"
+            ) from error
 
     @cached_property
     def fingerprint(self) -> Document:
@@ -309,7 +313,7 @@ class Store:
         return JobKey((record or self.job()).id, plans[-1] if plans else None)
 
     def check_key(self, key: JobKey, device: str | None = None) -> None:
-        """Raise JobReplaced if the store is now of another job than the one with this key, or of another device."""
+        """Raise JobReplaced if the store now has another job than the one with this key, or another device."""
         job = self.job()
         if device is not None and job.device != device:
             raise JobReplaced(

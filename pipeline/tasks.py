@@ -72,7 +72,7 @@ class EditError(JobError):
 
 @dataclass(frozen=True)
 class EditTask:
-    """An edit, resolved: everything that a worker needs to edit units of a latent store.
+    """A resolved edit: everything that a worker needs to edit units of a latent store.
 
     `inversion` is the job that made the latent store, with the machine that edits. `schedule` is that of its rows.
     `record` is job.json, as in pipeline.job.Job. `shown` is the number of rows of each unit on the contact sheet.
@@ -88,7 +88,7 @@ class EditTask:
 
     @property
     def machine(self) -> Machine:
-        """What the workers run on."""
+        """The machine that each worker runs on."""
         return self.inversion.machine
 
     def executed_steps(self, variant: Variant) -> int:

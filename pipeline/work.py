@@ -1,4 +1,4 @@
-"""What passes between the pool and its workers. Imports no model, so that whoever only drives starts fast."""
+"""The messages between the pool and its workers. The module imports no model, so that a driver starts fast."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field

@@ -5,7 +5,7 @@ from pydantic_core import ErrorDetails
 
 _EXPECTED = {
     "string_type": "text",
-    "string_unicode": "text in Unicode, and a surrogate stands alone in it",
+    "string_unicode": "text without unpaired surrogates",
     "string_too_short": "text that is not empty",
     "string_too_long": "at most {max_length} characters",
     "string_pattern_mismatch": "text that matches {pattern}",

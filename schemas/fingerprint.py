@@ -11,7 +11,7 @@ Document = dict[str, Any]
 """A JSON object."""
 
 FORMAT = 3
-"""Of an inversion's fingerprint. The fingerprints of stores of format 1 and 2 are alike, and have no `format`."""
+"""The format of an inversion's fingerprint. Fingerprints in stores of format 1 and 2 are alike, without `format`."""
 
 
 EARLIER = (
@@ -25,7 +25,7 @@ EARLIER = (
     "crop",
     "batch_size",
 )
-"""The least that the fingerprint of an inversion has in earlier formats."""
+"""The fields that the fingerprint of an inversion has in every earlier format."""
 
 INTERPRETATION = ("placeholders", "latent_statistics")
 
@@ -43,10 +43,11 @@ class Fingerprint(Strict):
 
     `weights` is the digest of the model's files: weights, configurations (also the scheduler's), tokenizers and LoRA.
     With the class of the pipeline and `sampling` it determines the schedule, which each part has in its footer.
-    `sampling` has the number of p or gamma, and of bits. `call` has further arguments of the pipeline's call.
+    In `sampling`, the sampler's own parameter and `bits` are numbers, not None. `call` has further arguments of the
+    pipeline's call.
 
-    Only fingerprints of earlier formats have a `schedule`, no `pipeline`, and maybe an `interpretation`: the settings
-    of a checkpoint that still earlier versions ignored.
+    Fingerprints of earlier formats have a `schedule` and no `pipeline`. Some have an `interpretation`: the settings of
+    a checkpoint that still earlier versions ignored.
     """
 
     format: Literal[3] = 3
@@ -69,7 +70,7 @@ class Fingerprint(Strict):
 
 
 def fit_of(made: Fingerprint) -> tuple[str, str]:
-    """Return how images were cropped, and the filter they were resized with."""
+    """Return the crop of the images, and the filter that resized them."""
     return made.crop, made.resize
 
 
@@ -77,7 +78,8 @@ class EditFingerprint(Strict):
     """Every setting that determines the images of an edit.
 
     `latents` is the fingerprint of the latent store, as its job.json has it. `keys` is a digest. `format` and `quality`
-    are those of the image files. `control` is "prompt-to-prompt" if an edit is made as only this version makes it.
+    are those of the image files. `control` is "prompt-to-prompt" if earlier versions make other images from an edit
+    under attention control.
     """
 
     latents: Document

@@ -17,9 +17,9 @@ in its fingerprint."""
 class JobRecord(BaseModel):
     """The fields of job.json.
 
-    `spec` and `fingerprint` are JSON objects as they were written, of any format, so that what was derived from them
-    stays the same; `inversion` and `edit` read the fingerprint. `variants_per_row` and `rows` are of edits: the number
-    of images per latent row, and the name of the planned rows (None: the units are slices of parts).
+    `spec` and `fingerprint` are JSON objects as they were written, of any format, so that their digests stay the same.
+    `inversion` and `edit` read the fingerprint. Only edits have `variants_per_row`, the number of images per latent
+    row, and `rows`, the name of the planned rows (None: the units are slices of parts).
     """
 
     model_config = ConfigDict(frozen=True)
@@ -36,7 +36,7 @@ class JobRecord(BaseModel):
 
     @property
     def device(self) -> str | None:
-        """The device that the rows are made on."""
+        """The device that makes the rows."""
         return self.machine.get("device")
 
     @cached_property
@@ -47,7 +47,8 @@ class JobRecord(BaseModel):
     def settings(self) -> Document:
         """Return the kind and the fingerprint in the present format, to compare it with another record's.
 
-        Raises ValueError if it is not valid.
+        Raises:
+            ValueError: it is not valid.
         """
         if self.kind == "invert":
             return {"kind": self.kind, **self.inversion.model_dump()}

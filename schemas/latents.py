@@ -14,13 +14,13 @@ NOISE = b"edict.noise"
 
 
 class Footer(Strict):
-    """How to read the states of a part, and how they were made: the JSON object under `edict.noise`.
+    """The scale of a part's states, and the settings that made them: the JSON object under `edict.noise`.
 
     latent = integer * scale, where scale = 2^-bits * sqrt(alphas_cumprod); the alpha of a flow is 1. The scale of y is
     `scale_y`, which differs for samplers that keep y one step nearer to the clean end (bdia, obelm).
 
-    The states are at `position` of the schedule: 0 is the noisy end. Footers of earlier formats have no `format`, and
-    the fields of `sampling` and `schedule` beside the others; the alphas are under `schedule`.
+    The states are at `position` of the schedule: 0 is the noisy end. Footers of earlier formats have no `format`. They
+    have the fields of `sampling` and `schedule` at the top level, and the alphas under `schedule`.
     """
 
     format: Literal[3] = 3
@@ -38,7 +38,7 @@ def read_footer(metadata: Mapping[bytes, bytes]) -> Footer:
     """Return the footer of a part, of any format, from the metadata of its schema.
 
     Raises:
-        KeyError, ValueError: it is not that of a part.
+        KeyError, ValueError: the metadata is not that of a part.
     """
     noise: Document = json.loads(metadata[NOISE])
     if "format" in noise:
@@ -61,7 +61,7 @@ def latents_schema(shape: Sequence[int], fingerprint: Document, footer: Footer) 
     """Return the Arrow schema of a part, of latents of any shape: [C, H, W], tokens [L, D], video [C, F, H, W].
 
     x and y are int32, nested lists of this shape (see `Footer`). The metadata has the footer under `edict.noise`, and
-    under `edict.fingerprint` what made the row: the fingerprint of job.json.
+    the fingerprint of job.json under `edict.fingerprint`.
 
     `slot` is the row's position in the batch in which it was inverted, from 0 to `batch_size` - 1 (in the footer). The
     row regenerates exactly in this slot. Parts of earlier versions do not have this column. Their rows have the slot

@@ -1,4 +1,4 @@
-"""The settings of an inversion: the same object in a spec, a noise pair, a fingerprint and a part's footer."""
+"""The settings of an inversion: the same object in a spec, a noise pair, a fingerprint and the footer of a part."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 SamplerName = Literal["edict", "bdia", "obelm", "ddim", "ddim_euler"]
 OWNERS = {"p": "edict", "gamma": "bdia"}
-"""The sampler that each sampler's parameter belongs to."""
+"""The sampler of each parameter that only one sampler has."""
 
 Steps = Annotated[int, Field(ge=1)]
 Strength = Annotated[float, Field(gt=0, le=1)]
@@ -31,35 +31,34 @@ class Sampling(Strict):
 
     name: SamplerName = Field(
         "edict",
-        description="The sampling method, which edits follow: edict, two coupled states; bdia and obelm, two-step "
-        "methods at half the network's work; ddim and ddim_euler, baselines whose round trip is not exact. Their "
-        "inversions differ: ddim evaluates the network at the timestep that a step leads to, ddim_euler at the one "
-        "that it starts from.",
+        description="The sampling method of the inversion and of its edits. edict: two coupled states. bdia and obelm: "
+        "two-step methods with half the network calls. ddim and ddim_euler: baselines whose round trip is not exact. "
+        "In an inversion, ddim calls the network at the timestep where a step ends, and ddim_euler where it begins.",
     )
     steps: Steps = Field(50, description="Steps of the whole schedule; steps * strength of them are executed.")
     strength: Strength = Field(
         1.0,
-        description="How far up the schedule to invert; 1 is all the way to noise, and serves edits at any strength.",
+        description="Share of the schedule that is inverted; 1 is all of it, and allows edits at any strength.",
     )
     guidance_scale: Guidance | None = Field(
-        3.0, description="Classifier-free guidance; 1 turns it off and halves the network's work."
+        3.0, description="Scale of the classifier-free guidance; 1 turns it off and halves the network's work."
     )
     """None for a pair of a scheduler, which does not know the guidance of the pipeline's call."""
     guidance_interval: list[Level] | None = Field(
         None,
         json_schema_extra={"minItems": 2, "maxItems": 2},
         description="Guidance applies to the steps that begin at noise levels above the first and up to the second, "
-        "in sqrt((1 - alpha) / alpha), of a flow its sigma; elsewhere the caption is followed at scale 1, by half the "
-        "network's work. null: everywhere.",
+        "in sqrt((1 - alpha) / alpha), or in the sigma of a flow. The other steps have guidance scale 1, with half the "
+        "network's work. null: all steps.",
     )
     p: Weight | None = Field(
         None,
-        description="Of edict: mixing weight of the two states, taken to four decimals. "
+        description="Only for edict: mixing weight of the two states, rounded to four decimals. "
         "null: 0.93 up to 50 executed steps, 0.93^(50/executed) above.",
     )
     gamma: Weight | None = Field(
         None,
-        description="Of bdia: weight of the step before, taken to four decimals. "
+        description="Only for bdia: weight of the step before, rounded to four decimals. "
         "null: 0.96 up to 50 executed steps, 0.96^(50/executed) above.",
     )
     steps_offset: int | None = Field(
@@ -72,8 +71,8 @@ class Sampling(Strict):
         None,
         ge=1,
         le=52,
-        description="Fractional bits of the integer lattice; the round trip is exact at any number. How near the noise "
-        "is to that of real numbers goes with them. null: 12, of obelm 16.",
+        description="Fractional bits of the integer lattice. The round trip is exact with any number of bits; with "
+        "more, the noise is closer to that of real numbers. null: 12, and 16 for obelm.",
     )
 
     @property
@@ -83,7 +82,7 @@ class Sampling(Strict):
 
     @property
     def known_guidance_scale(self) -> float:
-        """The guidance scale. Raises ValueError if it is unknown."""
+        """Return the guidance scale. Raises ValueError if it is unknown."""
         if self.guidance_scale is None:
             raise ValueError(
                 "the pair was made by a scheduler in a pipeline's call, whose guidance scale it does not know: give "
@@ -97,7 +96,7 @@ class Sampling(Strict):
         return {name: value for name in OWNERS if (value := getattr(self, name)) is not None}
 
     @model_validator(mode="after")
-    def _takes_its_own(self) -> Self:
+    def _check_parameters(self) -> Self:
         for parameter in self.parameters:
             if OWNERS[parameter] != self.name:
                 owner = OWNERS[parameter]
@@ -108,13 +107,13 @@ class Sampling(Strict):
 
     @field_validator("guidance_interval")
     @classmethod
-    def _rises(cls, interval: list[float] | None) -> list[float] | None:
+    def _check_interval(cls, interval: list[float] | None) -> list[float] | None:
         if interval is not None and (len(interval) != 2 or not interval[0] < interval[1]):
             raise ValueError("two noise levels, the lower one first")
         return interval
 
     @model_validator(mode="after")
-    def _executes_a_step(self) -> Self:
+    def _check_steps(self) -> Self:
         if self.executed_steps < 1:
             raise ValueError(
                 f"steps * strength of at least 1, but {self.steps} * {self.strength:g} = "
@@ -126,6 +125,6 @@ class Sampling(Strict):
 def executed(steps: int, strength: float) -> int:
     """Return how many of `steps` are executed at `strength`: floor(steps * strength), as in the paper's code.
 
-    There is room for the rounding of binary fractions, such as 50 * 0.58.
+    A small margin absorbs the rounding of binary fractions, such as 50 * 0.58.
     """
     return math.floor(steps * strength + 1e-9)

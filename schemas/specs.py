@@ -52,7 +52,7 @@ PRESETS: Mapping[str, dict[str, dict[str, Any]]] = {
     }
 }
 TEXT_ARGUMENTS = {"prompt", "negative_prompt", "guidance_scale", "true_cfg_scale", "prompt_embeds", "generator"}
-"""The arguments of a pipeline's call that a job gives from its captions, prompts and sampler."""
+"""The arguments of a pipeline's call that the job itself gives: its captions, prompts, guidance and seed."""
 MAX_VARIANTS = 10_000  # of a job: each has its name in memory, and in the plan's count of pictures
 
 Dtype = Literal["float32", "bfloat16", "float16"]
@@ -83,15 +83,16 @@ class ModelSpec(Spec):
     )
     config: Location | None = Field(
         None,
-        description="Of a .safetensors file: the folder or hub id with its configurations, and with the components "
-        "that the file does not have.",
+        description="Only for a .safetensors file: the folder or hub id with its configurations, and with the "
+        "components that the file does not have.",
     )
     revision: Text | None = Field(
         None, description="Branch, tag or commit of a hub id; null takes the hub's default branch."
     )
     variant: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(
         None,
-        description="Take the weight files of that name, as fp16, of every part that has them; null: the plain ones.",
+        description="Load the weight files of that name, such as fp16, of every component that has them; null: the "
+        "plain files.",
     )
     lora: LoRASpec | None = Field(None, description="LoRA weights; null: none.")
     textual_inversion: Location | Annotated[list[Location], Field(min_length=1)] | None = Field(
@@ -100,8 +101,8 @@ class ModelSpec(Spec):
     )
     quantization: Literal["int8", "int8_dynamic", "float8", "int4"] | None = Field(
         None,
-        description="Quantize the network by torchao: its weights, with int8_dynamic its activations too. The round "
-        "trip is exact. null: no quantization.",
+        description="Quantize the weights of the network by torchao; int8_dynamic also quantizes its activations. The "
+        "round trip is exact. null: no quantization.",
     )
     call: dict[Text, JsonValue] = Field(
         default_factory=dict,
@@ -130,14 +131,14 @@ class ModelSpec(Spec):
 
     @field_validator("call")
     @classmethod
-    def _further(cls, call: dict[str, Any]) -> dict[str, Any]:
+    def _check_call(cls, call: dict[str, Any]) -> dict[str, Any]:
         if taken := sorted(call.keys() & TEXT_ARGUMENTS):
-            raise ValueError(f"only further arguments, but the job itself gives {', '.join(taken)}")
+            raise ValueError(f"no {', '.join(taken)}, which the job itself gives to the call")
         return call
 
 
 class SamplerSpec(Sampling):
-    """The sampler, and where on the noise schedule the stored pair stands."""
+    """The sampler, and the steps of the noise schedule that it executes."""
 
     steps: Steps = Field(50, description=Sampling.model_fields["steps"].description)
     guidance_scale: Guidance = Field(3.0, description=Sampling.model_fields["guidance_scale"].description)

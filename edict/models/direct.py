@@ -1,4 +1,4 @@
-"""Models whose network is called directly, without the pipeline of diffusers: what they share."""
+"""The common part of models whose network is called directly, without a pipeline of diffusers."""
 
 from abc import abstractmethod
 from collections.abc import Collection, Container, Mapping, Sequence
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
 Conditions = Mapping[str, torch.Tensor]
-"""What a network takes beside latents and timestep, by the name of its argument: [N, ...] each, a row a sample."""
+"""The arguments of a network other than latents and timestep, by name: [N, ...] each, one row per sample."""
 
 
 class DirectModel(Model):
     """A checkpoint of one kind, whose network `predict` calls.
 
-    Attention control and guidance intervals need this.
+    Only these models have attention control and guidance intervals.
     """
 
     parts: ClassVar[Mapping[str, Class]]
-    """The classes of what it loads, by its name in model_index.json."""
+    """The class of each component, by its name in model_index.json."""
     optional: ClassVar[frozenset[str]] = frozenset()
-    """The parts that a checkpoint may do without."""
+    """The components that a checkpoint may lack."""
     latent_patch: ClassVar[int] = 1
     """The side of the square of latents that is one position of the network's input."""
     vae: "AutoencoderKL"
@@ -152,7 +152,7 @@ class DirectModel(Model):
 
     @property
     def latent_side(self) -> int:
-        """The side of a latent, in its own pixels."""
+        """The height and the width of the latents."""
         return self.size // self._factor()
 
     @abstractmethod
@@ -160,17 +160,17 @@ class DirectModel(Model):
 
     @abstractmethod
     def condition(self, captions: Sequence[str]) -> Conditions:
-        """What the network takes for these captions."""
+        """Return the conditions of these captions."""
 
     def unconditional(self) -> Conditions:
-        """What guidance leads away from where no negative caption is given: [1, ...] each."""
+        """Return the conditions that guidance leads away from without a negative caption: [1, ...] each."""
         return self.condition([""])
 
     @abstractmethod
     def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
-        """Of latents, float64 [N, C, H, W] in the model's scale: the noise, or of a flow the velocity; float32 or 64.
+        """Return the noise in latents, or the velocity of a flow, float32 or float64.
 
-        The same values give the same bits whatever their layout in memory.
+        `latents` are float64 [N, C, H, W] in the model's scale. Their layout in memory does not change the result.
         """
 
     def solve(
@@ -199,9 +199,9 @@ class DirectModel(Model):
         return guided(self, self.condition(captions), empty, guidance_scale, unguided)
 
     def negative_conditions(self, negative_captions: Sequence[str | None]) -> Conditions:
-        """Return what guidance leads away from: [N, ...] each, or [1, ...] if that is the empty caption for all.
+        """Return the conditions that guidance leads away from: [N, ...] each, or [1, ...] if no caption is negative.
 
-        The empty caption is always encoded alone: in a batch its last bits would be others.
+        The empty caption is always encoded in a batch of one: in a larger batch it could have other last bits.
         """
         if self._empty is None:
             self._empty = self.unconditional()
@@ -209,7 +209,10 @@ class DirectModel(Model):
         if none.all():
             return self._empty
         if self.guidance != "free":
-            raise ValueError(f"a negative caption, which classifier-free guidance alone heeds; {self.folder} has none")
+            raise ValueError(
+                f"negative_captions: the model {self.folder} has no classifier-free guidance, so a negative caption "
+                "has no effect. Leave it out"
+            )
         given = self.condition([caption or "" for caption in negative_captions])
         return {
             name: torch.where(none.view(-1, *[1] * (rows.ndim - 1)), self._empty[name], rows)
@@ -230,24 +233,25 @@ class DirectModel(Model):
         return latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
 
     def _factor(self) -> int:
-        """Pixels a side of a latent."""
+        """Return the ratio of the side of an image to the side of its latents."""
         return 2 ** (len(read_config(self.folder, "vae").get("block_out_channels", [64])) - 1)
 
 
 def cut_short(tokenizer: Any, caption: str, length: int) -> bool:
-    """Whether a tokenizer makes more than `length` tokens of a caption."""
+    """Return whether a tokenizer makes more than `length` tokens of a caption."""
     return len(tokenizer(expanded(tokenizer, [caption])[0]).input_ids) > length
 
 
 def timesteps_of(timestep: float, latents: torch.Tensor) -> torch.Tensor:
-    """float32 [N], one a row of `latents`, filled in on their device: a number would be copied there, and waited for.
+    """Return the timestep as float32 [N], one per row of `latents`, on their device.
 
-    To a compiled network a number is a constant: it would be compiled again at every step.
+    A Python number would be copied to the device, and the call would wait for the copy. A compiled network takes a
+    number for a constant, and would be compiled again at every step.
     """
     return torch.full((len(latents),), timestep, dtype=torch.float32, device=latents.device)
 
 
 def tokens_of(tokenizer: Any, captions: Sequence[str], length: int, device: torch.device) -> torch.Tensor:
-    """int64 [N, length]: cut, or padded with what the tokenizer pads with."""
+    """Return the tokens of captions, int64 [N, length], truncated or padded to one length."""
     given = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
     return tokenizer(expanded(tokenizer, captions), **given).input_ids.to(device)

@@ -1,4 +1,4 @@
-"""Models that predict the velocity of a flow (Liu et al., 2209.03003): x' = x + (s' - s) v, additive as it is."""
+"""Models that predict the velocity of a flow (Liu et al., 2209.03003): x' = x + (s' - s) v, which is an addition."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""FLUX.2 (Black Forest Labs, 2025): 2x2 latents, normalized by the statistics of a batch norm; tokens, in its loop."""
+"""FLUX.2 (Black Forest Labs, 2025), and pipelines whose latents are 2x2 patches, normalized by a batch norm."""
 
 from typing import Any, ClassVar
 
@@ -14,7 +14,7 @@ class PatchNorm(PipelineModel):
 
     pipelines: ClassVar[tuple[str, ...]] = ("ErnieImagePipeline",)
     eps: float | None = 1e-5
-    """Of the batch norm; None if the autoencoder's configuration says it."""
+    """The epsilon of the batch norm; None: that of the autoencoder's configuration."""
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         mean, std = self._batch_norm()

@@ -11,7 +11,7 @@ EXACT = ("ClassifierFreeGuidance", "AdaptiveProjectedGuidance")
 
 
 class GuiderPipeline(PipelineModel):
-    """The guidance scale is set in the guider, during the call."""
+    """A pipeline whose guidance scale is set in its guider, during the call."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("HunyuanVideo15Pipeline", "MotifVideoPipeline")
     guiders: ClassVar[tuple[str, ...]] = ("guider",)

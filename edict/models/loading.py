@@ -30,12 +30,12 @@ QUANTIZATIONS = {
 }
 """Quantizations by torchao of the network that predicts, each with its class there.
 
-int8, int4 and float8 quantize the weights; int8_dynamic quantizes the activations, too.
+int8, int4 and float8 quantize the weights. int8_dynamic also quantizes the activations.
 """
 
 
 def load_pipeline(kind: Any, checkpoint: Checkpoint, options: LoadOptions) -> Any:
-    """Load a pipeline of a class, with what a checkpoint loads on top of it. Raises ModelError."""
+    """Load a pipeline of a class, with the LoRA and the textual inversions of a checkpoint. Raises ModelError."""
     folder = checkpoint.folder
     absent: dict[str, Any] = {part: None for part in ("safety_checker",) if part in read_index(folder)}
     if checkpoint.file is not None and is_whole(checkpoint.file):
@@ -74,7 +74,10 @@ def denoiser_of(pipe: Any) -> str:
     """Return the name of the component that predicts. Raises ModelError."""
     found = [name for name in DENOISERS if isinstance(getattr(pipe, name, None), nn.Module)]
     if not found:
-        raise ModelError(f"a {type(pipe).__name__} has no {' or '.join(DENOISERS)}, so it cannot invert images")
+        raise ModelError(
+            f"a {type(pipe).__name__} has no {' or '.join(DENOISERS)}, so it cannot invert images. Use a text-to-image "
+            "or text-to-video pipeline"
+        )
     return found[0]
 
 
@@ -92,17 +95,11 @@ def _explained(name: str, kind: Any) -> Iterator[None]:
     """Raise ModelError for the errors that diffusers raises for files that do not fit a class."""
     try:
         yield
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-        KeyError,
-        AttributeError,
-        TypeError,
-        ImportError,
-        SafetensorError,
-    ) as error:
-        raise ModelError(f"{name} cannot be loaded into a {kind.__name__} ({first_line(error)})") from error
+    except (OSError, ValueError, RuntimeError, LookupError, AttributeError, TypeError, ImportError, SafetensorError) as error:
+        said = " ".join(str(error).split())[:300] or type(error).__name__
+        raise ModelError(
+            f"{name} cannot be loaded into a {kind.__name__} ({said}). Use files that were made for it"
+        ) from error
 
 
 def from_single_file(kind: Any, file: Path, folder: Path, dtype: torch.dtype, **given: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What `EDICT` needs of a model of any kind."""
+"""The interface of a model of any kind, as `EDICT` uses it."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -18,15 +18,18 @@ from schemas.sampling import Sampling
 VaeDtype = Literal["float32", "tf32", "bfloat16"]
 VAE_DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 Guidance = Literal["free", "embedded", "none", "pipeline"]
-"""free: classifier-free, from two branches. embedded: the network takes the scale itself. none: there is none.
-pipeline: the pipeline's call guides, in its own way."""
+"""The kind of guidance.
+
+free: classifier-free, from two branches. embedded: the network takes the scale itself. none: there is no guidance.
+pipeline: the pipeline's call guides, in its own way.
+"""
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a checkpoint is loaded.
+    """The options of loading a checkpoint.
 
-    `quantization` is one of edict.models.pipeline.QUANTIZATIONS, for the network that predicts; `call` are further
+    `quantization` is one of edict.models.loading.QUANTIZATIONS, for the network that predicts; `call` are further
     arguments of the pipeline's call.
     """
 
@@ -40,7 +43,7 @@ class LoadOptions:
 
 
 class Model(ABC):
-    """A model of one kind. Described, it knows its configurations; loaded, it encodes, solves and decodes.
+    """A model of one kind. Before `load`, it has only its configurations. After `load`, it encodes, solves, decodes.
 
     `size` is the side of its images in pixels. The network runs in the dtype it was loaded in, the autoencoder in
     `vae_dtype` on one image at a time. SDXL's autoencoder overflows in float16, so `vae_dtype` excludes it.
@@ -53,9 +56,9 @@ class Model(ABC):
     """The component that predicts."""
     guidance: Guidance = "free"
     batched: bool = True
-    """Whether a sample's bits are the same whatever captions share its batch. If not, each sample runs alone."""
+    """True if a sample's bits do not depend on the other captions of its batch. If not, every batch has one sample."""
     compiled: bool = False
-    """Whether the network that predicts is compiled, which gives it other last bits."""
+    """True if the network that predicts is compiled, which changes the last bits."""
     vae_dtype: VaeDtype = "float32"
     """tf32 is float32 with the inputs of products rounded to TF32, on GPUs."""
 
@@ -72,10 +75,13 @@ class Model(ABC):
         if options.channels_last:
             for network in {self.network, vae} - {None}:
                 if any(weight.ndim == 5 for weight in network.parameters()):
-                    raise ModelError("channels_last: a network of videos cannot have it. Set it to false")
+                    raise ModelError(
+                        f"channels_last: the model {self.folder} has a network of videos, which cannot have this "
+                        "layout. Set it to false"
+                    )
                 network.to(memory_format=torch.channels_last)
         if hasattr(vae, "enable_slicing"):
-            # In a batch an image would have other last bits, and one of 1024 pixels takes gigabytes.
+            # A batch would change the last bits of an image, and one image of 1024 pixels takes gigabytes.
             vae.enable_slicing()
         if options.compile:
             compile_network(self.network)
@@ -91,12 +97,12 @@ class Model(ABC):
 
     @property
     def planned_size(self) -> int | None:
-        """The side of its images, None if only the loaded model knows it."""
+        """The side of its images in pixels; None if only the loaded model knows it."""
         return self.size
 
     @property
     def has_negative(self) -> bool:
-        """Whether guidance can lead away from a negative caption."""
+        """Return whether guidance can lead away from a negative caption."""
         return self.guidance == "free"
 
     @property
@@ -115,7 +121,7 @@ class Model(ABC):
 
     @property
     def controllable(self) -> bool:
-        """Whether prompt-to-prompt can control its edits: it attends to CLIP's tokens in layers of their own."""
+        """Return whether prompt-to-prompt can control its edits, by layers that attend only to CLIP's tokens."""
         return bool(self.attention_sides)
 
     @property
@@ -127,7 +133,8 @@ class Model(ABC):
     def schedule(self, sampling: Sampling) -> Schedule:
         """Return the executed steps of the checkpoint's own schedule, the last `sampling.executed_steps` of it.
 
-        Raises ValueError if the schedule has no such number of steps, or takes no `steps_offset`.
+        Raises:
+            ValueError: the schedule cannot have this number of steps, or has no `steps_offset`.
         """
 
     def planned_schedule(self, sampling: Sampling) -> Schedule | None:
@@ -148,13 +155,13 @@ class Model(ABC):
     ) -> Integration:
         """Return the integration at its end, each sample under its caption.
 
-        Guidance leads away from a sample's negative caption. If there is none, it leads away from what the model's
-        pipeline leads away from, which is mostly the empty caption.
+        Guidance leads away from a sample's negative caption. Without one, it leads away from the default of the model's
+        pipeline, which is usually the empty caption.
         """
 
     @abstractmethod
     def truncated(self, caption: str) -> bool:
-        """Return whether the text encoder that sees most of a caption sees only its beginning."""
+        """Return whether the text encoder that takes the longest captions truncates this one."""
 
     @abstractmethod
     def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Models that predict noise: the schedule is the checkpoint's, the prediction comes out as noise."""
+"""Models that predict noise, on the noise schedule of the checkpoint."""
 
 from pathlib import Path
 
@@ -59,9 +59,9 @@ class NoiseModel(DirectModel):
         return Schedule((), (final_alpha(self.scheduler_config),))
 
     def noise(self, predicted: torch.Tensor, latents: torch.Tensor, timestep: float) -> torch.Tensor:
-        """The noise in what the network predicted of `latents`: eps = sqrt(alpha) v + sqrt(1 - alpha) x, in float64.
+        """Return the noise in the network's prediction: eps = sqrt(alpha) v + sqrt(1 - alpha) x, in float64.
 
-        Alpha is the timestep's, the noise level that the network was told.
+        Alpha is that of `timestep`, which is the network's input.
         """
         if self.prediction_type == "epsilon":
             return predicted.float()

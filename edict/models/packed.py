@@ -23,7 +23,7 @@ class TokenPipeline(PipelineModel):
 
 
 class PackedPipeline(TokenPipeline):
-    """Latents are [N, H/2 * W/2, 4 C]; a token has the channels first, and of each channel its 2x2 positions."""
+    """Latents are [N, H/2 * W/2, 4 C]. A token has the 2x2 positions of the first channel, then those of the next."""
 
     pipelines: ClassVar[tuple[str, ...]] = (
         "BriaPipeline",

@@ -1,8 +1,8 @@
-"""Any pipeline of diffusers as a model: its own call predicts and guides, and a scheduler of `edict.schedulers` steps.
+"""Any pipeline of diffusers as a model: its own call predicts and guides, and an `EDICTScheduler` makes the steps.
 
-A subclass says what a family's pipeline does not say by itself: the layout and scale of its latents, and what is
-special about its call. A pipeline without a subclass is taken to follow the common convention: latents in the layout of
-its autoencoder, scaled by the autoencoder's own configuration.
+A subclass knows the layout and scale of a family's latents, and the special arguments of its call. A pipeline without a
+subclass follows the common convention: its latents have the layout of its autoencoder, and the scale of the
+autoencoder's configuration.
 """
 
 import inspect
@@ -74,15 +74,15 @@ FLOAT32_LATENTS = frozenset(
 class PipelineModel(Model):
     """A pipeline of diffusers, with the adapters that are loaded into it.
 
-    All of its networks are put into eval mode and stop to require gradients, because the last bits of a prediction on a
-    CPU depend on it. Between two calls the pipeline's scheduler is its own. `call` are further arguments of every call.
+    All of its networks are put into eval mode, with requires_grad_(False), because the last bits of some CPU kernels
+    depend on it. Outside of a call, the pipeline keeps its own scheduler. `call` are further arguments of every call.
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ()
-    """The names of the classes of diffusers that this class is for."""
+    """The names of the pipeline classes of diffusers that this class supports."""
     batched = False
     float32_latents: bool = False
-    """Whether the pipeline's loop has float32 latents with a network of any dtype."""
+    """True if the pipeline's loop has float32 latents with a network of any dtype."""
     guidance: Guidance = "pipeline"
 
     def __init__(self, folder: Path | None, pipe: Any = None, call: Mapping[str, Any] | None = None) -> None:
@@ -172,7 +172,7 @@ class PipelineModel(Model):
 
     @property
     def of_videos(self) -> bool:
-        """Whether the autoencoder is of videos, so that its latents have an axis of frames."""
+        """Return whether the autoencoder takes videos, so that its latents have an axis of frames."""
         return any(weight.ndim == 5 for weight in self.vae.parameters())
 
     @property
@@ -206,7 +206,10 @@ class PipelineModel(Model):
                     self._check_layout(error)
                 raise
             else:
-                raise ModelError(f"model {self.folder}: {self.kind.__name__} does not call scheduler.set_timesteps")
+                raise ModelError(
+                    f"model {self.folder}: {self.kind.__name__} does not call scheduler.set_timesteps, so it cannot "
+                    "invert images. Use another pipeline"
+                )
         return self._schedules[key]
 
     def planned_schedule(self, sampling: Sampling) -> Schedule | None:
@@ -217,7 +220,7 @@ class PipelineModel(Model):
         if steps_offset is None:
             return config
         if config.get("timestep_spacing") != "leading":
-            raise ValueError("steps_offset is only for schedules with leading spacing: leave it out")
+            raise ValueError("steps_offset is only valid for schedules with leading spacing. Leave it out")
         return config | {"steps_offset": steps_offset}
 
     @cached_property
@@ -287,7 +290,7 @@ class PipelineModel(Model):
         self.pipe.set_progress_bar_config(disable=True)
         devices = [self.device] if self.device.type == "cuda" else []
         try:
-            # Some pipelines draw noise without their generator, as for the latents of a control image.
+            # Some pipelines draw noise without their generator, for example for the latents of a control image.
             with self.guided(guidance_scale), torch.random.fork_rng(devices=devices):
                 torch.manual_seed(0)
                 self.pipe(**given | self.call)
@@ -326,7 +329,10 @@ class PipelineModel(Model):
         )
 
     def num_tokens(self, tokenizer: Any, caption: str) -> int:
-        """Return how many tokens of the encoder's limit a caption takes, with those that the pipeline adds."""
+        """Return the number of tokens of a caption that count for the encoder's limit.
+
+        They include tokens that the pipeline adds.
+        """
         return len(tokenizer(caption).input_ids)
 
     def _default(self, argument: str) -> Any:

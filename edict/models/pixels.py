@@ -1,4 +1,4 @@
-"""Diffusion on pixels (DDPM, Ho et al., 2006.11239): an unconditional UNet, whose latents are the picture on [-1, 1].
+"""Diffusion on pixels (DDPM, Ho et al., 2006.11239): an unconditional UNet, whose latents are the image on [-1, 1].
 
 No text: a caption is ignored, and there is nothing to guide by. The case that the paper names for models without one.
 """
@@ -53,7 +53,9 @@ class Pixels(NoiseModel):
 
     def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
         if posterior_seed is not None:
-            raise ValueError("posterior_seed: a model on pixels has no autoencoder, and so no posterior to draw from")
+            raise ValueError(
+                "posterior_seed: a model on pixels has no autoencoder, so it has no posterior. Leave it out"
+            )
         return pixels
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:

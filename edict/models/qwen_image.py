@@ -10,7 +10,7 @@ from edict.models.pipeline import PipelineModel
 
 
 class TrueCFG(PipelineModel):
-    """Guidance leads away from the empty caption, if there is no negative one."""
+    """A pipeline whose guidance leads away from the empty caption if there is no negative caption."""
 
     def arguments(
         self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5 (Esser et al., 2403.03206): a flow by a transformer under two CLIPs and, if it is, T5."""
+"""Stable Diffusion 3 and 3.5 (Esser et al., 2403.03206): a flow by a transformer on two CLIPs and optionally T5."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar

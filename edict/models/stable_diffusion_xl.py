@@ -1,4 +1,4 @@
-"""Stable Diffusion XL (Podell et al., 2307.01952): two text encoders, conditions on the picture's size."""
+"""Stable Diffusion XL (Podell et al., 2307.01952): two text encoders, conditions on the image's size."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar

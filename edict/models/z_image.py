@@ -1,4 +1,4 @@
-"""Pipelines that guide by prediction + scale * (prediction - unconditional one), so that 0 is no guidance."""
+"""Pipelines that guide by prediction + scale * (prediction - unconditional prediction), so 0 turns guidance off."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from edict.models.pipeline import PipelineModel
 
 
 class FromZero(PipelineModel):
-    """The call takes the guidance scale less 1: here, too, 1 is no guidance."""
+    """A pipeline whose call takes the guidance scale minus 1. Here, as for every model, 1 turns guidance off."""
 
     def arguments(
         self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None

@@ -1,6 +1,6 @@
 """The samplers by name, and their settings.
 
-A new one is a file here, a line in SAMPLERS, and its name in schemas.sampling.
+To add a sampler, add a file here, a line to SAMPLERS, and its name to schemas.sampling.
 """
 
 from fractions import Fraction

@@ -101,7 +101,7 @@ SPECS: list[Spec] = [
         BASE.replace("demo.tar", "s3://ann:hunter2@bucket/a.tar"),
         "expected a URL without credentials",
     ),
-    text("spec-surrogate", "half a character", BASE.replace("demo.tar", r'"\ud800.tar"'), "a surrogate stands alone"),
+    text("spec-surrogate", "half a character", BASE.replace("demo.tar", r'"\ud800.tar"'), "unpaired surrogates"),
     text("spec-same", "an output that is the input", BASE.replace("latents", "demo.tar"), "a place other than input"),
     text("json-spec-cut", "a JSON spec that breaks off", '{"kind": "invert",', "line 1"),
     text(

@@ -438,11 +438,11 @@ def test_what_does_not_fit_is_refused(model: EDICT, images: list[Image.Image]) -
     pair = model.prepare(model.encode(images[:2]), sampling(steps=1, strength=1.0, guidance_scale=1.0))
     with pytest.raises(ValueError, match="2 pairs but 1 lists of prompts"):
         model.edit(pair, SOURCES[:2], [["a"]], control=Control())
-    with pytest.raises(ValueError, match=r"the mask is \[8, 8, 8\]: make it \[2, 8, 8\], one an edit"):
+    with pytest.raises(ValueError, match=r"the mask is \[8, 8, 8\]: make it \[2, 8, 8\], one mask per edit"):
         model.edit(pair, SOURCES[:2], [["a"], ["b"]], control=Control(blend=MASK))
     with pytest.raises(ValueError, match="2 pairs but 1 negative captions"):
         model.move(pair, SOURCES[:2], 0, negative_captions=["blurred"])
-    with pytest.raises(ValueError, match="negative_prompts: give one a prompt"):
+    with pytest.raises(ValueError, match="negative_prompts: give one per prompt"):
         model.edit(pair, SOURCES[:2], [["a"], ["b"]], control=Control(), negative_prompts=[["blurred"], []])
 
 

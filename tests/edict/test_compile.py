@@ -121,7 +121,7 @@ def test_without_a_compiler_no_model_is_loaded(folder: Folder, monkeypatch: pyte
 
 def test_attention_control_is_refused(folder: Folder, start: Pair) -> None:
     model = EDICT.from_pretrained(folder("sd1"), compile=True)
-    with pytest.raises(ModelError, match="attention control reaches between the network's layers"):
+    with pytest.raises(ModelError, match="attention control changes the network's layers"):
         model.edit(start, TEXTS, [["a blue heart"], [], []], control=Control())
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of every form, and what is loaded on top of them, through pipelines of diffusers."""
+"""Checkpoints of every form, with LoRAs and textual inversions, by pipelines of diffusers."""
 
 import json
 import re

@@ -157,7 +157,7 @@ def test_an_offset_that_is_asked_for_takes_the_configs_place() -> None:
     config = {"steps_offset": 1, "timestep_spacing": "leading"}
     assert schedule(config, 10, 1.0, 0) == schedule(config | {"steps_offset": 0}, 10)
     assert schedule(config, 10, 1.0, 0).timesteps[-1] == 0 != schedule(config, 10).timesteps[-1]
-    with pytest.raises(ValueError, match="of leading spacing, and the checkpoint's is trailing"):
+    with pytest.raises(ValueError, match="only valid for leading spacing, and the checkpoint's is trailing"):
         schedule(config | {"timestep_spacing": "trailing"}, 10, 1.0, 0)
     with pytest.raises(ValueError, match="the checkpoint is a flow"):
         flow({}, Sampling(steps=10, steps_offset=0), tokens=16)

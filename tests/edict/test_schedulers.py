@@ -342,7 +342,7 @@ def test_wrong_use_is_an_error(pipe: Any) -> None:
     noise = scheduler.pair
     with pytest.raises(ValueError, match="invert takes a clean pair"):
         scheduler.invert(noise)
-    with pytest.raises(ValueError, match="the pair is of the sampler edict, and BDIAScheduler is bdia"):
+    with pytest.raises(ValueError, match="the pair is of the sampler edict, and BDIAScheduler is for bdia"):
         BDIAScheduler.from_config(scheduler.config).generate(noise)
     given = scheduler.generate(noise)
     with pytest.raises(RuntimeError, match=r"the run has not ended \(no step was made\)"):

@@ -63,7 +63,7 @@ def test_plan_counts_and_writes_nothing(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["plan", str(spec)])
     assert said.exit_code == 0, said.output
     assert "invert 64 samples of 1 shards" in said.stdout
-    assert "200 evaluations a picture, 12,800 in all" in said.stdout
+    assert "200 evaluations per image, 12,800 in all" in said.stdout
     assert not (tmp_path / "latents").exists()
 
 

@@ -525,7 +525,7 @@ def test_edits(tmp_path: Path) -> None:
         (("edits", "--edict", 1.5, 1, 1), "strength 1.5: expected more than 0 and at most 1"),
         (("edits", "--grid", "--tune", 0), "--grid has no pairs to choose on"),
         (("edits", "--tune", 1000), "leaves no pair to test on"),
-        (("table1", "--steps", "1,5000"), "5000 steps were asked for"),
+        (("table1", "--steps", "1,5000"), "steps is 5000, and the checkpoint was trained with 1000"),
         (("table1", "--steps", "few"), "'few' is no list of numbers"),
         (("table1", "--steps", 1, "--input", "absent.tar"), "absent.tar"),
         (("table1", "--steps", 1, "--output", "/dev/null/file.json"), "its folder cannot be made"),

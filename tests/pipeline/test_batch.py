@@ -173,7 +173,7 @@ def test_its_calls_are_those_that_the_plan_counts(sampler: dict[str, Any], monke
         for part in (worker.model.model.unet, worker.model.model.vae, worker.model.model.text_encoder)
         for weight in part.parameters()
     )
-    assert f"{round(found.seconds)} evaluations a picture" in preview(spec)
+    assert f"{round(found.seconds)} evaluations per image" in preview(spec)
     assert found.seconds == pytest.approx(round(found.seconds))
 
 

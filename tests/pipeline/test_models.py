@@ -96,14 +96,14 @@ def test_a_flows_store_is_edited(made: tuple[InvertSpec, InvertWorker], tmp_path
     shown = [row for file in (tmp_path / "edits" / "pictures").iterdir() for row in pq.read_table(file).to_pylist()]
     assert shown and all(row["exact"] for row in shown)
     assert "network cost  32 evaluations" in preview(wanted)  # 4 rows, 4 steps, two half-steps: one branch
-    assert "network cost  8 evaluations a picture, 32 in all" in preview(spec)
+    assert "network cost  8 evaluations per image, 32 in all" in preview(spec)
 
 
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
         ({"control": {}}, "edit 'a': attention control needs a UNet that attends to CLIP's tokens"),
-        ({"negative_prompt": "blurry"}, "which only classifier-free guidance uses"),
+        ({"negative_prompt": "blurry"}, "has a negative_prompt, which the model of .* does not take"),
     ],
 )
 def test_what_a_flow_cannot_do_is_told_before_anything_runs(

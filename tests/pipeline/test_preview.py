@@ -28,7 +28,7 @@ def test_a_pipeline_whose_schedule_only_its_call_knows_is_planned(tmp_path: Path
     said = preview(InvertSpec.model_validate(fields)).replace(f"{tmp_path}/", "").splitlines()
     assert "  model         model, float32" in said
     assert "  sampler       edict, 3 steps, p 93/100, guidance 3" in said
-    assert "  network cost  12 evaluations a picture, 24 in all" in said
+    assert "  network cost  12 evaluations per image, 24 in all" in said
 
 
 @pytest.fixture

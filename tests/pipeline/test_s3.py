@@ -170,9 +170,9 @@ def test_store_round_trip(s3: str) -> None:
     assert list(store.names("")) == ["t.parquet"]
     with pytest.raises(StoreError, match=r"has no a/b c\.json"):
         store.get("a/b c.json")
-    with pytest.raises(StoreError, match="is no store"):
+    with pytest.raises(StoreError, match="is not a store"):
         store.job()
-    with pytest.raises(StoreError, match="is no store"):
+    with pytest.raises(StoreError, match="is not a store"):
         store.sweep()
 
     store.put("job.json", OF_FORMAT_1)

@@ -103,7 +103,7 @@ def test_the_plan_tells_the_networks_work(made: tuple[str, Path, int, str]) -> N
     parameters = {"edict": ", p 93/100", "bdia": ", gamma 24/25"}.get(name, "")
     within = " at noise levels from 0.5 to 5" if name in INTERVALS else ""
     assert f"  sampler       {name}, {STEPS} steps{parameters}, guidance 3{within}\n" in said
-    assert f"  network cost  {asked // 2} evaluations a picture, {asked} in all" in said
+    assert f"  network cost  {asked // 2} evaluations per image, {asked} in all" in said
     assert "  units         1, for 1 workers; 1 are done already\n" in said
     assert (
         asked // 2 == {"edict": 10, "bdia": 4, "obelm": 6, "ddim": 4, "ddim_euler": 4}[name]

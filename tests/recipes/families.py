@@ -1,4 +1,4 @@
-"""Pipelines with a recipe that `EDICT(pipe)` does not run with images in and out, and why."""
+"""Pipelines with a recipe that cannot invert and generate images by `EDICT(pipe)`, each with the reason."""
 
 NO_IMAGES: dict[str, str] = {
     "AllegroPipeline": "its autoencoder takes no single frame",

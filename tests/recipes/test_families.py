@@ -18,7 +18,7 @@ from tests.recipes.trial import BATCH, Trial, normal, recipes
 
 RECIPES = {name: made for name, made in recipes().items() if name.partition(" ")[0] not in NO_IMAGES}
 WITHOUT_GUIDANCE = {"Flux2KleinKVPipeline"}
-TOLERANCE = 1e-4  # of images on [0, 1]
+TOLERANCE = 1e-4  # The greatest difference between images on [0, 1].
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -59,7 +59,7 @@ LOOP: dict[str, Callable[[PipelineModel, torch.Tensor], torch.Tensor]] = {
     "Kandinsky6TI2VAPipeline": lambda model, latents: latents.movedim(1, -1),
     "TextToVideoSDPipeline": lambda model, latents: latents[:, :, 0],
 }
-"""The layout of a pipeline's loop, of what its call returns with output_type="latent", where that is another one."""
+"""Functions that convert the result of output_type="latent" to the layout of the loop, for calls that change it."""
 IMAGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "Cosmos3OmniPipeline": lambda frames: frames[:1],
     "Kandinsky3Pipeline": lambda images: from_decoded(images, "pt"),
@@ -67,7 +67,7 @@ IMAGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "QwenImage21Pipeline": lambda images: images[:, :3],
     "StableDiffusionAdapterPipeline": lambda images: images.movedim(-1, 1),
 }
-"""The images [N, 3, H, W] on [0, 1], of what its call returns with output_type="pt", where that is not images."""
+"""Functions that convert the result of output_type="pt" to images [N, 3, H, W] on [0, 1]."""
 
 
 @pytest.mark.parametrize("name", RECIPES)
