@@ -16,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 from edict.file_digest import sha256_of
 
 DEFAULT = Path(__file__).parent / "default"
-_WEIGHTS = {
+WEIGHTS = {
     "": "diffusion_pytorch_model",  # the first models on pixels have no folders
     "unet": "diffusion_pytorch_model",
     "transformer": "diffusion_pytorch_model",
@@ -96,7 +96,7 @@ def locate(path: str | Path | None = None, revision: str | None = None, variant:
             f"model {folder}: no model_index.json, so it is not in the diffusers folder layout. Give the folder that "
             "has this file, or download the model again"
         )
-    if variant is not None and not any(variant_of(folder, part, variant) for part in _WEIGHTS):
+    if variant is not None and not any(variant_of(folder, part, variant) for part in WEIGHTS):
         raise ModelError(f"model {folder}: no weights of the variant {variant!r} in safetensors")
     return folder
 
@@ -160,10 +160,10 @@ def _download_model(hub_id: str, revision: str | None, variant: str | None) -> P
     def fetched(weights: Sequence[str], revision: str | None) -> Path:
         return _download("model", hub_id, revision, [*_CONFIGURATIONS, *weights])
 
-    weights = [name for part in _WEIGHTS for name in (*_weights(part, variant), *_older_indexes(part, variant))]
+    weights = [name for part in WEIGHTS for name in (*_weights(part, variant), *_older_indexes(part, variant))]
     folder = fetched(weights, revision)
     commit = folder.name  # for later downloads
-    if variant is not None and (rest := [part for part in _WEIGHTS if part and not variant_of(folder, part, variant)]):
+    if variant is not None and (rest := [part for part in WEIGHTS if part and not variant_of(folder, part, variant)]):
         folder = fetched([file for part in rest for file in _weights(part)], commit)
     if others := _other_components(folder):
         folder = fetched([f"{part}/*.{kind}" for part in others for kind in _KINDS_OF_FILES], commit)
@@ -228,7 +228,7 @@ def variant_of(folder: Path, part: str, variant: str | None) -> str | None:
 
 def _weights(part: str, variant: str | None = None) -> tuple[str, ...]:
     """The names of a part's weights: whole, in shards, and their index."""
-    stem = f"{part}/{_WEIGHTS[part]}" if part else _WEIGHTS[part]
+    stem = f"{part}/{WEIGHTS[part]}" if part else WEIGHTS[part]
     dot = f".{variant}" if variant else ""
     return f"{stem}{dot}.safetensors", f"{stem}{dot}-*.safetensors", f"{stem}.safetensors.index{dot}.json"
 
@@ -238,9 +238,9 @@ def _older_indexes(part: str, variant: str | None) -> tuple[str, ...]:
 
     diffusers reads the second name if the path of the model has a dot.
     """
-    if variant is None or _WEIGHTS[part] == "model":  # transformers reads neither
+    if variant is None or WEIGHTS[part] == "model":  # transformers reads neither
         return ()
-    stem = f"{part}/{_WEIGHTS[part]}" if part else _WEIGHTS[part]
+    stem = f"{part}/{WEIGHTS[part]}" if part else WEIGHTS[part]
     return f"{stem}.safetensors.{variant}.index.json", f"{stem}.{variant}.safetensors.index.json"
 
 
@@ -265,7 +265,7 @@ def weights_to_load(folder: Path, part: str, variant: str | None) -> list[Path]:
 def _first_weights(folder: Path, part: str, variant: str | None) -> list[Path]:
     whole, _, index = _weights(part, variant)
     candidates = [index, *_older_indexes(part, variant), whole]
-    is_encoder = _WEIGHTS[part] == "model"
+    is_encoder = WEIGHTS[part] == "model"
     if is_encoder:
         candidates = [whole, index]
         named = read_config(folder, part).get("transformers_weights")
@@ -282,7 +282,7 @@ def _first_weights(folder: Path, part: str, variant: str | None) -> list[Path]:
 def _no_weights(folder: Path, part: str) -> str:
     """Return the error for a part without weights: the unsupported ones that it has instead, and the remedy."""
     key = part if (folder / part).is_dir() else ""
-    stem, names = _WEIGHTS[key], sorted(file.name for file in (folder / key).iterdir())
+    stem, names = WEIGHTS[key], sorted(file.name for file in (folder / key).iterdir())
     shards = r"(?:-\d+-of-\d+)?"
     variant = re.compile(rf"{stem}(?:\.(?P<a>[\w-]+?){shards}|{shards}\.(?P<b>[\w-]+))\.safetensors")
     variants = sorted({found["a"] or found["b"] for name in names if (found := variant.fullmatch(name))})
@@ -315,7 +315,7 @@ def read_shapes(file: Path) -> dict[str, tuple[int, ...]]:
 
 def _all_weight_files(folder: Path, variant: str | None) -> set[Path]:
     """Return the weight files of every part, and their indexes. Files that only an index names may not exist."""
-    files = set().union(*(_weight_files(folder, part, variant_of(folder, part, variant)) for part in _WEIGHTS))
+    files = set().union(*(_weight_files(folder, part, variant_of(folder, part, variant)) for part in WEIGHTS))
     for part in _other_components(folder):
         weights = set((folder / part).glob("*.safetensors"))
         of_variant = {file for file in weights if variant is not None and f".{variant}." in file.name}
@@ -324,11 +324,11 @@ def _all_weight_files(folder: Path, variant: str | None) -> set[Path]:
 
 
 def _other_components(folder: Path) -> list[str]:
-    """Return the components of a checkpoint that _WEIGHTS and _CONFIGURATIONS do not cover.
+    """Return the components of a checkpoint that WEIGHTS and _CONFIGURATIONS do not cover.
 
     Pipelines of diffusers other than Stable Diffusion's have them, such as processors and second transformers.
     """
-    known = _WEIGHTS.keys() | _DECIDES_NOTHING | {"scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"}
+    known = WEIGHTS.keys() | _DECIDES_NOTHING | {"scheduler", "tokenizer", "tokenizer_2", "tokenizer_3"}
     if not (folder / "model_index.json").is_file():
         return []
     named = (part for part, value in read_index(folder).items() if isinstance(value, list) and None not in value)
@@ -359,7 +359,7 @@ def _weight_files(folder: Path, part: str, variant: str | None) -> set[Path]:
 def _more_of_encoder(folder: Path, part: str) -> set[Path]:
     """Return the weight files of a text encoder that have other than the usual names."""
     home = folder / part
-    if _WEIGHTS[part] != "model" or not (home / "config.json").is_file():
+    if WEIGHTS[part] != "model" or not (home / "config.json").is_file():
         return set()
     files = set[Path]()
     try:

@@ -5,11 +5,10 @@ from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, get_args, overload
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
@@ -29,6 +28,9 @@ from edict.samplers import SAMPLERS, resolved, sampling
 from edict.samplers.base import BITS
 from edict.schedule import Schedule
 from schemas.sampling import Sampling
+
+if TYPE_CHECKING:
+    from diffusers import DiffusionPipeline
 
 T = TypeVar("T")
 
@@ -69,7 +71,7 @@ class EDICT:
     one image or one caption needs no list. An argument out of its range raises ValueError.
     """
 
-    def __init__(self, model: Model | DiffusionPipeline, call: Mapping[str, Any] | None = None) -> None:
+    def __init__(self, model: "Model | DiffusionPipeline", call: Mapping[str, Any] | None = None) -> None:
         """Wrap a pipeline of diffusers with all its adapters; `call` are arguments of every call.
 
         Raises:

@@ -168,7 +168,8 @@ def check_model(model: EDICT, sampling: Sampling, batch_size: int, stored: Sched
         TooLarge, NotCompiled: see `fitting`.
     """
     inner, side = model.model, model.size
-    schedule = model.model.schedule(sampling)
+    with fitting(batch_size, model.device), _trying(model, "the pipeline's call"):
+        schedule = inner.schedule(sampling)
     if stored not in (None, schedule):
         raise ScheduleChanged(
             f"the schedule of {inner.folder} on {socket.gethostname()} is not that of the rows in the store, although "

@@ -3,7 +3,6 @@
 from typing import Any, ClassVar
 
 import torch
-from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
 from edict.models.packed import from_patches, from_tokens, patches, tokens
 from edict.models.pipeline import PipelineModel
@@ -59,6 +58,8 @@ class Flux2(PatchNorm):
         return from_tokens(latents)
 
     def num_tokens(self, tokenizer: Any, caption: str) -> int:
+        from diffusers.pipelines.flux2.pipeline_flux2 import format_input
+
         messages = format_input([caption], self.pipe.system_message)
         given = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
         return self.pipe.tokenizer.apply_chat_template(messages, **given)["input_ids"].shape[1]

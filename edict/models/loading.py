@@ -14,12 +14,23 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from edict.checkpoint import Checkpoint, ModelError, read_index, read_shapes, variant_of
+from edict.checkpoint import (
+    WEIGHTS,
+    Checkpoint,
+    ModelError,
+    read_config,
+    read_index,
+    read_shapes,
+    variant_of,
+    weights_to_load,
+)
 from edict.models.model import VAE_DTYPES, LoadOptions
-from edict.models.parts import component_class, first_line, load_component
+from edict.models.parts import component_class, load_component
 
 DENOISERS = ("transformer", "unet", "prior")
 """The names of the network that predicts."""
+NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
+"""The components that a pipeline from text does not need."""
 PEFT = "base_model.model."
 """The prefix of the names in a file of PEFT."""
 QUANTIZATIONS = {
@@ -37,8 +48,10 @@ int8, int4 and float8 quantize the weights. int8_dynamic also quantizes the acti
 def load_pipeline(kind: Any, checkpoint: Checkpoint, options: LoadOptions) -> Any:
     """Load a pipeline of a class, with the LoRA and the textual inversions of a checkpoint. Raises ModelError."""
     folder = checkpoint.folder
-    absent: dict[str, Any] = {part: None for part in ("safety_checker",) if part in read_index(folder)}
+    absent: dict[str, Any] = {part: None for part in NOT_NEEDED if part in read_index(folder)}
     if checkpoint.file is not None and is_whole(checkpoint.file):
+        if options.quantization:
+            raise ModelError(f"quantization: diffusers cannot quantize {checkpoint.file} on loading. Give a folder")
         pipe = from_single_file(kind, checkpoint.file, folder, options.dtype, **absent)
         pipe.vae.to(VAE_DTYPES[options.vae_dtype])
     else:
@@ -51,6 +64,8 @@ def load_pipeline(kind: Any, checkpoint: Checkpoint, options: LoadOptions) -> An
     if (lora := checkpoint.lora) is not None:
         with _explained(f"lora {lora.file}", kind):
             pipe.load_lora_weights(lora_weights(lora.file, denoiser_of(pipe)), adapter_name="lora")
+            if not any("lora" in names for names in pipe.get_list_adapters().values()):
+                raise ValueError("it is of another model")
             pipe.set_adapters("lora", lora.scale)
     return pipe
 
@@ -61,13 +76,44 @@ def _load_components(checkpoint: Checkpoint, options: LoadOptions) -> dict[str, 
     for part, component in networks_of(folder).items():
         predicts = part in DENOISERS
         precision = VAE_DTYPES[options.vae_dtype] if part == "vae" else options.dtype
+        quantization = quantization_config(options.quantization) if options.quantization and predicts else None
         if checkpoint.file is not None and predicts:
-            loaded[part] = from_single_file(component, checkpoint.file, folder, precision, subfolder=part)
+            more = {} if quantization is None else {"quantization_config": quantization}
+            loaded[part] = from_single_file(component, checkpoint.file, folder, precision, subfolder=part, **more)
         else:
             variant = variant_of(folder, part, checkpoint.variant)
-            quantization = quantization_config(options.quantization) if options.quantization and predicts else None
             loaded[part] = load_component(folder, part, component, precision, variant, quantization)
     return loaded
+
+
+def check_components(kind: Any, checkpoint: Checkpoint) -> None:
+    """Check that a checkpoint has the components of a pipeline's class, and the files of its networks.
+
+    Raises:
+        ModelError: a component or its weights are missing, or a file cannot be read.
+    """
+    folder, index = checkpoint.folder, read_index(checkpoint.folder)
+    optional = {*kind._optional_components, *NOT_NEEDED, "self"}
+    for part, parameter in inspect.signature(kind.__init__).parameters.items():
+        if parameter.default is parameter.empty and part not in optional and index.get(part) in (None, [None, None]):
+            raise ModelError(
+                f"model {folder}: model_index.json has no {part}, and a {kind.__name__} needs one. Use a complete "
+                "checkpoint"
+            )
+    if checkpoint.file is not None:
+        read_shapes(checkpoint.file)
+        if is_whole(checkpoint.file):
+            return
+    for part in networks_of(folder):
+        read_config(folder, part)
+        if checkpoint.file is not None and part in DENOISERS:
+            continue
+        known = part in WEIGHTS
+        files = weights_to_load(folder, part, checkpoint.variant) if known else [*(folder / part).glob("*.safetensors")]
+        if not files:
+            raise ModelError(f"model {folder}: {part} has no weights in safetensors. Download the model again")
+        for file in files:
+            read_shapes(file)
 
 
 def denoiser_of(pipe: Any) -> str:
@@ -95,7 +141,16 @@ def _explained(name: str, kind: Any) -> Iterator[None]:
     """Raise ModelError for the errors that diffusers raises for files that do not fit a class."""
     try:
         yield
-    except (OSError, ValueError, RuntimeError, LookupError, AttributeError, TypeError, ImportError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+        LookupError,
+        AttributeError,
+        TypeError,
+        ImportError,
+        SafetensorError,
+    ) as error:
         said = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(
             f"{name} cannot be loaded into a {kind.__name__} ({said}). Use files that were made for it"
@@ -152,7 +207,7 @@ def networks_of(folder: Path) -> dict[str, Any]:
     for part, named in read_index(folder).items():
         if part.startswith("_") or not isinstance(named, list) or len(named) != 2 or None in named:
             continue
-        if part in ("safety_checker", "scheduler"):
+        if part in (*NOT_NEEDED, "scheduler"):
             continue
         component = component_class(folder, part, (named[0], named[1]))
         if part.startswith("tokenizer") and not any((folder / part).glob("*")):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from threading import RLock
 from typing import Any, ClassVar, Self
 
 import torch
@@ -19,7 +20,7 @@ from torch import nn
 from edict.checkpoint import Checkpoint, ModelError, read_config
 from edict.integration import Integration
 from edict.lattice import LatticeOverflow, NonFinite
-from edict.models.loading import denoiser_of, load_pipeline, networks_of, pipeline_class
+from edict.models.loading import check_components, denoiser_of, load_pipeline, pipeline_class
 from edict.models.model import Guidance, LoadOptions, Model, decoded, encoded
 from edict.schedule import Schedule
 from edict.schedulers import EDICTScheduler, ScheduleFound, ScheduleProbe
@@ -27,10 +28,22 @@ from schemas.sampling import Sampling
 
 NEEDED = ("prompt", "latents", "num_inference_steps", "output_type")
 """The arguments that the call of a pipeline must have."""
-RESERVED = ("latents", "num_inference_steps", "output_type", "timesteps", "sigmas", "return_dict", "self")
+RESERVED = (
+    "latents",
+    "num_inference_steps",
+    "num_images_per_prompt",
+    "num_videos_per_prompt",
+    "output_type",
+    "timesteps",
+    "sigmas",
+    "return_dict",
+    "self",
+)
 """The arguments of the call that only `EDICT` gives."""
 LAYOUT_ERRORS = (RuntimeError, ValueError, IndexError)
 """The errors of networks, pipelines and schedulers for latents in another layout than theirs."""
+CALL = RLock()
+"""Locked during a call, because it changes the scheduler of a pipeline that several models may have."""
 ONE_FRAME = ("num_frames", "video_length", "frames")
 """The names that calls have for the number of a video's frames."""
 FIXED_LENGTH = frozenset(
@@ -38,13 +51,11 @@ FIXED_LENGTH = frozenset(
         "ChromaPipeline",
         "Flux2KleinPipeline",
         "Flux2Pipeline",
-        "FluxPipeline",
         "PixArtAlphaPipeline",
         "PixArtSigmaPipeline",
         "SanaPipeline",
         "StableDiffusion3Pipeline",
         "StableDiffusionPipeline",
-        "StableDiffusionXLPipeline",
         "WanPipeline",
     }
 )
@@ -107,8 +118,19 @@ class PipelineModel(Model):
                 f"call: the call of {self.kind.__name__} has no argument {unknown[0]!r}. It has "
                 f"{', '.join(name for name in self._arguments if name != 'self')}"
             )
+        if needed := [
+            name
+            for name, argument in self._arguments.items()
+            if argument.default is argument.empty
+            and argument.kind is argument.POSITIONAL_OR_KEYWORD
+            and name not in {"self", *NEEDED, *self.call}
+        ]:
+            raise ModelError(
+                f"model {self.folder}: the call of {self.kind.__name__} needs {needed[0]}. Give it in `call`, or use "
+                "the text-to-image pipeline of the same model"
+            )
         height, width = (self.call.get(side) for side in ("height", "width"))
-        if height != width or not isinstance(height, int | None):
+        if height != width or not isinstance(height, int | None) or (height is not None and height < 1):
             raise ModelError(
                 f"call: height is {height!r} and width is {width!r}, but images are squares. Give both the same number"
             )
@@ -133,7 +155,7 @@ class PipelineModel(Model):
         return self
 
     def check(self, checkpoint: Checkpoint) -> None:
-        networks_of(self.folder)
+        check_components(self.kind, checkpoint)
         config = read_config(self.folder, "scheduler")
         try:
             EDICTScheduler.from_config(config)
@@ -216,7 +238,8 @@ class PipelineModel(Model):
         return None
 
     def _scheduler_config(self, steps_offset: int | None) -> dict[str, Any]:
-        config = dict(self.pipe.scheduler.config)
+        with CALL:
+            config = dict(self.pipe.scheduler.config)
         if steps_offset is None:
             return config
         if config.get("timestep_spacing") != "leading":
@@ -228,7 +251,7 @@ class PipelineModel(Model):
         return self.encode(torch.zeros(1, 3, self.size, self.size, device=self.device), None)
 
     def clean(self) -> Schedule:
-        return EDICTScheduler.from_config(self.pipe.scheduler.config).end
+        return EDICTScheduler.from_config(self._scheduler_config(None)).end
 
     def solve(
         self,
@@ -237,7 +260,12 @@ class PipelineModel(Model):
         guidance_scale: float,
         negative_captions: Sequence[str | None] | None = None,
     ) -> Integration:
-        sampling = integration.pair.sampling
+        sampling, shape = integration.pair.sampling, integration.pair.x.shape[1:]
+        if shape != self._blank.shape[1:]:
+            raise ValueError(
+                f"the pair has latents of {[*shape]}, and this model has {[*self._blank.shape[1:]]}: use the model and "
+                "the size of the inversion"
+            )
         scheduler = EDICTScheduler.from_config(self._scheduler_config(sampling.steps_offset))
         if integration.ended:
             return integration
@@ -255,7 +283,9 @@ class PipelineModel(Model):
 
     def _check_layout(self, error: Exception) -> None:
         """Raise ModelError for an error before the first step, if the layout of the latents was a guess."""
-        if isinstance(error, torch.OutOfMemoryError) or type(self).pack is not PipelineModel.pack:
+        last = traceback.extract_tb(error.__traceback__)[-1].filename
+        of_the_call = isinstance(error, ValueError) and not last.endswith("schedulers.py")
+        if of_the_call or isinstance(error, torch.OutOfMemoryError) or type(self).pack is not PipelineModel.pack:
             return
         raise ModelError(
             f"model {self.folder}: the call of {self.kind.__name__} failed ({error}). It was given latents in the "
@@ -285,18 +315,26 @@ class PipelineModel(Model):
             "generator": torch.Generator().manual_seed(0),  # for pipelines that draw noise before their loop
         }
         given |= {name: value for name, value in defaults.items() if name in self._arguments}
-        own, bar = self.pipe.scheduler, getattr(self.pipe, "_progress_bar_config", None)
-        self.pipe.scheduler = scheduler
-        self.pipe.set_progress_bar_config(disable=True)
         devices = [self.device] if self.device.type == "cuda" else []
-        try:
-            # Some pipelines draw noise without their generator, for example for the latents of a control image.
-            with self.guided(guidance_scale), torch.random.fork_rng(devices=devices):
-                torch.manual_seed(0)
-                self.pipe(**given | self.call)
-        finally:
-            self.pipe.scheduler = own
-            self.pipe._progress_bar_config = bar or {}
+        # Some pipelines draw noise without their generator, for example for the latents of a control image.
+        with self._lent(scheduler), self.guided(guidance_scale), torch.random.fork_rng(devices=devices):
+            torch.manual_seed(0)
+            self.pipe(**given | self.call)
+
+    @contextmanager
+    def _lent(self, scheduler: Any) -> Iterator[None]:
+        """Give the pipeline a scheduler during a call, and no progress bar. A pipeline makes one call at a time."""
+        with CALL:
+            own, bar = self.pipe.scheduler, getattr(self.pipe, "_progress_bar_config", None)
+            self.pipe.scheduler = scheduler
+            self.pipe.set_progress_bar_config(disable=True)
+            try:
+                yield
+            finally:
+                self.pipe.scheduler = own
+                self.pipe._progress_bar_config = bar
+                if bar is None:
+                    del self.pipe._progress_bar_config
 
     @contextmanager
     def guided(self, guidance_scale: float) -> Iterator[None]:
@@ -310,7 +348,7 @@ class PipelineModel(Model):
         given: dict[str, Any] = {"prompt": list(captions)}
         if "guidance_scale" in self._arguments:
             given["guidance_scale"] = guidance_scale
-        if negative_captions is not None and any(negative_captions):
+        if negative_captions is not None and any(caption is not None for caption in negative_captions):
             if not self.has_negative:
                 more = ", or give true_cfg_scale in `call`" if "true_cfg_scale" in self._arguments else ""
                 raise ValueError(f"a negative caption has no effect on {self.kind.__name__}: leave it out{more}")

@@ -12,6 +12,10 @@ from edict.models.pipeline import PipelineModel
 class TrueCFG(PipelineModel):
     """A pipeline whose guidance leads away from the empty caption if there is no negative caption."""
 
+    @property
+    def has_negative(self) -> bool:
+        return True
+
     def arguments(
         self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
     ) -> dict[str, Any]:

@@ -3,7 +3,10 @@
 The checkpoints are small and complete: text encoder, tokenizer, autoencoder.
 """
 
+import json
+import shutil
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,8 @@ from diffusers import DiffusionPipeline, FluxPipeline
 from PIL import Image
 
 from edict import EDICT, ModelError
-from edict.models import PipelineModel
+from edict.checkpoint import Checkpoint
+from edict.models import PipelineModel, describe
 from edict.models.packed import PackedPipeline
 from tests.edict.checkpoints import Folder
 from tests.edict.pipeline_checkpoints import BUILDERS, CALLS, load, save
@@ -107,7 +111,7 @@ def test_guidance_scale_1_is_without_guidance(name: str, checkpoint: Folder, ima
     assert rows[1] == (4 if name == "flux2" else 8)  # FLUX.2's network takes the scale itself.
 
 
-@pytest.mark.parametrize("name", [*FIXED_LENGTH, *DIRECT])
+@pytest.mark.parametrize("name", [*FIXED_LENGTH, "sd1", "sd2", "sd3", "pixart-sigma"])
 def test_a_sample_does_not_depend_on_its_batchs_captions(
     name: str, checkpoint: Folder, folder: Folder, images: list[Image.Image]
 ) -> None:
@@ -247,3 +251,73 @@ def test_a_caption_is_truncated_where_the_pipeline_no_longer_sees_it(name: str, 
     assert differ(longest + " cat", longest + " dog")
     beyond = longest + " cat" * 40
     assert not differ(beyond + " dog", beyond + " cat")
+
+
+def test_negative_captions_and_none_share_a_call(folder: Folder, images: list[Image.Image]) -> None:
+    """Without one, SDXL leads away from zeros, and not from the empty caption."""
+    model = users_model(folder("sdxl"))
+    start = model.encode(images[:2])
+    noise = model.invert(start, CAPTIONS, steps=3, guidance_scale=3.0)
+    mixed, _ = model.move(noise, CAPTIONS, 3, negative_captions=[None, "a dog"])
+    empty, _ = model.move(noise, CAPTIONS, 3, negative_captions=["", ""])
+    assert mixed[0] == start[0] and mixed[1] != start[1]
+    assert empty[0] != start[0]
+
+
+def test_a_pair_of_another_size_is_an_error(checkpoint: Folder, images: list[Image.Image]) -> None:
+    folder = checkpoint("z-image")
+    noise = EDICT.from_pretrained(folder, call={"height": 16, "width": 16}).invert(images[0], "a cat", steps=2)
+    with pytest.raises(ValueError, match="use the model and the size of the inversion"):
+        EDICT.from_pretrained(folder, call={"height": 32, "width": 32}).generate(noise, "a cat")
+
+
+def test_models_of_one_pipeline_take_turns(checkpoint: Folder, images: list[Image.Image]) -> None:
+    pipe = load(checkpoint("qwen-image"))
+    own, models = pipe.scheduler, [EDICT(pipe, {"height": 16, "width": 16}) for _ in range(2)]
+    start = models[0].encode(images[:1])
+
+    def round_trip(model: EDICT) -> bool:
+        noise = model.invert(start, "a cat", steps=4)
+        return bool(model.generate(noise, "a cat", output_type="latent") == start)
+
+    with ThreadPoolExecutor(2) as threads:
+        assert all(threads.map(round_trip, models))
+    assert pipe.scheduler is own
+
+
+@pytest.mark.parametrize(
+    ("part", "message"),
+    [
+        ("vae", "model_index.json has no vae, and a WanPipeline needs one"),
+        ("transformer", "transformer has only pickled weights"),
+        ("text_encoder", r"model.safetensors cannot be read"),
+        ("tokenizer", "tokenizer has no files"),
+    ],
+)
+def test_an_incomplete_checkpoint_is_found_without_loading(
+    checkpoint: Folder, tmp_path: Path, part: str, message: str
+) -> None:
+    folder = shutil.copytree(checkpoint("wan"), tmp_path / "wan")
+    index = json.loads((folder / "model_index.json").read_text())
+    match part:
+        case "vae":
+            index[part] = [None, None]
+        case "transformer":
+            file = folder / part / "diffusion_pytorch_model.safetensors"
+            file.rename(file.with_suffix(".bin"))
+        case "text_encoder":
+            file = folder / part / "model.safetensors"
+            file.write_bytes(file.read_bytes()[:100])
+        case "tokenizer":
+            shutil.rmtree(folder / part)
+    (folder / "model_index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=message):
+        describe(folder).check(Checkpoint(folder))
+
+
+def test_a_pipeline_that_needs_an_image_is_refused(checkpoint: Folder, tmp_path: Path) -> None:
+    folder = shutil.copytree(checkpoint("wan"), tmp_path / "wan")
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "WanImageToVideoPipeline"}))
+    with pytest.raises(ModelError, match="the call of WanImageToVideoPipeline needs image"):
+        describe(folder)

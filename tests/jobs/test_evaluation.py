@@ -520,7 +520,7 @@ def test_edits(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (("edits", "--steps", 1), "1 steps at strength 0.8 execute no step"),
+        (("edits", "--steps", 1), "1 * 0.8 = 0.8 executes no step"),
         (("edits", "--steps", 2), "attention control at strength 0.8 of 2 steps"),
         (("edits", "--edict", 1.5, 1, 1), "strength 1.5: expected more than 0 and at most 1"),
         (("edits", "--grid", "--tune", 0), "--grid has no pairs to choose on"),

@@ -52,9 +52,9 @@ def one_model() -> Any:
     loaded: dict[Any, Any] = {}
 
     def load(*task: Any) -> Any:
-        if task not in loaded:
-            loaded[task] = load_model(*task)
-        return loaded[task]
+        if (key := repr(task)) not in loaded:
+            loaded[key] = load_model(*task)
+        return loaded[key]
 
     with pytest.MonkeyPatch.context() as patch:
         for module in (editing, inverting):
