@@ -321,3 +321,18 @@ def test_a_pipeline_that_needs_an_image_is_refused(checkpoint: Folder, tmp_path:
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "WanImageToVideoPipeline"}))
     with pytest.raises(ModelError, match="the call of WanImageToVideoPipeline needs image"):
         describe(folder)
+
+
+@pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
+@pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl", "sd3", "pixart-sigma"])
+def test_a_network_called_directly_gives_the_pipelines_integers(
+    kind: str, guidance_scale: float, folder: Folder, images: list[Image.Image]
+) -> None:
+    """In float32. In bfloat16 a pipeline combines the branches of guidance in bfloat16, and the direct path does not."""
+    direct, by_call = EDICT.from_pretrained(folder(kind)), users_model(folder(kind))
+    start = direct.encode(images[:2])
+    assert by_call.encode(images[:2]) == start
+    given: dict[str, Any] = {"steps": 4, "guidance_scale": guidance_scale, "batch_size": 1}
+    noise = direct.invert(start, CAPTIONS, **given)
+    assert by_call.invert(start, CAPTIONS, **given) == noise
+    assert by_call.generate(noise, CAPTIONS, output_type="latent") == start
