@@ -79,6 +79,11 @@ class EDICT:
         """
         if isinstance(model, Model):
             self.model = model
+        elif not hasattr(model, "scheduler"):
+            raise ValueError(
+                f"model is of type {type(model).__name__}: expected a pipeline of diffusers. For a folder or a hub id, "
+                "use EDICT.from_pretrained"
+            )
         else:
             make_deterministic()
             self.model = of_pipeline(model, call)
@@ -227,7 +232,9 @@ class EDICT:
             latents = self.model.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, posterior_seed)
         end = self.model.clean()
         x = to_lattice(latents, end.scale(0), bits).contiguous()
-        return Pair(x, x.clone(), end, 0, resolved(Sampling(guidance_scale=1.0, bits=bits), 0), len(x))
+        return Pair(
+            x, x.clone(), end, 0, resolved(Sampling(guidance_scale=1.0, bits=bits), 0), self._batch_size(len(x))
+        )
 
     @overload
     def decode(self, latents: torch.Tensor, *, output_type: Literal["pil"] = ...) -> list[Image.Image]: ...
@@ -310,8 +317,12 @@ class EDICT:
             schedule=plan,
             position=plan.num_steps,
             sampling=resolved(sampling.model_copy(update={"bits": start.bits}), plan.num_steps),
-            batch_size=len(start) if batch_size is None else batch_size,
+            batch_size=self._batch_size(len(start) if batch_size is None else batch_size),
         )
+
+    def _batch_size(self, wanted: int) -> int:
+        """Return the batch size of the network: 1 if the captions of a batch could change each other's bits."""
+        return wanted if self.model.batched else 1
 
     def _check(self, sampling: Sampling, batch_size: int | None) -> Schedule:
         """Return the schedule of these settings. Raises ValueError if the model cannot run with them."""
@@ -405,11 +416,14 @@ class EDICT:
             _check_guidance(guidance_scale)
         if not _is_whole(position) or not 0 <= position <= pair.schedule.num_steps:
             raise ValueError(f"position {position} is not on a schedule of {pair.schedule.num_steps} steps")
-        pair, batch_size = pair.to(self.device), pair.batch_size
+        pair = pair.to(self.device)
         guidance_scale = pair.guidance_scale if guidance_scale is None else guidance_scale
         xs, ys, faults = torch.empty_like(pair.x), torch.empty_like(pair.y), Faults()
-        if not self.model.batched:
-            pair, slots = replace(pair, batch_size=1), None
+        if pair.batch_size != self._batch_size(pair.batch_size):
+            raise ValueError(
+                f"the pair was inverted in batches of {pair.batch_size}, and `EDICT` runs this pipeline on one image "
+                "at a time, so the result would not be exact. Use the scheduler that made the pair"
+            )
         batches = arrange([None] * len(pair) if slots is None else slots, pair.batch_size)
         calls = len(batches) * len(SAMPLERS[pair.sampling.name].evaluated_steps(pair.schedule, pair.position, position))
         with self._progress_bar("invert" if position < pair.position else "generate", calls) as bar:
@@ -426,7 +440,7 @@ class EDICT:
                 xs[samples], ys[samples] = integration.pair.x[filled], integration.pair.y[filled]
                 found = integration.monitor.faults(pair.bits)
                 faults |= {i: found[slot] for i, slot in zip(samples, filled, strict=True) if slot in found}
-        return _zeroed(replace(pair, x=xs, y=ys, position=position, batch_size=batch_size), faults), faults
+        return _zeroed(replace(pair, x=xs, y=ys, position=position), faults), faults
 
     @torch.inference_mode()
     def edit(

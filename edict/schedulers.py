@@ -222,7 +222,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         start, self._integration = self._start, None
         if start is None:
             raise RuntimeError(
-                f"no pair is armed: give the pipeline latents=pipe.scheduler.invert(pair), or generate(pair). A "
+                f"no pair is armed: give the pipeline latents=pipe.scheduler.invert(pair), or generate(pair). "
                 f"{type(self).__name__} does not draw noise"
             )
         if device is not None:

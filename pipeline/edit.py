@@ -183,7 +183,8 @@ class EditWorker:
     def _load(self, unit: Unit) -> Loaded:
         beat(STORAGE)
         latents = read_edit_rows(self.store, self.task.record.rows, self.latents, unit)
-        latents = replace(latents, pair=replace(latents.pair, batch_size=self.task.record.edit.batch_size))
+        if self.model.model.batched:
+            latents = replace(latents, pair=replace(latents.pair, batch_size=self.task.record.edit.batch_size))
         edits = self._edits(latents, unit)
         with ThreadPoolExecutor(READERS) as pool:
             masks = pool.map(lambda edit: self._mask(latents, edit, unit.masks), edits)

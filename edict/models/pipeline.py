@@ -379,11 +379,11 @@ class PipelineModel(Model):
 
     def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
         frames = pixels[:, :, None] if self.of_videos else pixels
-        images = [encoded(self.vae, image[None], self.vae_dtype, posterior_seed) for image in frames]
+        images = [encoded(self.vae, image, self.vae_dtype, posterior_seed) for image in frames.split(1)]
         return self.pack(torch.cat(images)).float()
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        images = torch.cat([self.vae_decode(self.unpack(latent[None].float())) for latent in latents])
+        images = torch.cat([self.vae_decode(self.unpack(latent.float())) for latent in latents.split(1)])
         return images[:, :, 0] if images.ndim == 5 else images
 
     def vae_decode(self, latents: torch.Tensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ import torch
 from diffusers import DiffusionPipeline, FluxPipeline
 from PIL import Image
 
-from edict import EDICT, ModelError
+from edict import EDICT, EDICTScheduler, ModelError
 from edict.checkpoint import Checkpoint
 from edict.models import PipelineModel, describe
 from edict.models.packed import PackedPipeline
@@ -328,7 +328,7 @@ def test_a_pipeline_that_needs_an_image_is_refused(checkpoint: Folder, tmp_path:
 def test_a_network_called_directly_gives_the_pipelines_integers(
     kind: str, guidance_scale: float, folder: Folder, images: list[Image.Image]
 ) -> None:
-    """In float32. In bfloat16 a pipeline combines the branches of guidance in bfloat16, and the direct path does not."""
+    """In float32. In bfloat16 a pipeline combines the branches of guidance in bfloat16, unlike the direct path."""
     direct, by_call = EDICT.from_pretrained(folder(kind)), users_model(folder(kind))
     start = direct.encode(images[:2])
     assert by_call.encode(images[:2]) == start
@@ -336,3 +336,19 @@ def test_a_network_called_directly_gives_the_pipelines_integers(
     noise = direct.invert(start, CAPTIONS, **given)
     assert by_call.invert(start, CAPTIONS, **given) == noise
     assert by_call.generate(noise, CAPTIONS, output_type="latent") == start
+
+
+def test_a_schedulers_batch_is_refused_by_a_pipeline_that_runs_alone(checkpoint: Folder) -> None:
+    pipe = load(checkpoint("qwen-image"))
+    pipe.set_progress_bar_config(disable=True)
+    model, own = EDICT(pipe, {"height": 16, "width": 16}), pipe.scheduler
+    start = model.encode([Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")])
+    assert model.invert(start, CAPTIONS, steps=2, batch_size=2).batch_size == 1
+    pipe.scheduler = scheduler = EDICTScheduler.from_config(own.config)
+    given = {"prompt": list(CAPTIONS), "num_inference_steps": 2, "height": 16, "width": 16, "output_type": "latent"}
+    pipe(**given, latents=scheduler.invert(start))
+    pipe.scheduler = own
+    with pytest.raises(ValueError, match="in batches of 2, and `EDICT` runs this pipeline on one image at a time"):
+        model.generate(scheduler.pair, CAPTIONS, guidance_scale=1.0)
+    with pytest.raises(ValueError, match="model is of type str: expected a pipeline of diffusers"):
+        EDICT("owner/name")  # type: ignore[arg-type]
