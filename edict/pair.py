@@ -68,7 +68,13 @@ class Pair:
         return replace(self, x=self.x[rows], y=self.y[rows])
 
     def save(self, file: str | Path) -> None:
-        """Save the pair as a safetensors file: `x` and `y`, int64, and everything else as JSON in its metadata."""
+        """Save the pair as a safetensors file: `x` and `y`, int64, and everything else as JSON in its metadata.
+
+        Raises:
+            ValueError: the folder of the file does not exist.
+        """
+        if not Path(file).parent.is_dir():
+            raise ValueError(f"{file}: there is no folder {Path(file).parent}. Make it first")
         about = {
             "format": FORMAT,
             "schedule": asdict(self.schedule),

@@ -260,6 +260,8 @@ def test_a_pair_is_saved_and_loaded(model: EDICT, images: list[Image.Image], tmp
     assert latent[0].digests() == latent[1].digests()
     (tmp_path / "text").write_text("no tensors")
     save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ValueError, match="there is no folder"):
+        pair.save(tmp_path / "none" / "pair.safetensors")
     refused = {"text": "cannot be read as a pair", "none": "cannot be read", "other.safetensors": "not a pair"}
     for name, said in refused.items():
         with pytest.raises(ValueError, match=said):
