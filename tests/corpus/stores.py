@@ -79,7 +79,13 @@ RECORDS: list[Record] = [
     Case("job-absent", "no job.json", lambda store: (store / "job.json").unlink(), NO_STORE, "is not a store"),
     Case("job-cut", "a job.json cut in half", lambda store: half(store / "job.json"), NO_STORE, "job.json is damaged"),
     Case("job-empty", "a job.json of {}", lambda store: (store / "job.json").write_text("{}"), NO_STORE, "it lacks"),
-    Case("job-list", "a job.json of []", lambda store: (store / "job.json").write_text("[]"), NO_STORE, "no JSON"),
+    Case(
+        "job-list",
+        "a job.json of []",
+        lambda store: (store / "job.json").write_text("[]"),
+        NO_STORE,
+        "not a JSON object",
+    ),
     Case(
         "commit-copy",
         "a backup of a commit beside it",

@@ -127,7 +127,7 @@ def test_a_folder_without_an_index_is_no_model(tmp_path: Path) -> None:
 
 def test_another_pipeline_class_is_named(folder: Path) -> None:
     change(folder / "model_index.json", _class_name="KandinskyPipeline")
-    with pytest.raises(ModelError, match=r"cannot be loaded into a KandinskyPipeline .*expected .*'movq'"):
+    with pytest.raises(ModelError, match="the call of KandinskyPipeline needs image_embeds"):
         EDICT.from_pretrained(folder)
     change(folder / "model_index.json", _class_name="MyPipeline")
     with pytest.raises(ModelError, match=r"is a MyPipeline, which diffusers [\d.]+ does not have. Its code is not run"):

@@ -149,5 +149,5 @@ def test_a_job_holds_to_it(folder: Folder, tmp_path: Path) -> None:
         if control is None:
             assert edit_task(wanted, latents, edits, read_selection(wanted)).inversion.fingerprint.compile
         else:
-            with pytest.raises(EditError, match="edit 'held': attention control reaches"):
+            with pytest.raises(EditError, match="edit 'held': attention control changes the network"):
                 edit_task(wanted, latents, edits, read_selection(wanted))
