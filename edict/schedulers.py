@@ -420,19 +420,10 @@ class ScheduleFound(Exception):
 
 
 class ScheduleProbe(EDICTScheduler):
-    """A scheduler that ends the pipeline's call by ScheduleFound, with the last `num_steps` steps of its schedule."""
+    """A scheduler that ends the pipeline's call by ScheduleFound, with the schedule of the armed inversion."""
 
-    num_steps = 1
-
-    def set_timesteps(
-        self,
-        num_inference_steps: int | None = None,
-        device: str | torch.device | None = None,
-        timesteps: Sequence[float] | None = None,
-        sigmas: Sequence[float] | None = None,
-        mu: float | None = None,
-    ) -> None:
-        raise ScheduleFound(self._schedule(num_inference_steps, self.num_steps, timesteps, sigmas, mu))
+    def _schedule(self, *given: Any) -> Schedule:
+        raise ScheduleFound(super()._schedule(*given))
 
 
 def _count(steps: Any, *levels: Sequence[float] | None) -> int:

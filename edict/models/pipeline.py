@@ -218,9 +218,9 @@ class PipelineModel(Model):
         key = sampling.steps, sampling.strength, sampling.steps_offset
         if key not in self._schedules:
             probe = ScheduleProbe.from_config(self._scheduler_config(sampling.steps_offset))
-            probe.num_steps = sampling.executed_steps
+            latents = probe.invert(probe.encode(self._blank), strength=sampling.strength)
             try:
-                self._run(probe, [""], self._blank, sampling.steps, 1.0, None)
+                self._run(probe, [""], latents, sampling.steps, 1.0, None)
             except ScheduleFound as found:
                 self._schedules[key] = found.schedule
             except LAYOUT_ERRORS as error:
