@@ -14,7 +14,7 @@ from PIL import Image
 from benchmarks.record import parser, save
 from edict import EDICT, Blend, Control
 from edict.samplers import sampling
-from edict.training.emoji import KINDS
+from jobs.demo import KINDS
 from jobs.evaluation.edits import Setting, mean_interval
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import Edit, outside_error, squared_error, truth

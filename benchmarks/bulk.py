@@ -13,11 +13,11 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from benchmarks.record import parser, save
-from jobs.demo.build import SHARDS
+from jobs.demo import SHARDS
 from jobs.evaluation.record import table
+from jobs.launch import run_spec
 from jobs.preview import preview
-from jobs.run import run_spec
-from pipeline.store import Store
+from pipeline.store.store import Store
 from schemas.specs import EditSpec, InvertSpec
 
 ENDINGS = [

@@ -26,10 +26,10 @@ from ray.cluster_utils import Cluster
 from benchmarks.contents import contents
 from benchmarks.record import parser, save
 from jobs.evaluation.record import table
-from jobs.run import run_spec
-from pipeline.shards import Sample, index_shard, read_samples, write_shard
-from pipeline.status import status
-from pipeline.store import Store
+from jobs.launch import run_spec
+from pipeline.inspect.status import status
+from pipeline.io.shards import Sample, index_shard, read_samples, write_shard
+from pipeline.store.store import Store
 from schemas.specs import InvertSpec
 
 DEMO = Path(__file__).parents[1] / "jobs" / "demo" / "shards" / "demo-00000.tar"
@@ -38,7 +38,7 @@ DRIVERS = 20  # that a run may take before it is given up
 TARGETS = {"worker": 5, "driver": 3, "raylet": 2}  # and how often each is chosen
 
 FORKS = multiprocessing.get_context("forkserver")
-FORKS.set_forkserver_preload(["jobs.run"])
+FORKS.set_forkserver_preload(["jobs.launch"])
 
 
 class Nodes:

@@ -13,7 +13,7 @@ from PIL import Image
 from benchmarks.record import parser, save
 from edict import EDICT, Pair
 from edict.integration import solve_floats
-from edict.training.emoji import KINDS
+from jobs.demo import KINDS
 from jobs.evaluation.edits import Edited, Method, Setting, by_sdedit, edit_batch, interval, mean_interval
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import Edit, split, squared_error, truth

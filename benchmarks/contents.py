@@ -7,7 +7,7 @@ from hashlib import sha256
 
 import pyarrow.parquet as pq
 
-from pipeline.store import Store
+from pipeline.store.store import Store
 
 
 def contents(store: Store) -> Counter[tuple[str, ...]]:

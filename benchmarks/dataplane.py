@@ -28,16 +28,16 @@ from PIL import Image
 
 from benchmarks.record import parser, save
 from edict import EDICT, Pair
-from jobs.demo.build import SHARDS
+from jobs.demo import SHARDS
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import pictures
-from pipeline.export import FORMATS
-from pipeline.images import encode, prepare
-from pipeline.latents import Latents, read_latents
-from pipeline.parts import Row, to_parquet, to_table
-from pipeline.plan import Unit
-from pipeline.shards import Sample, ShardIndex, index_shard, read_samples, write_shard
-from pipeline.store import Store
+from pipeline.export.latents import FORMATS
+from pipeline.io.images import encode, prepare
+from pipeline.io.shards import Sample, ShardIndex, index_shard, read_samples, write_shard
+from pipeline.store.latents import Latents, read_latents
+from pipeline.store.parts import Row, to_parquet, to_table
+from pipeline.store.plan import Unit
+from pipeline.store.store import Store
 
 FileFormat = Literal["png", "jpeg", "webp"]
 

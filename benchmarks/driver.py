@@ -29,10 +29,12 @@ import ray
 from benchmarks import scale
 from benchmarks.record import numbers, save
 from jobs.evaluation.record import table
-from pipeline import cluster, pool, run
-from pipeline.heartbeat import WORK, Report
-from pipeline.plan import Unit, cut
-from pipeline.work import Done, Machine, Poison
+from pipeline import run
+from pipeline.execute import cluster, pool
+from pipeline.messages import Done, Machine, Poison
+from pipeline.plan.units import cut
+from pipeline.store.plan import Unit
+from pipeline.workers.heartbeat import WORK, Report
 from schemas.specs import InvertSpec
 
 A_UNIT = 1.0  # seconds, of a coroutine

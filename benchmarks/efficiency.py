@@ -35,10 +35,10 @@ from benchmarks import dataplane
 from benchmarks.record import numbers, save
 from edict import EDICT
 from jobs.evaluation.record import table
-from pipeline.images import prepare
-from pipeline.shards import ShardIndex
-from pipeline.status import status
-from pipeline.store import Store
+from pipeline.inspect.status import status
+from pipeline.io.images import prepare
+from pipeline.io.shards import ShardIndex
+from pipeline.store.store import Store
 from schemas.commit import Commit
 
 SPAWN = multiprocessing.get_context("spawn")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.shards import Sample, index_shard, read_samples, write_shard
+from pipeline.io.shards import Sample, index_shard, read_samples, write_shard
 
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "jobs" / "demo" / "shards" / "demo-00000.tar"

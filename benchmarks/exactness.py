@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.record import numbers, parser, save
 from edict import EDICT, Pair
-from edict.model import Faults
+from edict.inversion import Faults
 from edict.samplers import sampling
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import pictures

@@ -27,19 +27,19 @@ from obstore.store import MemoryStore
 
 from benchmarks.record import parser, save
 from jobs.evaluation.record import table
-from pipeline import job as jobs
-from pipeline import ledger as ledgers
 from pipeline import run as runs
-from pipeline import store as stores
-from pipeline import worker as workers
 from pipeline.errors import JobError
-from pipeline.job import new_record, open_job
-from pipeline.plan import Unit, parts_of, read_units, write_units
-from pipeline.status import status
-from pipeline.storage import write_file
-from pipeline.store import DATA, STAGING, Store
-from pipeline.work import Machine
-from pipeline.worker import Attempt
+from pipeline.inspect.status import status
+from pipeline.io.storage import write_file
+from pipeline.messages import Machine
+from pipeline.plan import job as jobs
+from pipeline.plan.job import new_record, open_job
+from pipeline.store import checkpoint as ledgers
+from pipeline.store import store as stores
+from pipeline.store.plan import Unit, parts_of, read_units, write_units
+from pipeline.store.store import DATA, STAGING, Store
+from pipeline.workers import base as workers
+from pipeline.workers.base import Attempt
 from schemas.rejects import Reject
 
 COUNT = 3  # samples per unit

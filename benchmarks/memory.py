@@ -23,9 +23,9 @@ import psutil
 
 from benchmarks.record import RESULTS, save
 from jobs.evaluation.record import table
-from pipeline.shards import Sample, index_shard, read_samples
-from pipeline.status import status
-from pipeline.store import Store
+from pipeline.inspect.status import status
+from pipeline.io.shards import Sample, index_shard, read_samples
+from pipeline.store.store import Store
 
 DEMO = Path(__file__).parents[1] / "jobs" / "demo" / "shards" / "demo-00000.tar"
 A_SHARD = 1000

@@ -13,7 +13,7 @@ from benchmarks import published
 from benchmarks.record import numbers, parser, save
 from edict import EDICT, Pair
 from edict.integration import Predict
-from edict.model import BITS
+from edict.inversion import BITS
 from edict.samplers import sampling
 from edict.schedule import Schedule
 from jobs.evaluation.record import table

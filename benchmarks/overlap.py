@@ -19,7 +19,7 @@ from benchmarks.record import parser, save
 from edict import EDICT
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import pictures
-from pipeline.images import encode, prepare
+from pipeline.io.images import encode, prepare
 
 SIDE = 512
 

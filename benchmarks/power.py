@@ -32,10 +32,10 @@ from benchmarks.campaign import job, write_shards
 from benchmarks.contents import contents
 from benchmarks.record import parser, save
 from jobs.evaluation.record import table
-from jobs.run import run_spec
-from pipeline.status import status
-from pipeline.storage import write_file
-from pipeline.store import Store
+from jobs.launch import run_spec
+from pipeline.inspect.status import status
+from pipeline.io.storage import write_file
+from pipeline.store.store import Store
 from schemas.specs import InvertSpec
 
 MIB = 64  # size of the disk

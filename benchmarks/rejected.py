@@ -22,14 +22,15 @@ from torch import nn
 import jobs
 from benchmarks.record import numbers, parser, save
 from jobs.evaluation.record import table
-from pipeline.images import prepare
-from pipeline.invert import InvertWorker, clean_pair
-from pipeline.job import Job, open_job, resolve
-from pipeline.latents import read_latents
-from pipeline.plan import Unit, part_units, plan_shards, read_entries, read_units, write_units
-from pipeline.shards import Sample, read_samples
-from pipeline.store import Store
+from pipeline.io.images import prepare
+from pipeline.io.shards import Sample, read_samples
+from pipeline.plan.job import Job, open_job, resolve
+from pipeline.plan.units import part_units, plan_shards
+from pipeline.store.latents import read_latents
+from pipeline.store.plan import Unit, read_entries, read_units, write_units
+from pipeline.store.store import Store
 from pipeline.verify import VerifyTask, VerifyWorker
+from pipeline.workers.invert import InvertWorker, clean_pair
 from schemas.specs import InvertSpec
 from tests.edict.checkpoints import KINDS
 from tests.edict.checkpoints import save as save_checkpoint

@@ -17,11 +17,12 @@ from typing import TypeVar
 
 from benchmarks.record import save
 from jobs.evaluation.record import table
-from pipeline.ledger import Ledger
-from pipeline.plan import Unit, cut, read_units, write_entries, write_units
-from pipeline.shards import Entry, ShardIndex
-from pipeline.status import status
-from pipeline.store import Store
+from pipeline.inspect.status import status
+from pipeline.io.shards import Entry, ShardIndex
+from pipeline.plan.units import cut
+from pipeline.store.checkpoint import Ledger
+from pipeline.store.plan import Unit, read_units, write_entries, write_units
+from pipeline.store.store import Store
 from schemas.commit import Commit, File, Seconds
 from schemas.rejects import Reject
 

@@ -32,14 +32,15 @@ from benchmarks.dataplane import CAPTION, drawn, inverted, photo
 from benchmarks.record import numbers, parser, save
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import pictures
-from pipeline.images import encode, prepare
-from pipeline.job import new_record, open_job
-from pipeline.parts import to_parquet, to_table
-from pipeline.plan import UNIT_BATCHES, Unit, write_units
-from pipeline.shards import write_shard
-from pipeline.store import JobKey, Store
-from pipeline.work import Machine
-from pipeline.worker import Attempt
+from pipeline.io.images import encode, prepare
+from pipeline.io.shards import write_shard
+from pipeline.messages import Machine
+from pipeline.plan.job import new_record, open_job
+from pipeline.plan.units import UNIT_BATCHES
+from pipeline.store.parts import to_parquet, to_table
+from pipeline.store.plan import Unit, write_units
+from pipeline.store.store import JobKey, Store
+from pipeline.workers.base import Attempt
 from schemas.edits import EDITS
 
 STAGES = ("encode", "stage", "check", "commit", "publish")

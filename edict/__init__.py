@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edict.attention import Blend, Control
     from edict.checkpoint import ModelError
+    from edict.inversion import EDICT
     from edict.lattice import LatticeOverflow, NonFinite
-    from edict.model import EDICT
     from edict.pair import Pair
     from edict.schedulers import BDIAScheduler, EDICTScheduler, OBELMScheduler
 

@@ -24,7 +24,7 @@ from transformers import CLIPTokenizer
 from edict.guidance import expanded, joined
 from edict.integration import Faults, Integration, Predict, RangeMonitor, solve
 from edict.models import Conditions, DirectModel
-from edict.models.parts import expanded as expanded_placeholders
+from edict.models.components import expanded as expanded_placeholders
 from edict.pair import Pair
 from schemas.sampling import executed
 

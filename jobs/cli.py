@@ -22,9 +22,9 @@ from jobs.evaluation import commands
 from schemas.locations import without_secrets
 
 if TYPE_CHECKING:
-    from pipeline.batch import Trial
+    from pipeline.inspect.status import Status
     from pipeline.run import Ran
-    from pipeline.status import Status
+    from pipeline.tune_batch import Trial
     from schemas.specs import EditSpec, InvertSpec
 
 app = typer.Typer(
@@ -73,7 +73,7 @@ def demo(
 @app.command()
 def plan(spec: SpecPath, overrides: Overrides = None) -> None:
     """Index and validate the input, print what would run and what it would cost; loads no model, writes nothing."""
-    from jobs.spec import load
+    from jobs.spec_file import load
 
     with reported():
         loaded = load(spec, overrides or ())
@@ -93,7 +93,7 @@ def batch(
     1, 2, 4, ..., until one does not fit, might fill the machine, or two in a row bring no gain. To be taken is the
     smallest that is within 2 % of the fastest.
     """
-    from jobs.spec import SpecError, load
+    from jobs.spec_file import SpecError, load
     from schemas.specs import EditSpec
 
     with reported("nothing is written; the same command starts again"):
@@ -103,7 +103,7 @@ def batch(
                 f"{spec}: is an edit, whose batch is that of its latent store, which alone regenerates to the bit; "
                 "expected the spec of an inversion"
             )
-        from pipeline.batch import run_batch  # takes seconds, for which a slip in the spec need not wait
+        from pipeline.tune_batch import run_batch  # takes seconds, for which a slip in the spec need not wait
 
         swept = run_batch(loaded, largest=largest, tell=print_trial)
     best = swept.best
@@ -115,11 +115,11 @@ def batch(
 @app.command()
 def run(spec: SpecPath, overrides: Overrides = None) -> None:
     """Run a job here, or on the cluster that RAY_ADDRESS names; run it again to finish what is missing."""
-    from jobs.spec import load
+    from jobs.spec_file import load
 
     with reported():
         loaded = load(spec, overrides or ())
-        from jobs.run import run_spec  # takes seconds, for which a slip in the spec need not wait
+        from jobs.launch import run_spec  # takes seconds, for which a slip in the spec need not wait
 
         ran = run_spec(loaded)
     print_ran(loaded.output, ran)
@@ -148,7 +148,7 @@ def submit(
 
     Local paths in the spec, the model's folder too, have to mean the same on every node: a folder that all share.
     """
-    from jobs.spec import load
+    from jobs.spec_file import load
     from jobs.submit import LostError, connect, follow, start
 
     logging.disable(logging.INFO)  # Ray's client tells of every package and socket
@@ -178,8 +178,8 @@ def status(
     store: Location, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
 ) -> None:
     """Counts, rejects by class and the rate, from storage alone. Exit status 1 while the job is incomplete."""
-    from pipeline import status as counts
-    from pipeline.store import Store
+    from pipeline.inspect import status as counts
+    from pipeline.store.store import Store
 
     with reported():
         found = counts.status(Store(store))
@@ -251,7 +251,7 @@ def retry(
     ],
 ) -> None:
     """Try rejects of a store again, and nothing else; what succeeds becomes rows, the rest stays rejected."""
-    from jobs.run import run_retry
+    from jobs.launch import run_retry
 
     with reported():
         ran = run_retry(store, errors)
@@ -265,7 +265,7 @@ def gc(store: Location) -> None:
 
     Files of unfinished units are kept for a day, because an attempt may still commit them.
     """
-    from pipeline.store import Store
+    from pipeline.store.store import Store
 
     with reported():
         opened = Store(store)
@@ -278,7 +278,7 @@ def gc(store: Location) -> None:
 def report(store: Location) -> None:
     """Write report.html (and the contact sheets of an edit) into a store, from what is stored."""
     from pipeline.run import write_report
-    from pipeline.store import Store
+    from pipeline.store.store import Store
 
     with reported():
         opened = Store(store)
@@ -306,9 +306,9 @@ def export(
 
     Floats are not exact: only the store itself regenerates pictures to the bit.
     """
-    from pipeline.dataset import FORMATS, export_edits
-    from pipeline.export import ExportError
-    from pipeline.export import export as write
+    from pipeline.export.edits import FORMATS, export_edits
+    from pipeline.export.latents import ExportError
+    from pipeline.export.latents import export as write
 
     with reported():
         if format in FORMATS:
@@ -376,7 +376,7 @@ def plain(text: str) -> str:
 
 def print_status(store: str, found: "Status") -> None:
     """Print the counts of a store as aligned lines, its rejects by class."""
-    from pipeline.status import heard
+    from pipeline.inspect.status import heard
 
     rate = "unknown" if found.images_per_second is None else f"{found.images_per_second:.2f}"
     listed = f" (each is named in {store.rstrip('/')}/report.html)" if found.rejected else ""

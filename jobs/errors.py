@@ -38,7 +38,7 @@ def reported(interrupted: str = RESUMED) -> Iterator[None]:
         except Exception as error:
             # imported here, because a signal may arrive at any time and these imports take about one second
             from edict.checkpoint import ModelError
-            from jobs.spec import SpecError
+            from jobs.spec_file import SpecError
             from pipeline.errors import JobError
 
             if not isinstance(error, SpecError | ModelError | JobError):

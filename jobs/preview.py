@@ -11,17 +11,18 @@ from operator import attrgetter
 from edict.samplers import SAMPLERS, parameters
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
-from pipeline.job import Job, check_earlier, check_job, check_output, has_negative, planned_schedule
-from pipeline.job import resolve as resolved_job
-from pipeline.keys import key_table
-from pipeline.latents import read_columns
-from pipeline.plan import Source, cut, expanded, index_shards, most_batches, parts_of
+from pipeline.io.shards import ShardIndex
+from pipeline.io.storage import local_path
+from pipeline.plan.job import Job, check_earlier, check_job, check_output, has_negative, planned_schedule
+from pipeline.plan.job import resolve as resolved_job
+from pipeline.plan.keys import key_table
+from pipeline.plan.selection import SelectionError, count_listed, images_per_row, no_row, planned, read_selection
+from pipeline.plan.tasks import EditTask, Variant
+from pipeline.plan.units import cut, expanded, index_shards, most_batches
 from pipeline.run import edit_task, note_float16
-from pipeline.selection import SelectionError, count_listed, images_per_row, no_row, planned, read_selection
-from pipeline.shards import ShardIndex
-from pipeline.storage import local_path
-from pipeline.store import Store, check_outside_stores
-from pipeline.tasks import EditTask, Variant
+from pipeline.store.latents import read_columns
+from pipeline.store.plan import Source, parts_of
+from pipeline.store.store import Store, check_outside_stores
 from schemas.job import JobRecord
 from schemas.rejects import Reject
 from schemas.specs import EditSpec, InvertSpec

@@ -12,9 +12,9 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from jobs.mapping import find_entry, mask_of, plain, read_entries, stem, text_of
+from jobs.pie_bench import find_entry, mask_of, plain, read_entries, stem, text_of
 from pipeline.errors import JobError
-from pipeline.storage import StorageError, read_file
+from pipeline.io.storage import StorageError, read_file
 from schemas.specs import Edit
 
 COLUMNS = ("key", "prompt", "name")  # the last one need not be there

@@ -8,9 +8,14 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from edict.schedule import Schedule
-from pipeline.cluster import connected, machine_like
 from pipeline.errors import JobError, noting
-from pipeline.job import (
+from pipeline.execute.cluster import connected, machine_like
+from pipeline.inspect.report import report
+from pipeline.inspect.sheet import contact_sheets
+from pipeline.inspect.status import Status, status
+from pipeline.io.masks import MaskError
+from pipeline.messages import Done
+from pipeline.plan.job import (
     Job,
     check_job,
     check_model,
@@ -22,30 +27,16 @@ from pipeline.job import (
     planned_schedule,
     resolve,
 )
-from pipeline.journal import Journal
-from pipeline.latents import stored_schedule
-from pipeline.ledger import Ledger
-from pipeline.masks import MaskError
-from pipeline.parts import restored
-from pipeline.plan import (
-    Unit,
-    expanded,
-    index_again,
-    is_planned,
-    parts_of,
-    plan_shards,
-    read_units,
-    spread,
-    write_units,
-)
+from pipeline.plan.selection import Planning, Selection, extend_plan, plan_rows, read_selection
+from pipeline.plan.tasks import EditError, Edits, EditTask, Variant, executed_steps
+from pipeline.plan.units import expanded, index_again, plan_shards, spread
 from pipeline.progress import Progress
-from pipeline.report import report
-from pipeline.selection import Planning, Selection, extend_plan, plan_rows, read_selection
-from pipeline.sheet import contact_sheets
-from pipeline.status import Status, status
-from pipeline.store import CommitRefused, JobKey, Store, StoreError
-from pipeline.tasks import EditError, Edits, EditTask, Variant, executed_steps
-from pipeline.work import Done
+from pipeline.store.checkpoint import Ledger
+from pipeline.store.latents import stored_schedule
+from pipeline.store.parts import restored
+from pipeline.store.plan import Unit, is_planned, parts_of, read_units, write_units
+from pipeline.store.run_log import Journal
+from pipeline.store.store import CommitRefused, JobKey, Store, StoreError
 from schemas.fingerprint import EditFingerprint
 from schemas.job import JobRecord, digest_of
 from schemas.locations import without_secrets
@@ -212,9 +203,9 @@ def _check_controls(inversion: Job, schedule: Schedule, variants: Sequence[Varia
     """Return whether earlier versions make the same edits. Raises EditError if attention control has no effect."""
     if not (controlled := [variant.name for variant in variants if variant.control]):
         return True
-    from edict.model import COMPILED, uncontrollable
+    from edict.inversion import COMPILED, uncontrollable
     from edict.models import DirectModel
-    from pipeline.edit import check_control
+    from pipeline.workers.edit import check_control
 
     model = inversion.model()
     if not isinstance(model, DirectModel) or not model.controllable:
@@ -383,8 +374,8 @@ def shortfall(found: Status, max_share: float | None) -> str | None:
 
 def _process(run: Run, pending: Sequence[Unit]) -> list[Unit]:
     """Run units on workers. Return the units of a retry that must be tried again, because another retry came first."""
-    from pipeline.metrics import Metrics
-    from pipeline.pool import Pool
+    from pipeline.execute.metrics import Metrics
+    from pipeline.execute.pool import Pool
 
     store, task, workers, retry = run.store, run.task, run.task.spec.workers, run.retry
     if retry and isinstance(task, Job):
@@ -437,10 +428,10 @@ def _process(run: Run, pending: Sequence[Unit]) -> list[Unit]:
 def _worker_class(task: Job | EditTask) -> type:
     """Import the class of a job's workers, and with it torch, which a finished job does not need."""
     if isinstance(task, Job):
-        from pipeline.invert import InvertWorker
+        from pipeline.workers.invert import InvertWorker
 
         return InvertWorker
-    from pipeline.edit import EditWorker
+    from pipeline.workers.edit import EditWorker
 
     return EditWorker
 

@@ -10,16 +10,17 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from edict.samplers import SAMPLERS
-from pipeline.cluster import connected, machine_like
-from pipeline.heartbeat import STORAGE, beat
-from pipeline.job import Job, inverted_with
-from pipeline.latents import read_latents
-from pipeline.place import Place, place_of, told
-from pipeline.plan import Source, Unit, cut, part_sources, spread
+from pipeline.execute.cluster import connected, machine_like
+from pipeline.inspect.status import status
+from pipeline.messages import Machine, Poison
+from pipeline.plan.job import Job, inverted_with
+from pipeline.plan.units import cut, spread
 from pipeline.progress import Progress
-from pipeline.status import status
-from pipeline.store import JobKey, Store, StoreError, read_table, unit_of
-from pipeline.work import Machine, Poison
+from pipeline.store.latents import read_latents
+from pipeline.store.plan import Source, Unit, part_sources
+from pipeline.store.store import JobKey, Store, StoreError, read_table, unit_of
+from pipeline.workers.heartbeat import STORAGE, beat
+from pipeline.workers.provenance import Place, place_of, told
 from schemas.commit import Commit
 
 EXAMPLES = 20  # rows named of those that were inverted in one place and regenerated in another
@@ -63,7 +64,7 @@ class VerifyWorker:
     """A worker of the pool: regenerates the rows of one unit after the other under their own captions."""
 
     def __init__(self, task: VerifyTask) -> None:
-        from pipeline.worker import Ahead, check_model, here, load_model
+        from pipeline.workers.base import Ahead, check_model, here, load_model
 
         self.store = task.open()
         made, machine = task.inversion.fingerprint, task.inversion.machine
@@ -74,7 +75,7 @@ class VerifyWorker:
 
     def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Regenerated:
         """Regenerate the rows of a unit. The commit of its part, which knows where they were made, is read at need."""
-        from pipeline.worker import fitting
+        from pipeline.workers.base import fitting
 
         try:
             latents = self.ahead.take(unit, ahead)
@@ -241,7 +242,7 @@ def _verify(
     units: Sequence[Unit], worker: type, task: EditVerifyTask, count: int, machine: Machine
 ) -> list[tuple[Unit, Regenerated | str]]:
     """Return each unit with its result, or with the error that prevented it."""
-    from pipeline.pool import Pool
+    from pipeline.execute.pool import Pool
 
     results = list[tuple[Unit, Regenerated | str]]()
     with connected(count, machine), Progress("verify", sum(unit.count for unit in units), "rows") as progress:

@@ -36,3 +36,10 @@ its own caption, came to the very integers it was inverted from. The figures of 
 stores written before they were kept lack them. `edits_left_out` counts the edits of the row that are not in `edits`,
 because the size of the file is limited. Files of earlier versions do not have this field, and have all edits.
 """
+
+SHOWN = 1000  # edited images that a job shows, at most: on its sheets, and in its report
+
+
+def edits_shown(rows: int) -> int:
+    """Return the number of edits per row to show, so that `rows` rows have at most SHOWN in all."""
+    return max(1, SHOWN // max(1, rows))

@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
-import pipeline.edit
-import pipeline.invert
-import pipeline.ledger
-import pipeline.plan
+import pipeline.io.storage
+import pipeline.plan.units
 import pipeline.run
-import pipeline.storage
-from pipeline.plan import Unit
-from pipeline.store import Store
-from pipeline.work import Done, Poison
+import pipeline.store.checkpoint
+import pipeline.workers.edit
+import pipeline.workers.invert
+from pipeline.messages import Done, Poison
+from pipeline.store.plan import Unit
+from pipeline.store.store import Store
 
 CUT = 1500  # bytes after which a write is cut: the part's beginning is there, its end is not
 
@@ -46,7 +46,7 @@ def during(folder: str) -> None:
         if path.startswith(folder):
             if "://" in store.location:
                 os.environ["AWS_ENDPOINT_URL"] = _cutting(os.environ["AWS_ENDPOINT_URL"])
-                pipeline.storage._remote.cache_clear()
+                pipeline.io.storage._remote.cache_clear()
                 store = Store(store.location)
             else:
                 resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -89,8 +89,8 @@ def _cutting(upstream: str) -> str:
 
 
 WORKER: Mapping[str, Callable[[Any], Any]] = {
-    "while the shard is read": lambda worker: before(pipeline.invert, "read_samples"),
-    "while an image is decoded": lambda worker: before(pipeline.invert, "prepare"),
+    "while the shard is read": lambda worker: before(pipeline.workers.invert, "read_samples"),
+    "while an image is decoded": lambda worker: before(pipeline.workers.invert, "prepare"),
     "in the network": lambda worker: worker.model.network.register_forward_hook(die),
     "before the data is written": lambda worker: before(Store, "put", "staging/parts/"),
     "while the data is written": lambda worker: during("staging/parts/"),
@@ -100,7 +100,7 @@ WORKER: Mapping[str, Callable[[Any], Any]] = {
     "after the file is published, before the driver hears of it": lambda worker: after(Store, "publish"),
 }
 EDITOR: Mapping[str, Callable[[Any], Any]] = {
-    "while the latents are read": lambda worker: before(pipeline.edit, "read_edit_rows"),
+    "while the latents are read": lambda worker: before(pipeline.workers.edit, "read_edit_rows"),
     "in the network of an edit": lambda worker: worker.model.network.register_forward_hook(die),
     "while the pictures are written": lambda worker: during("staging/shards/"),
     "between the pictures and their index": lambda worker: after(Store, "put", "staging/shards/"),
@@ -110,10 +110,10 @@ EDITOR: Mapping[str, Callable[[Any], Any]] = {
 DRIVER: Mapping[str, Callable[[], Any]] = {
     "before job.json": lambda: before(Store, "put_new", "job.json"),
     "after job.json": lambda: after(Store, "put_new", "job.json"),
-    "while planning": lambda: after(pipeline.plan, "write_entries"),
+    "while planning": lambda: after(pipeline.plan.units, "write_entries"),
     "before the units are written": lambda: before(Store, "put_new", "plan/units"),
     "when the plan is written": lambda: after(Store, "put_new", "plan/units"),
-    "when a unit is done": lambda: before(pipeline.ledger.Ledger, "done"),
+    "when a unit is done": lambda: before(pipeline.store.checkpoint.Ledger, "done"),
     "before the ledger is written": lambda: before(Store, "put_table", "ledger/"),
     "when the last unit is done": lambda: before(pipeline.run, "_finish"),
     "while the losers' files are removed": lambda: after(Store, "delete"),

@@ -12,7 +12,7 @@ import yaml
 from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from jobs.spec import load
+from jobs.spec_file import load
 from schemas.specs import InvertSpec
 
 ROOT = Path(__file__).parents[1]

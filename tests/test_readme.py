@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from pipeline.shards import Sample, index_shard, read_samples
+from pipeline.io.shards import Sample, index_shard, read_samples
 
 ROOT = Path(__file__).parents[1]
 

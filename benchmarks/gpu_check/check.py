@@ -17,8 +17,8 @@ from benchmarks.gpu_check.shapes import load
 from benchmarks.gpu_check.speed import BATCH, BATCHES, Speed, message, name_of, parts, product_rates
 from edict import EDICT
 from jobs.evaluation import record
-from pipeline.cost import clocked, fresh, timed
-from pipeline.processor import gpu_versions, processor
+from pipeline.profiling import clocked, fresh, timed
+from pipeline.workers.processor import gpu_versions, processor
 
 Found = dict[str, Any]
 

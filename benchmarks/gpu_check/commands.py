@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.store import Store
+from pipeline.store.store import Store
 
 ROOT = Path(__file__).parents[2]
 SHARD = ROOT / "jobs" / "demo" / "shards" / "demo-00000.tar"

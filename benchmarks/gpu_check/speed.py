@@ -23,7 +23,7 @@ from edict import EDICT
 from edict.determinism import tf32
 from edict.integration import Integration, solve
 from edict.samplers import parameters
-from pipeline.cost import NEAR, clocked, fresh, peak, smallest, timed
+from pipeline.profiling import NEAR, clocked, fresh, peak, smallest, timed
 
 CALLS = 2 * STEPS  # EDICT calls the network twice per step
 BATCH = 16  # the default of workers.batch_size

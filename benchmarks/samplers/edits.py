@@ -18,7 +18,7 @@ import torch
 from benchmarks.record import numbers, parser, save
 from edict import EDICT, Pair
 from edict.samplers import SAMPLERS, resolved, sampling
-from edict.training.emoji import KINDS
+from jobs.demo import KINDS
 from jobs.evaluation.edits import Edited, Setting, best, by_edict, edit_batch, interval, mean_interval
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import Edit, outside_error, split, squared_error, truth

@@ -19,12 +19,12 @@ from benchmarks.record import numbers, parser, save
 from benchmarks.samplers.distance import features, frechet, kernel, kernel_subsets, standardized
 from benchmarks.samplers.drawings import drawings
 from edict import EDICT, Pair
+from edict.inversion import BITS
 from edict.lattice import to_lattice
-from edict.model import BITS
 from edict.samplers import SAMPLERS, resolved, sampling
-from edict.training.emoji import BACKGROUNDS
 from jobs.evaluation.edits import mean_interval
 from jobs.evaluation.record import table
+from training.emoji import BACKGROUNDS
 
 SHEET = Path(__file__).parents[2] / "docs" / "pictures" / "samplers_drawn.png"
 

@@ -17,7 +17,7 @@ from benchmarks.record import numbers, parser, save
 from benchmarks.samplers.drawings import drawings
 from edict import EDICT
 from edict.integration import solve_floats
-from edict.model import BITS
+from edict.inversion import BITS
 from edict.samplers import SAMPLERS, parameters, sampling
 from jobs.evaluation.edits import mean_interval
 from jobs.evaluation.record import table

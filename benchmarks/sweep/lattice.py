@@ -13,11 +13,11 @@ from PIL import Image
 from benchmarks.exactness import differing
 from benchmarks.sweep.noise import spread
 from edict import EDICT, Pair
+from edict.inversion import BITS, Faults
 from edict.lattice import to_lattice
-from edict.model import BITS, Faults
 from edict.samplers import sampling
 from jobs.evaluation.truth import Edit, squared_error
-from pipeline.parts import Row, nested, storable, to_parquet, to_table
+from pipeline.store.parts import Row, nested, storable, to_parquet, to_table
 from schemas.sampling import executed
 
 SWEPT = (4, 6, 8, 10, 12, 14, 16, 20)

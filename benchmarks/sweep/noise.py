@@ -9,7 +9,7 @@ import torch
 from edict import EDICT, Pair
 from edict.samplers import SAMPLERS, parameters, sampling
 from jobs.evaluation.truth import Edit
-from pipeline.parts import storable
+from pipeline.store.parts import storable
 
 STEPS = (10, 20, 50, 100, 200)
 P = (0.90, 0.93, 0.96, 0.98, 1.0)

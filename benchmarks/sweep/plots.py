@@ -10,8 +10,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from benchmarks.sweep.edits import STEPS, P
-from edict.model import BITS
-from pipeline.parts import STORED
+from edict.inversion import BITS
+from pipeline.store.parts import STORED
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 STYLE: Any = {

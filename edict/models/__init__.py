@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from edict.checkpoint import Checkpoint, read_index
+from edict.models.base import LoadOptions, Model
 from edict.models.direct import Conditions, DirectModel
 from edict.models.flux import Flux
 from edict.models.flux2 import BriaFibo2, Flux2, Flux2Klein, PatchNorm
 from edict.models.guider import GuiderPipeline, HunyuanImage
-from edict.models.model import LoadOptions, Model
 from edict.models.packed import PackedPipeline, TokenPipeline
 from edict.models.pipeline import PipelineModel
 from edict.models.pixart_sigma import PixArtSigma

@@ -12,8 +12,8 @@ from edict import lora
 from edict.checkpoint import DEFAULT, Checkpoint, ModelError, read_config, read_index
 from edict.guidance import guided
 from edict.integration import Integration, Predict, solve
-from edict.models.model import VAE_DTYPES, LoadOptions, Model, decoded, encoded
-from edict.models.parts import (
+from edict.models.base import VAE_DTYPES, LoadOptions, Model, decoded, encoded
+from edict.models.components import (
     Class,
     build_network,
     check_class,

@@ -24,8 +24,8 @@ from edict.checkpoint import (
     variant_of,
     weights_to_load,
 )
-from edict.models.model import VAE_DTYPES, LoadOptions
-from edict.models.parts import component_class, load_component
+from edict.models.base import VAE_DTYPES, LoadOptions
+from edict.models.components import component_class, load_component
 
 DENOISERS = ("transformer", "unet", "prior")
 """The names of the network that predicts."""

@@ -20,8 +20,8 @@ from torch import nn
 from edict.checkpoint import Checkpoint, ModelError, read_config
 from edict.integration import Integration
 from edict.lattice import LatticeOverflow, NonFinite
+from edict.models.base import Guidance, LoadOptions, Model, decoded, encoded
 from edict.models.loading import check_components, denoiser_of, load_pipeline, pipeline_class
-from edict.models.model import Guidance, LoadOptions, Model, decoded, encoded
 from edict.schedule import Schedule
 from edict.schedulers import EDICTScheduler, ScheduleFound, ScheduleProbe
 from schemas.sampling import Sampling

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from edict.checkpoint import ModelError, read_config, sample_size
+from edict.models.base import Guidance
 from edict.models.direct import Conditions, timesteps_of
-from edict.models.model import Guidance
 from edict.models.noise import NoiseModel
 
 if TYPE_CHECKING:

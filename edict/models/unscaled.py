@@ -4,7 +4,7 @@ from typing import ClassVar
 
 import torch
 
-from edict.models.model import decoded
+from edict.models.base import decoded
 from edict.models.pipeline import PipelineModel
 
 

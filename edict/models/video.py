@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from edict.models.model import decoded
+from edict.models.base import decoded
 from edict.models.packed import TokenPipeline
 from edict.models.pipeline import PipelineModel
 

@@ -3,9 +3,10 @@
 import time
 from pathlib import Path
 
-from jobs.run import run_spec
-from jobs.spec import load
-from pipeline.cluster import connected, machine_for
+from jobs.launch import run_spec
+from jobs.spec_file import load
+from pipeline.execute.cluster import connected
+from pipeline.messages import machine_for
 from pipeline.verify import run_verify
 
 SHARD = Path(__file__).parent / "shards" / "demo-00000.tar"

@@ -46,7 +46,7 @@ def table1(
     from jobs.evaluation import table1 as evaluation
     from jobs.evaluation.record import save, table
     from jobs.evaluation.truth import pictures
-    from pipeline.inputs import expand
+    from pipeline.io.shard_list import expand
 
     try:
         numbers = [int(number) for number in steps.split(",")]
@@ -162,7 +162,7 @@ def pie_bench(
     """PIE-Bench's metrics of edited pictures, by the type of the edit. Without a network, its metrics are left out."""
     import torch
 
-    from jobs.evaluation import pie_bench as evaluation
+    from jobs.evaluation import metrics as evaluation
     from jobs.evaluation.errors import EvaluationError
     from jobs.evaluation.lpips import load_lpips, weights_file
     from jobs.evaluation.networks import digest, load_clip_similarity, load_structure_distance, other_than_published

@@ -22,7 +22,7 @@ from edict import EDICT, Control, Pair
 from edict.attention import without_effect
 from edict.integration import solve_floats
 from edict.samplers import sampling
-from edict.training.emoji import KINDS
+from jobs.demo import KINDS
 from jobs.evaluation.errors import EvaluationError
 from jobs.evaluation.truth import Edit, outside_error, squared_error
 from pipeline.progress import Progress

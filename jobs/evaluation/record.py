@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from edict.checkpoint import locate, weights_digest
-from pipeline.processor import cpu
+from pipeline.workers.processor import cpu
 
 
 def save(

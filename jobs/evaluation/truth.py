@@ -9,11 +9,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from edict.training.emoji import KINDS, SIZE
-from jobs.demo.build import SECOND, SHARDS
+from jobs.demo import KINDS, SECOND, SHARDS, SIZE
 from jobs.evaluation.errors import EvaluationError
-from pipeline.images import ImageError, prepare
-from pipeline.shards import Sample, index_shard, read_samples
+from pipeline.io.images import ImageError, prepare
+from pipeline.io.shards import Sample, index_shard, read_samples
 
 ALIKE = 8  # of 255: what the file formats of two drawings may differ by where nothing was drawn otherwise
 

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.parts import to_parquet
+from pipeline.store.parts import to_parquet
 from tests.corpus.case import Case
 from tests.corpus.samples import flipped
 

@@ -16,14 +16,14 @@ from torch._inductor.utils import fresh_cache
 from edict import EDICT, Control, ModelError, Pair
 from edict.samplers import sampling
 from jobs.prompts import resolve
-from pipeline.job import JobChanged, check_job, open_job
-from pipeline.job import resolve as resolve_job
+from pipeline.messages import Machine
+from pipeline.plan.job import JobChanged, check_job, open_job
+from pipeline.plan.job import resolve as resolve_job
+from pipeline.plan.selection import read_selection
+from pipeline.plan.tasks import EditError
 from pipeline.run import edit_task
-from pipeline.selection import read_selection
-from pipeline.store import Store
-from pipeline.tasks import EditError
-from pipeline.work import Machine
-from pipeline.worker import NotCompiled, fitting, load_model
+from pipeline.store.store import Store
+from pipeline.workers.base import NotCompiled, fitting, load_model
 from schemas.specs import EditSpec, InvertSpec
 from tests.edict.checkpoints import Folder
 

@@ -10,12 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
-import edict.model
+import edict.inversion
 from edict import EDICT, Control, determinism
 from edict.checkpoint import ModelError
 from edict.determinism import enough_memory
-from pipeline.processor import gpu_versions
-from pipeline.worker import TooLarge, fitting, versions
+from pipeline.workers.base import TooLarge, fitting, versions
+from pipeline.workers.processor import gpu_versions
 
 GPU = torch.device("cuda")
 Folder = Callable[[str], Path]
@@ -57,7 +57,7 @@ def test_every_use_of_a_network_is_guarded(folder: Folder, monkeypatch: pytest.M
         yield
         guarded.append("left")
 
-    monkeypatch.setattr(edict.model, "enough_memory", guard)
+    monkeypatch.setattr(edict.inversion, "enough_memory", guard)
     model = EDICT.from_pretrained(folder("sd1"))
     inner = model.model
     for part in (inner.vae.encoder, inner.vae.decoder, inner.network, inner.text_encoder):

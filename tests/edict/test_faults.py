@@ -14,7 +14,7 @@ from edict import EDICT
 from edict.integration import RangeMonitor
 from edict.lattice import LIMIT, LatticeOverflow, NonFinite, from_lattice, largest, to_lattice
 from edict.samplers import sampling
-from pipeline.parts import STORED, storable
+from pipeline.store.parts import STORED, storable
 from tests.edict.checkpoints import Folder
 
 TEXTS = ["a red heart", "dog face", "a cat"]

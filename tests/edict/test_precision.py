@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from edict import EDICT
 from edict.checkpoint import ModelError
 from edict.models.flux import positions
-from pipeline.job import resolve
-from pipeline.work import Machine
-from pipeline.worker import load_model
+from pipeline.messages import Machine
+from pipeline.plan.job import resolve
+from pipeline.workers.base import load_model
 from schemas.fingerprint import Fingerprint
 from schemas.specs import InvertSpec, ModelSpec
 

@@ -15,8 +15,8 @@ import torch
 from benchmarks.gpu_check import bits
 from edict import EDICT, Control, attention, determinism
 from edict.determinism import enough_memory
-from pipeline.processor import processor
-from pipeline.worker import TooLarge, fitting, versions
+from pipeline.workers.base import TooLarge, fitting, versions
+from pipeline.workers.processor import processor
 
 ROOT = Path(__file__).parents[2]
 

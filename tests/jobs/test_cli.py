@@ -12,8 +12,8 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app, print_ran
+from pipeline.inspect.status import Status
 from pipeline.run import Ran
-from pipeline.status import Status
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
 

@@ -10,8 +10,8 @@ from jobs.demo import main
 from jobs.demo.main import SHARD, run_demo, write_specs
 from jobs.preview import preview
 from jobs.prompts import prompts, variants
-from jobs.spec import load
-from pipeline.shards import Sample, index_shard, read_samples
+from jobs.spec_file import load
+from pipeline.io.shards import Sample, index_shard, read_samples
 from schemas.specs import EditSpec
 
 

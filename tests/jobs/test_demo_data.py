@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edict.training.emoji import KINDS, Picture
-from jobs.demo.build import LICENCES, SECOND, SHARDS
-from pipeline.shards import Sample, index_shard, read_samples
+from jobs.demo import KINDS, SECOND, SHARDS
+from pipeline.io.shards import Sample, index_shard, read_samples
+from training.demo import LICENCES
+from training.emoji import Picture
 
 FILES = {folder: sorted(folder.glob("*.tar")) for folder in (SHARDS, SECOND)}
 PAIRS = {"colour": 18, "skin tone": 50, "person": 50, "object": 24, "style": 50}

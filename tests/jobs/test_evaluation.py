@@ -19,12 +19,12 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.demo.build import SHARDS
+from jobs.demo import SHARDS
 from jobs.evaluation.edits import COMPARED, KINDS, METHODS, mean_interval
 from jobs.evaluation.errors import EvaluationError
 from jobs.evaluation.lpips import load_lpips, squeezenet
+from jobs.evaluation.metrics import Entry, Networks, find_pictures, means, measure, read_mapping, read_picture
 from jobs.evaluation.networks import MEAN, STD, load_clip_similarity, load_structure_distance
-from jobs.evaluation.pie_bench import Entry, Networks, find_pictures, means, measure, read_mapping, read_picture
 from jobs.evaluation.truth import ALIKE, Captioned, Edit, outside_error, pictures, split, truth
 
 CPU = torch.device("cpu")

@@ -19,17 +19,17 @@ from typer.testing import CliRunner
 
 from edict.checkpoint import locate, read_shapes
 from jobs.cli import app
+from jobs.launch import run_spec
 from jobs.preview import preview
 from jobs.prompts import resolve
-from jobs.run import run_spec
-from jobs.spec import load
-from pipeline.edit import EditWorker
-from pipeline.job import JobChanged
-from pipeline.plan import part_units
+from jobs.spec_file import load
+from pipeline.io.shards import Sample, index_shard, read_samples, write_shard
+from pipeline.plan.job import JobChanged
+from pipeline.plan.selection import read_selection
+from pipeline.plan.units import part_units
 from pipeline.run import edit_task
-from pipeline.selection import read_selection
-from pipeline.shards import Sample, index_shard, read_samples, write_shard
-from pipeline.store import Store
+from pipeline.store.store import Store
+from pipeline.workers.edit import EditWorker
 from schemas.specs import EditSpec
 
 PAGE = (Path(__file__).parents[2] / "docs" / "specs.md").read_text(encoding="utf-8")

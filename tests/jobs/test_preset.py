@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from edict import EDICT
-from jobs.spec import SpecError, load
-from pipeline.images import prepare
+from jobs.spec_file import SpecError, load
+from pipeline.io.images import prepare
 from schemas.specs import InvertSpec
 
 SPEC = "kind: invert\ninput: a.tar\noutput: latents\npreset: paper\n"

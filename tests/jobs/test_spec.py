@@ -10,7 +10,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.spec import SpecError, load
+from jobs.spec_file import SpecError, load
 from schemas.specs import EditSpec, InvertSpec
 
 INVERT = "kind: invert\ninput: photos.tar\noutput: latents\n"

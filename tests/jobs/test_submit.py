@@ -19,7 +19,7 @@ import pytest
 from ray.cluster_utils import Cluster
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from jobs.spec import load
+from jobs.spec_file import load
 from jobs.submit import SubmitError, entrypoint
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"

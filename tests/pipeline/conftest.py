@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipeline.shards import Sample, index_shard, read_samples
+from pipeline.io.shards import Sample, index_shard, read_samples
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
 

@@ -16,15 +16,15 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.preview import preview
-from pipeline import batch
-from pipeline.batch import BatchWorker, Swept, Trial, ending, measured, room_of, run_batch, sweep
-from pipeline.cluster import ResourcesError
-from pipeline.cost import smallest
-from pipeline.host import Ready
-from pipeline.job import Job, resolve
-from pipeline.pool import WorkersFailed
-from pipeline.work import Machine
-from pipeline.worker import TooLarge, fitting
+from pipeline import tune_batch as batch
+from pipeline.execute.cluster import ResourcesError
+from pipeline.execute.pool import WorkersFailed
+from pipeline.messages import Machine
+from pipeline.plan.job import Job, resolve
+from pipeline.profiling import smallest
+from pipeline.tune_batch import BatchWorker, Swept, Trial, ending, measured, room_of, run_batch, sweep
+from pipeline.workers.actor import Ready
+from pipeline.workers.base import TooLarge, fitting
 from schemas.specs import InvertSpec
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from edict import EDICT
 from edict.models import describe
 from jobs.cli import app
-from pipeline.job import inverted_with, open_job, resolve
-from pipeline.store import Store, StoreError
+from pipeline.plan.job import inverted_with, open_job, resolve
+from pipeline.store.store import Store, StoreError
 from schemas.specs import InvertSpec
 from tests.corpus.case import Case
 from tests.corpus.checkpoints import LAYOUTS, REFUSALS

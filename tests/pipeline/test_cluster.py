@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipeline.cluster import NoCluster, _check_address
+from pipeline.execute.cluster import NoCluster, _check_address
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_the_command_ends_with_a_line(dead: int, tmp_path: Path) -> None:
     """Without the check, ray.init tries for 14 minutes."""
     program = (
         "from jobs.errors import reported\n"
-        "from pipeline.cluster import connected, machine_for\n"
+        "from pipeline.execute.cluster import connected, machine_for\n"
         "with reported(), connected(1, machine_for(0)): pass"
     )
     command = [

@@ -17,11 +17,11 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.run import run_spec
+from jobs.launch import run_spec
 from pipeline.errors import JobError
-from pipeline.shards import index_shard, read_samples
-from pipeline.status import status
-from pipeline.store import Store
+from pipeline.inspect.status import status
+from pipeline.io.shards import index_shard, read_samples
+from pipeline.store.store import Store
 from pipeline.verify import run_verify
 from schemas.specs import EditSpec, InvertSpec
 from tests.corpus.__main__ import KINDS, page

@@ -16,15 +16,16 @@ from typing import Any
 import pytest
 import ray
 
-import pipeline.ledger
+import pipeline.store.checkpoint
 from benchmarks.contents import contents
-from jobs.run import run_spec
-from pipeline import run, store
-from pipeline.edit import EditWorker
-from pipeline.invert import InvertWorker
-from pipeline.shards import Sample
-from pipeline.status import status
-from pipeline.store import Store
+from jobs.launch import run_spec
+from pipeline import run
+from pipeline.inspect.status import status
+from pipeline.io.shards import Sample
+from pipeline.store import store
+from pipeline.store.store import Store
+from pipeline.workers.edit import EditWorker
+from pipeline.workers.invert import InvertWorker
 from schemas.specs import EditSpec, InvertSpec, JobSpec
 from tests.crash import DRIVER, EDITOR, WORKER, crashing
 
@@ -145,7 +146,7 @@ def test_the_whole_group_of_a_run_is_killed(shards: str, undisturbed: Path, tmp_
 def drive(spec: JobSpec, environment: dict[str, str], window: str | None) -> None:
     """A driver of its own; it ends in a window where one is named."""
     os.environ.update(environment)
-    store.BLOCK = pipeline.ledger.BLOCK = 2
+    store.BLOCK = pipeline.store.checkpoint.BLOCK = 2
     if window is not None:
         DRIVER[window]()
     assert run_spec(spec).status.complete

@@ -26,22 +26,23 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.prompts import resolve
-from pipeline.dataset import FORMATS, export_edits
-from pipeline.edit import EditWorker
-from pipeline.export import ExportError, export
-from pipeline.images import prepare
+from pipeline.export.edits import FORMATS, export_edits
+from pipeline.export.latents import ExportError, export
+from pipeline.inspect.sheet import read_pictures
 from pipeline.instructions import instruction_of
-from pipeline.invert import InvertWorker
-from pipeline.job import JobChanged, open_job
-from pipeline.job import resolve as resolve_job
-from pipeline.parts import to_parquet
-from pipeline.plan import part_units, plan_shards, read_units, spread, write_units
+from pipeline.io.images import prepare
+from pipeline.io.shards import Sample
+from pipeline.messages import Machine
+from pipeline.plan.job import JobChanged, open_job
+from pipeline.plan.job import resolve as resolve_job
+from pipeline.plan.selection import read_selection
+from pipeline.plan.units import part_units, plan_shards, spread
 from pipeline.run import edit_task, open_invert
-from pipeline.selection import read_selection
-from pipeline.shards import Sample
-from pipeline.sheet import read_pictures
-from pipeline.store import Store, StoreError
-from pipeline.work import Machine
+from pipeline.store.parts import to_parquet
+from pipeline.store.plan import read_units, write_units
+from pipeline.store.store import Store, StoreError
+from pipeline.workers.edit import EditWorker
+from pipeline.workers.invert import InvertWorker
 from schemas.commit import Commit
 from schemas.specs import EditSpec, InvertSpec
 

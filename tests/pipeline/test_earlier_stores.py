@@ -17,17 +17,18 @@ import pytest
 from edict import checkpoint
 from jobs.preview import preview
 from jobs.prompts import resolve
-from pipeline import job, run
-from pipeline.edit import EditWorker
-from pipeline.invert import InvertWorker
-from pipeline.job import JobChanged, inverted_with
-from pipeline.latents import read_latents, stored_schedule
-from pipeline.place import place_of
-from pipeline.plan import index_again, part_units
-from pipeline.status import status
-from pipeline.store import Store
+from pipeline import run
+from pipeline.inspect.status import status
+from pipeline.plan import job
+from pipeline.plan.job import JobChanged, inverted_with
+from pipeline.plan.units import index_again, part_units
+from pipeline.store.latents import read_latents, stored_schedule
+from pipeline.store.store import Store
 from pipeline.verify import VerifyTask, VerifyWorker
-from pipeline.worker import ScheduleChanged, check_model, here
+from pipeline.workers.base import ScheduleChanged, check_model, here
+from pipeline.workers.edit import EditWorker
+from pipeline.workers.invert import InvertWorker
+from pipeline.workers.provenance import place_of
 from schemas.job import digest_of
 from schemas.latents import FINGERPRINT
 from schemas.sampling import Sampling

@@ -17,26 +17,27 @@ import pytest
 from PIL import Image
 
 from jobs.prompts import resolve
-from pipeline import edit as editing
-from pipeline import invert as inverting
 from pipeline import run
-from pipeline.dataset import export_edits
-from pipeline.edit import EditError, EditWorker
-from pipeline.export import ExportError, export
-from pipeline.invert import InvertWorker
-from pipeline.job import JobChanged
-from pipeline.job import resolve as resolve_job
-from pipeline.latents import read_edit_rows
-from pipeline.masks import MaskChanged, MaskError, read_mask
-from pipeline.parts import to_parquet
-from pipeline.plan import Unit, plan_shards, read_units, write_units
-from pipeline.shards import Sample
-from pipeline.status import status
-from pipeline.storage import StorageError
-from pipeline.store import Store, StoreError
-from pipeline.unplanned import compare_latents
-from pipeline.work import Done, Fault, Machine
-from pipeline.worker import load_model
+from pipeline.export.edits import export_edits
+from pipeline.export.latents import ExportError, export
+from pipeline.inspect.status import status
+from pipeline.io.masks import MaskChanged, MaskError, read_mask
+from pipeline.io.shards import Sample
+from pipeline.io.storage import StorageError
+from pipeline.messages import Done, Fault, Machine
+from pipeline.plan.comparison import compare_latents
+from pipeline.plan.job import JobChanged
+from pipeline.plan.job import resolve as resolve_job
+from pipeline.plan.units import plan_shards
+from pipeline.store.latents import read_edit_rows
+from pipeline.store.parts import to_parquet
+from pipeline.store.plan import Unit, read_units, write_units
+from pipeline.store.store import Store, StoreError
+from pipeline.workers import edit as editing
+from pipeline.workers import invert as inverting
+from pipeline.workers.base import load_model
+from pipeline.workers.edit import EditError, EditWorker
+from pipeline.workers.invert import InvertWorker
 from schemas.plan import EARLIER_ROWS
 from schemas.specs import EditSpec, InvertSpec
 

@@ -23,10 +23,10 @@ from typer.testing import CliRunner
 from edict.pair import Pair
 from edict.schedule import Schedule
 from jobs.cli import app
-from pipeline.export import DTYPES, FORMATS, ExportError, export
-from pipeline.parts import Row, to_parquet, to_table
-from pipeline.plan import Unit, write_units
-from pipeline.store import Store, StoreError
+from pipeline.export.latents import DTYPES, FORMATS, ExportError, export
+from pipeline.store.parts import Row, to_parquet, to_table
+from pipeline.store.plan import Unit, write_units
+from pipeline.store.store import Store, StoreError
 from schemas.commit import Commit, Seconds
 from schemas.latents import FINGERPRINT, NOISE
 from schemas.rejects import Reject

@@ -5,12 +5,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.heartbeat import HEARTBEAT, IMAGE, NETWORK, STORAGE, Heartbeat
-from pipeline.invert import InvertWorker
-from pipeline.job import resolve
-from pipeline.plan import plan_shards
-from pipeline.shards import Sample
-from pipeline.store import Store
+from pipeline.io.shards import Sample
+from pipeline.plan.job import resolve
+from pipeline.plan.units import plan_shards
+from pipeline.store.store import Store
+from pipeline.workers.heartbeat import HEARTBEAT, IMAGE, NETWORK, STORAGE, Heartbeat
+from pipeline.workers.invert import InvertWorker
 from schemas.specs import InvertSpec
 
 

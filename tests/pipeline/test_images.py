@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, ImageOps, PngImagePlugin
 
-from pipeline.images import (
+from pipeline.io.images import (
     MAX_PIXELS,
     AnimatedImage,
     CorruptImage,
@@ -146,7 +146,7 @@ def test_transparency_lies_over_white() -> None:
 
 
 def test_pa_is_put_on_white() -> None:
-    from pipeline.images import _rgb
+    from pipeline.io.images import _rgb
 
     image = Image.new("RGBA", (2, 2), (9, 9, 9, 0)).convert("PA")
     assert image.mode == "PA"

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.cluster import machine_for
-from pipeline.job import JobChanged, check_job, new_record, open_job
-from pipeline.store import Store
+from pipeline.messages import machine_for
+from pipeline.plan.job import JobChanged, check_job, new_record, open_job
+from pipeline.store.store import Store
 from schemas.fingerprint import Fingerprint
 from schemas.job import JobRecord
 from schemas.sampling import Sampling

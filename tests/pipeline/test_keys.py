@@ -4,8 +4,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from pipeline import keys
-from pipeline.keys import KeysError, key_table
+from pipeline.plan import keys
+from pipeline.plan.keys import KeysError, key_table
 
 
 def test_keys_of_several_shards_are_found() -> None:

@@ -10,7 +10,8 @@ ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import signal, sys
 import psutil, ray
-from pipeline.cluster import connected, machine_for
+from pipeline.execute.cluster import connected
+from pipeline.messages import machine_for
 from pipeline.errors import JobError
 
 before = signal.getsignal(signal.SIGTERM)
@@ -31,7 +32,7 @@ except JobError as error:
 IMPORTS = """
 import sys
 import ray
-from pipeline.cluster import connected, machine_for
+from pipeline.execute.cluster import connected, machine_for
 
 def imported():
     import edict, jobs, pipeline, schemas
@@ -70,7 +71,7 @@ def test_a_temporary_folder_that_ray_cannot_use_is_one_line(tmp_path: Path) -> N
 
 TERMINATED = """
 import os, signal, threading, time
-from pipeline.cluster import connected, machine_for
+from pipeline.execute.cluster import connected, machine_for
 
 def stop(*_):
     raise KeyboardInterrupt("by the handler of this process")

@@ -7,8 +7,8 @@ import urllib.request
 import pytest
 import ray
 
-from pipeline.metrics import Metrics
-from pipeline.work import Done
+from pipeline.execute.metrics import Metrics
+from pipeline.messages import Done
 
 
 @pytest.mark.usefixtures("local_ray")

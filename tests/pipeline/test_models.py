@@ -12,18 +12,19 @@ import pytest
 from edict.samplers import sampling
 from jobs.preview import preview
 from jobs.prompts import resolve
-from pipeline.edit import EditWorker
-from pipeline.invert import InvertWorker
-from pipeline.job import open_job, weights_of
-from pipeline.job import resolve as resolve_job
-from pipeline.latents import read_latents
-from pipeline.parts import restored
-from pipeline.plan import part_units, plan_shards, read_units, write_units
+from pipeline.io.shards import Sample
+from pipeline.plan.job import open_job, weights_of
+from pipeline.plan.job import resolve as resolve_job
+from pipeline.plan.selection import read_selection
+from pipeline.plan.tasks import EditError
+from pipeline.plan.units import part_units, plan_shards
 from pipeline.run import edit_task
-from pipeline.selection import read_selection
-from pipeline.shards import Sample
-from pipeline.store import Store
-from pipeline.tasks import EditError
+from pipeline.store.latents import read_latents
+from pipeline.store.parts import restored
+from pipeline.store.plan import read_units, write_units
+from pipeline.store.store import Store
+from pipeline.workers.edit import EditWorker
+from pipeline.workers.invert import InvertWorker
 from schemas.job import read_job
 from schemas.latents import read_footer
 from schemas.specs import EditSpec, InvertSpec

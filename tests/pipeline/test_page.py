@@ -14,10 +14,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.parts import to_parquet
-from pipeline.plan import Unit, write_units
-from pipeline.report import report
-from pipeline.store import Store
+from pipeline.inspect.report import report
+from pipeline.store.parts import to_parquet
+from pipeline.store.plan import Unit, write_units
+from pipeline.store.store import Store
 from schemas.commit import Commit, Seconds
 from schemas.pictures import PICTURES
 from schemas.rejects import Reject

@@ -9,7 +9,7 @@ import torch
 
 from edict.pair import Pair
 from edict.schedule import Schedule
-from pipeline.parts import Row, restored, stored, to_pair, to_parquet, to_table
+from pipeline.store.parts import Row, restored, stored, to_pair, to_parquet, to_table
 from schemas.latents import read_footer
 from schemas.sampling import Sampling
 

@@ -12,19 +12,20 @@ from safetensors.torch import load_file, save_file
 from edict.checkpoint import ModelError
 from jobs.preview import preview
 from jobs.prompts import resolve
-from pipeline.edit import EditWorker
-from pipeline.invert import InvertWorker
-from pipeline.job import JobChanged, inverted_with, open_job
-from pipeline.job import resolve as resolve_job
-from pipeline.latents import read_latents
-from pipeline.plan import part_units, plan_shards, read_units, write_units
+from pipeline.io.shards import Sample
+from pipeline.messages import ModelFault
+from pipeline.plan.job import JobChanged, inverted_with, open_job
+from pipeline.plan.job import resolve as resolve_job
+from pipeline.plan.selection import read_selection
+from pipeline.plan.tasks import EditError
+from pipeline.plan.units import part_units, plan_shards
 from pipeline.run import edit_task, run_edit, run_invert
-from pipeline.selection import read_selection
-from pipeline.shards import Sample
-from pipeline.store import Store
-from pipeline.tasks import EditError
+from pipeline.store.latents import read_latents
+from pipeline.store.plan import read_units, write_units
+from pipeline.store.store import Store
 from pipeline.verify import VerifyTask, VerifyWorker, run_verify
-from pipeline.work import ModelFault
+from pipeline.workers.edit import EditWorker
+from pipeline.workers.invert import InvertWorker
 from schemas.specs import EditSpec, InvertSpec
 from tests.edict import pipeline_checkpoints
 

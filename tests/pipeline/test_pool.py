@@ -15,12 +15,12 @@ from typing import Any
 import pytest
 import torch
 
-from pipeline import pool
 from pipeline.errors import JobError
-from pipeline.heartbeat import NETWORK, STORAGE, beat
-from pipeline.plan import Unit
-from pipeline.pool import ATTEMPTS, Outcome, Pool, WorkersFailed
-from pipeline.work import Machine, ModelFault, Poison
+from pipeline.execute import pool
+from pipeline.execute.pool import ATTEMPTS, Outcome, Pool, WorkersFailed
+from pipeline.messages import Machine, ModelFault, Poison
+from pipeline.store.plan import Unit
+from pipeline.workers.heartbeat import NETWORK, STORAGE, beat
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 

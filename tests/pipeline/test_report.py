@@ -17,10 +17,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.parts import to_parquet
-from pipeline.plan import Unit, write_units
-from pipeline.report import BINS, EXAMPLES, LONGEST, SAMPLED, Shown, bounded, marked, report
-from pipeline.store import Store, StoreError
+from pipeline.inspect.report import BINS, EXAMPLES, LONGEST, SAMPLED, Shown, bounded, marked, report
+from pipeline.store.parts import to_parquet
+from pipeline.store.plan import Unit, write_units
+from pipeline.store.store import Store, StoreError
 from schemas.commit import Commit, File, Seconds
 from schemas.fingerprint import StoredSchedule
 from schemas.latents import Footer, latents_schema
@@ -379,12 +379,12 @@ def test_only_so_many_pictures_are_embedded(monkeypatch: pytest.MonkeyPatch) -> 
     rows = [{**row, "exact": i < 3, "edits_left_out": 0} for i in range(4)]
     assert bounded(iter(rows)) == Shown(rows, 4, 3, 0)
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.report.SHOWN", 7)
+        patched.setattr("pipeline.inspect.report.SHOWN", 7)
         found = bounded(iter(rows))
         assert ([len(row["edits"]) for row in found.embedded], found.left_out) == ([3, 3, 1], 5)
         assert (found.rows, found.exact) == (4, 3)
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.report.EMBEDDED_BYTES", 50 + 30)
+        patched.setattr("pipeline.inspect.report.EMBEDDED_BYTES", 50 + 30)
         found = bounded(iter(rows))
         assert ([len(row["edits"]) for row in found.embedded], found.left_out) == ([3, 1], 8)
     assert bounded([{**row, "edits_left_out": 40} for row in rows]).left_out == 160

@@ -23,21 +23,22 @@ from typer.testing import CliRunner
 
 from edict.checkpoint import DEFAULT, locate, weights_digest
 from jobs.cli import app
-from jobs.run import run_retry, run_spec
+from jobs.launch import run_retry, run_spec
 from pipeline import run
-from pipeline.invert import InvertWorker, Picture
-from pipeline.job import JobChanged
-from pipeline.plan import PlanError, Unit, spread
-from pipeline.pool import WorkersFailed
+from pipeline.execute.pool import WorkersFailed
+from pipeline.inspect.status import status
+from pipeline.io.shards import Sample
+from pipeline.io.storage import StorageError
+from pipeline.messages import Machine, Weights
+from pipeline.plan.job import JobChanged
+from pipeline.plan.tasks import EditError
+from pipeline.plan.units import PlanError, spread
 from pipeline.run import ModelFails, RetryError
-from pipeline.shards import Sample
-from pipeline.status import status
-from pipeline.storage import StorageError
-from pipeline.store import Store, StoreError
-from pipeline.tasks import EditError
+from pipeline.store.plan import Unit
+from pipeline.store.store import Store, StoreError
 from pipeline.verify import run_verify
-from pipeline.work import Machine, Weights
-from pipeline.worker import OtherWeights, load_model
+from pipeline.workers.base import OtherWeights, load_model
+from pipeline.workers.invert import InvertWorker, Picture
 from schemas.latents import NOISE
 from schemas.rejects import Reject
 from schemas.specs import EditSpec, InvertSpec, ModelSpec

@@ -16,10 +16,10 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pytest
 
-from pipeline import storage
-from pipeline.shards import ShardChanged, index_shard, read_samples
-from pipeline.storage import StorageError, head
-from pipeline.store import Store, StoreError
+from pipeline.io import storage
+from pipeline.io.shards import ShardChanged, index_shard, read_samples
+from pipeline.io.storage import StorageError, head
+from pipeline.store.store import Store, StoreError
 from schemas.commit import Commit, File, Seconds
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"

@@ -13,21 +13,22 @@ import torch
 from edict.samplers import SAMPLERS
 from jobs.preview import preview
 from jobs.prompts import resolve
-from pipeline.edit import EditWorker
 from pipeline.errors import JobError
-from pipeline.invert import InvertWorker
-from pipeline.job import inverted_with, open_job
-from pipeline.job import resolve as resolve_job
-from pipeline.latents import read_latents
-from pipeline.parts import to_pair
-from pipeline.plan import part_units, plan_shards, read_units, write_units
+from pipeline.io.shards import Sample
+from pipeline.plan.job import inverted_with, open_job
+from pipeline.plan.job import resolve as resolve_job
+from pipeline.plan.selection import read_selection
+from pipeline.plan.tasks import EditError
+from pipeline.plan.units import part_units, plan_shards
 from pipeline.run import edit_task
-from pipeline.selection import read_selection
-from pipeline.shards import Sample
-from pipeline.store import Store, StoreError
-from pipeline.tasks import EditError
+from pipeline.store.latents import read_latents
+from pipeline.store.parts import to_pair
+from pipeline.store.plan import read_units, write_units
+from pipeline.store.store import Store, StoreError
 from pipeline.verify import VerifyTask, VerifyWorker, run_verify
-from pipeline.worker import TooLarge, check_model, load_model
+from pipeline.workers.base import TooLarge, check_model, load_model
+from pipeline.workers.edit import EditWorker
+from pipeline.workers.invert import InvertWorker
 from schemas.fingerprint import read_fingerprint
 from schemas.latents import FINGERPRINT, NOISE, read_footer
 from schemas.specs import EditSpec, InvertSpec

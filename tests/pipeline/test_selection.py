@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from edict.pair import Pair
 from edict.schedule import Schedule
-from pipeline.latents import read_latents
-from pipeline.parts import Row, to_parquet, to_table
-from pipeline.plan import Unit, part_units, parts_of, read_rows, write_units
-from pipeline.selection import Planning, Selection, SelectionError, plan_rows, read_selection, select
-from pipeline.store import Store, StoreError
+from pipeline.plan.selection import Planning, Selection, SelectionError, plan_rows, read_selection, select
+from pipeline.plan.units import part_units
+from pipeline.store.latents import read_latents
+from pipeline.store.parts import Row, to_parquet, to_table
+from pipeline.store.plan import Unit, parts_of, read_rows, write_units
+from pipeline.store.store import Store, StoreError
 from schemas.commit import Commit, Seconds
 from schemas.sampling import Sampling
 from schemas.specs import EditSpec, SampleSpec
@@ -130,7 +131,7 @@ def test_keys_are_a_list_or_a_file_and_have_to_be_there(
         read_selection(EditSpec.model_validate({**spec, "keys": str(tmp_path / "keys.txt")}))
     for bound, many in (("KEYS", "more than 2 keys"), ("KEYS_BYTES", "6 bytes, and at most 2 are read")):
         with monkeypatch.context() as patched:
-            patched.setattr(f"pipeline.selection.{bound}", 2)
+            patched.setattr(f"pipeline.plan.selection.{bound}", 2)
             (tmp_path / "keys.txt").write_bytes(b"a\nb\nc\n")
             with pytest.raises(SelectionError, match=f"keys: .*keys.txt.* has {many}"):
                 read_selection(EditSpec.model_validate({**spec, "keys": str(tmp_path / "keys.txt")}))

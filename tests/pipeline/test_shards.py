@@ -17,9 +17,9 @@ import webdataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline import storage
-from pipeline.inputs import expand
-from pipeline.shards import (
+from pipeline.io import storage
+from pipeline.io.shard_list import expand
+from pipeline.io.shards import (
     LARGEST,
     Sample,
     ShardChanged,
@@ -310,7 +310,7 @@ def test_samples_that_lie_among_each_other_share_requests(tmp_path: Path, monkey
     ranges = counted(monkeypatch)
     assert [type(sample) for sample in read(index, 0, 20)] == [Sample] * 20
     assert len(ranges) == 2
-    monkeypatch.setattr("pipeline.shards.READ", 5 * 2048)
+    monkeypatch.setattr("pipeline.io.shards.READ", 5 * 2048)
     assert [type(sample) for sample in read(index, 0, 20)] == [Sample] * 20
     assert len(ranges) == 2 + 2 * 4
 

@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, ImageFont
 
-from pipeline import sheet
-from pipeline.parts import to_parquet
-from pipeline.sheet import (
+from pipeline.inspect import sheet
+from pipeline.inspect.sheet import (
     BETWEEN,
     CELL,
     EDITS,
@@ -24,14 +23,14 @@ from pipeline.sheet import (
     LINES,
     MARGIN,
     SHEETS,
-    SHOWN,
     _wrapped,
     contact_sheets,
     read_pictures,
 )
-from pipeline.store import Store
+from pipeline.store.parts import to_parquet
+from pipeline.store.store import Store
 from schemas.commit import Commit, Seconds
-from schemas.pictures import PICTURES
+from schemas.pictures import PICTURES, SHOWN
 
 Colour = tuple[int, int, int]
 RED, GREEN, BLUE, BLACK, WHITE = (220, 20, 20), (20, 220, 20), (20, 20, 220), (0, 0, 0), (255, 255, 255)

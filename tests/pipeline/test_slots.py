@@ -15,16 +15,17 @@ from torch import nn
 
 from benchmarks.rejected import Model, giving_nan, open_store, slots_tested
 from jobs.prompts import resolve
-from pipeline.edit import EditWorker
-from pipeline.invert import InvertWorker
-from pipeline.job import open_job
-from pipeline.latents import read_latents
-from pipeline.plan import Unit, part_units, read_units, write_units
+from pipeline.messages import Fault
+from pipeline.plan.job import open_job
+from pipeline.plan.selection import read_selection
+from pipeline.plan.units import part_units
 from pipeline.run import edit_task
-from pipeline.selection import read_selection
-from pipeline.store import Store
+from pipeline.store.latents import read_latents
+from pipeline.store.plan import Unit, read_units, write_units
+from pipeline.store.store import Store
 from pipeline.verify import VerifyTask, VerifyWorker
-from pipeline.work import Fault
+from pipeline.workers.edit import EditWorker
+from pipeline.workers.invert import InvertWorker
 from schemas.specs import EditSpec
 from tests.edict.checkpoints import save
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import ledger as ledgers
-from pipeline import store as stores
-from pipeline.journal import Journal
-from pipeline.ledger import Ledger
-from pipeline.plan import Unit, write_units
-from pipeline.status import heard, status, union
-from pipeline.store import Store, StoreError, attempted
+from pipeline.inspect.status import heard, status, union
+from pipeline.store import checkpoint as ledgers
+from pipeline.store import store as stores
+from pipeline.store.checkpoint import Ledger
+from pipeline.store.plan import Unit, write_units
+from pipeline.store.run_log import Journal
+from pipeline.store.store import Store, StoreError, attempted
 from schemas.commit import Commit, File, Seconds
 from schemas.rejects import Reject
 

@@ -16,14 +16,14 @@ import pytest
 
 from benchmarks.ends import Unavailable, mounted
 from jobs.tables import read_table
-from pipeline import storage
 from pipeline.errors import JobError
-from pipeline.inputs import expand
-from pipeline.masks import MaskError, read_mask
-from pipeline.selection import read_selection
-from pipeline.shards import Sample, ShardChanged, index_shard, read_samples, write_shard
-from pipeline.storage import Head, Reader, StorageError, head, local_path, open_file, open_prefix, read_range
-from pipeline.store import Store
+from pipeline.io import storage
+from pipeline.io.masks import MaskError, read_mask
+from pipeline.io.shard_list import expand
+from pipeline.io.shards import Sample, ShardChanged, index_shard, read_samples, write_shard
+from pipeline.io.storage import Head, Reader, StorageError, head, local_path, open_file, open_prefix, read_range
+from pipeline.plan.selection import read_selection
+from pipeline.store.store import Store
 from schemas.locations import without_secrets
 from schemas.specs import Edit, EditSpec
 
@@ -156,7 +156,7 @@ def test_a_filesystem_that_takes_no_file_is_named_with_the_reason(tmp_path: Path
 
 LIMITED = """
 import resource, sys
-from pipeline.store import Store
+from pipeline.store.store import Store
 resource.setrlimit(getattr(resource, sys.argv[2]), (int(sys.argv[3]),) * 2)
 try:
     opened = [open(sys.argv[1] + "/x", "w") for _ in range(200 * (sys.argv[2] == "RLIMIT_NOFILE"))]
@@ -277,7 +277,7 @@ def test_no_redirect_is_followed(server: str, host: str, monkeypatch: pytest.Mon
 
 
 def test_a_busy_server_and_a_broken_line_are_tried_again(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.web.WAITS", (0.0,) * 3)
+    monkeypatch.setattr("pipeline.io.web.WAITS", (0.0,) * 3)
     monkeypatch.setattr(Files, "busy", 2)
     monkeypatch.setattr(Files, "cut", 1)
     assert read_range(f"{server}/a%20b/100%25.tar", 5, 12)[0] == CONTENT[5:12]

@@ -13,23 +13,31 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from jobs.launch import run_spec
 from jobs.preview import preview
-from jobs.run import run_spec
-from pipeline import ledger as ledgers
 from pipeline import run
-from pipeline import store as stores
-from pipeline.export import claim
-from pipeline.job import OutputRefused, check_output, new_record, open_job
-from pipeline.journal import Journal, last_state
-from pipeline.latents import read_columns
-from pipeline.ledger import Ledger
-from pipeline.plan import Unit, write_units
+from pipeline.export.latents import claim
+from pipeline.inspect.status import Status, status
+from pipeline.messages import Done, Machine
+from pipeline.plan.job import OutputRefused, check_output, new_record, open_job
 from pipeline.read import NoColumn, read_rows
 from pipeline.run import RetryError, _open, _pending, _retried, shortfall, write_report
-from pipeline.status import Status, status
-from pipeline.store import CommitRefused, JobKey, JobReplaced, Store, StoreError, check_outside_stores, table_bytes
-from pipeline.work import Done, Machine
-from pipeline.worker import Attempt
+from pipeline.store import checkpoint as ledgers
+from pipeline.store import store as stores
+from pipeline.store.checkpoint import Ledger
+from pipeline.store.latents import read_columns
+from pipeline.store.plan import Unit, write_units
+from pipeline.store.run_log import Journal, last_state
+from pipeline.store.store import (
+    CommitRefused,
+    JobKey,
+    JobReplaced,
+    Store,
+    StoreError,
+    check_outside_stores,
+    table_bytes,
+)
+from pipeline.workers.base import Attempt
 from schemas.latents import FINGERPRINT
 from schemas.rejects import Reject
 from schemas.specs import InvertSpec

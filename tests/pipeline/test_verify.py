@@ -17,18 +17,18 @@ from typer.testing import CliRunner
 
 from benchmarks.contents import contents
 from jobs.cli import app
-from jobs.run import run_spec
-from pipeline import processor as processors
+from jobs.launch import run_spec
 from pipeline import verify
-from pipeline.job import JobChanged, new_record, open_job
-from pipeline.place import place, told
-from pipeline.processor import cpu, processor
-from pipeline.shards import Sample
-from pipeline.status import status
-from pipeline.store import JobReplaced, Store
+from pipeline.inspect.status import status
+from pipeline.io.shards import Sample
+from pipeline.messages import Machine
+from pipeline.plan.job import JobChanged, new_record, open_job
+from pipeline.store.store import JobReplaced, Store
 from pipeline.verify import EditVerifyTask, run_verify
-from pipeline.work import Machine
-from pipeline.worker import versions
+from pipeline.workers import processor as processors
+from pipeline.workers.base import versions
+from pipeline.workers.processor import cpu, processor
+from pipeline.workers.provenance import place, told
 from schemas.job import JobRecord
 from schemas.specs import EditSpec, InvertSpec
 

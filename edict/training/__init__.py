@@ -1,1 +1,0 @@
-"""How the default model was made, from the pictures to the shipped folder: `python -m edict.training --help`."""

@@ -1,0 +1,1 @@
+"""Run units on Ray: the pool of workers, the cluster, metrics."""

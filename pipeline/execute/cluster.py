@@ -1,0 +1,232 @@
+"""Ray: a local one made for the run, or the cluster that RAY_ADDRESS names.
+
+The functions that use Ray import it, because planning does not need it.
+"""
+
+import logging
+import os
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from pipeline.errors import JobError
+from pipeline.messages import Machine, machine_for
+from schemas.locations import without_secrets
+
+ANSWER = 5.0  # seconds to wait for an answer of a cluster's port; ray.init itself waits for about 15 minutes
+
+# The first bytes of an HTTP/2 client, and so of a gRPC client. Ray's ports answer them, a dashboard's port does not.
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+
+
+class ResourcesError(JobError):
+    """More was asked for than the cluster has."""
+
+
+class NoCluster(JobError):
+    """No Ray cluster answers at RAY_ADDRESS."""
+
+
+class NotStarted(JobError):
+    """Ray cannot be started on this machine."""
+
+
+def machine_like(stored: Machine, gpus: float | None, what: str) -> Machine:
+    """What works on the rows of a store: the like of what they were inverted on, where no number of `gpus` is given.
+
+    Says on stderr where that is another device, and `what` is done to the rows there.
+    """
+    machine = stored if gpus is None else machine_for(gpus)
+    if machine.device != stored.device:
+        print(
+            f"note: inverted on {stored.device}, {what} on {machine.device}: expect close, not exact", file=sys.stderr
+        )
+    return machine
+
+
+@contextmanager
+def connected(count: int, machine: Machine, *, needed: int | None = None) -> Iterator[None]:
+    """A connection to Ray for as long as the context lasts. A Ray that is connected already is used and left alone.
+
+    Raises:
+        ResourcesError: the cluster lacks the resources for `needed` of the `count` workers (default: all).
+        NoCluster: no cluster answers at RAY_ADDRESS.
+        NotStarted: Ray cannot start on this machine.
+    """
+    import ray
+
+    from pipeline.execute.job_config import CleanPathJobConfig
+
+    ours = not ray.is_initialized()
+    if ours:
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+        address = os.environ.get("RAY_ADDRESS", "")
+        with sigterm_kept():
+            if address not in ("", "local"):
+                _check_address(address)
+                try:
+                    # The server of a ray:// address makes the driver, and already leaves its working directory out.
+                    more: Any = {} if address.startswith("ray://") else {"job_config": CleanPathJobConfig()}
+                    ray.init(logging_level=logging.ERROR, **more)
+                except (ConnectionError, ValueError) as error:
+                    raise NoCluster(f"RAY_ADDRESS is {_shown(address)}: {error}") from error
+            else:
+                _start_local(max(os.cpu_count() or 1, count * machine.threads))
+    try:
+        _require(count if needed is None else needed, machine)
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+@contextmanager
+def sigterm_kept() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM while Ray starts: Ray installs its own, which exits without a word."""
+    handler, terminated = signal.getsignal(signal.SIGTERM), False
+    if threading.current_thread() is not threading.main_thread() or handler is None:
+        yield
+        return
+    try:
+        yield
+    except SystemExit:
+        terminated = True  # by Ray's handler
+    finally:
+        signal.signal(signal.SIGTERM, handler)
+    if terminated:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def _start_local(cpus: int) -> None:
+    """Start Ray on this machine for this process. It listens on the loopback interface only.
+
+    Raises:
+        NotStarted: Ray cannot start here.
+    """
+    import ray
+    from ray._private import ray_constants
+
+    from pipeline.execute.job_config import CleanPathJobConfig
+
+    # By default Ray listens on every interface, except on Windows and macOS, and has no option to change that.
+    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    if not _token_can_be_kept():
+        # The token stays in the environment: Ray reads it once per process, so a later cluster needs the same token.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    try:
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            num_cpus=cpus,
+            logging_level=logging.ERROR,
+            job_config=CleanPathJobConfig(),
+        )
+    except Exception as error:
+        # Ray raises a bare Exception if one of its own processes does not answer in time.
+        if type(error) is not Exception and not isinstance(error, OSError | ray.exceptions.RaySystemError):
+            raise
+        ray.shutdown()
+        if type(error) is Exception:
+            raise NotStarted(
+                f"Ray did not start on this machine in time: {without_secrets(str(error)).strip().splitlines()[0]} The "
+                "machine may be busy: run the same command again"
+            ) from error
+        folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
+        if "AF_UNIX path length" in str(error):
+            why = f"the path of its folder {folder} is too long for a socket"
+        else:
+            why = f"with its files in {folder}, {without_secrets(str(error)).strip().splitlines()[0]}"
+        raise NotStarted(
+            f"Ray cannot start on this machine: {why}; set RAY_TMPDIR to the short path of a writable folder"
+        ) from error
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+def _token_can_be_kept() -> bool:
+    """Return whether Ray finds its authentication token, or can write a new one to ~/.ray as it does by default."""
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return True
+    folder = Path.home() / ".ray"
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError:
+        return False
+    return (folder / "auth_token").is_file() or os.access(folder, os.W_OK)
+
+
+def _check_address(address: str) -> None:
+    """Raise NoCluster if the cluster at RAY_ADDRESS (host:port, ray://host:port or auto) does not answer."""
+    shown, found = _shown(address), address
+    if address == "auto":
+        file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # written by `ray start`
+        if not file.is_file():
+            return  # ray.init looks for a cluster on this machine, and fails at once if there is none
+        found = file.read_text().strip()
+        shown = f"auto, which is {found} by {file}"
+    parts = urlsplit(found if "://" in found else f"ray://{found}")
+    if parts.scheme in ("http", "https"):
+        raise NoCluster(
+            f"RAY_ADDRESS is {shown}, the address of a dashboard: send the job there by `edict submit --address`, or "
+            "set RAY_ADDRESS to host:port of the cluster's head (6379 by default)"
+        )
+    if parts.scheme != "ray":
+        return  # the scheme of a provider: Ray has a module for it, or raises an error
+    try:
+        host, port = parts.hostname, parts.port or (10001 if "://" in found else None)
+    except ValueError:
+        host, port = None, None
+    if not host or port is None:
+        raise NoCluster(f"RAY_ADDRESS is {shown}: expected host:port, ray://host:port, auto or local")
+    hosts = [host]
+    if host in ("localhost", "127.0.0.1"):  # ray.init replaces these with the machine's own address
+        from ray.util import get_node_ip_address
+
+        hosts.append(get_node_ip_address())
+    failures = [_answers(each, port) for each in hosts]
+    if None not in failures:
+        raise NoCluster(
+            f"RAY_ADDRESS is {shown}, where no Ray cluster answers ({failures[0]}): start the cluster, or unset "
+            "RAY_ADDRESS to run on this machine only"
+        )
+
+
+def _shown(address: str) -> str:
+    """Return an address without a user and password, which the address of a dashboard may have."""
+    scheme, separator, rest = address.rpartition("://")
+    return scheme + separator + rest.rpartition("@")[2]
+
+
+def _answers(host: str, port: int) -> str | None:
+    """Return None if a gRPC server answers at a port, as at all of Ray's ports; otherwise the reason why not."""
+    try:
+        with socket.create_connection((host, port), timeout=ANSWER) as line:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return None
+            line.sendall(_PREFACE)
+            answer = line.recv(4)
+    except OSError as error:
+        return str(error.strerror or error)
+    return None if answer[3:] == b"\4" else "another program listens there"
+
+
+def _require(needed: int, machine: Machine) -> None:
+    import ray
+
+    total = ray.cluster_resources()
+    for resource, each in (("GPU", machine.gpus), ("CPU", machine.threads)):
+        if needed * each > total.get(resource, 0):
+            raise ResourcesError(
+                f"{needed} workers of {each:g} {resource} each need {needed * each:g}, and the cluster has "
+                f"{total.get(resource, 0):g}: lower workers.count, "
+                + ("set workers.gpus: 0 (of verify: --gpus 0), " if resource == "GPU" else "")
+                + "or set workers.min_count: 0 where the cluster starts machines when they are asked for"
+            )

@@ -1,0 +1,1 @@
+"""Export a finished store for other programs."""

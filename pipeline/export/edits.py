@@ -1,0 +1,273 @@
+"""Exporting the pictures of a finished edit, as the data sets that people train and measure with.
+
+    export.json                                  what is exported, and as what; written first
+    <part>.parquet                               instructpix2pix: the columns of schemas.instruct, pictures in the rows
+    <edit>/annotation_images/<source key>.png    pie_bench: the tree that PIE-Bench's evaluation reads, one of each edit
+
+With pie_bench, an image whose key is in several source shards is at
+<edit>/annotation_images/<shard>/<source key>.png.
+
+Parts are numbered as in an export of latents (pipeline.export.latents), whose refusals these share. The source image
+of a row is read again from its shard, and its sha256 is compared with that of the inverted image. If the image was
+changed or is gone, the row is left out and counted, and a note says what differs. A part without rows has no file.
+"""
+
+import io
+import itertools
+import sys
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+from PIL import Image
+
+from pipeline.errors import noting
+from pipeline.export.latents import ExportError, claim
+from pipeline.inspect.status import status
+from pipeline.instructions import instruction_of
+from pipeline.io.images import EXTENSIONS, encode, prepare
+from pipeline.io.images import FORMATS as READABLE
+from pipeline.io.shards import ShardChanged, read_samples
+from pipeline.io.storage import BadName, NotThere
+from pipeline.plan.keys import key_table
+from pipeline.plan.units import part_units
+from pipeline.progress import Progress
+from pipeline.store.latents import read_columns
+from pipeline.store.parts import to_parquet
+from pipeline.store.plan import Unit, find_entries, parts_of_unit, read_units
+from pipeline.store.store import Store, StoreError, read_table, unit_of
+from schemas.fingerprint import fit_of, read_fingerprint
+from schemas.instruct import INSTRUCT
+from schemas.job import JobRecord
+from schemas.rejects import Reject
+
+
+@dataclass(frozen=True)
+class Edits:
+    """A part of an edit's store: its `number`, its index `rows`, the picture file of each, the `unit` they are of."""
+
+    number: int
+    rows: list[dict[str, Any]]
+    pictures: list[bytes]
+    unit: Unit
+
+
+def export_edits(location: str, destination: str, *, format: str) -> dict[str, Any]:
+    """Write the pictures of the finished edit at `location` out; what export.json says of it, and how many are written.
+
+    `format` is one of FORMATS, `destination` a folder or a URL. One part is in memory at a time. The same export, given
+    again, writes every file again; to the same bytes, while the source shards stay as they are.
+
+    Raises StoreError if it is not the finished, undamaged store of an edit, or its latent store is gone; ExportError if
+    the destination has files other than those of the same export, two images would have the same name, or a name is not
+    possible.
+    """
+    if format not in FORMATS:
+        raise ExportError(f"no export of edits as {format}: give one of {', '.join(FORMATS)}")
+    store = Store(location)
+    job = store.job()
+    if job.kind != "edit":
+        raise StoreError(f"{location} is the store of an {job.kind} job; as {format}, give one that `edit` wrote")
+    parts = part_units(store, batch_size=sys.maxsize, workers=1)  # no part is longer, so none is split
+    for problem in status(store).problems:  # such as rows of the latent store that are not edited yet
+        print(f"note: {problem}", file=sys.stderr)
+    units = {unit.unit: unit for unit in read_units(store)}
+    about: dict[str, Any] = {
+        "format": format,
+        "rows": sum(part.count for part in parts),
+        "parts": len(parts),
+        "parts_sha256": sha256("".join(str(part.version) for part in parts).encode()).hexdigest(),
+        "fingerprint": job.fingerprint,
+    }
+    extension = EXTENSIONS[job.spec["images"]["format"]]
+    write = FORMATS[format](store, job, parts)
+    target = Store(destination, create=True)
+    claim(target, about)
+
+    def exported(error: BaseException) -> str | None:
+        return f"{progress.done} of {about['rows']} rows are exported" if progress.done else None
+
+    written = 0
+    with Progress("export", about["rows"], "rows") as progress, noting(exported):
+        for part in parts:
+            written += write(target, _read(store, part, units, extension))
+            progress.advance(part.count)
+    return about | {"written": written}
+
+
+def _read(store: Store, part: Unit, units: dict[str, Unit], extension: str) -> Edits:
+    """A part's rows and pictures, each held against its sha256. Raises StoreError naming what is damaged."""
+    data, name = store.get_committed(part.source, part.version), f"{store.location}: {part.source}"
+    rows, stem = read_table(data, name).to_pylist(), PurePosixPath(part.source).stem
+    files = _files(store, f"shards/{stem}.tar")
+    pictures = [files.get(f"{row['key']}.{extension}", b"") for row in rows]
+    for row, picture in zip(rows, pictures, strict=True):
+        if sha256(picture).hexdigest() != row["image_sha256"]:
+            raise StoreError(f"{store.location}: shards/{stem}.tar: the picture {row['key']!r} is lost or damaged")
+    return Edits(part.ordinal, rows, pictures, units[unit_of(part.source)])
+
+
+def _files(store: Store, path: str) -> dict[str, bytes]:
+    """The files of a tar that the store wrote, by name."""
+    try:
+        with tarfile.open(fileobj=io.BytesIO(store.get(path))) as tar:
+            return {info.name: file.read() for info in tar if (file := tar.extractfile(info))}
+    except tarfile.TarError as error:
+        raise StoreError(f"{store.location}: {path} is damaged ({error})") from error
+
+
+def _instructpix2pix(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[[Store, Edits], int]:
+    """Triplets of a picture, what to do to it, and the picture it becomes."""
+    latents = Store(job.spec["latents"])
+    fit = fit_of(read_fingerprint(job.edit.latents))
+    shards = {unit.source: unit for unit in read_units(latents)}
+    noted = set[str]()
+
+    def write(target: Store, edits: Edits) -> int:
+        side = max(Image.open(io.BytesIO(edits.pictures[0]), formats=READABLE).size)
+        originals, absent = _originals(latents, shards, edits, side, fit)
+        if absent is not None and (shard := edits.rows[0]["source_shard"]) not in noted:
+            noted.add(shard)
+            print(
+                f"note: rows of {shard} are left out: {absent}. Put back the shard that was inverted, and export again",
+                file=sys.stderr,
+            )
+        rows = [
+            {
+                "key": row["source_key"],
+                "edit": row["edit"],
+                "original_prompt": row["caption"],
+                "original_image": {"bytes": originals[row["source_index"]], "path": None},
+                "edit_prompt": _instruction(row),
+                "edited_prompt": row["prompt"],
+                "edited_image": {"bytes": picture, "path": None},
+                "source_json": row.get("source_json"),
+            }
+            for row, picture in zip(edits.rows, edits.pictures, strict=True)
+            if row["source_index"] in originals
+        ]
+        if rows:  # `datasets` does not open a file of none
+            target.put(f"{edits.number:08d}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=INSTRUCT)))
+        return len(rows)
+
+    return write
+
+
+def _instruction(row: Mapping[str, Any]) -> str:
+    """Return the instruction of an edit, which parts of earlier versions do not have."""
+    if (written := row.get("instruction")) is not None:
+        return str(written)
+    return instruction_of(None, row["caption"], row["prompt"], row["negative_prompt"])
+
+
+def _originals(
+    latents: Store, shards: dict[str, Unit], edits: Edits, side: int, fit: tuple[str, str]
+) -> tuple[dict[int, bytes], str | None]:
+    """Return the source images of a part's rows as the model got them, by index, and the reason why some are absent.
+
+    An image is absent if it differs from the inverted one. The reason is that of one of them; None if all are present.
+    """
+    digests = _source_digests(latents, edits)
+    if not digests:
+        return {}, f"{latents.location} no longer has the rows of {edits.unit.source}"
+    shard, first, last = shards[edits.rows[0]["source_shard"]], min(digests), max(digests)
+    found, absent = dict[int, bytes](), None
+    try:
+        version, entries = find_entries(latents, replace(shard, first=first, count=last - first + 1))
+        entries = [entry for entry in entries if entry.index in digests]
+        for sample in read_samples(shard.source, size=version.size, etag=version.etag, entries=entries):
+            name = f"{shard.source}: sample {sample.index} ({sample.key!r})"
+            if isinstance(sample, Reject):
+                absent = f"{name} is no longer valid: {sample.error}: {sample.message}"
+            elif (digest := sha256(sample.image).hexdigest()) == digests[sample.index]:
+                found[sample.index] = encode(prepare(sample.image, side, *fit).image, "png")
+            else:
+                absent = (
+                    f"{name}: its image has the sha256 {digest[:12]}, but had {digests[sample.index][:12]} when it "
+                    "was inverted"
+                )
+    except (ShardChanged, NotThere) as error:  # After another error of the storage, an export stops.
+        return {}, str(error)
+    return found, absent
+
+
+def _source_digests(latents: Store, edits: Edits) -> dict[int, str]:
+    """Return the sha256 of the image that each row of a part was inverted from, by the row's index in its shard.
+
+    Parts of earlier versions do not have it. Then it is that of the latent row, if one still has this key and caption:
+    after a repair, the rows of a unit are in parts with other names, and may be fewer.
+    """
+    if "source_image_sha256" in edits.rows[0]:
+        return {row["source_index"]: row["source_image_sha256"] for row in edits.rows}
+    wanted = {row["source_index"]: (row["source_key"], row["caption"]) for row in edits.rows}
+    return {
+        row["index"]: row["image_sha256"]
+        for part in parts_of_unit(latents, unit_of(edits.unit.source))
+        for row in read_columns(latents, part, ["index", "key", "caption", "image_sha256"]).to_pylist()
+        if wanted.get(row["index"]) == (row["key"], row["caption"])
+    }
+
+
+def _pie_bench(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[[Store, Edits], int]:
+    """Write the edited images as files: for each edit, a tree as PIE-Bench's evaluation reads it for one method.
+
+    Memory holds the keys that are in several source shards, some 200 bytes per key.
+    """
+    extension = EXTENSIONS[job.spec["images"]["format"]]
+    repeated, folders = _repeated(store, parts)
+    if repeated:
+        print(
+            f"note: {len(repeated)} keys occur in several shards; their images are in annotation_images/SHARD/",
+            file=sys.stderr,
+        )
+
+    def write(target: Store, edits: Edits) -> int:
+        for row, picture in zip(edits.rows, edits.pictures, strict=True):
+            key, shard = row["source_key"], row["source_shard"]
+            name = f"{folders[shard]}/{key}" if key in repeated else key
+            path = f"{row['edit']}/annotation_images/{name}.{extension}"
+            try:
+                fresh = target.put_new(path, picture)
+            except BadName as error:
+                raise ExportError(
+                    f"{target.location}: {path}: the key {key!r} makes a name that no file can have here "
+                    f"({error}); export as instructpix2pix, which stores keys as text"
+                ) from error
+            if not fresh:
+                raise ExportError(
+                    f"{target.location}: {path} exists already, with another image than that of {key!r} of {shard}; "
+                    "export to an empty destination, or as instructpix2pix"
+                )
+        return len(edits.rows)
+
+    return write
+
+
+def _repeated(store: Store, parts: Sequence[Unit]) -> tuple[frozenset[str], dict[str, str]]:
+    """Return the keys that are in several source shards, and a unique folder name per shard."""
+    folders, names = dict[str, str](), set[str]()
+    with key_table() as keys:
+        for part in parts:
+            data = store.get_committed(part.source, part.version)
+            rows = read_table(data, f"{store.location}: {part.source}").select(["source_key", "source_shard"])
+            for row in rows.group_by("source_shard").aggregate([("source_key", "list")]).to_pylist():
+                keys.add(row["source_shard"], row["source_key_list"])
+                if row["source_shard"] not in folders:
+                    stem = PurePosixPath(row["source_shard"]).stem
+                    numbered = (stem if number == 1 else f"{stem}-{number}" for number in itertools.count(1))
+                    folders[row["source_shard"]] = name = next(name for name in numbered if name not in names)
+                    names.add(name)
+        _, found = keys.repeated()
+    return frozenset(key for key, _, _ in found), folders
+
+
+FORMATS: dict[str, Callable[[Store, JobRecord, Sequence[Unit]], Callable[[Store, Edits], int]]] = {
+    "instructpix2pix": _instructpix2pix,
+    "pie_bench": _pie_bench,
+}
+"""The exports by format. Each takes an edit's store, job.json and parts. It returns a function that writes a part and
+returns the number of rows that it wrote."""

@@ -1,0 +1,163 @@
+"""Exporting: a finished latent store written out as plain floats, for people's training code.
+
+    export.json                  what is exported, and as what; written first
+    <part>.parquet               parquet: key, shard, index, caption, x, y, json; x and y are floats, nested lists
+    <part>.npy, <part>.parquet   npy: floats [N, 2, ...], x then y; key, shard, index, caption, json of its N rows
+    <part>.tar                   webdataset: key.npy [2, ...], x then y; key.txt, the caption; key.json, with
+                                 the sample's own under `json`
+
+A file holds the rows of one part; parts are numbered from 00000000, in the order of the store's units, and an export
+is whole when it has as many as export.json counts. The dots are the shape of the model's latents, such as [C, H, W].
+float = integer * 2^-bits * sqrt(alphas_cumprod), the model's usual scale, in float64, rounded once. It is not exact:
+only the store itself regenerates images to the bit.
+
+Half floats in Parquet open in pyarrow and polars as such, in DuckDB as FLOAT.
+"""
+
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipeline.errors import JobError, noting
+from pipeline.io.shards import BadMemberName, json_member, write_shard
+from pipeline.plan.units import part_units
+from pipeline.progress import Progress
+from pipeline.store.latents import Latents, read_latents
+from pipeline.store.parts import nested, to_parquet
+from pipeline.store.plan import Unit
+from pipeline.store.store import Store, StoreError, check_outside_stores
+from schemas.latents import read_footer
+
+DTYPES = ("float32", "float16")
+ABOUT = "export.json"
+TEXT = ["key", "shard", "index", "caption", "json"]
+
+
+class ExportError(JobError):
+    """An export that cannot be written as it is asked for; the message says why, and what to do."""
+
+
+def export(location: str, destination: str, *, format: str, dtype: str) -> dict[str, Any]:
+    """Write the finished latent store at `location` out as floats, for training code; what export.json says of it.
+
+    `format` is parquet, npy or webdataset, `dtype` float32 or float16, `destination` a folder or a URL. One part is in
+    memory at a time. The same export, given again, writes every file again, to the same bytes.
+
+    Raises StoreError if it is not a finished, undamaged latent store; ExportError if the destination has files other
+    than those of the same export, a value is beyond float16, or a key cannot be in a WebDataset shard.
+    """
+    if format not in FORMATS or dtype not in DTYPES:
+        raise ExportError(
+            f"there is no export as {format} of {dtype}: give one of {', '.join(FORMATS)} for latents, instructpix2pix "
+            f"or pie_bench for edits; {' or '.join(DTYPES)}"
+        )
+    store = Store(location)
+    job = store.job()
+    if job.kind == "edit":
+        raise StoreError(
+            f"{location} is the store of an edit job; give one that `invert` wrote, or export it as instructpix2pix or "
+            "pie_bench"
+        )
+    units = part_units(store, batch_size=sys.maxsize, workers=1)  # no part is longer, so none is split
+    about: dict[str, Any] = {
+        "format": format,
+        "dtype": dtype,
+        "rows": sum(unit.count for unit in units),
+        "parts": len(units),
+        "parts_sha256": sha256("".join(str(unit.version) for unit in units).encode()).hexdigest(),
+        "fingerprint": job.fingerprint,
+    }
+    target = Store(destination, create=True)
+    claim(target, about)
+
+    def exported(error: BaseException) -> str | None:
+        return f"{progress.done} of {about['rows']} rows are exported" if progress.done else None
+
+    with Progress("export", about["rows"], "rows") as progress, noting(exported):
+        for unit in units:
+            latents = read_latents(store, unit)
+            try:
+                for extension, data in FORMATS[format](latents, _floats(unit, latents, dtype)):
+                    target.put(f"{unit.ordinal:08d}.{extension}", data)
+            except BadMemberName as error:
+                raise ExportError(f"{unit.source}: {error}, or export to another destination as parquet") from error
+            progress.advance(unit.count)
+    return about
+
+
+def claim(target: Store, about: dict[str, Any]) -> None:
+    """Make a destination that of one export, before its first file: what a glob finds there is never of two."""
+    check_outside_stores(target.location)
+    if not target.has(ABOUT) and (found := next(target.names(""), None)) is not None:
+        raise ExportError(f"{target.location}: is not empty (it has {found}) and no export; give another destination")
+    if not target.put_new(ABOUT, json.dumps(about, indent=2).encode()) and target.get_json(ABOUT) != about:
+        raise ExportError(f"{target.location}: holds another export (see its {ABOUT}); give another destination")
+
+
+def _floats(unit: Unit, latents: Latents, dtype: str) -> NDArray[Any]:
+    """Return the pairs in the model's scale, [N, 2, ...]. Raises ExportError for the first key that overflows."""
+    import torch
+
+    exact = torch.stack(latents.pair.to_float(), 1).numpy()
+    with np.errstate(over="ignore"):  # it is looked for below
+        # numpy rounds once; torch goes from double to half by way of float
+        floats = exact.astype(dtype)
+    overflown = np.flatnonzero(np.isinf(floats).reshape(len(floats), -1).any(1))
+    if len(overflown):
+        row = int(overflown[0])
+        raise ExportError(
+            f"{unit.source}: key {latents.column('key')[row]!r}: reaches {np.abs(exact[row]).max():.6g}, beyond "
+            f"{dtype} ({np.finfo(floats.dtype).max:.6g}); export to another destination as float32"
+        )
+    return floats
+
+
+def _parquet(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
+    columns = {name: latents.table[name] for name in TEXT[:-1]}
+    columns |= {"x": nested(floats[:, 0]), "y": nested(floats[:, 1]), "json": latents.table["json"]}
+    fields = [pa.field(name, column.type, nullable=name == "json") for name, column in columns.items()]
+    # the constants in the footer are applied already: this entry tells an export from a part
+    told = {b"edict.export": json.dumps({"dtype": str(floats.dtype), "scale_applied": True}).encode()}
+    table = pa.table(list(columns.values()), schema=pa.schema(fields, metadata=latents.table.schema.metadata | told))
+    # split into streams of bytes, floats take a tenth less; DuckDB reads no split halves
+    yield "parquet", to_parquet(table, "BYTE_STREAM_SPLIT" if floats.dtype == np.float32 else "PLAIN")
+
+
+def _npy(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
+    yield "npy", _to_npy(floats)
+    yield "parquet", to_parquet(latents.table.select(TEXT))
+
+
+def _webdataset(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
+    """Keys are unique here: a part has rows of one input shard, and planning lets a shard have a key once."""
+    constants = read_footer(latents.table.schema.metadata).model_dump(include={"scale", "bits", "alphas_cumprod"})
+    rows = latents.table.select(["key", "caption", "shard", "index", "image_sha256", "json"]).to_pylist()
+    samples = []
+    for row, sample in zip(rows, floats, strict=True):
+        key, caption = row.pop("key"), row.pop("caption")
+        if row["json"] is not None:
+            row["json"] = json.loads(row["json"])
+        members = {"npy": _to_npy(sample), "txt": caption.encode(), "json": json_member(row | constants)}
+        samples.append((key, members))
+    yield "tar", write_shard(samples)
+
+
+FORMATS: dict[str, Callable[[Latents, NDArray[Any]], Iterator[tuple[str, bytes]]]] = {
+    "parquet": _parquet,
+    "npy": _npy,
+    "webdataset": _webdataset,
+}
+"""The files that a part becomes, by format: extensions and bytes."""
+
+
+def _to_npy(array: NDArray[Any]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Status, contact sheets and the report of a store."""

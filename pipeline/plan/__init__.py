@@ -1,0 +1,1 @@
+"""Resolve a job, and cut its input into units of work."""

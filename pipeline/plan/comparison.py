@@ -1,0 +1,95 @@
+"""Compare an edit's plan with its latent store: find rows that were added since, and planned rows that are gone.
+
+Retries add parts. A unit that is made again after `edict verify --repair` has parts with other names, and may have
+other rows. So a part is identified by its latent unit and its sha256, and a row within the unit by its index.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+
+from pipeline.store.latents import read_columns
+from pipeline.store.plan import Source, Unit, is_added, is_left_out, parts_of, parts_of_unit, read_parts, read_units
+from pipeline.store.store import Store, commit_path, read_table, unit_of
+from schemas.job import JobRecord
+
+Unplanned = list[tuple[Source, Sequence[int]]]
+"""Parts with rows that are not planned, each with the positions of these rows in the part."""
+
+
+def compare_latents(store: Store, job: JobRecord, latents: Store) -> tuple[Unplanned, list[str]]:
+    """Return the latent rows that the edit in `store` has not planned, and its unfinished units whose rows are gone.
+
+    `job` is its job.json. An edit with a sample or a limit keeps the rows that it chose, so it has no unplanned rows.
+    Raises the errors of `parts_of`.
+    """
+    parts, rows = parts_of(latents), job.rows
+    there = {_content(path, version) for path, _, _, version in parts}
+    looked_at = None if rows is None else read_parts(store, rows)
+    known = {_content(path, version) for path, version in looked_at or ()}
+    gone = defaultdict[str, list[Unit]](list)  # by latent unit
+    for unit in read_units(store):
+        known.add(content := _content(unit.source, unit.version))
+        if content not in there:
+            gone[content[0]].append(unit)
+    lost = [unit.unit for units in gone.values() for unit in units if not store.has(commit_path(unit.unit))]
+    if lost or any(job.spec.get(name) is not None for name in ("sample", "limit")):
+        return [], lost
+    edited = {
+        latent: {index for unit in units for index in _edited(store, unit.unit)} for latent, units in gone.items()
+    }
+    # Earlier versions did not write the list of parts. A part of a retry, or of a later commit, is new there.
+    by_then = (
+        _committed_before(latents, job.created) if rows is not None and looked_at is None and job.created else set()
+    )
+    unplanned: Unplanned = []
+    for part in parts:
+        latent, _ = content = _content(part[0], part[3])
+        earlier = latent in by_then and not is_added(part)
+        if content in known or earlier or (rows is not None and is_left_out(store, rows, part)):
+            continue
+        places: Sequence[int] = range(part[1])
+        if latent in gone:
+            indexes = read_columns(latents, part, ["index"])["index"].to_pylist()
+            places = [place for place in places if indexes[place] not in edited[latent]]
+        if places:
+            unplanned.append((part, places))
+    return unplanned, []
+
+
+def _committed_before(latents: Store, created: str) -> set[str]:
+    """Return the latent units whose present first commit was begun before an edit was planned."""
+    planned = datetime.fromisoformat(created).timestamp()
+    return {commit.unit for commit in latents.commits([]) if commit.started < planned}
+
+
+def lost_rows(location: str, units: Sequence[str]) -> str:
+    """Return the error message for unfinished units of an edit whose rows the latent store no longer has."""
+    return (
+        f"{location}: the latent store was repaired since this edit was planned, and the rows of {len(units)} units "
+        f"that are not done changed (the first is {units[0]}); give the edit another output"
+    )
+
+
+def runs(places: Sequence[int]) -> Iterator[range]:
+    """Cut ascending positions into ranges without gaps."""
+    first = 0
+    for i in range(1, len(places) + 1):
+        if i == len(places) or places[i] != places[i - 1] + 1:
+            yield range(places[first], places[i - 1] + 1)
+            first = i
+
+
+def _content(path: str, version: str | None) -> tuple[str, str | None]:
+    """Return the latent unit of a part and its sha256. They do not change if the same rows are made again."""
+    return unit_of(path), version
+
+
+def _edited(store: Store, unit: str) -> Iterator[int]:
+    """Yield the indexes of the rows that a unit of an edit edited or rejected.
+
+    A row for which all edits were filtered is not recorded; it is planned and filtered again.
+    """
+    for path, *_ in parts_of_unit(store, unit):
+        yield from read_table(store.get(path), path)["source_index"].to_pylist()
+    yield from (reject.index for reject in store.commit_at(unit).rejects)

@@ -1,0 +1,179 @@
+"""Planning: every shard indexed and every unit of work known before a model is loaded."""
+
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from pipeline.errors import JobError
+from pipeline.io.shard_list import expand
+from pipeline.io.shards import Entry, ShardError, ShardIndex, index_shard
+from pipeline.io.storage import Head, StorageError, head
+from pipeline.progress import Progress
+from pipeline.store.plan import Source, Unit, numbered, parts_of, version_entries, write_entries
+from pipeline.store.store import Store
+
+UNIT_BATCHES = 4  # a unit is at most this many batches: seconds to minutes of work, and what a death costs
+UNIT_BYTES = 256 << 20  # it also reads at most this many bytes of its shard, unless a single batch has more
+# A unit of edits is also at most this many batches of edited images. Its rows regenerate under their own captions in
+# full batches. So a unit with fewer rows than a batch computes one whole batch: 6% on top of 16 batches of edits, and
+# more if few of the variants change a caption.
+EDITED_BATCHES = 16
+UNITS_A_WORKER = 2  # and so few that each worker gets some, or one would work while others wait
+INDEXERS = 16  # indexing reads headers only, so it waits more than it works
+
+
+class PlanError(JobError):
+    """The input cannot be planned; the message lists everything that is wrong with it."""
+
+
+Found = TypeVar("Found")
+
+
+def expanded(inputs: str | list[str]) -> list[str]:
+    """Return the shards that an input names. Raises PlanError."""
+    try:
+        return expand(inputs)
+    except ShardError as error:
+        raise PlanError(str(error)) from error
+
+
+def index_shards(
+    inputs: str | list[str], take: Callable[[ShardIndex], Found], *, digests: bool = False
+) -> tuple[list[Source], list[Found]]:
+    """Return every shard as a source, in order, and the result of `take` for its index, which is then dropped.
+
+    `digests` is as in index_shard. Raises PlanError if a shard is unusable (the error names all of them), or if there
+    is no sample.
+    """
+
+    def attempt(url: str) -> tuple[Source, Found] | ShardError:
+        try:
+            index = index_shard(url, digests=digests)
+            return (index.url, len(index.entries), index.size, index.etag), take(index)
+        except ShardError as error:
+            return error
+
+    urls = expanded(inputs)
+    sources, taken, broken = list[Source](), list[Found](), list[ShardError]()
+    with Progress("index", len(urls), "shards") as progress, ThreadPoolExecutor(INDEXERS) as pool:
+        for result in pool.map(attempt, urls):
+            progress.advance(1)
+            if isinstance(result, ShardError):
+                broken.append(result)
+            else:
+                sources.append(result[0])
+                taken.append(result[1])
+    if broken:
+        lines = "".join(f"\n  {error}" for error in broken)
+        raise PlanError(f"{len(broken)} of {len(urls)} shards cannot be used, nothing was run:{lines}")
+    if not any(count for _, count, _, _ in sources):
+        raise PlanError(f"there is not one sample in {len(urls)} shards; a sample is an image and a .txt of one name")
+    return sources, taken
+
+
+def plan_shards(store: Store, inputs: str | list[str], batch_size: int, workers: int) -> list[Unit]:
+    """Index the input, write the samples of each shard, and cut them into units. Raises PlanError as `index_shards`."""
+
+    def take(index: ShardIndex) -> int:
+        write_entries(store, index)
+        return most_batches(index.entries, batch_size)
+
+    sources, most = index_shards(inputs, take, digests=True)
+    return cut(sources, batch_size, workers, most)
+
+
+def most_batches(entries: Sequence[Entry], batch_size: int) -> int:
+    """Return the largest number of batches per unit with which no unit of a shard reads more than UNIT_BYTES, or 1."""
+    sizes = [
+        sum(entry.bytes_read for entry in entries[first : first + batch_size])
+        for first in range(0, len(entries), batch_size)
+    ]
+    for count in range(UNIT_BATCHES, 1, -1):
+        if all(sum(sizes[first : first + count]) <= UNIT_BYTES for first in range(0, len(sizes), count)):
+            return count
+    return 1
+
+
+def cut(
+    sources: Sequence[Source],
+    batch_size: int,
+    workers: int,
+    most: Sequence[int] | None = None,
+    *,
+    per_row: float = 1,
+) -> list[Unit]:
+    """Cut sources into units of whole batches (except the last of a source), if possible some for every worker.
+
+    Every unit begins at a multiple of the batch size within its source. `most` limits the batches per unit of each
+    source, in addition to UNIT_BATCHES. `per_row` is the number of images per row. If a batch of rows gives more than
+    EDITED_BATCHES batches of images, a unit has fewer rows than a batch, and may begin anywhere.
+    """
+    batches = sum(count for _, count, _, _ in sources) // (batch_size * workers * UNITS_A_WORKER)
+    rows = max(1, int(EDITED_BATCHES * batch_size / max(1, per_row)))
+    rows -= rows % batch_size if rows > batch_size else 0
+    units: list[Unit] = []
+    for ordinal, (source, count, size, version) in enumerate(sources):
+        length = max(1, min(UNIT_BATCHES, batches, most[ordinal] if most else UNIT_BATCHES)) * batch_size
+        length = min(length, rows)
+        for first in range(0, count, length):
+            name = f"{len(units):08d}"
+            units.append(Unit(name, source, ordinal, first, min(length, count - first), size, version))
+    return units
+
+
+def spread(units: Sequence[Unit], count: int) -> dict[str, int]:
+    """Spread `count` rows evenly over units. Return the number of rows of each unit that has any, by its name."""
+    total = sum(unit.count for unit in units)
+    shares = {}
+    before = 0
+    for unit in units:
+        after = before + unit.count
+        if share := min(count, total) * after // total - min(count, total) * before // total:
+            shares[unit.unit] = share
+        before = after
+    return shares
+
+
+def part_units(latents: Store, batch_size: int, workers: int, per_row: float = 1) -> list[Unit]:
+    """Units over the rows of a finished latent store. Raises StoreError where it is not finished."""
+    return cut(parts_of(latents), batch_size, workers, per_row=per_row)
+
+
+def index_again(store: Store, units: Sequence[Unit]) -> None:
+    """Index each shard of these units that was replaced since it was planned, for `find_entries`.
+
+    Notes on stderr count these shards, and the samples in them that were not planned; no unit takes these samples.
+    Notes also name each shard that cannot be used now; its units fail when they are read.
+    """
+    shards = {unit.source: unit for unit in units}
+
+    def attempt(unit: Unit) -> int | JobError | None:
+        """Return how many samples of a replaced shard were not planned; None for one that was not replaced."""
+        try:
+            if head(unit.source) == Head(unit.size, unit.version):
+                return None
+            index = index_shard(unit.source, digests=True)
+        except (ShardError, StorageError) as error:
+            return error
+        write_entries(store, index)
+        planned = set(numbered(version_entries(store, unit.source, unit.size, unit.version)))
+        return len(set(numbered(index.entries)) - planned)
+
+    with ThreadPoolExecutor(INDEXERS) as pool:
+        results = list(pool.map(attempt, shards.values()))
+    for error in (result for result in results if isinstance(result, JobError)):
+        print(f"note: {error}", file=sys.stderr)
+    replaced = [result for result in results if isinstance(result, int)]
+    if replaced:
+        print(
+            f"note: shards replaced since they were planned: {len(replaced)}; their rejected samples are looked up by "
+            "key in the new versions",
+            file=sys.stderr,
+        )
+    if more := sum(replaced):
+        print(
+            f"note: samples of the new versions that were not planned and are left out here: {more}; to invert them, "
+            "run the job with another output",
+            file=sys.stderr,
+        )

@@ -1,0 +1,1 @@
+"""The store of a job: its record, parts, commits and run log."""

@@ -1,0 +1,85 @@
+"""The journal of a run: what happened that no commit tells of, and what goes on, both in the store.
+
+    runs/<run id>.jsonl      {"time": ..., "run": ..., "event": "attempt failed", "unit": ..., ...}
+    runs/<run id>.json       {"time": ..., "run": ..., "ended": null, "workers": ..., "waits_for": ..., ...}
+
+An object store cannot append, so the files are rewritten at intervals. The first has only errors and the run's
+beginning and end, never a line per unit. The second shows that the driver is alive. If the journal cannot be written,
+the run prints one note and goes on.
+"""
+
+import json
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any, Self
+
+from pipeline.io.storage import StorageError
+from pipeline.store.store import Store, StoreError
+
+EVERY = 10.0  # seconds between two writes
+STATE = {"run", "host", "time", "ended", "workers", "starting", "queued", "at_work"}  # required fields of a run's file
+STARTING: dict[str, Any] = {"queued": 0, "workers": 0, "starting": 0, "waits_for": None, "at_work": []}
+
+
+class Journal:
+    """Called with an event and what there is to say of it; used as a context, which is the run.
+
+    `state` gives what goes on, as Pool.state does, whenever it is asked for.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.state: Callable[[], dict[str, Any]] = lambda: STARTING
+        self.run = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+        self._lines: list[str] = []
+        self._last = float("-inf")
+        self._failed = False
+
+    def __enter__(self) -> Self:
+        self("run began", host=socket.gethostname(), pid=os.getpid())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self("run ended", **({"error": kind.__name__, "message": str(error)} if kind else {}))
+        self._write(f"{kind.__name__}: {error}" if kind else "all that could be done is done")
+
+    def __call__(self, event: str, **about: Any) -> None:
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "run": self.run, "event": event, **about}
+        self._lines.append(json.dumps(line, ensure_ascii=False))
+        self.tick()
+
+    def tick(self) -> None:
+        """Write, if the last write is long enough ago."""
+        if time.monotonic() - self._last >= EVERY:
+            self._write()
+
+    def _write(self, ended: str | None = None) -> None:
+        about = {"run": self.run, "host": socket.gethostname(), "time": time.time(), "ended": ended, **self.state()}
+        try:
+            self.store.put(f"runs/{self.run}.jsonl", "".join(line + "\n" for line in self._lines).encode())
+            self.store.put(f"runs/{self.run}.json", json.dumps(about).encode())
+        except StorageError as error:
+            if not self._failed:
+                print(f"note: the journal of this run is not written: {error}", file=sys.stderr)
+            self._failed = True
+        self._last = time.monotonic()
+
+
+def last_state(store: Store) -> dict[str, Any] | None:
+    """Return the last state of the latest run whose file can be read; None if there is none."""
+    for path in sorted((path for path in store.names("runs") if path.endswith(".json")), reverse=True):
+        try:
+            state = store.get_json(path)
+        except StoreError:
+            continue
+        if isinstance(state, dict) and state.keys() >= STATE and isinstance(state["time"], int | float):
+            return state
+    return None

@@ -1,0 +1,1 @@
+"""The Ray actors that invert and edit units."""
