@@ -17,7 +17,7 @@ from edict.samplers import sampling
 from jobs.demo import KINDS
 from jobs.evaluation.edits import Setting, mean_interval
 from jobs.evaluation.record import table
-from jobs.evaluation.truth import Edit, outside_error, squared_error, truth
+from jobs.evaluation.truth import ReferenceEdit, outside_error, squared_error, truth
 
 
 def setting(text: str) -> Setting:
@@ -32,14 +32,20 @@ def control(text: str) -> Control:
 
 
 def edited(
-    model: EDICT, edits: Sequence[Edit], given: Setting, controls: dict[str, Control], *, steps: int, batch: int
+    model: EDICT,
+    edits: Sequence[ReferenceEdit],
+    given: Setting,
+    controls: dict[str, Control],
+    *,
+    steps: int,
+    batch: int,
 ) -> dict[str, list[Image.Image]]:
     """The edited pictures under each control, and the sources regenerated; inverted once. A fault raises."""
     start = model.encode([edit.source.image for edit in edits])
     scale = given.inverted_at
     ready = model.prepare(start, sampling(steps=steps, strength=given.strength, guidance_scale=scale), batch)
     sources = [edit.source.caption for edit in edits]
-    noise, faults = model.move(ready, sources, 0)
+    noise, faults = model.integrate(ready, sources, 0)
     made = {}
     everywhere = torch.ones(len(edits), *start.x.shape[2:], dtype=torch.bool)
     for name, one in controls.items():

@@ -16,7 +16,7 @@ from edict.integration import solve_floats
 from jobs.demo import KINDS
 from jobs.evaluation.edits import Edited, Method, Setting, by_sdedit, edit_batch, interval, mean_interval
 from jobs.evaluation.record import table
-from jobs.evaluation.truth import Edit, split, squared_error, truth
+from jobs.evaluation.truth import ReferenceEdit, split, squared_error, truth
 
 
 @torch.inference_mode()
@@ -29,7 +29,7 @@ def by_caption(model: EDICT, start: Pair, sources: list[str], targets: list[str]
 
 
 def errors(
-    model: EDICT, method: Method, edits: Sequence[Edit], setting: Setting, *, steps: int, batch: int
+    model: EDICT, method: Method, edits: Sequence[ReferenceEdit], setting: Setting, *, steps: int, batch: int
 ) -> np.ndarray:
     """The mean squared distances to the truth, float64 [N]."""
     images: list[Image.Image] = []

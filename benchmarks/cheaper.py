@@ -24,7 +24,7 @@ from edict.samplers import SAMPLERS, sampling
 from jobs import preview
 from jobs.evaluation.edits import interval, mean_interval, pool_of
 from jobs.evaluation.record import table
-from jobs.evaluation.truth import Edit, outside_error, split, squared_error, truth
+from jobs.evaluation.truth import ReferenceEdit, outside_error, split, squared_error, truth
 from pipeline.progress import Progress
 
 LIMITS = (1.0, 5.42)  # noise levels, those that benchmarks.sweep found best of a few
@@ -84,7 +84,7 @@ def _model(dtype: torch.dtype, compile: bool) -> EDICT:
     return EDICT.from_pretrained(dtype=dtype, compile=compile)
 
 
-def edit(way: Way, edits: Sequence[Edit], steps: int, batch: int) -> Made:
+def edit(way: Way, edits: Sequence[ReferenceEdit], steps: int, batch: int) -> Made:
     """At most `batch` edits, in a process."""
     model = _model(way.dtype, way.compile)
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
@@ -96,10 +96,10 @@ def edit(way: Way, edits: Sequence[Edit], steps: int, batch: int) -> Made:
         batch,
     )
     if way.compile:  # a step of it
-        model.move(start, sources, start.position - 1)
+        model.integrate(start, sources, start.position - 1)
     began = time.process_time()
-    noise, lost = model.move(start, sources, 0)
-    clean, met = model.move(noise, targets, start.position, guidance_scale=way.edited_at)
+    noise, lost = model.integrate(start, sources, 0)
+    clean, met = model.integrate(noise, targets, start.position, guidance_scale=way.edited_at)
     seconds = time.process_time() - began
     return Made(model.decode(clean.to_float()[0]), [i in lost or i in met for i in range(len(edits))], seconds)
 

@@ -31,7 +31,7 @@ from edict import EDICT, Pair
 from jobs.demo import SHARDS
 from jobs.evaluation.record import table
 from jobs.evaluation.truth import pictures
-from pipeline.export.latents import FORMATS
+from pipeline.export.latents import LATENT_FORMATS
 from pipeline.io.images import encode, prepare
 from pipeline.io.shards import Sample, ShardIndex, index_shard, read_samples, write_shard
 from pipeline.store.latents import Latents, read_latents
@@ -107,7 +107,7 @@ def bytes_a_row(latents: Latents, part: int) -> dict[str, float]:
     sizes = {"part": part / len(latents.pair), "raw int32 or float32": 4.0 * values, "raw float16": 2.0 * values}
     exact = torch.stack(latents.pair.to_float(), 1).numpy()
     for dtype in ("float32", "float16"):
-        ((_, data),) = FORMATS["parquet"](latents, exact.astype(dtype))
+        ((_, data),) = LATENT_FORMATS["parquet"](latents, exact.astype(dtype))
         sizes[f"exported as {dtype}"] = len(data) / len(latents.pair)
     return sizes
 

@@ -31,7 +31,7 @@ from benchmarks.record import numbers, save
 from jobs.evaluation.record import table
 from pipeline import run
 from pipeline.execute import cluster, pool
-from pipeline.messages import Done, Machine, Poison
+from pipeline.messages import ExcludedSamples, Machine, UnitResult
 from pipeline.plan.units import cut
 from pipeline.store.plan import Unit
 from pipeline.workers.heartbeat import WORK, Report
@@ -46,8 +46,8 @@ class Idle:
     def __init__(self, task: None) -> None:
         pass
 
-    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
-        return Done(unit.count, 0, 0, 0.0)
+    def process(self, unit: Unit, number: int, ahead: Unit | None, excluded: ExcludedSamples) -> UnitResult:
+        return UnitResult(unit.count, 0, 0, 0.0)
 
 
 class Crowd:
@@ -59,9 +59,11 @@ class Crowd:
     async def load(self) -> None:
         pass
 
-    async def call(self, method: str, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
+    async def call(
+        self, method: str, unit: Unit, number: int, ahead: Unit | None, excluded: ExcludedSamples
+    ) -> UnitResult:
         await asyncio.sleep(A_UNIT)
-        return Done(unit.count, 0, 0, A_UNIT)
+        return UnitResult(unit.count, 0, 0, A_UNIT)
 
     async def heartbeat(self) -> Report:
         return Report(0, WORK, 1.0)
@@ -119,12 +121,12 @@ class Simulated:
         made = scale.commit(Unit("12345678", "SOURCE", 0, 0, scale.UNIT, 1, None))
         return made.model_copy(update={"job": job, "files": ()}).model_dump_json()  # no worker writes a part
 
-    def _call(self, method: str, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> int:
+    def _call(self, method: str, unit: Unit, number: int, ahead: Unit | None, excluded: ExcludedSamples) -> int:
         began = time.thread_time()
         text = self._text.replace("12345678", unit.unit).replace("SOURCE", unit.source)
         (self._commits / f"{unit.unit}.json").write_text(text)
         self.working += time.thread_time() - began
-        return self._put(Done(unit.count, 0, 0, 0.0))
+        return self._put(UnitResult(unit.count, 0, 0, 0.0))
 
     def _put(self, result: object) -> int:
         ref = next(self._refs)

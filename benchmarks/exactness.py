@@ -46,8 +46,8 @@ def main() -> None:
             if executed(steps, strength) == 0:
                 continue
             start = model.prepare(clean, sampling(steps=steps, strength=strength, guidance_scale=guidance, p=p))
-            noise, lost = model.move(start, captions, 0)
-            again, more = model.move(noise, captions, start.position)
+            noise, lost = model.integrate(start, captions, 0)
+            again, more = model.integrate(noise, captions, start.position)
             faults = lost | more
             rows.append(
                 {

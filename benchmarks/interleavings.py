@@ -34,7 +34,7 @@ from pipeline.io.storage import write_file
 from pipeline.messages import Machine
 from pipeline.plan import job as jobs
 from pipeline.plan.job import new_record, open_job
-from pipeline.store import checkpoint as ledgers
+from pipeline.store import checkpoint as checkpoint
 from pipeline.store import store as stores
 from pipeline.store.plan import Unit, parts_of, read_units, write_units
 from pipeline.store.store import DATA, STAGING, Store
@@ -198,8 +198,8 @@ def scheduled(world: World) -> Iterator[None]:
         (stores, "obstore", ScheduledObstore(world)),
         (stores, "write_file", write),
         (stores, "BLOCK", 2),
-        (ledgers, "BLOCK", 2),
-        (ledgers, "ThreadPoolExecutor", Inline),
+        (checkpoint, "BLOCK", 2),
+        (checkpoint, "ThreadPoolExecutor", Inline),
         (runs, "print", lambda *_, **__: None),
     ]
     originals = [(owner, name, getattr(owner, name, print)) for owner, name, _ in patched]
@@ -272,7 +272,9 @@ class Run:
                 pending = runs._pending(store, units, retry)
             except runs.RetryError:
                 return
-            with ledgers.Ledger(store, 0 if retry else len(units), [unit.unit for unit in pending], key) as ledger:
+            with checkpoint.CheckpointWriter(
+                store, 0 if retry else len(units), [unit.unit for unit in pending], key
+            ) as checkpoints:
                 for unit in random.sample(pending, len(pending)):
                     for number in range(1, ATTEMPTS + 1):
                         worker = self.world.spawn(
@@ -287,7 +289,7 @@ class Run:
                             self.world.point()
                         if worker.ended and not worker.error and store.has(stores.commit_path(unit.unit, unit.retry)):
                             if not retry:
-                                ledger.done(unit.unit)
+                                checkpoints.done(unit.unit)
                             break
             store.check_key(key)
             store.sweep()

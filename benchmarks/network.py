@@ -36,7 +36,7 @@ from transformers.utils import logging
 from benchmarks.oracle import named
 from benchmarks.record import parser, save
 from edict import EDICT
-from edict.compilation import HOW
+from edict.compilation import COMPILE_KWARGS
 from edict.models.direct import timesteps_of
 from jobs.evaluation.record import table
 
@@ -109,14 +109,14 @@ def contenders(network: nn.Module, text: torch.Tensor, compiled: bool) -> list[C
         if compiled:
             found.append(contender(dtype, ROWS, "compiled", EDICT.from_pretrained(dtype=dtype, compile=True).network))
             blocks: Any = copy.deepcopy(types[dtype])
-            blocks.compile_repeated_blocks(**HOW)
+            blocks.compile_repeated_blocks(**COMPILE_KWARGS)
             found.append(contender(dtype, ROWS, "blocks compiled", blocks))
         for done, config in INT8.items() if find_spec("torchao") else ():
             changed: Any = by_torchao(types[dtype], config)
             found.append(contender(dtype, ROWS, done, changed))
             if compiled:
                 other: Any = by_torchao(types[dtype], config)
-                other.compile(**HOW)
+                other.compile(**COMPILE_KWARGS)
                 found.append(contender(dtype, ROWS, f"{done}, compiled", other))
     return found
 

@@ -120,20 +120,20 @@ def differing(
         if isinstance(sample, Sample)
     }
     regenerated: list[Any] = []
-    move = verifier.model.move
+    integrate = verifier.model.integrate
 
     def recorded(*arguments: Any, **named: Any) -> Any:
-        regenerated.append(move(*arguments, **named))
+        regenerated.append(integrate(*arguments, **named))
         return regenerated[-1]
 
     rows = integers = 0
-    verifier.model.move = recorded  # type: ignore[method-assign]
+    verifier.model.integrate = recorded  # type: ignore[method-assign]
     for part in part_units(store, batch_size, 1):
         rows += len(verifier.process(part, 1, None, {}).inexact)
         pair, _ = regenerated.pop()
         for x, y, index in zip(pair.x, pair.y, read_latents(store, part).column("index"), strict=True):
             integers += int((x != starts[index].x[0]).sum() + (y != starts[index].y[0]).sum())
-    del verifier.model.move  # the method of the class again
+    del verifier.model.integrate  # the method of the class again
     return rows, integers
 
 

@@ -20,7 +20,7 @@ from jobs.evaluation.record import table
 from pipeline.inspect.status import status
 from pipeline.io.shards import Entry, ShardIndex
 from pipeline.plan.units import cut
-from pipeline.store.checkpoint import Ledger
+from pipeline.store.checkpoint import CheckpointWriter
 from pipeline.store.plan import Unit, read_units, write_entries, write_units
 from pipeline.store.store import Store
 from schemas.commit import Commit, File, Seconds
@@ -112,15 +112,15 @@ def main() -> None:
         timed("resume: which units are left, without a ledger", left)
         timed("status, without a ledger", lambda: status(store))
 
-        def settle(pending: Iterator[str]) -> None:
-            with Ledger(store, len(units), pending, store.key()):
+        def compact(pending: Iterator[str]) -> None:
+            with CheckpointWriter(store, len(units), pending, store.key()):
                 pass
 
-        timed(f"write the ledger of {half:,} units", lambda: settle(u.unit for u in units[half:]))
+        timed(f"write the ledger of {half:,} units", lambda: compact(u.unit for u in units[half:]))
         timed("resume: which units are left, with the ledger", left)
         timed("status, with the ledger", lambda: status(store))
         timed(f"(the workers commit {len(units) - half:,} units)", lambda: work(units[half:]))
-        timed("write the rest of the ledger", lambda: settle(iter(())))
+        timed("write the rest of the ledger", lambda: compact(iter(())))
         found = timed("status of all", lambda: status(store))
         assert found.complete
         assert found.input == shards * A_SHARD * UNIT

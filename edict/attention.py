@@ -142,11 +142,11 @@ class Control:
                 raise ValueError(f"{name} is {share}: a share lies between 0 and 1")
 
 
-Place = tuple[int, int]
+BatchMember = tuple[int, int]
 """(row, 0) is the row's base, (row, j) its j-th edit, from 1."""
 
 
-def batches(counts: Sequence[int], batch_size: int) -> list[list[Place]]:
+def batches(counts: Sequence[int], batch_size: int) -> list[list[BatchMember]]:
     """The base and the `counts[row]` edits of every row, in batches of at most `batch_size`.
 
     Every edit has its base in its batch: a row with more edits than fit has its base again in the next. Raises
@@ -156,7 +156,7 @@ def batches(counts: Sequence[int], batch_size: int) -> list[list[Place]]:
         raise ValueError(
             "batch_size is 1: with attention control an edit and its base share a batch; invert with 2 or more"
         )
-    packed: list[list[Place]] = [[]]
+    packed: list[list[BatchMember]] = [[]]
     for row, count in enumerate(counts):
         left = range(1, count + 1)
         while True:
@@ -248,14 +248,18 @@ class Rows:
 
 
 def rows(
-    places: Sequence[Place], captions: Sequence[str], control: Control, tokenizer: CLIPTokenizer, device: torch.device
+    members: Sequence[BatchMember],
+    captions: Sequence[str],
+    control: Control,
+    tokenizer: CLIPTokenizer,
+    device: torch.device,
 ) -> Rows:
-    """The Rows of a batch with these places, each under its caption. A place more than once is the batch's padding.
+    """The Rows of a batch with these members, each under its caption. A place more than once is the batch's padding.
 
     Raises WordNotFound.
     """
-    base = [places.index((row, 0)) for row, _ in places]
-    edits = [i for i, (_, edit) in enumerate(places) if edit]
+    base = [members.index((row, 0)) for row, _ in members]
+    edits = [i for i, (_, edit) in enumerate(members) if edit]
     length = tokenizer.model_max_length
     mapping = torch.zeros(len(edits), length, length)
     weights, words = torch.ones(len(edits), length), torch.zeros(len(edits), 2, length)
@@ -404,7 +408,7 @@ def guided(
     guidance_scales: Sequence[float],
     base_scale: float,
     rows: Rows,
-    unguided: Container[float] = (),
+    timesteps_without_cfg: Container[float] = (),
     *,
     cross: bool,
     self_: bool,
@@ -424,7 +428,7 @@ def guided(
     def predict(latents: torch.Tensor, timestep: float) -> torch.Tensor:
         limit = max_attn_tokens(latents[0, 0].numel())
         inject = partial(attending, model.network, rows, limit, cross=cross, self_=self_, maps=maps)
-        if timestep in unguided:
+        if timestep in timesteps_without_cfg:
             with inject():
                 return model.predict(latents, timestep, text)
         if base_scale not in (0, 1):

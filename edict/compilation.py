@@ -12,7 +12,7 @@ from torch import nn
 
 from edict.checkpoint import ModelError
 
-HOW: dict[str, Any] = {"fullgraph": True, "dynamic": False, "options": {"deterministic": True}}
+COMPILE_KWARGS: dict[str, Any] = {"fullgraph": True, "dynamic": False, "options": {"deterministic": True}}
 
 
 def compile_network(network: nn.Module) -> None:
@@ -23,7 +23,7 @@ def compile_network(network: nn.Module) -> None:
     wanted = "compile: no network can be compiled here"
     weight = next(network.parameters())
     try:
-        compiled = bool(torch.compile(_compiled, **HOW)(weight.new_zeros(1)))
+        compiled = bool(torch.compile(_compiled, **COMPILE_KWARGS)(weight.new_zeros(1)))
     except Exception as error:  # of many kinds
         raise ModelError(
             f"{wanted} ({reason(error)}): torch.compile needs torch 2.10 and, on a CPU, a C++ compiler such as g++, "
@@ -31,7 +31,7 @@ def compile_network(network: nn.Module) -> None:
         ) from error
     if not compiled:
         raise ModelError(f"{wanted}: torch.compile is turned off, as by TORCHDYNAMO_DISABLE; unset it")
-    network.compile(**HOW)
+    network.compile(**COMPILE_KWARGS)
 
 
 def reason(error: Exception) -> str:

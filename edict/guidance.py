@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 
 def guided(
-    model: DirectModel, text: Conditions, empty: Conditions, guidance_scale: float, unguided: Container[float] = ()
+    model: DirectModel,
+    text: Conditions,
+    empty: Conditions,
+    guidance_scale: float,
+    timesteps_without_cfg: Container[float] = (),
 ) -> Predict:
     """eps = eps(empty) + guidance_scale * (eps(text) - eps(empty)), combined in float32 or 64.
 
@@ -35,7 +39,7 @@ def guided(
         conditions, branches = joined(expanded(empty, text), text), 2
 
     def predict(latents: torch.Tensor, timestep: float) -> torch.Tensor:
-        if timestep in unguided:
+        if timestep in timesteps_without_cfg:
             return model.predict(latents, timestep, text)
         if branches == 1:
             return model.predict(latents, timestep, conditions)

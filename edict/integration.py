@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import torch
 
-from edict.lattice import LIMIT, LatticeOverflow, NonFinite, from_lattice, largest
+from edict.lattice import MAX_STATE, LatticeOverflow, NonFinite, from_lattice, largest
 from edict.pair import Pair
 from edict.samplers import SAMPLERS, parameters
 from edict.samplers.base import Query, answer_all
@@ -49,8 +49,8 @@ class RangeMonitor:
                 faults[i] = NonFinite(
                     "the network predicted NaN or infinity. float16 overflows easily: use bfloat16 or float32"
                 )
-            elif found >= LIMIT:
-                faults[i] = LatticeOverflow(found, LIMIT, bits)
+            elif found >= MAX_STATE:
+                faults[i] = LatticeOverflow(found, MAX_STATE, bits)
         return faults
 
 
@@ -75,7 +75,7 @@ class Integration:
         self.on_answer = on_answer
         self._observe(pair.x, pair.y)
         weights, sampler = parameters(pair.sampling), SAMPLERS[pair.sampling.name]
-        self._steps = sampler.move(pair.x, pair.y, pair.schedule, weights, pair.position, to)
+        self._steps = sampler.integrate(pair.x, pair.y, pair.schedule, weights, pair.position, to)
         self._send(None)
 
     @property
@@ -102,7 +102,7 @@ class Integration:
         self.monitor.observe_prediction(prediction)
         increment = (prediction.double().nan_to_num() * (2.0**self.pair.bits * query.gain)).round()
         # The bound is beyond every state, and below it int64 does not wrap. The monitor finds what is beyond the range.
-        self._send(increment.clamp(-2 * LIMIT, 2 * LIMIT).long())
+        self._send(increment.clamp(-2 * MAX_STATE, 2 * MAX_STATE).long())
 
     def _waiting(self) -> Query:
         if self.query is None:
@@ -150,5 +150,5 @@ def solve_floats(
         return query.gain * prediction.double()
 
     u = latents.double() / schedule.scale(start)
-    u, _ = answer_all(SAMPLERS[sampler].move(u, u, schedule, {}, start, stop), increment)
+    u, _ = answer_all(SAMPLERS[sampler].integrate(u, u, schedule, {}, start, stop), increment)
     return u * schedule.scale(stop)

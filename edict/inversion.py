@@ -296,7 +296,7 @@ class EDICT:
             if len(images) != len(captions):
                 raise ValueError(f"found {len(images)} images and {len(captions)} captions: give one caption per image")
             images = self.encode(images, bits=given.bits or SAMPLERS[given.name].bits)
-        return _checked(*self.move(self.prepare(images, given, batch_size), captions, 0))
+        return _checked(*self.integrate(self.prepare(images, given, batch_size), captions, 0))
 
     def prepare(self, start: Pair, sampling: Sampling, batch_size: int | None = None) -> Pair:
         """Return a clean pair at the clean end of the schedule of its inversion.
@@ -328,7 +328,7 @@ class EDICT:
         """Return the schedule of these settings. Raises ValueError if the model cannot run with them."""
         if batch_size is not None:
             _check_whole("batch_size", batch_size, 1)
-        if sampling.guidance_interval is not None and self.model.guidance != "free":
+        if sampling.guidance_interval is not None and self.model.guidance != "cfg":
             raise ValueError(uninterrupted(self.model))
         return self.model.schedule(sampling)
 
@@ -382,11 +382,11 @@ class EDICT:
         """
         _check_choice("output_type", output_type, get_args(OutputType))
         _check_pair(pair)
-        clean = _checked(*self.move(pair, captions, pair.schedule.num_steps, guidance_scale=guidance_scale))
+        clean = _checked(*self.integrate(pair, captions, pair.schedule.num_steps, guidance_scale=guidance_scale))
         return clean if output_type == "latent" else self.decode(clean.to_float()[0], output_type=output_type)
 
     @torch.inference_mode()
-    def move(
+    def integrate(
         self,
         pair: Pair,
         captions: str | Sequence[str],
@@ -496,9 +496,9 @@ class EDICT:
             raise ValueError(reason)
         pair, failed = pair.to(self.device), Faults()
         if steps is not None:
-            pair, failed = self.move(pair, captions, depth - steps)
-        states: dict[attention.Place, tuple[torch.Tensor, torch.Tensor]] = {}
-        faults: dict[attention.Place, ArithmeticError] = {}
+            pair, failed = self.integrate(pair, captions, depth - steps)
+        states: dict[attention.BatchMember, tuple[torch.Tensor, torch.Tensor]] = {}
+        faults: dict[attention.BatchMember, ArithmeticError] = {}
         batches = attention.batches(counts, pair.batch_size)
         calls = len(batches) * len(SAMPLERS[pair.sampling.name].evaluated_steps(pair.schedule, pair.position, depth))
         with self._progress_bar("edit", calls) as bar:
@@ -523,7 +523,7 @@ class EDICT:
         pair: Pair,
         captions: Sequence[str],
         prompts: Sequence[Sequence[str]],
-        places: list[attention.Place],
+        places: list[attention.BatchMember],
         control: Control,
         guidance_scale: float | None,
         negatives: Sequence[Sequence[str | None]],
@@ -544,7 +544,7 @@ class EDICT:
             scales,
             pair.guidance_scale,
             rows,
-            pair.unguided,
+            pair.timesteps_without_cfg,
         )
         return attention.generate(
             pair[of],
@@ -575,13 +575,13 @@ class EDICT:
         captions: Sequence[str],
         guidance_scale: float,
         negative_captions: Sequence[str | None] | None = None,
-        unguided: Container[float] = (),
+        timesteps_without_cfg: Container[float] = (),
     ) -> Predict:
         """Return the guided prediction under these captions, one per sample of the batch.
 
         At the timesteps `unguided` it is not guided.
         """
-        return self.direct.predictor(captions, guidance_scale, negative_captions, unguided)
+        return self.direct.predictor(captions, guidance_scale, negative_captions, timesteps_without_cfg)
 
     def truncated(self, caption: str) -> bool:
         """Return whether the text encoder takes only the beginning of a caption."""

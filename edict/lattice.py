@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-LIMIT = 2**45  # up to here no product of this file leaves int64
+MAX_STATE = 2**45  # up to here no product of this file leaves int64
 DENOMINATOR = 10_000  # the largest of a weight
-SHARE = Fraction(1, DENOMINATOR)  # the smallest weight there is
+MIN_WEIGHT = Fraction(1, DENOMINATOR)  # the smallest weight there is
 
 
 EXPANSION = (
@@ -52,12 +52,12 @@ def to_lattice(latents: torch.Tensor, scale: float, bits: int) -> torch.Tensor:
     """
     scaled = latents.double() * (2.0**bits / scale)
     for i, largest in enumerate(scaled.abs().reshape(len(scaled), -1).amax(1).tolist()):
-        if largest < LIMIT:
+        if largest < MAX_STATE:
             continue
         fault: ArithmeticError = NonFinite("the latents of the image hold NaN or infinity: check the autoencoder")
         if math.isfinite(largest):
             fault = LatticeOverflow(
-                largest, LIMIT, bits, "The latents of the image are this large: check the autoencoder"
+                largest, MAX_STATE, bits, "The latents of the image are this large: check the autoencoder"
             )
         raise of_sample(fault, i, len(latents))
     return scaled.round().long()

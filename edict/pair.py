@@ -123,7 +123,7 @@ class Pair:
         return self.sampling.known_guidance_scale
 
     @property
-    def unguided(self) -> frozenset[float]:
+    def timesteps_without_cfg(self) -> frozenset[float]:
         """The timesteps at which guidance does not apply."""
         return self.schedule.outside(self.sampling.guidance_interval)
 

@@ -147,7 +147,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         self._receive(pair)
         if pair.position == pair.schedule.num_steps:
             raise ValueError("the pair is clean: generate takes a noise pair, such as an inversion leaves in `pair`")
-        if pair.unguided:
+        if pair.timesteps_without_cfg:
             raise ValueError(
                 f"the pair was inverted with guidance_interval={pair.sampling.guidance_interval}, which a pipeline's "
                 "call does not have: use EDICT.generate"

@@ -23,8 +23,8 @@ from schemas.locations import without_secrets
 
 if TYPE_CHECKING:
     from pipeline.inspect.status import Status
-    from pipeline.run import Ran
-    from pipeline.tune_batch import Trial
+    from pipeline.run import RunResult
+    from pipeline.tune_batch import BatchTiming
     from schemas.specs import EditSpec, InvertSpec
 
 app = typer.Typer(
@@ -105,7 +105,7 @@ def batch(
             )
         from pipeline.tune_batch import run_batch  # takes seconds, for which a slip in the spec need not wait
 
-        swept = run_batch(loaded, largest=largest, tell=print_trial)
+        swept = run_batch(loaded, largest=largest, report=print_timing)
     best = swept.best
     print(f"ended: {swept.ended}")
     print(f"take workers.batch_size: {best.size}, {best.seconds:.3g} s a picture on one worker")
@@ -121,15 +121,15 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
         loaded = load(spec, overrides or ())
         from jobs.launch import run_spec  # takes seconds, for which a slip in the spec need not wait
 
-        ran = run_spec(loaded)
-    print_ran(loaded.output, ran)
-    if not ran.status.complete:
+        result = run_spec(loaded)
+    print_result(loaded.output, result)
+    if not result.status.complete:
         words = ["edict", "run", str(spec), *(word for override in overrides or () for word in ("-s", override))]
         again = shlex.join(words)
         shown = f": {plain(again)}" if without_secrets(again) == again else ""
         print(f"incomplete: run it again to do the missing units{shown}")
         raise typer.Exit(INCOMPLETE)
-    if ran.shortfall:
+    if result.shortfall:
         raise typer.Exit(INCOMPLETE)
     print_next(loaded)
 
@@ -149,7 +149,7 @@ def submit(
     Local paths in the spec, the model's folder too, have to mean the same on every node: a folder that all share.
     """
     from jobs.spec_file import load
-    from jobs.submit import LostError, connect, follow, start
+    from jobs.submit import DisconnectedError, connect, follow, start
 
     logging.disable(logging.INFO)  # Ray's client tells of every package and socket
     with reported():
@@ -160,7 +160,7 @@ def submit(
         try:
             print(f"job {name} {'is started' if new else 'is running already'}; Ctrl-C leaves it running", flush=True)
             ended = follow(client, name)
-        except LostError as error:
+        except DisconnectedError as error:
             print(f"job {name}: {error}; {on}", file=sys.stderr)
             raise typer.Exit(INCOMPLETE) from None
         except KeyboardInterrupt:
@@ -254,9 +254,9 @@ def retry(
     from jobs.launch import run_retry
 
     with reported():
-        ran = run_retry(store, errors)
-    print_ran(store, ran)
-    raise typer.Exit(INCOMPLETE if ran.failures or ran.shortfall or not ran.status.complete else 0)
+        result = run_retry(store, errors)
+    print_result(store, result)
+    raise typer.Exit(INCOMPLETE if result.failures or result.shortfall or not result.status.complete else 0)
 
 
 @app.command()
@@ -306,12 +306,12 @@ def export(
 
     Floats are not exact: only the store itself regenerates pictures to the bit.
     """
-    from pipeline.export.edits import FORMATS, export_edits
+    from pipeline.export.edits import EDIT_FORMATS, export_edits
     from pipeline.export.latents import ExportError
     from pipeline.export.latents import export as write
 
     with reported():
-        if format in FORMATS:
+        if format in EDIT_FORMATS:
             if dtype is not None:
                 raise ExportError(f"{format} has no floats: leave --dtype out")
             written = export_edits(store, destination, format=format)
@@ -333,11 +333,11 @@ def schema(kind: Annotated[str, typer.Argument(metavar="invert|edit", help="The 
     print(json.dumps(json_schema(kind), indent=2))
 
 
-def print_trial(trial: "Trial") -> None:
+def print_timing(timing: "BatchTiming") -> None:
     """What was measured at a batch size: a network call, the inversion that such calls make, and the peak of memory."""
-    rates = (trial.call, 1 / trial.seconds, trial.seconds)
-    lines = [(str(trial.size), *(f"{rate:#.4g}" for rate in rates), f"{trial.peak / 2**30:.2f}")]
-    if trial.size == 1:
+    rates = (timing.call, 1 / timing.seconds, timing.seconds)
+    lines = [(str(timing.size), *(f"{rate:#.4g}" for rate in rates), f"{timing.peak / 2**30:.2f}")]
+    if timing.size == 1:
         lines.insert(0, ("batch_size", "s a call", "pictures/s", "s a picture", "peak GiB"))
     for line in lines:
         print("".join(f"{cell:>12}" for cell in line), flush=True)
@@ -358,15 +358,15 @@ def print_next(spec: "InvertSpec | EditSpec") -> None:
         print(f"{'next':<10} {plain(command)}")
 
 
-def print_ran(store: str, ran: "Ran") -> None:
+def print_result(store: str, result: "RunResult") -> None:
     """Print the result of a run: the counts of its store, its report and contact sheet, and the failed units."""
-    print_status(store, ran.status)
-    for name, path in ran.pages.items():
+    print_status(store, result.status)
+    for name, path in result.pages.items():
         print(f"{name:<10} {plain(path)}")
-    for failure in ran.failures:
+    for failure in result.failures:
         print(f"failed: {plain(failure)}")
-    if ran.shortfall:
-        print(f"failed: {plain(ran.shortfall)}")
+    if result.shortfall:
+        print(f"failed: {plain(result.shortfall)}")
 
 
 def plain(text: str) -> str:
@@ -376,7 +376,7 @@ def plain(text: str) -> str:
 
 def print_status(store: str, found: "Status") -> None:
     """Print the counts of a store as aligned lines, its rejects by class."""
-    from pipeline.inspect.status import heard
+    from pipeline.inspect.status import described_run
 
     rate = "unknown" if found.images_per_second is None else f"{found.images_per_second:.2f}"
     listed = f" (each is named in {store.rstrip('/')}/report.html)" if found.rejected else ""
@@ -398,7 +398,7 @@ def print_status(store: str, found: "Status") -> None:
         left = "unknown" if found.eta_seconds is None else str(timedelta(seconds=round(found.eta_seconds)))
         rows.append(("left", left))
     if found.run is not None and not found.complete:
-        rows.append(("last run", heard(found.run)))
+        rows.append(("last run", described_run(found.run)))
     for name, lines in (("problem", found.problems), ("note", found.notes), ("straggler", found.stragglers)):
         rows += [(name, line) for line in lines]
     for name, value in rows:

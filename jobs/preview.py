@@ -205,7 +205,7 @@ def _edit_cost(changed: Sequence[tuple[Variant, str]], task: EditTask, guided: b
     Edits of one depth, guidance and control share a batch with the row's own regeneration, which takes one slot.
     """
     sampling, schedule = task.inversion.fingerprint.sampling, task.schedule
-    unguided = schedule.outside(sampling.guidance_interval)
+    timesteps_without_cfg = schedule.outside(sampling.guidance_interval)
     depth, timesteps_of = schedule.num_steps, partial(SAMPLERS[sampling.name].evaluated_timesteps, schedule)
     last, cost, guidance_scale = depth, 0, _branching(guided, sampling.known_guidance_scale)
     seen = set[tuple[int, float, str]]()
@@ -215,12 +215,12 @@ def _edit_cost(changed: Sequence[tuple[Variant, str]], task: EditTask, guided: b
         scale = guidance_scale if variant.guidance_scale is None else _branching(guided, variant.guidance_scale)
         last = min(last, ran)
         if variant.control is None:
-            cost += evaluations(timesteps, unguided, scale)
+            cost += evaluations(timesteps, timesteps_without_cfg, scale)
         else:
             group = ran, scale, variant.control.model_dump_json()
-            cost += evaluations(timesteps, unguided, scale, guidance_scale) * (1 if group in seen else 2)
+            cost += evaluations(timesteps, timesteps_without_cfg, scale, guidance_scale) * (1 if group in seen else 2)
             seen.add(group)
-    return cost + evaluations(timesteps_of(0, depth - last), unguided, guidance_scale)
+    return cost + evaluations(timesteps_of(0, depth - last), timesteps_without_cfg, guidance_scale)
 
 
 def _branching(has_negative: bool, guidance_scale: float) -> float:
@@ -228,7 +228,7 @@ def _branching(has_negative: bool, guidance_scale: float) -> float:
     return guidance_scale if has_negative else 1.0
 
 
-def evaluations(timesteps: Sequence[float], unguided: Container[float], *guidance_scales: float) -> int:
+def evaluations(timesteps: Sequence[float], timesteps_without_cfg: Container[float], *guidance_scales: float) -> int:
     """Return the number of network evaluations at timesteps, with the branches that these guidance scales need."""
     branches = len(set(guidance_scales)) if {0, 1}.issuperset(guidance_scales) else 2
-    return sum(1 if timestep in unguided else branches for timestep in timesteps)
+    return sum(1 if timestep in timesteps_without_cfg else branches for timestep in timesteps)

@@ -28,7 +28,7 @@ _INSIDE = rf"(?![{_UNSPACED}])[\w{_MARKS}]"
 
 
 @dataclass(frozen=True)
-class Variant:
+class PromptVariant:
     """One way to change captions: an edit, one combination of a replace edit's words, or one name of a table."""
 
     name: str
@@ -127,7 +127,7 @@ def read_tables(edits: Iterable[Edit]) -> dict[str, PromptTable]:
     return {edit.name: read_table(edit) for edit in edits if edit.listed is not None}
 
 
-def variants(edits: Sequence[Edit], tables: Mapping[str, PromptTable] = NOTHING) -> list[Variant]:
+def variants(edits: Sequence[Edit], tables: Mapping[str, PromptTable] = NOTHING) -> list[PromptVariant]:
     """Every edit's variants, in order. A list of words fans out: {dog: [cat, fox]} of "breed": breed-cat, breed-fox.
     So do the names of a table, or the numbers of a key's rows in it.
 
@@ -140,10 +140,12 @@ def variants(edits: Sequence[Edit], tables: Mapping[str, PromptTable] = NOTHING)
     return [variant for edit in edits for variant in _fan_out(edit, taken, tables)]
 
 
-def prompts(caption: str, listed: Mapping[str, str], variants: Iterable[Variant]) -> list[tuple[Variant, str]]:
+def prompts(
+    caption: str, listed: Mapping[str, str], variants: Iterable[PromptVariant]
+) -> list[tuple[PromptVariant, str]]:
     """The variants that change `caption`, with their prompts. Of an edit's equal prompts only the first is kept:
     where one word of a fan-out is absent from the caption, its alternatives all come to the same."""
-    first: dict[tuple[str, str], Variant] = {}
+    first: dict[tuple[str, str], PromptVariant] = {}
     for variant in variants:
         prompt = variant.rewrite(caption, listed)
         if prompt is not None:
@@ -151,10 +153,10 @@ def prompts(caption: str, listed: Mapping[str, str], variants: Iterable[Variant]
     return [(variant, prompt) for (_, prompt), variant in first.items()]
 
 
-def _fan_out(edit: Edit, taken: set[str], tables: Mapping[str, PromptTable]) -> list[Variant]:
+def _fan_out(edit: Edit, taken: set[str], tables: Mapping[str, PromptTable]) -> list[PromptVariant]:
     if edit.listed is not None:
         rows = tables[edit.name].names
-        return [Variant(_unique(f"{edit.name}-{_slug(r)}", taken) if r else edit.name, edit, row=r) for r in rows]
+        return [PromptVariant(_unique(f"{edit.name}-{_slug(r)}", taken) if r else edit.name, edit, row=r) for r in rows]
     replace = edit.replace or {}
     fans = [key for key, words in replace.items() if isinstance(words, list)]
     choices = [words if isinstance(words, list) else [words] for words in replace.values()]
@@ -163,7 +165,7 @@ def _fan_out(edit: Edit, taken: set[str], tables: Mapping[str, PromptTable]) -> 
         pairs = tuple(zip(replace, words, strict=True))
         slugs = [_slug(word) for key, word in pairs if key in fans]
         name = _unique("-".join([edit.name, *slugs]), taken) if fans else edit.name
-        found.append(Variant(name, edit, pairs))
+        found.append(PromptVariant(name, edit, pairs))
     return found
 
 

@@ -18,7 +18,7 @@ from schemas.specs import KINDS, EditSpec, InvertSpec
 
 LARGEST = 16 << 20  # bytes of a spec
 
-Place = tuple[str | int, ...]  # ("edits", 1, "strength"), written edits[1].strength
+FieldPath = tuple[str | int, ...]  # ("edits", 1, "strength"), written edits[1].strength
 
 
 class SpecError(ValueError):
@@ -61,7 +61,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> InvertSpec | EditSp
         raise SpecError(f"{path}: found {found} at the top, expected a mapping with kind: invert or kind: edit")
     origins = {_override(data, override): override for override in overrides}
 
-    def where(place: Place) -> str:
+    def where(place: FieldPath) -> str:
         """Where a person finds `place`: an override that had a part in it, or the line of the YAML file."""
         for changed, override in origins.items():
             if all(a == b for a, b in zip(place, changed, strict=False)):
@@ -141,7 +141,7 @@ def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return data
 
 
-def _override(data: dict[str, Any], override: str) -> Place:
+def _override(data: dict[str, Any], override: str) -> FieldPath:
     """Set one field of `data` and return its place; sections that are absent are made."""
     path, equals, text = override.partition("=")
     if not equals or not re.fullmatch(r"\w+(\[\d+\]|\.\w+)*", path):
@@ -150,7 +150,7 @@ def _override(data: dict[str, Any], override: str) -> Place:
         value = yaml.load(text, _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SpecError(f"override {override!r}: the value is not YAML; quote it if it is text ({error})") from error
-    place: Place = tuple(int(index) if index else name for index, name in re.findall(r"\[(\d+)\]|(\w+)", path))
+    place: FieldPath = tuple(int(index) if index else name for index, name in re.findall(r"\[(\d+)\]|(\w+)", path))
     target: Any = data
     for depth, step in enumerate(place):
         if not (isinstance(target, dict) if isinstance(step, str) else isinstance(target, list) and step < len(target)):
@@ -201,12 +201,12 @@ def _absolute(path: Any) -> Any:
 
 
 def _problems(
-    model: type[BaseModel], data: dict[str, Any], errors: list[ErrorDetails], where: Callable[[Place], str]
+    model: type[BaseModel], data: dict[str, Any], errors: list[ErrorDetails], where: Callable[[FieldPath], str]
 ) -> list[str]:
     """A line for each place that is wrong."""
-    by_place: dict[Place, list[ErrorDetails]] = {}
+    by_place: dict[FieldPath, list[ErrorDetails]] = {}
     for error in errors:
-        by_place.setdefault(_place(data, error), []).append(error)
+        by_place.setdefault(_field_path(data, error), []).append(error)
     # A union such as "text or a list of texts" complains once a branch: the branch that got furthest is the one meant.
     deepest = [
         place for place in by_place if not any(place == other[: len(place)] for other in by_place if other != place)
@@ -214,7 +214,7 @@ def _problems(
     return [f"{where(place)}{_dotted(place)}: {_problem(model, place, by_place[place])}" for place in deepest]
 
 
-def _problem(model: type[BaseModel], place: Place, errors: list[ErrorDetails]) -> str:
+def _problem(model: type[BaseModel], place: FieldPath, errors: list[ErrorDetails]) -> str:
     first = errors[0]
     if first["type"] == "missing":
         return f"missing, expected: {_section(model, place[:-1]).model_fields[str(place[-1])].description}"
@@ -235,7 +235,7 @@ def _problem(model: type[BaseModel], place: Place, errors: list[ErrorDetails]) -
     return f"found {found}, expected {wanted}{' (put it in quotes)' if unquoted else ''}"
 
 
-def _place(data: Any, error: ErrorDetails) -> Place:
+def _field_path(data: Any, error: ErrorDetails) -> FieldPath:
     """pydantic's location of an error, without the names of union branches that it holds."""
     place: list[str | int] = []
     for step in error["loc"]:
@@ -245,7 +245,7 @@ def _place(data: Any, error: ErrorDetails) -> Place:
     return (*place, error["loc"][-1]) if error["type"] == "missing" else tuple(place)
 
 
-def _section(model: type[BaseModel], place: Place) -> type[BaseModel]:
+def _section(model: type[BaseModel], place: FieldPath) -> type[BaseModel]:
     """The model of the mapping at `place`, which holds names of sections and indices of lists of them."""
     for step in place:
         if isinstance(step, str):
@@ -255,7 +255,7 @@ def _section(model: type[BaseModel], place: Place) -> type[BaseModel]:
     return model
 
 
-def _line(node: yaml.Node, place: Place) -> int:
+def _line(node: yaml.Node, place: FieldPath) -> int:
     """The line of the deepest part of `place` that the file holds."""
     line = int(node.start_mark.line)
     for step in place:
@@ -271,7 +271,7 @@ def _line(node: yaml.Node, place: Place) -> int:
     return line + 1
 
 
-def _dotted(place: Place) -> str:
+def _dotted(place: FieldPath) -> str:
     return "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place).lstrip(".") or "the spec"
 
 

@@ -32,7 +32,7 @@ class SubmitError(JobError):
     """A cluster that cannot be reached, or that refuses the job: nothing was run."""
 
 
-class LostError(JobError):
+class DisconnectedError(JobError):
     """A job that was lost sight of: whether it goes on is not known."""
 
 
@@ -124,7 +124,7 @@ def follow(client: JobSubmissionClient, submission_id: str) -> JobDetails:
         try:
             job = next((job for job in client.list_jobs() if job.submission_id == submission_id), None)
             if job is None:
-                raise LostError("the cluster no longer knows the job; it was started anew, and the job went with it")
+                raise DisconnectedError("the cluster no longer knows the job: it was restarted, which ended the job")
             if job.status.is_terminal():
                 show(client.get_job_logs(submission_id), 0)  # the tail may have broken before the end
                 return job
@@ -134,7 +134,9 @@ def follow(client: JobSubmissionClient, submission_id: str) -> JobDetails:
                 failing = time.monotonic()
                 print(f"the cluster does not answer ({_last_line(error)}); asking again", file=sys.stderr)
             elif time.monotonic() - failing > PATIENCE:
-                raise LostError(f"the cluster has not answered for {PATIENCE:.0f} s ({_last_line(error)})") from error
+                raise DisconnectedError(
+                    f"the cluster has not answered for {PATIENCE:.0f} s ({_last_line(error)})"
+                ) from error
         time.sleep(PAUSE)
 
 

@@ -50,7 +50,7 @@ class ModelFault(JobError):
 
 
 @dataclass(frozen=True)
-class Done:
+class UnitResult:
     """The result of a unit: its images by result, and the seconds that the worker's model computed.
 
     `lost` is true if a retry of other rejects of the unit was committed first, so that this one has to be tried again.
@@ -69,5 +69,5 @@ class Done:
         return self.ok + self.rejected + self.filtered
 
 
-Poison = Mapping[int, Fault]
+ExcludedSamples = Mapping[int, Fault]
 """The samples to leave out of a unit, by their place in it: each killed, hung or failed its worker when tried alone."""

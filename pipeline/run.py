@@ -14,7 +14,7 @@ from pipeline.inspect.report import report
 from pipeline.inspect.sheet import contact_sheets
 from pipeline.inspect.status import Status, status
 from pipeline.io.masks import MaskError
-from pipeline.messages import Done
+from pipeline.messages import UnitResult
 from pipeline.plan.job import (
     Job,
     check_job,
@@ -31,11 +31,11 @@ from pipeline.plan.selection import Planning, Selection, extend_plan, plan_rows,
 from pipeline.plan.tasks import EditError, Edits, EditTask, Variant, executed_steps
 from pipeline.plan.units import expanded, index_again, plan_shards, spread
 from pipeline.progress import Progress
-from pipeline.store.checkpoint import Ledger
+from pipeline.store.checkpoint import CheckpointWriter
 from pipeline.store.latents import stored_schedule
 from pipeline.store.parts import restored
 from pipeline.store.plan import Unit, is_planned, parts_of, read_units, write_units
-from pipeline.store.run_log import Journal
+from pipeline.store.run_log import RunLog
 from pipeline.store.store import CommitRefused, JobKey, Store, StoreError
 from schemas.fingerprint import EditFingerprint
 from schemas.job import JobRecord, digest_of
@@ -48,7 +48,7 @@ HOPELESS = 3  # a run ends if its first units have no row, and the model errors 
 
 
 @dataclass(frozen=True)
-class Ran:
+class RunResult:
     """The result of a run: the store's status, and the units that failed in the run.
 
     `shortfall` says why a complete job is not a success: it has no row, or too many rejects. `pages` has the locations
@@ -84,7 +84,7 @@ class RetryError(JobError):
     """A retry of rejects that the store does not have, or one too many."""
 
 
-def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> Ran:
+def run_invert(spec: InvertSpec, *, retry: Sequence[str] = ()) -> RunResult:
     """Invert every sample of the input into the store `spec.output`, or finish what is missing there.
 
     With `retry`, only what was rejected there for one of these errors is tried again. A finished job does not import
@@ -114,7 +114,7 @@ def open_invert(spec: InvertSpec, retry: Sequence[str] = ()) -> tuple[Run, list[
     return Run(store, job, retry, len(units)), pending
 
 
-def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> Ran:
+def run_edit(spec: EditSpec, edits: Edits, *, retry: Sequence[str] = ()) -> RunResult:
     """Edit the rows of the latent store `spec.latents` into the store `spec.output`, or finish what is missing.
 
     With `retry`, only the images that were rejected there for one of these errors are tried again. Raises EditError,
@@ -318,7 +318,7 @@ def _retried(store: Store, units: Sequence[Unit], errors: Sequence[str]) -> tupl
     ], known
 
 
-def _work(run: Run, pending: Sequence[Unit]) -> Ran:
+def _work(run: Run, pending: Sequence[Unit]) -> RunResult:
     """Process what is missing, or to be tried again, and finish."""
     before = run.units - len(pending)
 
@@ -388,13 +388,13 @@ def _process(run: Run, pending: Sequence[Unit]) -> list[Unit]:
     hopes, barren = not retry, list[Mapping[str, int]]()
     with (
         connected(count, machine, needed=min(workers.needed, count)),
-        Journal(store) as journal,
-        Ledger(store, 0 if retry else run.units, [unit.unit for unit in pending], task.key) as ledger,
+        RunLog(store) as run_log,
+        CheckpointWriter(store, 0 if retry else run.units, [unit.unit for unit in pending], task.key) as checkpoints,
         Progress(kind, total, "images") as progress,
     ):
-        metrics = Metrics(kind, journal.run)
-        pool = Pool(pending, _worker_class(task), task, count=count, machine=machine, record=journal)
-        journal.state = pool.state
+        metrics = Metrics(kind, run_log.run)
+        pool = Pool(pending, _worker_class(task), task, count=count, machine=machine, record=run_log)
+        run_log.state = pool.state
 
         def rejects() -> str:
             return f"{rejected} rejected" if rejected else ""
@@ -407,21 +407,21 @@ def _process(run: Run, pending: Sequence[Unit]) -> list[Unit]:
             elif outcome.error is not None:
                 run.failures.append(f"unit {outcome.unit.unit} ({outcome.unit.source}): {outcome.error}")
             else:
-                done: Done = outcome.result
+                done: UnitResult = outcome.result
                 if done.lost:
                     overtaken.append(outcome.unit)
                     continue
                 metrics.done(done)
                 run.finished.append(outcome.unit.unit)
                 if not retry:
-                    ledger.done(outcome.unit.unit)
+                    checkpoints.done(outcome.unit.unit)
                 rejected += done.rejected
                 progress.advance(done.images, rejects())
                 hopes = hopes and not done.ok
                 if hopes and done.model_errors and progress.done < total:
                     barren.append(done.model_errors)
                     _check_first(store, barren)
-            journal.tick()
+            run_log.tick()
     return overtaken
 
 
@@ -436,7 +436,7 @@ def _worker_class(task: Job | EditTask) -> type:
     return EditWorker
 
 
-def _finish(store: Store, failures: list[str], key: JobKey) -> Ran:
+def _finish(store: Store, failures: list[str], key: JobKey) -> RunResult:
     """A complete run leaves only files that a commit names, and its report."""
     store.check_key(key)
     store.sweep()
@@ -445,4 +445,6 @@ def _finish(store: Store, failures: list[str], key: JobKey) -> Ran:
         write_report(store)
     pages = {"report": "report.html", "sheet": "contact_sheet.png"}
     location = without_secrets(store.location).rstrip("/")
-    return Ran(found, failures, pages={name: f"{location}/{file}" for name, file in pages.items() if store.has(file)})
+    return RunResult(
+        found, failures, pages={name: f"{location}/{file}" for name, file in pages.items() if store.has(file)}
+    )

@@ -12,7 +12,7 @@ from typing import Any
 from edict.samplers import SAMPLERS
 from pipeline.execute.cluster import connected, machine_like
 from pipeline.inspect.status import status
-from pipeline.messages import Machine, Poison
+from pipeline.messages import ExcludedSamples, Machine
 from pipeline.plan.job import Job, inverted_with
 from pipeline.plan.units import cut, spread
 from pipeline.progress import Progress
@@ -20,7 +20,7 @@ from pipeline.store.latents import read_latents
 from pipeline.store.plan import Source, Unit, part_sources
 from pipeline.store.store import JobKey, Store, StoreError, read_table, unit_of
 from pipeline.workers.heartbeat import STORAGE, beat
-from pipeline.workers.provenance import Place, place_of, told
+from pipeline.workers.provenance import Environment, differences, environment_of
 from schemas.commit import Commit
 
 EXAMPLES = 20  # rows named of those that were inverted in one place and regenerated in another
@@ -48,7 +48,7 @@ class VerifyTask(EditVerifyTask):
 
 
 @dataclass(frozen=True)
-class Regenerated:
+class VerifiedUnit:
     """What came of a unit: its rows, and those that are not exact, by part and key.
 
     `places` are where these were inverted, and regenerated; `problem` is why none could be.
@@ -56,7 +56,7 @@ class Regenerated:
 
     rows: int
     inexact: Sequence[str] = ()
-    places: tuple[Place, Place] | None = None
+    places: tuple[Environment, Environment] | None = None
     problem: str | None = None
 
 
@@ -64,26 +64,26 @@ class VerifyWorker:
     """A worker of the pool: regenerates the rows of one unit after the other under their own captions."""
 
     def __init__(self, task: VerifyTask) -> None:
-        from pipeline.workers.base import Ahead, check_model, here, load_model
+        from pipeline.workers.base import Prefetcher, check_model, here, load_model
 
         self.store = task.open()
         made, machine = task.inversion.fingerprint, task.inversion.machine
         self.model = load_model(task.inversion.weights, machine)
         check_model(self.model, made.sampling, made.batch_size)
         self.here = here(machine.device)
-        self.ahead = Ahead(lambda unit: read_latents(self.store, unit))
+        self.ahead = Prefetcher(lambda unit: read_latents(self.store, unit))
 
-    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Regenerated:
+    def process(self, unit: Unit, number: int, ahead: Unit | None, excluded: ExcludedSamples) -> VerifiedUnit:
         """Regenerate the rows of a unit. The commit of its part, which knows where they were made, is read at need."""
         from pipeline.workers.base import fitting
 
         try:
             latents = self.ahead.take(unit, ahead)
         except StoreError as error:
-            return Regenerated(unit.count, problem=str(error))
+            return VerifiedUnit(unit.count, problem=str(error))
         pair = latents.pair
         with fitting(pair.batch_size, self.model.device):
-            clean, faults = self.model.move(
+            clean, faults = self.model.integrate(
                 pair, latents.column("caption"), pair.schedule.num_steps, slots=latents.slots
             )
         inexact = [
@@ -94,8 +94,8 @@ class VerifyWorker:
             if i in faults or stored != digest
         ]
         if not inexact:
-            return Regenerated(unit.count)
-        return Regenerated(unit.count, inexact, (place_of(self.store.commit_of(unit.source)), self.here))
+            return VerifiedUnit(unit.count)
+        return VerifiedUnit(unit.count, inexact, (environment_of(self.store.commit_of(unit.source)), self.here))
 
 
 class EditVerifyWorker:
@@ -104,14 +104,14 @@ class EditVerifyWorker:
     def __init__(self, task: EditVerifyTask) -> None:
         self.store = task.open()
 
-    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Regenerated:
+    def process(self, unit: Unit, number: int, ahead: Unit | None, excluded: ExcludedSamples) -> VerifiedUnit:
         """Check every file that the unit's commits name."""
         try:
             for retry in range(unit.retry + 1):
                 check_edited(self.store, self.store.commit_at(unit.unit, retry))
         except StoreError as error:
-            return Regenerated(unit.count, problem=str(error))
-        return Regenerated(unit.count)
+            return VerifiedUnit(unit.count, problem=str(error))
+        return VerifiedUnit(unit.count)
 
 
 def check_edited(store: Store, commit: Commit) -> None:
@@ -138,7 +138,7 @@ def check_edited(store: Store, commit: Commit) -> None:
 
 
 @dataclass(frozen=True)
-class Verified:
+class VerifyResult:
     """The rows that were verified, how many of them are exact, and everything that is wrong with the store.
 
     Of rows that were inverted elsewhere and are not exact here, EXAMPLES are named and the others counted. `damaged`
@@ -154,7 +154,7 @@ class Verified:
 
 def run_verify(
     location: str, *, rows: int | None, count: int, gpus: float | None = None, repair: bool = False
-) -> Verified:
+) -> VerifyResult:
     """Verify all rows of a store, or `rows` of them, spread evenly. The counts of the whole store are always checked.
 
     Latent pairs are regenerated, by default on as many GPUs as the job had. For an edit, the digests of the index and
@@ -198,7 +198,7 @@ def run_verify(
         units = _spread(cut(parts, job.fingerprint.batch_size, count), rows, whole=False)
     results = _verify(units, worker, task, count, machine) if units else []
     tried = exact = 0
-    inexact = defaultdict[tuple[Place, Place], list[str]](list)
+    inexact = defaultdict[tuple[Environment, Environment], list[str]](list)
     for unit, result in results:
         if isinstance(result, str):
             problems.append(f"{unit.source}: {result}")
@@ -220,7 +220,7 @@ def run_verify(
         for unit_name in damaged:
             store.drop(unit_name)
         store.sweep()
-    return Verified(kind, tried, exact, problems, sorted(damaged))
+    return VerifyResult(kind, tried, exact, problems, sorted(damaged))
 
 
 def _edit_unit(commit: Commit) -> Unit:
@@ -240,11 +240,11 @@ def _spread(units: Sequence[Unit], rows: int | None, *, whole: bool) -> list[Uni
 
 def _verify(
     units: Sequence[Unit], worker: type, task: EditVerifyTask, count: int, machine: Machine
-) -> list[tuple[Unit, Regenerated | str]]:
+) -> list[tuple[Unit, VerifiedUnit | str]]:
     """Return each unit with its result, or with the error that prevented it."""
     from pipeline.execute.pool import Pool
 
-    results = list[tuple[Unit, Regenerated | str]]()
+    results = list[tuple[Unit, VerifiedUnit | str]]()
     with connected(count, machine), Progress("verify", sum(unit.count for unit in units), "rows") as progress:
         pool = Pool(units, worker, task, count=count, machine=machine)
         for outcome in pool.outcomes():
@@ -256,7 +256,7 @@ def _verify(
     return results
 
 
-def _why(inverted: Place, regenerated: Place) -> str:
+def _why(inverted: Environment, regenerated: Environment) -> str:
     """What there is to say of a row that is not exact, by where it was made."""
     if inverted == regenerated:
         processor = dict(inverted)["processor"]
@@ -264,7 +264,7 @@ def _why(inverted: Place, regenerated: Place) -> str:
             f"inverted on the same kind of processor, {processor}, with the same versions: it was changed since, or "
             "one of the two runs went wrong"
         )
-    before, now = told([inverted, regenerated])
+    before, now = differences([inverted, regenerated])
     return (
         f"inverted {before}, regenerated {now}: other last bits are to be expected; to look for damage, verify it "
         "where it was inverted"

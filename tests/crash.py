@@ -16,7 +16,7 @@ import pipeline.run
 import pipeline.store.checkpoint
 import pipeline.workers.edit
 import pipeline.workers.invert
-from pipeline.messages import Done, Poison
+from pipeline.messages import ExcludedSamples, UnitResult
 from pipeline.store.plan import Unit
 from pipeline.store.store import Store
 
@@ -113,7 +113,7 @@ DRIVER: Mapping[str, Callable[[], Any]] = {
     "while planning": lambda: after(pipeline.plan.units, "write_entries"),
     "before the units are written": lambda: before(Store, "put_new", "plan/units"),
     "when the plan is written": lambda: after(Store, "put_new", "plan/units"),
-    "when a unit is done": lambda: before(pipeline.store.checkpoint.Ledger, "done"),
+    "when a unit is done": lambda: before(pipeline.store.checkpoint.CheckpointWriter, "done"),
     "before the ledger is written": lambda: before(Store, "put_table", "ledger/"),
     "when the last unit is done": lambda: before(pipeline.run, "_finish"),
     "while the losers' files are removed": lambda: after(Store, "delete"),
@@ -135,13 +135,13 @@ def crashing(worker: type, windows: Mapping[str, Callable[[Any], Any]], folder: 
                 die()
             super().__init__(task)
 
-        def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
+        def process(self, unit: Unit, number: int, ahead: Unit | None, excluded: ExcludedSamples) -> UnitResult:
             name = dict(enumerate(windows)).get(int(unit.unit))
             if name is None or number > 1:
-                return super().process(unit, number, ahead, poison)  # type: ignore[no-any-return]
+                return super().process(unit, number, ahead, excluded)  # type: ignore[no-any-return]
             (folder / name).touch()
             windows[name](self)
-            super().process(unit, number, ahead, poison)
+            super().process(unit, number, ahead, excluded)
             (folder / f"alive after all: {name}").touch()
             die()
 

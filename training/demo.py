@@ -21,7 +21,7 @@ from PIL import Image
 
 from jobs.demo import KINDS, SECOND, SHARDS
 from pipeline.io.shards import write_shard
-from training.emoji import BACKGROUNDS, Pair, Picture, composite, held_out_pairs, pictures
+from training.emoji import BACKGROUNDS, DrawingPair, Picture, composite, held_out_pairs, pictures
 
 LICENCES = {"noto": "Apache-2.0", "twemoji": "CC-BY-4.0", "fluent": "MIT"}
 PAIRS, AGAIN = 28, 8  # a shard: its pairs, and how many sources come again on a second background; 64 samples in all
@@ -57,17 +57,17 @@ def shards(known: set[Picture]) -> dict[Path, list[list[Scene]]]:
     return {SHARDS: first, SECOND: [_scenes(part, used, len(part), seen) for part in parts]}
 
 
-def _ordered(pairs: list[Pair]) -> list[Pair]:
+def _ordered(pairs: list[DrawingPair]) -> list[DrawingPair]:
     """The kinds in turn, so that every shard has them all; short names first: they are of plain, well-known things."""
 
-    def length(pair: Pair) -> int:
+    def length(pair: DrawingPair) -> int:
         return len(pair.source.name) + len(pair.target.name)
 
     by_kind = [sorted((pair for pair in pairs if pair.kind == kind), key=lambda p: (length(p), p)) for kind in KINDS]
     return [pair for turn in zip_longest(*by_kind) for pair in turn if pair is not None]
 
 
-def _scenes(pairs: list[Pair], used: Counter[str], twice: int, seen: dict[Picture, set[str]]) -> list[Scene]:
+def _scenes(pairs: list[DrawingPair], used: Counter[str], twice: int, seen: dict[Picture, set[str]]) -> list[Scene]:
     """The first `twice` sources come on a second background; none of them is one that was `seen`."""
     scenes = []
     for i, pair in enumerate(pairs):
@@ -88,7 +88,7 @@ def _mark(kind: str, a: Scene, b: Scene) -> None:
     b.edits.append((kind, a))
 
 
-def _background(pair: Pair, used: Counter[str], besides: set[str]) -> str:
+def _background(pair: DrawingPair, used: Counter[str], besides: set[str]) -> str:
     """The least used so far, but none whose colour the pair names: a yellow heart would be lost on yellow."""
     named = {*besides, *pair.source.name.split(), *pair.target.name.split()}
     order = random.Random(f"{pair.source} {' '.join(sorted(besides))}").sample(list(BACKGROUNDS), len(BACKGROUNDS))

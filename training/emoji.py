@@ -79,7 +79,7 @@ class Picture:
 
 
 @dataclass(frozen=True, order=True)
-class Pair:
+class DrawingPair:
     """The ground truth of an edit: two pictures whose captions differ in one thing, `kind` of KINDS."""
 
     kind: str
@@ -136,20 +136,20 @@ def composite(rgba: np.ndarray, background: str) -> np.ndarray:
     return np.rint(over).astype(np.uint8)
 
 
-def held_out_pairs(known: set[Picture]) -> list[Pair]:
+def held_out_pairs(known: set[Picture]) -> list[DrawingPair]:
     """The ground-truth pairs kept from training: no picture of a pair is ever trained on, on any background.
 
     What a pair needs to be editable stays in training: the other tones, colours, persons and vendors.
     """
     index = {(p.vendor, p.name, p.tone): p for p in known}
     taken: set[Picture] = set()
-    pairs: list[Pair] = []
+    pairs: list[DrawingPair] = []
 
     def take(kind: str, candidates: list[tuple[Picture, Picture]], most: int) -> None:
         random.Random(f"{kind} {candidates[0][0].vendor}").shuffle(candidates)
         for source, target in candidates:
             if most and source not in taken and target not in taken:
-                pairs.append(Pair(kind, source, target))
+                pairs.append(DrawingPair(kind, source, target))
                 taken.update((source, target))
                 most -= 1
 

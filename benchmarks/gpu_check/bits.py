@@ -85,10 +85,10 @@ def round_trip(model: EDICT, count: int, executed: int, sampler: str = "edict") 
     Regeneration runs twice: in the slots of the inversion, and in reversed ones.
     """
     start, texts = latents(model, count, executed, sampler), captions(count)
-    noise, faults = model.move(start, texts, 0)
+    noise, faults = model.integrate(start, texts, 0)
 
     def regenerated(slots: Sequence[int]) -> int:
-        again, more = model.move(noise, texts, start.position, slots=slots)
+        again, more = model.integrate(noise, texts, start.position, slots=slots)
         faults.update(more)
         return int((again.x != start.x).sum() + (again.y != start.y).sum())
 

@@ -17,7 +17,7 @@ from benchmarks.gpu_check.shapes import load
 from benchmarks.gpu_check.speed import BATCH, BATCHES, Speed, message, name_of, parts, product_rates
 from edict import EDICT
 from jobs.evaluation import record
-from pipeline.profiling import clocked, fresh, timed
+from pipeline.profiling import reset_memory_peak, seconds_of, timed
 from pipeline.workers.processor import gpu_versions, processor
 
 Found = dict[str, Any]
@@ -116,7 +116,7 @@ def check_speed(run: Check, folder: Path) -> None:
     given, on_cuda = run.given, run.given.device == "cuda"
     rates = run.attempt("matmul, TFLOP/s", measure=lambda: product_rates(given.device, 64 if given.small else 8192))
     models: dict[Any, EDICT] = {}  # It has only the last one.
-    speed = Speed(rates, BATCHES[:2], clocked) if given.small else Speed(rates, BATCHES, timed)
+    speed = Speed(rates, BATCHES[:2], seconds_of) if given.small else Speed(rates, BATCHES, timed)
     for part in parts(speed, on_cuda):
         found = run.found.setdefault("shapes", {}).setdefault(part.shape, {})
 
@@ -124,7 +124,7 @@ def check_speed(run: Check, folder: Path) -> None:
             try:
                 if (key := (part.shape, part.dtype)) not in models:
                     models.clear()
-                    fresh(torch.device(given.device))
+                    reset_memory_peak(torch.device(given.device))
                     models[key] = load(
                         part.shape, folder / part.shape, dtype=part.dtype, device=given.device, small=given.small
                     )

@@ -23,7 +23,7 @@ from edict import EDICT
 from edict.determinism import tf32
 from edict.integration import Integration, solve
 from edict.samplers import parameters
-from pipeline.profiling import NEAR, clocked, fresh, peak, smallest, timed
+from pipeline.profiling import NEAR, memory_peak, reset_memory_peak, seconds_of, smallest_near_fastest, timed
 
 CALLS = 2 * STEPS  # EDICT calls the network twice per step
 BATCH = 16  # the default of workers.batch_size
@@ -46,7 +46,7 @@ def product_rates(device: str, side: int) -> Found:
 
 def rows_per_image(model: EDICT) -> int:
     """Return the number of rows that an image takes per network call."""
-    return 2 if model.model.guidance == "free" else 1
+    return 2 if model.model.guidance == "cfg" else 1
 
 
 def call_of(model: EDICT, count: int) -> Callable[[], torch.Tensor]:
@@ -60,7 +60,7 @@ def call_of(model: EDICT, count: int) -> Callable[[], torch.Tensor]:
 def best(found: Found) -> int:
     """Return the batch size for the other parts: the smallest near the fastest, at most the default."""
     fits = {row["batch"]: row["network, seconds per image"] for row in found["batches"] if "failed" not in row}
-    return min(BATCH, smallest(fits))
+    return min(BATCH, smallest_near_fastest(fits))
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Speed:
         """Time guided calls by batch size, until one fails, such as for lack of memory, or two bring no gain."""
         rows: list[Found] = []
         for count in self.sizes:
-            fresh(model.device)
+            reset_memory_peak(model.device)
             try:
                 seconds = self.timed(call_of(model, count), model.device)
             except RuntimeError as error:
@@ -121,7 +121,7 @@ class Speed:
                 "of the matmul": tflops / self.rates[name_of(model.network.dtype)],
                 "network, seconds per image": CALLS * seconds / count,
             }
-            rows.append(row | {"peak GiB": peak(model.device) / 2**30})
+            rows.append(row | {"peak GiB": memory_peak(model.device) / 2**30})
             taken = [row["network, seconds per image"] for row in rows]
             if len(taken) > 2 and taken[-3] <= NEAR * min(taken[-2:]):
                 break
@@ -187,14 +187,14 @@ class Speed:
         with ExitStack() as stack:
             for name in names:
                 stack.enter_context(VARIANTS[name](model.network))
-            fresh(model.device)
+            reset_memory_peak(model.device)
             call = call_of(model, count)
-            first = clocked(call, model.device)
+            first = seconds_of(call, model.device)
             measured = {
                 "batch": count,
                 "seconds of the first call": first,
                 "network, seconds per image": CALLS * self.timed(call, model.device) / count,
-                "peak GiB": peak(model.device) / 2**30,
+                "peak GiB": memory_peak(model.device) / 2**30,
                 **{name: value for name, value in independence(model, count).items() if name != "batch"},
                 **round_trip(model, count, 2),
             }

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edict.compilation import HOW
+from edict.compilation import COMPILE_KWARGS
 from edict.determinism import tf32
 
 Forward = Callable[..., Any]
@@ -27,7 +27,7 @@ def forward_as(network: nn.Module, change: Callable[[Forward], Forward]) -> Iter
 
 def compiled(network: nn.Module) -> AbstractContextManager[None]:
     """Compile a network as `model.compile` does."""
-    return forward_as(network, lambda forward: torch.compile(forward, **HOW))
+    return forward_as(network, lambda forward: torch.compile(forward, **COMPILE_KWARGS))
 
 
 def answered(forward: Forward) -> Forward:

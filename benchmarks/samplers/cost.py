@@ -40,9 +40,9 @@ def counted(network: torch.nn.Module) -> Iterator[Counter[str]]:
 
 def there_and_back(model: EDICT, start: Pair, captions: list[str]) -> Iterator[str]:
     """Each direction's name, when it is done. A fault raises."""
-    noise, lost = model.move(start, captions, 0)
+    noise, lost = model.integrate(start, captions, 0)
     yield "inversion"
-    _, more = model.move(noise, captions, start.position)
+    _, more = model.integrate(noise, captions, start.position)
     yield "generation"
     if lost or more:
         raise next(iter((lost | more).values()))

@@ -21,18 +21,18 @@ from edict.samplers import SAMPLERS, resolved, sampling
 from jobs.demo import KINDS
 from jobs.evaluation.edits import Edited, Setting, best, by_edict, edit_batch, interval, mean_interval
 from jobs.evaluation.record import table
-from jobs.evaluation.truth import Edit, outside_error, split, squared_error, truth
+from jobs.evaluation.truth import ReferenceEdit, outside_error, split, squared_error, truth
 
 GRID = tuple(product((0.6, 0.8, 1.0), (1.0, 3.0, 5.0)))
 """Strengths, and guidance scales of both directions."""
 
 
-def spread(edits: Sequence[Edit], per_kind: int) -> list[Edit]:
+def spread(edits: Sequence[ReferenceEdit], per_kind: int) -> list[ReferenceEdit]:
     """So many edits of every kind, the first of each drawings before the second of any."""
-    chosen = list[Edit]()
+    chosen = list[ReferenceEdit]()
     for kind in KINDS:
         met = Counter[str]()
-        of_kind = list[tuple[int, Edit]]()
+        of_kind = list[tuple[int, ReferenceEdit]]()
         for edit in edits:
             if edit.kind == kind:
                 of_kind.append((met[edit.drawings], edit))
@@ -51,7 +51,7 @@ def by_sampler(
 
 
 def errors(
-    model: EDICT, name: str, setting: Setting, edits: Sequence[Edit], *, steps: int, batch: int
+    model: EDICT, name: str, setting: Setting, edits: Sequence[ReferenceEdit], *, steps: int, batch: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """To the truth and outside, float64 [N] each, nan where an edit failed."""
     images, failed = [], list[bool]()
@@ -70,7 +70,7 @@ def both(strength: float, guidance_scale: float) -> Setting:
 
 
 def choose(
-    model: EDICT, tuning: Sequence[Edit], *, steps: int, batch: int
+    model: EDICT, tuning: Sequence[ReferenceEdit], *, steps: int, batch: int
 ) -> tuple[dict[str, Setting], dict[str, list[dict[str, Any]]]]:
     """The setting of each sampler, and all that were tried."""
     tried: dict[str, list[dict[str, Any]]] = {}
@@ -85,7 +85,7 @@ def choose(
 
 
 def measure(
-    model: EDICT, test: Sequence[Edit], settings: dict[str, Setting], *, counts: Sequence[int], batch: int
+    model: EDICT, test: Sequence[ReferenceEdit], settings: dict[str, Setting], *, counts: Sequence[int], batch: int
 ) -> list[dict[str, Any]]:
     """By steps and sampler: means and 95 % intervals by drawings, and less EDICT's, at as many steps and as many calls.
 

@@ -39,13 +39,13 @@ def noised(model: EDICT, name: str, captions: Sequence[str], given: Any, steps: 
     x = to_lattice(noise, schedule.scale(0), BITS)
     settings = {"steps": steps, "guidance_scale": given.guidance, "bits": BITS}
     pair = Pair(x, x.clone(), schedule, 0, sampling(name="ddim", **settings), given.batch)
-    ahead = pair.x if not SAMPLERS[name].y_lead else model.move(pair, captions, SAMPLERS[name].y_lead)[0].x
+    ahead = pair.x if not SAMPLERS[name].y_lead else model.integrate(pair, captions, SAMPLERS[name].y_lead)[0].x
     return replace(pair, y=ahead, sampling=resolved(sampling(name=name, **settings), steps))
 
 
 def drawn(model: EDICT, name: str, captions: Sequence[str], given: Any, steps: int) -> tuple[list[Image.Image], int]:
     """A picture a caption, and how many left the lattice."""
-    pair, faults = model.move(noised(model, name, captions, given, steps), captions, steps)
+    pair, faults = model.integrate(noised(model, name, captions, given, steps), captions, steps)
     return decoded(model, pair.to_float()[0], given.batch), len(faults)
 
 

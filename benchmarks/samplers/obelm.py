@@ -22,7 +22,7 @@ from edict.samplers import SAMPLERS, sampling, two_step
 from edict.schedule import Schedule
 from jobs.evaluation.edits import Edited, Method, by_edict, mean_interval
 from jobs.evaluation.record import table
-from jobs.evaluation.truth import Edit, split, squared_error, truth
+from jobs.evaluation.truth import ReferenceEdit, split, squared_error, truth
 
 FINE = 30  # bits
 Weight = Callable[[Schedule, int], float]
@@ -75,7 +75,7 @@ def grey_levels(images: Sequence[Image.Image], others: Sequence[Image.Image]) ->
     return float(np.sqrt(np.mean(np.square(differences))))
 
 
-def limit(model: EDICT, edits: Sequence[Edit], steps: int, guidance_scale: float) -> dict[str, Any]:
+def limit(model: EDICT, edits: Sequence[ReferenceEdit], steps: int, guidance_scale: float) -> dict[str, Any]:
     """Compare the edits of the lattice with those in floats, with and without the limit of the weight."""
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
     start = model.prepare(
@@ -109,7 +109,7 @@ def limit(model: EDICT, edits: Sequence[Edit], steps: int, guidance_scale: float
     }
 
 
-def rounding(model: EDICT, edits: Sequence[Edit], steps: int, offset: int) -> dict[str, Any]:
+def rounding(model: EDICT, edits: Sequence[ReferenceEdit], steps: int, offset: int) -> dict[str, Any]:
     """Measure the effect of rounding to `bits` on the noise at guidance 1, and its expansion by the inversion."""
     noise = {}
     for bits in (12, 16, FINE):
@@ -119,7 +119,7 @@ def rounding(model: EDICT, edits: Sequence[Edit], steps: int, offset: int) -> di
             sampling(steps=steps, strength=1.0, guidance_scale=1.0, name="obelm", steps_offset=offset),
             len(edits),
         )
-        pair, _ = model.move(start, [edit.source.caption for edit in edits], 0)
+        pair, _ = model.integrate(start, [edit.source.caption for edit in edits], 0)
         noise[bits] = pair.to_float()[0]
     schedule = start.schedule
     weights = [limited(schedule, k) for k in range(1, schedule.num_evaluated_steps)]

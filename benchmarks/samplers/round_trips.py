@@ -67,8 +67,8 @@ def measure(model: EDICT, shown: Sequence[Captioned], given: Any) -> tuple[list[
         for steps, name in product(given.steps, SAMPLERS):
             about = {"steps": steps, "guidance_scale": guidance_scale}
             start = model.prepare(clean, sampling(**about, strength=1.0, name=name), given.batch)
-            noise, lost = model.move(start, captions, 0)
-            again, more = model.move(noise, captions, start.position)
+            noise, lost = model.integrate(start, captions, 0)
+            again, more = model.integrate(noise, captions, start.position)
             sound = np.array([i not in lost | more for i in range(len(shown))])
             differing = ((again.x != start.x).sum((1, 2, 3)) + (again.y != start.y).sum((1, 2, 3))).numpy()
             error, x = squared_error(model.decode(again.to_float()[0]), images), noise.to_float()[0]

@@ -10,7 +10,7 @@ import numpy as np
 from edict import EDICT
 from edict.samplers import SAMPLERS, sampling
 from jobs.evaluation.edits import interval, mean_interval
-from jobs.evaluation.truth import Edit, outside_error, squared_error
+from jobs.evaluation.truth import ReferenceEdit, outside_error, squared_error
 from schemas.sampling import executed
 
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -67,7 +67,9 @@ def branches(steps: int, p: float, inverted_at: float) -> list[tuple[float, floa
     return found
 
 
-def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Namespace) -> list[dict[str, Any]]:
+def measure(
+    model: EDICT, edits: Sequence[ReferenceEdit], one: dict[str, Any], given: Namespace
+) -> list[dict[str, Any]]:
     """Edits that branch off one inversion at full strength on its way up: at a strength s, after its first s * steps.
 
     Errors are mean squared distances to the truth, nan where an edit failed; intervals are of the drawings.
@@ -81,9 +83,9 @@ def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Nam
     for strength, guidance_scale in sorted(branches(**one)):
         ran = executed(steps, strength)
         if pair.position > steps - ran:
-            pair, faults = model.move(pair, sources, steps - ran)
+            pair, faults = model.integrate(pair, sources, steps - ran)
             lost |= faults.keys()
-        edited, met = model.move(pair, targets, steps, guidance_scale=guidance_scale)
+        edited, met = model.integrate(pair, targets, steps, guidance_scale=guidance_scale)
         pictures = model.decode(edited.to_float()[0])
         failed = np.isin(np.arange(len(edits)), [*lost, *met])
         errors = np.where(failed, np.nan, squared_error(pictures, [edit.target.image for edit in edits]))
@@ -116,7 +118,7 @@ def compare(rows: Sequence[dict[str, Any]], drawings: Sequence[str]) -> list[dic
     ]
 
 
-def unedited(edits: Sequence[Edit]) -> tuple[float, float, float]:
+def unedited(edits: Sequence[ReferenceEdit]) -> tuple[float, float, float]:
     """The distance of the sources to the truth: what doing nothing comes to."""
     errors = squared_error([edit.source.image for edit in edits], [edit.target.image for edit in edits])
     return mean_interval(errors, np.array([edit.drawings for edit in edits]))

@@ -10,7 +10,7 @@ import numpy as np
 from edict import EDICT
 from edict.samplers import SAMPLERS, sampling
 from jobs.evaluation.edits import interval, mean_interval
-from jobs.evaluation.truth import Edit, outside_error, squared_error
+from jobs.evaluation.truth import ReferenceEdit, outside_error, squared_error
 from jobs.preview import evaluations
 from schemas.sampling import executed
 
@@ -34,7 +34,9 @@ def tries() -> list[dict[str, Any]]:
     return [{"guidance_scale": 3.0}]
 
 
-def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Namespace) -> list[dict[str, Any]]:
+def measure(
+    model: EDICT, edits: Sequence[ReferenceEdit], one: dict[str, Any], given: Namespace
+) -> list[dict[str, Any]]:
     """Edits within each interval, which both directions have; `less` is the paired difference to those without any."""
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
     truth = [edit.target.image for edit in edits]
@@ -47,8 +49,8 @@ def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Nam
             sampling(steps=STEPS, strength=strength, guidance_scale=one["guidance_scale"], guidance_interval=limits),
             given.batch,
         )
-        noise, lost = model.move(start, sources, 0)
-        edited, met = model.move(noise, targets, start.position)
+        noise, lost = model.integrate(start, sources, 0)
+        edited, met = model.integrate(noise, targets, start.position)
         pictures = model.decode(edited.to_float()[0])
         failed = np.isin(np.arange(len(edits)), [*lost, *met])
         errors = np.where(failed, np.nan, squared_error(pictures, truth))

@@ -16,7 +16,7 @@ from edict import EDICT, Pair
 from edict.inversion import BITS, Faults
 from edict.lattice import to_lattice
 from edict.samplers import sampling
-from jobs.evaluation.truth import Edit, squared_error
+from jobs.evaluation.truth import ReferenceEdit, squared_error
 from pipeline.store.parts import Row, nested, storable, to_parquet, to_table
 from schemas.sampling import executed
 
@@ -53,7 +53,9 @@ def tries() -> list[dict[str, Any]]:
     return [{"sampler": sampler} for sampler in ("edict", "bdia", "obelm")]
 
 
-def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Namespace) -> list[dict[str, Any]]:
+def measure(
+    model: EDICT, edits: Sequence[ReferenceEdit], one: dict[str, Any], given: Namespace
+) -> list[dict[str, Any]]:
     """Each number of bits, in one batch, over the samples that stay on the lattice; and of EDICT the pair as floats.
 
     `noise_rms` is the distance of both states, in the model's scale, to those of FINEST bits, `edit_mse` that of the
@@ -89,15 +91,15 @@ def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Nam
     return rows
 
 
-def round_trip(model: EDICT, edits: Sequence[Edit], bits: int, sampler: str, given: Namespace) -> Trip:
+def round_trip(model: EDICT, edits: Sequence[ReferenceEdit], bits: int, sampler: str, given: Namespace) -> Trip:
     """Inversion to the noise and regeneration, from which the edits branch off at their strength."""
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
     start = model.encode([edit.source.image for edit in edits], bits=bits)
     start = model.prepare(start, sampling(steps=given.steps, strength=1.0, guidance_scale=given.guidance, name=sampler))
-    noise, lost = model.move(start, sources, 0)
-    branch, more = model.move(noise, sources, start.position - executed(given.steps, given.strength))
-    again, and_more = model.move(branch, sources, start.position)
-    edited, met = model.move(branch, targets, start.position)
+    noise, lost = model.integrate(start, sources, 0)
+    branch, more = model.integrate(noise, sources, start.position - executed(given.steps, given.strength))
+    again, and_more = model.integrate(branch, sources, start.position)
+    edited, met = model.integrate(branch, targets, start.position)
     faults = {**lost, **more, **and_more, **met}
     return Trip(start, noise, model.decode(edited.to_float()[0]), differing(again, start, faults), faults)
 

@@ -8,7 +8,7 @@ import torch
 
 from edict import EDICT, Pair
 from edict.samplers import SAMPLERS, parameters, sampling
-from jobs.evaluation.truth import Edit
+from jobs.evaluation.truth import ReferenceEdit
 from pipeline.store.parts import storable
 
 STEPS = (10, 20, 50, 100, 200)
@@ -41,7 +41,9 @@ def tries() -> list[dict[str, Any]]:
     return [dict(zip(("sampler", "steps", "guidance_scale", "given"), one, strict=True)) for one in found]
 
 
-def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Namespace) -> list[dict[str, Any]]:
+def measure(
+    model: EDICT, edits: Sequence[ReferenceEdit], one: dict[str, Any], given: Namespace
+) -> list[dict[str, Any]]:
     """The noise of the sources, inverted in one batch, each under its caption."""
     start = model.encode([edit.source.image for edit in edits])
     start = model.prepare(
@@ -54,7 +56,7 @@ def measure(model: EDICT, edits: Sequence[Edit], one: dict[str, Any], given: Nam
             **dict.fromkeys(SAMPLERS[one["sampler"]].parameters, one["given"]),
         ),
     )
-    pair, faults = model.move(start, [edit.source.caption for edit in edits], 0)
+    pair, faults = model.integrate(start, [edit.source.caption for edit in edits], 0)
     left = {*faults, *storable(pair)}
     weight = next((float(value) for value in parameters(pair.sampling).values()), None)
     return [{**one, "weight": weight, "left_the_lattice": len(left), **spread(pair, left)}]

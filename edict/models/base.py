@@ -17,7 +17,7 @@ from schemas.sampling import Sampling
 
 VaeDtype = Literal["float32", "tf32", "bfloat16"]
 VAE_DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
-Guidance = Literal["free", "embedded", "none", "pipeline"]
+Guidance = Literal["cfg", "embedded", "none", "pipeline"]
 """The kind of guidance.
 
 free: classifier-free, from two branches. embedded: the network takes the scale itself. none: there is no guidance.
@@ -54,7 +54,7 @@ class Model(ABC):
     size: int
     denoiser: ClassVar[str] = "unet"
     """The component that predicts."""
-    guidance: Guidance = "free"
+    guidance: Guidance = "cfg"
     batched: bool = True
     """True if a sample's bits do not depend on the other captions of its batch. If not, every batch has one sample."""
     compiled: bool = False
@@ -103,7 +103,7 @@ class Model(ABC):
     @property
     def has_negative(self) -> bool:
         """Return whether guidance can lead away from a negative caption."""
-        return self.guidance == "free"
+        return self.guidance == "cfg"
 
     @property
     @abstractmethod

@@ -180,8 +180,8 @@ class DirectModel(Model):
         guidance_scale: float,
         negative_captions: Sequence[str | None] | None = None,
     ) -> Integration:
-        unguided = integration.pair.unguided
-        solve(integration, self.predictor(captions, guidance_scale, negative_captions, unguided))
+        timesteps_without_cfg = integration.pair.timesteps_without_cfg
+        solve(integration, self.predictor(captions, guidance_scale, negative_captions, timesteps_without_cfg))
         return integration
 
     def predictor(
@@ -189,14 +189,14 @@ class DirectModel(Model):
         captions: Sequence[str],
         guidance_scale: float,
         negative_captions: Sequence[str | None] | None = None,
-        unguided: Container[float] = (),
+        timesteps_without_cfg: Container[float] = (),
     ) -> Predict:
         """Return the guided prediction under these captions, one per sample of the batch.
 
         At the timesteps `unguided` it is not guided.
         """
         empty = self.negative_conditions(negative_captions or ())
-        return guided(self, self.condition(captions), empty, guidance_scale, unguided)
+        return guided(self, self.condition(captions), empty, guidance_scale, timesteps_without_cfg)
 
     def negative_conditions(self, negative_captions: Sequence[str | None]) -> Conditions:
         """Return the conditions that guidance leads away from: [N, ...] each, or [1, ...] if no caption is negative.
@@ -208,7 +208,7 @@ class DirectModel(Model):
         none = torch.tensor([caption is None for caption in negative_captions], device=self.device)
         if none.all():
             return self._empty
-        if self.guidance != "free":
+        if self.guidance != "cfg":
             raise ValueError(
                 f"negative_captions: the model {self.folder} has no classifier-free guidance, so a negative caption "
                 "has no effect. Leave it out"

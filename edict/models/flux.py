@@ -49,7 +49,7 @@ class Flux(FlowModel):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.guidance = "embedded" if read_config(folder, "transformer").get("guidance_embeds") else "free"
+        self.guidance = "embedded" if read_config(folder, "transformer").get("guidance_embeds") else "cfg"
 
     def _size(self) -> int:
         return sample_size(self.folder, "vae")

@@ -69,7 +69,7 @@ class Sampler:
     bits: int = BITS
     parameters: Mapping[str, float] = field(default_factory=dict)
 
-    def move(
+    def integrate(
         self, x: Tensor, y: Tensor, schedule: Schedule, parameters: Mapping[str, Fraction], start: int, stop: int
     ) -> Steps:
         """Return the generator that moves the pair from position `start` to `stop`, in either direction."""
@@ -89,7 +89,7 @@ class Sampler:
             return 0
 
         ones = dict.fromkeys(self.parameters, Fraction(1))
-        answer_all(self.move(zero, zero, schedule, ones, start, stop), note)
+        answer_all(self.integrate(zero, zero, schedule, ones, start, stop), note)
         return found
 
     def evaluated_timesteps(self, schedule: Schedule, start: int, stop: int) -> list[float]:

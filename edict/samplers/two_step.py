@@ -27,7 +27,7 @@ from fractions import Fraction
 from functools import partial
 from typing import TYPE_CHECKING
 
-from edict.lattice import SHARE, as_fraction, contract, expand
+from edict.lattice import MIN_WEIGHT, as_fraction, contract, expand
 from edict.samplers.base import Query, Sampler, Steps
 from edict.schedule import Schedule
 
@@ -103,7 +103,7 @@ def _coefficients(
     schedule: Schedule, k: int, weight: Callable[..., float], parameters: Mapping[str, Fraction]
 ) -> tuple[Fraction, float]:
     """a_k as the lattice takes it, and what belongs to this very a_k before the prediction."""
-    a = min(max(as_fraction(weight(schedule, k, **parameters)), SHARE), Fraction(1))
+    a = min(max(as_fraction(weight(schedule, k, **parameters)), MIN_WEIGHT), Fraction(1))
     return a, -(_step(schedule, k) + float(a) * _step(schedule, k - 1))
 
 

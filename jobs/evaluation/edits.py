@@ -24,7 +24,7 @@ from edict.integration import solve_floats
 from edict.samplers import sampling
 from jobs.demo import KINDS
 from jobs.evaluation.errors import EvaluationError
-from jobs.evaluation.truth import Edit, outside_error, squared_error
+from jobs.evaluation.truth import ReferenceEdit, outside_error, squared_error
 from pipeline.progress import Progress
 from schemas.sampling import executed
 
@@ -47,8 +47,8 @@ Method = Callable[[EDICT, Pair, list[str], list[str], float], Edited]
 
 def by_edict(model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float) -> Edited:
     """EDICT's inversion under the source's caption and generation under the target's."""
-    noise, faults = model.move(start, sources, 0)
-    edited, more = model.move(noise, targets, start.position, guidance_scale=guidance_scale)
+    noise, faults = model.integrate(start, sources, 0)
+    edited, more = model.integrate(noise, targets, start.position, guidance_scale=guidance_scale)
     return edited.to_float()[0], {*faults, *more}
 
 
@@ -73,7 +73,7 @@ def check_control(model: EDICT, steps: int, strength: float) -> None:
 
 def by_control(model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float) -> Edited:
     """EDICT with prompt-to-prompt attention control: each source's attention is regenerated beside its edit."""
-    noise, faults = model.move(start, sources, 0)
+    noise, faults = model.integrate(start, sources, 0)
     prompts = [[target] for target in targets]
     both, more = model.edit(noise, sources, prompts, control=Control(), guidance_scale=guidance_scale)
     # source, edit, source, edit, ...
@@ -120,8 +120,8 @@ class Measured:
 
 def measure(
     model: EDICT,
-    tuning: Sequence[Edit],
-    test: Sequence[Edit],
+    tuning: Sequence[ReferenceEdit],
+    test: Sequence[ReferenceEdit],
     settings: Mapping[str, Setting] | None,
     *,
     steps: int,
@@ -166,7 +166,7 @@ def edited(
     pool: ProcessPoolExecutor,
     progress: Progress,
     tries: Sequence[tuple[str, Setting]],
-    edits: Sequence[Edit],
+    edits: Sequence[ReferenceEdit],
     *,
     steps: int,
     batch: int,
@@ -200,14 +200,14 @@ def _model() -> EDICT:
 
 
 def _edit(
-    name: str, setting: Setting, edits: Sequence[Edit], steps: int, batch: int
+    name: str, setting: Setting, edits: Sequence[ReferenceEdit], steps: int, batch: int
 ) -> tuple[list[Image.Image], list[bool]]:
     """A batch of edits in a worker process, and which of them failed."""
     return edit_batch(_model(), METHODS[name], setting, edits, steps=steps, batch=batch)
 
 
 def edit_batch(
-    model: EDICT, method: Method, setting: Setting, edits: Sequence[Edit], *, steps: int, batch: int
+    model: EDICT, method: Method, setting: Setting, edits: Sequence[ReferenceEdit], *, steps: int, batch: int
 ) -> tuple[list[Image.Image], list[bool]]:
     """The pictures that a method makes of at most `batch` edits, and which of them failed."""
     start = model.encode([edit.source.image for edit in edits])

@@ -59,7 +59,7 @@ NETWORKS = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class PieBenchEntry:
     """An entry of the mapping file; `mask` is bool [512, 512], true where the edit may change the picture."""
 
     key: str
@@ -83,11 +83,11 @@ class Networks:
     clip_similarity: Callable[[torch.Tensor, str], float] | None = None
 
 
-def read_mapping(file: Path) -> list[Entry]:
+def read_mapping(file: Path) -> list[PieBenchEntry]:
     """The entries of PIE-Bench's mapping_file.json. Raises EvaluationError naming what is wrong, and in which entry."""
     try:
         entries = [
-            Entry(
+            PieBenchEntry(
                 key,
                 text_of(key, entry, "editing_type_id"),
                 text_of(key, entry, "image_path"),
@@ -106,7 +106,7 @@ def read_mapping(file: Path) -> list[Entry]:
     return entries
 
 
-def find_pictures(tree: Path, entries: Sequence[Entry]) -> dict[str, Path]:
+def find_pictures(tree: Path, entries: Sequence[PieBenchEntry]) -> dict[str, Path]:
     """Return the edited images by the id of their entry. A file has the entry's id or image path, in any folder.
 
     `tree` is what `edict export --format pie_bench` writes for one edit, `entries` are one at least. Raises
@@ -150,7 +150,7 @@ def read_picture(file: Path) -> tuple[torch.Tensor, bool]:
     return pixels, prepared.width != PIE_BENCH
 
 
-def measure(source: torch.Tensor, target: torch.Tensor, entry: Entry, networks: Networks) -> dict[str, float]:
+def measure(source: torch.Tensor, target: torch.Tensor, entry: PieBenchEntry, networks: Networks) -> dict[str, float]:
     """The metrics of an edited picture against its source, both uint8 [3, 512, 512]; on [0, 1] where they are errors.
 
     In the unedited part, both pictures are black where the edit may change them; its metrics are nan where that is
@@ -179,7 +179,7 @@ def measure(source: torch.Tensor, target: torch.Tensor, entry: Entry, networks: 
 
 
 def evaluate(
-    entries: Sequence[Entry], pictures: Mapping[str, Path], images: Path, networks: Networks
+    entries: Sequence[PieBenchEntry], pictures: Mapping[str, Path], images: Path, networks: Networks
 ) -> tuple[dict[str, dict[str, float]], int]:
     """The metrics of every picture by id, and how many of the pictures and sources were resized.
 
@@ -203,7 +203,7 @@ def evaluate(
     return measured, resized
 
 
-def means(entries: Sequence[Entry], measured: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
+def means(entries: Sequence[PieBenchEntry], measured: Mapping[str, Mapping[str, float]]) -> list[dict[str, Any]]:
     """A row of all pictures, and one of each type of edit: `n`, and of each metric the `mean` and of how many (`n`).
 
     What is nan is left out of a mean.

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-from jobs.evaluation.truth import Edit
+from jobs.evaluation.truth import ReferenceEdit
 
 
-def draw(edits: Sequence[Edit], rows: Mapping[str, Sequence[Image.Image]], columns: int) -> Image.Image:
+def draw(edits: Sequence[ReferenceEdit], rows: Mapping[str, Sequence[Image.Image]], columns: int) -> Image.Image:
     """A row for every name of `rows`, a column for the first `columns` edits of every kind, pictures twice their size.
 
     `rows` holds a picture of each edit, in their order.

@@ -79,8 +79,8 @@ def by_edict(model: EDICT, start: Pair, shown: Sequence[Captioned]) -> dict[str,
     """EDICT there and back. Samples that leave the lattice are counted, and no part of the errors."""
     captions = [picture.caption for picture in shown]
     began = time.perf_counter()
-    noise, faults = model.move(start, captions, 0)
-    again, more = model.move(noise, captions, start.position)
+    noise, faults = model.integrate(start, captions, 0)
+    again, more = model.integrate(noise, captions, start.position)
     seconds = time.perf_counter() - began
     lost = faults | more
     row = {

@@ -26,7 +26,7 @@ class Captioned:
 
 
 @dataclass(frozen=True)
-class Edit:
+class ReferenceEdit:
     """`source` as an edit of `kind` should turn it out is `target`, to the pixel.
 
     Edits of one `drawings`, a name, are not independent: they are of the same two drawings on several backgrounds.
@@ -49,7 +49,7 @@ def pictures(shards: Iterable[str] | None = None, count: int | None = None, size
     return found
 
 
-def truth(shards: Iterable[str] | None = None) -> list[Edit]:
+def truth(shards: Iterable[str] | None = None) -> list[ReferenceEdit]:
     """Every edit of shards (None: all shipped) in one direction, from the earlier sample to the later, in order."""
     read = {
         sample.key: (picture, json.loads(sample.json or "{}"))
@@ -62,19 +62,19 @@ def truth(shards: Iterable[str] | None = None) -> list[Edit]:
                 ends = sorted(_drawing(one) for one in (metadata, read[edit["target_key"]][1]))
                 drawings[_drawing(metadata)] = " / ".join(ends)
     return [
-        Edit(edit["kind"], picture, read[edit["target_key"]][0], drawings[_drawing(metadata)])
+        ReferenceEdit(edit["kind"], picture, read[edit["target_key"]][0], drawings[_drawing(metadata)])
         for key, (picture, metadata) in read.items()
         for edit in metadata["edits"]
         if key < edit["target_key"]
     ]
 
 
-def split(edits: Sequence[Edit], tune: int) -> tuple[list[Edit], list[Edit]]:
+def split(edits: Sequence[ReferenceEdit], tune: int) -> tuple[list[ReferenceEdit], list[ReferenceEdit]]:
     """Edits to choose on, one each of the first `tune` drawings of every kind, and to test on: all of other drawings.
 
     Edits of the background are of those drawings, too, the first `tune`.
     """
-    tuning = list[Edit]()
+    tuning = list[ReferenceEdit]()
     for kind in KINDS:
         if kind != "background":
             tuning += _first(tune, [edit for edit in edits if edit.kind == kind])
@@ -83,9 +83,9 @@ def split(edits: Sequence[Edit], tune: int) -> tuple[list[Edit], list[Edit]]:
     return tuning, [edit for edit in edits if edit.drawings not in names]
 
 
-def _first(count: int, edits: Sequence[Edit]) -> list[Edit]:
+def _first(count: int, edits: Sequence[ReferenceEdit]) -> list[ReferenceEdit]:
     """The first edits, one of each drawings."""
-    of: dict[str, Edit] = {}
+    of: dict[str, ReferenceEdit] = {}
     for edit in edits:
         of.setdefault(edit.drawings, edit)
     return list(of.values())[:count]
@@ -119,7 +119,7 @@ def squared_error(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> np.ndar
     return np.square(pixels[0] - pixels[1]).mean((1, 2, 3))
 
 
-def outside_error(images: Sequence[Image.Image], edits: Sequence[Edit]) -> np.ndarray:
+def outside_error(images: Sequence[Image.Image], edits: Sequence[ReferenceEdit]) -> np.ndarray:
     """The mean squared error to the truth where it agrees with the source, float64 [N]; nan where it never does.
 
     It is the change outside what should change: places agree that are within ALIKE in each channel.

@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge
 
-from pipeline.messages import Done
+from pipeline.messages import UnitResult
 
 
 class Metrics:
@@ -30,7 +30,7 @@ class Metrics:
         self._began = self._last = time.monotonic()
         self._done, self._compute, self._worked = 0, 0.0, 0.0
 
-    def done(self, done: Done) -> None:
+    def done(self, done: UnitResult) -> None:
         """A unit is done."""
         for result in ("ok", "rejected", "filtered"):
             if count := getattr(done, result):

@@ -23,21 +23,23 @@ from ray.exceptions import ActorUnavailableError, RayActorError, RayError, RayTa
 from pipeline.errors import JobError
 from pipeline.messages import Fault, Machine, ModelFault
 from pipeline.store.plan import Unit
-from pipeline.workers.actor import Host
+from pipeline.workers.actor import WorkerActor
 from pipeline.workers.heartbeat import LOADING, STORAGE, WORK, Report
 
-ATTEMPTS = 3  # of a unit, each on another worker; before the last one it is halved in search of a culprit
-LOSSES = 10  # of nodes under a unit, that are no attempts; more are the unit's own doing (it fills its host's memory)
-STARTS = 3  # workers in a row, all at once at least, that fail before they are ready
-FAILURES = 5  # units in a row that fail for good
+MAX_ATTEMPTS = 3  # of a unit, each on another worker; before the last one it is halved in search of a culprit
+MAX_NODE_LOSSES = (
+    10  # of nodes under a unit, that are no attempts; more are the unit's own doing (it fills its host's memory)
+)
+MAX_FAILED_STARTS = 3  # workers in a row, all at once at least, that fail before they are ready
+MAX_FAILED_UNITS = 5  # units in a row that fail for good
 
 # A worker counts as hanging if its heartbeat does not change for longer than a limit. The limit is SLOWER times the
 # longest pause between two heartbeats in this run, and at least AT_LEAST seconds.
-SLOWER = 10
-AT_LEAST = 300.0
-STORAGE_AT_LEAST = 1800.0  # instead of AT_LEAST in storage: requests have a time limit and retries of their own
-UNMEASURED = 6 * 3600.0  # seconds; the limit while no pause was measured
-LOADING_LIMIT = 3600.0  # seconds; the limit until a worker is ready, because it may download the model
+HANG_FACTOR = 10
+MIN_HANG_SECONDS = 300.0
+MIN_STORAGE_HANG_SECONDS = 1800.0  # instead of AT_LEAST in storage: requests have a time limit and retries of their own
+FIRST_HANG_SECONDS = 6 * 3600.0  # seconds; the limit while no pause was measured
+MAX_LOADING_SECONDS = 3600.0  # seconds; the limit until a worker is ready, because it may download the model
 POLL = 5.0  # seconds between two polls of a worker's heartbeat
 
 WAIT = 1.0  # seconds to wait for a worker before other work of the driver is done
@@ -79,10 +81,10 @@ class _Work:
 
     unit: Unit
     attempts: int = 0
-    losses: int = 0
+    node_losses: int = 0
     apart: bool = False
     suspects: list[tuple[int, int]] = field(default_factory=list)
-    poison: dict[int, Fault] = field(default_factory=dict)
+    excluded: dict[int, Fault] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
@@ -133,9 +135,9 @@ class Pool:
     ) -> None:
         options: Any = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1}
         options["concurrency_groups"] = {"heartbeat": 1}
-        host = type(worker.__name__, (Host,), {})  # so that processes and Ray's dashboard show the worker's name
+        host = type(worker.__name__, (WorkerActor,), {})  # so that processes and Ray's dashboard show the worker's name
         self._actor: Any = ray.remote(num_cpus=machine.threads, num_gpus=machine.gpus, **options)(host)
-        self._packed = Host.pack(worker, task)
+        self._packed = WorkerActor.pack(worker, task)
         self._probes = hasattr(worker, "probe")
         self._record = record
         self._each = {"CPU": machine.threads, "GPU": machine.gpus}
@@ -217,12 +219,12 @@ class Pool:
             slot.ahead = self._queue.popleft()
         slot.work, slot.since, slot.silent = work, time.monotonic(), 0.0
         slot.report = replace(slot.report, activity=WORK)
-        number = work.attempts + work.losses + 1
+        number = work.attempts + work.node_losses + 1
         if work.suspects:
             ref = slot.actor.call.remote("probe", work.unit.slice(*work.suspects[-1]), number)
         else:
             ahead = slot.ahead.unit if slot.ahead else None
-            ref = slot.actor.call.remote("process", work.unit, number, ahead, work.poison)
+            ref = slot.actor.call.remote("process", work.unit, number, ahead, work.excluded)
         self._slots[ref] = slot
 
     def _listen(self) -> list[tuple[ray.ObjectRef, WorkerHung]]:
@@ -259,10 +261,13 @@ class Pool:
 
     def _limit(self, slot: _Slot) -> float:
         if not slot.ready:
-            return LOADING_LIMIT
+            return MAX_LOADING_SECONDS
         if not self._longest:
-            return UNMEASURED
-        return max(STORAGE_AT_LEAST if slot.report.activity == STORAGE else AT_LEAST, SLOWER * self._longest)
+            return FIRST_HANG_SECONDS
+        return max(
+            MIN_STORAGE_HANG_SECONDS if slot.report.activity == STORAGE else MIN_HANG_SECONDS,
+            HANG_FACTOR * self._longest,
+        )
 
     def _ended(self, ref: ray.ObjectRef, silent: WorkerHung | None) -> Outcome | None:
         """Take what a worker has to say, or end it where it hangs, and go on; the outcome where a unit has one now."""
@@ -314,7 +319,7 @@ class Pool:
         if slot.nodes <= _alive() and not isinstance(error, ActorUnavailableError):  # otherwise its node was lost
             self._failed_starts += 1
         # workers that start at the same time fail at the same time
-        if self._failed_starts >= max(STARTS, self._count):
+        if self._failed_starts >= max(MAX_FAILED_STARTS, self._count):
             raise WorkersFailed(f"{self._failed_starts} workers in a row could not start: {cause(error)}") from error
 
     def _failed(self, slot: _Slot, work: _Work, error: Exception) -> Outcome | None:
@@ -322,22 +327,22 @@ class Pool:
         fault = _fault(error)
         work.apart = True
         about = {"unit": work.unit.unit, "source": work.unit.source, "error": fault.error, "message": fault.message}
-        if _lost(error, slot) and work.losses < LOSSES:
-            work.losses += 1
+        if _lost(error, slot) and work.node_losses < MAX_NODE_LOSSES:
+            work.node_losses += 1
             self._record("node lost", **about)
         elif work.suspects:
             first, count = work.suspects.pop()
             if count > 1:
                 work.suspects += _halves(first, count)
             else:
-                work.poison[first] = fault
+                work.excluded[first] = fault
                 self._record("sample named", **about, row=first)
         else:
             work.attempts += 1
             self._record("attempt failed", **about, attempt=work.attempts)
-            if work.attempts >= ATTEMPTS:
+            if work.attempts >= MAX_ATTEMPTS:
                 return self._given_up(work, fault, error)
-            if work.attempts == ATTEMPTS - 1 and self._probes and not _blameless(error):
+            if work.attempts == MAX_ATTEMPTS - 1 and self._probes and not _blameless(error):
                 work.suspects = _halves(0, work.unit.count)
         self._queue.appendleft(work)
         return None
@@ -345,9 +350,9 @@ class Pool:
     def _given_up(self, work: _Work, fault: Fault, error: Exception) -> Outcome:
         self._failed_units += 1
         said = f"{fault.error}: {fault.message}"
-        if self._failed_units >= FAILURES:
+        if self._failed_units >= MAX_FAILED_UNITS:
             raise WorkersFailed(
-                f"{FAILURES} units in a row failed, each {ATTEMPTS} times, and nothing more is tried; "
+                f"{MAX_FAILED_UNITS} units in a row failed, each {MAX_ATTEMPTS} times, and nothing more is tried; "
                 f"the last, unit {work.unit.unit} of {work.unit.source}: {said}"
             ) from error
         return Outcome(work.unit, error=said)

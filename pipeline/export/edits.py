@@ -29,10 +29,9 @@ from pipeline.errors import noting
 from pipeline.export.latents import ExportError, claim
 from pipeline.inspect.status import status
 from pipeline.instructions import instruction_of
-from pipeline.io.images import EXTENSIONS, encode, prepare
-from pipeline.io.images import FORMATS as READABLE
+from pipeline.io.images import EXTENSIONS, IMAGE_FORMATS, encode, prepare
 from pipeline.io.shards import ShardChanged, read_samples
-from pipeline.io.storage import BadName, NotThere
+from pipeline.io.storage import BadName, NotFound
 from pipeline.plan.keys import key_table
 from pipeline.plan.units import part_units
 from pipeline.progress import Progress
@@ -47,7 +46,7 @@ from schemas.rejects import Reject
 
 
 @dataclass(frozen=True)
-class Edits:
+class ExportedEdits:
     """A part of an edit's store: its `number`, its index `rows`, the picture file of each, the `unit` they are of."""
 
     number: int
@@ -66,8 +65,8 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
     the destination has files other than those of the same export, two images would have the same name, or a name is not
     possible.
     """
-    if format not in FORMATS:
-        raise ExportError(f"no export of edits as {format}: give one of {', '.join(FORMATS)}")
+    if format not in EDIT_FORMATS:
+        raise ExportError(f"no export of edits as {format}: give one of {', '.join(EDIT_FORMATS)}")
     store = Store(location)
     job = store.job()
     if job.kind != "edit":
@@ -84,7 +83,7 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
         "fingerprint": job.fingerprint,
     }
     extension = EXTENSIONS[job.spec["images"]["format"]]
-    write = FORMATS[format](store, job, parts)
+    write = EDIT_FORMATS[format](store, job, parts)
     target = Store(destination, create=True)
     claim(target, about)
 
@@ -99,7 +98,7 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
     return about | {"written": written}
 
 
-def _read(store: Store, part: Unit, units: dict[str, Unit], extension: str) -> Edits:
+def _read(store: Store, part: Unit, units: dict[str, Unit], extension: str) -> ExportedEdits:
     """A part's rows and pictures, each held against its sha256. Raises StoreError naming what is damaged."""
     data, name = store.get_committed(part.source, part.version), f"{store.location}: {part.source}"
     rows, stem = read_table(data, name).to_pylist(), PurePosixPath(part.source).stem
@@ -108,7 +107,7 @@ def _read(store: Store, part: Unit, units: dict[str, Unit], extension: str) -> E
     for row, picture in zip(rows, pictures, strict=True):
         if sha256(picture).hexdigest() != row["image_sha256"]:
             raise StoreError(f"{store.location}: shards/{stem}.tar: the picture {row['key']!r} is lost or damaged")
-    return Edits(part.ordinal, rows, pictures, units[unit_of(part.source)])
+    return ExportedEdits(part.ordinal, rows, pictures, units[unit_of(part.source)])
 
 
 def _files(store: Store, path: str) -> dict[str, bytes]:
@@ -120,15 +119,15 @@ def _files(store: Store, path: str) -> dict[str, bytes]:
         raise StoreError(f"{store.location}: {path} is damaged ({error})") from error
 
 
-def _instructpix2pix(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[[Store, Edits], int]:
+def _instructpix2pix(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[[Store, ExportedEdits], int]:
     """Triplets of a picture, what to do to it, and the picture it becomes."""
     latents = Store(job.spec["latents"])
     fit = fit_of(read_fingerprint(job.edit.latents))
     shards = {unit.source: unit for unit in read_units(latents)}
     noted = set[str]()
 
-    def write(target: Store, edits: Edits) -> int:
-        side = max(Image.open(io.BytesIO(edits.pictures[0]), formats=READABLE).size)
+    def write(target: Store, edits: ExportedEdits) -> int:
+        side = max(Image.open(io.BytesIO(edits.pictures[0]), formats=IMAGE_FORMATS).size)
         originals, absent = _originals(latents, shards, edits, side, fit)
         if absent is not None and (shard := edits.rows[0]["source_shard"]) not in noted:
             noted.add(shard)
@@ -165,7 +164,7 @@ def _instruction(row: Mapping[str, Any]) -> str:
 
 
 def _originals(
-    latents: Store, shards: dict[str, Unit], edits: Edits, side: int, fit: tuple[str, str]
+    latents: Store, shards: dict[str, Unit], edits: ExportedEdits, side: int, fit: tuple[str, str]
 ) -> tuple[dict[int, bytes], str | None]:
     """Return the source images of a part's rows as the model got them, by index, and the reason why some are absent.
 
@@ -190,12 +189,12 @@ def _originals(
                     f"{name}: its image has the sha256 {digest[:12]}, but had {digests[sample.index][:12]} when it "
                     "was inverted"
                 )
-    except (ShardChanged, NotThere) as error:  # After another error of the storage, an export stops.
+    except (ShardChanged, NotFound) as error:  # After another error of the storage, an export stops.
         return {}, str(error)
     return found, absent
 
 
-def _source_digests(latents: Store, edits: Edits) -> dict[int, str]:
+def _source_digests(latents: Store, edits: ExportedEdits) -> dict[int, str]:
     """Return the sha256 of the image that each row of a part was inverted from, by the row's index in its shard.
 
     Parts of earlier versions do not have it. Then it is that of the latent row, if one still has this key and caption:
@@ -212,7 +211,7 @@ def _source_digests(latents: Store, edits: Edits) -> dict[int, str]:
     }
 
 
-def _pie_bench(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[[Store, Edits], int]:
+def _pie_bench(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[[Store, ExportedEdits], int]:
     """Write the edited images as files: for each edit, a tree as PIE-Bench's evaluation reads it for one method.
 
     Memory holds the keys that are in several source shards, some 200 bytes per key.
@@ -225,7 +224,7 @@ def _pie_bench(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[
             file=sys.stderr,
         )
 
-    def write(target: Store, edits: Edits) -> int:
+    def write(target: Store, edits: ExportedEdits) -> int:
         for row, picture in zip(edits.rows, edits.pictures, strict=True):
             key, shard = row["source_key"], row["source_shard"]
             name = f"{folders[shard]}/{key}" if key in repeated else key
@@ -265,7 +264,7 @@ def _repeated(store: Store, parts: Sequence[Unit]) -> tuple[frozenset[str], dict
     return frozenset(key for key, _, _ in found), folders
 
 
-FORMATS: dict[str, Callable[[Store, JobRecord, Sequence[Unit]], Callable[[Store, Edits], int]]] = {
+EDIT_FORMATS: dict[str, Callable[[Store, JobRecord, Sequence[Unit]], Callable[[Store, ExportedEdits], int]]] = {
     "instructpix2pix": _instructpix2pix,
     "pie_bench": _pie_bench,
 }

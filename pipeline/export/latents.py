@@ -53,10 +53,10 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
     Raises StoreError if it is not a finished, undamaged latent store; ExportError if the destination has files other
     than those of the same export, a value is beyond float16, or a key cannot be in a WebDataset shard.
     """
-    if format not in FORMATS or dtype not in DTYPES:
+    if format not in LATENT_FORMATS or dtype not in DTYPES:
         raise ExportError(
-            f"there is no export as {format} of {dtype}: give one of {', '.join(FORMATS)} for latents, instructpix2pix "
-            f"or pie_bench for edits; {' or '.join(DTYPES)}"
+            f"no export as {format} of {dtype}: the formats are {', '.join(LATENT_FORMATS)} for latents, and "
+            f"instructpix2pix or pie_bench for edits; the dtypes are {' or '.join(DTYPES)}"
         )
     store = Store(location)
     job = store.job()
@@ -84,7 +84,7 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
         for unit in units:
             latents = read_latents(store, unit)
             try:
-                for extension, data in FORMATS[format](latents, _floats(unit, latents, dtype)):
+                for extension, data in LATENT_FORMATS[format](latents, _floats(unit, latents, dtype)):
                     target.put(f"{unit.ordinal:08d}.{extension}", data)
             except BadMemberName as error:
                 raise ExportError(f"{unit.source}: {error}, or export to another destination as parquet") from error
@@ -149,7 +149,7 @@ def _webdataset(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, b
     yield "tar", write_shard(samples)
 
 
-FORMATS: dict[str, Callable[[Latents, NDArray[Any]], Iterator[tuple[str, bytes]]]] = {
+LATENT_FORMATS: dict[str, Callable[[Latents, NDArray[Any]], Iterator[tuple[str, bytes]]]] = {
     "parquet": _parquet,
     "npy": _npy,
     "webdataset": _webdataset,

@@ -23,7 +23,7 @@ from PIL.ImageFile import ImageFile
 from pipeline.inspect.sheet import CELL, read_pictures, reconstruction_head
 from pipeline.inspect.status import status
 from pipeline.instructions import changes
-from pipeline.io.images import FORMATS
+from pipeline.io.images import IMAGE_FORMATS
 from pipeline.store.store import READERS, Store
 from schemas.locations import without_secrets
 from schemas.pictures import SHOWN
@@ -61,7 +61,7 @@ class Distributions:
 
 
 @dataclass
-class Told:
+class CommitTotals:
     """What the commits tell, added up: by worker (host, process, device) the units and images; EXAMPLES of each reject.
 
     There may be several versions of one package, where a run was finished after an upgrade.
@@ -76,7 +76,7 @@ class Told:
 
 
 @dataclass
-class Shown:
+class ShownEdits:
     """The rows that the page shows with their images, and the counts of all rows, exact rows, and edits left out."""
 
     embedded: list[dict[str, Any]] = field(default_factory=list)
@@ -124,12 +124,12 @@ def report(store: Store) -> str:
     )
 
 
-def bounded(rows: Iterable[dict[str, Any]]) -> Shown:
+def bounded(rows: Iterable[dict[str, Any]]) -> ShownEdits:
     """Keep the first rows, with at most SHOWN edited images and about EMBEDDED_BYTES of images in all.
 
     The last row may keep only some of its edits.
     """
-    shown = Shown()
+    shown = ShownEdits()
     count, size, full = 0, 0, False
     for row in rows:
         shown.rows += 1
@@ -176,9 +176,9 @@ def marked(prompt: str, caption: str) -> Markup:
     return html + escape(prompt[done:])
 
 
-def _told(store: Store) -> Told:
+def _told(store: Store) -> CommitTotals:
     """One pass over the commits, which may be too many to keep."""
-    told = Told()
+    told = CommitTotals()
     for commit in store.commits([]):
         for name in told.seconds:
             told.seconds[name] += getattr(commit.seconds, name)
@@ -258,4 +258,4 @@ def _data_uri(image: bytes) -> Markup:
 
 
 def _open(image: bytes) -> ImageFile:
-    return Image.open(io.BytesIO(image), formats=FORMATS)
+    return Image.open(io.BytesIO(image), formats=IMAGE_FORMATS)

@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 from PIL.Image import Resampling
 
-from pipeline.io.images import FORMATS
+from pipeline.io.images import IMAGE_FORMATS
 from pipeline.store.store import Store
 from schemas.pictures import edits_shown
 
@@ -114,7 +114,7 @@ def _first_cells(row: _Row) -> list[Cell]:
 
 def _picture(data: bytes) -> Image.Image:
     """A picture at the size it is shown in: small ones keep their pixels, enlarged; large ones are scaled down."""
-    picture = Image.open(io.BytesIO(data), formats=FORMATS).convert("RGB")
+    picture = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS).convert("RGB")
     side = max(picture.size)
     if side > CELL:
         picture.thumbnail((CELL, CELL), Resampling.LANCZOS)

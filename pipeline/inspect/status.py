@@ -12,7 +12,7 @@ from pipeline.errors import JobError
 from pipeline.store.plan import is_planned, read_units
 from pipeline.store.run_log import last_state
 from pipeline.store.store import REPAIR, STAGING, CommitRefused, Store
-from pipeline.workers.provenance import Place, place_of, told
+from pipeline.workers.provenance import Environment, differences, environment_of
 from schemas.job import JobRecord
 
 STRAGGLES = 3.0  # times what a sample usually takes
@@ -60,7 +60,7 @@ def status(store: Store) -> Status:
     per_row = job.variants_per_row
     expected = {unit.unit: unit.count * per_row for unit in read_units(store)} if planned else {}
     problems = list[str]()
-    counts, rejects, places = Counter[str](), Counter[str](), Counter[Place]()
+    counts, rejects, places = Counter[str](), Counter[str](), Counter[Environment]()
     spans, paces, sound, now = list[tuple[float, float]](), list[float](), True, time.time()
     refused, files = list[CommitRefused](), dict[str, int]()
     for commit in store.commits(refused):
@@ -76,7 +76,7 @@ def status(store: Store) -> Status:
         for name in ("input", "ok", "rejected", "filtered"):
             counts[name] += getattr(commit, name)
         rejects.update(reject.error for reject in commit.rejects)
-        places[place_of(commit)] += 1
+        places[environment_of(commit)] += 1
         took = commit.seconds.read + commit.seconds.compute + commit.seconds.write  # measured by a monotonic clock
         paces.append(took * per_row / max(1, commit.input))
         spans.append((commit.started, commit.finished))
@@ -146,14 +146,14 @@ def _added(store: Store, job: JobRecord) -> tuple[list[str], list[str]]:
     location = job.spec["latents"]
     from pipeline.plan.comparison import (  # here, because it imports torch, which takes seconds
         compare_latents,
-        lost_rows,
+        missing_rows,
     )
 
     try:
         unplanned, lost = compare_latents(store, job, Store(location))
     except JobError as error:
         return [], [f"rows that were added to the latent store since it was edited are not counted: {error}"]
-    problems = [lost_rows(location, lost)] if lost else []
+    problems = [missing_rows(location, lost)] if lost else []
     if rows := sum(len(places) for _, places in unplanned):
         problems.append(
             f"{rows} rows that edict retry or a repair added to {location} are not planned; run the edit again to edit "
@@ -162,12 +162,12 @@ def _added(store: Store, job: JobRecord) -> tuple[list[str], list[str]]:
     return problems, []
 
 
-def _mixed(places: Counter[Place]) -> list[str]:
+def _mixed(places: Counter[Environment]) -> list[str]:
     """That units were made in several places, where they were."""
     if len(places) < 2:
         return []
     ordered = places.most_common()
-    words = told([place for place, _ in ordered])
+    words = differences([place for place, _ in ordered])
     each = "; ".join(f"{units} {where}" for (_, units), where in zip(ordered, words, strict=True))
     return [f"units were made with {len(places)} kinds of processor or versions, whose last bits may differ: {each}"]
 
@@ -181,7 +181,7 @@ def union(spans: list[tuple[float, float]]) -> float:
     return float(np.maximum(0.0, reached - np.maximum(began, np.append(-np.inf, reached[:-1]))).sum())
 
 
-def heard(run: dict[str, Any]) -> str:
+def described_run(run: dict[str, Any]) -> str:
     """The last state of a run, in words."""
     ago = time.time() - run["time"]
     # if the driver's clock is ahead of this one, the time since its last word is unknown

@@ -12,7 +12,7 @@ from PIL.Image import Resampling, Transpose
 
 MAX_PIXELS = 100_000_000
 # Only these are tried: Pillow would run Ghostscript on an EPS.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
 """Of the formats that `encode` writes."""
@@ -106,7 +106,7 @@ def _decode(data: bytes) -> Image.Image:
     if not data:
         raise EmptyImage("the image has 0 bytes")
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             if image.width < 1 or image.height < 1:
                 raise EmptyImage(f"the image is {image.width} x {image.height} pixels")
             if image.width * image.height > MAX_PIXELS:
@@ -123,7 +123,7 @@ def _decode(data: bytes) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         # Its own message holds an address in memory, which would differ from run to run.
-        raise CorruptImage(f"not an image that can be read; known are {', '.join(FORMATS)}") from error
+        raise CorruptImage(f"not an image that can be read; known are {', '.join(IMAGE_FORMATS)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DecompressionBomb(str(error)) from error
     except Exception as error:

@@ -14,7 +14,7 @@ from PIL.Image import Resampling
 
 from pipeline.errors import JobError
 from pipeline.io.images import ImageError, prepare
-from pipeline.io.storage import NotThere, StorageError, TooLong, local_path, read_file
+from pipeline.io.storage import FileTooLarge, NotFound, StorageError, local_path, read_file
 from schemas.locations import without_secrets
 
 if TYPE_CHECKING:
@@ -56,9 +56,9 @@ def read_mask(template: str, key: str) -> bytes:
         raise MaskError(f"{shown}: the key makes a URL with credentials or a query; rename the sample")
     try:
         return read_file(location, LARGEST)
-    except TooLong as error:
+    except FileTooLarge as error:
         raise MaskError(str(error)) from error
-    except NotThere as error:
+    except NotFound as error:
         if (path := local_path(template)) is not None:
             folder = os.path.dirname(str(path).partition("{key}")[0])
             if not os.path.isdir(folder):  # all masks are missing, not only this row's

@@ -71,19 +71,19 @@ class StorageError(JobError):
     """A location that cannot be opened, read or understood; the message names it."""
 
 
-class NotThere(StorageError):
+class NotFound(StorageError):
     """There is no such object (a bucket that is not there is another error)."""
 
 
-class TooLong(StorageError):
+class FileTooLarge(StorageError):
     """The object has more bytes than may be read."""
 
 
-class BadName(NotThere):
+class BadName(NotFound):
     """The storage cannot have an object of this name, so there is none; the message gives the reason."""
 
 
-class AlreadyThere(StorageError):
+class AlreadyExists(StorageError):
     """There is such an object, or one is being written just now."""
 
 
@@ -126,7 +126,7 @@ def open_file(location: str) -> tuple[ObjectStore, str]:
         if not name:
             raise BadName(f"{location}: names a folder, not a file; give a file")
         if not os.path.isdir(path.parent):  # Path.is_dir raises where the name is too long
-            raise NotThere(f"{location}: the folder {path.parent} does not exist")
+            raise NotFound(f"{location}: the folder {path.parent} does not exist")
         return _local(str(path.parent)), path.name
     if not name or folder.endswith("/"):
         raise BadName(f"{location}: names no object; give the bucket and the path in it")
@@ -242,7 +242,7 @@ def read_file(location: str, most: int) -> bytes:
     """
     reader = Reader(location)
     if reader.head.size > most:
-        raise TooLong(f"{location}: has {reader.head.size:,} bytes, and at most {most:,} are read; make it smaller")
+        raise FileTooLarge(f"{location}: has {reader.head.size:,} bytes; the limit is {most:,}: make it smaller")
     return reader.read()
 
 
@@ -415,9 +415,9 @@ def _explained(location: str, error: Exception) -> StorageError:
     if found := re.search(_BAD_NAMES, text):
         return BadName(f"{location}: the storage does not allow this name ({found[0]}); rename it")
     if isinstance(error, FileNotFoundError):
-        return NotThere(f"{location}: does not exist")
+        return NotFound(f"{location}: does not exist")
     if isinstance(error, AlreadyExistsError | FileExistsError):
-        return AlreadyThere(f"{location}: exists already, or is being written just now")
+        return AlreadyExists(f"{location}: exists already, or is being written just now")
     if places and re.search(_NO_CREDENTIALS, text):
         return StorageError(f"{location}: no credentials found; give them by {places}")
     if places and (isinstance(error, UnauthenticatedError) or code in _REFUSED):

@@ -63,7 +63,7 @@ def _committed_before(latents: Store, created: str) -> set[str]:
     return {commit.unit for commit in latents.commits([]) if commit.started < planned}
 
 
-def lost_rows(location: str, units: Sequence[str]) -> str:
+def missing_rows(location: str, units: Sequence[str]) -> str:
     """Return the error message for unfinished units of an edit whose rows the latent store no longer has."""
     return (
         f"{location}: the latent store was repaired since this edit was planned, and the rows of {len(units)} units "

@@ -189,7 +189,7 @@ def _check(spec: InvertSpec, checkpoint: Checkpoint) -> "Model":
         planned_schedule(model, spec.sampler)
     except ValueError as error:
         raise NoSchedule(f"sampler: {error}") from error
-    if spec.sampler.guidance_interval is not None and model.guidance != "free":
+    if spec.sampler.guidance_interval is not None and model.guidance != "cfg":
         raise NoSchedule(f"sampler: {uninterrupted(model)}")
     return model
 

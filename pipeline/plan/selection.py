@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from pipeline.errors import JobError
 from pipeline.io.masks import mask_digest
 from pipeline.io.storage import StorageError, read_file
-from pipeline.plan.comparison import compare_latents, lost_rows, runs
+from pipeline.plan.comparison import compare_latents, missing_rows, runs
 from pipeline.plan.units import cut
 from pipeline.store.latents import read_columns
 from pipeline.store.plan import Source, Unit, extensions, parts_of, read_units, write_parts, write_rows, write_units
@@ -170,7 +170,7 @@ def extend_plan(store: Store, job: JobRecord, planning: Planning) -> None:
     while True:  # another driver may extend the plan at the same time
         unplanned, lost = compare_latents(store, job, latents)
         if lost:
-            raise StoreError(lost_rows(latents.location, lost))
+            raise StoreError(missing_rows(latents.location, lost))
         if not unplanned:
             return
         if name is None:

@@ -9,7 +9,7 @@ from typing import Self
 from pipeline.store.store import BLOCK, JobKey, Store
 
 
-class Ledger:
+class CheckpointWriter:
     """Used as a context, which is the run. What cannot be written is raised at its end, when all units are safe."""
 
     def __init__(self, store: Store, units: int, pending: Iterable[str], key: JobKey) -> None:
@@ -19,10 +19,10 @@ class Ledger:
         self._whole = units // BLOCK
         self._thread = ThreadPoolExecutor(1)
         self._writing = list[Future[None]]()
-        settled = store.settled(key) if self._whole else ()
+        compacted = store.compacted(key) if self._whole else ()
         for block in range(self._whole):
-            if not self._missing[block] and block not in settled:
-                self._settle(block)
+            if not self._missing[block] and block not in compacted:
+                self._compact(block)
 
     def __enter__(self) -> Self:
         return self
@@ -40,7 +40,7 @@ class Ledger:
         block = int(unit) // BLOCK
         self._missing[block] -= 1
         if not self._missing[block] and block < self._whole:
-            self._settle(block)
+            self._compact(block)
 
-    def _settle(self, block: int) -> None:
-        self._writing.append(self._thread.submit(self._store.settle, block, self._key))
+    def _compact(self, block: int) -> None:
+        self._writing.append(self._thread.submit(self._store.compact, block, self._key))

@@ -27,7 +27,7 @@ STATE = {"run", "host", "time", "ended", "workers", "starting", "queued", "at_wo
 STARTING: dict[str, Any] = {"queued": 0, "workers": 0, "starting": 0, "waits_for": None, "at_work": []}
 
 
-class Journal:
+class RunLog:
     """Called with an event and what there is to say of it; used as a context, which is the run.
 
     `state` gives what goes on, as Pool.state does, whenever it is asked for.

@@ -46,8 +46,8 @@ from pydantic import ValidationError
 
 from pipeline.errors import JobError
 from pipeline.io.storage import (
-    AlreadyThere,
-    NotThere,
+    AlreadyExists,
+    NotFound,
     Reader,
     StorageError,
     local_path,
@@ -154,10 +154,10 @@ class Store:
             try:
                 self._write(path, data, new=True)
                 return True
-            except AlreadyThere:
+            except AlreadyExists:
                 try:
                     return self._read(path) == data
-                except NotThere:
+                except NotFound:
                     # S3 also says "conflict" (409) of a file that is not there yet, and may never be: try again
                     if wait is not None:
                         time.sleep(wait)
@@ -205,7 +205,7 @@ class Store:
         for candidate in (path, f"{STAGING}/{path}", path) if path.startswith(DATA) else (path,):
             try:
                 return read(candidate)
-            except NotThere as error:
+            except NotFound as error:
                 absent = error
         remedy = f"; {REPAIR}" if path.startswith(DATA) else ""
         raise StoreError(f"{self.location}: has no {path}{remedy}") from absent
@@ -218,7 +218,7 @@ class Store:
         try:
             with naming(self.location):
                 obstore.head(self._objects, path)
-        except NotThere:
+        except NotFound:
             return False
         return True
 
@@ -248,7 +248,7 @@ class Store:
         try:
             with naming(self.location):
                 obstore.delete(self._objects, path)
-        except NotThere:
+        except NotFound:
             pass
 
     def get_json(self, path: str) -> dict[str, Any]:
@@ -279,7 +279,7 @@ class Store:
         """Return job.json, or None if there is none. Raises StoreError if it is damaged, or of a newer version."""
         try:
             job = self._json("job.json", self._read("job.json"))
-        except NotThere:
+        except NotFound:
             return None
         if not isinstance(job, dict):
             raise StoreError(
@@ -356,7 +356,7 @@ class Store:
             except CommitRefused as refused:
                 self.check_key(key)  # it may be this attempt whose job was replaced
                 self.discard([refused])
-            except NotThere:
+            except NotFound:
                 continue  # another attempt has just deleted it
         return True
 
@@ -400,7 +400,7 @@ class Store:
             try:
                 with naming(self.location):
                     obstore.rename(self._objects, f"{STAGING}/{file.path}", file.path)
-            except NotThere as error:
+            except NotFound as error:
                 if not self.has(file.path):
                     raise StoreError(f"{self.location}: {file.path} is committed but missing; {REPAIR}") from error
 
@@ -434,7 +434,7 @@ class Store:
         with ThreadPoolExecutor(READERS) as pool:
             for error in chain.from_iterable(pool.map(refused_retries, self._retries().items())):
                 _refuse(error, refused)
-        blocks = self.settled(key)
+        blocks = self.compacted(key)
         done = {unit for block in blocks for unit in _units(block)}
         return done | {commit.unit for commit in self._loose_commits(blocks, key, plans, refused)}
 
@@ -482,7 +482,7 @@ class Store:
                 return commit
         return commit
 
-    def settle(self, block: int, key: JobKey) -> None:
+    def compact(self, block: int, key: JobKey) -> None:
         """Write the ledger's file of a block of units that are all done. Any number of writers write the same."""
         paths = [commit_path(unit) for unit in _units(block)]
         with ThreadPoolExecutor(READERS) as pool:
@@ -494,7 +494,7 @@ class Store:
 
     def _first_commits(self, key: JobKey, plans: list[str], refused: list[CommitRefused] | None) -> Iterator[Commit]:
         blocks = []
-        for block in self.settled():
+        for block in self.compacted():
             if (texts := self._ledger(block, key)) is None:
                 continue
             blocks.append(block)
@@ -527,10 +527,10 @@ class Store:
         """Read a file that was listed. Return None if it was deleted since."""
         try:
             return self._read(path)
-        except NotThere:
+        except NotFound:
             return None
 
-    def settled(self, key: JobKey | None = None) -> list[int]:
+    def compacted(self, key: JobKey | None = None) -> list[int]:
         """Return the blocks in the ledger; with a key, only those with an undamaged file of the job with this key."""
         blocks = sorted(int(self._matched(path, LEDGER)[1]) for path in self.names("ledger"))
         return [block for block in blocks if key is None or self._ledger(block, key) is not None]
@@ -547,12 +547,12 @@ class Store:
 
     def _loose(self, blocks: list[int]) -> Iterator[str]:
         """The units that are done and not in these blocks. Commits before the first gap between them are not listed."""
-        settled = set(blocks)
-        whole = next(block for block in count() if block not in settled)
+        compacted = set(blocks)
+        whole = next(block for block in count() if block not in compacted)
         after = commit_path(f"{whole * BLOCK - 1:08d}") if whole else None
         for path in self.names("commits", after):
             number = int(self._matched(path, COMMIT)[1])
-            if number // BLOCK not in settled:
+            if number // BLOCK not in compacted:
                 yield f"{number:08d}"
 
     def _matched(self, path: str, pattern: re.Pattern[str]) -> re.Match[str]:
@@ -680,7 +680,7 @@ def check_outside_stores(location: str) -> None:
             continue
         try:
             job = json.loads(Reader(f"{store}/job.json").read())
-        except (NotThere, ValueError):
+        except (NotFound, ValueError):
             continue
         if not isinstance(job, dict) or not job.keys() >= REQUIRED:  # a spec can have this name too
             continue

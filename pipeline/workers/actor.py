@@ -8,7 +8,7 @@ from ray import cloudpickle
 from pipeline.workers.heartbeat import HEARTBEAT, WORK, Report
 
 
-class Ready:
+class WorkerBase:
     """An actor that answers once its constructor has finished."""
 
     def ready(self) -> str:
@@ -16,7 +16,7 @@ class Ready:
         return _node()
 
 
-class Host:
+class WorkerActor:
     """The actor of a pool: it makes a worker, calls it, and reports its heartbeat while the worker is busy.
 
     `load` and `call` run in one thread, the only one of the actor's default concurrency group. So settings that a

@@ -27,13 +27,13 @@ from edict.models import DirectModel, LoadOptions
 from edict.samplers.base import BITS
 from edict.schedule import Schedule
 from pipeline.errors import JobError
-from pipeline.messages import Done, Machine, ModelFault, Weights
+from pipeline.messages import Machine, ModelFault, UnitResult, Weights
 from pipeline.plan.job import checkpoint_of
 from pipeline.store.plan import Unit
 from pipeline.store.store import JobKey, Store, StoreError, attempt_name
 from pipeline.workers.heartbeat import AUTOENCODER, HEARTBEAT, LOADING, NETWORK, TEXT, beat
 from pipeline.workers.processor import gpu_versions, processor
-from pipeline.workers.provenance import Place, place
+from pipeline.workers.provenance import Environment, environment
 from schemas.commit import Commit, File, Seconds
 from schemas.rejects import Reject
 from schemas.sampling import Sampling
@@ -186,7 +186,7 @@ def check_model(model: EDICT, sampling: Sampling, batch_size: int, stored: Sched
             with _trying(model, "the pipeline's call"):
                 blanks = [Image.new("RGB", (side, side))] * (batch_size if inner.batched else 1)
                 start = model.prepare(model.encode(blanks, bits=sampling.bits or BITS), sampling)
-                _, faults = model.move(start, [""] * len(blanks), start.position - 1)
+                _, faults = model.integrate(start, [""] * len(blanks), start.position - 1)
                 for fault in faults.values():
                     raise fault
         with _trying(model, "the autoencoder"):
@@ -196,13 +196,15 @@ def check_model(model: EDICT, sampling: Sampling, batch_size: int, stored: Sched
 def _try_network(model: EDICT, sampling: Sampling, latents: torch.Tensor) -> None:
     """Try the text encoder and the network of a direct model on a batch of latents."""
     schedule = model.model.schedule(sampling)
-    unguided = schedule.outside(sampling.guidance_interval)
+    timesteps_without_cfg = schedule.outside(sampling.guidance_interval)
     # One timestep with guidance and one without, because the batch of the network differs between them.
     timesteps = {
-        timestep in unguided: timestep for timestep in schedule.timesteps[: schedule.num_evaluated_steps]
+        timestep in timesteps_without_cfg: timestep for timestep in schedule.timesteps[: schedule.num_evaluated_steps]
     }.values()
     with _trying(model, "the tokenizer or the text encoder"):
-        predict = model.predictor([""] * len(latents), sampling.known_guidance_scale, unguided=unguided)
+        predict = model.predictor(
+            [""] * len(latents), sampling.known_guidance_scale, timesteps_without_cfg=timesteps_without_cfg
+        )
     for timestep in timesteps:
         with _trying(model, f"the network ({model.model.denoiser})"):
             _sound(predict(latents, timestep), tuple(latents.shape))
@@ -237,12 +239,12 @@ def versions(device: str) -> dict[str, str]:
     return {name: version(name) for name in PACKAGES} | (gpu_versions() if device == "cuda" else {})
 
 
-def here(device: str) -> Place:
+def here(device: str) -> Environment:
     """Where this worker's predictions are made."""
-    return place(processor(device), versions(device))
+    return environment(processor(device), versions(device))
 
 
-class Ahead(Generic[Loaded]):
+class Prefetcher(Generic[Loaded]):
     """Loads units in a thread of its own, one ahead of the model."""
 
     def __init__(self, load: Callable[[Unit], Loaded]) -> None:
@@ -285,7 +287,7 @@ class Attempt:
         """Write a file of this attempt. It counts once the attempt is committed."""
         self.files.append(self.store.stage(path, data).model_copy(update={"rows": rows}))
 
-    def commit(self, *, count: int, ok: int, filtered: int, rejects: Sequence[Reject], device: str) -> Done:
+    def commit(self, *, count: int, ok: int, filtered: int, rejects: Sequence[Reject], device: str) -> UnitResult:
         """Put the commit, unless another attempt was first. Then publish the files of the commit that exists.
 
         Raises JobReplaced if the store is now another job's.
@@ -332,4 +334,4 @@ class Attempt:
         lost = not won and commit.errors != self.unit.errors
         by_model = [reject.error for reject in commit.rejects if reject.stage in MODEL_STAGES]
         model_errors = Counter(error for error in by_model if error not in OF_THE_ROW)
-        return Done(commit.ok, commit.rejected, commit.filtered, self.seconds["compute"], lost, model_errors)
+        return UnitResult(commit.ok, commit.rejected, commit.filtered, self.seconds["compute"], lost, model_errors)

@@ -33,13 +33,13 @@ from pipeline.io.masks import (
     to_latents,
 )
 from pipeline.io.shards import BadMemberName, Sample, check_member, json_member, read_samples, write_shard
-from pipeline.messages import Done, Fault, Poison
+from pipeline.messages import ExcludedSamples, Fault, UnitResult
 from pipeline.plan.tasks import EditError, EditTask, Variant, executed_steps
 from pipeline.store.latents import Latents, read_edit_rows
 from pipeline.store.parts import to_parquet
 from pipeline.store.plan import Unit, find_entries, read_units
 from pipeline.store.store import READERS, Store
-from pipeline.workers.base import Ahead, Attempt, check_model, fitting, load_model
+from pipeline.workers.base import Attempt, Prefetcher, check_model, fitting, load_model
 from pipeline.workers.heartbeat import STORAGE, beat
 from schemas.edits import EDITS
 from schemas.fingerprint import fit_of
@@ -50,7 +50,7 @@ from schemas.specs import ControlSpec
 
 
 @dataclass(frozen=True)
-class Change:
+class EditRequest:
     """One picture to make: row `row` of the unit under `prompt`, its last `steps` steps run under it.
 
     `name` is the edit's; a reconstruction, under the row's own caption, has none. If control has a given mask, `mask`
@@ -76,15 +76,15 @@ class Change:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class UnitRows:
     """A unit's rows, and the edits to make of them."""
 
     latents: Latents
-    edits: list[Change]
+    edits: list[EditRequest]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class EditedImage:
     """An edited image: its file, the drift of its pair, and the digest of the pair.
 
     `reconstruction_exact`: whether its row regenerated exactly in its batch; None without attention control.
@@ -125,11 +125,11 @@ class EditWorker:
         self.store, self.latents = Store(task.spec.output), Store(task.spec.latents)
         self.model = load_model(task.inversion.weights, task.machine)
         check_model(self.model, task.inversion.fingerprint.sampling, task.record.edit.batch_size)
-        self.ahead = Ahead(self._load)
+        self.ahead = Prefetcher(self._load)
         # A CPU worker has one core, which the network needs. A thread of a GPU worker encodes 3 to 13 PNGs per second.
         self.encoder = ThreadPoolExecutor(4 if task.machine.device == "cuda" else 1)
 
-    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
+    def process(self, unit: Unit, number: int, ahead: Unit | None, excluded: ExcludedSamples) -> UnitResult:
         """Edit a unit and commit it; filtered are the edits that would change no caption."""
         attempt = Attempt(self.store, unit, number, self.task.key)
         loaded = self.ahead.take(unit, ahead)
@@ -137,11 +137,11 @@ class EditWorker:
         attempt.spent("read")
         shown = self._shown(latents, edits, self.task.shown.get(unit.unit, 0))
         with fitting(latents.pair.batch_size, self.model.device):
-            drawn = self._draw(latents, edits + shown, poison)
+            drawn = self._draw(latents, edits + shown, excluded)
         attempt.spent("compute")
         beat(STORAGE)
         results = list(zip(edits, drawn, strict=False))
-        made = [(edit, result) for edit, result in results if isinstance(result, Drawn)]
+        made = [(edit, result) for edit, result in results if isinstance(result, EditedImage)]
         rejects = [self._reject(latents, edit, result) for edit, result in results if isinstance(result, Fault)]
         for path, data, rows in self._files(attempt.name, latents, made, zip(shown, drawn[len(edits) :], strict=True)):
             attempt.write(path, data, rows)
@@ -155,7 +155,9 @@ class EditWorker:
         loaded = self._load(unit)
         with fitting(loaded.latents.pair.batch_size, self.model.device):
             drawn = self._draw(loaded.latents, loaded.edits, {})
-        made = [(edit, result) for edit, result in zip(loaded.edits, drawn, strict=True) if isinstance(result, Drawn)]
+        made = [
+            (edit, result) for edit, result in zip(loaded.edits, drawn, strict=True) if isinstance(result, EditedImage)
+        ]
         for _ in self._files(unit.unit, loaded.latents, made, ()):
             pass
 
@@ -163,8 +165,8 @@ class EditWorker:
         self,
         name: str,
         latents: Latents,
-        made: Sequence[tuple[Change, Drawn]],
-        reconstructions: Iterable[tuple[Change, Drawn | Fault]],
+        made: Sequence[tuple[EditRequest, EditedImage]],
+        reconstructions: Iterable[tuple[EditRequest, EditedImage | Fault]],
     ) -> Iterator[tuple[str, bytes, int]]:
         """Yield the files of the attempt `name` one by one: path, bytes and number of rows."""
         if made:
@@ -179,7 +181,7 @@ class EditWorker:
             table = pa.Table.from_pylist(pictures, schema=PICTURES)
             yield f"pictures/{name}.parquet", to_parquet(table, row_group_size=1), 0  # so that readers can load one row
 
-    def _load(self, unit: Unit) -> Loaded:
+    def _load(self, unit: Unit) -> UnitRows:
         beat(STORAGE)
         latents = read_edit_rows(self.store, self.task.record.rows, self.latents, unit)
         if self.model.model.batched:
@@ -187,9 +189,11 @@ class EditWorker:
         edits = self._edits(latents, unit)
         with ThreadPoolExecutor(READERS) as pool:
             masks = pool.map(lambda edit: self._mask(latents, edit, unit.masks), edits)
-            return Loaded(latents, [replace(edit, mask=mask) for edit, mask in zip(edits, masks, strict=True)])
+            return UnitRows(latents, [replace(edit, mask=mask) for edit, mask in zip(edits, masks, strict=True)])
 
-    def _mask(self, latents: Latents, edit: Change, again: Container[tuple[int, str]]) -> torch.Tensor | Fault | None:
+    def _mask(
+        self, latents: Latents, edit: EditRequest, again: Container[tuple[int, str]]
+    ) -> torch.Tensor | Fault | None:
         """Return the mask that is given for an edit, or the fault that makes it unusable; None for an edit without one.
 
         An edit in `again` was rejected for its mask, and uses the present mask file. Raises MaskChanged, StorageError.
@@ -213,12 +217,12 @@ class EditWorker:
                 return _fault(error)
         return to_latents(mask, *latents.pair.x.shape[-2:])
 
-    def _edits(self, latents: Latents, unit: Unit) -> list[Change]:
+    def _edits(self, latents: Latents, unit: Unit) -> list[EditRequest]:
         pair = latents.pair
-        edits, counts = list[Change](), Counter[tuple[int, float, str]]()
+        edits, counts = list[EditRequest](), Counter[tuple[int, float, str]]()
         for row, (caption, listed) in enumerate(zip(latents.column("caption"), latents.prompts, strict=True)):
             for variant, prompt in self.task.prompts(caption, listed):
-                edit = Change(
+                edit = EditRequest(
                     row,
                     variant.name,
                     prompt,
@@ -233,7 +237,7 @@ class EditWorker:
                 counts[edit.group] += 1
         return [edit for edit in edits if not unit.retry or _sample(latents, edit) in unit.only]
 
-    def _shown(self, latents: Latents, edits: Sequence[Change], count: int) -> list[Change]:
+    def _shown(self, latents: Latents, edits: Sequence[EditRequest], count: int) -> list[EditRequest]:
         """Return the reconstructions of the `count` rows with the most edits, for the contact sheet.
 
         They have as many steps as the edit with the fewest. They run under the rows' own captions, in the slots where
@@ -243,67 +247,71 @@ class EditWorker:
         rows = sorted(edits_of, key=lambda row: (-edits_of[row], row))[:count]
         steps = min((edit.steps for edit in edits), default=0)
         captions, slots = latents.column("caption"), latents.slots
-        return [Change(row, None, captions[row], latents.pair.guidance_scale, steps, slot=slots[row]) for row in rows]
+        return [
+            EditRequest(row, None, captions[row], latents.pair.guidance_scale, steps, slot=slots[row]) for row in rows
+        ]
 
-    def _draw(self, latents: Latents, changes: Sequence[Change], poison: Poison) -> list[Drawn | Fault]:
+    def _draw(
+        self, latents: Latents, requests: Sequence[EditRequest], excluded: ExcludedSamples
+    ) -> list[EditedImage | Fault]:
         """What came of each change: the picture, or what went wrong.
 
-        All changes that leave the base prompt at one step share the exact regeneration down to it, and those with one
+        All requests that leave the base prompt at one step share the exact regeneration down to it, and those with one
         guidance scale and one control on top share their batches.
         """
-        results: dict[int, Drawn | Fault] = self._refused(latents, changes)
+        results: dict[int, EditedImage | Fault] = self._refused(latents, requests)
         together = defaultdict[tuple[int, float, str], list[int]](list)
-        for i, change in enumerate(changes):
+        for i, change in enumerate(requests):
             if i not in results:
                 together[change.group].append(i)
-        rows = [row for row in range(len(latents.pair)) if row not in poison]
+        rows = [row for row in range(len(latents.pair)) if row not in excluded]
         place = {row: i for i, row in enumerate(rows)}
         captions, slots = latents.column("caption"), latents.slots
-        base, lost = latents.pair[rows], dict(poison)
+        base, lost = latents.pair[rows], dict(excluded)
         # the deepest first, so that each branch point is reached from the one before
         for (steps, guidance_scale, _), members in sorted(together.items(), reverse=True):
-            if all(changes[i].row in lost for i in members):
+            if all(requests[i].row in lost for i in members):
                 continue
             depth = base.schedule.num_steps
-            base, met = self.model.move(
+            base, met = self.model.integrate(
                 base, [captions[row] for row in rows], depth - steps, slots=[slots[row] for row in rows]
             )
             lost |= {rows[i]: _fault(error) for i, error in met.items()}
-            members = [i for i in members if changes[i].row not in lost]
+            members = [i for i in members if requests[i].row not in lost]
             if not members:
                 continue
-            started = base[[place[changes[i].row] for i in members]]
+            started = base[[place[requests[i].row] for i in members]]
             exact: Sequence[bool | None] = [None] * len(members)
-            if changes[members[0]].control is None:
-                clean, met = self.model.move(
+            if requests[members[0]].control is None:
+                clean, met = self.model.integrate(
                     started,
-                    [changes[i].prompt for i in members],
+                    [requests[i].prompt for i in members],
                     depth,
                     guidance_scale=guidance_scale,
-                    negative_captions=[changes[i].negative_prompt for i in members],
-                    slots=[changes[i].slot for i in members],
+                    negative_captions=[requests[i].negative_prompt for i in members],
+                    slots=[requests[i].slot for i in members],
                 )
             else:
-                clean, met, exact = self._hold(started, latents, [changes[i] for i in members])
+                clean, met, exact = self._edit_with_control(started, latents, [requests[i] for i in members])
             results |= {members[j]: _fault(error) for j, error in met.items()}
             ends = zip(clean.to_float()[0], clean.drift().tolist(), clean.digests(), strict=True)
             for j, (latents_of, drift, digest) in enumerate(ends):
                 if j not in met:
                     try:
-                        results[members[j]] = Drawn(self._encode(latents_of), drift, digest, exact[j])
+                        results[members[j]] = EditedImage(self._encode(latents_of), drift, digest, exact[j])
                     except NonFinite as error:
                         results[members[j]] = _fault(error)
-        return [results.get(i) or lost[change.row] for i, change in enumerate(changes)]
+        return [results.get(i) or lost[change.row] for i, change in enumerate(requests)]
 
     def _encode(self, latents: torch.Tensor) -> Future[bytes]:
         """The picture's file, in the making beside the network."""
         [image] = self.model.decode(latents[None])
         return self.encoder.submit(encode, image, self.task.spec.images.format, self.task.spec.images.quality)
 
-    def _refused(self, latents: Latents, changes: Sequence[Change]) -> dict[int, Drawn | Fault]:
-        """Return the faults of changes that cannot be made: control lacks a word or a mask, or a name is impossible."""
-        captions, keys, faults = latents.column("caption"), latents.column("key"), dict[int, Drawn | Fault]()
-        for i, change in enumerate(changes):
+    def _refused(self, latents: Latents, requests: Sequence[EditRequest]) -> dict[int, EditedImage | Fault]:
+        """Return the faults of impossible requests: control lacks a word or a mask, or a name is impossible."""
+        captions, keys, faults = latents.column("caption"), latents.column("key"), dict[int, EditedImage | Fault]()
+        for i, change in enumerate(requests):
             if isinstance(change.mask, Fault):
                 faults[i] = change.mask
                 continue
@@ -316,25 +324,25 @@ class EditWorker:
                 faults[i] = _fault(error)
         return faults
 
-    def _hold(
-        self, started: Pair, latents: Latents, changes: Sequence[Change]
+    def _edit_with_control(
+        self, started: Pair, latents: Latents, requests: Sequence[EditRequest]
     ) -> tuple[Pair, Faults, Sequence[bool | None]]:
-        """Edit with attention control: changes in the order of their rows, each from its place in `started`.
+        """Edit with attention control: requests in the order of their rows, each from its place in `started`.
 
         Return the clean ends, the faults, and whether the row of each change regenerated exactly in the same batch.
         """
         captions, digests = latents.column("caption"), latents.column("digest")
-        first = [i for i, change in enumerate(changes) if i == 0 or changes[i - 1].row != change.row]
-        of_row = [changes[a:b] for a, b in pairwise([*first, len(changes)])]
-        masks = [change.mask for change in changes if isinstance(change.mask, torch.Tensor)]
-        control = changes[0].control
+        first = [i for i, change in enumerate(requests) if i == 0 or requests[i - 1].row != change.row]
+        of_row = [requests[a:b] for a, b in pairwise([*first, len(requests)])]
+        masks = [change.mask for change in requests if isinstance(change.mask, torch.Tensor)]
+        control = requests[0].control
         assert control is not None
         made, met = self.model.edit(
             started[first],
             [captions[ours[0].row] for ours in of_row],
             [[change.prompt for change in ours] for ours in of_row],
             control=_control(control, torch.stack(masks) if masks else None),
-            guidance_scale=changes[0].guidance_scale,
+            guidance_scale=requests[0].guidance_scale,
             negative_prompts=[[change.negative_prompt for change in ours] for ours in of_row],
         )
         # of every row its own clean end comes first
@@ -347,11 +355,11 @@ class EditWorker:
         exact = [base == digests[change.row] for base, ours in zip(bases, of_row, strict=True) for change in ours]
         return made[places], {i: met[at] for i, at in enumerate(places) if at in met}, exact
 
-    def _reject(self, latents: Latents, edit: Change, fault: Fault) -> Reject:
+    def _reject(self, latents: Latents, edit: EditRequest, fault: Fault) -> Reject:
         key, shard, index = (latents.column(name)[edit.row] for name in ("key", "shard", "index"))
         return Reject(shard, index, f"{edit.name}/{key}", "edit", fault.error, fault.message)
 
-    def _row(self, latents: Latents, edit: Change, tar: str, drawn: Drawn) -> dict[str, Any]:
+    def _row(self, latents: Latents, edit: EditRequest, tar: str, drawn: EditedImage) -> dict[str, Any]:
         columns = ["key", "shard", "index", "caption", "image_sha256", "json"]
         source = latents.table.slice(edit.row, 1).select(columns).to_pylist()[0]
         return {
@@ -389,8 +397,8 @@ class EditWorker:
     def _pictures(
         self,
         latents: Latents,
-        made: Sequence[tuple[Change, Drawn]],
-        reconstructions: Iterable[tuple[Change, Drawn | Fault]],
+        made: Sequence[tuple[EditRequest, EditedImage]],
+        reconstructions: Iterable[tuple[EditRequest, EditedImage | Fault]],
     ) -> list[dict[str, Any]]:
         """The unit's share of the contact sheet: rows of schemas.pictures."""
         edits = defaultdict[int, list[dict[str, Any]]](list)
@@ -411,7 +419,7 @@ class EditWorker:
             )
         pictures = []
         for change, result in reconstructions:
-            if isinstance(result, Drawn) and change.row in edits:
+            if isinstance(result, EditedImage) and change.row in edits:
                 row = latents.table.slice(change.row, 1).to_pylist()[0]
                 pictures.append(
                     {
@@ -448,7 +456,7 @@ class EditWorker:
         return {unit.source: unit for unit in read_units(self.latents)}
 
 
-def _sample(latents: Latents, edit: Change) -> tuple[int, str]:
+def _sample(latents: Latents, edit: EditRequest) -> tuple[int, str]:
     """Return the index and the key by which a reject names an edit."""
     return latents.column("index")[edit.row], f"{edit.name}/{latents.column('key')[edit.row]}"
 

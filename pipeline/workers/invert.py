@@ -12,12 +12,12 @@ from edict.pair import Pair, join
 from pipeline.io.images import ImageError, Prepared, prepare
 from pipeline.io.shards import Sample, read_samples
 from pipeline.io.storage import Head
-from pipeline.messages import Done, Poison
+from pipeline.messages import ExcludedSamples, UnitResult
 from pipeline.plan.job import Job
 from pipeline.store.parts import Row, storable, to_parquet, to_table
 from pipeline.store.plan import Unit, find_entries, read_entries
 from pipeline.store.store import Store
-from pipeline.workers.base import Ahead, Attempt, check_model, fitting, load_model
+from pipeline.workers.base import Attempt, Prefetcher, check_model, fitting, load_model
 from pipeline.workers.heartbeat import IMAGE, STORAGE, beat
 from schemas.rejects import Reject
 
@@ -54,14 +54,14 @@ class InvertWorker:
         self.store = Store(task.spec.output)
         self.model = load_model(task.weights, task.machine)
         check_model(self.model, task.fingerprint.sampling, task.fingerprint.batch_size, task.schedule)
-        self.ahead = Ahead(self._load)
+        self.ahead = Prefetcher(self._load)
 
-    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Done:
+    def process(self, unit: Unit, number: int, ahead: Unit | None, excluded: ExcludedSamples) -> UnitResult:
         """Invert a unit and commit it."""
         # a unit that begins within a batch would need one batch more
         assert unit.first % self.task.spec.workers.batch_size == 0, unit
         attempt = Attempt(self.store, unit, number, self.task.key)
-        loaded = self._load(unit, poison) if poison else self.ahead.take(unit, ahead)
+        loaded = self._load(unit, excluded) if excluded else self.ahead.take(unit, ahead)
         attempt.spent("read")
         with fitting(self.task.spec.workers.batch_size, self.model.device):
             rows, pair, rejects = self._invert(unit, loaded)
@@ -78,7 +78,7 @@ class InvertWorker:
         with fitting(self.task.spec.workers.batch_size, self.model.device):
             self._invert(unit, self._load(unit))
 
-    def _load(self, unit: Unit, poison: Poison | None = None) -> list[Picture | Reject]:
+    def _load(self, unit: Unit, excluded: ExcludedSamples | None = None) -> list[Picture | Reject]:
         """Read and decode the samples of a unit.
 
         At most READ bytes of the shard (or one sample) are in memory at a time, and the prepared images of two units:
@@ -91,7 +91,7 @@ class InvertWorker:
             version, entries = find_entries(self.store, unit)
         else:
             version, entries = Head(unit.size, unit.version), read_entries(self.store, unit)
-        for place, fault in (poison or {}).items():
+        for place, fault in (excluded or {}).items():
             entry = entries[place]
             reject = Reject(unit.source, entry.index, entry.key, "invert", fault.error, fault.message)
             entries[place] = replace(entry, fault=reject)
@@ -127,7 +127,7 @@ class InvertWorker:
         start = _prepared(self.model, self.task, join(starts))
         # a sample's slot does not depend on the other samples: the slot of a reject stays free
         slots = [picture.sample.index % start.batch_size for picture in pictures]
-        pair, faults = self.model.move(start, [picture.sample.caption for picture in pictures], 0, slots=slots)
+        pair, faults = self.model.integrate(start, [picture.sample.caption for picture in pictures], 0, slots=slots)
         faults = {**storable(pair), **faults}
         rejects += [_reject(unit, pictures[i].sample, "invert", fault) for i, fault in faults.items()]
         digests = start.digests()

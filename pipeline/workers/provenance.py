@@ -4,24 +4,24 @@ from collections.abc import Mapping, Sequence
 
 from schemas.commit import Commit
 
-Place = frozenset[tuple[str, str]]
+Environment = frozenset[tuple[str, str]]
 """The `processor`, and the version of each package, by name."""
 
 
-def place(processor: str | None, versions: Mapping[str, str]) -> Place:
+def environment(processor: str | None, versions: Mapping[str, str]) -> Environment:
     """The place of these; None is a processor that is not known."""
     return frozenset({**versions, **({"processor": processor} if processor else {})}.items())
 
 
-def place_of(commit: Commit) -> Place:
+def environment_of(commit: Commit) -> Environment:
     """Where a unit was worked on. Commits from before it was written do not tell the processor."""
-    return place(commit.worker.get("processor"), commit.versions)
+    return environment(commit.worker.get("processor"), commit.versions)
 
 
-def told(places: Sequence[Place]) -> list[str]:
+def differences(places: Sequence[Environment]) -> list[str]:
     """Each place by what is not the same in all of them, such as "on NVIDIA H200 with torch 2.14.0"."""
     common = frozenset.intersection(*places)
-    names = {name for place in places for name, _ in place - common}
+    names = {name for environment in places for name, _ in environment - common}
     packages = sorted(names - {"processor"})
     words = []
     for known in map(dict, places):

@@ -6,7 +6,7 @@ from PIL import Image
 
 from benchmarks.samplers.distance import frechet, kernel, kernel_subsets
 from benchmarks.samplers.edits import spread
-from jobs.evaluation.truth import Captioned, Edit
+from jobs.evaluation.truth import Captioned, ReferenceEdit
 
 
 def gaussian(count: int, mean: list[float], covariance: np.ndarray) -> np.ndarray:
@@ -55,7 +55,11 @@ def test_subsets_are_the_same_rows_every_time() -> None:
 
 def test_edits_are_spread_over_drawings() -> None:
     blank = Captioned(Image.new("RGB", (1, 1)), "")
-    edits = [Edit(kind, blank, blank, name) for kind in ("colour", "style") for name in ("a", "a", "a", "b", "c", "b")]
+    edits = [
+        ReferenceEdit(kind, blank, blank, name)
+        for kind in ("colour", "style")
+        for name in ("a", "a", "a", "b", "c", "b")
+    ]
     chosen = spread(edits, 4)
     assert [(edit.kind, edit.drawings) for edit in chosen] == [(k, d) for k in ("colour", "style") for d in "abca"]
     assert chosen[3] is edits[1]

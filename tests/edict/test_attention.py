@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from edict import EDICT, Blend, Control, LatticeOverflow, NonFinite, Pair, attention, guidance
-from edict.attention import Place, WordNotFound, align, attending, batches, find, mask, rows, split
+from edict.attention import BatchMember, WordNotFound, align, attending, batches, find, mask, rows, split
 from edict.samplers import sampling
 from tests.edict.checkpoints import Folder, stable_diffusion_xl
 
@@ -55,7 +55,7 @@ def equal(one: Pair, other: Pair) -> bool:
 def inverted(model: EDICT, images: list[Image.Image], *, guidance_scale: float, steps: int = 4) -> tuple[Pair, Pair]:
     start = model.encode(images[:4])
     ready = model.prepare(start, sampling(steps=steps, strength=1.0, guidance_scale=guidance_scale), 4)
-    noise, faults = model.move(ready, SOURCES, 0)
+    noise, faults = model.integrate(ready, SOURCES, 0)
     assert not faults
     return ready, noise
 
@@ -97,7 +97,7 @@ def test_bases_come_back_where_guidance_has_an_interval(model: EDICT, images: li
     start = model.encode(images[:4])
     for interval in ((0.5, 5.0), (0, 0.01)):
         ready = model.prepare(start, sampling(steps=4, strength=1.0, guidance_scale=3.0, guidance_interval=interval), 4)
-        noise, _ = model.move(ready, SOURCES, 0)
+        noise, _ = model.integrate(ready, SOURCES, 0)
         made, plain = (
             model.edit(noise, SOURCES, PROMPTS, control=Control(), guidance_scale=scale)[0] for scale in (7.0, 1.0)
         )
@@ -112,7 +112,7 @@ def test_without_windows_an_edit_is_the_uncontrolled_one(
     start, noise = inverted(model, images, guidance_scale=guidance_scale, steps=2)
     made, _ = model.edit(noise, SOURCES, PROMPTS, control=CONTROLS["none"])
     of = [row for row, edits in enumerate(PROMPTS) for _ in edits]
-    plain, _ = model.move(noise[of], [prompt for edits in PROMPTS for prompt in edits], start.position)
+    plain, _ = model.integrate(noise[of], [prompt for edits in PROMPTS for prompt in edits], start.position)
     assert equal(made[EDITS], plain)
     held, _ = model.edit(noise, SOURCES, PROMPTS, control=Control())
     assert not any(torch.equal(a, b) for a, b in zip(held.x[EDITS], plain.x, strict=True))
@@ -141,7 +141,7 @@ def test_an_edit_is_in_its_place_whatever_its_batch(model: EDICT, images: list[I
 def test_an_edit_may_leave_at_its_last_steps(model: EDICT, images: list[Image.Image]) -> None:
     start, noise = inverted(model, images, guidance_scale=3.0)
     made, _ = model.edit(noise, SOURCES, PROMPTS, control=Control(), steps=2)
-    branch, _ = model.move(noise, SOURCES, 2)
+    branch, _ = model.integrate(noise, SOURCES, 2)
     assert equal(made, model.edit(branch, SOURCES, PROMPTS, control=Control())[0])
     assert equal(made[BASES], start)
     for steps in (0, 5):
@@ -337,7 +337,7 @@ def test_a_word_is_found_wherever_it_is(model: EDICT) -> None:
     ],
 )
 def test_every_batch_holds_the_bases_of_its_edits(
-    counts: list[int], batch_size: int, expected: list[list[Place]]
+    counts: list[int], batch_size: int, expected: list[list[BatchMember]]
 ) -> None:
     assert batches(counts, batch_size) == expected
 
@@ -441,7 +441,7 @@ def test_what_does_not_fit_is_refused(model: EDICT, images: list[Image.Image]) -
     with pytest.raises(ValueError, match=r"the mask is \[8, 8, 8\]: make it \[2, 8, 8\], one mask per edit"):
         model.edit(pair, SOURCES[:2], [["a"], ["b"]], control=Control(blend=MASK))
     with pytest.raises(ValueError, match="2 pairs but 1 negative captions"):
-        model.move(pair, SOURCES[:2], 0, negative_captions=["blurred"])
+        model.integrate(pair, SOURCES[:2], 0, negative_captions=["blurred"])
     with pytest.raises(ValueError, match="negative_prompts: give one per prompt"):
         model.edit(pair, SOURCES[:2], [["a"], ["b"]], control=Control(), negative_prompts=[["blurred"], []])
 
@@ -494,12 +494,12 @@ NEGATIVES = ["blurred", None, "grey background", "cat"]
 
 def test_negative_captions_are_exact(model: EDICT, images: list[Image.Image]) -> None:
     start, plain = inverted(model, images, guidance_scale=3.0, steps=2)
-    noise, _ = model.move(start, SOURCES, 0, negative_captions=NEGATIVES)
+    noise, _ = model.integrate(start, SOURCES, 0, negative_captions=NEGATIVES)
     assert [torch.equal(a, b) for a, b in zip(noise.x, plain.x, strict=True)] == [False, True, False, False]
-    same, _ = model.move(noise, SOURCES, start.position, negative_captions=NEGATIVES)
+    same, _ = model.integrate(noise, SOURCES, start.position, negative_captions=NEGATIVES)
     assert equal(same, start)
-    part, _ = model.move(replace(start, batch_size=3), SOURCES, 0, negative_captions=NEGATIVES)  # a padded batch
-    assert equal(model.move(part, SOURCES, start.position, negative_captions=NEGATIVES)[0], start)
+    part, _ = model.integrate(replace(start, batch_size=3), SOURCES, 0, negative_captions=NEGATIVES)  # a padded batch
+    assert equal(model.integrate(part, SOURCES, start.position, negative_captions=NEGATIVES)[0], start)
 
 
 @pytest.mark.parametrize("base_scale", [3.0, 0.0])

@@ -12,7 +12,7 @@ from torch import nn
 
 from edict import EDICT
 from edict.integration import RangeMonitor
-from edict.lattice import LIMIT, LatticeOverflow, NonFinite, from_lattice, largest, to_lattice
+from edict.lattice import MAX_STATE, LatticeOverflow, NonFinite, from_lattice, largest, to_lattice
 from edict.samplers import sampling
 from pipeline.store.parts import STORED, storable
 from tests.edict.checkpoints import Folder
@@ -47,14 +47,14 @@ def test_a_latent_that_is_not_a_number_has_no_integer(value: float) -> None:
     assert caught.value.__notes__ == ["sample 1 of 3"]
 
 
-@pytest.mark.parametrize("value", [1e30, -1e30, float(LIMIT), -float(LIMIT)])
+@pytest.mark.parametrize("value", [1e30, -1e30, float(MAX_STATE), -float(MAX_STATE)])
 def test_a_latent_beyond_the_lattice_has_no_integer(value: float) -> None:
     latents = torch.zeros(3, 2, 2, dtype=torch.float64)
     latents[2, 1, 1] = value
     with pytest.raises(LatticeOverflow, match="latents of the image are this large: check the autoencoder") as caught:
         to_lattice(latents, 1.0, 0)
     assert caught.value.__notes__ == ["sample 2 of 3"]
-    below = latents.clamp(1 - LIMIT, LIMIT - 1)
+    below = latents.clamp(1 - MAX_STATE, MAX_STATE - 1)
     assert torch.equal(from_lattice(to_lattice(below, 1.0, 0), 1.0, 0), below)
 
 
@@ -67,20 +67,20 @@ def test_the_smallest_integer_is_large(small: EDICT, images: list[Image.Image]) 
     monitor = RangeMonitor(wild.x)
     monitor.observe_state(wild.x)
     monitor.observe_state(wild.y)
-    assert (monitor.largest >= LIMIT).tolist() == [False, True]
+    assert (monitor.largest >= MAX_STATE).tolist() == [False, True]
     assert list(storable(wild)) == [1] and not storable(start)
     wild.y[1, 0, 0, 0] = STORED
     assert list(storable(wild)) == [1]
 
 
-@pytest.mark.parametrize("state", [LEAST, -LEAST - 1, LIMIT, -LIMIT])
+@pytest.mark.parametrize("state", [LEAST, -LEAST - 1, MAX_STATE, -MAX_STATE])
 def test_a_state_beyond_the_lattice_is_a_fault_from_the_start(
     small: EDICT, images: list[Image.Image], state: int
 ) -> None:
     start = small.prepare(small.encode(images[:3]), sampling(steps=2, strength=1.0, guidance_scale=1.0))
     wild = replace(start, x=start.x.clone(), y=start.y.clone())
     wild.x[1, 0, 0, 0] = wild.y[1, 0, 0, 0] = state
-    (moved, faults), (expected, none) = (small.move(pair, TEXTS, 0) for pair in (wild, start))
+    (moved, faults), (expected, none) = (small.integrate(pair, TEXTS, 0) for pair in (wild, start))
     assert (list(faults), none) == ([1], {})
     assert not moved.x[1].any() and not moved.y[1].any()
     assert len(small.decode(moved.to_float()[0])) == 3
@@ -118,10 +118,10 @@ def test_a_text_encoder_that_gives_nan_is_a_fault_of_its_caption(
     """One word has no finite embedding."""
     model = EDICT.from_pretrained(folder(kind))
     start = model.prepare(model.encode(images[:3]), sampling(steps=1, strength=1.0, guidance_scale=3.0))
-    expected, none = model.move(start, TEXTS, 0)
+    expected, none = model.integrate(start, TEXTS, 0)
     encoder, tokenizer = model.model.text_encoder, model.model.tokenizer
     encoder.get_input_embeddings().weight.data[_own_token(tokenizer, 1)] = torch.nan
-    moved, faults = model.move(start, TEXTS, 0)
+    moved, faults = model.integrate(start, TEXTS, 0)
     assert (list(faults), none) == ([1], {})
     assert isinstance(faults[1], NonFinite)
     assert moved[[0, 2]].digests() == expected[[0, 2]].digests()

@@ -163,13 +163,13 @@ def test_another_kind_of_argument_is_an_error_that_names_it(model: EDICT, images
     pair, control, any_model = model.invert(images[0], "cat", steps=2), Control(), cast(Any, model)
     calls: list[tuple[Callable[[], Any], str]] = [
         (lambda: any_model.generate(images[0], "cat"), r"pair is of type Image: expected a Pair, such as `invert`"),
-        (lambda: any_model.move(None, "cat", 1), "pair is of type NoneType"),
+        (lambda: any_model.integrate(None, "cat", 1), "pair is of type NoneType"),
         (lambda: any_model.edit(images, "cat", [["dog"]], control=control), "pair is of type list"),
         (lambda: any_model.generate(pair, None), "captions: found None, expected a text per pair"),
         (lambda: any_model.generate(pair, [7]), "captions: found 7, expected a text per pair"),
         (lambda: any_model.invert(images[0], [None], steps=2), "captions: found None"),
-        (lambda: any_model.move(pair, "cat", 1, negative_captions=[7]), "negative_captions: found 7"),
-        (lambda: any_model.move(pair, "cat", 1.5), r"position 1\.5 is not on a schedule of 2 steps"),
+        (lambda: any_model.integrate(pair, "cat", 1, negative_captions=[7]), "negative_captions: found 7"),
+        (lambda: any_model.integrate(pair, "cat", 1.5), r"position 1\.5 is not on a schedule of 2 steps"),
         (lambda: any_model.edit(pair, "cat", [[None]], control=control), "prompts: found None"),
         (lambda: any_model.edit(pair, "cat", [["dog"]], control=None), "control is of type NoneType"),
         (

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from edict.lattice import (
     DENOMINATOR,
-    LIMIT,
-    SHARE,
+    MAX_STATE,
+    MIN_WEIGHT,
     as_fraction,
     contract,
     expand,
@@ -22,7 +22,7 @@ from edict.lattice import (
     unmix,
 )
 
-states = st.integers(-LIMIT, LIMIT)
+states = st.integers(-MAX_STATE, MAX_STATE)
 
 
 @st.composite
@@ -38,9 +38,9 @@ def half_up(value: Fraction) -> int:
 
 @settings(max_examples=300)
 @given(x=st.lists(states, min_size=8, max_size=8), y=st.lists(states, min_size=8, max_size=8), p=weights())
-@example(x=[LIMIT, -LIMIT] * 4, y=[-LIMIT, LIMIT] * 4, p=Fraction(1, 2))
-@example(x=[LIMIT, -LIMIT] * 4, y=[-LIMIT, LIMIT] * 4, p=Fraction(5001, 10_000))
-@example(x=[LIMIT, -LIMIT] * 4, y=[LIMIT, -LIMIT] * 4, p=Fraction(9_999, 10_000))
+@example(x=[MAX_STATE, -MAX_STATE] * 4, y=[-MAX_STATE, MAX_STATE] * 4, p=Fraction(1, 2))
+@example(x=[MAX_STATE, -MAX_STATE] * 4, y=[-MAX_STATE, MAX_STATE] * 4, p=Fraction(5001, 10_000))
+@example(x=[MAX_STATE, -MAX_STATE] * 4, y=[MAX_STATE, -MAX_STATE] * 4, p=Fraction(9_999, 10_000))
 def test_mixing_undoes_unmixing_exactly(x: list[int], y: list[int], p: Fraction) -> None:
     a, b = mix(*unmix(torch.tensor(x), torch.tensor(y), p), p)
     assert (a.tolist(), b.tolist()) == (x, y)
@@ -48,7 +48,7 @@ def test_mixing_undoes_unmixing_exactly(x: list[int], y: list[int], p: Fraction)
 
 @settings(max_examples=300)
 @given(x=states, y=states, p=weights())
-@example(x=LIMIT, y=-LIMIT, p=Fraction(5001, 10_000))
+@example(x=MAX_STATE, y=-MAX_STATE, p=Fraction(5001, 10_000))
 def test_mixing_and_unmixing_are_the_papers_equations_rounded_half_up(x: int, y: int, p: Fraction) -> None:
     mixed_x = half_up(p * x + (1 - p) * y)
     mixed_y = half_up(p * y + (1 - p) * mixed_x)
@@ -76,22 +76,22 @@ def shares(draw: st.DrawFn) -> Fraction:
 
 
 @settings(max_examples=500)
-@given(values=st.lists(st.integers(-4 * LIMIT, 4 * LIMIT), min_size=8, max_size=8), a=shares())
-@example(values=[4 * LIMIT, -4 * LIMIT] * 4, a=SHARE)
-@example(values=[4 * LIMIT, -4 * LIMIT] * 4, a=Fraction(DENOMINATOR - 1, DENOMINATOR))
+@given(values=st.lists(st.integers(-4 * MAX_STATE, 4 * MAX_STATE), min_size=8, max_size=8), a=shares())
+@example(values=[4 * MAX_STATE, -4 * MAX_STATE] * 4, a=MIN_WEIGHT)
+@example(values=[4 * MAX_STATE, -4 * MAX_STATE] * 4, a=Fraction(DENOMINATOR - 1, DENOMINATOR))
 @example(values=[-3, -2, -1, 0, 1, 2, 3, 4], a=Fraction(2, 3))  # quotients with halves
 @example(values=[-3, -2, -1, 0, 1, 2, 3, 4], a=Fraction(1))
 def test_contracting_undoes_expanding_exactly(values: list[int], a: Fraction) -> None:
     expanded = expand(torch.tensor(values), a)
     assert expanded.tolist() == [half_up(value / a) for value in values]
-    if expanded.abs().max() <= 2 * LIMIT:  # beyond, the sampler has seen an overflow
+    if expanded.abs().max() <= 2 * MAX_STATE:  # beyond, the sampler has seen an overflow
         assert contract(expanded, a).tolist() == values
 
 
 @settings(max_examples=300)
-@given(value=st.integers(-2 * LIMIT, 2 * LIMIT), a=shares())
-@example(value=2 * LIMIT, a=Fraction(1))
-@example(value=-2 * LIMIT, a=Fraction(DENOMINATOR - 1, DENOMINATOR))
+@given(value=st.integers(-2 * MAX_STATE, 2 * MAX_STATE), a=shares())
+@example(value=2 * MAX_STATE, a=Fraction(1))
+@example(value=-2 * MAX_STATE, a=Fraction(DENOMINATOR - 1, DENOMINATOR))
 def test_contracting_rounds_the_exact_product_half_up(value: int, a: Fraction) -> None:
     assert int(contract(torch.tensor(value), a)) == half_up(value * a)
 

@@ -168,7 +168,7 @@ def test_guidance_is_limited_to_its_interval(model: EDICT, images: Pictures, cap
             pair = model.invert(start, captions[:2], guidance_interval=interval, **given)
         guided = [i for i in range(10) if 0.5 < pair.schedule.sigma(i) <= 5.0]
         assert 0 < len(guided) < 10
-        assert pair.unguided == {0, *(t for i, t in enumerate(pair.schedule.timesteps) if i not in guided)}
+        assert pair.timesteps_without_cfg == {0, *(t for i, t in enumerate(pair.schedule.timesteps) if i not in guided)}
         assert sorted(batches) == [2] * calls * (10 - len(guided)) + [4] * calls * len(guided)
         if SAMPLERS[sampler].exact:
             assert equal(model.generate(pair, captions[:2], output_type="latent"), start)
@@ -262,8 +262,8 @@ def test_one_store_serves_every_strength(model: EDICT, images: Pictures, caption
     direct = model.prepare(start, sampling(steps=10, strength=1.0, guidance_scale=3.0))
     for strength in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         branch = depth - executed(10, strength)
-        direct, faults = model.move(direct, captions[:2], branch)  # from where the last strength's inversion ended
-        regenerated, more = model.move(stored, captions[:2], branch)
+        direct, faults = model.integrate(direct, captions[:2], branch)  # from where the last strength's inversion ended
+        regenerated, more = model.integrate(stored, captions[:2], branch)
         assert not faults and not more
         assert direct.position == regenerated.position == branch
         assert equal(direct, regenerated)
@@ -307,7 +307,7 @@ def test_a_position_off_the_schedule_is_refused(model: EDICT, images: Pictures, 
     ready = model.prepare(model.encode(images[:1]), sampling(steps=4, strength=0.5, guidance_scale=1.0))
     for position in (-1, 3):
         with pytest.raises(ValueError, match="schedule of 2 steps"):
-            model.move(ready, captions[:1], position)
+            model.integrate(ready, captions[:1], position)
 
 
 @pytest.mark.parametrize("p", [0.49, 1.01, 0.0])
@@ -339,10 +339,10 @@ def test_a_samples_fault_is_its_own(models: dict[torch.dtype, EDICT], images: Pi
     wild = replace(sound, x=sound.x.clone(), y=sound.y.clone())
     wild.x[0] = wild.y[0] = 2**40
     assert from_lattice(wild.x, wild.schedule.scale(1), wild.bits).max() > torch.finfo(torch.float16).max
-    moved, faults = model.move(wild, captions[:2], 0)
+    moved, faults = model.integrate(wild, captions[:2], 0)
     assert list(faults) == [0]
     assert isinstance(faults[0], NonFinite)
-    expected, none = model.move(sound, captions[:2], 0)
+    expected, none = model.integrate(sound, captions[:2], 0)
     assert not none
     assert equal(moved[1:2], expected[1:2])
 
@@ -352,7 +352,7 @@ def test_padding_has_no_faults_of_its_own(model: EDICT, images: Pictures, captio
     ready = model.prepare(model.encode(images), sampling(steps=1, strength=1.0, guidance_scale=1.0), 4)
     wild = replace(ready, x=ready.x.clone(), y=ready.y.clone())
     wild.x[4] = wild.y[4] = 2**46
-    moved, faults = model.move(wild, captions, 0)
+    moved, faults = model.integrate(wild, captions, 0)
     assert list(faults) == [4]
     assert isinstance(faults[4], LatticeOverflow)
     assert len(moved) == 5

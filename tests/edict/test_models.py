@@ -249,7 +249,7 @@ def test_control_holds_sdxl_and_refuses_transformers(folder: Folder, images: lis
         pair = model.invert(start, TEXTS, steps=2, guidance_scale=3.0)
         made, faults = model.edit(pair, TEXTS, [["a blue heart"], []], control=Control())
         assert not faults and torch.equal(made.x[[0, 2]], start.x)
-        free, _ = model.move(pair[:1], ["a blue heart"], 2)
+        free, _ = model.integrate(pair[:1], ["a blue heart"], 2)
         assert not torch.equal(made.x[1], start.x[0]) and not torch.equal(made.x[1], free.x[0])
     for kind in ("sd3", "flux-dev", "ddpm"):
         model = EDICT.from_pretrained(folder(kind))
@@ -389,7 +389,7 @@ def test_weights_in_shards_are_read_and_in_the_digest(folder: Folder, tmp_path: 
     copy = shutil.copytree(folder("sd1"), tmp_path / "copy")
     UNet2DConditionModel.from_pretrained(copy / "unet").save_pretrained(tmp_path / "unet", max_shard_size="20KB")
     shutil.rmtree(copy / "unet")
-    shutil.move(tmp_path / "unet", copy / "unet")
+    shutil.integrate(tmp_path / "unet", copy / "unet")
     shards = sorted((copy / "unet").glob("*-of-*.safetensors"))
     assert len(shards) > 1
     whole, parts = EDICT.from_pretrained(folder("sd1")), EDICT.from_pretrained(copy)
@@ -529,7 +529,7 @@ def test_the_shipped_models_integers_are_what_they_were(model: EDICT, images: li
     """Against EDICT on this very lattice around the bare networks, as it was when there was one kind; every integer."""
     start = model.encode(images[:2])
     pair = model.invert(start, TEXTS, steps=3, guidance_scale=3.0)
-    edited, _ = model.move(pair, ["a blue heart", "cat face"], 3, guidance_scale=5.0)
+    edited, _ = model.integrate(pair, ["a blue heart", "cat face"], 3, guidance_scale=5.0)
     unet, plan = model.network, schedule(model.model.scheduler_config, 3)
     alphas, p = plan.alphas_cumprod, Fraction(93, 100)
 

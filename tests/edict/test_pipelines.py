@@ -119,10 +119,10 @@ def test_a_sample_does_not_depend_on_its_batchs_captions(
     assert model.model.batched
     start = model.encode(images[:2])
     noise = model.invert(start, CAPTIONS, batch_size=2, steps=3, guidance_scale=3.0)
-    alone, _ = model.move(noise[[1]], [CAPTIONS[1]], 3, slots=[1])
+    alone, _ = model.integrate(noise[[1]], [CAPTIONS[1]], 3, slots=[1])
     assert alone == start[[1]]
     for other in ("", "a " * 100):
-        both, _ = model.move(noise, [other, CAPTIONS[1]], 3)
+        both, _ = model.integrate(noise, [other, CAPTIONS[1]], 3)
         assert both[[1]] == start[[1]]
 
 
@@ -141,9 +141,9 @@ def test_a_sample_of_other_pipelines_runs_alone(name: str, checkpoint: Folder, i
 def test_negative_captions_are_per_sample(name: str, checkpoint: Folder, images: list[Image.Image]) -> None:
     model = model_of(checkpoint(name), name)
     noise = model.invert(images[:2], CAPTIONS, steps=2, guidance_scale=3.0)
-    plain, _ = model.move(noise, CAPTIONS, 2)
-    none, _ = model.move(noise, CAPTIONS, 2, negative_captions=[None, None])
-    some, _ = model.move(noise, CAPTIONS, 2, negative_captions=[None, "blur"])
+    plain, _ = model.integrate(noise, CAPTIONS, 2)
+    none, _ = model.integrate(noise, CAPTIONS, 2, negative_captions=[None, None])
+    some, _ = model.integrate(noise, CAPTIONS, 2, negative_captions=[None, "blur"])
     assert none == plain and some[[0]] == plain[[0]]
     assert some[[1]] != plain[[1]]
 
@@ -158,16 +158,18 @@ def test_a_pipeline_without_negative_prompt_says_so(
     model = model_of(checkpoint(name), name)
     noise = model.invert(images[:1], "a cat", steps=2)
     with pytest.raises(ValueError, match=message):
-        model.move(noise, ["a cat"], 2, negative_captions=["blur"])
+        model.integrate(noise, ["a cat"], 2, negative_captions=["blur"])
 
 
 def test_a_negative_caption_that_has_no_effect_is_an_error(folder: Folder, images: list[Image.Image]) -> None:
     model = EDICT(FluxPipeline.from_pretrained(folder("flux-dev")), {"height": 16, "width": 16})
     noise = model.invert(images[:1], "a cat", steps=2)
     with pytest.raises(ValueError, match="true_cfg_scale"):
-        model.move(noise, ["a cat"], 2, negative_captions=["blur"])
+        model.integrate(noise, ["a cat"], 2, negative_captions=["blur"])
     model.model.call["true_cfg_scale"] = 2.0
-    assert model.move(noise, ["a cat"], 2, negative_captions=["blur"])[0] != model.move(noise, ["a cat"], 2)[0]
+    assert (
+        model.integrate(noise, ["a cat"], 2, negative_captions=["blur"])[0] != model.integrate(noise, ["a cat"], 2)[0]
+    )
 
 
 def ordinary(pipe: Any, name: str) -> torch.Tensor:
@@ -258,8 +260,8 @@ def test_negative_captions_and_none_share_a_call(folder: Folder, images: list[Im
     model = users_model(folder("sdxl"))
     start = model.encode(images[:2])
     noise = model.invert(start, CAPTIONS, steps=3, guidance_scale=3.0)
-    mixed, _ = model.move(noise, CAPTIONS, 3, negative_captions=[None, "a dog"])
-    empty, _ = model.move(noise, CAPTIONS, 3, negative_captions=["", ""])
+    mixed, _ = model.integrate(noise, CAPTIONS, 3, negative_captions=[None, "a dog"])
+    empty, _ = model.integrate(noise, CAPTIONS, 3, negative_captions=["", ""])
     assert mixed[0] == start[0] and mixed[1] != start[1]
     assert empty[0] != start[0]
 

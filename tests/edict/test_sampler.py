@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from edict.integration import Predict
-from edict.lattice import LIMIT, from_lattice, to_lattice
+from edict.lattice import MAX_STATE, from_lattice, to_lattice
 from edict.schedule import Schedule, schedule
 from schemas.sampling import executed
 from tests.edict import oracle
@@ -26,13 +26,13 @@ def test_generation_returns_the_integers_that_were_inverted(steps: int, strength
     run = edict(schedule(CONFIG, steps, strength), p)
     start = clean(run.plan)
     noise = run.invert(start)
-    within = run.monitor.largest < LIMIT
+    within = run.monitor.largest < MAX_STATE
     assert within.all() == (not (p == 0.9 and run.plan.num_steps >= 160))
     assert not torch.equal(noise[0], start[0])
     back = run.generate(noise)
     assert equal([state[within] for state in back], [state[within] for state in start])
     if within.all():
-        assert (run.monitor.largest < LIMIT).all(), "generation went beyond what inversion met"
+        assert (run.monitor.largest < MAX_STATE).all(), "generation went beyond what inversion met"
 
 
 @pytest.mark.parametrize("steps", [1, 6, 7])
@@ -113,8 +113,8 @@ def test_the_lattice_follows_the_papers_equations(steps: int, strength: float, i
         run = edict(plan, bits=bits)
         here, there = (plan.num_steps, 0) if inverting else (0, plan.num_steps)
         start = latents()
-        move, reference = (run.invert, oracle.invert) if inverting else (run.generate, oracle.generate)
-        states = move(tuple(to_lattice(start, plan.scale(here), bits) for _ in "xy"))
+        integrate, reference = (run.invert, oracle.invert) if inverting else (run.generate, oracle.generate)
+        states = integrate(tuple(to_lattice(start, plan.scale(here), bits) for _ in "xy"))
         expected = reference(start, start, plan.timesteps, plan.alphas_cumprod, analytic, 0.93)
         unit = plan.alpha(there) ** 0.5 / 2**bits
         errors[bits] = 0.0
@@ -202,7 +202,7 @@ def test_one_samples_huge_prediction_is_seen_as_overflow(huge: float, p: float, 
         state[1, 3, 2, 1] = 0  # from where the smallest int64 would be reached, which is its own absolute value
     whole, part = getattr(sound, direction)(start), getattr(broken, direction)(start)
     assert broken.monitor.finite.all()
-    assert (broken.monitor.largest >= LIMIT).tolist() == [False, True, False]
+    assert (broken.monitor.largest >= MAX_STATE).tolist() == [False, True, False]
     assert equal([state[::2] for state in whole], [state[::2] for state in part])
 
 
@@ -210,4 +210,4 @@ def test_states_expanded_past_int64_are_seen() -> None:
     """p = 0.5 expands x - y by 4 a step, 2^100 in all: what wrapped in the end was seen before."""
     run = edict(schedule(CONFIG, 50), 0.5)
     run.invert(clean(run.plan))
-    assert (run.monitor.largest >= LIMIT).all()
+    assert (run.monitor.largest >= MAX_STATE).all()

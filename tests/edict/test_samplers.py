@@ -11,7 +11,7 @@ from PIL import Image
 
 from edict import EDICT, Control, Pair
 from edict.integration import Integration, solve, solve_floats
-from edict.lattice import LIMIT, SHARE, from_lattice, to_lattice
+from edict.lattice import MAX_STATE, MIN_WEIGHT, from_lattice, to_lattice
 from edict.samplers import SAMPLERS, resolved, sampling, two_step
 from edict.schedule import Schedule, schedule
 from schemas.sampling import OWNERS, Sampling, executed
@@ -37,7 +37,7 @@ def test_generation_returns_the_integers_that_were_inverted(steps: int, strength
     run = Run(name, schedule(CONFIG, steps, strength), bits)
     start = clean(run.plan, bits)
     noise = run.invert(start)
-    assert (run.monitor.largest < LIMIT).all() and run.monitor.finite.all()
+    assert (run.monitor.largest < MAX_STATE).all() and run.monitor.finite.all()
     assert not equal(noise, start)
     assert equal(run.generate(noise), start)
 
@@ -47,7 +47,7 @@ def test_bdia_is_exact_at_every_gamma(gamma: float) -> None:
     run = Run("bdia", schedule(CONFIG, 25), gamma=gamma)
     start = clean(run.plan)
     noise = run.invert(start)
-    assert (run.monitor.largest < LIMIT).all()
+    assert (run.monitor.largest < MAX_STATE).all()
     assert equal(run.generate(noise), start)
 
 
@@ -198,8 +198,8 @@ def test_obelm_asks_for_more_than_one_near_the_clean_end_alone(steps: int, limit
     assert above == list(range(steps - 1 - limited, steps - 1))
     for k, a in enumerate(wanted, 1):
         taken, gain = two_step._coefficients(plan, k, two_step.obelm, {})
-        assert SHARE <= taken <= 1
-        assert abs(float(taken) - min(a, 1)) <= float(SHARE)
+        assert MIN_WEIGHT <= taken <= 1
+        assert abs(float(taken) - min(a, 1)) <= float(MIN_WEIGHT)
         h, before = plan.sigma(k) - plan.sigma(k + 1), plan.sigma(k - 1) - plan.sigma(k)
         assert gain == pytest.approx(-(h + float(taken) * before), rel=1e-12)
 
@@ -274,7 +274,7 @@ def test_one_samples_broken_prediction_is_its_own(name: str, bad: float, directi
     sound = Run(name, schedule(CONFIG, 4))
     broken = Run(name, sound.plan, predict=predict)
     whole, part = getattr(sound, direction)(clean(sound.plan)), getattr(broken, direction)(clean(sound.plan))
-    faulty = ~broken.monitor.finite | (broken.monitor.largest >= LIMIT)
+    faulty = ~broken.monitor.finite | (broken.monitor.largest >= MAX_STATE)
     assert faulty.tolist() == [False, True, False]
     assert equal((whole[0][::2], whole[1][::2]), (part[0][::2], part[1][::2]))
 
@@ -283,7 +283,7 @@ def test_states_expanded_past_int64_are_seen() -> None:
     """gamma 0.5 expands x - y by 2 a step."""
     run = Run("bdia", schedule(CONFIG, 100), gamma=0.5)
     run.invert(clean(run.plan))
-    assert (run.monitor.largest >= LIMIT).all()
+    assert (run.monitor.largest >= MAX_STATE).all()
 
 
 def test_a_spec_names_the_samplers_and_their_parameters() -> None:
@@ -352,8 +352,10 @@ def test_the_shipped_model_comes_back_exactly(
     assert not torch.equal(pair.x, start.x)
     same = network.generate(pair, captions[:2], output_type="latent")
     assert (same.digests(), same.drift().tolist()) == (start.digests(), [0.0] * 2)
-    branch, _ = network.move(pair, captions[:2], pair.schedule.num_steps // 2)
-    direct, _ = network.move(network.prepare(start, sampling(**given, name=name), 2), captions[:2], branch.position)
+    branch, _ = network.integrate(pair, captions[:2], pair.schedule.num_steps // 2)
+    direct, _ = network.integrate(
+        network.prepare(start, sampling(**given, name=name), 2), captions[:2], branch.position
+    )
     assert branch.digests() == direct.digests()
 
 
@@ -361,7 +363,7 @@ def test_y_of_a_two_step_method_is_in_the_scale_of_the_next_position(
     model: EDICT, images: list[Image.Image], captions: list[str]
 ) -> None:
     pair = model.invert(images[:2], captions[:2], steps=3, guidance_scale=1.0, sampler="bdia")
-    next_, _ = model.move(pair, captions[:2], 1)
+    next_, _ = model.integrate(pair, captions[:2], 1)
     assert torch.equal(pair.to_float()[1], next_.to_float()[0])
     assert pair.scales == (pair.schedule.scale(0), pair.schedule.scale(1))
     x, y = pair.to_float()
@@ -385,7 +387,7 @@ def test_an_edit_follows_the_pairs_sampler(
     if SAMPLERS[name].exact:
         assert same.digests() == start.digests() == [digests[0], digests[3]]
     assert digests[1] == digests[0] and len({*digests}) == 4
-    last, _ = model.move(pair, captions[:2], 3)
+    last, _ = model.integrate(pair, captions[:2], 3)
     one_step: Pair = model.generate(last, ["green heart", "a fox"], output_type="latent")
     assert (one_step.digests() == start.digests()) == (SAMPLERS[name].y_lead == 1)
 

@@ -60,7 +60,7 @@ def test_a_commit_names_the_gpu_and_its_libraries() -> None:
 
 
 def test_no_step_waits_for_the_gpu_under_attention_control(model: EDICT, monkeypatch: pytest.MonkeyPatch) -> None:
-    noise, _ = model.move(bits.latents(model, 2, 4), bits.captions(2), 0)
+    noise, _ = model.integrate(bits.latents(model, 2, 4), bits.captions(2), 0)
     generate = attention.generate
 
     def without_waiting(*given: Any, **named: Any) -> Any:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from jobs.cli import app, print_ran
+from jobs.cli import app, print_result
 from pipeline.inspect.status import Status
-from pipeline.run import Ran
+from pipeline.run import RunResult
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
 
@@ -120,7 +120,7 @@ def test_status_shows_any_text_as_it_is(text: str, tmp_path: Path, capsys: pytes
     }
     counts = {"planned": 2, "input": 1, "ok": 1, "rejected": 0, "filtered": 0, "units": 2, "committed": 1}
     found = Status("invert", **counts, complete=False, problems=[text], notes=[text], rejects={text: 1}, run=run)
-    print_ran(text, Ran(replace(found, stragglers=[text]), [text]))
+    print_result(text, RunResult(replace(found, stragglers=[text]), [text]))
     said = capsys.readouterr().out
     assert said.count(shown) == 8
     assert "\x1b" not in said

@@ -25,7 +25,7 @@ from jobs.evaluation.errors import EvaluationError
 from jobs.evaluation.lpips import load_lpips, squeezenet
 from jobs.evaluation.metrics import Entry, Networks, find_pictures, means, measure, read_mapping, read_picture
 from jobs.evaluation.networks import MEAN, STD, load_clip_similarity, load_structure_distance
-from jobs.evaluation.truth import ALIKE, Captioned, Edit, outside_error, pictures, split, truth
+from jobs.evaluation.truth import ALIKE, Captioned, ReferenceEdit, outside_error, pictures, split, truth
 
 CPU = torch.device("cpu")
 SIDE = 512
@@ -191,8 +191,8 @@ def damage(bench: Path, what: str) -> None:
         case "no entry":
             (bench / "mapping_file.json").write_text("{}")
         case "no tree":
-            shutil.move(bench / "edit", bench / "snow")
-            shutil.move(bench / "snow", bench / "edit" / "snow")
+            shutil.integrate(bench / "edit", bench / "snow")
+            shutil.integrate(bench / "snow", bench / "edit" / "snow")
         case "no pictures":
             shutil.rmtree(pictures)
             pictures.mkdir()
@@ -430,10 +430,10 @@ def test_outside_is_where_source_and_truth_agree() -> None:
     target.paste((200, 200, 200), (0, 0, 32, 64))  # what should change
     target.paste((100 + ALIKE, 100, 100), (32, 0, 33, 1))  # what may pass for the same
     made.paste((151, 151, 151), (32, 32, 64, 64))  # half of the rest is changed by 0.4
-    edit = Edit("colour", Captioned(source, "a"), Captioned(target, "b"), "a / b")
+    edit = ReferenceEdit("colour", Captioned(source, "a"), Captioned(target, "b"), "a / b")
     apart = (ALIKE / 127.5) ** 2 / (32 * 64 * 3)
     assert outside_error([made, target], [edit, edit]) == pytest.approx([0.4**2 / 2 + apart, 0])
-    nowhere = Edit("background", Captioned(plain(0), "a"), Captioned(plain(255), "b"), "a / b")
+    nowhere = ReferenceEdit("background", Captioned(plain(0), "a"), Captioned(plain(255), "b"), "a / b")
     assert np.isnan(outside_error([plain(0)], [nowhere])).all()
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.prompts import Variant, prompts, variants
+from jobs.prompts import PromptVariant, prompts, variants
 from schemas.specs import Edit
 
 
@@ -21,7 +21,7 @@ def replaced_by(caption: str, words: dict[str, str]) -> str | None:
     return variant.rewrite(caption)
 
 
-def template(prompt: str) -> Variant:
+def template(prompt: str) -> PromptVariant:
     (variant,) = variants([Edit(name="e", prompt=prompt)])
     return variant
 

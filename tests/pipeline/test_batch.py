@@ -21,9 +21,18 @@ from pipeline.execute.cluster import ResourcesError
 from pipeline.execute.pool import WorkersFailed
 from pipeline.messages import Machine
 from pipeline.plan.job import Job, resolve
-from pipeline.profiling import smallest
-from pipeline.tune_batch import BatchWorker, Swept, Trial, ending, measured, room_of, run_batch, sweep
-from pipeline.workers.actor import Ready
+from pipeline.profiling import smallest_near_fastest
+from pipeline.tune_batch import (
+    BatchSweep,
+    BatchTiming,
+    BatchWorker,
+    available_memory,
+    ending,
+    measured,
+    run_batch,
+    sweep,
+)
+from pipeline.workers.actor import WorkerBase
 from pipeline.workers.base import TooLarge, fitting
 from schemas.specs import InvertSpec
 
@@ -39,17 +48,17 @@ def invert_spec(**more: Any) -> InvertSpec:
     return InvertSpec.model_validate(fields | more)
 
 
-def trial(size: int, a_picture: float = 1.0, peak: int = 0, weights: int = 0) -> Trial:
-    return Trial(size, 0.0, size * a_picture, 1, peak, weights)
+def timing(size: int, a_picture: float = 1.0, peak: int = 0, weights: int = 0) -> BatchTiming:
+    return BatchTiming(size, 0.0, size * a_picture, 1, peak, weights)
 
 
-def trials(*a_picture: float) -> list[Trial]:
-    return [trial(size, taken) for size, taken in zip(SIZES, a_picture, strict=False)]
+def timings(*a_picture: float) -> list[BatchTiming]:
+    return [timing(size, taken) for size, taken in zip(SIZES, a_picture, strict=False)]
 
 
 @given(st.dictionaries(st.sampled_from(SIZES), seconds, min_size=1))
 def test_to_be_taken_is_the_smallest_near_the_fastest(taken: dict[int, float]) -> None:
-    best = smallest(taken)
+    best = smallest_near_fastest(taken)
     assert taken[best] <= 1.02 * min(taken.values())
     assert all(taken[size] > 1.02 * min(taken.values()) for size in taken if size < best)
 
@@ -58,7 +67,7 @@ def test_to_be_taken_is_the_smallest_near_the_fastest(taken: dict[int, float]) -
     ("taken", "best"), [([3.0], 1), ([3.0, 2.0, 1.0], 4), ([1.03, 1.01, 1.0], 2), ([1.0, 2.0, 1.5], 1)]
 )
 def test_what_is_taken(taken: list[float], best: int) -> None:
-    assert Swept(trials(*taken), "").best.size == best
+    assert BatchSweep(timings(*taken), "").best.size == best
 
 
 @pytest.mark.parametrize(
@@ -74,13 +83,13 @@ def test_what_is_taken(taken: list[float], best: int) -> None:
     ],
 )
 def test_two_doublings_without_a_gain_are_the_end(taken: list[float], said: str | None) -> None:
-    assert ending(trials(*taken), largest=1024, room=math.inf) == said
+    assert ending(timings(*taken), largest=1024, memory=math.inf) == said
 
 
 def test_a_batch_that_might_fill_the_machine_is_not_tried() -> None:
-    last = trial(4, peak=5 << 30, weights=3 << 30)  # at 8 it may take 7
-    assert ending([last], largest=1024, room=7 << 30) is None
-    said = ending([last], largest=1024, room=(7 << 30) - 1)
+    last = timing(4, peak=5 << 30, weights=3 << 30)  # at 8 it may take 7
+    assert ending([last], largest=1024, memory=7 << 30) is None
+    said = ending([last], largest=1024, memory=(7 << 30) - 1)
     assert said is not None
     assert said.startswith("a batch of 8 may take 7.0 GiB, and each worker of a node has 7.0 GiB")
 
@@ -90,23 +99,23 @@ def test_a_batch_that_might_fill_the_machine_is_not_tried() -> None:
     weights=st.integers(0, 1000),
     other=st.integers(0, 1000),
     a_picture=st.integers(0, 1000),
-    room=st.integers(0, 100_000),
+    memory=st.integers(0, 100_000),
     largest=st.integers(1, 1024),
 )
 def test_a_sweep_stays_within_its_bounds(
     taken: list[float], weights: int, other: int, a_picture: int, room: int, largest: int
 ) -> None:
-    asked, told = list[int](), list[Trial]()
+    asked, told = list[int](), list[BatchTiming]()
 
     def peak(size: int) -> int:
         return weights + other + a_picture * size
 
-    def measure(size: int) -> Trial:
+    def measure(size: int) -> BatchTiming:
         asked.append(size)
-        return trial(size, taken[len(asked) - 1], peak(size), weights)
+        return timing(size, taken[len(asked) - 1], peak(size), weights)
 
     try:
-        swept = sweep(measure, largest=largest, room=room, tell=told.append)
+        swept = sweep(measure, largest=largest, memory=room, report=told.append)
     except TooLarge:
         assert asked == [1]
         assert peak(1) > room
@@ -114,27 +123,27 @@ def test_a_sweep_stays_within_its_bounds(
     assert asked == SIZES[: len(asked)]
     assert asked[-1] <= largest
     assert all(peak(size) <= room for size in asked)
-    assert [trial.size for trial in told] == [trial.size for trial in swept.trials] == asked
+    assert [timing.size for timing in told] == [timing.size for timing in swept.timings] == asked
     if swept.ended.endswith("no gain"):
         assert swept.best.size <= asked[-3]
 
 
 def test_what_does_not_fit_ends_the_sweep_and_is_told() -> None:
-    def measure(size: int) -> Trial:
+    def measure(size: int) -> BatchTiming:
         with fitting(size, torch.device("cpu")):
             if size == 4:
                 raise torch.OutOfMemoryError("for a test")
-            return trial(size, 1 / size)
+            return timing(size, 1 / size)
 
-    swept = sweep(measure, largest=1024, room=math.inf)
-    assert [one.size for one in swept.trials] == [1, 2]
+    swept = sweep(measure, largest=1024, memory=math.inf)
+    assert [one.size for one in swept.timings] == [1, 2]
     assert swept.best.size == 2
     assert "a batch of 4 does not fit into the device's memory" in swept.ended
 
 
 def test_where_nothing_fits_there_is_nothing_to_take() -> None:
     with pytest.raises(TooLarge, match=r"a batch of 1 takes 2.0 GiB, and each worker of a node has 1.0 GiB"):
-        sweep(lambda size: trial(size, peak=2 << 30), largest=1024, room=1 << 30)
+        sweep(lambda size: timing(size, peak=2 << 30), largest=1024, memory=1 << 30)
 
 
 def test_no_size_that_a_spec_refuses_is_tried(tmp_path: Path) -> None:
@@ -177,14 +186,14 @@ def test_its_calls_are_those_that_the_plan_counts(sampler: dict[str, Any], monke
     assert found.seconds == pytest.approx(round(found.seconds))
 
 
-class Fake(Ready):
+class Fake(WorkerBase):
     """Measures nothing; what happens goes by the size."""
 
     def __init__(self, task: Job | None = None) -> None:
         if task is not None:
             raise OSError("no such model")
 
-    def measure(self, size: int) -> Trial:
+    def measure(self, size: int) -> BatchTiming:
         if size == 2:
             raise ValueError("no posterior")
         with fitting(size, torch.device("cpu")):
@@ -192,13 +201,13 @@ class Fake(Ready):
                 raise torch.OutOfMemoryError("for a test")
         if size == 8:
             os._exit(1)
-        return trial(size)
+        return timing(size)
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_worker_that_dies_of_a_batch_had_no_room_for_it() -> None:
     worker = ray.remote(num_cpus=1, max_restarts=0)(Fake).remote()
-    assert measured(worker, 1) == trial(1)
+    assert measured(worker, 1) == timing(1)
     with pytest.raises(WorkersFailed, match="a batch of 2 failed: ValueError: no posterior"):
         measured(worker, 2)
     with pytest.raises(TooLarge, match=r"^a batch of 4 does not fit into the device's memory.*for a test"):
@@ -211,21 +220,21 @@ def test_a_worker_that_dies_of_a_batch_had_no_room_for_it() -> None:
 def test_a_worker_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "BatchWorker", Fake)
     with pytest.raises(WorkersFailed, match=r"a worker could not start: .*no such model"):
-        run_batch(invert_spec(), largest=1, tell=lambda trial: None)
+        run_batch(invert_spec(), largest=1, report=lambda timing: None)
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_without_a_gpu_none_is_measured() -> None:
     with pytest.raises(ResourcesError, match="GPU"):
-        run_batch(invert_spec(workers={"gpus": 1.0}), largest=1, tell=lambda trial: None)
+        run_batch(invert_spec(workers={"gpus": 1.0}), largest=1, report=lambda timing: None)
 
 
 def test_workers_of_a_node_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [{"NodeID": name, "Resources": {"memory": 8.0, "CPU": cores}} for name, cores in (("a", 2), ("b", 16))]
     monkeypatch.setattr(batch.ray, "nodes", lambda: nodes)
-    assert room_of("a", CPU, 4) == 4
-    assert room_of("b", CPU, 4) == 2
-    assert room_of("b", Machine("cuda", 1, 0.5), 4) == math.inf
+    assert available_memory("a", CPU, 4) == 4
+    assert available_memory("b", CPU, 4) == 2
+    assert available_memory("b", Machine("cuda", 1, 0.5), 4) == math.inf
 
 
 def test_an_edit_has_the_batch_of_its_store(tmp_path: Path) -> None:

@@ -181,7 +181,7 @@ def test_the_driver_dies_in_every_window(place: str, shards: str, undisturbed: P
     last.join()
     assert last.exitcode == 0
     same(spec.output, undisturbed / "latents")
-    assert Store(spec.output).settled() == [0, 1]
+    assert Store(spec.output).compacted() == [0, 1]
 
 
 @pytest.mark.usefixtures("small_blocks")

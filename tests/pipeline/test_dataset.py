@@ -26,7 +26,7 @@ from typer.testing import CliRunner
 
 from jobs.cli import app
 from jobs.prompts import resolve
-from pipeline.export.edits import FORMATS, export_edits
+from pipeline.export.edits import EDIT_FORMATS, export_edits
 from pipeline.export.latents import ExportError, export
 from pipeline.inspect.sheet import read_pictures
 from pipeline.instructions import instruction_of
@@ -401,7 +401,7 @@ def test_what_is_not_what_was_committed_is_refused(copy: Path, tmp_path: Path) -
 
 def test_unfinished_stores_and_stores_of_another_kind_are_refused(made: Path, copy: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
-    for format in FORMATS:
+    for format in EDIT_FORMATS:
         with pytest.raises(StoreError, match=rf"of an invert job; as {format}, give one that `edit` wrote"):
             export_edits(str(made / "latents"), out, format=format)
     with pytest.raises(StoreError, match=r"is the store of an edit job; give one that `invert` wrote"):

@@ -28,7 +28,7 @@ from pipeline.verify import VerifyTask, VerifyWorker
 from pipeline.workers.base import ScheduleChanged, check_model, here
 from pipeline.workers.edit import EditWorker
 from pipeline.workers.invert import InvertWorker
-from pipeline.workers.provenance import place_of
+from pipeline.workers.provenance import environment_of
 from schemas.job import digest_of
 from schemas.latents import FINGERPRINT
 from schemas.sampling import Sampling
@@ -101,7 +101,7 @@ def images(store: Store) -> dict[str, str]:
 
 def made_here(store: Store) -> bool:
     """Return whether this machine and these versions give the last bits of the stored rows."""
-    return place_of(store.commit_at("00000000")) == here("cpu")
+    return environment_of(store.commit_at("00000000")) == here("cpu")
 
 
 def test_it_is_read_as_it_was_made(latents: Store) -> None:

@@ -24,7 +24,7 @@ from pipeline.inspect.status import status
 from pipeline.io.masks import MaskChanged, MaskError, read_mask
 from pipeline.io.shards import Sample
 from pipeline.io.storage import StorageError
-from pipeline.messages import Done, Fault, Machine
+from pipeline.messages import Fault, Machine, UnitResult
 from pipeline.plan.comparison import compare_latents
 from pipeline.plan.job import JobChanged
 from pipeline.plan.job import resolve as resolve_job
@@ -63,7 +63,7 @@ def one_model() -> Any:
         yield
 
 
-def invert(shard: Path, latents: Path, poison: dict[int, Fault]) -> tuple[Store, Sequence[Unit], InvertWorker]:
+def invert(shard: Path, latents: Path, excluded: dict[int, Fault]) -> tuple[Store, Sequence[Unit], InvertWorker]:
     """Invert a shard of 8 samples, and reject those of the first unit that are in `poison`."""
     fields: dict[str, Any] = {"kind": "invert", "input": str(shard), "output": str(latents)}
     fields |= {"sampler": {"steps": 1, "guidance_scale": 1.0}, "workers": {"batch_size": 2}}
@@ -72,7 +72,7 @@ def invert(shard: Path, latents: Path, poison: dict[int, Fault]) -> tuple[Store,
     record, units = run._open(store, job.record, [str(shard)], plan)
     worker = InvertWorker(replace(job, record=record, key=store.key()))
     for unit in units:
-        worker.process(unit, 1, None, poison if unit is units[0] else {})
+        worker.process(unit, 1, None, excluded if unit is units[0] else {})
     return store, units, worker
 
 
@@ -103,12 +103,12 @@ def spec_of(latents: Path, output: Path, edits: list[dict[str, Any]] = SNOW, **m
 
 
 def edit(
-    spec: EditSpec, *, only: int | None = None, retry: Sequence[str] = (), poison: dict[int, Fault] | None = None
-) -> list[Done]:
+    spec: EditSpec, *, only: int | None = None, retry: Sequence[str] = (), excluded: dict[int, Fault] | None = None
+) -> list[UnitResult]:
     """Process the missing units of an edit in this process, or only the first `only` of them."""
     store, units, task = run.open_edit(spec, resolve(spec.edits))
     worker = EditWorker(task)
-    return [worker.process(unit, 1, None, poison or {}) for unit in run._pending(store, units, retry)[:only]]
+    return [worker.process(unit, 1, None, excluded or {}) for unit in run._pending(store, units, retry)[:only]]
 
 
 def made(output: Path) -> dict[str, dict[str, Any]]:
@@ -215,7 +215,7 @@ def test_a_retry_reads_the_present_mask_only_where_the_mask_was_the_fault(latent
     spec = masked(latents, tmp_path)
     for key in KEYS[1:]:
         write_mask(tmp_path, key)
-    edit(spec, poison=DIED)
+    edit(spec, excluded=DIED)
     assert {"snow/k0", "snow/k1"} <= rejects(tmp_path / "edits").keys()
     for key in KEYS[:2]:
         write_mask(tmp_path, key, 0)
@@ -467,11 +467,11 @@ def repairable(inverted: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Calla
         for unit in run._pending(store, units, ["WorkerDied"]):
             worker.process(unit, 1, None, {})
 
-    def repair(poison: dict[int, Fault], *, retried: bool = False, dropped: bool = True) -> None:
+    def repair(excluded: dict[int, Fault], *, retried: bool = False, dropped: bool = True) -> None:
         if dropped:
             store.drop(units[0].unit)
             store.sweep()
-            worker.process(units[0], 1, None, poison)
+            worker.process(units[0], 1, None, excluded)
         if retried:
             retry()
 

@@ -23,7 +23,7 @@ from typer.testing import CliRunner
 from edict.pair import Pair
 from edict.schedule import Schedule
 from jobs.cli import app
-from pipeline.export.latents import DTYPES, FORMATS, ExportError, export
+from pipeline.export.latents import DTYPES, LATENT_FORMATS, ExportError, export
 from pipeline.store.parts import Row, to_parquet, to_table
 from pipeline.store.plan import Unit, write_units
 from pipeline.store.store import Store, StoreError
@@ -154,7 +154,7 @@ READERS: dict[str, Callable[[Path], Read]] = {
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", LATENT_FORMATS)
 def test_every_row_once_in_order_with_its_floats_and_text(
     format: str, dtype: str, latents: Path, tmp_path: Path
 ) -> None:
@@ -183,7 +183,7 @@ def test_every_row_once_in_order_with_its_floats_and_text(
 
 
 @pytest.mark.parametrize("shape", [(6, 8), (4, 2, 3, 5)], ids=["tokens", "video"])
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", LATENT_FORMATS)
 def test_latents_of_any_rank(shape: tuple[int, ...], format: str, latents: Path, tmp_path: Path) -> None:
     """Tokens [L, D] and videos [C, F, H, W]; the other tests have images [C, H, W]."""
     written = write_store(latents, shape=shape)
@@ -193,7 +193,7 @@ def test_latents_of_any_rank(shape: tuple[int, ...], format: str, latents: Path,
         assert floats.tobytes() == in_floats(integers, "float32").tobytes()
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", LATENT_FORMATS)
 def test_files_are_numbered_without_gaps(format: str, latents: Path, tmp_path: Path) -> None:
     write_store(latents)
     export(str(latents), str(tmp_path / "out"), format=format, dtype="float32")
@@ -241,7 +241,7 @@ def test_halves_are_rounded_once(latents: Path, tmp_path: Path) -> None:
     assert np.load(tmp_path / "out" / "00000000.npy").ravel().tolist() == [512.5, -512.5]
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", LATENT_FORMATS)
 def test_a_value_beyond_halves_is_an_error_that_names_the_key(format: str, latents: Path, tmp_path: Path) -> None:
     store = Store(str(latents), create=True)
     put_job(store, "invert")
@@ -328,7 +328,7 @@ def test_only_an_empty_destination_is_begun(latents: Path, tmp_path: Path) -> No
     assert len(read_parquet(tmp_path / "empty")) == 8
 
 
-@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("format", LATENT_FORMATS)
 def test_an_interrupted_export_is_finished_to_the_same_bytes(format: str, latents: Path, tmp_path: Path) -> None:
     write_store(latents)
     shutil.copytree(latents, tmp_path / "copy")

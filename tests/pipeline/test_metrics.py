@@ -8,13 +8,13 @@ import pytest
 import ray
 
 from pipeline.execute.metrics import Metrics
-from pipeline.messages import Done
+from pipeline.messages import UnitResult
 
 
 @pytest.mark.usefixtures("local_ray")
 def test_a_run_is_seen_by_prometheus() -> None:
     metrics = Metrics("invert", "a run")
-    metrics.done(Done(ok=14, rejected=2, filtered=0, compute=1.0))
+    metrics.done(UnitResult(ok=14, rejected=2, filtered=0, compute=1.0))
     metrics.state({"workers": 3, "queued": 5})
     url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
     found: dict[str, float] = {}

@@ -17,8 +17,8 @@ import torch
 
 from pipeline.errors import JobError
 from pipeline.execute import pool
-from pipeline.execute.pool import ATTEMPTS, Outcome, Pool, WorkersFailed
-from pipeline.messages import Machine, ModelFault, Poison
+from pipeline.execute.pool import MAX_ATTEMPTS, Outcome, Pool, WorkersFailed
+from pipeline.messages import ExcludedSamples, Machine, ModelFault
 from pipeline.store.plan import Unit
 from pipeline.workers.heartbeat import NETWORK, STORAGE, beat
 
@@ -47,13 +47,13 @@ class Plain:
     def __init__(self, task: Task) -> None:
         self.task = task
 
-    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> list[int]:
+    def process(self, unit: Unit, number: int, ahead: Unit | None, excluded: ExcludedSamples) -> list[int]:
         if self.task.reading and ahead is not None:
             self._each(ahead, {})
-        return self._each(unit, poison)
+        return self._each(unit, excluded)
 
-    def _each(self, unit: Unit, poison: Poison) -> list[int]:
-        samples = [unit.first + i for i in range(unit.count) if i not in poison]
+    def _each(self, unit: Unit, excluded: ExcludedSamples) -> list[int]:
+        samples = [unit.first + i for i in range(unit.count) if i not in excluded]
         for sample in samples:
             if sample in self.task.at and not (self.task.once and self._tried(sample)):
                 self._happen(self.task.at[sample])
@@ -136,7 +136,7 @@ def test_what_happens_once_costs_nothing(end: str, tmp_path: Path) -> None:
 def test_a_sample_that_ends_every_worker_is_named(end: str, tmp_path: Path) -> None:
     outcomes, events = run(units(5), Task(str(tmp_path), {5: end, 6: end, 19: end}))
     assert done(outcomes) == [i for i in range(20) if i not in (5, 6, 19)]
-    assert events == {"attempt failed": 2 * (ATTEMPTS - 1), "sample named": 3}
+    assert events == {"attempt failed": 2 * (MAX_ATTEMPTS - 1), "sample named": 3}
 
 
 def test_all_samples_of_a_unit_may_be_bad(tmp_path: Path) -> None:
@@ -155,7 +155,12 @@ def test_a_sample_that_ends_its_reader_takes_no_other_unit_with_it(tmp_path: Pat
 @pytest.fixture
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the limits to seconds."""
-    for name, seconds in (("POLL", 0.2), ("AT_LEAST", 1.5), ("STORAGE_AT_LEAST", 1.5), ("UNMEASURED", 1.5)):
+    for name, seconds in (
+        ("POLL", 0.2),
+        ("MIN_HANG_SECONDS", 1.5),
+        ("MIN_STORAGE_HANG_SECONDS", 1.5),
+        ("FIRST_HANG_SECONDS", 1.5),
+    ):
         monkeypatch.setattr(pool, name, seconds)
 
 
@@ -169,7 +174,7 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
     error = outcomes["00000002"].error
     assert error is not None
     assert re.fullmatch(r"WorkerHung: no progress for \d+ s in reading or writing storage", error)
-    assert events == {"attempt failed": 2 * (ATTEMPTS - 1) + ATTEMPTS, "sample named": 2}
+    assert events == {"attempt failed": 2 * (MAX_ATTEMPTS - 1) + MAX_ATTEMPTS, "sample named": 2}
 
 
 @pytest.mark.usefixtures("short")
@@ -203,7 +208,7 @@ def test_an_input_that_is_not_right_is_no_samples_fault(tmp_path: Path) -> None:
     outcomes, events = run(units(3), Task(str(tmp_path), {1: "refuse"}))
     assert outcomes["00000000"].error == "JobError: the shard is gone"
     assert done(outcomes) == list(range(4, 12))
-    assert events == {"attempt failed": ATTEMPTS}
+    assert events == {"attempt failed": MAX_ATTEMPTS}
 
 
 def test_a_unit_fails_alone_where_its_samples_cannot_be_tried(tmp_path: Path) -> None:
@@ -213,7 +218,7 @@ def test_a_unit_fails_alone_where_its_samples_cannot_be_tried(tmp_path: Path) ->
 
 
 def test_a_hopeless_run_ends_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "FAILURES", 2)
+    monkeypatch.setattr(pool, "MAX_FAILED_UNITS", 2)
     bad = {4 * i: "refuse" for i in range(2, 40)}
     told: list[Outcome] = []
     with pytest.raises(WorkersFailed, match=r"2 units in a row failed.*the shard is gone"):
@@ -234,7 +239,7 @@ class Stuck(Worker):
 
 
 def test_a_constructor_that_hangs_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("POLL", 0.2), ("LOADING_LIMIT", 0.5), ("STARTS", 2)):
+    for name, seconds in (("POLL", 0.2), ("MAX_LOADING_SECONDS", 0.5), ("MAX_FAILED_STARTS", 2)):
         monkeypatch.setattr(pool, name, seconds)
     with pytest.raises(
         WorkersFailed, match=r"2 workers in a row could not start: WorkerHung: no progress for \d+ s in "
@@ -262,7 +267,7 @@ class Threads(Worker):
         torch.set_num_threads(1)
         self.made = threading.get_native_id()
 
-    def process(self, unit: Unit, number: int, ahead: Unit | None, poison: Poison) -> Any:
+    def process(self, unit: Unit, number: int, ahead: Unit | None, excluded: ExcludedSamples) -> Any:
         return self.made, threading.get_native_id(), torch.get_num_threads()
 
 

@@ -423,7 +423,7 @@ def test_a_model_that_cannot_work_is_not_the_fault_of_an_image(
 class Rejecting(InvertWorker):
     """A worker whose model overflows at every image."""
 
-    def _load(self, unit: Unit, poison: Any = None) -> list[Any]:
+    def _load(self, unit: Unit, excluded: Any = None) -> list[Any]:
         return [Reject(unit.source, unit.first + i, "", "invert", "LatticeOverflow", "no") for i in range(unit.count)]
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from pipeline.inspect.status import heard, status, union
+from pipeline.inspect.status import described_run, status, union
 from pipeline.store import checkpoint as ledgers
 from pipeline.store import store as stores
-from pipeline.store.checkpoint import Ledger
+from pipeline.store.checkpoint import CheckpointWriter
 from pipeline.store.plan import Unit, write_units
-from pipeline.store.run_log import Journal
+from pipeline.store.run_log import RunLog
 from pipeline.store.store import Store, StoreError, attempted
 from schemas.commit import Commit, File, Seconds
 from schemas.rejects import Reject
@@ -63,10 +63,10 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], 
     return make
 
 
-def settle(store: Store, units: int, done: list[int]) -> None:
+def compact(store: Store, units: int, done: list[int]) -> None:
     """A run that finishes these units, of those that are pending."""
     pending = [f"{i:08d}" for i in range(units) if f"{i:08d}" not in store.committed()]
-    with Ledger(store, units, pending, store.key()) as ledger:
+    with CheckpointWriter(store, units, pending, store.key()) as ledger:
         for number in done:
             store.commit(commit(number))
             ledger.done(f"{number:08d}")
@@ -75,9 +75,9 @@ def settle(store: Store, units: int, done: list[int]) -> None:
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 3, 4, 1]])
 def test_the_ledger_changes_nothing_that_is_read(order: list[int], planned: Callable[[int], Store]) -> None:
     store = planned(5)
-    settle(store, 5, order)
+    compact(store, 5, order)
     units = [f"{i:08d}" for i in sorted(order)]
-    assert store.settled() == ([0, 1] if 0 in order else [1])
+    assert store.compacted() == ([0, 1] if 0 in order else [1])
     assert sorted(store.committed()) == units
     assert sorted((c.unit, c) for c in store.commits()) == [(f"{i:08d}", commit(i)) for i in sorted(order)]
 
@@ -86,15 +86,15 @@ def test_a_block_that_a_dead_driver_left_is_settled_by_the_next(planned: Callabl
     store = planned(4)
     for number in (0, 1, 2):
         store.commit(commit(number))
-    settle(store, 4, [3])
-    assert store.settled() == [0, 1]
+    compact(store, 4, [3])
+    assert store.compacted() == [0, 1]
 
 
 def test_a_retry_counts_whether_its_unit_is_in_the_ledger_or_not(planned: Callable[[int], Store]) -> None:
     store = planned(3)
     for number in range(3):
         store.commit(commit(number, rejects=1))
-    store.settle(0, store.key())
+    store.compact(0, store.key())
     for number in (0, 2):
         store.commit(commit(number, retry=1))
     assert [(c.ok, c.rejected, c.retry) for c in store.commits()] == [(4, 0, 1), (3, 1, 0), (4, 0, 1)]
@@ -116,7 +116,7 @@ def test_places_are_told_where_there_are_several(planned: Callable[[int], Store]
     for number in (0, 1):
         store.commit(commit(number, on="NVIDIA A100", torch="2.13.0", diffusers="0.42.1"))
     assert status(store).notes == []
-    store.settle(0, store.key())
+    store.compact(0, store.key())
     store.commit(commit(2, on="NVIDIA H200", torch="2.14.0", diffusers="0.42.1"))
     found = status(store)
     assert found.notes == [
@@ -131,13 +131,13 @@ def test_places_are_told_where_there_are_several(planned: Callable[[int], Store]
 
 def test_a_damaged_ledger_counts_for_nothing_and_is_written_again(planned: Callable[[int], Store]) -> None:
     store = planned(2)
-    settle(store, 2, [0, 1])
+    compact(store, 2, [0, 1])
     whole = store.get("ledger/000000.parquet")
     for damaged in (store.get_table("ledger/000000.parquet").slice(0, 1), None):
         store.put("ledger/000000.parquet", b"" if damaged is None else stores.table_bytes(damaged))
         assert [c.unit for c in store.commits()] == ["00000000", "00000001"]
         assert store.committed() == {"00000000", "00000001"}
-        settle(store, 2, [])
+        compact(store, 2, [])
         assert store.get("ledger/000000.parquet") == whole
 
 
@@ -146,8 +146,8 @@ def test_what_is_left_and_what_straggles(planned: Callable[[int], Store]) -> Non
     for number in (0, 1):
         store.commit(commit(number))
     now = time.time()
-    journal = Journal(store)
-    journal.state = lambda: {
+    run_log = RunLog(store)
+    run_log.state = lambda: {
         "queued": 0,
         "workers": 2,
         "starting": 0,
@@ -156,23 +156,23 @@ def test_what_is_left_and_what_straggles(planned: Callable[[int], Store]) -> Non
             {"unit": "00000003", "samples": COUNT, "node": "def", "since": now - 10},
         ],
     }
-    journal.tick()
+    run_log.tick()
     found = status(store)
     assert (found.complete, found.attempts, found.images_per_second) == (False, 4, 0.5)
     assert found.eta_seconds == 16.0
     assert [line[:13] for line in found.stragglers] == ["unit 00000002"]
     assert found.run is not None
-    assert "2 workers, 0 starting, 0 units wait" in heard(found.run)
-    assert "its driver is silent" in heard({**found.run, "time": now - 1000})
+    assert "2 workers, 0 starting, 0 units wait" in described_run(found.run)
+    assert "its driver is silent" in described_run({**found.run, "time": now - 1000})
 
 
 def test_a_run_tells_how_it_ended(planned: Callable[[int], Store]) -> None:
     store = planned(2)
-    with pytest.raises(ZeroDivisionError), Journal(store):
+    with pytest.raises(ZeroDivisionError), RunLog(store):
         raise ZeroDivisionError("by a test")
     found = status(store)
     assert found.run is not None
-    assert heard(found.run).endswith("ended 0 s ago: ZeroDivisionError: by a test")
+    assert described_run(found.run).endswith("ended 0 s ago: ZeroDivisionError: by a test")
     assert found.stragglers == []
 
 
@@ -223,8 +223,8 @@ def test_a_driver_whose_clock_is_wrong(planned: Callable[[int], Store]) -> None:
         store.put("runs/9.json", json.dumps({**state, "at_work": work}).encode())
         found = status(store)
         assert found.run is not None
-        assert said in heard(found.run)
-        assert "-" not in heard(found.run)
+        assert said in described_run(found.run)
+        assert "-" not in described_run(found.run)
         assert found.stragglers == ([] if offset > 0 else ["unit 00000001 on node abc for 130 s; usual are 8 s"])
 
 

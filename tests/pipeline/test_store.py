@@ -18,16 +18,16 @@ from jobs.preview import preview
 from pipeline import run
 from pipeline.export.latents import claim
 from pipeline.inspect.status import Status, status
-from pipeline.messages import Done, Machine
+from pipeline.messages import Machine, UnitResult
 from pipeline.plan.job import OutputRefused, check_output, new_record, open_job
 from pipeline.read import NoColumn, read_rows
 from pipeline.run import RetryError, _open, _pending, _retried, shortfall, write_report
 from pipeline.store import checkpoint as ledgers
 from pipeline.store import store as stores
-from pipeline.store.checkpoint import Ledger
+from pipeline.store.checkpoint import CheckpointWriter
 from pipeline.store.latents import read_columns
 from pipeline.store.plan import Unit, write_units
-from pipeline.store.run_log import Journal, last_state
+from pipeline.store.run_log import RunLog, last_state
 from pipeline.store.store import (
     CommitRefused,
     JobKey,
@@ -71,7 +71,7 @@ def attempt(store: Store, number: int, rejected: Sequence[str] = (), *, of: Unit
     return made
 
 
-def commit(made: Attempt, rejected: Sequence[str] = ()) -> Done:
+def commit(made: Attempt, rejected: Sequence[str] = ()) -> UnitResult:
     count = len(made.unit.only) or COUNT
     rejects = [Reject("a.tar", i, f"key{i}", "invert", error, "why") for i, error in enumerate(rejected)]
     return made.commit(count=count, ok=count - len(rejects), filtered=0, rejects=rejects, device="cpu")
@@ -480,9 +480,9 @@ def test_a_retry_of_an_incomplete_store_settles_no_block(tmp_path: Path, monkeyp
         monkeypatch.setattr(module, "BLOCK", 2)
     store = planned(str(tmp_path / "store"))
     commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
-    with Ledger(store, 0, [], store.key()):
+    with CheckpointWriter(store, 0, [], store.key()):
         pass
-    assert store.settled() == []
+    assert store.compacted() == []
 
 
 def test_a_missing_or_shortened_file_is_found_by_name_and_size(place: str) -> None:
@@ -516,21 +516,21 @@ def test_a_journal_that_cannot_be_written_does_not_stop_a_run(
 ) -> None:
     store = planned(str(tmp_path / "store"))
     (tmp_path / "store" / "runs").write_text("a file where a folder should be")
-    with Journal(store) as journal:
-        journal("sample named")
-        journal._write()
+    with RunLog(store) as run_log:
+        run_log("sample named")
+        run_log._write()
     assert capsys.readouterr().err.count("note: the journal of this run is not written: ") == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"run": "z"}', b"\xff"])
 def test_a_damaged_run_file_is_passed_over(data: bytes, tmp_path: Path) -> None:
     store = planned(str(tmp_path / "store"))
-    with Journal(store) as journal:
+    with RunLog(store) as run_log:
         pass
     store.put("runs/zzz.json", data)
     state = last_state(store)
     assert state is not None
-    assert state["run"] == journal.run
+    assert state["run"] == run_log.run
     assert status(store).run == state
 
 
@@ -671,7 +671,7 @@ def test_a_settled_commit_is_read_from_the_ledger(
     commit(attempt(store, 1))
     (retry,), _ = _retried(store, units, ["WorkerDied"])
     commit(attempt(store, 0, of=retry))
-    store.settle(0, store.key())
+    store.compact(0, store.key())
     store.delete("commits/00000000.json") if data is None else store.put("commits/00000000.json", data)
     assert _pending(store, units, []) == []
     assert store.commit_at("00000000").rejected == 1

@@ -28,7 +28,12 @@ def with_controlnet(trial: Trial, kind: Any, controlnet: torch.nn.Module, **adde
     parts = {**trial.pipe.components, "controlnet": controlnet}
     given = {} if "safety_checker" not in parts else {"requires_safety_checker": False}
     return Trial(
-        kind(**parts, **given), trial.shape, {**trial.call, **added}, trial.guided, trial.unguided, denoiser="unet"
+        kind(**parts, **given),
+        trial.shape,
+        {**trial.call, **added},
+        trial.guided,
+        trial.unguided,
+        denoiser="unet",
     )
 
 
