@@ -35,9 +35,9 @@ __all__ = [
     "Pair",
 ]
 
-_HOMES = {
+_MODULES = {
     "BDIAScheduler": "schedulers",
-    "EDICT": "model",
+    "EDICT": "inversion",
     "EDICTScheduler": "schedulers",
     "OBELMScheduler": "schedulers",
     "Blend": "attention",
@@ -50,10 +50,10 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Imported when asked for: torch and diffusers take seconds, and who asks for a store's status needs neither."""
-    if name not in _HOMES:
+    """Import a public name on first use: torch and diffusers take seconds, and `edict status` needs neither."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'edict' has no attribute {name!r}")
-    return getattr(import_module(f"edict.{_HOMES[name]}"), name)
+    return getattr(import_module(f"edict.{_MODULES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -129,11 +129,11 @@ def test_keys_are_a_list_or_a_file_and_have_to_be_there(
     (tmp_path / "keys.txt").write_bytes(b"caf\xe9")
     with pytest.raises(SelectionError, match=r"keys: .*keys.txt is not UTF-8"):
         read_selection(EditSpec.model_validate({**spec, "keys": str(tmp_path / "keys.txt")}))
-    for bound, many in (("KEYS", "more than 2 keys"), ("KEYS_BYTES", "6 bytes, and at most 2 are read")):
+    for bound, many in (("KEYS", "more than 2 keys"), ("KEYS_BYTES", "6 bytes; the limit is 2")):
         with monkeypatch.context() as patched:
             patched.setattr(f"pipeline.plan.selection.{bound}", 2)
             (tmp_path / "keys.txt").write_bytes(b"a\nb\nc\n")
-            with pytest.raises(SelectionError, match=f"keys: .*keys.txt.* has {many}"):
+            with pytest.raises(SelectionError, match=f"keys: .*keys.txt.*has {many}"):
                 read_selection(EditSpec.model_validate({**spec, "keys": str(tmp_path / "keys.txt")}))
     (tmp_path / "keys.txt").write_bytes(b"\n")
     with pytest.raises(SelectionError, match=r"keys: .*keys.txt is empty"):
