@@ -98,34 +98,34 @@ def test_a_batch_that_might_fill_the_machine_is_not_tried() -> None:
     taken=st.lists(seconds, min_size=11, max_size=11),
     weights=st.integers(0, 1000),
     other=st.integers(0, 1000),
-    a_picture=st.integers(0, 1000),
+    per_image=st.integers(0, 1000),
     memory=st.integers(0, 100_000),
     largest=st.integers(1, 1024),
 )
 def test_a_sweep_stays_within_its_bounds(
-    taken: list[float], weights: int, other: int, a_picture: int, room: int, largest: int
+    taken: list[float], weights: int, other: int, per_image: int, memory: int, largest: int
 ) -> None:
-    asked, told = list[int](), list[BatchTiming]()
+    measured, reported = list[int](), list[BatchTiming]()
 
     def peak(size: int) -> int:
-        return weights + other + a_picture * size
+        return weights + other + per_image * size
 
     def measure(size: int) -> BatchTiming:
-        asked.append(size)
-        return timing(size, taken[len(asked) - 1], peak(size), weights)
+        measured.append(size)
+        return timing(size, taken[len(measured) - 1], peak(size), weights)
 
     try:
-        swept = sweep(measure, largest=largest, memory=room, report=told.append)
+        swept = sweep(measure, largest=largest, memory=memory, report=reported.append)
     except TooLarge:
-        assert asked == [1]
-        assert peak(1) > room
+        assert measured == [1]
+        assert peak(1) > memory
         return
-    assert asked == SIZES[: len(asked)]
-    assert asked[-1] <= largest
-    assert all(peak(size) <= room for size in asked)
-    assert [timing.size for timing in told] == [timing.size for timing in swept.timings] == asked
+    assert measured == SIZES[: len(measured)]
+    assert measured[-1] <= largest
+    assert all(peak(size) <= memory for size in measured)
+    assert [each.size for each in reported] == [each.size for each in swept.timings] == measured
     if swept.ended.endswith("no gain"):
-        assert swept.best.size <= asked[-3]
+        assert swept.best.size <= measured[-3]
 
 
 def test_what_does_not_fit_ends_the_sweep_and_is_told() -> None:
