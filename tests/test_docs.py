@@ -1,0 +1,133 @@
+"""The documentation: its links lead somewhere, and the commands and files that it names exist."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("docs", "examples", "edict", "deploy", ".github")
+PAGES = sorted(
+    path
+    for path in (*ROOT.glob("*.md"), *(page for name in FOLDERS for page in (ROOT / name).rglob("*")))
+    if path.suffix in (".md", ".ipynb")
+)
+SOURCES = sorted(
+    path
+    for name in ("benchmarks", "edict", "examples", "jobs", "pipeline", "schemas", "tests", "training")
+    for path in (ROOT / name).rglob("*.py")
+)
+MARKDOWN = MarkdownIt("commonmark").enable("table")
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def text_of(path: Path) -> str:
+    """Return the Markdown of a page or of a notebook's cells."""
+    if path.suffix == ".md":
+        return path.read_text()
+    cells = json.loads(path.read_text())["cells"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+
+
+@cache
+def tokens_of(path: Path) -> tuple[Token, ...]:
+    """Return all tokens of a page, those inside of lines too."""
+    blocks = MARKDOWN.parse(text_of(path))
+    return tuple(token for block in blocks for token in (block, *(block.children or ())))
+
+
+def slug(heading: str) -> str:
+    """Return the anchor of a heading, as GitHub and the site make it."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@cache
+def anchors_of(path: Path) -> frozenset[str]:
+    tokens, found = tokens_of(path), list[str]()
+    for before, token in zip(tokens, tokens[1:], strict=False):
+        if before.type == "heading_open":
+            text = "".join(part.content for part in token.children or () if part.type in ("text", "code_inline"))
+            found.append(slug(text))
+    numbered = [anchor if not (n := found[:i].count(anchor)) else f"{anchor}-{n}" for i, anchor in enumerate(found)]
+    explicit = re.findall(r"<[^>]* (?:id|name)=\"([^\"]+)\"", text_of(path))
+    return frozenset(numbered) | frozenset(explicit)
+
+
+def links_of(path: Path) -> list[str]:
+    """Return the targets of the links and images of a page that lead to files of the repository."""
+    targets = [
+        str(target)
+        for token in tokens_of(path)
+        for target in (token.attrs.get("href"), token.attrs.get("src"))
+        if target is not None
+    ]
+    return [target for target in targets if not urlsplit(target).scheme]
+
+
+def broken(path: Path, target: str) -> str | None:
+    """Return the fault of a link, or None."""
+    parts = urlsplit(target)
+    file = path.parent / unquote(parts.path) if parts.path else path
+    if not file.resolve().is_relative_to(ROOT) or not file.exists():
+        return f"{target}: no such file"
+    if parts.fragment and file.suffix == ".md" and unquote(parts.fragment) not in anchors_of(file.resolve()):
+        return f"{target}: no such heading"
+    return None
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_links_lead_to_files_and_headings(path: Path) -> None:
+    assert [fault for target in links_of(path) if (fault := broken(path, target))] == []
+
+
+def test_a_broken_link_is_found(tmp_path: Path) -> None:
+    page = ROOT / "docs" / "performance.md"
+    assert broken(page, "nowhere.md") == "nowhere.md: no such file"
+    assert broken(page, "#nowhere") == "#nowhere: no such heading"
+    assert broken(page, "choosing.md#nowhere") == "choosing.md#nowhere: no such heading"
+    assert broken(page, "../../elsewhere.md") == "../../elsewhere.md: no such file"
+    assert broken(page, "choosing.md#not-tested") is None
+    (tmp_path / "page.md").write_text(
+        "# A `b`, c's\n\n## Same\n\n## Same\n\n[x](y.md) `[no](link.md)`\n\n![z](z.png)\n"
+    )
+    assert anchors_of(tmp_path / "page.md") == {"a-b-cs", "same", "same-1"}
+    assert links_of(tmp_path / "page.md") == ["y.md", "z.png"]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_modules_in_commands_exist(path: Path) -> None:
+    modules = set(re.findall(r"python -m ((?:benchmarks|tests|training|schemas|jobs)[\w.]*\w)", text_of(path)))
+    files = {module: ROOT / module.replace(".", "/") for module in modules}
+    assert [
+        module
+        for module, file in files.items()
+        if not file.with_suffix(".py").is_file() and not (file / "__main__.py").is_file()
+    ] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_lists_begin_after_an_empty_line(path: Path) -> None:
+    """The Markdown of the site needs it; GitHub's does not."""
+    lines = ["", *text_of(path).splitlines()]
+    depth, faults = 0, []
+    for token in tokens_of(path):
+        if token.type in ("bullet_list_open", "ordered_list_open"):
+            if depth == 0 and token.map and lines[token.map[0]].strip():
+                faults.append(lines[token.map[0] + 1])
+            depth += 1
+        elif token.type in ("bullet_list_close", "ordered_list_close"):
+            depth -= 1
+    assert faults == []
+
+
+def test_pages_named_in_the_code_exist() -> None:
+    named = {(name_of(path), page) for path in SOURCES for page in re.findall(r"\bdocs/[\w/]+\.md\b", path.read_text())}
+    assert [(source, page) for source, page in sorted(named) if not (ROOT / page).is_file()] == []
