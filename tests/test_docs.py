@@ -3,6 +3,7 @@
 import json
 import re
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -52,7 +53,7 @@ def slug(heading: str) -> str:
 @cache
 def anchors_of(path: Path) -> frozenset[str]:
     tokens, found = tokens_of(path), list[str]()
-    for before, token in zip(tokens, tokens[1:], strict=False):
+    for before, token in pairwise(tokens):
         if before.type == "heading_open":
             text = "".join(part.content for part in token.children or () if part.type in ("text", "code_inline"))
             found.append(slug(text))
