@@ -11,6 +11,10 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from schemas.commit import Commit
+from schemas.edits import EDITS
+from schemas.latents import Footer, latents_schema
+
 ROOT = Path(__file__).parents[1]
 FOLDERS = ("docs", "examples", "edict", "deploy", ".github")
 PAGES = sorted(
@@ -132,3 +136,19 @@ def test_lists_begin_after_an_empty_line(path: Path) -> None:
 def test_pages_named_in_the_code_exist() -> None:
     named = {(name_of(path), page) for path in SOURCES for page in re.findall(r"\bdocs/[\w/]+\.md\b", path.read_text())}
     assert [(source, page) for source, page in sorted(named) if not (ROOT / page).is_file()] == []
+
+
+@pytest.mark.parametrize(
+    ("heading", "fields"),
+    [
+        ("Columns of a latent row", latents_schema([4, 16, 16], {}, Footer.model_construct()).names),
+        ("Columns of an edit row", EDITS.names),
+        ("Footer of a part", list(Footer.model_fields)),
+        ("Fields of a commit", list(Commit.model_fields)),
+    ],
+)
+def test_architecture_lists_every_field(heading: str, fields: list[str]) -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    section = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert sorted(name for cell in cells for name in re.findall(r"`(\w+)`", cell)) == sorted(fields)
