@@ -1,6 +1,6 @@
 .DEFAULT_GOAL := help
 .SILENT:
-.PHONY: help venv demo test lint format clean
+.PHONY: help venv demo test lint format docs clean
 
 BIN := .venv/bin
 
@@ -37,6 +37,14 @@ lint: venv  ## check format, style, types and the import contract
 format: venv  ## rewrite the code in the house format
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --quiet --fix .
+
+docs: .venv/.docs  ## build the documentation site into build/docs/site
+	$(BIN)/python docs/site/build.py
+
+.venv/.docs: .venv/.installed
+	echo "Installing the packages of the documentation site ..."
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
 
 clean:  ## remove the virtual environment and every cache
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
