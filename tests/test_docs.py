@@ -2,15 +2,18 @@
 
 import json
 import re
+import tomllib
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from edict import __all__ as PUBLIC
 from schemas.commit import Commit
 from schemas.edits import EDITS
 from schemas.latents import Footer, latents_schema
@@ -26,6 +29,7 @@ SOURCES = sorted(
     path
     for name in ("benchmarks", "edict", "examples", "jobs", "pipeline", "schemas", "tests", "training")
     for path in (ROOT / name).rglob("*.py")
+    if path != Path(__file__)
 )
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 
@@ -152,3 +156,19 @@ def test_architecture_lists_every_field(heading: str, fields: list[str]) -> None
     section = page.partition(f"## {heading}\n")[2].partition("\n## ")[0]
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     assert sorted(name for cell in cells for name in re.findall(r"`(\w+)`", cell)) == sorted(fields)
+
+
+def test_every_page_is_in_the_navigation_of_the_site() -> None:
+    def pages(entry: Any) -> list[str]:
+        if isinstance(entry, str):
+            return [entry]
+        return [page for part in (entry.values() if isinstance(entry, dict) else entry) for page in pages(part)]
+
+    listed = pages(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
+    assert len(set(listed)) == len(listed)
+    assert {name_of(path) for path in (ROOT / "docs").rglob("*.md")} <= set(listed)
+    assert [page for page in listed if not (ROOT / page).is_file()] == ["docs/cli.md"]  # which the build generates
+
+
+def test_api_reference_has_every_public_name() -> None:
+    assert set(re.findall(r"^::: edict\.(\w+)$", (ROOT / "docs" / "api.md").read_text(), re.M)) == set(PUBLIC)
