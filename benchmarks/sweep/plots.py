@@ -10,7 +10,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 
 from benchmarks.sweep.edits import STEPS, P
-from edict.inversion import BITS
+from edict.samplers.base import BITS
 from pipeline.store.parts import STORED
 
 FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
@@ -29,7 +29,7 @@ STYLE: Any = {
     "legend.frameon": False,
 }
 MARK: Any = {"color": "0.4", "linewidth": 1, "linestyle": ":", "marker": ""}
-PIXEL = (2 / 255) ** 2 / 12  # mean square of what rounding to 8 bits changes, on [-1, 1] pixels
+PIXEL = (2 / 255) ** 2 / 12  # mean squared error of rounding to 8 bits, on [-1, 1] pixels
 Rows = Sequence[dict[str, Any]]
 
 
@@ -43,18 +43,18 @@ def draw(rows: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def _noise(rows: Rows) -> None:
-    """Drift, std and the largest integer of EDICT by steps at guidance 3, a line for each p."""
+    """Draw the drift, std and largest integer of EDICT by steps at guidance 3, with a line for each p."""
     figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.2))
     rows = [row for row in rows if row["guidance_scale"] == 3]
     ours = [row for row in rows if row["sampler"] == "edict"]
     lines = {f"p {p:g}": [row for row in ours if row["given"] == p] for p in _values(ours, "given")}
-    # up to 50 steps the default is P
+    # Up to 50 steps the default is P.
     default = [row for row in ours if row["given"] is None or (row["steps"] <= 50 and row["given"] == P)]
     steps = _values(ours, "steps")
     for axes, measure in zip(panels, ("drift", "std", "log2_largest"), strict=True):
         for (name, line), shade in zip(lines.items(), _shades(len(lines)), strict=True):
             _plot(axes, line, "steps", measure, label=name, color=shade)
-        _plot(axes, default, "steps", measure, label="p, the default", color="C3", linestyle="--")
+        _plot(axes, default, "steps", measure, label="default p", color="C3", linestyle="--")
         axes.set(xscale="log", xlabel="steps")
     ddim = [row for row in rows if row["sampler"] == "ddim"]
     _plot(panels[1], ddim, "steps", "std", label="DDIM", color="0.6")
@@ -62,7 +62,7 @@ def _noise(rows: Rows) -> None:
     panels[1].set(title="std of the noise", yscale="log")
     panels[2].set(title="log2 of the largest integer", ylim=(16, 32))
     panels[2].axhline(STORED.bit_length() - 1, **MARK)
-    panels[2].annotate("most that a part stores", (10, 31), va="top", fontsize=8, color="0.4")
+    panels[2].annotate("limit of a part", (10, 31), va="top", fontsize=8, color="0.4")
     for axes in panels:
         _ticks(axes.xaxis, steps)
     _ticks(panels[1].yaxis, (0.8, 1, 1.2, 2, 4, 6))
@@ -71,12 +71,12 @@ def _noise(rows: Rows) -> None:
 
 
 def _lattice(rows: Rows) -> None:
-    """Bytes and errors by the bits, a line for each sampler."""
+    """Draw bytes and errors by the bits, with a line for each sampler."""
     figure, panels = plt.subplots(1, 4, figsize=(12, 3.1))
     titles = {
-        "bytes": "bytes a row, x and y",
+        "bytes": "bytes per row, x and y",
         "noise_rms": "noise, rms to 30 bits",
-        "picture_mse": "picture, mse to unrounded",
+        "picture_mse": "image, mse to unrounded",
         "edit_mse": "edit, mse to 30 bits",
     }
     swept = [row for row in rows if isinstance(row["bits"], int)]
@@ -99,7 +99,7 @@ def _lattice(rows: Rows) -> None:
 
 
 def _strength(rows: Rows) -> None:
-    """Errors by strength, a line for each guidance: of both directions, and of the edit alone."""
+    """Draw errors by strength, with a line for each guidance scale: of both directions, and of the edit only."""
     figure, panels = plt.subplots(1, 3, figsize=(10.5, 3.3), sharex=True)
     grid = [row for row in rows if (row["steps"], row["p"]) == (STEPS, P)]
     same = [row for row in grid if row["inverted_at"] == row["guidance_scale"]]
@@ -125,7 +125,7 @@ def _strength(rows: Rows) -> None:
 
 
 def _mixing(rows: Rows) -> None:
-    """The distance to the truth by p, and by network evaluations, a line for each number of steps."""
+    """Draw the distance to the truth by p, and by network evaluations with a line for each number of steps."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
     for steps, inverted_at, strength in ((20, 1.0, 1.0), (50, 1.0, 1.0), (20, 3.0, 0.8), (50, 3.0, 0.8)):
         of = {"steps": steps, "inverted_at": inverted_at, "guidance_scale": inverted_at, "strength": strength}
@@ -142,7 +142,7 @@ def _mixing(rows: Rows) -> None:
             label = f"{steps} steps, guidance {scale:g}"
             _plot(right, line, "evaluations", "truth", label=label, linestyle=style, color=f"C{shade}")
     left.set(title="by p", xlabel="p", ylabel="mse to the truth", ylim=(0, None))
-    right.set(title="by cost, strengths .6 to 1", xlabel="network evaluations a picture", xscale="log", ylim=(0, None))
+    right.set(title="by cost, strengths 0.6 to 1", xlabel="network evaluations per image", xscale="log", ylim=(0, None))
     _ticks(right.xaxis, (25, 50, 100, 200, 400))
     left.legend(fontsize=8)
     right.legend(fontsize=8, ncols=2)
@@ -150,8 +150,8 @@ def _mixing(rows: Rows) -> None:
 
 
 def _plot(axes: Axes, rows: Rows, x: str, y: str, **style: Any) -> None:
-    there = sorted((row[x], row[y]) for row in rows if row.get(y) is not None)
-    axes.plot([one for one, _ in there], [other for _, other in there], **style)
+    points = sorted((row[x], row[y]) for row in rows if row.get(y) is not None)
+    axes.plot([x for x, _ in points], [y for _, y in points], **style)
 
 
 def _ticks(axis: Axis, at: Sequence[float]) -> None:
