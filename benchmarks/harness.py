@@ -16,16 +16,42 @@ from pipeline.io.shards import Sample, ShardIndex, index_shard, read_samples
 
 RESULTS = Path(__file__).parent / "results"
 HELP = {
+    "actors": "number of real Ray actors",
     "batch": "images per network call",
+    "bits": "bits of the lattice",
+    "compile": "also measure compiled networks",
     "count": "number of images or edits; 0 takes all",
-    "folder": "where temporary files are written",
+    "cuts": "number of power cuts",
+    "delays": "delays of the S3 server's requests, in ms",
+    "folder": "folder for temporary files",
     "guidance": "guidance scale",
-    "rounds": "rounds of measurements, in each of which the contenders take turns",
-    "rows": "rows of the store",
+    "images": "number of images per worker",
+    "ode": "steps of the DDIM inversion that stands for the ODE",
+    "offsets": "values of steps_offset",
+    "p": "mixing weight p of EDICT",
+    "pairs": "number of pairs of drawings, with two captions each",
+    "per_kind": "number of test edits of every kind",
+    "photos": "number of large images",
+    "processes": "number of processes with one thread each",
+    "rounds": "rounds of measurements, in which the contenders take turns",
+    "rows": "number of rows",
+    "runs": "number of runs, of each kind if there are several",
+    "samples": "number of samples",
+    "seconds": "seconds per measurement",
+    "seed": "seed of the first run; each later run adds 1",
+    "single_batches": "batch sizes of a single process",
+    "size": "images per subset",
     "sizes": "batch sizes",
     "steps": "steps of the sampler",
+    "strength": "strength of the edits",
+    "subsets": "number of subsets for the kernel distance",
+    "tflops": "TFLOP/s of the GPU for which shares are computed",
+    "thread_counts": "numbers of CPU threads of torch",
     "threads": "CPU threads of torch",
-    "tune": "pairs of every kind that settings are chosen on, as in `edict eval edits`",
+    "timed_steps": "steps of the sampler for the seconds",
+    "tune": "pairs of every kind on which settings are chosen, as in `edict eval edits`",
+    "tune_steps": "steps at which settings are chosen",
+    "units": "number of units",
     "workers": "number of workers",
 }
 EDICT = ("-c", "from jobs.cli import app; app()")
@@ -60,7 +86,7 @@ def run(description: str | None, *programs: Program) -> None:
         for option, default in each.options.items():
             kind: Any = _numbers if isinstance(default, list) else type(default)
             how = {"action": "store_true"} if default is False else {"type": kind, "default": default}
-            one.add_argument(f"--{option.replace('_', '-')}", help=HELP.get(option, " "), **how)
+            one.add_argument(f"--{option.replace('_', '-')}", help=HELP[option], **how)
     given = parser.parse_args()
     function = vars(given).pop("function")
     if "threads" in given:
