@@ -6,22 +6,19 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from benchmarks.harness import RESULTS
+from benchmarks.plots import save, set_ticks
 from benchmarks.samplers import tables
 from edict.checkpoint import locate
 from edict.models import describe
 from edict.samplers import SAMPLERS, sampling
 
-PICTURES = Path(__file__).parents[2] / "docs" / "pictures"
 COLOURS = {"edict": "#0072b2", "bdia": "#d55e00", "obelm": "#009e73", "ddim": "#6e6e6e", "ddim_euler": "#cc79a7"}
 MARKERS = {"edict": "o", "bdia": "s", "obelm": "^", "ddim": "x", "ddim_euler": "+"}
 
@@ -47,22 +44,11 @@ def draw(axes: Axes, by: Mapping[str, Sequence[Row]], x: Callable[[Row], int], y
         axes.plot(calls, means, color=COLOURS[name], marker=MARKERS[name], markersize=5, linewidth=1.4, label=name)
         axes.vlines(calls, lows, highs, color=COLOURS[name], linewidth=1)
     axes.set_xscale("log", base=2)
-    label(axes.xaxis, [x(row) for row in by["ddim"]])
-
-
-def label(axis: Axis, ticks: Sequence[float]) -> None:
-    """Show plain numbers on a logarithmic axis."""
-    axis.set_major_locator(FixedLocator(ticks))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_locator(NullLocator())
+    set_ticks(axes.xaxis, [x(row) for row in by["ddim"]])
 
 
 def grouped(rows: Sequence[Row], key: str) -> dict[Any, list[Row]]:
     return {value: [row for row in rows if row[key] == value] for value in dict.fromkeys(row[key] for row in rows)}
-
-
-def save(figure: Figure, name: str) -> None:
-    figure.savefig(PICTURES / f"samplers_{name}.png", dpi=110)
 
 
 def calls_per_edit(row: Row) -> int:
@@ -83,10 +69,10 @@ def draw_round_trips(found: Row) -> None:
     for one, (key, title, ticks) in zip(axes, shown, strict=True):
         draw(one, grouped(rows, "sampler"), itemgetter("calls"), itemgetter(key))
         one.set(xlabel="network calls of the inversion", ylabel=title, yscale="log")
-        label(one.yaxis, ticks)
+        set_ticks(one.yaxis, ticks)
     axes[0].axhline(max(one["half"][0] for one in found["ode"]), color="black", linewidth=1, linestyle=":")
     axes[0].legend(frameon=False)
-    save(figure, "noise")
+    save(figure, "samplers_noise", dpi=110)
 
 
 def draw_edits(found: Row) -> None:
@@ -98,7 +84,7 @@ def draw_edits(found: Row) -> None:
     draw(differences, grouped(others, "sampler"), calls_per_edit, itemgetter("minus_edict"))
     differences.axhline(0, color=COLOURS["edict"], linewidth=1)
     differences.set(xlabel="network calls of an edit", ylabel="error minus edict's at the same steps")
-    save(figure, "edits")
+    save(figure, "samplers_edits", dpi=110)
 
 
 def draw_generation(found: Row) -> None:
@@ -113,7 +99,7 @@ def draw_generation(found: Row) -> None:
             one.axhline(value(floor)[0], color="black", linewidth=1, linestyle=style, label=floor["pictures"])
         one.set(xlabel="network calls per image", ylabel=title, ylim=(0, None))
     axes[0].legend(frameon=False)
-    save(figure, "generation")
+    save(figure, "samplers_generation", dpi=110)
 
 
 if __name__ == "__main__":

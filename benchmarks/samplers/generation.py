@@ -10,7 +10,6 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks.harness import program, run, save
+from benchmarks.plots import FOLDER
 from benchmarks.samplers import tables
 from benchmarks.samplers.distance import features, frechet, kernel, kernel_subsets, standardized
 from benchmarks.samplers.drawings import drawings
@@ -28,7 +28,7 @@ from edict.samplers.base import BITS
 from jobs.evaluation.edits import mean_interval
 from training.emoji import BACKGROUNDS
 
-SHEET = Path(__file__).parents[2] / "docs" / "pictures" / "samplers_drawn.png"
+SHEET = FOLDER / "samplers_drawn.png"
 
 
 def noise_pair(model: EDICT, name: str, captions: Sequence[str], given: Namespace, steps: int) -> Pair:

@@ -1,21 +1,17 @@
 """The plots of docs/choosing.md."""
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
 
+from benchmarks.plots import save, set_ticks
 from benchmarks.sweep.edits import STEPS, P
 from edict.samplers.base import BITS
 from pipeline.store.parts import STORED
 
-FOLDER = Path(__file__).parents[2] / "docs" / "pictures"
 STYLE: Any = {
-    "figure.dpi": 100,
     "figure.constrained_layout.use": True,
     "font.size": 9,
     "axes.titlesize": 10,
@@ -34,7 +30,7 @@ Rows = Sequence[dict[str, Any]]
 
 
 def draw(rows: dict[str, list[dict[str, Any]]]) -> None:
-    """Write every plot to FOLDER."""
+    """Draw every plot."""
     with plt.rc_context(STYLE):
         _noise(rows["noise"])
         _lattice(rows["lattice"])
@@ -64,10 +60,10 @@ def _noise(rows: Rows) -> None:
     panels[2].axhline(STORED.bit_length() - 1, **MARK)
     panels[2].annotate("limit of a part", (10, 31), va="top", fontsize=8, color="0.4")
     for axes in panels:
-        _ticks(axes.xaxis, steps)
-    _ticks(panels[1].yaxis, (0.8, 1, 1.2, 2, 4, 6))
+        set_ticks(axes.xaxis, steps)
+    set_ticks(panels[1].yaxis, (0.8, 1, 1.2, 2, 4, 6))
     figure.legend(*panels[1].get_legend_handles_labels(), loc="outside right upper")
-    _save(figure, "noise")
+    save(figure, "noise", dpi=100)
 
 
 def _lattice(rows: Rows) -> None:
@@ -85,7 +81,7 @@ def _lattice(rows: Rows) -> None:
             _plot(axes, [row for row in swept if row["sampler"] == sampler], "bits", name, label=sampler)
         axes.set(title=title, xlabel="bits", yscale="linear" if name == "bytes" else "log")
         axes.axvline(BITS, **MARK)
-        _ticks(axes.xaxis, _values(swept, "bits"))
+        set_ticks(axes.xaxis, _values(swept, "bits"))
     levels = {row["bits"]: row["bytes"] for row in rows if row not in swept}
     for name, level in levels.items():
         panels[0].axhline(level, **MARK)
@@ -95,7 +91,7 @@ def _lattice(rows: Rows) -> None:
         axes.axhline(PIXEL, **MARK)
         axes.annotate("rounding of pixels", (4, PIXEL), va="top", fontsize=8, color="0.4")
     panels[1].legend()
-    _save(figure, "lattice")
+    save(figure, "lattice", dpi=100)
 
 
 def _strength(rows: Rows) -> None:
@@ -116,12 +112,12 @@ def _strength(rows: Rows) -> None:
             of = [{**row, measure: row[measure][0]} for row in line if row["guidance_scale"] == scale]
             _plot(axes, of, "strength", measure, label=f"guidance {scale:g}", color=shade)
         axes.set(title=title, xlabel="strength", yscale="log")
-        _ticks(axes.yaxis, (0.1, 0.2, 0.4) if measure == "truth" else (0.01, 0.03, 0.1, 0.3))
+        set_ticks(axes.yaxis, (0.1, 0.2, 0.4) if measure == "truth" else (0.01, 0.03, 0.1, 0.3))
     panels[0].set_ylabel("mean squared error")
     panels[0].set_ylim(0.09, 0.6)
     panels[1].set_ylim(0.09, 0.6)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right upper")
-    _save(figure, "strength")
+    save(figure, "strength", dpi=100)
 
 
 def _mixing(rows: Rows) -> None:
@@ -143,20 +139,15 @@ def _mixing(rows: Rows) -> None:
             _plot(right, line, "evaluations", "truth", label=label, linestyle=style, color=f"C{shade}")
     left.set(title="by p", xlabel="p", ylabel="mse to the truth", ylim=(0, None))
     right.set(title="by cost, strengths 0.6 to 1", xlabel="network evaluations per image", xscale="log", ylim=(0, None))
-    _ticks(right.xaxis, (25, 50, 100, 200, 400))
+    set_ticks(right.xaxis, (25, 50, 100, 200, 400))
     left.legend(fontsize=8)
     right.legend(fontsize=8, ncols=2)
-    _save(figure, "mixing")
+    save(figure, "mixing", dpi=100)
 
 
 def _plot(axes: Axes, rows: Rows, x: str, y: str, **style: Any) -> None:
     points = sorted((row[x], row[y]) for row in rows if row.get(y) is not None)
     axes.plot([x for x, _ in points], [y for _, y in points], **style)
-
-
-def _ticks(axis: Axis, at: Sequence[float]) -> None:
-    axis.set_ticks(at, labels=[f"{one:g}" for one in at])
-    axis.set_ticks([], minor=True)
 
 
 def _values(rows: Rows, name: str) -> list[Any]:
@@ -165,8 +156,3 @@ def _values(rows: Rows, name: str) -> list[Any]:
 
 def _shades(count: int) -> Iterable[Any]:
     return plt.get_cmap("viridis")([0.9 * i / max(count - 1, 1) for i in range(count)])
-
-
-def _save(figure: Figure, name: str) -> None:
-    figure.savefig(FOLDER / f"{name}.png")
-    plt.close(figure)
