@@ -15,6 +15,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import psutil
 
+from benchmarks import plots
 from benchmarks.harness import EDICT, RESULTS, program, save, shipped_samples, show
 from pipeline.inspect.status import status
 from pipeline.io.shards import write_shard
@@ -94,12 +95,12 @@ def memory(given: Namespace) -> None:
     assert found.complete
     assert found.ok == given.samples
     processes = {name: figures(readings[name]) for name in readings}
-    figure, axes = plt.subplots(figsize=(8, 4))
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for name, of in readings.items():
         axes.plot([reading[1] for reading in of], [reading[2] / 2**20 for reading in of], label=name)
     axes.set(xlabel="samples done", ylabel="resident memory, MiB", ylim=(0, None), title=f"{given.samples:,} samples")
     axes.legend()
-    figure.savefig(RESULTS / "memory.png", dpi=110, bbox_inches="tight")
+    plots.save(figure, RESULTS / "memory", dpi=110)
     columns = {"MiB after warm-up": "after_warm_up_mib", "at the end": "end_mib", "peak": "peak_mib"}
     rows = [{"process": name, **values} for name, values in processes.items()]
     show(rows, {"": "process", **columns, "MiB per 1,000 samples": "mib_per_1000_samples"})
