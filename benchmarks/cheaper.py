@@ -1,37 +1,34 @@
-"""Whether edits bear what makes them cheaper: the network's type and compilation, guidance in an interval or in one
-direction alone.
+"""Effect of cheaper settings on edit quality: dtype and compilation of the network, and less guidance.
 
-`python -m benchmarks.cheaper`, half an hour of two cores. By EDICT, on the edits that `edict eval edits` tests on, none
-of which chose a setting. The time is the processes' own, of inversion and edit, with all processes at work at once; a
-compiled network is compiled before.
+`python -m benchmarks.cheaper` takes half an hour on two cores. EDICT makes the test edits of `edict eval edits`, none
+of which chose a setting. The seconds are CPU seconds of an inversion and an edit, with all processes at work at once.
+A compiled network is compiled before.
 """
 
-import argparse
 import time
+from argparse import Namespace
 from collections.abc import Sequence
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers.utils import logging
 
-from benchmarks.oracle import named
-from benchmarks.record import save
+from benchmarks.harness import dtype_name, program, run, save, show
 from edict import EDICT
 from edict.samplers import SAMPLERS, sampling
 from jobs import preview
 from jobs.evaluation.edits import interval, mean_interval, pool_of
-from jobs.evaluation.record import table
 from jobs.evaluation.truth import ReferenceEdit, outside_error, split, squared_error, truth
 from pipeline.progress import Progress
 
-LIMITS = (1.0, 5.42)  # noise levels, those that benchmarks.sweep found best of a few
+NOISE_LEVELS = (1.0, 5.42)  # the best of a few in benchmarks.sweep
 
 
-class Way(NamedTuple):
-    """How an edit is made. `guidance_interval` is of both directions."""
+class EditSettings(NamedTuple):
+    """The settings of an edit. `guidance_interval` holds for both directions."""
 
     dtype: torch.dtype = torch.float32
     compile: bool = False
@@ -41,136 +38,114 @@ class Way(NamedTuple):
     guidance_interval: tuple[float, float] | None = None
 
 
-class Made(NamedTuple):
-    """A batch of edits: the pictures, which failed, and the process's seconds."""
+class EditedBatch(NamedTuple):
+    """The images of a batch of edits, their failures, and the CPU seconds of the process."""
 
-    pictures: list[Image.Image]
+    images: list[Image.Image]
     failed: list[bool]
     seconds: float
 
 
 HALF = torch.bfloat16
-ALONE, BOTH = Way(), Way(inverted_at=3.0, edited_at=3.0, strength=0.8)
-COMPARED = (  # with the one it is cheaper, or nearer to the truth, than
-    (ALONE, ALONE),
-    (ALONE._replace(dtype=HALF), ALONE),
-    (ALONE._replace(dtype=HALF, compile=True), ALONE._replace(dtype=HALF)),
-    (ALONE._replace(edited_at=1.5), ALONE),
-    (ALONE._replace(edited_at=2.0), ALONE),
-    (ALONE._replace(dtype=HALF, edited_at=1.5), ALONE._replace(edited_at=1.5)),
-    (BOTH, ALONE),
-    (BOTH._replace(dtype=HALF), BOTH),
-    (BOTH._replace(guidance_interval=LIMITS), BOTH),
+PLAIN, GUIDED = EditSettings(), EditSettings(inverted_at=3.0, edited_at=3.0, strength=0.8)
+COMPARED = (  # each with the settings that its error is compared with
+    (PLAIN, PLAIN),
+    (PLAIN._replace(dtype=HALF), PLAIN),
+    (PLAIN._replace(dtype=HALF, compile=True), PLAIN._replace(dtype=HALF)),
+    (PLAIN._replace(edited_at=1.5), PLAIN),
+    (PLAIN._replace(edited_at=2.0), PLAIN),
+    (PLAIN._replace(dtype=HALF, edited_at=1.5), PLAIN._replace(edited_at=1.5)),
+    (GUIDED, PLAIN),
+    (GUIDED._replace(dtype=HALF), GUIDED),
+    (GUIDED._replace(guidance_interval=NOISE_LEVELS), GUIDED),
 )
-HEAD = (
-    "network",
-    "inverted at guidance",
-    "edited at",
-    "strength",
-    "guidance within",
-    "evaluations",
-    "s an edit",
-    "to the truth [95 %]",
-    "less the other's [95 %]",
-    "outside [95 %]",
-    "failed",
-)
+COLUMNS: dict[str, Any] = {
+    "network": lambda row: row["dtype"] + (", compiled" if row["compile"] else ""),
+    "inverted at guidance": "inverted_at:g",
+    "edited at": "edited_at:g",
+    "strength": "strength:g",
+    "guidance within": lambda row: "{:g} to {:g}".format(*row["guidance_interval"] or (0, np.inf)),
+    "evaluations": "evaluations",
+    "s per edit": "seconds:.3f",
+    "to the truth [95%]": lambda row: interval(row["truth"]),
+    "difference [95%]": lambda row: interval(row["difference"]),
+    "outside [95%]": lambda row: interval(row["outside"]),
+    "failed": "failed",
+}
 
 
 @cache
 def _model(dtype: torch.dtype, compile: bool) -> EDICT:
-    """The model of a process."""
+    """Return the model of this process."""
     logging.disable_progress_bar()
     return EDICT.from_pretrained(dtype=dtype, compile=compile)
 
 
-def edit(way: Way, edits: Sequence[ReferenceEdit], steps: int, batch: int) -> Made:
-    """At most `batch` edits, in a process."""
-    model = _model(way.dtype, way.compile)
+def edit(settings: EditSettings, edits: Sequence[ReferenceEdit], steps: int, batch: int) -> EditedBatch:
+    """Make at most `batch` edits."""
+    model = _model(settings.dtype, settings.compile)
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
-    start = model.prepare(
-        model.encode([edit.source.image for edit in edits]),
-        sampling(
-            steps=steps, strength=way.strength, guidance_scale=way.inverted_at, guidance_interval=way.guidance_interval
-        ),
-        batch,
+    sampler = sampling(
+        steps=steps,
+        strength=settings.strength,
+        guidance_scale=settings.inverted_at,
+        guidance_interval=settings.guidance_interval,
     )
-    if way.compile:  # a step of it
+    start = model.prepare(model.encode([edit.source.image for edit in edits]), sampler, batch)
+    if settings.compile:
         model.integrate(start, sources, start.position - 1)
     began = time.process_time()
-    noise, lost = model.integrate(start, sources, 0)
-    clean, met = model.integrate(noise, targets, start.position, guidance_scale=way.edited_at)
+    noise, faults = model.integrate(start, sources, 0)
+    clean, more = model.integrate(noise, targets, start.position, guidance_scale=settings.edited_at)
     seconds = time.process_time() - began
-    return Made(model.decode(clean.to_float()[0]), [i in lost or i in met for i in range(len(edits))], seconds)
-
-
-def evaluations(model: EDICT, way: Way, steps: int) -> int:
-    """Of the network, by an inversion and an edit."""
-    schedule = model.model.schedule(sampling(steps=steps, strength=way.strength))
-    outside, depth = schedule.outside(way.guidance_interval), schedule.num_steps
-    timesteps_of = partial(SAMPLERS["edict"].evaluated_timesteps, schedule)
-    return preview.evaluations(timesteps_of(depth, 0), outside, way.inverted_at) + preview.evaluations(
-        timesteps_of(0, depth), outside, way.edited_at
+    return EditedBatch(
+        model.decode(clean.to_float()[0]), [i in faults or i in more for i in range(len(edits))], seconds
     )
 
 
-def told(way: Way) -> list[str]:
-    """A way as it is printed."""
-    return [
-        named(way.dtype) + (", compiled" if way.compile else ""),
-        *(f"{value:g}" for value in (way.inverted_at, way.edited_at, way.strength)),
-        "everywhere" if way.guidance_interval is None else "{:g} to {:g}".format(*way.guidance_interval),
-    ]
+def evaluations(model: EDICT, settings: EditSettings, steps: int) -> int:
+    """Count the network evaluations of an inversion and an edit."""
+    schedule = model.model.schedule(sampling(steps=steps, strength=settings.strength))
+    outside = schedule.outside(settings.guidance_interval)
+    timesteps = partial(SAMPLERS["edict"].evaluated_timesteps, schedule)
+    inversion = preview.evaluations(timesteps(schedule.num_steps, 0), outside, settings.inverted_at)
+    return inversion + preview.evaluations(timesteps(0, schedule.num_steps), outside, settings.edited_at)
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    arguments.add_argument("--batch", type=int, default=16, help="pictures a network call")
-    arguments.add_argument("--processes", type=int, default=2, help="of one thread each")
-    arguments.add_argument("--tune", type=int, default=6, help="as with `edict eval edits`")
-    arguments.add_argument("--steps", type=int, default=25)
-    arguments.add_argument("--count", type=int, help="the first edits alone")
-    given = arguments.parse_args()
+@program(batch=16, processes=2, tune=6, steps=25, count=0)
+def cheaper(given: Namespace) -> None:
     torch.set_num_threads(1)
-    edits = split(truth(), given.tune)[1][: given.count]
+    edits = split(truth(), given.tune)[1][: given.count or None]
     parts = [edits[first : first + given.batch] for first in range(0, len(edits), given.batch)]
-    made = dict[Way, list[Made]]()
-    with (
-        Progress("edits", len(COMPARED) * len(edits), "pictures") as progress,
-        pool_of(given.processes) as pool,
-    ):
-        running = {
-            way: [pool.submit(edit, way, part, given.steps, given.batch) for part in parts] for way, _ in COMPARED
-        }
-        for way, futures in running.items():
-            made[way] = []
+    made: dict[EditSettings, list[EditedBatch]] = {settings: [] for settings, _ in COMPARED}
+    with Progress("edits", len(COMPARED) * len(edits), "images") as progress, pool_of(given.processes) as pool:
+        tasks = {of: [pool.submit(edit, of, part, given.steps, given.batch) for part in parts] for of in made}
+        for settings, futures in tasks.items():
             for future in futures:
-                made[way].append(future.result())
-                progress.advance(len(made[way][-1].pictures))
-    model, ways = _model(torch.float32, False), [way for way, _ in COMPARED]
+                made[settings].append(future.result())
+                progress.advance(len(made[settings][-1].images))
     targets, drawings = [edit.target.image for edit in edits], np.array([edit.drawings for edit in edits])
-    errors, lines, rows = dict[Way, np.ndarray](), [], []
-    for way, other in COMPARED:
-        pictures = [picture for part in made[way] for picture in part.pictures]
-        failed = np.array([one for part in made[way] for one in part.failed])
-        errors[way] = np.where(failed, np.nan, squared_error(pictures, targets))
-        row = {
-            **way._asdict(),
-            "dtype": named(way.dtype),
-            "other": ways.index(other),
-            "evaluations": evaluations(model, way, given.steps),
-            "seconds": sum(part.seconds for part in made[way]) / (len(parts) * given.batch),
-            "truth": mean_interval(errors[way], drawings),
-            "difference": mean_interval(errors[way] - errors[other], drawings),
-            "outside": mean_interval(np.where(failed, np.nan, outside_error(pictures, edits)), drawings),
-            "failed": int(failed.sum()),
-        }
-        rows.append(row)
-        figures = [interval(row[name]) for name in ("truth", "difference", "outside")]
-        lines.append([*told(way), row["evaluations"], f"{row['seconds']:.3f}", *figures, row["failed"]])
-    print(table(HEAD, lines))
-    print(f"\n{len(edits)} edits; written to {save('cheaper', given, edits=len(edits), rows=rows)}")
+    errors, rows = dict[EditSettings, np.ndarray](), []
+    for settings, other in COMPARED:
+        images = [image for part in made[settings] for image in part.images]
+        failed = np.array([one for part in made[settings] for one in part.failed])
+        errors[settings] = np.where(failed, np.nan, squared_error(images, targets))
+        rows.append(
+            {
+                **settings._asdict(),
+                "dtype": dtype_name(settings.dtype),
+                "other": [*made].index(other),
+                "evaluations": evaluations(_model(torch.float32, False), settings, given.steps),
+                "seconds": sum(part.seconds for part in made[settings]) / (len(parts) * given.batch),
+                "truth": mean_interval(errors[settings], drawings),
+                "difference": mean_interval(errors[settings] - errors[other], drawings),
+                "outside": mean_interval(np.where(failed, np.nan, outside_error(images, edits)), drawings),
+                "failed": int(failed.sum()),
+            }
+        )
+    show(rows, COLUMNS)
+    save("cheaper", given, edits=len(edits), rows=rows)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, cheaper)

@@ -1,11 +1,11 @@
-"""What a picture costs by count: floating-point operations of its network calls, and bytes.
+"""Cost of an image by count: floating-point operations of its network calls, parameters and bytes.
 
-`python -m benchmarks.cost`. Counted by torch.utils.flop_counter, a multiplication and an addition as two, on networks
-that have shapes and no numbers (the meta device): the shipped model's, and those of Stable Diffusion 1.5's
-configuration at 512x512 pixels. Attention's products are counted; what is done element by element is not.
+`python -m benchmarks.cost`. torch.utils.flop_counter counts a multiplication and an addition as two operations. The
+networks have shapes and no numbers (the meta device): those of the shipped model, and those of Stable Diffusion 1.5's
+configuration at 512x512 pixels. Matrix products and convolutions are counted, and elementwise operations are not.
 """
 
-import argparse
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,13 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from benchmarks.record import save
+from benchmarks.harness import program, run, save, show
 from edict.checkpoint import locate, read_config
 from edict.models import describe
 from edict.samplers import SAMPLERS, sampling
-from jobs.evaluation.record import table
 
-STABLE_DIFFUSION_1_5: dict[str, dict[str, Any]] = {  # what its configuration says other than the classes' defaults
+STABLE_DIFFUSION_1_5: dict[str, dict[str, Any]] = {  # where it differs from the defaults of the classes
     "unet": {"sample_size": 64, "cross_attention_dim": 768, "attention_head_dim": 8},
     "vae": {
         "down_block_types": ["DownEncoderBlock2D"] * 4,
@@ -39,19 +38,15 @@ STABLE_DIFFUSION_1_5: dict[str, dict[str, Any]] = {  # what its configuration sa
         "max_position_embeddings": 77,
     },
 }
-WAYS = (("edict", 3.0), ("edict", 1.0), ("bdia", 3.0), ("bdia", 1.0))  # sampler, guidance
+SETTINGS = (("edict", 3.0), ("edict", 1.0), ("bdia", 3.0), ("bdia", 1.0))  # sampler, guidance scale
 
 
-def shipped() -> dict[str, dict[str, Any]]:
-    return {part: dict(read_config(locate(), part)) for part in STABLE_DIFFUSION_1_5}
-
-
-def operations(call: Callable[[], object], of: tuple[str, ...] = ("Global",)) -> int:
-    """Of a call, or of those of its modules whose names end in one of `of`."""
-    # the other kernels of attention are not in torch's list for a CPU
+def operations(call: Callable[[], object], modules: tuple[str, ...] = ("Global",)) -> int:
+    """Count the operations of a call, or of its modules whose names end with one of `modules`."""
+    # The counter does not know every fused attention kernel on a CPU.
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         call()
-    return sum(sum(counts.values()) for name, counts in counter.get_flop_counts().items() if name.endswith(of))
+    return sum(sum(counts.values()) for name, counts in counter.get_flop_counts().items() if name.endswith(modules))
 
 
 def parameters(network: nn.Module) -> int:
@@ -59,8 +54,8 @@ def parameters(network: nn.Module) -> int:
 
 
 @torch.inference_mode()
-def cost(configs: Mapping[str, Mapping[str, Any]], steps: int) -> dict[str, Any]:
-    """Parameters and operations of a checkpoint's parts, each once for a picture, and what an inversion of it takes."""
+def measure(configs: Mapping[str, Mapping[str, Any]], steps: int) -> dict[str, Any]:
+    """Count the parameters and operations of a checkpoint's networks, and the operations of an inversion."""
     with torch.device("meta"):
         unet = UNet2DConditionModel.from_config(configs["unet"]).eval()
         vae = AutoencoderKL.from_config(configs["vae"]).eval()
@@ -70,49 +65,49 @@ def cost(configs: Mapping[str, Mapping[str, Any]], steps: int) -> dict[str, Any]
         states = torch.empty(1, tokens, unet.config.cross_attention_dim)
         pixels = torch.empty(1, 3, *[side * 2 ** (len(vae.config.block_out_channels) - 1)] * 2)
         ids = torch.zeros(1, tokens, dtype=torch.int64)
+
+        def predict() -> object:
+            return unet(latents, torch.zeros(1), states)
+
         once = {
-            "unet": operations(lambda: unet(latents, torch.zeros(1), states)),
-            "unet, keys and values of the text": operations(
-                lambda: unet(latents, torch.zeros(1), states), ("attn2.to_k", "attn2.to_v")
-            ),
+            "unet": operations(predict),
+            "unet, keys and values of the text": operations(predict, ("attn2.to_k", "attn2.to_v")),
             "vae, encode": operations(lambda: vae.encode(pixels)),
             "vae, decode": operations(lambda: vae.decode(latents)),
             "text_encoder": operations(lambda: text(ids)),
         }
     schedule = describe(locate()).schedule(sampling(steps=steps))
-    calls = {
+    evaluations = {
         f"{sampler}, guidance {guidance:g}": len(SAMPLERS[sampler].evaluated_steps(schedule, steps, 0))
         * (1 if guidance == 1 else 2)
-        for sampler, guidance in WAYS
+        for sampler, guidance in SETTINGS
     }
     return {
         "parameters": {"unet": parameters(unet), "vae": parameters(vae), "text_encoder": parameters(text)},
         "operations": once,
-        "evaluations": calls,
-        "operations_of_an_inversion": {way: count * once["unet"] for way, count in calls.items()},
+        "evaluations": evaluations,
+        "operations_of_an_inversion": {name: count * once["unet"] for name, count in evaluations.items()},
         "bytes_of_a_pair": 2 * 4 * latents.numel(),
         "bytes_of_an_unet": {"float32": 4 * parameters(unet), "bfloat16": 2 * parameters(unet)},
     }
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    arguments.add_argument("--steps", type=int, default=50)
-    given = arguments.parse_args()
-    models = {name: cost(of, given.steps) for name, of in (("shipped", shipped()), ("SD 1.5", STABLE_DIFFUSION_1_5))}
-    parts = tuple(models["shipped"]["operations"])
-    lines = [[name, *(f"{of['operations'][part] / 1e9:,.3f}" for part in parts)] for name, of in models.items()]
-    print(table(("GFLOP, once for a picture", *parts), lines))
-    lines = [[name, *(f"{count / 1e6:,.1f}" for count in of["parameters"].values())] for name, of in models.items()]
-    print(table(("million parameters", "unet", "vae", "text_encoder"), lines))
-    lines = [
-        [way, models["shipped"]["evaluations"][way]]
-        + [f"{of['operations_of_an_inversion'][way] / 1e12:,.3f}" for of in models.values()]
-        for way in models["shipped"]["evaluations"]
+@program(steps=50)
+def cost(given: Namespace) -> None:
+    shipped = {part: dict(read_config(locate(), part)) for part in STABLE_DIFFUSION_1_5}
+    configs = {"shipped": shipped, "SD 1.5": STABLE_DIFFUSION_1_5}
+    models = {name: measure(config, given.steps) for name, config in configs.items()}
+    for title, key, unit in (("GFLOP per call", "operations", 1e9), ("million parameters", "parameters", 1e6)):
+        rows = [{"": name, **{part: f"{n / unit:,.3f}" for part, n in of[key].items()}} for name, of in models.items()]
+        show(rows, {name: name for name in rows[0]}, title)
+    rows = [
+        {"": name, "evaluations": str(count)}
+        | {model: f"{of['operations_of_an_inversion'][name] / 1e12:,.3f}" for model, of in models.items()}
+        for name, count in models["shipped"]["evaluations"].items()
     ]
-    print(table((f"inversion, {given.steps} steps", "evaluations", *(f"{name}, TFLOP" for name in models)), lines))
-    print(f"\nwritten to {save('cost', given, models=models)}")
+    show(rows, {name: name for name in rows[0]}, f"TFLOP per inversion of {given.steps} steps")
+    save("cost", given, models=models)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, cost)

@@ -1,18 +1,16 @@
-"""How much of the machine a run uses: pictures a second of `edict run` over those of a bare loop over the model.
+"""Share of the machine that a run uses: the images per second of `edict run` over those of a plain loop.
 
-`python -m benchmarks.efficiency`. The loop is a process of one thread that holds the model and decoded batches, and
-encodes and inverts one batch after the other; for several workers it is as many processes at once. The run has the same
-pictures in a shard, in the same batches. Loop and run take turns, and a ratio is one of the same round. At guidance 1
-and few steps: what is not the network weighs the more, the less there is to ask of it.
+`python -m benchmarks.efficiency`. The loop is a process of one thread with the model and decoded images. It encodes and
+inverts one batch after the other; for several workers there are as many processes at once. The run has the same images
+in a shard, and the same batches. Loop and run take turns, and a ratio is of one round. The steps are few and guidance
+is 1, so that everything except the network weighs more.
 
-For several workers, too, the machine's best single process, as a person without a cluster would run it: one loop of as
-many threads, in batches of several sizes, of which the fastest counts.
+With several workers, it also measures the best single process: one loop with as many threads, in several batch sizes.
 
-The run's rate is that from its first batch to its last commit, as the commits tell; with start-up, that of the whole
-command over the loop's without. Where the workers' time went is by the commits, too.
+The run's rate is from its first batch to its last commit, according to the commits. With start-up, it is the rate of
+the whole command over that of the loop without its start-up.
 """
 
-import argparse
 import json
 import multiprocessing
 import subprocess
@@ -21,8 +19,9 @@ import tempfile
 import time
 from argparse import Namespace
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import cycle, islice, pairwise
 from pathlib import Path
 from statistics import median
@@ -31,10 +30,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import dataplane
-from benchmarks.record import numbers, save
+from benchmarks.dataplane.data import shard
+from benchmarks.harness import EDICT as COMMAND
+from benchmarks.harness import alternate, program, ratios, read, run, save, shipped_samples, show, spread
 from edict import EDICT
-from jobs.evaluation.record import table
 from pipeline.inspect.status import status
 from pipeline.io.images import prepare
 from pipeline.io.shards import ShardIndex
@@ -42,8 +41,7 @@ from pipeline.store.store import Store
 from schemas.commit import Commit
 
 SPAWN = multiprocessing.get_context("spawn")
-
-SPENT = ("compute", "read", "write", "commit", "between units", "before its first", "after its last")
+SHARES = ("compute", "read", "write", "commit", "between units", "before its first", "after its last")
 
 Figures = dict[str, float]
 
@@ -51,10 +49,9 @@ Figures = dict[str, float]
 def loop(
     index: ShardIndex, given: Namespace, batch: int, threads: int, part: slice, ready: Barrier
 ) -> tuple[float, float]:
-    """Invert the batches `part` of a shard's, when all are ready; when that began and ended."""
+    """Invert the batches `part` of a shard when all processes are ready. Return the times of the start and the end."""
     torch.set_num_threads(threads)
-    model = EDICT.from_pretrained()
-    samples = dataplane.read(index)
+    model, samples = EDICT.from_pretrained(), read(index)
     images = [prepare(sample.image, model.size, "center").image for sample in samples]
     ready.wait()
     began = time.time()
@@ -64,8 +61,8 @@ def loop(
     return began, time.time()
 
 
-def bare(index: ShardIndex, given: Namespace, batch: int, *, processes: int, threads: int) -> float:
-    """Pictures a second of as many loops at once, which share the batches."""
+def run_loops(index: ShardIndex, given: Namespace, batch: int, *, processes: int, threads: int) -> float:
+    """Return the images per second of loops in several processes, which share the batches."""
     parts = [slice(process, None, processes) for process in range(processes)]
     with SPAWN.Manager() as manager, ProcessPoolExecutor(processes, SPAWN) as pool:
         ready = manager.Barrier(processes)
@@ -74,8 +71,8 @@ def bare(index: ShardIndex, given: Namespace, batch: int, *, processes: int, thr
     return len(index.entries) / (max(ended) - min(began))
 
 
-def run(index: ShardIndex, given: Namespace, workers: int) -> Figures:
-    """The figures of a job, run by the command."""
+def run_job(index: ShardIndex, given: Namespace, workers: int) -> Figures:
+    """Run the command and return its figures."""
     with tempfile.TemporaryDirectory() as folder:
         spec = {
             "kind": "invert",
@@ -85,11 +82,9 @@ def run(index: ShardIndex, given: Namespace, workers: int) -> Figures:
             "workers": {"count": workers, "batch_size": given.batch},
         }
         Path(folder, "spec.json").write_text(json.dumps(spec))
-        command = [sys.executable, "-c", "from jobs.cli import app; app()", "run", f"{folder}/spec.json"]
         began = time.time()
-        subprocess.run(command, check=True, capture_output=True)
-        ended = time.time()
-        store = Store(f"{folder}/latents")
+        subprocess.run([sys.executable, *COMMAND, "run", f"{folder}/spec.json"], check=True, capture_output=True)
+        ended, store = time.time(), Store(f"{folder}/latents")
         assert status(store).ok == len(index.entries)
         commits = list(store.commits())
     first, last = min(map(first_batch, commits)), max(commit.finished for commit in commits)
@@ -104,12 +99,12 @@ def run(index: ShardIndex, given: Namespace, workers: int) -> Figures:
 
 
 def first_batch(commit: Commit) -> float:
-    """When a unit was read."""
+    """Return the time at which a unit's input was read."""
     return commit.started + commit.seconds.read
 
 
 def shares(commits: Sequence[Commit], workers: int) -> Figures:
-    """Where the workers' time went, from the first batch to the last commit; they add up to 1."""
+    """Return the shares of the workers' time from the first batch to the last commit. Their sum is 1."""
     of_worker = defaultdict[str, list[Commit]](list)
     for commit in sorted(commits, key=lambda commit: commit.started):
         of_worker[commit.worker["pid"]].append(commit)
@@ -129,102 +124,69 @@ def shares(commits: Sequence[Commit], workers: int) -> Figures:
     return {name: value / (workers * (last - first)) for name, value in seconds.items()}
 
 
-def summary(
-    workers: int, loops: Sequence[float], runs: Sequence[Figures], singles: Mapping[int, Sequence[float]]
-) -> dict[str, Any]:
-    """Medians of rounds; `efficiency` is the ratio of a run's rate to that of its round's loop.
+def summary(workers: int, loops: list[float], runs: list[Figures], singles: dict[int, list[float]]) -> dict[str, Any]:
+    """Return the medians of the rounds. An efficiency is a run's rate over that of the loop of the same round.
 
-    `singles` are the rates of single processes, by batch.
+    `singles` are the rates of single processes by batch size.
     """
 
-    def ratios(rate: str) -> list[float]:
-        return [run[rate] / loop for loop, run in zip(loops, runs, strict=True)]
+    def efficiencies(rate: str) -> list[float]:
+        return ratios([run[rate] for run in runs], loops)
 
-    best = max(singles, key=lambda batch: median(singles[batch]), default=None)
-    single: dict[str, Any] = {}
-    if best is not None:
-        of_single = [run["images_per_second"] / rate for run, rate in zip(runs, singles[best], strict=True)]
-        single = {
-            "single_images_per_second": {str(batch): median(rates) for batch, rates in singles.items()},
-            "best_single_batch": best,
-            "of_best_single": median(of_single),
-            "of_best_singles": of_single,
-        }
-    return single | {
+    row = {
         "workers": workers,
         "loop_images_per_second": median(loops),
-        "efficiency": median(ratios("images_per_second")),
-        "efficiencies": ratios("images_per_second"),
-        "efficiency_with_start_up": median(ratios("images_per_second_with_start_up")),
-        "efficiency_of_compute": median(ratios("images_per_second_of_compute")),
+        "efficiency": median(efficiencies("images_per_second")),
+        "efficiencies": efficiencies("images_per_second"),
+        "efficiency_with_start_up": median(efficiencies("images_per_second_with_start_up")),
+        "efficiency_of_compute": median(efficiencies("images_per_second_of_compute")),
         **{name: median(run[name] for run in runs) for name in runs[0]},
     }
+    if singles:
+        best = max(singles, key=lambda batch: median(singles[batch]))
+        of_best = ratios([run["images_per_second"] for run in runs], singles[best])
+        row["single_images_per_second"] = {str(batch): median(rates) for batch, rates in singles.items()}
+        row |= {"best_single_batch": best, "of_best_single": median(of_best), "of_best_singles": of_best}
+    return row
 
 
-def beside_single(row: Mapping[str, Any]) -> str:
-    """How the workers' rate stands to that of one process."""
-    rates = ", ".join(f"{rate:.2f} at {batch}" for batch, rate in row["single_images_per_second"].items())
-    interval = f"[{min(row['of_best_singles']):.3f}, {max(row['of_best_singles']):.3f}]"
-    return (
-        f"one process of {row['workers']} threads, pictures/s by batch: {rates}; "
-        f"{row['workers']} workers make {row['of_best_single']:.3f} {interval} of the best"
-    )
-
-
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    arguments.add_argument("--workers", type=numbers, default=[1, 2])
-    arguments.add_argument("--pictures", type=int, default=128, help="a worker; whole batches")
-    arguments.add_argument("--batch", type=int, default=16, help="pictures a network call")
-    arguments.add_argument("--single-batches", type=numbers, default=[16, 32, 64], help="of a single process")
-    arguments.add_argument("--steps", type=int, default=10)
-    arguments.add_argument("--guidance", type=float, default=1.0)
-    arguments.add_argument("--rounds", type=int, default=2)
-    given = arguments.parse_args()
-    loops, runs = defaultdict[int, list[float]](list), defaultdict[int, list[Figures]](list)
-    singles: dict[int, dict[int, list[float]]] = {
-        workers: {batch: [] for batch in given.single_batches} if workers > 1 else {} for workers in given.workers
-    }
+@program(
+    workers=[1, 2], images=128, batch=16, single_batches=[16, 32, 64], steps=10, guidance=1.0, rounds=2
+)  # images per worker, in whole batches
+def efficiency(given: Namespace) -> None:
+    images, rows = cycle(sample.image for sample in shipped_samples()), []
     with tempfile.TemporaryDirectory() as folder:
-        images = cycle(dataplane.shipped())
-        shards = {
-            workers: dataplane.shard(
-                Path(folder, f"{workers}.tar"), "png", list(islice(images, workers * given.pictures))
-            )
-            for workers in given.workers
-        }
-        for _ in range(given.rounds):
-            for workers, index in shards.items():
-                loops[workers].append(bare(index, given, given.batch, processes=workers, threads=1))
-                runs[workers].append(run(index, given, workers))
-                for batch, rates in singles[workers].items():
-                    rates.append(bare(index, given, batch, processes=1, threads=workers))
-    rows = [summary(workers, loops[workers], runs[workers], singles[workers]) for workers in given.workers]
-    head = (
-        "workers",
-        "loop, pictures/s",
-        "run",
-        "run / loop",
-        "of compute alone",
-        "with start-up",
-        "s to the first batch",
-        "s after the last commit",
-    )
-    lines = []
-    for row in rows:
-        interval = f"[{min(row['efficiencies']):.3f}, {max(row['efficiencies']):.3f}]"
-        both = [f"{row[name]:.2f}" for name in ("loop_images_per_second", "images_per_second")]
-        ratios = [f"{row[name]:.3f}" for name in ("efficiency_of_compute", "efficiency_with_start_up")]
-        ends = [f"{row[name]:.1f}" for name in ("seconds_to_first_batch", "seconds_after_last_commit")]
-        lines.append([row["workers"], *both, f"{row['efficiency']:.3f} {interval}", *ratios, *ends])
-    print(table(head, lines))
-    for row in rows:
-        if "of_best_single" in row:
-            print("\n" + beside_single(row))
-    print("\nwhere the workers' time went, from the first batch to the last commit; all but compute is idle")
-    print(table(("workers", *SPENT), [[row["workers"], *(f"{row[name]:.2%}" for name in SPENT)] for row in rows]))
-    print(f"\nwritten to {save('efficiency', given, rows=rows)}")
+        contenders: dict[tuple[int, str], Any] = {}
+        for workers in given.workers:
+            index = shard(Path(folder, f"{workers}.tar"), "png", list(islice(images, workers * given.images)))
+            loops = partial(run_loops, index, given)
+            contenders[workers, "loop"] = partial(loops, given.batch, processes=workers, threads=1)
+            contenders[workers, "run"] = partial(run_job, index, given, workers)
+            for batch in given.single_batches if workers > 1 else ():
+                contenders[workers, f"{batch}"] = partial(loops, batch, processes=1, threads=workers)
+        found = alternate(given.rounds, contenders)
+    for workers in given.workers:
+        singles = {int(name): rates for (of, name), rates in found.items() if of == workers and name.isdigit()}
+        rows.append(summary(workers, found[workers, "loop"], found[workers, "run"], singles))
+    columns: dict[str, Any] = {
+        "workers": "workers",
+        "loop, images per second": "loop_images_per_second:.2f",
+        "run": "images_per_second:.2f",
+        "run / loop": lambda row: spread(row["efficiencies"], 3),
+        "compute only": "efficiency_of_compute:.3f",
+        "with start-up": "efficiency_with_start_up:.3f",
+        "s to the first batch": "seconds_to_first_batch:.1f",
+        "s after the last commit": "seconds_after_last_commit:.1f",
+    }
+    show(rows, columns)
+    several = [row for row in rows if "of_best_single" in row]
+    columns = {f"batch {n}": lambda row, n=n: row["single_images_per_second"][str(n)] for n in given.single_batches}
+    columns = {"threads": "workers", **columns, "run / best": lambda row: spread(row["of_best_singles"], 3)}
+    show(several, columns, "images per second of one process") if several else None
+    shown = {"workers": "workers"} | {name: f"{name}:.2%" for name in SHARES}
+    show(rows, shown, "shares of the workers' time from the first batch to the last commit; all but compute is idle")
+    save("efficiency", given, rows=rows)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, efficiency)

@@ -1,25 +1,25 @@
-"""The cost of inverting in diffusers' own pipeline: its time over that of calling the network directly, A B A B.
+"""Cost of an inversion in diffusers' own pipeline: its time over that of calling the network directly, A B A B.
 
 `python -m benchmarks.pipelines`. Both invert and generate the same images of the shipped model, and must end with the
 same integers. The network calls are counted at the network.
 """
 
-import time
-from collections.abc import Callable, Iterator
+from argparse import Namespace
+from collections.abc import Iterator
 from functools import partial
+from statistics import median
+from typing import Any
 
-import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 
-from benchmarks.record import parser, save
-from benchmarks.samplers.cost import counted, there_and_back
+from benchmarks.harness import alternate, program, ratios, run, save, show
+from benchmarks.samplers.cost import DIRECTIONS, directions, round_trip
 from benchmarks.samplers.drawings import drawings
 from edict import EDICT, BDIAScheduler, EDICTScheduler, OBELMScheduler, Pair
 from edict.checkpoint import DEFAULT
 from edict.samplers import sampling
 from edict.schedulers import LatticeScheduler
-from jobs.evaluation.record import table
 
 SCHEDULERS: dict[str, type[LatticeScheduler]] = {
     "edict": EDICTScheduler,
@@ -40,68 +40,49 @@ def in_the_pipeline(pipe: StableDiffusionPipeline, start: Pair, captions: list[s
     yield "generation"
 
 
-def main() -> None:
-    arguments = parser(__doc__)
-    arguments.set_defaults(batch=8)
-    arguments.add_argument("--guidance", type=float, default=3.0)
-    arguments.add_argument("--steps", type=int, default=20)
-    arguments.add_argument("--rounds", type=int, default=7)
-    given = arguments.parse_args()
-    torch.set_num_threads(given.threads)
+@program(batch=8, threads=torch.get_num_threads(), guidance=3.0, steps=20, rounds=7)
+def pipelines(given: Namespace) -> None:
     model = EDICT.from_pretrained()
     pipe = StableDiffusionPipeline.from_pretrained(str(DEFAULT), safety_checker=None, requires_safety_checker=False)
-    pipe.set_progress_bar_config(disable=True)
-    model.set_progress_bar_config(disable=True)
+    for each in (pipe, model):
+        each.set_progress_bar_config(disable=True)
     config = pipe.scheduler.config
     shown = [first for first, _ in drawings()[: given.batch]]
-    captions = [picture.caption for picture in shown]
-    clean = model.encode([picture.image for picture in shown])
-    rows, results = [], []
-    for name, kind in SCHEDULERS.items():
-        pipe.scheduler = kind.from_config(config, bits=clean.bits)
-        start = model.prepare(
-            clean, sampling(steps=given.steps, strength=1.0, guidance_scale=given.guidance, name=name)
-        )
-        paths: dict[str, tuple[torch.nn.Module, Callable[[], Iterator[str]]]] = {
-            "direct": (model.network, partial(there_and_back, model, start, captions)),
-            "pipeline": (pipe.unet, partial(in_the_pipeline, pipe, start, captions, given.steps)),
-        }
-        seconds: dict[tuple[str, str], list[float]] = {}
-        calls: dict[tuple[str, str], int] = {}
-        for _ in range(given.rounds):
-            for path, (network, walk) in paths.items():
-                with counted(network) as counts:
-                    began = time.perf_counter()
-                    for direction in walk():
-                        seconds.setdefault((direction, path), []).append(time.perf_counter() - began)
-                        calls[direction, path] = counts["calls"]
-                        counts.clear()
-                        began = time.perf_counter()
-        for direction in ("inversion", "generation"):
-            direct, pipeline = (np.array(seconds[direction, path]) for path in paths)
-            result = {
-                "sampler": name,
-                "direction": direction,
-                "network_calls": {path: calls[direction, path] for path in paths},
-                "direct_seconds": direct.tolist(),
-                "pipeline_seconds": pipeline.tolist(),
-                "pipeline_to_direct": float(np.median(pipeline / direct)),
-            }
-            results.append(result)
-            per_image = (float(np.median(took)) / len(shown) for took in (direct, pipeline))
+    captions, clean = [image.caption for image in shown], model.encode([image.image for image in shown])
+    starts = {}
+    for name in SCHEDULERS:
+        settings = sampling(steps=given.steps, strength=1.0, guidance_scale=given.guidance, name=name)
+        starts[name] = model.prepare(clean, settings)
+
+    def direct(name: str) -> dict[str, dict[str, float]]:
+        return directions(round_trip(model, starts[name], captions), model.network)
+
+    def pipeline(name: str) -> dict[str, dict[str, float]]:
+        pipe.scheduler = SCHEDULERS[name].from_config(config, bits=clean.bits)
+        return directions(in_the_pipeline(pipe, starts[name], captions, given.steps), pipe.unet)
+
+    paths = {"direct": direct, "pipeline": pipeline}
+    rows: list[dict[str, Any]] = []
+    for name in SCHEDULERS:
+        rounds = alternate(given.rounds, {path: partial(call, name) for path, call in paths.items()})
+        for direction in DIRECTIONS:
+            seconds = {path: [one[direction]["seconds"] for one in found] for path, found in rounds.items()}
             rows.append(
-                [
-                    name,
-                    direction,
-                    *(calls[direction, path] for path in paths),
-                    *(f"{took:.3f}" for took in per_image),
-                    f"{result['pipeline_to_direct']:.3f}",
-                ]
+                {
+                    "sampler": name,
+                    "direction": direction,
+                    "network_calls": {path: found[-1][direction]["calls"] for path, found in rounds.items()},
+                    **{f"{path}_seconds": of for path, of in seconds.items()},
+                    "pipeline_to_direct": median(ratios(seconds["pipeline"], seconds["direct"])),
+                }
             )
-    head = ("sampler", "direction", "direct calls", "pipeline calls", "direct s/image", "pipeline s/image", "ratio")
-    print(table(head, rows))
-    print(f"\nwritten to {save('pipelines', given, rows=results)}")
+    columns: dict[str, Any] = {"sampler": "sampler", "direction": "direction"}
+    for path in paths:
+        columns[f"{path}, calls"] = lambda row, path=path: row["network_calls"][path]
+        columns[f"{path}, s per image"] = lambda row, path=path: f"{median(row[f'{path}_seconds']) / len(shown):.3f}"
+    show(rows, columns | {"pipeline / direct": "pipeline_to_direct:.3f"})
+    save("pipelines", given, rows=rows)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, pipelines)

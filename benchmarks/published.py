@@ -1,7 +1,7 @@
-"""EDICT as published, in floating point: real-valued states in whatever dtype they come, no lattice.
+"""EDICT as published, with floating-point states of any dtype and without the integer lattice.
 
 Wallace, Gokul, Naik: EDICT: Exact Diffusion Inversion via Coupled Transformations, CVPR 2023, 2211.12446, equations 14
-and 15. `predict(latents, timestep)` returns the noise; it is taken to the states' dtype.
+and 15. `predict(latents, timestep)` returns the predicted noise, which is cast to the dtype of the states.
 """
 
 import math
@@ -15,7 +15,7 @@ from edict.schedule import Schedule
 def invert(
     x: torch.Tensor, y: torch.Tensor, schedule: Schedule, predict: Predict, p: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Noise the pair of float latents [N, C, H, W] along the whole schedule."""
+    """Add noise to the pair of latents, floats [N, C, H, W], along the whole schedule."""
     for i in reversed(range(schedule.num_steps)):
         a, b = _coefficients(schedule, i)
         y = (y - (1 - p) * x) / p
@@ -30,7 +30,7 @@ def invert(
 def generate(
     x: torch.Tensor, y: torch.Tensor, schedule: Schedule, predict: Predict, p: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Denoise the pair of float latents [N, C, H, W] along the whole schedule."""
+    """Denoise the pair of latents, floats [N, C, H, W], along the whole schedule."""
     for i in range(schedule.num_steps):
         a, b = _coefficients(schedule, i)
         first, second = (x, y) if i % 2 == 0 else (y, x)
@@ -43,7 +43,7 @@ def generate(
 
 
 def _coefficients(schedule: Schedule, i: int) -> tuple[float, float]:
-    """a and b of the DDIM step x' = a x + b eps."""
+    """Return a and b of the DDIM step x' = a x + b eps."""
     alpha, alpha_prev = schedule.alpha(i), schedule.alpha(i + 1)
     a = math.sqrt(alpha_prev / alpha)
     return a, math.sqrt(1 - alpha_prev) - a * math.sqrt(1 - alpha)

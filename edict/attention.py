@@ -3,7 +3,7 @@
 A row's base, regenerated under its own caption, and its edits share a batch, and for the first steps an edit attends
 as its base does. A base's rows are not touched: they take the same path through the same kernels as without control,
 so they regenerate the same integers. This requires that a row's bits do not depend on its slot, because bases and
-edits may be in any slots of a batch. UNets have this property on one CPU thread (`python -m benchmarks.slots`).
+edits may be in any slots of a batch. UNets have this property on one CPU thread (`python -m tests.campaigns.slots`).
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence

@@ -1,7 +1,7 @@
 """Check one GPU machine: the commands, the bits and the speed. Each part writes its results to a JSON file.
 
-`python -m benchmarks.gpu_check --wheels wheels`. It takes at most eight minutes. A part that fails leaves its message,
-and a part without time left is skipped. `--device cpu --small` runs all of it anywhere, with small networks.
+`python -m benchmarks.gpu_check --wheels wheels`. It takes at most eight minutes. If a part fails, its result is the
+message. Parts without time left are skipped. `--device cpu --small` runs all of it anywhere, with small networks.
 """
 
 import argparse
@@ -49,7 +49,7 @@ def main() -> int:
         wheels, site = Path(folder, "wheels"), Path(folder, "site")
         unpack(given.wheels, wheels)
         if lacking := missing(wheels):
-            print(f"This machine lacks {', '.join(lacking)}. Install them, or add their wheels to {given.wheels}")
+            print(f"This machine lacks {', '.join(lacking)}. Install them, or add their wheels to {given.wheels}.")
             return 2
         install(wheels, site)
         minutes = given.minutes - (time.monotonic() - began) / 60

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers.utils import logging as transformers_logging
 
+from benchmarks.harness import differing_integers
 from edict import EDICT, Pair
 from edict.lattice import to_lattice
 from edict.samplers import resolved, sampling
@@ -44,9 +45,9 @@ def latents(model: EDICT, count: int, executed: int, sampler: str = "edict") -> 
     config = model.direct.vae.config
     side = model.size // 2 ** (len(config.block_out_channels) - 1)
     size = (count, config.latent_channels, side, side)
-    drawn = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(model.device)
+    noise = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(model.device)
     end = model.model.clean()
-    x = to_lattice(drawn, end.scale(0), BITS)
+    x = to_lattice(noise, end.scale(0), BITS)
     clean = Pair(x, x.clone(), end, 0, resolved(sampling(guidance_scale=GUIDANCE, bits=BITS), 0), count)
     return model.prepare(clean, sampling(steps=STEPS, strength=executed / STEPS, guidance_scale=GUIDANCE, name=sampler))
 
@@ -90,13 +91,13 @@ def round_trip(model: EDICT, count: int, executed: int, sampler: str = "edict") 
     def regenerated(slots: Sequence[int]) -> int:
         again, more = model.integrate(noise, texts, start.position, slots=slots)
         faults.update(more)
-        return int((again.x != start.x).sum() + (again.y != start.y).sum())
+        return differing_integers(again, start)
 
     return {
         "batch": count,
         "steps": start.position,
         "integers": 2 * start.x.numel(),
-        "changed by the inversion": int((noise.x != start.x).sum() + (noise.y != start.y).sum()),
+        "changed by the inversion": differing_integers(noise, start),
         "differing": regenerated(range(count)),
         "differing in reversed slots": regenerated([*reversed(range(count))]),
         "faults": [f"{type(fault).__name__}: {fault}" for fault in faults.values()],
@@ -107,10 +108,10 @@ def in_another_process(path: Path | None, device: str, count: int) -> dict[str, 
     """Predict with the model at `path` in a new process, in every dtype. Return the sha256 of each prediction."""
     program = f"from {__name__} import print_digests; print_digests()"
     arguments = [str(path or "default"), device, str(count)]
-    said = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-c", program, *arguments], cwd=Path(__file__).parents[2], stdout=subprocess.PIPE, check=True
     ).stdout
-    found: dict[str, str] = json.loads(said.splitlines()[-1])
+    found: dict[str, str] = json.loads(output.splitlines()[-1])
     return found
 
 

@@ -14,7 +14,8 @@ import torch
 from benchmarks.gpu_check import bits
 from benchmarks.gpu_check.commands import commands
 from benchmarks.gpu_check.shapes import load
-from benchmarks.gpu_check.speed import BATCH, BATCHES, Speed, message, name_of, parts, product_rates
+from benchmarks.gpu_check.speed import BATCH, BATCHES, Speed, message, parts, product_rates
+from benchmarks.harness import dtype_name
 from edict import EDICT
 from jobs.evaluation import record
 from pipeline.profiling import reset_memory_peak, seconds_of, timed
@@ -24,7 +25,7 @@ Found = dict[str, Any]
 
 
 class OutOfTime(BaseException):
-    """The time limit passed within a part. Not an Exception, because a compiler would take it for its own failure."""
+    """The time limit passed within a part. It is not an Exception, because a compiler would catch it."""
 
 
 class Check:
@@ -40,7 +41,7 @@ class Check:
         began = time.monotonic()
         result: Any
         if (left := self.deadline - began) <= 0:
-            result = {"skipped": "the time was up"}
+            result = {"skipped": "no time is left"}
         else:
             signal.setitimer(signal.ITIMER_REAL, left)
             try:
@@ -69,7 +70,7 @@ def check(given: argparse.Namespace, began: float) -> int:
     """Run every part. Return the exit status, which is 1 if a part failed."""
     on_cuda = given.device == "cuda"
     if on_cuda and not torch.cuda.is_available():
-        print("torch finds no CUDA device. Run on a machine with one, or with --device cpu --small")
+        print("torch finds no CUDA device. Use a machine with one, or add --device cpu --small.")
         return 2
     bits.set_threads(given.device)
     signal.signal(signal.SIGALRM, stop)
@@ -99,12 +100,12 @@ def check_bits(run: Check, folder: Path) -> None:
             model = bits.load(path, dtype, given.device)
             return bits.independence(model, count) | {"round trip": bits.round_trip(model, count, 2)}
 
-        run.attempt("bits", name_of(dtype), measure=measure)
+        run.attempt("bits", dtype_name(dtype), measure=measure)
 
     def restarted() -> Found:
         again = bits.in_another_process(path, given.device, count)
         return {
-            name_of(dtype): again[str(dtype)] == run.found["bits"][name_of(dtype)].get("sha256")
+            dtype_name(dtype): again[str(dtype)] == run.found["bits"][dtype_name(dtype)].get("sha256")
             for dtype in bits.DTYPES
         }
 
@@ -115,7 +116,7 @@ def check_speed(run: Check, folder: Path) -> None:
     """Measure networks of the published sizes."""
     given, on_cuda = run.given, run.given.device == "cuda"
     rates = run.attempt("matmul, TFLOP/s", measure=lambda: product_rates(given.device, 64 if given.small else 8192))
-    models: dict[Any, EDICT] = {}  # It has only the last one.
+    models: dict[Any, EDICT] = {}  # only the last one
     speed = Speed(rates, BATCHES[:2], seconds_of) if given.small else Speed(rates, BATCHES, timed)
     for part in parts(speed, on_cuda):
         found = run.found.setdefault("shapes", {}).setdefault(part.shape, {})
@@ -150,7 +151,7 @@ def machine(device: str) -> Found:
 
 
 def stop(*_: object) -> None:
-    raise OutOfTime("the time was up")
+    raise OutOfTime("the time limit passed")
 
 
 def tables(found: Found) -> Iterator[str]:
@@ -163,7 +164,7 @@ def tables(found: Found) -> Iterator[str]:
             rows = result if isinstance(result, list) else [result]
             kind = name if name in ("size", "batches", "other parts", "step") else "variants"
             kinds[kind] += [{"shape": shape, "part": name, **row} for row in rows]
-    for kind, rows in kinds.items():  # Each has at least a row with the reason for its absence.
+    for kind, rows in kinds.items():  # Each has at least one row, with the reason if there is no result.
         rows = [flat(row) for row in rows]
         head = [name for name in dict.fromkeys(name for row in rows for name in row) if not name.endswith("sha256")]
         yield f"{kind}\n\n" + record.table(head, [[cell(row.get(name, "")) for name in head] for row in rows])

@@ -34,14 +34,14 @@ def command(*arguments: str, folder: Path) -> Found:
         text=True,
     )
     try:
-        said, _ = process.communicate()
-    except BaseException:  # A time limit is not an Exception.
-        process.terminate()  # The command then stops its Ray.
+        output, _ = process.communicate()
+    except BaseException:  # The time limit (OutOfTime) is not an Exception.
+        process.terminate()  # The command then stops Ray.
         process.wait()
         raise
     if process.returncode:
-        raise RuntimeError(f"edict {' '.join(arguments)}: exit status {process.returncode}: {said}")
-    return {"seconds": time.monotonic() - began, "output": said.splitlines()[-20:]}
+        raise RuntimeError(f"edict {' '.join(arguments)}: exit status {process.returncode}: {output}")
+    return {"seconds": time.monotonic() - began, "output": output.splitlines()[-20:]}
 
 
 def write_specs(folder: Path, *, gpus: float, count: int, steps: int) -> None:

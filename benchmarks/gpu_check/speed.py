@@ -18,7 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks import published
 from benchmarks.gpu_check.bits import GUIDANCE, STEPS, captions, independence, latents, round_trip
 from benchmarks.gpu_check.shapes import SHAPES
-from benchmarks.gpu_check.variants import VARIANTS, answered, forward_as
+from benchmarks.gpu_check.variants import VARIANTS, forward_as, repeating
+from benchmarks.harness import dtype_name
 from edict import EDICT
 from edict.determinism import tf32
 from edict.integration import Integration, solve
@@ -40,7 +41,7 @@ def product_rates(device: str, side: int) -> Found:
         for rounded in (False, True) if dtype == torch.float32 else (False,):
             with tf32(rounded):
                 seconds = timed(partial(torch.mm, a, b), a.device)
-            rates["TF32" if rounded else name_of(dtype)] = 2 * side**3 / seconds / 1e12
+            rates["TF32" if rounded else dtype_name(dtype)] = 2 * side**3 / seconds / 1e12
     return rates
 
 
@@ -65,9 +66,9 @@ def best(found: Found) -> int:
 
 @dataclass(frozen=True)
 class Speed:
-    """The measurements of a model; `found` has the parts that were measured before.
+    """The measurements of a model. `found` has the results of the parts that were measured before.
 
-    `rates` are those of `product_rates`, `sizes` the batches to try, and `timed` returns the seconds of a call.
+    `rates` is the result of `product_rates`. `sizes` are the batch sizes to try. `timed` returns the seconds of a call.
     """
 
     rates: Found
@@ -118,7 +119,7 @@ class Speed:
                 "batch": count,
                 "seconds per call": seconds,
                 "TFLOP/s": tflops,
-                "of the matmul": tflops / self.rates[name_of(model.network.dtype)],
+                "of the matmul": tflops / self.rates[dtype_name(model.network.dtype)],
                 "network, seconds per image": CALLS * seconds / count,
             }
             rows.append(row | {"peak GiB": memory_peak(model.device) / 2**30})
@@ -171,7 +172,7 @@ class Speed:
             return self.timed(lambda: solve(Integration(pair, 0), predict), model.device) / pair.position
 
         whole = seconds()
-        with forward_as(model.network, answered):
+        with forward_as(model.network, repeating):
             rest = seconds()
         return {
             "batch": len(pair),
@@ -198,7 +199,7 @@ class Speed:
                 **{name: value for name, value in independence(model, count).items() if name != "batch"},
                 **round_trip(model, count, 2),
             }
-        plain = found.get(f"{name_of(model.network.dtype)}, eager", measured)
+        plain = found.get(f"{dtype_name(model.network.dtype)}, eager", measured)
         faster = plain["network, seconds per image"] / measured["network, seconds per image"]
         return measured | {"times as fast as eager": faster, "bits of eager": plain["sha256"] == measured["sha256"]}
 
@@ -209,8 +210,8 @@ class Speed:
         x = pair.to_float()[0].to(model.network.dtype)
         text, empty = model.direct.condition(captions(1)), model.direct.unconditional()
 
-        def predict(given: torch.Tensor, timestep: float) -> torch.Tensor:
-            without, with_text = (model.direct.predict(given, timestep, of) for of in (empty, text))
+        def predict(latents: torch.Tensor, timestep: float) -> torch.Tensor:
+            without, with_text = (model.direct.predict(latents, timestep, of) for of in (empty, text))
             return without + GUIDANCE * (with_text - without)
 
         p = float(parameters(pair.sampling)["p"])
@@ -237,7 +238,7 @@ def parts(speed: Speed, on_cuda: bool) -> Iterator[Part]:
     """Yield the parts by importance, with compilation last, because it takes minutes."""
 
     def variant(shape: str, dtype: torch.dtype, *names: str) -> Part:
-        name = ", ".join([name_of(dtype), *(names or ["eager"])])
+        name = ", ".join([dtype_name(dtype), *(names or ["eager"])])
         return Part(shape, dtype, name, partial(speed.varied, names=names))
 
     half, full = torch.bfloat16, torch.float32
@@ -253,7 +254,7 @@ def parts(speed: Speed, on_cuda: bool) -> Iterator[Part]:
         if on_cuda:
             yield variant(shape, half, "cuDNN attention")
     for dtype in (torch.float64, full):
-        yield Part("sd15", dtype, f"as published, {name_of(dtype)}", speed.as_published)
+        yield Part("sd15", dtype, f"as published, {dtype_name(dtype)}", speed.as_published)
     yield variant("sd15", torch.float16)
     yield variant("sd15", full)
     if on_cuda:
@@ -262,10 +263,6 @@ def parts(speed: Speed, on_cuda: bool) -> Iterator[Part]:
             yield variant(shape, half, "compile")
             if shape in convolutional:
                 yield variant(shape, half, "channels_last", "compile")
-
-
-def name_of(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
 
 
 def message(error: BaseException) -> str:

@@ -30,14 +30,14 @@ def compiled(network: nn.Module) -> AbstractContextManager[None]:
     return forward_as(network, lambda forward: torch.compile(forward, **COMPILE_KWARGS))
 
 
-def answered(forward: Forward) -> Forward:
-    """Return the first prediction for every call: a step then has everything but the network."""
-    answers: list[Any] = []
+def repeating(forward: Forward) -> Forward:
+    """Return the first prediction for every call. A step then has everything except the network."""
+    first: list[Any] = []
 
-    def call(*given: Any, **named: Any) -> Any:
-        if not answers:
-            answers.append(forward(*given, **named))
-        return answers[0]
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if not first:
+            first.append(forward(*args, **kwargs))
+        return first[0]
 
     return call
 

@@ -1,6 +1,6 @@
-"""Comparison of the samplers on the default model and the integer lattice: edict, bdia and obelm, which are exact,
-and ddim and ddim_euler, which are not.
+"""Comparison of the samplers on the shipped model: edict, bdia and obelm, which are exact, ddim and ddim_euler.
 
-A program a measurement, each of which writes benchmarks/results/samplers/NAME.json; `python -m benchmarks.samplers`
-prints the tables of docs/comparison.md from these, and draws its plots.
+Each measurement is a program that writes benchmarks/results/samplers/NAME.json: cost, edits, generation, obelm and
+round_trips. `python -m benchmarks.samplers` prints the tables of docs/comparison.md from these files, and draws its
+plots.
 """

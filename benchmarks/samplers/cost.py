@@ -1,30 +1,32 @@
-"""What a picture costs by each sampler: calls of the network, counted at the network, and seconds, side by side.
+"""Cost of an image by each sampler: network calls, counted at the network, and seconds.
 
 `python -m benchmarks.samplers.cost`. The samplers take turns, round after round, on the same batch.
 """
 
 import time
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from itertools import product
+from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 
-from benchmarks.record import numbers, parser, save
+from benchmarks.harness import alternate, program, ratios, run, save
+from benchmarks.samplers import tables
 from benchmarks.samplers.drawings import drawings
 from edict import EDICT, Pair
 from edict.samplers import SAMPLERS, sampling
-from jobs.evaluation.record import table
 
 DIRECTIONS = ("inversion", "generation")
 
 
 @contextmanager
 def counted(network: torch.nn.Module) -> Iterator[Counter[str]]:
-    """How often a network is called meanwhile, and on how many rows of batches in all."""
+    """Count the `calls` of a network within the block, and the `rows` of their batches."""
     counts = Counter[str]()
 
     def count(_: torch.nn.Module, __: object, output: Any) -> None:
@@ -38,72 +40,59 @@ def counted(network: torch.nn.Module) -> Iterator[Counter[str]]:
         hook.remove()
 
 
-def there_and_back(model: EDICT, start: Pair, captions: list[str]) -> Iterator[str]:
-    """Each direction's name, when it is done. A fault raises."""
-    noise, lost = model.integrate(start, captions, 0)
+def round_trip(model: EDICT, start: Pair, captions: list[str]) -> Iterator[str]:
+    """Invert and generate. Yield the name of each direction when it has ended.
+
+    Raises:
+        ArithmeticError: A sample left the lattice (LatticeOverflow), or its prediction is not finite (NonFinite).
+    """
+    noise, faults = model.integrate(start, captions, 0)
     yield "inversion"
     _, more = model.integrate(noise, captions, start.position)
     yield "generation"
-    if lost or more:
-        raise next(iter((lost | more).values()))
+    if faults or more:
+        raise next(iter((faults | more).values()))
 
 
-def main() -> None:
-    arguments = parser(__doc__)
-    arguments.set_defaults(batch=8)
-    arguments.add_argument("--guidance", type=float, default=3.0)
-    arguments.add_argument("--steps", type=numbers, default=[10, 20, 50, 100], help="that calls are counted at")
-    arguments.add_argument("--timed-steps", type=int, default=20)
-    arguments.add_argument("--rounds", type=int, default=5)
-    given = arguments.parse_args()
-    torch.set_num_threads(given.threads)
+def directions(walk: Iterator[str], network: torch.nn.Module) -> dict[str, dict[str, float]]:
+    """Return the `calls`, `rows` and `seconds` of each direction of a round trip."""
+    found, began = {}, time.perf_counter()
+    with counted(network) as counts:
+        for direction in walk:
+            found[direction] = {**counts, "seconds": time.perf_counter() - began}
+            counts.clear()
+            began = time.perf_counter()
+    return found
+
+
+@program(batch=8, threads=torch.get_num_threads(), guidance=3.0, steps=[10, 20, 50, 100], timed_steps=20, rounds=5)
+def cost(given: Namespace) -> None:
     model = EDICT.from_pretrained()
     shown = [first for first, _ in drawings()[: given.batch]]
-    captions = [picture.caption for picture in shown]
-    clean = model.encode([picture.image for picture in shown])
+    captions, clean = [image.caption for image in shown], model.encode([image.image for image in shown])
 
-    def ready(name: str, steps: int, start: Pair) -> Pair:
-        return model.prepare(start, sampling(steps=steps, strength=1.0, guidance_scale=given.guidance, name=name))
+    def measure(name: str, steps: int, count: int) -> dict[str, dict[str, float]]:
+        settings = sampling(steps=steps, strength=1.0, guidance_scale=given.guidance, name=name)
+        return directions(round_trip(model, model.prepare(clean[:count], settings), captions[:count]), model.network)
 
-    counts = []
+    calls: list[dict[str, Any]] = []
     for steps, name in product(given.steps, SAMPLERS):
-        row: dict[str, Any] = {"sampler": name, "steps": steps}
-        with counted(model.network) as met:
-            for direction in there_and_back(model, ready(name, steps, clean[:1]), captions[:1]):
-                row[direction] = dict(met)
-                met.clear()
-        counts.append(row)
-    seconds: dict[tuple[str, str], list[float]] = {}
-    for _, name in product(range(given.rounds), SAMPLERS):
-        start = ready(name, given.timed_steps, clean)
-        began = time.perf_counter()
-        for direction in there_and_back(model, start, captions):
-            seconds.setdefault((name, direction), []).append((time.perf_counter() - began) / len(shown))
-            began = time.perf_counter()
-    timed = []
+        found = measure(name, steps, 1)
+        counts = {direction: {key: found[direction][key] for key in ("calls", "rows")} for direction in DIRECTIONS}
+        calls.append({"sampler": name, "steps": steps, **counts})
+    rounds = alternate(given.rounds, {name: partial(measure, name, given.timed_steps, len(shown)) for name in SAMPLERS})
+    seconds: list[dict[str, Any]] = []
     for name in SAMPLERS:
-        row = {"sampler": name, "steps": given.timed_steps}
+        row: dict[str, Any] = {"sampler": name, "steps": given.timed_steps}
         for direction in DIRECTIONS:
-            took, ddims = np.array(seconds[name, direction]), np.array(seconds["ddim", direction])
-            row[direction] = {
-                "seconds_per_image": float(np.median(took)),
-                "to_ddim": float(np.median(took / ddims)),
-                "rounds": took.tolist(),
-            }
-        timed.append(row)
-    print(table(("sampler", "steps", *DIRECTIONS), [list(row.values()) for row in counts]))
-    head = ("sampler", "steps", *(f"{what} {unit}" for what in DIRECTIONS for unit in ("s/image", "to ddim")))
-    cells = [
-        [
-            row["sampler"],
-            row["steps"],
-            *(f"{row[d][u]:.3f}" for d in DIRECTIONS for u in ("seconds_per_image", "to_ddim")),
-        ]
-        for row in timed
-    ]
-    print("\n" + table(head, cells))
-    print(f"\nwritten to {save('samplers/cost', given, calls=counts, seconds=timed)}")
+            ours, ddim = ([one[direction]["seconds"] / len(shown) for one in rounds[of]] for of in (name, "ddim"))
+            to_ddim = median(ratios(ours, ddim))
+            row[direction] = {"seconds_per_image": median(ours), "to_ddim": to_ddim, "rounds": ours}
+        seconds.append(row)
+    costs = {"calls": calls, "seconds": seconds}
+    tables.cost(costs)
+    save("samplers/cost", given, **costs)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, cost)

@@ -1,7 +1,7 @@
-"""How far two sets of pictures lie apart: the Fréchet and the kernel distance of their features, FID and KID.
+"""Distances between two sets of images: the Fréchet and the kernel distance of their features, FID and KID.
 
-Heusel et al., 1706.08500, and Bińkowski et al., 1801.01401; there the features are Inception's. Here they are those of
-the default model's own UNet, so that no figure compares with a published one.
+Heusel et al., 1706.08500, and Bińkowski et al., 1801.01401, who use the features of Inception. Here the features are
+those of the shipped model's UNet, so no figure compares with a published one.
 """
 
 from collections.abc import Sequence
@@ -12,14 +12,14 @@ from PIL import Image
 
 from edict import EDICT
 
-TIMESTEP = 1  # the last of most schedules: a picture as it is has that little noise
+TIMESTEP = 1  # the last timestep of most schedules, which has as little noise as a clean image
 
 
 @torch.inference_mode()
 def features(model: EDICT, images: Sequence[Image.Image], batch: int) -> np.ndarray:
-    """What the UNet's middle block gives of the encoded pictures at TIMESTEP under the empty caption, float64 [N, D].
+    """Return the output of the UNet's middle block for the encoded images, averaged over positions, float64 [N, D].
 
-    Averaged over its places: D is its channels, 192 of the default model's.
+    The caption is empty and the timestep is TIMESTEP. D is 192 for the shipped model.
     """
     found: list[np.ndarray] = []
 
@@ -37,14 +37,14 @@ def features(model: EDICT, images: Sequence[Image.Image], batch: int) -> np.ndar
 
 
 def standardized(features: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """[N, D] with the mean and the standard deviation of `reference` [M, D] taken out of each dimension."""
+    """Standardize each dimension of [N, D] by the mean and the standard deviation of the reference [M, D]."""
     return (features - reference.mean(0)) / reference.std(0)
 
 
 def frechet(a: np.ndarray, b: np.ndarray) -> float:
-    """The squared Fréchet distance of the Gaussians with the means and covariances of [N, D] and [M, D].
+    """Return the squared Fréchet distance of the Gaussians with the means and covariances of [N, D] and [M, D].
 
-    Of samples it is biased upwards, the more, the fewer they are for D.
+    It is biased upwards, more so for fewer samples.
     """
     of_a, of_b = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     values, vectors = np.linalg.eigh(of_a)
@@ -54,16 +54,16 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def kernel(a: np.ndarray, b: np.ndarray) -> float:
-    """The squared maximum mean discrepancy of [N, D] and [M, D] under (a . b / D + 1)^3; unbiased, so at times < 0."""
+    """Return the squared maximum mean discrepancy of [N, D] and [M, D] under (a . b / D + 1)^3.
+
+    It is unbiased, so it can be negative.
+    """
     within = [(k.sum() - np.trace(k)) / (len(k) * (len(k) - 1)) for k in (_kernel(a, a), _kernel(b, b))]
     return float(sum(within) - 2 * _kernel(a, b).mean())
 
 
 def kernel_subsets(a: np.ndarray, b: np.ndarray, *, subsets: int, size: int) -> np.ndarray:
-    """`kernel` of so many subsets of `size` of each, drawn without replacement, float64 [subsets].
-
-    Seeded: the same rows of sets of the same lengths.
-    """
+    """Return `kernel` of random subsets of `size` rows of each, drawn with one seed, float64 [subsets]."""
     draw = np.random.default_rng(0)
     drawn = [[draw.choice(len(rows), size, replace=False) for rows in (a, b)] for _ in range(subsets)]
     return np.array([kernel(a[ours], b[theirs]) for ours, theirs in drawn])

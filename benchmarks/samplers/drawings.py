@@ -1,10 +1,10 @@
-"""The held-out pictures, a drawing each once."""
+"""The held-out images, each drawing once."""
 
 from jobs.evaluation.truth import Captioned, truth
 
 
 def drawings() -> list[tuple[Captioned, Captioned]]:
-    """The two drawings of every pair, on one background, in order: what else is shipped shows these on others."""
+    """Return the two drawings of every pair, on one of the backgrounds on which they are shipped, in order."""
     pairs: dict[str, tuple[Captioned, Captioned]] = {}
     for edit in truth():
         if edit.kind != "background":

@@ -1,10 +1,11 @@
 """Edits by each sampler against their ground truth, by steps.
 
-`python -m benchmarks.samplers.edits`. Strength and guidance of each sampler are those with the least error on the
-tuning pairs of `edict eval edits --grid`, at one number of steps, and hold at every other. Errors are mean squared
-distances of 8-bit pictures on [-1, 1] pixels: to the truth, and "outside" to the same where source and truth agree.
+`python -m benchmarks.samplers.edits`. The strength and guidance scale of each sampler have the least error on the
+tuning pairs of `edict eval edits --grid` at one number of steps, and are used at every other. Errors are mean squared
+distances of 8-bit images on [-1, 1] pixels: to the truth, and "outside", where source and truth agree.
 """
 
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,28 +16,26 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.record import numbers, parser, save
+from benchmarks.harness import program, run, save
+from benchmarks.samplers import tables
 from edict import EDICT, Pair
 from edict.samplers import SAMPLERS, resolved, sampling
 from jobs.demo import KINDS
-from jobs.evaluation.edits import Edited, Setting, best, by_edict, edit_batch, interval, mean_interval
-from jobs.evaluation.record import table
+from jobs.evaluation.edits import Edited, Setting, best, by_edict, edit_batch, mean_interval
 from jobs.evaluation.truth import ReferenceEdit, outside_error, split, squared_error, truth
 
-GRID = tuple(product((0.6, 0.8, 1.0), (1.0, 3.0, 5.0)))
-"""Strengths, and guidance scales of both directions."""
+GRID = tuple(product((0.6, 0.8, 1.0), (1.0, 3.0, 5.0)))  # strengths, and guidance scales of both directions
 
 
 def spread(edits: Sequence[ReferenceEdit], per_kind: int) -> list[ReferenceEdit]:
-    """So many edits of every kind, the first of each drawings before the second of any."""
+    """Choose edits of every kind: the first of each pair of drawings before the second of any."""
     chosen = list[ReferenceEdit]()
     for kind in KINDS:
-        met = Counter[str]()
-        of_kind = list[tuple[int, ReferenceEdit]]()
+        counts, of_kind = Counter[str](), list[tuple[int, ReferenceEdit]]()
         for edit in edits:
             if edit.kind == kind:
-                of_kind.append((met[edit.drawings], edit))
-                met[edit.drawings] += 1
+                of_kind.append((counts[edit.drawings], edit))
+                counts[edit.drawings] += 1
         chosen += [edit for _, edit in sorted(of_kind, key=lambda one: one[0])[:per_kind]]
     return chosen
 
@@ -44,7 +43,7 @@ def spread(edits: Sequence[ReferenceEdit], per_kind: int) -> list[ReferenceEdit]
 def by_sampler(
     name: str, model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float
 ) -> Edited:
-    """The inversion under the source's caption and the generation under the target's by any sampler."""
+    """Invert under the source's caption and generate under the target's by any sampler."""
     settings = sampling(name=name, **start.sampling.model_dump(exclude={"name", "p", "gamma"}))
     ready = replace(start, sampling=resolved(settings, start.schedule.num_steps))
     return by_edict(model, ready, sources, targets, guidance_scale)
@@ -53,7 +52,7 @@ def by_sampler(
 def errors(
     model: EDICT, name: str, setting: Setting, edits: Sequence[ReferenceEdit], *, steps: int, batch: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """To the truth and outside, float64 [N] each, nan where an edit failed."""
+    """Return the errors to the truth and outside, float64 [N] each, NaN where an edit failed."""
     images, failed = [], list[bool]()
     for first in range(0, len(edits), batch):
         part = edits[first : first + batch]
@@ -64,40 +63,31 @@ def errors(
     return np.where(failed, np.nan, to_truth), np.where(failed, np.nan, outside_error(images, edits))
 
 
-def both(strength: float, guidance_scale: float) -> Setting:
-    """One guidance scale in both directions."""
-    return Setting(strength, guidance_scale, guidance_scale)
-
-
-def choose(
-    model: EDICT, tuning: Sequence[ReferenceEdit], *, steps: int, batch: int
-) -> tuple[dict[str, Setting], dict[str, list[dict[str, Any]]]]:
-    """The setting of each sampler, and all that were tried."""
-    tried: dict[str, list[dict[str, Any]]] = {}
+def choose(model: EDICT, tuning: Sequence[ReferenceEdit], *, steps: int, batch: int) -> dict[str, list[dict[str, Any]]]:
+    """Return the errors of the grid by sampler."""
+    grids: dict[str, list[dict[str, Any]]] = {name: [] for name in SAMPLERS}
     for name, (strength, scale) in product(SAMPLERS, GRID):
-        found, _ = errors(model, name, both(strength, scale), tuning, steps=steps, batch=batch)
-        failed = int(np.isnan(found).sum())
-        about = {"strength": strength, "guidance_scale": scale}
-        tried.setdefault(name, []).append({**about, "mse": float(found.mean()), "failed": failed})
-        print(name, tried[name][-1], flush=True)
-    least = {name: best(ones) for name, ones in tried.items()}
-    return {name: both(one["strength"], one["guidance_scale"]) for name, one in least.items()}, tried
+        found, _ = errors(model, name, Setting(strength, scale, scale), tuning, steps=steps, batch=batch)
+        row = {"strength": strength, "guidance_scale": scale, "mse": float(found.mean())}
+        grids[name].append({**row, "failed": int(np.isnan(found).sum())})
+        print(name, grids[name][-1], flush=True)
+    return grids
 
 
 def measure(
     model: EDICT, test: Sequence[ReferenceEdit], settings: dict[str, Setting], *, counts: Sequence[int], batch: int
 ) -> list[dict[str, Any]]:
-    """By steps and sampler: means and 95 % intervals by drawings, and less EDICT's, at as many steps and as many calls.
+    """Return means and 95% intervals by steps and sampler, and differences to EDICT's at as many steps and calls.
 
-    EDICT asks the network twice a step, so as many calls are half its steps.
+    EDICT calls the network twice per step, so it has as many calls at half the steps.
     """
     drawings = np.array([edit.drawings for edit in test])
     kinds = np.array([edit.kind for edit in test])
     found: dict[tuple[str, int], np.ndarray] = {}
     rows = []
     for steps, name in product(sorted(counts), SAMPLERS):
-        found[name, steps], outside = errors(model, name, settings[name], test, steps=steps, batch=batch)
-        to_truth = found[name, steps]
+        to_truth, outside = errors(model, name, settings[name], test, steps=steps, batch=batch)
+        found[name, steps] = to_truth
         row = {
             "sampler": name,
             "steps": steps,
@@ -110,46 +100,35 @@ def measure(
             "outside": mean_interval(outside, drawings),
             "kinds": {kind: float(np.nanmean(to_truth[kinds == kind])) for kind in KINDS},
         }
-        if name != "edict":
-            row["minus_edict"] = mean_interval(to_truth - found["edict", steps], drawings)
-            if ("edict", steps // 2) in found:
-                row["minus_edict_as_many_calls"] = mean_interval(to_truth - found["edict", steps // 2], drawings)
+        for key, other in (("minus_edict", steps), ("minus_edict_as_many_calls", steps // 2)):
+            if name != "edict" and ("edict", other) in found:
+                row[key] = mean_interval(to_truth - found["edict", other], drawings)
         rows.append(row)
-        print(*line(row), flush=True)
+        print(row, flush=True)
     return rows
 
 
-HEAD = ("sampler", "steps", "strength", "guidance", "failed", "truth [95 %]", "outside [95 %]", "- edict [95 %]")
-
-
-def line(row: dict[str, Any]) -> list[object]:
-    """A row as it is printed."""
-    about = [row[what] for what in ("sampler", "steps", "strength", "guidance_scale", "failed")]
-    return [*about, *(interval(row[what]) if what in row else "" for what in ("truth", "outside", "minus_edict"))]
-
-
-def main() -> None:
-    arguments = parser(__doc__)
-    arguments.set_defaults(batch=12)
-    arguments.add_argument("--per-kind", type=int, default=16, help="edits of every kind to test on")
-    arguments.add_argument("--tune", type=int, default=6, help="as with `edict eval edits`")
-    arguments.add_argument("--tune-steps", type=int, default=20, help="steps at which the settings are chosen")
-    arguments.add_argument("--steps", type=numbers, default=[10, 20, 50, 100])
-    given = arguments.parse_args()
-    torch.set_num_threads(given.threads)
+@program(batch=12, threads=torch.get_num_threads(), per_kind=16, tune=6, tune_steps=20, steps=[10, 20, 50, 100])
+def edits(given: Namespace) -> None:
     model = EDICT.from_pretrained()
-    tuning, left = split(truth(), given.tune)
-    test = spread(left, given.per_kind)
-    settings, grids = choose(model, tuning, steps=given.tune_steps, batch=given.batch)
+    tuning, rest = split(truth(), given.tune)
+    test = spread(rest, given.per_kind)
+    grids = choose(model, tuning, steps=given.tune_steps, batch=given.batch)
+    chosen = {name: best(tried) for name, tried in grids.items()}
+    settings = {name: Setting(one["strength"], *[one["guidance_scale"]] * 2) for name, one in chosen.items()}
     rows = measure(model, test, settings, counts=given.steps, batch=given.batch)
-    doing_nothing = squared_error([edit.source.image for edit in test], [edit.target.image for edit in test])
-    targets = [edit.target.image for edit in test]
-    autoencoder = squared_error(model.decode(model.encode(targets).to_float()[0]), targets)
-    ends = {"source": float(doing_nothing.mean()), "autoencoder": float(autoencoder.mean())}
-    print(table(HEAD, [line(row) for row in rows]))
-    print(f"\n{len(tuning)} pairs tuned on; {ends}")
-    print(f"written to {save('samplers/edits', given, tuned_on=len(tuning), **ends, grids=grids, rows=rows)}")
+    sources, targets = [edit.source.image for edit in test], [edit.target.image for edit in test]
+    decoded = model.decode(model.encode(targets).to_float()[0])
+    found: dict[str, Any] = {
+        "tuned_on": len(tuning),
+        "source": float(squared_error(sources, targets).mean()),
+        "autoencoder": float(squared_error(decoded, targets).mean()),
+        "grids": grids,
+        "rows": rows,
+    }
+    tables.edits(found)
+    save("samplers/edits", given, **found)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, edits)

@@ -6,6 +6,7 @@ the noise at few bits to the noise at FINE bits, in standard deviations of the l
 """
 
 import math
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -14,14 +15,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.record import numbers, parser, save
+from benchmarks.harness import program, run, save
+from benchmarks.samplers import tables
 from benchmarks.samplers.round_trips import distance
 from edict import EDICT, Pair
 from edict.integration import Predict
 from edict.samplers import SAMPLERS, sampling, two_step
 from edict.schedule import Schedule
 from jobs.evaluation.edits import Edited, Method, by_edict, mean_interval
-from jobs.evaluation.record import table
 from jobs.evaluation.truth import ReferenceEdit, split, squared_error, truth
 
 FINE = 30  # bits
@@ -133,57 +134,25 @@ def rounding(model: EDICT, edits: Sequence[ReferenceEdit], steps: int, offset: i
     }
 
 
-def main() -> None:
-    arguments = parser(__doc__)
-    arguments.add_argument("--count", type=int, default=12, help="edits, of those that `edict eval edits` chooses on")
-    arguments.add_argument("--steps", type=int, default=10)
-    arguments.add_argument("--guidance", type=numbers, default=[1, 3], help="of both directions")
-    arguments.add_argument("--offsets", type=numbers, default=[0, 1, 5, 20], help="values of steps_offset")
-    given = arguments.parse_args()
-    torch.set_num_threads(given.threads)
+@program(
+    batch=16,
+    threads=torch.get_num_threads(),
+    count=12,  # of the edits that `edict eval edits` chooses settings on
+    steps=10,
+    guidance=[1, 3],  # of both directions
+    offsets=[0, 1, 5, 20],  # values of steps_offset
+)
+def obelm(given: Namespace) -> None:
     model = EDICT.from_pretrained()
     tuning, _ = split(truth(), 6)
     edits = tuning[:: len(tuning) // given.count][: given.count]
-    limits = [limit(model, edits, given.steps, float(scale)) for scale in given.guidance]
-    head = (
-        "guidance",
-        "steps above 1",
-        "largest",
-        "limited",
-        "unlimited",
-        *(f"error {name}" for name in limits[0]["truth"]),
-    )
-    lines = [
-        [
-            row["guidance_scale"],
-            row["steps_above_1"],
-            f"{row['largest_weight']:.2f}",
-            *(f"{value:.1f}" for value in row["grey_levels"].values()),
-            *("{:.4f} [{:.4f}, {:.4f}]".format(*value) for value in row["truth"].values()),
-        ]
-        for row in limits
-    ]
-    print(table(head, lines))
-    roundings = [rounding(model, edits, given.steps, offset) for offset in given.offsets]
-    head = ("steps_offset", "last step", "last weight", "expansion", "12 bits", "16 bits")
-    print(
-        "\n"
-        + table(
-            head,
-            [
-                [
-                    row["steps_offset"],
-                    f"{row['last_step']:.4f}",
-                    f"{row['last_weight']:.4f}",
-                    f"{row['expansion']:.0f}",
-                    *(f"{value:.4f}" for value in row["to_fine"].values()),
-                ]
-                for row in roundings
-            ],
-        )
-    )
-    print(f"\nwritten to {save('samplers/obelm', given, limit=limits, rounding=roundings)}")
+    found = {
+        "limit": [limit(model, edits, given.steps, float(scale)) for scale in given.guidance],
+        "rounding": [rounding(model, edits, given.steps, offset) for offset in given.offsets],
+    }
+    tables.obelm(found)
+    save("samplers/obelm", given, **found)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, obelm)

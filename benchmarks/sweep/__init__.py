@@ -1,1 +1,1 @@
-"""Sweeps of a sampler's settings on the default model and the shipped pictures. `python -m benchmarks.sweep`."""
+"""Sweeps of the sampler's settings on the shipped model, from which docs/choosing.md comes."""

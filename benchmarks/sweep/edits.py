@@ -1,13 +1,13 @@
-"""What strength, guidance, steps and p make of EDICT's edits: their distance to the truth, and what they cost."""
+"""Effect of strength, guidance, steps and p on EDICT's edits: the distance to the truth, and the evaluations."""
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import product
 from typing import Any
 
 import numpy as np
 
-from edict import EDICT
+from edict import EDICT, Pair
 from edict.samplers import SAMPLERS, sampling
 from jobs.evaluation.edits import interval, mean_interval
 from jobs.evaluation.truth import ReferenceEdit, outside_error, squared_error
@@ -15,10 +15,10 @@ from schemas.sampling import executed
 
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 P = SAMPLERS["edict"].parameters["p"]
-MIXING = (0.90, 0.96, 0.98, 1.0)  # beside P
+MIXING = (0.90, 0.96, 0.98, 1.0)  # other values of p
 STEPS = 20  # of the whole grid
 SETTING = ("steps", "p", "inverted_at", "guidance_scale", "strength")
-COMPARED = (  # of the first, less the second
+COMPARED = (  # the first setting minus the second
     ((20, P, 1.0, 1.0, 1.0), (20, P, 3.0, 3.0, 1.0)),
     ((20, P, 1.0, 1.5, 1.0), (20, P, 1.0, 1.0, 1.0)),
     ((20, P, 1.0, 2.0, 0.8), (20, P, 3.0, 3.0, 0.8)),
@@ -32,22 +32,22 @@ COMPARED = (  # of the first, less the second
     *(((50, p, 1.0, 1.0, 1.0), (50, P, 1.0, 1.0, 1.0)) for p in MIXING),
     *(((20, p, 3.0, 3.0, 0.8), (20, P, 3.0, 3.0, 0.8)) for p in MIXING),
 )
-HEAD = (
-    "steps",
-    "p",
-    "inverted at guidance",
-    "edited at",
-    "strength",
-    "to the truth [95 %]",
-    "outside [95 %]",
-    "failed",
-    "evaluations of the inversion",
-    "of the edit",
-)
+COLUMNS: dict[str, Any] = {
+    "steps": "steps",
+    "p": "p:g",
+    "inverted at guidance": "inverted_at:g",
+    "edited at": "guidance_scale:g",
+    "strength": "strength:g",
+    "to the truth [95%]": lambda row: interval(row["truth"]),
+    "outside [95%]": lambda row: interval(row["outside"]),
+    "failed": "failed",
+    "evaluations of the inversion": lambda row: row["evaluations"][0],
+    "of the edit": lambda row: row["evaluations"][1],
+}
 
 
-def tries() -> list[dict[str, Any]]:
-    """By steps, p, and the guidance of the inversion."""
+def settings() -> list[dict[str, Any]]:
+    """Return the steps, p and guidance scale of each inversion."""
     grid = [(STEPS, P, guidance) for guidance in (1.0, 2.0, 3.0, 5.0, 7.0)]
     mixing = [(steps, p, guidance) for steps, guidance in ((20, 1.0), (20, 3.0), (50, 1.0), (50, 3.0)) for p in MIXING]
     lines = [(10, P, 1.0), (10, P, 3.0), (50, P, 1.0), (50, P, 3.0)]
@@ -55,7 +55,7 @@ def tries() -> list[dict[str, Any]]:
 
 
 def branches(steps: int, p: float, inverted_at: float) -> list[tuple[float, float]]:
-    """Strengths and guidance of the edits that are made from one inversion."""
+    """Return the strengths and guidance scales of the edits from one inversion."""
     if p != P:
         return [(1.0 if inverted_at == 1 else 0.8, inverted_at)]
     strengths = STRENGTHS if steps == STEPS else (0.6, 0.8, 0.9, 1.0)
@@ -67,64 +67,66 @@ def branches(steps: int, p: float, inverted_at: float) -> list[tuple[float, floa
     return found
 
 
+def errors(
+    model: EDICT, edited: Pair, edits: Sequence[ReferenceEdit], faults: Collection[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the errors of edits to the truth and outside, float64 [N] each, NaN where an edit failed."""
+    images, failed = model.decode(edited.to_float()[0]), np.isin(np.arange(len(edits)), [*faults])
+    to_truth, outside = squared_error(images, [edit.target.image for edit in edits]), outside_error(images, edits)
+    return np.where(failed, np.nan, to_truth), np.where(failed, np.nan, outside)
+
+
 def measure(
     model: EDICT, edits: Sequence[ReferenceEdit], one: dict[str, Any], given: Namespace
 ) -> list[dict[str, Any]]:
-    """Edits that branch off one inversion at full strength on its way up: at a strength s, after its first s * steps.
+    """Measure the edits that branch off one inversion at full strength. Intervals resample the drawings.
 
-    Errors are mean squared distances to the truth, nan where an edit failed; intervals are of the drawings.
+    An edit of strength s branches off after the first s * steps of the inversion.
     """
     steps, inverted_at = one["steps"], one["inverted_at"]
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
     pair = model.encode([edit.source.image for edit in edits])
     pair = model.prepare(pair, sampling(steps=steps, strength=1.0, guidance_scale=inverted_at, p=one["p"]), given.batch)
     drawings = np.array([edit.drawings for edit in edits])
-    rows, lost = [], set[int]()
+    rows, failed = [], set[int]()
     for strength, guidance_scale in sorted(branches(**one)):
         ran = executed(steps, strength)
         if pair.position > steps - ran:
             pair, faults = model.integrate(pair, sources, steps - ran)
-            lost |= faults.keys()
-        edited, met = model.integrate(pair, targets, steps, guidance_scale=guidance_scale)
-        pictures = model.decode(edited.to_float()[0])
-        failed = np.isin(np.arange(len(edits)), [*lost, *met])
-        errors = np.where(failed, np.nan, squared_error(pictures, [edit.target.image for edit in edits]))
+            failed |= faults.keys()
+        edited, faults = model.integrate(pair, targets, steps, guidance_scale=guidance_scale)
+        to_truth, outside = errors(model, edited, edits, failed | faults.keys())
         calls = len(SAMPLERS[pair.sampling.name].evaluated_steps(pair.schedule, steps - ran, steps))
         rows.append(
             {
                 **one,
                 "guidance_scale": guidance_scale,
                 "strength": strength,
-                "truth": mean_interval(errors, drawings),
-                "outside": mean_interval(np.where(failed, np.nan, outside_error(pictures, edits)), drawings),
-                "failed": int(failed.sum()),
+                "truth": mean_interval(to_truth, drawings),
+                "outside": mean_interval(outside, drawings),
+                "failed": int(np.isnan(to_truth).sum()),
                 "evaluations": [calls * (1 if scale == 1 else 2) for scale in (inverted_at, guidance_scale)],
-                "errors": errors.round(5).tolist(),
+                "errors": to_truth.round(5).tolist(),
             }
         )
     return rows
 
 
-def compare(rows: Sequence[dict[str, Any]], drawings: Sequence[str]) -> list[dict[str, Any]]:
-    """The error to the truth at the first setting of COMPARED less that at the second; `drawings` are the edits'."""
-    errors = {tuple(row[name] for name in SETTING): np.array(row["errors"], dtype=float) for row in rows}
+def compare(rows: Sequence[dict[str, Any]], edits: Sequence[ReferenceEdit]) -> list[dict[str, Any]]:
+    """Return the differences of the errors to the truth between the two settings of each of COMPARED."""
+    found = {tuple(row[name] for name in SETTING): np.array(row["errors"], dtype=float) for row in rows}
+    drawings = np.array([edit.drawings for edit in edits])
     return [
         {
             "of": dict(zip(SETTING, first, strict=True)),
             "less": dict(zip(SETTING, second, strict=True)),
-            "truth": mean_interval(errors[first] - errors[second], np.array(drawings)),
+            "truth": mean_interval(found[first] - found[second], drawings),
         }
         for first, second in COMPARED
     ]
 
 
 def unedited(edits: Sequence[ReferenceEdit]) -> tuple[float, float, float]:
-    """The distance of the sources to the truth: what doing nothing comes to."""
-    errors = squared_error([edit.source.image for edit in edits], [edit.target.image for edit in edits])
-    return mean_interval(errors, np.array([edit.drawings for edit in edits]))
-
-
-def line(row: dict[str, Any]) -> list[object]:
-    """A row as it is printed."""
-    settings = [row["steps"], *(f"{row[name]:g}" for name in ("p", "inverted_at", "guidance_scale", "strength"))]
-    return [*settings, interval(row["truth"]), interval(row["outside"]), row["failed"], *row["evaluations"]]
+    """Return the distance of the sources to the truth."""
+    distances = squared_error([edit.source.image for edit in edits], [edit.target.image for edit in edits])
+    return mean_interval(distances, np.array([edit.drawings for edit in edits]))

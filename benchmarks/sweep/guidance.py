@@ -1,4 +1,4 @@
-"""What limiting guidance to an interval of noise levels makes of EDICT's edits (Kynkaanniemi et al., 2404.07724)."""
+"""Effect of guidance in an interval of noise levels on EDICT's edits (Kynkäänniemi et al., 2404.07724)."""
 
 from argparse import Namespace
 from collections.abc import Sequence
@@ -7,82 +7,61 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.sweep.edits import errors
 from edict import EDICT
 from edict.samplers import SAMPLERS, sampling
 from jobs.evaluation.edits import interval, mean_interval
-from jobs.evaluation.truth import ReferenceEdit, outside_error, squared_error
+from jobs.evaluation.truth import ReferenceEdit
 from jobs.preview import evaluations
 from schemas.sampling import executed
 
 STEPS, STRENGTHS = 20, (0.8, 1.0)
 INTERVALS = (None, [0.28, 5.42], [0.28, 2.9], [0.28, 1.5], [1.0, 5.42])
-HEAD = (
-    "guidance",
-    "noise levels",
-    "strength",
-    "to the truth [95 %]",
-    "less everywhere's [95 %]",
-    "outside [95 %]",
-    "drift",
-    "evaluations of the inversion",
-    "of the edit",
-)
+COLUMNS: dict[str, Any] = {
+    "guidance": "guidance_scale:g",
+    "noise levels": lambda row: row["interval"] or "all",
+    "strength": "strength:g",
+    "to the truth [95%]": lambda row: interval(row["truth"]),
+    "minus that of all levels [95%]": lambda row: interval(row["less"]),
+    "outside [95%]": lambda row: interval(row["outside"]),
+    "drift": "drift:.4f",
+    "evaluations of the inversion": lambda row: row["evaluations"][0],
+    "of the edit": lambda row: row["evaluations"][1],
+}
 
 
-def tries() -> list[dict[str, Any]]:
-    """By guidance, of both directions."""
+def settings() -> list[dict[str, Any]]:
+    """Return the guidance scales of both directions."""
     return [{"guidance_scale": 3.0}]
 
 
 def measure(
     model: EDICT, edits: Sequence[ReferenceEdit], one: dict[str, Any], given: Namespace
 ) -> list[dict[str, Any]]:
-    """Edits within each interval, which both directions have; `less` is the paired difference to those without any."""
+    """Measure edits whose directions both have guidance only in an interval."""
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
-    truth = [edit.target.image for edit in edits]
     drawings = np.array([edit.drawings for edit in edits])
     clean = model.encode([edit.source.image for edit in edits])
     everywhere, rows = dict[float, np.ndarray](), list[dict[str, Any]]()
     for limits, strength in product(INTERVALS, STRENGTHS):
-        start = model.prepare(
-            clean,
-            sampling(steps=STEPS, strength=strength, guidance_scale=one["guidance_scale"], guidance_interval=limits),
-            given.batch,
-        )
-        noise, lost = model.integrate(start, sources, 0)
-        edited, met = model.integrate(noise, targets, start.position)
-        pictures = model.decode(edited.to_float()[0])
-        failed = np.isin(np.arange(len(edits)), [*lost, *met])
-        errors = np.where(failed, np.nan, squared_error(pictures, truth))
+        settings = sampling(steps=STEPS, strength=strength, **one, guidance_interval=limits)
+        start = model.prepare(clean, settings, given.batch)
+        noise, faults = model.integrate(start, sources, 0)
+        edited, more = model.integrate(noise, targets, start.position)
+        to_truth, outside = errors(model, edited, edits, faults | more)
         depth, sampler = executed(STEPS, strength), SAMPLERS[start.sampling.name]
-        outside = start.schedule.outside(limits)
+        timesteps = [sampler.evaluated_timesteps(start.schedule, *ends) for ends in ((depth, 0), (0, depth))]
+        unguided = start.schedule.outside(limits)
         rows.append(
             {
                 **one,
                 "interval": limits,
                 "strength": strength,
-                "truth": mean_interval(errors, drawings),
-                "less": mean_interval(errors - everywhere.setdefault(strength, errors), drawings),
-                "outside": mean_interval(np.where(failed, np.nan, outside_error(pictures, edits)), drawings),
+                "truth": mean_interval(to_truth, drawings),
+                "less": mean_interval(to_truth - everywhere.setdefault(strength, to_truth), drawings),
+                "outside": mean_interval(outside, drawings),
                 "drift": float(noise.drift().mean()),
-                "evaluations": [
-                    evaluations(sampler.evaluated_timesteps(start.schedule, *ends), outside, one["guidance_scale"])
-                    for ends in ((depth, 0), (0, depth))
-                ],
+                "evaluations": [evaluations(of, unguided, one["guidance_scale"]) for of in timesteps],
             }
         )
     return rows
-
-
-def line(row: dict[str, Any]) -> list[object]:
-    """A row as it is printed."""
-    limits = "all" if row["interval"] is None else "{:g} to {:g}".format(*row["interval"])
-    figures = [interval(row[name]) for name in ("truth", "less", "outside")]
-    return [
-        f"{row['guidance_scale']:g}",
-        limits,
-        f"{row['strength']:g}",
-        *figures,
-        f"{row['drift']:.4f}",
-        *row["evaluations"],
-    ]

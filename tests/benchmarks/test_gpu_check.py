@@ -28,7 +28,7 @@ def failures(found: Any) -> Iterator[str]:
             yield from failures(value)
 
 
-def test_all_of_it_runs_on_a_cpu_with_small_networks(tmp_path: Path) -> None:
+def test_gpu_check_runs_on_a_cpu_with_small_networks(tmp_path: Path) -> None:
     output = tmp_path / "found.json"
     given = ["--device", "cpu", "--small", "--minutes", "60", "--output", str(output)]
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
@@ -44,17 +44,17 @@ def test_all_of_it_runs_on_a_cpu_with_small_networks(tmp_path: Path) -> None:
         assert found["shapes"][shape]["bfloat16, eager"]["differing"] == 0
 
 
-def test_a_machine_gets_what_the_packages_need() -> None:
+def test_wheels_satisfy_all_requirements() -> None:
     """The wheels and the preinstalled packages satisfy all requirements of the present versions."""
-    there = {canonicalize_name(name) for name in (*PACKAGES, *PREINSTALLED, *UNUSED)}
-    needed = set[str]()
+    provided = {canonicalize_name(name) for name in (*PACKAGES, *PREINSTALLED, *UNUSED)}
+    required = set[str]()
     for package in ("edict-pipeline", *PACKAGES):
         requirements = [Requirement(line.replace("ray[default]", "ray")) for line in requires(package) or ()]
-        needed |= {one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})}
-    assert set(map(canonicalize_name, needed)) <= there
+        required |= {one.name for one in requirements if one.marker is None or one.marker.evaluate({"extra": ""})}
+    assert set(map(canonicalize_name, required)) <= provided
 
 
-def test_a_packed_wheel_lacks_what_is_not_needed_and_is_installable(tmp_path: Path) -> None:
+def test_packed_wheel_is_slim_and_installable(tmp_path: Path) -> None:
     wheel = tmp_path / "ray-1-py3-none-any.whl"
     with ZipFile(wheel, "w") as content:
         content.writestr("ray/__init__.py", "core = 1\n")
@@ -72,7 +72,7 @@ def test_a_packed_wheel_lacks_what_is_not_needed_and_is_installable(tmp_path: Pa
     assert missing(tmp_path / "wheels") == []
 
 
-def test_what_a_machine_lacks_is_named(tmp_path: Path) -> None:
+def test_missing_packages_are_named(tmp_path: Path) -> None:
     (tmp_path / "torch-2-py3-none-any.whl").touch()
     given = ["-S", "-m", "benchmarks.gpu_check", "--wheels", str(tmp_path)]  # -S excludes installed packages.
     result = subprocess.run([sys.executable, *given], cwd=ROOT, capture_output=True, text=True)

@@ -24,7 +24,6 @@ from PIL import Image, ImageOps
 from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
-from benchmarks.slots import compare
 from edict import EDICT, Control, ModelError, Pair
 from edict.attention import find, split
 from edict.checkpoint import DEFAULT, LoRA, locate_lora, read_index, weights_digest
@@ -33,6 +32,7 @@ from edict.models import MODELS, describe
 from edict.models.flux import pack, unpack
 from edict.samplers import SAMPLERS, sampling
 from edict.schedule import FLOW_END, NOISE_SCHEDULERS, schedule
+from tests.campaigns.slots import compare
 from tests.edict.checkpoints import KINDS, NOISE, Folder
 
 TEXTS = ["a red heart", "dog face"]
@@ -515,7 +515,7 @@ def test_an_interval_needs_classifier_free_guidance(folder: Folder, images: list
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_prediction_does_not_depend_on_the_other_samples(folder: Folder, kind: str) -> None:
-    """It depends only on the slot: `python -m benchmarks.slots` has every batch size."""
+    """It depends only on the slot: `python -m tests.campaigns.slots` has every batch size."""
     _, slots_with_influence = compare(EDICT.from_pretrained(folder(kind)), 3, 1.0)
     assert slots_with_influence == 0
 

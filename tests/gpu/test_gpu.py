@@ -30,7 +30,7 @@ def model() -> EDICT:
 
 @pytest.mark.parametrize("dtype", bits.DTYPES)
 @pytest.mark.parametrize("sampler", ["edict", "bdia", "obelm"])
-def test_the_round_trip_is_exact(dtype: torch.dtype, sampler: str) -> None:
+def test_round_trip_is_exact(dtype: torch.dtype, sampler: str) -> None:
     model = EDICT.from_pretrained(dtype=dtype, device="cuda")
     found = bits.round_trip(model, 16, 4, sampler)
     assert found["differing"] == 0 and found["faults"] == []
@@ -38,14 +38,14 @@ def test_the_round_trip_is_exact(dtype: torch.dtype, sampler: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", bits.DTYPES)
-def test_bits_depend_on_neither_the_neighbours_nor_the_process(dtype: torch.dtype) -> None:
+def test_bits_depend_neither_on_other_samples_nor_on_the_process(dtype: torch.dtype) -> None:
     found = bits.independence(EDICT.from_pretrained(dtype=dtype, device="cuda"), 16)
     assert found["called again"] == found["with other neighbours"] == 0
     assert bits.in_another_process(None, "cuda", 16)[str(dtype)] == found["sha256"]
 
 
-def test_a_recovered_lack_of_memory_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(determinism, "_algorithm_changed", Event())  # The other tests of this process continue.
+def test_memory_shortage_that_torch_recovers_from_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(determinism, "_algorithm_changed", Event())  # Other tests of this process need the original.
     device = torch.device("cuda")
     with enough_memory(device):
         torch.zeros(8, device=device)
@@ -54,28 +54,28 @@ def test_a_recovered_lack_of_memory_is_an_error(monkeypatch: pytest.MonkeyPatch)
         torch.empty(2**46, dtype=torch.uint8, device=device)
 
 
-def test_a_commit_names_the_gpu_and_its_libraries() -> None:
+def test_commit_has_the_gpu_and_its_libraries() -> None:
     assert processor("cuda").endswith(f", {torch.cuda.get_device_properties().multi_processor_count} SMs")
     assert {"cuda", "cudnn", "torch"} <= versions("cuda").keys()
 
 
-def test_no_step_waits_for_the_gpu_under_attention_control(model: EDICT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_attention_control_does_not_synchronize_with_the_gpu(model: EDICT, monkeypatch: pytest.MonkeyPatch) -> None:
     noise, _ = model.integrate(bits.latents(model, 2, 4), bits.captions(2), 0)
     generate = attention.generate
 
-    def without_waiting(*given: Any, **named: Any) -> Any:
+    def without_synchronizing(*args: Any, **kwargs: Any) -> Any:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return generate(*given, **named)
+            return generate(*args, **kwargs)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(attention, "generate", without_waiting)
+    monkeypatch.setattr(attention, "generate", without_synchronizing)
     _, faults = model.edit(noise, bits.captions(2), [["a blue heart on a red background"], []], control=Control())
     assert not faults
 
 
-def test_the_check_runs_to_its_end(tmp_path: Path) -> None:
+def test_gpu_check_completes(tmp_path: Path) -> None:
     output = tmp_path / "found.json"
     given = ["--small", "--output", str(output)]
     subprocess.run([sys.executable, "-m", "benchmarks.gpu_check", *given], cwd=ROOT, env=os.environ, check=True)

@@ -1,8 +1,8 @@
-"""A run of the random campaign; all 200 are `python -m benchmarks.campaign`."""
+"""A run of the random campaign; all 200 are `python -m tests.campaigns.kills`."""
 
 from pathlib import Path
 
-from benchmarks.campaign import campaign
+from tests.campaigns.kills import campaign
 
 SEEDS = (33,)  # it kills a worker and a raylet, with its store on S3
 

@@ -17,7 +17,6 @@ import pytest
 import ray
 
 import pipeline.store.checkpoint
-from benchmarks.contents import contents
 from jobs.launch import run_spec
 from pipeline import run
 from pipeline.inspect.status import status
@@ -27,6 +26,7 @@ from pipeline.store.store import Store
 from pipeline.workers.edit import EditWorker
 from pipeline.workers.invert import InvertWorker
 from schemas.specs import EditSpec, InvertSpec, JobSpec
+from tests.contents import contents
 from tests.crash import DRIVER, EDITOR, WORKER, crashing
 
 Members = list[tuple[str, bytes]]

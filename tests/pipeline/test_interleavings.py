@@ -1,10 +1,10 @@
-"""The store under a few random interleavings; `python -m benchmarks.interleavings` does many more."""
+"""The store under a few random interleavings; `python -m tests.campaigns.interleavings` does many more."""
 
 from pathlib import Path
 
 import pytest
 
-from benchmarks.interleavings import interleave
+from tests.campaigns.interleavings import interleave
 
 
 @pytest.mark.parametrize(("where", "seeds"), [("memory", range(1, 31)), ("disk", range(31, 46))])

@@ -13,7 +13,6 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.rejected import Model, giving_nan, open_store, slots_tested
 from jobs.prompts import resolve
 from pipeline.messages import Fault
 from pipeline.plan.job import open_job
@@ -27,6 +26,7 @@ from pipeline.verify import VerifyTask, VerifyWorker
 from pipeline.workers.edit import EditWorker
 from pipeline.workers.invert import InvertWorker
 from schemas.specs import EditSpec
+from tests.campaigns.rejected import Model, giving_nan, open_store, slots_tested
 from tests.edict.checkpoints import save
 
 BATCH = 3  # a float32 transformer predicts the last of an odd number of rows differently
@@ -45,7 +45,7 @@ BATCH = 3  # a float32 transformer predicts the last of an odd number of rows di
 def test_rows_next_to_rejects_regenerate(
     tmp_path: Path, kind: str, dtype: str, guidance: float, batch_size: int, rejected: list[int]
 ) -> None:
-    """`python -m benchmarks.rejected` does this for every kind of model, dtype and batch size."""
+    """`python -m tests.campaigns.rejected` does this for every kind of model, dtype and batch size."""
     model = Model(save(kind, tmp_path / "model"), dtype)
     for slot in rejected:
         outcome = model.invert_and_verify(tmp_path / str(slot), guidance, batch_size, slot)

@@ -14,7 +14,6 @@ from typing import ClassVar
 import obstore
 import pytest
 
-from benchmarks.ends import Unavailable, mounted
 from jobs.tables import read_table
 from pipeline.errors import JobError
 from pipeline.io import storage
@@ -26,6 +25,7 @@ from pipeline.plan.selection import read_selection
 from pipeline.store.store import Store
 from schemas.locations import without_secrets
 from schemas.specs import Edit, EditSpec
+from tests.campaigns.ends import Unavailable, mounted
 
 ODD = ["a b.tar", "é.tar", "per%20cent.tar", "100%.tar", "#?&.tar", "[x]*{y}.tar", "~t.tar", "back\\s.tar", "a:b.tar"]
 CONTENT = bytes(range(256)) * 20

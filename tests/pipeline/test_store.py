@@ -537,7 +537,7 @@ def test_a_damaged_run_file_is_passed_over(data: bytes, tmp_path: Path) -> None:
 def test_a_part_is_durable_before_its_commit_and_the_commit_before_it_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each file is synced before it gets its name, and its folder after; power cuts: python -m benchmarks.power."""
+    """Each file is synced before it gets its name, and its folder after: python -m tests.campaigns.power_cuts."""
     store = planned(str(tmp_path / "store"))
     events, synced, link, replace = list[str](), os.fsync, os.link, os.replace
     root = str(tmp_path / "store") + "/"

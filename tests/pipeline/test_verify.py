@@ -15,7 +15,6 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from benchmarks.contents import contents
 from jobs.cli import app
 from jobs.launch import run_spec
 from pipeline import verify
@@ -31,6 +30,7 @@ from pipeline.workers.processor import cpu, processor
 from pipeline.workers.provenance import place, told
 from schemas.job import JobRecord
 from schemas.specs import EditSpec, InvertSpec
+from tests.contents import contents
 
 BATCH = 4
 

@@ -1,11 +1,11 @@
 """Cut the power at random moments of a run, and finish the job with the same command and the data on the disk.
 
-`python -m benchmarks.power --cuts 30`, as root on Linux: an ext4 filesystem in a file is mounted through a loop
-device. A job over 20 real images on the default model writes its store there. The file is copied at random moments: up
-to half a second after a random number of commits, which may be zero, or up to 10 seconds after the end of the run. Data
-that a process wrote without a sync is not in the copy, as after a power loss. Each copy is then mounted at the same
-path, and the same spec is run again. At the end each store is compared with that of an undisturbed run, row by row, by
-the sha256 of all the data of a row.
+`python -m tests.campaigns.power_cuts --cuts 30`, as root on Linux. A job over 20 images with the shipped model writes
+its store to an ext4 filesystem in a file, which is mounted through a loop device. The file is copied at random moments:
+up to half a second after a random number of commits, which may be zero, or up to 10 seconds after the end of the run.
+Data that a process wrote without a sync is not in the copy, as after a power loss. Each copy is then mounted at the
+same path, and the same spec is run again. At the end each store is compared with that of an undisturbed run, row by
+row, by the sha256 of all the data of a row.
 
 It also measures the time that syncing takes, on the disk of --folder.
 """
@@ -18,9 +18,11 @@ import subprocess
 import tempfile
 import threading
 import time
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -28,27 +30,27 @@ from unittest.mock import patch
 
 import ray
 
-from benchmarks.campaign import job, write_shards
-from benchmarks.contents import contents
-from benchmarks.record import parser, save
-from jobs.evaluation.record import table
+from benchmarks.harness import alternate, program, run, save, seconds, show
 from jobs.launch import run_spec
 from pipeline.inspect.status import status
 from pipeline.io.storage import write_file
 from pipeline.store.store import Store
 from schemas.specs import InvertSpec
+from tests.campaigns import RESULTS
+from tests.campaigns.kills import job, write_shards
+from tests.contents import contents, faults
 
 MIB = 64  # size of the disk
 UNITS = 6  # of the job
 WHILE_RUNNING = 0.5  # seconds after a commit, or after the start of the run, during which the power may be cut
 AFTER = 10.0  # seconds after the end of a run, during which the power may be cut too
 CUTS_PER_RUN = 6
-SHM = Path("/dev/shm")  # the disk is a file there, so that a copy takes a moment
+SHM = Path("/dev/shm")  # The disk is a file there, so that a copy takes a moment.
 
 
 @contextmanager
 def mounted(image: Path, folder: Path) -> Iterator[None]:
-    """Mount a filesystem that is in a file, for as long as the context lasts."""
+    """Mount a filesystem that is in a file within the block."""
     subprocess.run(["mount", "-o", "loop", str(image), str(folder)], check=True)
     try:
         yield
@@ -61,17 +63,16 @@ def cut_run(spec: InvertSpec, disk: Path, disk_at: Path, cuts: int, chance: rand
     with disk.open("wb") as file:
         file.truncate(MIB << 20)
     subprocess.run(["mkfs.ext4", "-q", "-F", str(disk)], check=True)
-    copies = list[tuple[Path, str]]()
-    ended = threading.Event()
+    copies, ended = list[tuple[Path, str]](), threading.Event()
 
-    def run() -> None:
+    def run_job() -> None:
         try:
             assert run_spec(spec).status.complete
         finally:
             ended.set()
 
     with mounted(disk, disk_at):
-        running = threading.Thread(target=run)
+        running = threading.Thread(target=run_job)
         running.start()
         commits = Path(spec.output, "commits")
         after_end = cuts // 3
@@ -92,9 +93,8 @@ def cut_run(spec: InvertSpec, disk: Path, disk_at: Path, cuts: int, chance: rand
 
 
 def cut_power(cuts: int, seed: int) -> dict[str, Any]:
-    """Return the counts over `cuts` power cuts."""
-    chance, total = random.Random(seed), Counter[str]()
-    states = list[str]()
+    """Return the counts of faults over `cuts` power cuts."""
+    chance, total, states = random.Random(seed), Counter[str](), list[str]()
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryDirectory(dir=SHM) as disks:
         shards, disk_at = write_shards(Path(folder)), Path(folder) / "disk"
         disk_at.mkdir()
@@ -105,62 +105,49 @@ def cut_power(cuts: int, seed: int) -> dict[str, Any]:
             some = min(CUTS_PER_RUN, cuts - len(states))
             for image, state in cut_run(spec, Path(disks) / "disk", disk_at, some, chance):
                 with mounted(image, disk_at):
-                    there = Store(spec.output).has("job.json") if Path(spec.output).is_dir() else False
+                    there = Path(spec.output).is_dir() and Store(spec.output).has("job.json")
                     before = status(Store(spec.output)) if there else None
-                    total["files of 0 bytes"] += sum(
-                        path.is_file() and not path.stat().st_size for path in disk_at.rglob("latents/**/*")
-                    )
-                    total["complete runs that the cut undid"] += state == "complete" and not (
-                        before and before.complete
-                    )
-                    total["runs that did not complete"] += not run_spec(spec).status.complete
-                    store = Store(spec.output)
-                    found, named = contents(store), {file.path for commit in store.commits() for file in commit.files}
-                    total["rows lost"] += len(expected.keys() - found.keys())
-                    total["rows doubled"] += found.total() - len(found)
-                    total["rows that differ"] += len(found.keys() - expected.keys())
-                    total["files that no commit names"] += len(set(store.names("parts")) ^ named)
-                    attempts = status(store).attempts
+                    files = [path for path in disk_at.rglob("latents/**/*") if path.is_file()]
+                    total["files_of_0_bytes"] += sum(not path.stat().st_size for path in files)
+                    total["complete_runs_undone"] += state == "complete" and not (before and before.complete)
+                    total["runs_not_completed"] += not run_spec(spec).status.complete
+                    total += faults(Store(spec.output), expected)
+                    attempts = status(Store(spec.output)).attempts
                 states.append(f"{state}; {before.committed if before else 0} units on the disk")
                 print(f"{len(states)}/{cuts}: at {states[-1]}; {attempts} attempts in all", flush=True)
                 image.unlink()
-    ends = ("complete runs that the cut undid", "runs that did not complete")
-    kinds = ("rows lost", "rows doubled", "rows that differ", "files that no commit names", "files of 0 bytes", *ends)
+    kinds = ["rows_lost", "rows_doubled", "rows_differing", "files_left_over", "files_of_0_bytes"]
+    kinds += ["complete_runs_undone", "runs_not_completed"]
     return {"cuts": cuts, **{kind: total[kind] for kind in kinds}, "at": states}
 
 
 def sync_cost(folder: Path, sizes: Sequence[int] = (1_000, 100_000, 10_000_000)) -> list[dict[str, float]]:
     """Return the milliseconds of a write with and without syncing, in turn, by bytes."""
+
+    def write(data: bytes, synced: bool) -> float:
+        with patch("os.fsync", os.fsync if synced else lambda _: None), tempfile.TemporaryDirectory(dir=folder) as new:
+            return 1000 * seconds(lambda: write_file(Path(new, "file"), data, new=True))
+
     rows = []
     for size in sizes:
-        data, times = os.urandom(size), {True: list[float](), False: list[float]()}
-        for number in range(40):
-            for synced in (True, False):
-                with patch("os.fsync", os.fsync if synced else lambda _: None):
-                    began = time.perf_counter()
-                    write_file(folder / f"{size}-{number}-{synced}", data, new=True)
-                    times[synced].append(1000 * (time.perf_counter() - began))
-        synced_ms, plain_ms = median(times[True]), median(times[False])
+        data = os.urandom(size)
+        rounds = alternate(40, {synced: partial(write, data, synced) for synced in (True, False)})
+        synced_ms, plain_ms = median(rounds[True]), median(rounds[False])
         rows.append({"bytes": size, "ms": synced_ms, "ms without syncing": plain_ms, "ratio": synced_ms / plain_ms})
     return rows
 
 
-def main() -> None:
-    arguments = parser(__doc__)
-    arguments.add_argument("--cuts", type=int, default=30, help="number of power cuts")
-    arguments.add_argument("--seed", type=int, default=1, help="seed of the random moments")
-    arguments.add_argument("--folder", type=Path, default=Path(), help="on the disk on which syncing is measured")
-    given = arguments.parse_args()
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        cost = sync_cost(Path(folder))
-    print(table(list(cost[0]), [tuple(f"{value:.4g}" for value in row.values()) for row in cost]))
+@program(cuts=30, seed=1, folder=Path())
+def power_cuts(given: Namespace) -> None:
+    cost = sync_cost(given.folder)
+    show(cost, {name: f"{name}:.4g" for name in cost[0]})
     ray.init(address="local", include_dashboard=False, logging_level=logging.ERROR)
     figures = cut_power(given.cuts, given.seed)
-    print(table(["", ""], [(name, value) for name, value in figures.items() if name != "at"]))
-    given.folder = str(given.folder)
-    print(save("power", given, **figures, cost=cost))
-    raise SystemExit(1 if any(value for name, value in figures.items() if name not in ("cuts", "at")) else 0)
+    counts = {name: count for name, count in figures.items() if name != "at"}
+    show([{"": name.replace("_", " "), "count": count} for name, count in counts.items()], {"": "", "count": "count"})
+    save(RESULTS / "power_cuts", given, **figures, cost=cost)
+    raise SystemExit(1 if any(count for name, count in counts.items() if name != "cuts") else 0)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, power_cuts)

@@ -1,14 +1,14 @@
 """Count the integers that differ when `edict verify` regenerates the rows of stores with rejected samples.
 
-`python -m benchmarks.rejected` covers every kind of model (small checkpoints with random weights), network dtype,
+`python -m tests.campaigns.rejected` covers every kind of model (small checkpoints with random weights), network dtype,
 guidance scale and batch size. The network returns NaN for the first, a middle, or the last sample of every batch, so
 the job rejects it. A retry then inverts the rejects. `VerifyWorker` regenerates every row, and each integer is compared
 with the start of the inversion.
 """
 
 import tempfile
-import time
-from collections import defaultdict
+from argparse import Namespace
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -19,9 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
-import jobs
-from benchmarks.record import numbers, parser, save
-from jobs.evaluation.record import table
+from benchmarks.harness import program, run, save, show
+from jobs.demo import SHARDS
 from pipeline.io.images import prepare
 from pipeline.io.shards import Sample, read_samples
 from pipeline.plan.job import Job, open_job, resolve
@@ -32,10 +31,11 @@ from pipeline.store.store import Store
 from pipeline.verify import VerifyTask, VerifyWorker
 from pipeline.workers.invert import InvertWorker, clean_pair
 from schemas.specs import InvertSpec
+from tests.campaigns import RESULTS
 from tests.edict.checkpoints import KINDS
 from tests.edict.checkpoints import save as save_checkpoint
 
-DEMO = Path(jobs.__file__).parent / "demo" / "shards" / "demo-00000.tar"
+DEMO = SHARDS / "demo-00000.tar"
 DTYPES = ("float32", "bfloat16")
 GUIDANCE = (1.0, 3.0)
 
@@ -142,34 +142,25 @@ def slots_tested(batch_size: int) -> list[int]:
     return sorted({0, batch_size // 2, batch_size - 1})
 
 
-def main() -> None:
-    arguments = parser(__doc__)
-    arguments.add_argument("--sizes", type=numbers, default=list(range(2, 9)), help="batch sizes")
-    given = arguments.parse_args()
-    began = time.monotonic()
+@program(sizes=list(range(2, 9)))
+def rejected(given: Namespace) -> None:
     rows: list[dict[str, Any]] = []
     for kind, dtype in product(KINDS, DTYPES):
+        total = Counter[str]()
         with tempfile.TemporaryDirectory() as folder:
             model = Model(save_checkpoint(kind, Path(folder, "model")), dtype)
             for guidance, size in product(GUIDANCE, given.sizes):
                 for slot in slots_tested(size):
                     output = Path(folder, f"{guidance}-{size}-{slot}")
                     outcome = model.invert_and_verify(output, guidance, size, slot)
-                    setting = {"kind": kind, "dtype": dtype, "guidance": guidance, "batch_size": size, "place": slot}
-                    rows.append(setting | asdict(outcome))
-    sums = defaultdict[tuple[str, str], list[int]](lambda: [0] * 5)
-    for row in rows:
-        counts = [1, *(int(row[name]) for name in Outcome.__dataclass_fields__)]
-        for key in ((row["kind"], row["dtype"]), ("all", "")):
-            sums[key] = [a + b for a, b in zip(sums[key], counts, strict=True)]
-    lines = [[*key, *sums[key]] for key in sorted(sums, key=lambda key: key[0] == "all")]
-    print(
-        table(
-            ("model", "network", "stores", "rows", "rejected, retried", "rows differing", "integers differing"), lines
-        )
-    )
-    print(f"\n{time.monotonic() - began:.0f} s; written to {save('rejected', given, rows=rows)}")
+                    total.update({"stores": 1, **asdict(outcome)})
+        rows.append({"kind": kind, "dtype": dtype, **total})
+    sums: Counter[str] = sum((Counter({name: row[name] for name in total}) for row in rows), Counter())
+    columns = {"model": "kind", "network": "dtype", "stores": "stores", "rows": "rows", "retried": "rejected"}
+    columns |= {"rows differing": "differing_rows", "integers differing": "differing_integers"}
+    show([*rows, {"kind": "all", **dict.fromkeys(total, 0), **sums}], columns)
+    save(RESULTS / "rejected", given, rows=rows)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, rejected)

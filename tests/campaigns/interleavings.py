@@ -1,7 +1,7 @@
 """Run the store's own code under random interleavings of drivers, workers, retries, gc, readers and a new owner.
 
-`python -m benchmarks.interleavings --runs 2000`, on a store in memory and on a disk. Before and after
-each storage operation the program may switch to another actor, or end the actor. Stopped workers continue at the end.
+`python -m tests.campaigns.interleavings --runs 2000`, on a store in memory and on a disk. Before and after each storage
+operation the program may switch to another actor, or end the actor. Stopped workers continue at the end.
 In some runs the store is removed and another job begins at its location while the first one runs.
 
 At the end four conditions are checked. Every sample is a row or a reject of this job exactly once. The files in parts/,
@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import threading
 import time
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -25,8 +26,7 @@ from uuid import UUID
 import obstore
 from obstore.store import MemoryStore
 
-from benchmarks.record import parser, save
-from jobs.evaluation.record import table
+from benchmarks.harness import program, run, save, show
 from pipeline import run as runs
 from pipeline.errors import JobError
 from pipeline.inspect.status import status
@@ -34,13 +34,14 @@ from pipeline.io.storage import write_file
 from pipeline.messages import Machine
 from pipeline.plan import job as jobs
 from pipeline.plan.job import new_record, open_job
-from pipeline.store import checkpoint as checkpoint
+from pipeline.store import checkpoint
 from pipeline.store import store as stores
 from pipeline.store.plan import Unit, parts_of, read_units, write_units
 from pipeline.store.store import DATA, STAGING, Store
 from pipeline.workers import base as workers
 from pipeline.workers.base import Attempt
 from schemas.rejects import Reject
+from tests.campaigns import RESULTS
 
 COUNT = 3  # samples per unit
 ATTEMPTS = 3  # of a unit by one driver
@@ -280,7 +281,7 @@ class Run:
                         worker = self.world.spawn(
                             self.attempt(unit, number, key),
                             "worker",
-                            weight=random.choice([0.0, 0.2, 1.0, 1.0, 1.0, 3.0]),  # 0: stopped, until it is woken
+                            weight=random.choice([0.0, 0.2, 1.0, 1.0, 1.0, 3.0]),  # 0 is stopped
                             mortality=random.choice([0.0, 0.0, 0.05, 0.2]),
                         )
                         for _ in range(random.randint(1, 80)):
@@ -311,15 +312,15 @@ class Run:
         except JobError:
             return  # not done, or replaced
         if len(set(rows)) < len(rows):
-            self.wrong.append(f"a reader sees rows twice: {rows}")
+            self.wrong.append(f"a reader reads rows twice: {rows}")
 
     def glob(self) -> None:
-        """Check that a plain glob sees only committed files, at any time."""
+        """Check that a plain glob lists only committed files, at any time."""
         store = self.store()
         seen = set(store.names("parts")) - set(FOREIGN)
         named = {file.path for commit in store.commits([]) for file in commit.files}
         if not self.replaced and not seen <= named:
-            self.wrong.append(f"a glob sees {seen - named}, which no commit names")
+            self.wrong.append(f"a glob lists {seen - named}, which no commit names")
 
     def replace(self) -> None:
         """Remove the store, and begin another job at its location. Remove it again if files were added meanwhile."""
@@ -386,7 +387,7 @@ class Run:
         wrong["files left"] = sum(path.startswith(STAGING) for path in there)
         wrong["foreign files touched"] = sum(path not in there or store.get(path) != b"of the user" for path in FOREIGN)
         wrong["not complete"] = not found.complete or len(found.problems)
-        wrong["seen on the way"] = len(self.wrong)
+        wrong["faults during the run"] = len(self.wrong)
         allowed = JobError if self.replaced else ()
         wrong["actors that failed"] = sum(
             actor.error is not None and not isinstance(actor.error, allowed) for actor in self.world.actors
@@ -400,23 +401,23 @@ def interleave(seeds: Sequence[int], folder: Path | None) -> dict[str, Any]:
     began = time.monotonic()
     for seed in seeds:
         own = folder / str(seed) if folder else None
-        run = Run(seed, own)
-        with scheduled(run.world):
-            run.go()
-            found = run.check()
-        total.update({"actors": len(run.world.actors), "operations": run.world.steps // 2})
-        total["stores replaced"] += run.replaced
+        one = Run(seed, own)
+        with scheduled(one.world):
+            one.go()
+            found = one.check()
+        total.update({"actors": len(one.world.actors), "operations": one.world.steps // 2})
+        total["stores replaced"] += one.replaced
         wrong += found
         if found:
             bad.append(seed)
-            errors = [f"{actor.name}: {type(actor.error).__name__}: {actor.error}" for actor in run.world.actors]
+            errors = [f"{actor.name}: {type(actor.error).__name__}: {actor.error}" for actor in one.world.actors]
             print(
-                f"seed {seed}: {dict(found)} {run.wrong} {[e for e in errors if 'NoneType' not in e][:3]}", flush=True
+                f"seed {seed}: {dict(found)} {one.wrong} {[e for e in errors if 'NoneType' not in e][:3]}", flush=True
             )
         if own is not None:
             shutil.rmtree(own)
-    seen = ("glob is not the commits", "not complete", "seen on the way", "actors that failed")
-    kinds = ("lost", "doubled", "mixed", "foreign files touched", "files left", *seen)
+    others = ("glob is not the commits", "not complete", "faults during the run", "actors that failed")
+    kinds = ("lost", "doubled", "mixed", "foreign files touched", "files left", *others)
     seconds = round(time.monotonic() - began)
     return {
         "runs": len(seeds),
@@ -427,19 +428,18 @@ def interleave(seeds: Sequence[int], folder: Path | None) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    arguments = parser(__doc__)
-    arguments.add_argument("--runs", type=int, default=2000, help="number of runs on each kind of store")
-    arguments.add_argument("--seed", type=int, default=1, help="seed of the first run; each later run adds 1")
-    given = arguments.parse_args()
+@program(runs=2000, seed=1)
+def interleavings(given: Namespace) -> None:
     seeds = range(given.seed, given.seed + given.runs)
-    figures = {"memory": interleave(seeds, None)}
     with tempfile.TemporaryDirectory() as folder:
-        figures["disk"] = interleave(seeds, Path(folder))
-    print(table(["", *figures], [(kind, *(str(of[kind]) for of in figures.values())) for kind in figures["memory"]]))
-    print(save("interleavings", given, **figures))
+        figures = {"memory": interleave(seeds, None), "disk": interleave(seeds, Path(folder))}
+    show(
+        [{"": kind, **{where: of[kind] for where, of in figures.items()}} for kind in figures["memory"]],
+        {"": "", "memory": "memory", "disk": "disk"},
+    )
+    save(RESULTS / "interleavings", given, **figures)
     raise SystemExit(1 if any(of["wrong seeds"] for of in figures.values()) else 0)
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, interleavings)

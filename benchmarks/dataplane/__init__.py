@@ -1,0 +1,1 @@
+"""Speed of moving data: reading and decoding images, encoding and writing results."""
