@@ -1,5 +1,6 @@
 """The README's commands and Python code run as printed, and its links lead to files."""
 
+import json
 import os
 import re
 import subprocess
@@ -9,13 +10,19 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import datasets
+import duckdb
+import polars
+import pyarrow.parquet
 import pytest
+import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
 from edict import EDICT
 from jobs.cli import app
 from pipeline.io.shards import Sample, index_shard, read_samples
+from schemas.specs import InvertSpec
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -73,6 +80,11 @@ def test_the_commands_of_an_edit_of_your_own_run(own_edit: tuple[Path, str]) -> 
     assert (folder / "edits" / "report.html").stat().st_size > 10_000
 
 
+def test_the_spec_of_a_real_run_is_valid() -> None:
+    spec = InvertSpec.model_validate(yaml.safe_load(block(OWN_EDIT, "yaml")))
+    assert spec.dtype == "bfloat16" and spec.workers.gpus == 1
+
+
 @pytest.mark.parametrize("command", [command for command in TABLE if not command.startswith(ELSEWHERE)])
 def test_a_command_of_the_table_runs_on_these_stores(command: str, own_edit: tuple[Path, str]) -> None:
     ran = shell(command, own_edit[0])
@@ -86,6 +98,22 @@ def test_a_command_of_the_table_runs_on_these_stores(command: str, own_edit: tup
 def test_a_command_of_the_table_that_other_tests_run_exists(command: str) -> None:
     assert any(row.startswith(command) for row in TABLE)
     assert CliRunner().invoke(app, [command.split()[1], "--help"]).exit_code == 0
+
+
+def test_a_store_opens_in_every_reader_of_the_page(
+    own_edit: tuple[Path, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "specs.md").read_text(encoding="utf-8").partition("## Reading a latent store\n")[2]
+    readers, scales = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(own_edit[0])
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path)
+    names: dict[str, Any] = {"duckdb": duckdb, "polars": polars, "pyarrow": pyarrow, "datasets": datasets, "json": json}
+    for line in readers.splitlines():
+        exec(line, names)
+        rows = names["rows"]
+        assert len(rows["train"] if isinstance(rows, datasets.DatasetDict) else rows) == 2
+    exec(scales, names | {"part": next((own_edit[0] / "latents" / "parts").iterdir())}, found := dict[str, float]())
+    assert found["x_scale"] == found["y_scale"] > 0
 
 
 def test_the_python_code_runs() -> None:
