@@ -74,7 +74,7 @@ def own_edit(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def test_the_commands_of_an_edit_of_your_own_run(own_edit: tuple[Path, str]) -> None:
     folder, printed = own_edit
-    assert "pictures      4  night 2  night-controlled 2" in printed
+    assert "4  night 2  night-controlled 2" in printed
     with Image.open(folder / "edits" / "contact_sheet.png") as sheet:
         assert sheet.width > sheet.height > 300
     assert (folder / "edits" / "report.html").stat().st_size > 10_000
