@@ -1,6 +1,6 @@
 """cluster.yaml, for AWS and for one's own machines, is what Ray's launcher accepts.
 
-jobs/rayjob.yaml has fields that KubeRay documents, and Ray's autoscaler reads it; there is no Kubernetes to try it on.
+deploy/kuberay.yaml has fields that KubeRay documents, and Ray's autoscaler reads it. It was not tried on Kubernetes.
 """
 
 import re
@@ -17,7 +17,7 @@ from schemas.specs import InvertSpec
 
 ROOT = Path(__file__).parents[1]
 CLUSTER = (ROOT / "cluster.yaml").read_text(encoding="utf-8")
-RAYJOB = (ROOT / "jobs" / "rayjob.yaml").read_text(encoding="utf-8")
+RAYJOB = (ROOT / "deploy" / "kuberay.yaml").read_text(encoding="utf-8")
 
 # What KubeRay's ray.io/v1 types have, of what is of use here.
 RAY_JOB = {
