@@ -1,7 +1,7 @@
 """Files that start a cluster: cluster.yaml and deploy/.
 
 Ray's own validation accepts cluster.yaml, and Ray's autoscaler reads deploy/kuberay.yaml, which has only fields that
-KubeRay documents. hadolint checks the Dockerfile. deploy/slurm.sh runs with scripts in the place of Slurm, Ray and edict.
+KubeRay documents. hadolint checks the Dockerfile. deploy/slurm.sh runs with scripts instead of Slurm, Ray and edict.
 """
 
 import os
