@@ -24,11 +24,12 @@ print(*(find_spec(name).origin for name in sys.argv[2:]), sep="\\n")
 
 @pytest.fixture
 def clone(tmp_path: Path) -> Path:
-    """Return a clone in a folder `edict`, with links to the files that a build reads."""
+    """Return a clone in a folder `edict`, with links to the files that a Docker build gets."""
     folder = tmp_path / "edict"
     folder.mkdir()
-    for name in ("pyproject.toml", "README.md", "LICENSE", "NOTICE", *PACKAGES):
-        (folder / name).symlink_to(ROOT / name)
+    for line in (ROOT / ".dockerignore").read_text().splitlines():
+        if line.startswith("!"):
+            (folder / line[1:]).symlink_to(ROOT / line[1:])
     return folder
 
 
