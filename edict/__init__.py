@@ -35,7 +35,6 @@ __all__ = [
     "NonFinite",
     "OBELMScheduler",
     "Pair",
-    "__version__",
 ]
 
 _MODULES = {
@@ -63,4 +62,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Return the public names, for completion in a shell or a notebook."""
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])
