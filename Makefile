@@ -9,36 +9,36 @@ help:  ## list the targets
 
 venv: .venv/.installed  ## create .venv with the pinned packages
 
-# torch comes first and alone: its build (CPU or CUDA, as pip is configured) is settled before anything depends on it.
-# pip would compile on one core, which takes longer than to install.
+# torch is installed first, so that the other packages take the build that pip chose for it (CPU or CUDA).
 # For the small CPU build on Linux, set PIP_EXTRA_INDEX_URL to PyTorch's CPU index.
+# compileall uses all cores. pip would compile on one, which takes longer than the rest of the installation.
 .venv/.installed: pyproject.toml constraints.txt
 	python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and f"needs Python 3.11 or newer: python3 is {sys.version.split()[0]}")'
 	echo "Installing into .venv ..."
 	test -x $(BIN)/python || python3 -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
-	$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true  # some files there are of other Pythons
+	$(BIN)/python -m compileall -q -j 0 .venv/lib >/dev/null || true  # some packages have files for other versions of Python
 	touch $@
 
-demo: venv  ## run the shipped model end to end on the shipped pictures
+demo: venv  ## invert and edit the shipped images with the shipped model
 	$(BIN)/edict demo
 
-test: lint  ## lint, then run the tests, on as many cores as there are
-	$(BIN)/python -m tests.browser >/dev/null || echo "the tests in a browser are left out"
+test: lint  ## lint, then run all tests, in up to four processes
+	$(BIN)/python -m tests.browser >/dev/null || echo "No Chromium: the tests that need a browser are skipped."
 	$(BIN)/python -m pytest -q -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder tests/pipeline tests/jobs tests
 
-lint: venv  ## check format, style, types and the import contract
+lint: venv  ## check format, style, types and imports
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy --no-error-summary
 	$(BIN)/lint-imports --no-logo
 
-format: venv  ## rewrite the code in the house format
+format: venv  ## format the code, and fix what the linter can fix
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --quiet --fix .
 
-docs: .venv/.docs  ## build the documentation site into build/docs/site
+docs: .venv/.docs  ## build the documentation site in build/docs/site
 	$(BIN)/python docs/site/build.py
 
 .venv/.docs: .venv/.installed
@@ -46,6 +46,6 @@ docs: .venv/.docs  ## build the documentation site into build/docs/site
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
 	touch $@
 
-clean:  ## remove the virtual environment and every cache
+clean:  ## remove .venv, builds and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis build *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

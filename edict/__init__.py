@@ -7,7 +7,7 @@
 """
 
 import logging
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from edict.lattice import LatticeOverflow, NonFinite
     from edict.pair import Pair
     from edict.schedulers import BDIAScheduler, EDICTScheduler, OBELMScheduler
+
+    __version__: str
 
 # If torchao is installed, transformers imports it, and the import warns about kernels for other machines.
 for _name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao"):
@@ -51,6 +53,8 @@ _MODULES = {
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use: torch and diffusers take seconds, and `edict status` needs neither."""
+    if name == "__version__":
+        return metadata.version("edict-pipeline")
     if name not in _MODULES:
         raise AttributeError(f"module 'edict' has no attribute {name!r}")
     return getattr(import_module(f"edict.{_MODULES[name]}"), name)
@@ -58,4 +62,4 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     """Return the public names, for completion in a shell or a notebook."""
-    return sorted(__all__)
+    return sorted([*__all__, "__version__"])

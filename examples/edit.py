@@ -2,41 +2,41 @@
 
     python examples/edit.py cat.jpg "a photo of a cat" "a photo of a dog"
 
-Writes regenerated.png and edited.png.
+Works with every model that `EDICT` loads: Stable Diffusion, SDXL, FLUX, Qwen-Image and others (docs/pipelines.md). The
+image is cropped to a square. Writes regenerated.png and edited.png.
 """
 
 import argparse
 
 import torch
-from diffusers import StableDiffusionPipeline
-from diffusers.utils import load_image
 
-from edict import EDICTScheduler
+from edict import EDICT
 
-parser = argparse.ArgumentParser()
-parser.add_argument("image")
-parser.add_argument("caption")
-parser.add_argument("prompt")
-parser.add_argument("--model", default="stable-diffusion-v1-5/stable-diffusion-v1-5")
-parser.add_argument("--steps", type=int, default=50)
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("image", help="the image to edit, a file")
+parser.add_argument("caption", help="the caption of the image")
+parser.add_argument("prompt", help="the caption of the image that you want")
+parser.add_argument("--model", help="a folder, a hub id or a .safetensors file (default: the shipped model, for emoji)")
+parser.add_argument("--steps", type=int, default=50, help="the number of steps (default: %(default)s)")
+parser.add_argument(
+    "--strength",
+    type=float,
+    default=0.8,
+    help="the share of the steps that are inverted; lower keeps more of the image (default: %(default)s)",
+)
+parser.add_argument("--guidance-scale", type=float, default=3.0, help="of both directions (default: %(default)s)")
 args = parser.parse_args()
 
-torch.use_deterministic_algorithms(True)  # On a GPU, set the environment variable CUBLAS_WORKSPACE_CONFIG=:4096:8, too.
-pipe = StableDiffusionPipeline.from_pretrained(args.model, torch_dtype=torch.bfloat16)
-pipe.to("cuda" if torch.cuda.is_available() else "cpu")
-pipe.scheduler = EDICTScheduler.from_config(pipe.scheduler.config)
-call = {"num_inference_steps": args.steps, "guidance_scale": 3.0}
+device = "cuda" if torch.cuda.is_available() else "cpu"
+model = EDICT.from_pretrained(args.model, dtype=torch.bfloat16, device=device)
+settings = {"steps": args.steps, "strength": args.strength, "guidance_scale": args.guidance_scale}
+start = model.encode(args.image)
+noise = model.invert(start, args.caption, **settings)
 
-size = pipe.unet.config.sample_size * pipe.vae_scale_factor
-pixels = pipe.image_processor.preprocess(load_image(args.image), size, size).to(pipe.device, pipe.dtype)
-with torch.no_grad():
-    latents = pipe.vae.encode(pixels).latent_dist.mode() * pipe.vae.config.scaling_factor
+# The caption of the inversion regenerates the image. Every integer is equal.
+end = model.generate(noise, args.caption, output_type="latent")
+assert end == start
+model.decode(end.to_float()[0])[0].save("regenerated.png")
 
-start = pipe.scheduler.encode(latents)
-# A lower strength keeps more of the image: the last 80% of the steps are inverted.
-pipe(args.caption, latents=pipe.scheduler.invert(start, strength=0.8).to(pipe.dtype), output_type="latent", **call)
-noise = pipe.scheduler.pair
-
-pipe(args.caption, latents=pipe.scheduler.generate(noise).to(pipe.dtype), **call).images[0].save("regenerated.png")
-assert pipe.scheduler.pair == start  # every integer
-pipe(args.prompt, latents=pipe.scheduler.generate(noise).to(pipe.dtype), **call).images[0].save("edited.png")
+# Another prompt edits it.
+model.generate(noise, args.prompt)[0].save("edited.png")

@@ -11,12 +11,12 @@ import shlex
 import sys
 from dataclasses import asdict
 from datetime import timedelta
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edict import __version__
 from jobs.errors import INCOMPLETE, NOT_RUN, reported
 from jobs.evaluation import commands
 from schemas.locations import without_secrets
@@ -45,7 +45,7 @@ Overrides = Annotated[
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"edict-pipeline {metadata.version('edict-pipeline')}")
+        print(f"edict-pipeline {__version__}")
         raise typer.Exit
 
 

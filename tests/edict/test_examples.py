@@ -3,6 +3,7 @@
 The scripts compare every integer of the round trip themselves.
 """
 
+import argparse
 import runpy
 import sys
 from collections.abc import Callable, Iterator
@@ -14,12 +15,12 @@ from diffusers import ControlNetModel, DiffusionPipeline
 from diffusers.utils import export_to_gif
 from PIL import Image
 from safetensors.torch import save_file
-from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from tests.edict.checkpoints import Folder
 from tests.edict.pipeline_checkpoints import save
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+SCRIPTS = sorted(EXAMPLES.glob("*.py"))
 STEPS = ("--steps", 4)
 WRITTEN = ("regenerated", "edited")
 
@@ -59,8 +60,9 @@ def test_round_trip(run: Run, folder: Folder, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.startswith("0 of ")
 
 
-def test_edit(run: Run, folder: Folder) -> None:
-    run("edit.py", "image0.png", "a red heart", "dog face", "--model", folder("sd1"), *STEPS)
+@pytest.mark.parametrize("kind", ["sd1", "sdxl", "sd3"])
+def test_edit(run: Run, folder: Folder, kind: str) -> None:
+    run("edit.py", "image0.png", "a red heart", "dog face", "--model", folder(kind), *STEPS)
     check_images()
 
 
@@ -70,40 +72,6 @@ def test_controlnet(run: Run, folder: Folder) -> None:
     given = ("--model", folder("sd1"), "--controlnet", "controlnet")
     run("controlnet.py", "image0.png", "image1.png", "a red heart", "dog face", *given, *STEPS)
     check_images()
-
-
-def test_ip_adapter(run: Run, folder: Folder) -> None:
-    save_ip_adapter(DiffusionPipeline.from_pretrained(folder("sd1")).unet, Path("adapter", "models"))
-    given = ("--model", folder("sd1"), "--adapter", "adapter")
-    run("ip_adapter.py", "image0.png", "a red heart", "image1.png", *given, *STEPS)
-    check_images()
-
-
-def save_ip_adapter(unet: torch.nn.Module, folder: Path, tokens: int = 4) -> None:
-    """Save random weights of an IP-Adapter for a UNet, and of its image encoder, as h94/IP-Adapter has them."""
-    torch.manual_seed(0)
-    config = CLIPVisionConfig(
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=16,
-        projection_dim=8,
-    )
-    CLIPVisionModelWithProjection(config).save_pretrained(folder / "image_encoder")
-    width = unet.config.cross_attention_dim
-    weights = {
-        "image_proj.proj.weight": torch.randn(tokens * width, config.projection_dim),
-        "image_proj.proj.bias": torch.randn(tokens * width),
-        "image_proj.norm.weight": torch.ones(width),
-        "image_proj.norm.bias": torch.zeros(width),
-    }
-    for i, name in enumerate(unet.attn_processors):
-        if "attn2" in name:
-            shape = unet.get_submodule(name.removesuffix(".processor")).to_k.weight.shape
-            weights |= {f"ip_adapter.{i}.to_{part}_ip.weight": torch.randn(shape) for part in "kv"}
-    save_file(weights, folder / "ip-adapter_sd15.safetensors")
 
 
 def test_lora(run: Run, folder: Folder) -> None:
@@ -132,4 +100,21 @@ def test_video(run: Run, images: list[Image.Image]) -> None:
 
 
 def test_every_script_has_a_test() -> None:
-    assert {f"test_{file.stem}" for file in EXAMPLES.glob("*.py")} <= globals().keys()
+    assert {f"test_{file.stem}" for file in SCRIPTS} <= globals().keys()
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda file: file.stem)
+def test_help_describes_the_script_and_every_argument(script: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parsers: list[argparse.ArgumentParser] = []
+
+    def parse_args(parser: argparse.ArgumentParser) -> None:
+        parsers.append(parser)
+        raise SystemExit
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_args)
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(script), run_name="__main__")
+    (parser,) = parsers
+    assert parser.description
+    assert f"python examples/{script.name}" in parser.description
+    assert all(action.help for action in parser._actions)
