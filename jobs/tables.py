@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from jobs.pie_bench import find_entry, mask_of, plain, read_entries, stem, text_of
 from pipeline.errors import JobError
-from pipeline.io.storage import StorageError, read_file
+from pipeline.io.errors import StorageError
+from pipeline.io.storage import read_file
 from schemas.specs import Edit
 
 COLUMNS = ("key", "prompt", "name")  # the last one need not be there

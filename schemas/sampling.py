@@ -78,7 +78,7 @@ class Sampling(Strict):
     @property
     def executed_steps(self) -> int:
         """The number of steps that run."""
-        return executed(self.steps, self.strength)
+        return count_executed_steps(self.steps, self.strength)
 
     @property
     def known_guidance_scale(self) -> float:
@@ -122,7 +122,7 @@ class Sampling(Strict):
         return self
 
 
-def executed(steps: int, strength: float) -> int:
+def count_executed_steps(steps: int, strength: float) -> int:
     """Return how many of `steps` are executed at `strength`: floor(steps * strength), as in the paper's code.
 
     A small margin absorbs the rounding of binary fractions, such as 50 * 0.58.

@@ -26,13 +26,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import JobError, noting
-from pipeline.io.shards import BadMemberName, json_member, write_shard
+from pipeline.io.shard_writer import BadMemberName, json_member, write_shard
 from pipeline.plan.units import part_units
 from pipeline.progress import Progress
+from pipeline.store.errors import StoreError
 from pipeline.store.latents import Latents, read_latents
 from pipeline.store.parts import nested, to_parquet
 from pipeline.store.plan import Unit
-from pipeline.store.store import Store, StoreError, check_outside_stores
+from pipeline.store.store import Store, check_outside_stores
 from schemas.latents import read_footer
 
 DTYPES = ("float32", "float16")

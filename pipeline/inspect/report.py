@@ -24,7 +24,8 @@ from pipeline.inspect.sheet import CELL, read_pictures, reconstruction_head
 from pipeline.inspect.status import status
 from pipeline.instructions import changes
 from pipeline.io.images import IMAGE_FORMATS
-from pipeline.store.store import READERS, Store
+from pipeline.store.files import READ_THREADS
+from pipeline.store.store import Store
 from schemas.locations import without_secrets
 from schemas.pictures import SHOWN
 from schemas.rejects import Reject
@@ -200,7 +201,7 @@ def _distributions(store: Store, parts: Sequence[str]) -> Distributions | None:
         return None
     count = min(SAMPLED, len(parts))
     chosen = [parts[i * len(parts) // count] for i in range(count)]
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(READ_THREADS) as pool:
         table = pa.concat_tables(pool.map(lambda part: _numbers(store, part), chosen))
     histograms = [
         _histogram("drift", "how far x and y came apart: root mean square of x − y", table["drift"].to_numpy()),

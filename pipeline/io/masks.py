@@ -13,8 +13,10 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from pipeline.errors import JobError
+from pipeline.io.errors import NotFound, StorageError, TooLarge
 from pipeline.io.images import ImageError, prepare
-from pipeline.io.storage import FileTooLarge, NotFound, StorageError, local_path, read_file
+from pipeline.io.locations import local_path
+from pipeline.io.storage import read_file
 from schemas.locations import without_secrets
 
 if TYPE_CHECKING:
@@ -56,7 +58,7 @@ def read_mask(template: str, key: str) -> bytes:
         raise MaskError(f"{shown}: the key makes a URL with credentials or a query; rename the sample")
     try:
         return read_file(location, LARGEST)
-    except FileTooLarge as error:
+    except TooLarge as error:
         raise MaskError(str(error)) from error
     except NotFound as error:
         if (path := local_path(template)) is not None:

@@ -4,8 +4,9 @@ import re
 
 from braceexpand import braceexpand
 
-from pipeline.io.shards import ShardError
-from pipeline.io.storage import StorageError, local_path
+from pipeline.io.errors import StorageError
+from pipeline.io.locations import local_path
+from pipeline.io.shard_index import ShardError
 
 MAX_SHARDS = 1_000_000  # of one job; braces that name more are a slip, and could name more than memory holds
 _BRACES = re.compile(r"\\.|\{(-?\d+|[a-zA-Z])\.\.(-?\d+|[a-zA-Z])(?:\.\.-?(\d+))?\}|[{},]", re.DOTALL)

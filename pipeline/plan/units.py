@@ -6,9 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from pipeline.errors import JobError
+from pipeline.io.errors import StorageError
+from pipeline.io.shard_index import Entry, ShardError, ShardIndex, index_shard
 from pipeline.io.shard_list import expand
-from pipeline.io.shards import Entry, ShardError, ShardIndex, index_shard
-from pipeline.io.storage import Head, StorageError, head
+from pipeline.io.storage import Head, head
 from pipeline.progress import Progress
 from pipeline.store.plan import Source, Unit, numbered, parts_of, version_entries, write_entries
 from pipeline.store.store import Store

@@ -11,9 +11,12 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.store.errors import REPAIR, StoreError
+from pipeline.store.files import read_table
 from pipeline.store.parts import restored, to_pair
+from pipeline.store.paths import COMMIT, unit_of
 from pipeline.store.plan import Source, Unit, part_sources, parts_of_unit, read_rows
-from pipeline.store.store import COMMIT, REPAIR, Store, StoreError, read_table, unit_of
+from pipeline.store.store import Store
 from schemas.latents import FINGERPRINT, read_footer
 
 if TYPE_CHECKING:
@@ -135,7 +138,7 @@ def stored_schedule(store: Store) -> Schedule | None:
     """Return the schedule of a latent store's rows, from the footer of one part; None if the store has no rows."""
     for path in store.names("commits"):
         if found := COMMIT.fullmatch(path):
-            for part, *_ in part_sources(store, store.commit_at(found[1])):
+            for part, *_ in part_sources(store, store.read_commit(found[1])):
                 with store.parquet(part) as file:
                     return restored(read_footer(file.schema_arrow.metadata).schedule)
     return None

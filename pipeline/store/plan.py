@@ -8,9 +8,13 @@ from hashlib import sha256
 
 import pyarrow as pa
 
-from pipeline.io.shards import Entry, ShardIndex, clean_name
+from pipeline.io.shard_index import Entry, ShardIndex
 from pipeline.io.storage import Head, head
-from pipeline.store.store import Store, StoreError, commit_path, table_bytes, units_path
+from pipeline.io.tar import clean_name
+from pipeline.store.errors import StoreError
+from pipeline.store.files import table_bytes
+from pipeline.store.paths import commit_path, units_path
+from pipeline.store.store import Store
 from schemas.commit import Commit, merged
 from schemas.plan import ADDED, EARLIER_ROWS, ENTRIES, PARTS, ROWS, UNITS
 from schemas.rejects import Reject
@@ -75,17 +79,17 @@ def parts_of_unit(store: Store, unit: str) -> list[Source]:
     """
     if not store.has(commit_path(unit)):
         raise StoreError(f"{store.location}: unit {unit} is not done; finish its job first: edict run SPEC")
-    commit = store.commit_at(unit)
+    commit = store.read_commit(unit)
     while store.has(path := commit_path(unit, commit.retry + 1)):
         try:
-            commit = merged(commit, store.commit_at(unit, commit.retry + 1))
+            commit = merged(commit, store.read_commit(unit, commit.retry + 1))
         except ValueError as error:
             raise StoreError(f"{store.location}: {path} does not count ({error}); run its job again") from error
     return part_sources(store, commit)
 
 
 def is_added(part: Source) -> bool:
-    """Return True for a part that a retry wrote: its name has a "+" (pipeline.store.store.attempted)."""
+    """Return True for a part that a retry wrote: its name has a "+" (pipeline.store.paths.unit_retry)."""
     return "+" in part[0]
 
 

@@ -19,8 +19,9 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.io.storage import StorageError
-from pipeline.store.store import Store, StoreError
+from pipeline.io.errors import StorageError
+from pipeline.store.errors import StoreError
+from pipeline.store.store import Store
 
 EVERY = 10.0  # seconds between two writes
 STATE = {"run", "host", "time", "ended", "workers", "starting", "queued", "at_work"}  # required fields of a run's file

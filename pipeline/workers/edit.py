@@ -32,13 +32,15 @@ from pipeline.io.masks import (
     read_planned_mask,
     to_latents,
 )
-from pipeline.io.shards import BadMemberName, Sample, check_member, json_member, read_samples, write_shard
+from pipeline.io.samples import Sample, read_samples
+from pipeline.io.shard_writer import BadMemberName, check_member, json_member, write_shard
 from pipeline.messages import ExcludedSamples, Fault, UnitResult
 from pipeline.plan.tasks import EditError, EditTask, Variant, executed_steps
+from pipeline.store.files import READ_THREADS
 from pipeline.store.latents import Latents, read_edit_rows
 from pipeline.store.parts import to_parquet
 from pipeline.store.plan import Unit, find_entries, read_units
-from pipeline.store.store import READERS, Store
+from pipeline.store.store import Store
 from pipeline.workers.base import Attempt, Prefetcher, check_model, fitting, load_model
 from pipeline.workers.heartbeat import STORAGE, beat
 from schemas.edits import EDITS
@@ -187,7 +189,7 @@ class EditWorker:
         if self.model.model.batched:
             latents = replace(latents, pair=replace(latents.pair, batch_size=self.task.record.edit.batch_size))
         edits = self._edits(latents, unit)
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(READ_THREADS) as pool:
             masks = pool.map(lambda edit: self._mask(latents, edit, unit.masks), edits)
             return UnitRows(latents, [replace(edit, mask=mask) for edit, mask in zip(edits, masks, strict=True)])
 

@@ -10,7 +10,7 @@ from PIL import Image
 from edict import EDICT
 from edict.pair import Pair, join
 from pipeline.io.images import ImageError, Prepared, prepare
-from pipeline.io.shards import Sample, read_samples
+from pipeline.io.samples import Sample, read_samples
 from pipeline.io.storage import Head
 from pipeline.messages import ExcludedSamples, UnitResult
 from pipeline.plan.job import Job

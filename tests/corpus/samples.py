@@ -247,8 +247,8 @@ MEMBERS: list[Samples] = [
     Case("member-device", "an image that is a device", linked(tarfile.CHRTYPE), (UNSAFE,), "device"),
     Case("member-pipe", "an image that is a named pipe", linked(tarfile.FIFOTYPE), (UNSAFE,), "device"),
     Case("member-sparse", "an image that is a sparse file", sparse, (UNSAFE,), "sparse"),
-    Case("name-absolute", "an absolute path", named("/KEY"), (UNSAFE,), "leads outside"),
-    Case("name-outside", "a path with ..", named("x/../../KEY"), (UNSAFE,), "leads outside"),
+    Case("name-absolute", "an absolute path", named("/KEY"), (UNSAFE,), "leads out of the tar"),
+    Case("name-outside", "a path with ..", named("x/../../KEY"), (UNSAFE,), "leads out of the tar"),
     Case("name-latin", "a name that is not UTF-8", named("KEY\udce9"), ("reject index KeyEncoding",), "not UTF-8"),
     Case("name-long", "a name of 5,000 characters, as pax has it", named("d/" * 2500 + "KEY"), (ROW,)),
     Case("name-long-gnu", "the same, as GNU tar has it", named("d/" * 2500 + "KEY", tarfile.GNU_FORMAT), (ROW,)),
@@ -306,7 +306,7 @@ MEMBERS: list[Samples] = [
         "two png members of one key",
         only("png", "png", "txt"),
         ("reject index MissingCaption", TWICE),
-        "came before",
+        "has the same key",
     ),
     Case(
         "key-twice", "a key that comes again (the first stands)", lambda key: [*sample(key), *sample(key)], (ROW, TWICE)

@@ -113,7 +113,7 @@ DAMAGE: list[Damaged] = [
         (DAMAGED,),
         "recursion",
     ),
-    Case("joined", "two tars joined by cat", lambda: A + END + B + END, (ROW, DAMAGED), "joined by cat"),
+    Case("joined", "two tars joined by cat", lambda: A + END + B + END, (ROW, DAMAGED), "joining tars with cat"),
     Case("no-members", "a tar of nothing", lambda: bytes(10_240), ()),
 ]
 
@@ -187,5 +187,5 @@ CHANGED: list[Unusable] = [
     Case(
         "cut-later", "cut since the plan", written(WHOLE[:1000]), ("error ShardChanged",), "since the shard was planned"
     ),
-    Case("deleted", "gone since the plan", lambda path: path.unlink(), ("error NotThere",), "does not exist"),
+    Case("deleted", "gone since the plan", lambda path: path.unlink(), ("error NotFound",), "does not exist"),
 ]

@@ -91,7 +91,7 @@ RECORDS: list[Record] = [
         "a backup of a commit beside it",
         lambda store: shutil.copy(store / FIRST, store / f"{FIRST}.bak"),
         NO_STORE,
-        "is no file of a store",
+        "does not belong to a store",
     ),
     Case(
         "commit-other",

@@ -23,7 +23,9 @@ from jobs.launch import run_spec
 from jobs.preview import preview
 from jobs.prompts import resolve
 from jobs.spec_file import load
-from pipeline.io.shards import Sample, index_shard, read_samples, write_shard
+from pipeline.io.samples import Sample, read_samples
+from pipeline.io.shard_index import index_shard
+from pipeline.io.shard_writer import write_shard
 from pipeline.plan.job import JobChanged
 from pipeline.plan.selection import read_selection
 from pipeline.plan.units import part_units

@@ -12,7 +12,8 @@ from edict import EDICT
 from edict.models import describe
 from jobs.cli import app
 from pipeline.plan.job import inverted_with, open_job, resolve
-from pipeline.store.store import Store, StoreError
+from pipeline.store.errors import StoreError
+from pipeline.store.store import Store
 from schemas.specs import InvertSpec
 from tests.corpus.case import Case
 from tests.corpus.checkpoints import LAYOUTS, REFUSALS

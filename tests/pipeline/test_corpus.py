@@ -20,7 +20,8 @@ from jobs.cli import app
 from jobs.launch import run_spec
 from pipeline.errors import JobError
 from pipeline.inspect.status import status
-from pipeline.io.shards import index_shard, read_samples
+from pipeline.io.samples import read_samples
+from pipeline.io.shard_index import index_shard
 from pipeline.store.store import Store
 from pipeline.verify import run_verify
 from schemas.specs import EditSpec, InvertSpec

@@ -12,7 +12,7 @@ import pytest
 from edict.samplers import sampling
 from jobs.preview import preview
 from jobs.prompts import resolve
-from pipeline.io.shards import Sample
+from pipeline.io.samples import Sample
 from pipeline.plan.job import open_job, weights_of
 from pipeline.plan.job import resolve as resolve_job
 from pipeline.plan.selection import read_selection

@@ -18,9 +18,10 @@ import pytest
 from PIL import Image
 
 from pipeline.inspect.report import BINS, EXAMPLES, LONGEST, SAMPLED, Shown, bounded, marked, report
+from pipeline.store.errors import StoreError
 from pipeline.store.parts import to_parquet
 from pipeline.store.plan import Unit, write_units
-from pipeline.store.store import Store, StoreError
+from pipeline.store.store import Store
 from schemas.commit import Commit, File, Seconds
 from schemas.fingerprint import StoredSchedule
 from schemas.latents import Footer, latents_schema

@@ -17,9 +17,12 @@ import pyarrow as pa
 import pytest
 
 from pipeline.io import storage
-from pipeline.io.shards import ShardChanged, index_shard, read_samples
-from pipeline.io.storage import StorageError, head
-from pipeline.store.store import Store, StoreError
+from pipeline.io.errors import StorageError
+from pipeline.io.samples import ShardChanged, read_samples
+from pipeline.io.shard_index import index_shard
+from pipeline.io.storage import head
+from pipeline.store.errors import StoreError
+from pipeline.store.store import Store
 from schemas.commit import Commit, File, Seconds
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
@@ -173,14 +176,14 @@ def test_store_round_trip(s3: str) -> None:
     with pytest.raises(StoreError, match="is not a store"):
         store.job()
     with pytest.raises(StoreError, match="is not a store"):
-        store.sweep()
+        store.remove_orphan_files()
 
     store.put("job.json", OF_FORMAT_1)
     for attempt in (FIRST, SECOND):
         store.put(f"parts/00000000-1-{attempt}.parquet", b"")
         assert store.commit(commit_of(attempt)) == (attempt == FIRST)
     assert list(store.commits()) == [commit_of(FIRST)]
-    assert store.sweep() == 1
+    assert store.remove_orphan_files() == 1
     assert list(store.names("parts")) == [f"parts/00000000-1-{FIRST}.parquet"]
 
 
@@ -230,7 +233,7 @@ def test_a_missing_object(s3: str) -> None:
 def test_access_denied(proxy: Proxy, s3: str, operation: str) -> None:
     proxy.fail(repeat(DENIED))
     text = said(lambda: OPERATIONS[operation](Store(s3)))
-    assert text.startswith(s3) and "access denied" in text and "AWS_ACCESS_KEY_ID" in text
+    assert text.startswith(s3) and "access is denied" in text and "AWS_ACCESS_KEY_ID" in text
 
 
 def test_credentials_that_are_not_accepted(proxy: Proxy, s3: str) -> None:
@@ -245,9 +248,9 @@ def test_credentials_that_are_not_accepted(proxy: Proxy, s3: str) -> None:
 
 
 def test_no_credentials(s3: str, no_keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no credentials found; give them by AWS_ACCESS_KEY_ID" in said(lambda: Store(s3))
+    assert "no credentials found; set one of: AWS_ACCESS_KEY_ID" in said(lambda: Store(s3))
     no_keys.write_text("[other]\naws_access_key_id = AKIATHEKEY\naws_secret_access_key = the-secret\n")
-    assert "no credentials found; give them by AWS_ACCESS_KEY_ID" in said(lambda: Store(s3))
+    assert "no credentials found; set one of: AWS_ACCESS_KEY_ID" in said(lambda: Store(s3))
     monkeypatch.setenv("AWS_PROFILE", "mine")
     assert "The config profile (mine) could not be found" in said(lambda: Store(s3))
     monkeypatch.setitem(sys.modules, "boto3", None)  # as where it is not installed
@@ -298,4 +301,4 @@ def test_a_conflict_over_nothing_is_not_lost(proxy: Proxy, s3: str) -> None:
     store.put("job.json", OF_FORMAT_1)
     proxy.fail([CONFLICT])
     assert store.commit(commit_of(FIRST))
-    assert store.committed() == {"00000000"}
+    assert store.committed_units() == {"00000000"}

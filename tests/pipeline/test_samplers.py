@@ -14,17 +14,18 @@ from edict.samplers import SAMPLERS
 from jobs.preview import preview
 from jobs.prompts import resolve
 from pipeline.errors import JobError
-from pipeline.io.shards import Sample
+from pipeline.io.samples import Sample
 from pipeline.plan.job import inverted_with, open_job
 from pipeline.plan.job import resolve as resolve_job
 from pipeline.plan.selection import read_selection
 from pipeline.plan.tasks import EditError
 from pipeline.plan.units import part_units, plan_shards
 from pipeline.run import edit_task
+from pipeline.store.errors import StoreError
 from pipeline.store.latents import read_latents
 from pipeline.store.parts import to_pair
 from pipeline.store.plan import read_units, write_units
-from pipeline.store.store import Store, StoreError
+from pipeline.store.store import Store
 from pipeline.verify import VerifyTask, VerifyWorker, run_verify
 from pipeline.workers.base import TooLarge, check_model, load_model
 from pipeline.workers.edit import EditWorker

@@ -17,10 +17,11 @@ from edict.pair import Pair
 from edict.schedule import Schedule
 from pipeline.plan.selection import Planning, Selection, SelectionError, plan_rows, read_selection, select
 from pipeline.plan.units import part_units
+from pipeline.store.errors import StoreError
 from pipeline.store.latents import read_latents
 from pipeline.store.parts import Row, to_parquet, to_table
 from pipeline.store.plan import Unit, parts_of, read_rows, write_units
-from pipeline.store.store import Store, StoreError
+from pipeline.store.store import Store
 from schemas.commit import Commit, Seconds
 from schemas.sampling import Sampling
 from schemas.specs import EditSpec, SampleSpec

@@ -18,18 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.io import storage
+from pipeline.io.samples import Sample, ShardChanged, read_samples
+from pipeline.io.shard_index import MAX_SAMPLE, ShardError, ShardIndex, index_shard
 from pipeline.io.shard_list import expand
-from pipeline.io.shards import (
-    LARGEST,
-    Sample,
-    ShardChanged,
-    ShardError,
-    ShardIndex,
-    index_shard,
-    json_member,
-    read_samples,
-    write_shard,
-)
+from pipeline.io.shard_writer import json_member, write_shard
 from schemas.rejects import Reject
 
 FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
@@ -310,7 +302,7 @@ def test_samples_that_lie_among_each_other_share_requests(tmp_path: Path, monkey
     ranges = counted(monkeypatch)
     assert [type(sample) for sample in read(index, 0, 20)] == [Sample] * 20
     assert len(ranges) == 2
-    monkeypatch.setattr("pipeline.io.shards.READ", 5 * 2048)
+    monkeypatch.setattr("pipeline.io.samples.MAX_REQUEST", 5 * 2048)
     assert [type(sample) for sample in read(index, 0, 20)] == [Sample] * 20
     assert len(ranges) == 2 + 2 * 4
 
@@ -338,7 +330,7 @@ def test_messages_name_few_members(tmp_path: Path) -> None:
 def test_a_caption_in_the_json_is_hinted_at(tmp_path: Path) -> None:
     (entry,) = index_shard(save(tmp_path, tar([("a.jpg", b"i"), ("a.json", b"{}")]))).entries
     assert entry.fault is not None
-    assert "a caption in the .json is not read: write it to a .txt" in entry.fault.message
+    assert "captions in a .json are not read: write it to a .txt" in entry.fault.message
 
 
 def test_keys_have_no_dot_folders(tmp_path: Path) -> None:
@@ -554,7 +546,7 @@ def test_short_unused_members_share_the_request(tmp_path: Path, monkeypatch: pyt
 def test_a_request_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     index = index_shard(save(tmp_path, tar([file for i in range(20) for file in good(f"{i:02d}")])))
     whole = read(index)
-    monkeypatch.setattr(storage, "READ", 5 * 2048)
+    monkeypatch.setattr(storage, "MAX_REQUEST", 5 * 2048)
     ranges = counted(monkeypatch)
     assert read(index) == whole
     assert ranges == [(start, start + 5 * 2048) for start in range(0, 20 * 2048, 5 * 2048)]
@@ -580,7 +572,7 @@ def test_memory_is_that_of_the_used_members(tmp_path: Path) -> None:
 
 def test_a_sample_that_is_too_large_is_rejected(tmp_path: Path) -> None:
     header = tarfile.TarInfo("b.jpg")
-    header.size = LARGEST
+    header.size = MAX_SAMPLE
     path = tmp_path / "a.tar"
     with open(path, "wb") as file:
         file.write(tar(good("a"))[: 4 * 512] + header.tobuf())
@@ -624,7 +616,7 @@ def test_expand() -> None:
     ("inputs", "message"),
     [
         ([], "no shard"),
-        ("", "empty location"),
+        ("", "location is empty"),
         ("{0..3.tar", r"\{0\.\.3\.tar: the braces"),
         (["a.tar", "{a,b}.tar"], r"a\.tar: named twice"),
         (["a.tar", "./x/../a.tar"], "named twice"),

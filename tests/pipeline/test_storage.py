@@ -17,10 +17,14 @@ import pytest
 from jobs.tables import read_table
 from pipeline.errors import JobError
 from pipeline.io import storage
+from pipeline.io.errors import StorageError
+from pipeline.io.locations import local_path
 from pipeline.io.masks import MaskError, read_mask
+from pipeline.io.samples import Sample, ShardChanged, read_samples
+from pipeline.io.shard_index import index_shard
 from pipeline.io.shard_list import expand
-from pipeline.io.shards import Sample, ShardChanged, index_shard, read_samples, write_shard
-from pipeline.io.storage import Head, Reader, StorageError, head, local_path, open_file, open_prefix, read_range
+from pipeline.io.shard_writer import write_shard
+from pipeline.io.storage import Head, Reader, head, open_file, open_prefix, read_range
 from pipeline.plan.selection import read_selection
 from pipeline.store.store import Store
 from schemas.locations import without_secrets
@@ -114,7 +118,7 @@ def test_open_prefix_makes_the_folder_and_its_parents(tmp_path: Path) -> None:
 def test_errors_name_the_location(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for location, message in {
-        "": "empty location",
+        "": "location is empty",
         "s4://bucket/x": "s4:// is not supported",
         "s3://bucket": "names no object",
         "s3://bucket/": "names no object",

@@ -22,21 +22,15 @@ from pipeline.messages import Machine, UnitResult
 from pipeline.plan.job import OutputRefused, check_output, new_record, open_job
 from pipeline.read import NoColumn, read_rows
 from pipeline.run import RetryError, _open, _pending, _retried, shortfall, write_report
-from pipeline.store import checkpoint as ledgers
-from pipeline.store import store as stores
+from pipeline.store import paths
 from pipeline.store.checkpoint import CheckpointWriter
+from pipeline.store.errors import REPAIR, InvalidCommit, JobReplaced, StoreError
+from pipeline.store.files import table_bytes
+from pipeline.store.job_record import JobKey
 from pipeline.store.latents import read_columns
 from pipeline.store.plan import Unit, write_units
 from pipeline.store.run_log import RunLog, last_state
-from pipeline.store.store import (
-    CommitRefused,
-    JobKey,
-    JobReplaced,
-    Store,
-    StoreError,
-    check_outside_stores,
-    table_bytes,
-)
+from pipeline.store.store import Store, check_outside_stores
 from pipeline.workers.base import Attempt
 from schemas.latents import FINGERPRINT
 from schemas.rejects import Reject
@@ -118,7 +112,7 @@ def test_a_run_that_died_before_it_published_is_finished_by_the_next(
     assert found.problems == []
     assert found.notes == ["2 committed files are still in staging/: run the job again, or edict gc"]
     assert [row["key"] for batch in read_rows(place) for row in batch.to_pylist()][:2] == ["00000000-0", "00000000-1"]
-    assert store.sweep() == 0
+    assert store.remove_orphan_files() == 0
     assert status(store).complete
     assert len(list(store.names("parts"))) == 2
 
@@ -130,10 +124,10 @@ def test_a_retry_that_died_before_its_commit_is_swept(place: str) -> None:
     (unit,) = (unit for unit in _retried(store, [attempt(store, 0).unit], ["WorkerDied"])[0])
     dead = attempt(store, 0, of=unit)
     assert f"staging/parts/{dead.name}.parquet" in store.names("staging")
-    store.sweep()
+    store.remove_orphan_files()
     assert list(store.names("staging")) == [f"staging/parts/{dead.name}.parquet"]  # it may be about to commit
     commit(attempt(store, 0, of=unit))
-    store.sweep()
+    store.remove_orphan_files()
     assert list(store.names("staging")) == []
     assert status(store).complete
 
@@ -149,7 +143,7 @@ def test_two_sweeps_at_once_remove_every_file(tmp_path: Path) -> None:
 
     def sweep(_: int) -> int:
         ready.wait()
-        return Store(store.location).sweep()
+        return Store(store.location).remove_orphan_files()
 
     with ThreadPoolExecutor(2) as pool:
         removed = list(pool.map(sweep, range(2)))
@@ -166,7 +160,7 @@ def test_no_file_of_a_user_is_removed(place: str) -> None:
     lost = [f"parts/00000001-7-{job}00000000.parquet", f"staging/shards/00000001-7-{job}00000000.tar"]
     for path in foreign + lost:
         store.put(path, b"data")
-    assert store.sweep() == len(lost)
+    assert store.remove_orphan_files() == len(lost)
     assert set(foreign) <= set(store.names(""))
     found = status(store)
     assert found.complete
@@ -245,19 +239,19 @@ def test_a_commit_that_another_job_left_does_not_count(place: str, capsys: pytes
         new.put(path, data)
     commit(attempt(new, 0))
     with pytest.raises(
-        CommitRefused, match=r"commits/00000001\.json was left by another job: edict run does the unit again"
+        InvalidCommit, match=r"commits/00000001\.json belongs to another job: edict run does the unit again"
     ):
         list(new.commits())
     found = status(new)
     assert (found.complete, found.committed) == (False, 1)
-    assert found.problems == ["commits/00000001.json was left by another job: edict run does the unit again"]
+    assert found.problems == ["commits/00000001.json belongs to another job: edict run does the unit again"]
     units = [attempt(new, number).unit for number in range(2)]
     assert [unit.unit for unit in _pending(new, units, [])] == ["00000001"]
     assert (
-        "note: commits/00000001.json was left by another job: edict run does the unit again" in capsys.readouterr().err
+        "note: commits/00000001.json belongs to another job: edict run does the unit again" in capsys.readouterr().err
     )
     commit(attempt(new, 1))
-    new.sweep(abandoned=0)
+    new.remove_orphan_files(max_age=0)
     assert status(new).complete
     assert not stray.keys() & set(new.names("parts"))
 
@@ -272,7 +266,7 @@ def test_a_worker_replaces_a_commit_of_another_job(place: str) -> None:
     new.put("commits/00000000.json", stray)
     made = attempt(new, 0)
     commit(made)
-    assert new.commit_at("00000000").attempt == made.name
+    assert new.read_commit("00000000").attempt == made.name
 
 
 def test_commits_of_another_plan_are_an_error_and_never_removed(tmp_path: Path) -> None:
@@ -286,8 +280,8 @@ def test_commits_of_another_plan_are_an_error_and_never_removed(tmp_path: Path) 
     ):
         _open(store, store.job(), [], lambda: [])
     write_units(store, [Unit(f"{i:08d}", "b.tar", 0, i * COUNT, COUNT, 1, None) for i in range(2)])
-    for use in (lambda: list(store.commits([])), lambda: _pending(store, [], []), store.sweep):
-        with pytest.raises(StoreError, match="belongs to another plan of this job; put plan/ back as it was"):
+    for use in (lambda: list(store.commits([])), lambda: _pending(store, [], []), store.remove_orphan_files):
+        with pytest.raises(StoreError, match="belongs to another plan of this job; restore plan/ as it was"):
             use()
     units.write_bytes(whole)
     (units.parent / "units.parquet.bak").write_bytes(whole)  # no part of the plan
@@ -304,7 +298,7 @@ def test_a_plan_that_is_extended_meanwhile_refuses_no_commit(tmp_path: Path) -> 
     write_units(store, [Unit(f"{2:08d}", "a.tar", 0, 6, COUNT, 1, None)], extension=1)
     commit(attempt(store, 2))
     data = store.get("commits/00000002.json")
-    assert store._checked("commits/00000002.json", data, "00000002", store.key(), before).unit == "00000002"
+    assert store._parse_commit("commits/00000002.json", data, "00000002", store.key(), before).unit == "00000002"
     assert len(before) == 2
 
 
@@ -320,7 +314,7 @@ def test_a_unit_whose_commit_is_damaged_is_done_again(data: bytes, tmp_path: Pat
     units = [attempt(store, number).unit for number in range(2)]
     assert [unit.unit for unit in _pending(store, units, [])] == ["00000000"]
     commit(attempt(store, 0))
-    store.sweep(abandoned=0)
+    store.remove_orphan_files(max_age=0)
     assert status(store).complete
     assert len(list(store.names("parts"))) == 2
 
@@ -336,7 +330,7 @@ def test_a_damaged_retry_is_done_again(tmp_path: Path) -> None:
     store.put("retries/00000000+0001.json", b"")
     assert "retries/00000000+0001.json is damaged" in status(store).problems[0]
     assert _pending(store, units, []) == []
-    store.sweep(abandoned=0)
+    store.remove_orphan_files(max_age=0)
     assert (status(store).complete, status(store).rejected, len(list(store.names("parts")))) == (True, 2, 2)
 
 
@@ -380,7 +374,7 @@ def test_a_retry_counts_only_after_the_commit_that_it_followed(tmp_path: Path) -
     late, stray = attempt(store, 0, of=unit), attempt(store, 0, of=unit)
     commit(stray)
     retry = store.get("retries/00000000+0001.json")
-    store.drop("00000000")
+    store.delete_commits("00000000")
     commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
     with pytest.raises(StoreError, match=r"was done again by attempt .* while its rejects were retried"):
         commit(late)
@@ -399,8 +393,8 @@ def test_a_retry_that_does_not_count_takes_the_later_ones_with_it(tmp_path: Path
         (unit,) = _retried(store, [attempt(store, 0).unit], [error])[0]
         commit(attempt(store, 0, of=unit))
     store.put("retries/00000000+0001.json", b"")
-    refused = list[CommitRefused]()
-    store.committed(refused)
+    refused = list[InvalidCommit]()
+    store.committed_units(refused)
     assert [commit.path for commit in refused] == ["retries/00000000+0001.json", "retries/00000000+0002.json"]
     assert "edict retry tries these rejects again" in str(refused[0])
     write_report(store)  # does not fail
@@ -413,8 +407,12 @@ def test_files_of_a_user_among_the_retries_are_an_error_and_never_removed(tmp_pa
     store = planned(str(tmp_path / "store"))
     finish(store)
     store.put("retries/my notes.txt", b"mine")
-    for use in (lambda: _pending(store, [], []), lambda: store.drop("00000000"), lambda: list(store.commits([]))):
-        with pytest.raises(StoreError, match=r"retries/my notes\.txt is no file of a store; move it elsewhere"):
+    for use in (
+        lambda: _pending(store, [], []),
+        lambda: store.delete_commits("00000000"),
+        lambda: list(store.commits([])),
+    ):
+        with pytest.raises(StoreError, match=r"retries/my notes\.txt does not belong to a store; move it elsewhere"):
             use()
     assert store.get("retries/my notes.txt") == b"mine"
     assert store.has("commits/00000000.json")
@@ -429,7 +427,7 @@ def test_a_late_worker_of_an_old_store_removes_nothing_of_the_next_job(tmp_path:
     before = set(new.names(""))
     with pytest.raises(JobReplaced):
         commit(old)
-    stray = new.commit_at("00000000").model_copy(update={"job": None, "attempt": "another"})
+    stray = new.read_commit("00000000").model_copy(update={"job": None, "attempt": "another"})
     with pytest.raises(JobReplaced):
         new.commit(stray)
     assert set(new.names("")) == before
@@ -476,13 +474,12 @@ def test_the_share_of_rejects_is_compared_as_it_is_written(
 
 
 def test_a_retry_of_an_incomplete_store_settles_no_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (stores, ledgers):
-        monkeypatch.setattr(module, "BLOCK", 2)
+    monkeypatch.setattr(paths, "BLOCK_SIZE", 2)
     store = planned(str(tmp_path / "store"))
     commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
     with CheckpointWriter(store, 0, [], store.key()):
         pass
-    assert store.compacted() == []
+    assert store.checkpoint_blocks() == []
 
 
 def test_a_missing_or_shortened_file_is_found_by_name_and_size(place: str) -> None:
@@ -493,11 +490,11 @@ def test_a_missing_or_shortened_file_is_found_by_name_and_size(place: str) -> No
     store.put(short, b"")
     found = status(store)
     assert not found.complete
-    repair = "edict verify --repair drops its commit, and the next run makes it again"
+    repair = REPAIR
     assert sorted(found.problems) == sorted(
         [
             f"{gone} is missing: {repair}",
-            f"{short} has 0 bytes, and {store.commit_of(short).files[0].bytes} were committed: {repair}",
+            f"{short} has 0 bytes, and {store.commit_of_file(short).files[0].bytes} were committed: {repair}",
         ]
     )
 
@@ -571,9 +568,9 @@ def test_no_data_is_removed_because_a_record_is_damaged(path: str, tmp_path: Pat
     store.put(path, data[: len(data) // 2])
     if path.startswith("plan"):
         with pytest.raises(StoreError, match=r"plan/units\.parquet is damaged"):
-            store.sweep(abandoned=0)
+            store.remove_orphan_files(max_age=0)
     else:
-        assert store.sweep(abandoned=0) == 0
+        assert store.remove_orphan_files(max_age=0) == 0
     assert set(store.names("parts")) == parts
     store.put(path, data)
     assert status(store).complete
@@ -586,9 +583,9 @@ def test_the_remnants_of_a_write_that_was_cut_off_are_swept(tmp_path: Path) -> N
     folder = tmp_path / "store" / "staging" / "parts"
     (folder / f"{made.name}.parquet#123").touch()
     (folder / "mine#1").touch()
-    store.sweep()
+    store.remove_orphan_files()
     assert len(list(folder.iterdir())) == 2  # somebody may be writing it
-    store.sweep(abandoned=0)
+    store.remove_orphan_files(max_age=0)
     assert [path.name for path in folder.iterdir()] == ["mine#1"]
 
 
@@ -611,8 +608,8 @@ def test_files_of_two_jobs_never_count_together(tmp_path: Path) -> None:
         shutil.copytree(tmp_path / "a" / folder, tmp_path / "b" / folder, dirs_exist_ok=True)
     found = status(second)
     assert (found.committed, len(found.problems)) == (1, 2)
-    refused = list[CommitRefused]()
-    assert second.committed(refused) == {"00000002"}
+    refused = list[InvalidCommit]()
+    assert second.committed_units(refused) == {"00000002"}
     assert len(refused) == 2
 
 
@@ -638,7 +635,7 @@ def test_the_retries_of_a_damaged_commit_are_discarded_with_it(format: int, tmp_
     store.put("commits/00000000.json", b"")
     assert _pending(store, units, []) == units
     commit(attempt(store, 0, ["NonFinite", "NonFinite"]), ["NonFinite", "NonFinite"])
-    store.sweep()
+    store.remove_orphan_files()
     found = status(store)
     assert (found.complete, found.ok, found.rejects) == (True, 1, {"NonFinite": 2})
     assert sum(len(batch) for batch in read_rows(store.location)) == 1
@@ -651,10 +648,10 @@ def test_a_dropped_unit_takes_the_files_of_its_retries_with_it(tmp_path: Path) -
     (retry,), _ = _retried(store, [attempt(store, 0).unit], ["WorkerDied"])
     commit(attempt(store, 0, of=retry))
     store = as_format_1(store, "commits/00000000.json", "retries/00000000+0001.json")
-    store.drop("00000000")
+    store.delete_commits("00000000")
     assert not any("+0001" in path for path in store.names(""))
     finish(store, 1)
-    store.sweep()
+    store.remove_orphan_files()
     assert status(store).notes == []
     assert len(list(store.names("parts"))) == 1
 
@@ -663,18 +660,17 @@ def test_a_dropped_unit_takes_the_files_of_its_retries_with_it(tmp_path: Path) -
 def test_a_settled_commit_is_read_from_the_ledger(
     data: bytes | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (stores, ledgers):
-        monkeypatch.setattr(module, "BLOCK", 2)
+    monkeypatch.setattr(paths, "BLOCK_SIZE", 2)
     store = planned(str(tmp_path / "store"))
     units = [attempt(store, number).unit for number in range(2)]
     commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
     commit(attempt(store, 1))
     (retry,), _ = _retried(store, units, ["WorkerDied"])
     commit(attempt(store, 0, of=retry))
-    store.compact(0, store.key())
+    store.write_checkpoint(0, store.key())
     store.delete("commits/00000000.json") if data is None else store.put("commits/00000000.json", data)
     assert _pending(store, units, []) == []
-    assert store.commit_at("00000000").rejected == 1
+    assert store.read_commit("00000000").rejected == 1
     assert status(store).ok == 6
 
 
@@ -705,9 +701,9 @@ def test_an_attempt_whose_files_were_swept_commits_nothing(tmp_path: Path) -> No
     store = planned(str(tmp_path / "store"))
     late = attempt(store, 0)
     finish(store)
-    store.sweep()
-    store.drop("00000000")
-    with pytest.raises(StoreError, match=r"has no commits/00000000\.json"):
+    store.remove_orphan_files()
+    store.delete_commits("00000000")
+    with pytest.raises(StoreError, match=r"commits/00000000\.json does not exist"):
         commit(late)
     assert status(store).committed == 1
 
