@@ -42,7 +42,7 @@ from pipeline.store.parts import to_parquet
 from pipeline.store.paths import unit_of
 from pipeline.store.plan import Unit, find_entries, parts_of_unit, read_units
 from pipeline.store.store import Store
-from schemas.fingerprint import fit_of, read_fingerprint
+from schemas.fingerprint import crop_and_resize, read_fingerprint
 from schemas.instruct import INSTRUCT
 from schemas.job import JobRecord
 from schemas.rejects import Reject
@@ -125,7 +125,7 @@ def _files(store: Store, path: str) -> dict[str, bytes]:
 def _instructpix2pix(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[[Store, ExportedEdits], int]:
     """Triplets of a picture, what to do to it, and the picture it becomes."""
     latents = Store(job.spec["latents"])
-    fit = fit_of(read_fingerprint(job.edit.latents))
+    fit = crop_and_resize(read_fingerprint(job.edit.latents))
     shards = {unit.source: unit for unit in read_units(latents)}
     noted = set[str]()
 

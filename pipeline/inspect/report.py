@@ -27,7 +27,7 @@ from pipeline.io.images import IMAGE_FORMATS
 from pipeline.store.files import READ_THREADS
 from pipeline.store.store import Store
 from schemas.locations import without_secrets
-from schemas.pictures import SHOWN
+from schemas.pictures import MAX_SHOWN
 from schemas.rejects import Reject
 
 EXAMPLES = 20  # rejects shown of a class
@@ -126,7 +126,7 @@ def report(store: Store) -> str:
 
 
 def bounded(rows: Iterable[dict[str, Any]]) -> ShownEdits:
-    """Keep the first rows, with at most SHOWN edited images and about EMBEDDED_BYTES of images in all.
+    """Keep the first rows, with at most MAX_SHOWN edited images and about EMBEDDED_BYTES of images in all.
 
     The last row may keep only some of its edits.
     """
@@ -142,7 +142,7 @@ def bounded(rows: Iterable[dict[str, Any]]) -> ShownEdits:
         edits = []
         for edit in row["edits"]:
             size += len(edit["image"])
-            if full := count == SHOWN or size > EMBEDDED_BYTES:
+            if full := count == MAX_SHOWN or size > EMBEDDED_BYTES:
                 break
             edits.append(edit)
             count += 1

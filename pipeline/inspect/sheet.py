@@ -1,6 +1,6 @@
 """The contact sheet: an edit job's shown rows as one image, source, reconstruction and edits side by side.
 
-Its size and memory do not grow with the number of edits, because a job shows at most SHOWN edited images.
+Its size and memory do not grow with the number of edits, because a job shows at most MAX_SHOWN edited images.
 """
 
 import io

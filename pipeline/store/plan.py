@@ -16,7 +16,7 @@ from pipeline.store.files import table_bytes
 from pipeline.store.paths import commit_path, units_path
 from pipeline.store.store import Store
 from schemas.commit import Commit, merged
-from schemas.plan import ADDED, EARLIER_ROWS, ENTRIES, PARTS, ROWS, UNITS
+from schemas.plan import ADDED_COLUMNS, EARLIER_ROWS, ENTRIES, PARTS, ROWS, UNITS
 from schemas.rejects import Reject
 
 Source = tuple[str, int, int, str | None]
@@ -234,7 +234,7 @@ def read_parts(store: Store, job: str) -> list[tuple[str, str]] | None:
 def _planned(store: Store, path: str, *schemas: pa.Schema) -> pa.Table:
     table = store.get_table(path)
     for field in schemas[0]:
-        if field.name in ADDED and field.name not in table.column_names:
+        if field.name in ADDED_COLUMNS and field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))
     if table.schema not in schemas:
         raise StoreError(f"{store.location}: {path} is damaged (its columns are not those of a plan)")

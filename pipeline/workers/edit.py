@@ -44,7 +44,7 @@ from pipeline.store.store import Store
 from pipeline.workers.base import Attempt, Prefetcher, check_model, fitting, load_model
 from pipeline.workers.heartbeat import STORAGE, beat
 from schemas.edits import EDITS
-from schemas.fingerprint import fit_of
+from schemas.fingerprint import crop_and_resize
 from schemas.pictures import PICTURES, edits_shown
 from schemas.rejects import Reject
 from schemas.sampling import Sampling
@@ -444,7 +444,9 @@ class EditWorker:
             sample = next(read_samples(shard.source, size=version.size, etag=version.etag, entries=entries))
             if not isinstance(sample, Sample) or sha256(sample.image).hexdigest() != row["image_sha256"]:
                 return None
-            return encode(prepare(sample.image, self.model.size, *fit_of(self.task.inversion.fingerprint)).image, "png")
+            return encode(
+                prepare(sample.image, self.model.size, *crop_and_resize(self.task.inversion.fingerprint)).image, "png"
+            )
         except (JobError, ImageError):
             return None
 

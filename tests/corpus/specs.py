@@ -99,10 +99,10 @@ SPECS: list[Spec] = [
         "spec-secret",
         "a password in a URL (not repeated)",
         BASE.replace("demo.tar", "s3://ann:hunter2@bucket/a.tar"),
-        "expected a URL without credentials",
+        "the URL contains credentials",
     ),
     text("spec-surrogate", "half a character", BASE.replace("demo.tar", r'"\ud800.tar"'), "unpaired surrogates"),
-    text("spec-same", "an output that is the input", BASE.replace("latents", "demo.tar"), "a place other than input"),
+    text("spec-same", "an output that is the input", BASE.replace("latents", "demo.tar"), "the same location as input"),
     text("json-spec-cut", "a JSON spec that breaks off", '{"kind": "invert",', "line 1"),
     text(
         "json-spec-twice",
@@ -116,13 +116,13 @@ SPECS: list[Spec] = [
         "edit-attribute",
         "a template that reaches into Python",
         [{"name": "a", "prompt": "{caption.__class__}"}],
-        "no placeholder other than {caption}",
+        "the unknown placeholder {caption",
     ),
     edit(
         "edit-fill",
         "a template that asks for a billion blanks",
         [{"name": "a", "prompt": "{caption:>1000000000}"}],
-        "no placeholder other than {caption}",
+        "the unknown placeholder {caption",
     ),
     edit("edit-path", "an edit named ../../x", [{"name": "../../x", "prompt": "x"}], "edits[0].name"),
     edit(
@@ -144,7 +144,7 @@ SPECS: list[Spec] = [
         "edit-table-secret",
         "a password in a table's URL (not repeated)",
         [{"name": "a", "table": "https://ann:hunter2@host/a.csv"}],
-        "expected a URL without credentials",
+        "the URL contains credentials",
     ),
     edit(
         "edit-two", "an edit that says two things", [{"name": "a", "prompt": "x", "table": "x.csv"}], "exactly one of"

@@ -300,8 +300,8 @@ def test_a_spec_names_the_samplers_and_their_parameters() -> None:
 @pytest.mark.parametrize(
     ("name", "given", "message"),
     [
-        ("bdia", {"p": 0.9}, "expected no p, which is only valid for the sampler edict; the sampler is bdia"),
-        ("obelm", {"gamma": 0.9}, "expected no gamma, which is only valid for the sampler bdia"),
+        ("bdia", {"p": 0.9}, "p is only valid for the sampler edict, and the sampler is bdia"),
+        ("obelm", {"gamma": 0.9}, "gamma is only valid for the sampler bdia"),
         ("bdia", {"gamma": 0.49}, r"gamma is 0\.49: expected at least 0\.5"),
         ("dpm", {}, "sampler is 'dpm': expected 'edict', 'bdia', 'obelm', 'ddim' or 'ddim_euler'"),
     ],

@@ -16,7 +16,7 @@ from pipeline.plan.units import UNIT_BYTES, cut, index_again, most_batches, plan
 from pipeline.store.errors import StoreError
 from pipeline.store.plan import Unit, find_entries, read_entries, write_entries
 from pipeline.store.store import Store
-from schemas.plan import ADDED, ENTRIES
+from schemas.plan import ADDED_COLUMNS, ENTRIES
 from schemas.rejects import Reject
 
 MIB = 1 << 20
@@ -91,7 +91,7 @@ def test_a_plan_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     index = index_shard(url)
     write_entries(store, index)
     (path,) = store.names("plan/shards")
-    store.put_table(path, store.get_table(path).drop_columns(sorted(ADDED)))
+    store.put_table(path, store.get_table(path).drop_columns(sorted(ADDED_COLUMNS)))
     unit = Unit("00000000", url, 0, 1, 2, index.size, index.etag)
     found = read_entries(store, unit)
     assert [(entry.key, entry.gaps, entry.digest) for entry in found] == [("b", (), None), ("c", (), None)]

@@ -380,7 +380,7 @@ def test_only_so_many_pictures_are_embedded(monkeypatch: pytest.MonkeyPatch) -> 
     rows = [{**row, "exact": i < 3, "edits_left_out": 0} for i in range(4)]
     assert bounded(iter(rows)) == Shown(rows, 4, 3, 0)
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.inspect.report.SHOWN", 7)
+        patched.setattr("pipeline.inspect.report.MAX_SHOWN", 7)
         found = bounded(iter(rows))
         assert ([len(row["edits"]) for row in found.embedded], found.left_out) == ([3, 3, 1], 5)
         assert (found.rows, found.exact) == (4, 3)

@@ -30,7 +30,7 @@ from pipeline.inspect.sheet import (
 from pipeline.store.parts import to_parquet
 from pipeline.store.store import Store
 from schemas.commit import Commit, Seconds
-from schemas.pictures import PICTURES, SHOWN
+from schemas.pictures import MAX_SHOWN, PICTURES
 
 Colour = tuple[int, int, int]
 RED, GREEN, BLUE, BLACK, WHITE = (220, 20, 20), (20, 220, 20), (20, 20, 220), (0, 0, 0), (255, 255, 255)
@@ -174,7 +174,7 @@ def test_a_sheet_does_not_grow_with_the_number_of_edits(tmp_path: Path, rows: in
     few, many = sheets(EDITS + 2), sheets(100)
     assert few["contact_sheet.png"].size == many["contact_sheet.png"].size
     assert len(few) == 1 + EDITS + 2
-    assert len(many) == 1 + min(SHEETS, 100, SHOWN // rows)
+    assert len(many) == 1 + min(SHEETS, 100, MAX_SHOWN // rows)
     x, y = centre(0, 1)
     note = np.asarray(many["contact_sheet.png"])[y + CELL // 2 + 8 :, x - CELL // 2 : x + CELL // 2]
     assert (note < 200).any()  # the note about the edits that are left out

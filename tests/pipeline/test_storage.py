@@ -120,8 +120,8 @@ def test_errors_name_the_location(tmp_path: Path) -> None:
     for location, message in {
         "": "location is empty",
         "s4://bucket/x": "s4:// is not supported",
-        "s3://bucket": "names no object",
-        "s3://bucket/": "names no object",
+        "s3://bucket": "has no object name",
+        "s3://bucket/": "has no object name",
         "https://host/x#part": "write %23",
         f"{tmp_path}/": "folder",
         str(tmp_path): "does not exist",
