@@ -35,7 +35,7 @@ from pipeline.store.checkpoint import CheckpointWriter
 from pipeline.store.errors import InvalidCommit, StoreError
 from pipeline.store.job_record import JobKey
 from pipeline.store.latents import stored_schedule
-from pipeline.store.parts import restored
+from pipeline.store.parts import from_stored
 from pipeline.store.plan import Unit, is_planned, parts_of, read_units, write_units
 from pipeline.store.run_log import RunLog
 from pipeline.store.store import Store
@@ -178,7 +178,7 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
 def schedule_of(latents: Store, inversion: Job) -> Schedule:
     """Return the schedule of a latent store's rows."""
     if (earlier := inversion.fingerprint.schedule) is not None:
-        return restored(earlier)
+        return from_stored(earlier)
     if (found := stored_schedule(latents)) is not None:
         return found
     return planned_schedule(inversion.model(), inversion.fingerprint.sampling)

@@ -21,7 +21,7 @@ from pipeline.io.locations import local_path
 from pipeline.messages import Machine, Weights, machine_for
 from pipeline.store.errors import StoreError
 from pipeline.store.job_record import JobKey
-from pipeline.store.parts import stored
+from pipeline.store.parts import to_stored
 from pipeline.store.store import Store, check_outside_stores
 from schemas.errors import fault
 from schemas.fingerprint import Document, Fingerprint
@@ -177,7 +177,7 @@ def check_earlier(job: Job, model: "Model") -> None:
     """Compare the model with the fields that only fingerprints of earlier formats have. Raises JobChanged."""
     if job.fingerprint.schedule is not None:
         there = job.fingerprint.schedule.model_dump()
-        _refuse(job.spec.output, _differences(there, stored(planned_schedule(model, job.spec.sampler)).model_dump()))
+        _refuse(job.spec.output, _differences(there, to_stored(planned_schedule(model, job.spec.sampler)).model_dump()))
         _check_interpretation(job, model, job.spec.output)
 
 

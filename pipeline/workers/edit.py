@@ -27,10 +27,10 @@ from pipeline.io.masks import (
     MaskError,
     mask_location,
     mask_of_file,
+    mask_of_latents,
     mask_of_runs,
     read_mask,
     read_planned_mask,
-    to_latents,
 )
 from pipeline.io.samples import Sample, read_samples
 from pipeline.io.shard_writer import BadMemberName, check_member, json_member, write_shard
@@ -217,7 +217,7 @@ class EditWorker:
                 mask = mask_of_file(location, data, (source[0], source[1]), size, self.task.inversion.fingerprint.crop)
             except MaskError as error:
                 return _fault(error)
-        return to_latents(mask, *latents.pair.x.shape[-2:])
+        return mask_of_latents(mask, *latents.pair.x.shape[-2:])
 
     def _edits(self, latents: Latents, unit: Unit) -> list[EditRequest]:
         pair = latents.pair

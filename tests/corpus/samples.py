@@ -86,7 +86,7 @@ ROW, CORRUPT, ANIMATED = "row", "reject decode CorruptImage", "reject decode Ani
 BOMBED, UNSAFE, INVALID = "reject decode DecompressionBomb", "reject index UnsafeMember", "reject read InvalidJson"
 NO_CAPTION, ENCODING = "reject read MissingCaption", "reject read CaptionEncoding"
 MORE = [PICTURE.rotate(90)]
-UNREADABLE = "not an image that can be read"
+UNREADABLE = "not a readable image"
 DHT = JPEG.index(b"\xff\xc4")
 
 IMAGES: list[Samples] = [

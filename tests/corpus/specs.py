@@ -175,7 +175,7 @@ SPECS: list[Spec] = [
         "names 1,000,000,000,001 shards",
     ),
     shards("input-twice", "a shard that is named twice", ["demo.tar", "./x/../demo.tar"], "named twice"),
-    shards("input-shell", "a pipe: to a shell", "pipe:touch made", "pipes run a shell"),
+    shards("input-shell", "a pipe: to a shell", "pipe:touch made", "because they run a shell"),
     shards("input-scheme", "an unknown kind of URL", "hf://some/where.tar", "hf:// is not supported"),
     shards("input-nul", "a NUL in a name", "a\0b.tar", "a name without control characters", NO_SPEC),
     shards("input-none", "an empty list", [], "at least one entry", NO_SPEC),

@@ -241,7 +241,7 @@ def test_what_the_plan_lacks_or_makes_up_is_told(latents: Store, tmp_path: Path)
     with pytest.raises(StoreError, match="is damaged"):
         read_rows(store, "job", unit.slice(1, 3))
     beyond = planned.set_column(0, planned.schema.field(0), [[0, 1, 99]])
-    with pytest.raises(StoreError, match="has no row 99"):
+    with pytest.raises(StoreError, match="lacks row 99 of the plan"):
         read_latents(latents, plain, beyond)
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from pipeline.io import storage
 from pipeline.io.samples import Sample, ShardChanged, read_samples
 from pipeline.io.shard_index import MAX_SAMPLE, ShardError, ShardIndex, index_shard
-from pipeline.io.shard_list import expand
+from pipeline.io.shard_list import expand_shards
 from pipeline.io.shard_writer import json_member, write_shard
 from schemas.rejects import Reject
 
@@ -607,9 +607,9 @@ def test_without_digests_a_touched_shard_is_refused(tmp_path: Path) -> None:
 
 
 def test_expand() -> None:
-    assert expand("p/{00008..00010}.tar") == ["p/00008.tar", "p/00009.tar", "p/00010.tar"]
-    assert expand(["s3://b/{x,y}.tar", "z z.tar"]) == ["s3://b/x.tar", "s3://b/y.tar", "z z.tar"]
-    assert expand(r"a\{1\}.tar") == ["a{1}.tar"]
+    assert expand_shards("p/{00008..00010}.tar") == ["p/00008.tar", "p/00009.tar", "p/00010.tar"]
+    assert expand_shards(["s3://b/{x,y}.tar", "z z.tar"]) == ["s3://b/x.tar", "s3://b/y.tar", "z z.tar"]
+    assert expand_shards(r"a\{1\}.tar") == ["a{1}.tar"]
 
 
 @pytest.mark.parametrize(
@@ -618,7 +618,7 @@ def test_expand() -> None:
         ([], "no shard"),
         ("", "location is empty"),
         ("{0..3.tar", r"\{0\.\.3\.tar: the braces"),
-        (["a.tar", "{a,b}.tar"], r"a\.tar: named twice"),
+        (["a.tar", "{a,b}.tar"], r"a\.tar: is named twice"),
         (["a.tar", "./x/../a.tar"], "named twice"),
         ("pipe:curl x", "pipe:curl x: pipes"),
         ("hf://x/y.tar", "hf://x/y.tar: hf:// is not supported"),
@@ -626,4 +626,4 @@ def test_expand() -> None:
 )
 def test_expand_refuses(inputs: str | list[str], message: str) -> None:
     with pytest.raises(ShardError, match=message):
-        expand(inputs)
+        expand_shards(inputs)

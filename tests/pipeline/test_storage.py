@@ -22,7 +22,7 @@ from pipeline.io.locations import local_path
 from pipeline.io.masks import MaskError, read_mask
 from pipeline.io.samples import Sample, ShardChanged, read_samples
 from pipeline.io.shard_index import index_shard
-from pipeline.io.shard_list import expand
+from pipeline.io.shard_list import expand_shards
 from pipeline.io.shard_writer import write_shard
 from pipeline.io.storage import Head, Reader, head, open_file, open_prefix, read_range
 from pipeline.plan.selection import read_selection
@@ -228,7 +228,7 @@ def test_bucket_keys_are_taken_literally(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_a_secret_in_a_location_is_refused_and_not_repeated(location: str) -> None:
-    for use in (head, open_prefix, index_shard, lambda at: expand([at])):
+    for use in (head, open_prefix, index_shard, lambda at: expand_shards([at])):
         with pytest.raises(JobError, match="credentials or a query") as error:
             use(location)
         assert "pass" not in str(error.value) and "AKIA" not in str(error.value)
@@ -281,7 +281,7 @@ def test_no_redirect_is_followed(server: str, host: str, monkeypatch: pytest.Mon
 
 
 def test_a_busy_server_and_a_broken_line_are_tried_again(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.io.web.WAITS", (0.0,) * 3)
+    monkeypatch.setattr("pipeline.io.web.RETRY_WAITS", (0.0,) * 3)
     monkeypatch.setattr(Files, "busy", 2)
     monkeypatch.setattr(Files, "cut", 1)
     assert read_range(f"{server}/a%20b/100%25.tar", 5, 12)[0] == CONTENT[5:12]

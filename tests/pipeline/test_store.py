@@ -516,7 +516,7 @@ def test_a_journal_that_cannot_be_written_does_not_stop_a_run(
     with RunLog(store) as run_log:
         run_log("sample named")
         run_log._write()
-    assert capsys.readouterr().err.count("note: the journal of this run is not written: ") == 1
+    assert capsys.readouterr().err.count("note: the log of this run is not written: ") == 1
 
 
 @pytest.mark.parametrize("data", [b"", b"[]", b'{"run": "z"}', b"\xff"])
