@@ -116,7 +116,7 @@ class Sampling(Strict):
     @classmethod
     def _check_interval(cls, interval: list[float] | None) -> list[float] | None:
         if interval is not None and (len(interval) != 2 or not interval[0] < interval[1]):
-            raise ValueError("guidance_interval must be two noise levels, the lower one first")
+            raise ValueError("give two noise levels, the lower one first")
         return interval
 
     @model_validator(mode="after")

@@ -111,7 +111,9 @@ class Edit(Strict):
             try:
                 pc.replace_substring_regex("", pattern=pattern, replacement=replacement)
             except pa.ArrowInvalid as error:
-                raise ValueError(f"{pattern!r}: {replacement!r} is not valid in RE2 syntax ({error})") from error
+                raise ValueError(
+                    f"{pattern!r}: {replacement!r} is not valid in RE2 syntax ({error}); correct it"
+                ) from error
         return regex
 
     @model_validator(mode="after")
@@ -126,7 +128,7 @@ class Edit(Strict):
         if self.negative_prompt is not None and self.guidance_scale == 1:
             raise ValueError("negative_prompt has no effect at guidance_scale 1; remove it, or set another scale")
         if self.has_pie_bench_masks and self.pie_bench is None:
-            raise ValueError("control.mask.pie_bench needs pie_bench, whose mapping file has the masks")
+            raise ValueError("control.mask.pie_bench needs the masks in the mapping file of pie_bench; set pie_bench")
         if self.strength is not None and self.steps is not None:
             raise ValueError("strength and steps have the same meaning, and both are given; remove one")
         return self
