@@ -78,8 +78,8 @@ class EditFingerprint(Strict):
     """Every setting that determines the images of an edit.
 
     `latents` is the fingerprint in the job.json of the latent store. `keys` is a digest. `format` and `quality` are
-    those of the image files. `control` is "prompt-to-prompt" for edits under attention control of which earlier
-    versions make other images.
+    those of the image files. `control` is "prompt-to-prompt" if earlier versions made other images from this edit,
+    because it has attention control.
     """
 
     latents: Document

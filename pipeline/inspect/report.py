@@ -26,8 +26,8 @@ from pipeline.instructions import changes
 from pipeline.io.images import IMAGE_FORMATS
 from pipeline.store.files import READ_THREADS
 from pipeline.store.store import Store
+from schemas.contact_sheet import MAX_SHOWN
 from schemas.locations import without_secrets
-from schemas.pictures import MAX_SHOWN
 from schemas.rejects import Reject
 
 EXAMPLES = 20  # rejects shown of a class

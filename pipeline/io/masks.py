@@ -147,7 +147,7 @@ def mask_of_runs(runs: Sequence[int], size: int) -> torch.Tensor:
 
 def mask_of_latents(mask: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Reduce a mask from the size of the images to that of their latents, bool [height, width], by a maximum."""
-    return mask.unflatten(0, (height, -1)).unflatten(2, (width, -1)).any(3).any(1)
+    return mask.reshape(height, mask.shape[0] // height, width, mask.shape[1] // width).any(3).any(1)
 
 
 def _is_light(image: Image.Image) -> torch.Tensor:

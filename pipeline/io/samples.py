@@ -13,8 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
+from pipeline.io.errors import StorageError
 from pipeline.io.shard_index import CAPTION, DIGEST, IMAGES, METADATA, USED, Entry, ShardError, member_digest
-from pipeline.io.storage import MAX_REQUEST, Head, StorageError, head, read_ranges
+from pipeline.io.storage import MAX_REQUEST, Head, head, read_ranges
 from pipeline.io.tar import TarDamage, clean_name, read_members
 from schemas.rejects import Reject
 

@@ -24,7 +24,9 @@ from hashlib import sha256
 from typing import BinaryIO, cast
 
 from pipeline.errors import JobError
-from pipeline.io.storage import WINDOW, Reader, StorageError, local_path
+from pipeline.io.errors import StorageError
+from pipeline.io.locations import local_path
+from pipeline.io.storage import WINDOW, Reader
 from pipeline.io.tar import Member, TarDamage, printable_name, read_members
 from schemas.rejects import Reject
 

@@ -43,7 +43,8 @@ class Member:
 
     @property
     def size(self) -> int:
-        return self.data.stop - self.data.start
+        """The length of the content in bytes."""
+        return int(self.data.stop) - int(self.data.start)
 
 
 class TarDamage(Exception):

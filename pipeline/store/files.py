@@ -215,7 +215,8 @@ class StoreFiles:
 
     def _parse_json(self, path: str, data: bytes) -> dict[str, Any]:
         try:
-            return json.loads(data)
+            record: dict[str, Any] = json.loads(data)
+            return record
         except ValueError as error:
             raise StoreError(
                 f"{self.location}: {path} is damaged: it is not JSON ({error}); {_remedy(path)}"

@@ -32,7 +32,8 @@ class Latents:
     pair: Pair
 
     def column(self, name: str) -> list[Any]:
-        return self.table[name].to_pylist()
+        values: list[Any] = self.table[name].to_pylist()
+        return values
 
     @property
     def slots(self) -> list[int]:

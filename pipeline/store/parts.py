@@ -113,7 +113,7 @@ def to_parquet(table: pa.Table, encoding: str = "BYTE_STREAM_SPLIT", row_group_s
 
 def _value_path(field: pa.Field) -> str:
     """Return the path of the values in a field of nested lists, as Parquet names it."""
-    path, kind = field.name, field.type
+    path, kind = str(field.name), field.type
     while isinstance(kind, pa.FixedSizeListType):
         path, kind = f"{path}.list.element", kind.value_type
     return path

@@ -43,9 +43,9 @@ from pipeline.store.plan import Unit, find_entries, read_units
 from pipeline.store.store import Store
 from pipeline.workers.base import Attempt, Prefetcher, check_model, fitting, load_model
 from pipeline.workers.heartbeat import STORAGE, beat
+from schemas.contact_sheet import CONTACT_SHEET, edits_shown
 from schemas.edits import EDITS
 from schemas.fingerprint import crop_and_resize
-from schemas.pictures import PICTURES, edits_shown
 from schemas.rejects import Reject
 from schemas.sampling import Sampling
 from schemas.specs import ControlSpec
@@ -180,7 +180,7 @@ class EditWorker:
             yield f"shards/{tar}", write_shard(samples), 0
             yield f"parts/{name}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=EDITS)), len(rows)
         if pictures := self._pictures(latents, made, reconstructions):
-            table = pa.Table.from_pylist(pictures, schema=PICTURES)
+            table = pa.Table.from_pylist(pictures, schema=CONTACT_SHEET)
             yield f"pictures/{name}.parquet", to_parquet(table, row_group_size=1), 0  # so that readers can load one row
 
     def _load(self, unit: Unit) -> UnitRows:
@@ -402,7 +402,7 @@ class EditWorker:
         made: Sequence[tuple[EditRequest, EditedImage]],
         reconstructions: Iterable[tuple[EditRequest, EditedImage | Fault]],
     ) -> list[dict[str, Any]]:
-        """The unit's share of the contact sheet: rows of schemas.pictures."""
+        """The unit's share of the contact sheet: rows of schemas.contact_sheet."""
         edits = defaultdict[int, list[dict[str, Any]]](list)
         made_of, most = Counter(edit.row for edit, _ in made), edits_shown(self.task.spec.contact_sheet)
         for edit, drawn in made:

@@ -190,7 +190,7 @@ def test_settings_are_checked() -> None:
         EDICTScheduler.from_config(config, eta=1.0)
     with pytest.raises(ValueError, match=r"p is 0\.4: expected at least 0\.5"):
         EDICTScheduler.from_config(config, p=0.4)
-    with pytest.raises(ValueError, match="expected no p, which is only valid for the sampler edict"):
+    with pytest.raises(ValueError, match="p is only valid for the sampler edict"):
         BDIAScheduler.from_config(config, p=0.9)
     with pytest.raises(ValueError, match=r"p is '0\.9': expected a number"):
         EDICTScheduler.from_config(config, p="0.9")

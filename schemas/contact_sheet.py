@@ -2,7 +2,7 @@
 
 import pyarrow as pa
 
-PICTURES = pa.schema(
+CONTACT_SHEET = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("caption", pa.string(), nullable=False),
