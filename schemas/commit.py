@@ -8,6 +8,8 @@ from schemas.rejects import Reject
 
 
 class Record(BaseModel):
+    """Base class of the records in a commit: immutable, without unknown fields."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 

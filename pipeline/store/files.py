@@ -174,6 +174,7 @@ class StoreFiles:
             return None
 
     def has(self, path: str) -> bool:
+        """Return True if a file exists."""
         try:
             with storage_errors(self.location):
                 obstore.head(self._objects, path)
@@ -211,6 +212,11 @@ class StoreFiles:
             pass
 
     def get_json(self, path: str) -> dict[str, Any]:
+        """Read a JSON file.
+
+        Raises:
+            StoreError: The file does not exist, or is not JSON.
+        """
         return self._parse_json(path, self.get(path))
 
     def _parse_json(self, path: str, data: bytes) -> dict[str, Any]:

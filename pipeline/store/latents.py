@@ -32,6 +32,7 @@ class Latents:
     pair: Pair
 
     def column(self, name: str) -> list[Any]:
+        """Return the values of one column."""
         values: list[Any] = self.table[name].to_pylist()
         return values
 

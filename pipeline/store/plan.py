@@ -137,6 +137,7 @@ def write_units(store: Store, units: Sequence[Unit], extension: int = 0) -> None
 
 
 def is_planned(store: Store) -> bool:
+    """Return True if the plan of a store is complete, because its units are written last."""
     return store.has(units_path(0))
 
 
