@@ -136,7 +136,7 @@ def _problem(expression: str) -> str | None:
                 return f"the expression has a value of type {kind}, not BOOLEAN"
             rows.filter(parsed).fetchall()
     except duckdb.Error as error:
-        return first_line(error)
+        return error_reason(error)
     return None
 
 
@@ -166,8 +166,8 @@ def matching_rows(connection: "DuckDBPyConnection", expression: str, table: pa.T
         return [position for (position,) in rows.fetchall()]
 
 
-def first_line(error: Exception) -> str:
-    """Return the message of a duckdb.Error in one line."""
+def error_reason(error: Exception) -> str:
+    """Return the reason of a duckdb.Error in one line."""
     import duckdb
 
     if isinstance(error, duckdb.InterruptException):

@@ -27,7 +27,7 @@ from pipeline.store.store import Store
 from schemas.job import JobRecord
 from schemas.plan import ROWS
 from schemas.specs import EditSpec, SampleSpec
-from schemas.where import columns_of, first_line, matching_rows, sandbox
+from schemas.where import columns_of, error_reason, matching_rows, sandbox
 
 KEYS_BYTES, KEYS = 512 << 20, 10_000_000  # of a file of keys; a key takes some 200 bytes of memory
 
@@ -273,7 +273,7 @@ def _filtered(latents: Store, parts: Sequence[Source], wanted: Selection, whole:
                     rows = matching_rows(connection, wanted.where, table)
                 except duckdb.Error as error:
                     raise SelectionError(
-                        f"where: {wanted.where!r} fails on a row of {latents.location}: {part[0]}: {first_line(error)}"
+                        f"where: {wanted.where!r} fails on a row of {latents.location}: {part[0]}: {error_reason(error)}"
                     ) from error
             if wanted.keys is not None and table is not None:
                 keys = table["key"].to_pylist()

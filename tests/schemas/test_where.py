@@ -6,7 +6,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from schemas.where import COLUMNS, check_where, columns_of, first_line, matching_rows, sandbox
+from schemas.where import COLUMNS, check_where, columns_of, error_reason, matching_rows, sandbox
 
 ROWS = pa.table(
     {
@@ -121,7 +121,7 @@ def test_an_expression_that_takes_too_long_is_interrupted(monkeypatch: pytest.Mo
     with sandbox() as connection:
         with pytest.raises(duckdb.InterruptException) as error:
             matching_rows(connection, f"len({SLOW}) > index", ROWS)
-        assert first_line(error.value) == "the expression takes longer than 0.2 seconds (write a simpler one)"
+        assert error_reason(error.value) == "the expression takes longer than 0.2 seconds (write a simpler one)"
         assert matching_rows(connection, "index = 1", ROWS) == [1]  # the connection is still usable
 
 
