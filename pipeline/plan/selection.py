@@ -273,7 +273,8 @@ def _filtered(latents: Store, parts: Sequence[Source], wanted: Selection, whole:
                     rows = matching_rows(connection, wanted.where, table)
                 except duckdb.Error as error:
                     raise SelectionError(
-                        f"where: {wanted.where!r} fails on a row of {latents.location}: {part[0]}: {error_reason(error)}"
+                        f"where: {wanted.where!r} fails on a row of {latents.location}: {part[0]}: "
+                        f"{error_reason(error)}"
                     ) from error
             if wanted.keys is not None and table is not None:
                 keys = table["key"].to_pylist()
