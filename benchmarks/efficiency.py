@@ -36,7 +36,7 @@ from benchmarks.harness import alternate, program, ratios, read, run, save, ship
 from edict import EDICT
 from pipeline.inspect.status import status
 from pipeline.io.images import prepare
-from pipeline.io.shards import ShardIndex
+from pipeline.io.shard_index import ShardIndex
 from pipeline.store.store import Store
 from schemas.commit import Commit
 

@@ -12,7 +12,8 @@ import torch
 from edict import Pair
 from jobs.demo import SHARDS
 from jobs.evaluation import record
-from pipeline.io.shards import Sample, ShardIndex, index_shard, read_samples
+from pipeline.io.samples import Sample, read_samples
+from pipeline.io.shard_index import ShardIndex, index_shard
 
 RESULTS = Path(__file__).parent / "results"
 HELP = {

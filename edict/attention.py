@@ -26,7 +26,7 @@ from edict.integration import Faults, Integration, Predict, RangeMonitor, solve
 from edict.models import Conditions, DirectModel
 from edict.models.components import expanded as expanded_placeholders
 from edict.pair import Pair
-from schemas.sampling import executed
+from schemas.sampling import count_executed_steps
 
 SD1_ATTN_TOKENS = 16 * 16
 """The limit of the paper's code, in pixels of an attention map, for Stable Diffusion 1 with its 64x64 latents."""
@@ -47,12 +47,12 @@ def cross_steps(control: "Control", steps: int) -> int:
 
     The paper's code does the same: its table of the window has one entry more than there are steps.
     """
-    return min(steps, executed(steps + 1, control.cross))
+    return min(steps, count_executed_steps(steps + 1, control.cross))
 
 
 def self_steps(control: "Control", steps: int) -> int:
     """Return the number of an edit's `steps` that take the base's self-attention: int(share * steps)."""
-    return executed(steps, control.self_)
+    return count_executed_steps(steps, control.self_)
 
 
 def without_effect(control: "Control", steps: int, latent_side: int, sides: Sequence[int]) -> str | None:
@@ -69,7 +69,7 @@ def without_effect(control: "Control", steps: int, latent_side: int, sides: Sequ
     if isinstance(control.blend, Blend):
         if not within:
             return f"a mask of words has no effect: {too_fine}. Use a mask from files"
-        if executed(steps, control.blend.start) == steps:
+        if count_executed_steps(steps, control.blend.start) == steps:
             return f"the mask of words starts after all {steps} steps. Lower mask.start"
     if control.weights and not cross_steps(control, steps):
         return (
@@ -94,7 +94,7 @@ def matches_earlier_versions(control: "Control", steps: int, latent_side: int, s
     added = [side for side in sides if SD1_ATTN_TOKENS < side**2 <= max_attn_tokens(latent_side**2)]
     uses_maps = self_steps(control, steps) > 0 or isinstance(control.blend, Blend)
     return (
-        cross_steps(control, steps) == executed(steps, control.cross)
+        cross_steps(control, steps) == count_executed_steps(steps, control.cross)
         and (not control.weights or cross_steps(control, steps) == steps)
         and not (added and uses_maps)
     )
@@ -470,7 +470,7 @@ def generate(
         cross, self_ = done < cross_steps(control, steps), done < self_steps(control, steps)
         predict = predictor(cross=cross, self_=self_, maps=maps)
         pair = solve(Integration(pair, pair.position + 1, monitor, on_answer), predict)
-        if isinstance(blend, Blend) and maps and done >= executed(steps, blend.start):
+        if isinstance(blend, Blend) and maps and done >= count_executed_steps(steps, blend.start):
             allowed = mask(maps, blend.threshold, (pair.x.shape[2], pair.x.shape[3]))
         if allowed is not None:
             pair = replace(pair, x=blended(pair.x, rows, allowed), y=blended(pair.y, rows, allowed))

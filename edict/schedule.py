@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
-from schemas.sampling import Sampling, executed
+from schemas.sampling import Sampling, count_executed_steps
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +102,7 @@ FLOW_END = Schedule((), (1.0,), (0.0,))
 def schedule(
     scheduler_config: dict[str, Any], steps: int, strength: float = 1.0, steps_offset: int | None = None
 ) -> Schedule:
-    """Return the last `executed(steps, strength)` of the `steps` timesteps of a checkpoint's scheduler config.
+    """Return the last `count_executed_steps(steps, strength)` timesteps of a checkpoint's scheduler config.
 
     The cumulative alphas are the scheduler's, in float64. The last step goes to its final alpha (set_alpha_to_one).
     `steps_offset` replaces the config's, and is only valid for leading spacing.
@@ -179,8 +179,8 @@ def noise_of_velocity(velocity: torch.Tensor, latents: torch.Tensor, alpha: floa
 
 
 def some_executed(steps: int, strength: float) -> int:
-    """Return `executed(steps, strength)`. Raises ValueError if it is 0."""
-    if (depth := executed(steps, strength)) < 1:
+    """Return `count_executed_steps(steps, strength)`. Raises ValueError if it is 0."""
+    if (depth := count_executed_steps(steps, strength)) < 1:
         raise ValueError(f"{steps} steps at strength {strength} execute no step: raise the steps or the strength")
     return depth
 

@@ -270,7 +270,7 @@ def gc(store: Location) -> None:
     with reported():
         opened = Store(store)
         opened.job()
-        removed = opened.sweep()
+        removed = opened.remove_orphan_files()
     print(f"{removed} files removed")
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.io.masks import PIE_BENCH
+from pipeline.io.masks import PIE_BENCH_SIZE
 
 
 def read_entries(data: bytes) -> dict[str, dict[str, Any]]:
@@ -38,7 +38,7 @@ def mask_of(key: str, entry: dict[str, Any]) -> list[int]:
     if (
         not isinstance(runs, list)
         or len(runs) % 2
-        or not all(type(number) is int and 0 <= number <= PIE_BENCH**2 for number in runs)
+        or not all(type(number) is int and 0 <= number <= PIE_BENCH_SIZE**2 for number in runs)
     ):
         raise ValueError(f"entry {key!r}: found no mask, expected runs of pixels (the first, how many, ...)")
     return runs

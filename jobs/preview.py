@@ -11,8 +11,8 @@ from operator import attrgetter
 from edict.samplers import SAMPLERS, parameters
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
-from pipeline.io.shards import ShardIndex
-from pipeline.io.storage import local_path
+from pipeline.io.locations import local_path
+from pipeline.io.shard_index import ShardIndex
 from pipeline.plan.job import Job, check_earlier, check_job, check_output, has_negative, planned_schedule
 from pipeline.plan.job import resolve as resolved_job
 from pipeline.plan.keys import key_table
@@ -100,7 +100,7 @@ def _done(task: Job | EditTask, inputs: Iterable[str]) -> tuple[JobRecord, str]:
     store = Store(output)
     check_output(store, inputs)
     record = check_job(store, task.record)
-    done = 0 if record is task.record else len(store.committed([]))
+    done = 0 if record is task.record else len(store.committed_units([]))
     return record, f"; {done} are done already" if done else ""
 
 

@@ -71,7 +71,7 @@ class PromptVariant:
             prompt = edit.prompt.format(caption=caption)
             if edit.negative_prompt is not None:
                 return prompt
-        elif edit.listed is not None:
+        elif edit.prompt_file is not None:
             prompt = listed.get(self.name)
         elif edit.regex is not None:
             prompt = _substituted(caption, edit.regex)
@@ -94,13 +94,15 @@ def resolve(edits: Sequence[Edit], tables: Mapping[str, PromptTable] | None = No
     def listed(key: str) -> dict[str, str]:
         return {named[edit, row]: prompt for edit, table in tables.items() for row, prompt in table.of(key).items()}
 
-    masked = [edit.name for edit in edits if edit.masked]
+    masked = [edit.name for edit in edits if edit.has_pie_bench_masks]
 
     def masks(key: str) -> dict[str, list[int]]:
         return {named[edit, row]: tables[edit].mask(key) for edit in masked for row in tables[edit].of(key)}
 
     digests = [
-        {"pie_bench" if edit.table is None else "table": f"sha256:{tables[edit.name].digest}"} if edit.listed else {}
+        {"pie_bench" if edit.table is None else "table": f"sha256:{tables[edit.name].digest}"}
+        if edit.prompt_file
+        else {}
         for edit in edits
     ]
     fingerprint = [_decides(edit) | digest for edit, digest in zip(edits, digests, strict=True)]
@@ -110,7 +112,7 @@ def resolve(edits: Sequence[Edit], tables: Mapping[str, PromptTable] | None = No
         listed if tables else None,
         masks if masked else None,
         fingerprint,
-        sum(variant.edit.listed is None for variant in found),
+        sum(variant.edit.prompt_file is None for variant in found),
     )
 
 
@@ -124,7 +126,7 @@ def _decides(edit: Edit) -> dict[str, Any]:
 
 def read_tables(edits: Iterable[Edit]) -> dict[str, PromptTable]:
     """The tables of those edits that have one, by the edit's name. Raises TableError."""
-    return {edit.name: read_table(edit) for edit in edits if edit.listed is not None}
+    return {edit.name: read_table(edit) for edit in edits if edit.prompt_file is not None}
 
 
 def variants(edits: Sequence[Edit], tables: Mapping[str, PromptTable] = NOTHING) -> list[PromptVariant]:
@@ -154,7 +156,7 @@ def prompts(
 
 
 def _fan_out(edit: Edit, taken: set[str], tables: Mapping[str, PromptTable]) -> list[PromptVariant]:
-    if edit.listed is not None:
+    if edit.prompt_file is not None:
         rows = tables[edit.name].names
         return [PromptVariant(_unique(f"{edit.name}-{_slug(r)}", taken) if r else edit.name, edit, row=r) for r in rows]
     replace = edit.replace or {}

@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from schemas.errors import expected
+from schemas.errors import expected, is_sentence
 from schemas.locations import without_secrets
 from schemas.specs import KINDS, EditSpec, InvertSpec
 
@@ -228,10 +228,12 @@ def _problem(model: type[BaseModel], place: FieldPath, errors: list[ErrorDetails
         meant = branches
     wanted = " or ".join(map(expected, meant))
     value = meant[0]["input"]
-    if meant[0]["type"] == "value_error" and isinstance(value, dict | list):
-        return f"expected {wanted}"
+    if is_sentence(meant[0]) and isinstance(value, dict | list):
+        return wanted
     unquoted = meant[0]["type"] == "string_type" and not isinstance(value, dict | list | None)
     found = f"the key {_show(value)}" if of_key or first["type"] == "invalid_key" else _show(value)
+    if is_sentence(meant[0]):
+        return f"found {found}: {wanted}"
     return f"found {found}, expected {wanted}{' (put it in quotes)' if unquoted else ''}"
 
 

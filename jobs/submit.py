@@ -15,7 +15,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from pipeline.errors import JobError
-from pipeline.io.storage import local_path
+from pipeline.io.locations import local_path
 from schemas.locations import without_secrets
 from schemas.specs import EditSpec, InvertSpec
 

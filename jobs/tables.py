@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 from jobs.pie_bench import find_entry, mask_of, plain, read_entries, stem, text_of
 from pipeline.errors import JobError
-from pipeline.io.storage import StorageError, read_file
+from pipeline.io.errors import StorageError
+from pipeline.io.storage import read_file
 from schemas.specs import Edit
 
 COLUMNS = ("key", "prompt", "name")  # the last one need not be there
@@ -69,14 +70,14 @@ class PromptTable:
 def read_table(edit: Edit) -> PromptTable:
     """The table of an edit that has one, local or URL. Raises TableError where it cannot be used."""
     where = "table" if edit.pie_bench is None else "pie_bench"
-    location = str(edit.listed)
+    location = str(edit.prompt_file)
     try:
         data = read_file(location, LARGEST if where == "table" else MAPPING)
     except StorageError as error:
         raise TableError(f"edit {edit.name!r}, {where}: {error}") from error
     try:
         if where == "pie_bench":
-            keys, prompts, aliases, masks = _pie_bench(data, edit.masked)
+            keys, prompts, aliases, masks = _pie_bench(data, edit.has_pie_bench_masks)
             table = _of_rows(data, pa.array(keys, pa.string()), pa.array(prompts, pa.string()), None)
             return replace(table, aliases=aliases, masks=masks)
         table = _columns(data, location.rpartition(".")[2].lower())

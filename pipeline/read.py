@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from pipeline.errors import JobError
+from pipeline.store.files import read_table
 from pipeline.store.parts import ROW_GROUP
 from pipeline.store.plan import part_sources
-from pipeline.store.store import Store, read_table
+from pipeline.store.store import Store
 
 
 class NoColumn(JobError):

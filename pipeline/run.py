@@ -32,11 +32,13 @@ from pipeline.plan.tasks import EditError, Edits, EditTask, Variant, executed_st
 from pipeline.plan.units import expanded, index_again, plan_shards, spread
 from pipeline.progress import Progress
 from pipeline.store.checkpoint import CheckpointWriter
+from pipeline.store.errors import InvalidCommit, StoreError
+from pipeline.store.job_record import JobKey
 from pipeline.store.latents import stored_schedule
-from pipeline.store.parts import restored
+from pipeline.store.parts import from_stored
 from pipeline.store.plan import Unit, is_planned, parts_of, read_units, write_units
 from pipeline.store.run_log import RunLog
-from pipeline.store.store import CommitRefused, JobKey, Store, StoreError
+from pipeline.store.store import Store
 from schemas.fingerprint import EditFingerprint
 from schemas.job import JobRecord, digest_of
 from schemas.locations import without_secrets
@@ -176,7 +178,7 @@ def edit_task(spec: EditSpec, latents: Store, edits: Edits, wanted: Selection) -
 def schedule_of(latents: Store, inversion: Job) -> Schedule:
     """Return the schedule of a latent store's rows."""
     if (earlier := inversion.fingerprint.schedule) is not None:
-        return restored(earlier)
+        return from_stored(earlier)
     if (found := stored_schedule(latents)) is not None:
         return found
     return planned_schedule(inversion.model(), inversion.fingerprint.sampling)
@@ -278,11 +280,11 @@ def _pending(store: Store, units: Sequence[Unit], retry: Sequence[str]) -> list[
     Raises RetryError where the store has no such rejects.
     """
     if not retry:
-        refused = list[CommitRefused]()
-        done = store.committed(refused)
+        refused = list[InvalidCommit]()
+        done = store.committed_units(refused)
         for commit in refused:
             print(f"note: {commit.path} {commit.reason}: {commit.remedy}", file=sys.stderr)
-        store.discard(refused)
+        store.delete_invalid(refused)
         pending = [unit for unit in units if unit.unit not in done]
         if len(pending) < len(units):
             print(f"{len(units) - len(pending)} of {len(units)} units are done already", file=sys.stderr)
@@ -439,7 +441,7 @@ def _worker_class(task: Job | EditTask) -> type:
 def _finish(store: Store, failures: list[str], key: JobKey) -> RunResult:
     """A complete run leaves only files that a commit names, and its report."""
     store.check_key(key)
-    store.sweep()
+    store.remove_orphan_files()
     found = status(store)
     if not store.has("report.html"):
         write_report(store)

@@ -16,9 +16,13 @@ from pipeline.messages import ExcludedSamples, Machine
 from pipeline.plan.job import Job, inverted_with
 from pipeline.plan.units import cut, spread
 from pipeline.progress import Progress
+from pipeline.store.errors import StoreError
+from pipeline.store.files import read_table
+from pipeline.store.job_record import JobKey
 from pipeline.store.latents import read_latents
+from pipeline.store.paths import unit_of
 from pipeline.store.plan import Source, Unit, part_sources
-from pipeline.store.store import JobKey, Store, StoreError, read_table, unit_of
+from pipeline.store.store import Store
 from pipeline.workers.heartbeat import STORAGE, beat
 from pipeline.workers.provenance import Environment, differences, environment_of
 from schemas.commit import Commit
@@ -95,7 +99,7 @@ class VerifyWorker:
         ]
         if not inexact:
             return VerifiedUnit(unit.count)
-        return VerifiedUnit(unit.count, inexact, (environment_of(self.store.commit_of(unit.source)), self.here))
+        return VerifiedUnit(unit.count, inexact, (environment_of(self.store.commit_of_file(unit.source)), self.here))
 
 
 class EditVerifyWorker:
@@ -108,7 +112,7 @@ class EditVerifyWorker:
         """Check every file that the unit's commits name."""
         try:
             for retry in range(unit.retry + 1):
-                check_edited(self.store, self.store.commit_at(unit.unit, retry))
+                check_edited(self.store, self.store.read_commit(unit.unit, retry))
         except StoreError as error:
             return VerifiedUnit(unit.count, problem=str(error))
         return VerifiedUnit(unit.count)
@@ -218,8 +222,8 @@ def run_verify(
             problems.append(f"{more} more rows: do not regenerate their starting lattices ({why})")
     if repair:
         for unit_name in damaged:
-            store.drop(unit_name)
-        store.sweep()
+            store.delete_commits(unit_name)
+        store.remove_orphan_files()
     return VerifyResult(kind, tried, exact, problems, sorted(damaged))
 
 

@@ -1,1 +1,1 @@
-"""What is on disk: the specs a person writes, and the JSON Schemas generated from them. Imports no other room."""
+"""The formats of all files: specs, job.json, fingerprints, Parquet schemas and commits. It imports no other package."""

@@ -1,4 +1,4 @@
-"""Write the JSON Schemas of the specs beside this file: `python -m schemas`."""
+"""Write the JSON Schemas of the specs to this folder: `python -m schemas`."""
 
 import json
 from pathlib import Path

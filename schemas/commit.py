@@ -1,4 +1,4 @@
-"""A commit: the one record that makes a unit's files data."""
+"""A commit: the record by which the files of a unit belong to a store."""
 
 import re
 
@@ -8,11 +8,13 @@ from schemas.rejects import Reject
 
 
 class Record(BaseModel):
+    """Base class of the records in a commit: immutable, without unknown fields."""
+
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class File(Record):
-    """One file of the store that the commit names; `rows` of a Parquet file."""
+    """One file of the store that a commit names. `rows` is the number of rows of a Parquet file."""
 
     path: str
     sha256: str
@@ -21,7 +23,7 @@ class File(Record):
 
 
 class Seconds(Record):
-    """Where a unit's time went: waiting for input, the model, and encoding and writing its output."""
+    """The seconds that a unit took: waiting for input, running the model, and encoding and writing its output."""
 
     read: float
     compute: float
@@ -29,13 +31,12 @@ class Seconds(Record):
 
 
 class Commit(Record):
-    """What became of one unit. input = ok + rejected + filtered holds, or it is not written.
+    """The result of one unit: its files, its rejects and its counts, with input = ok + rejected + filtered.
 
-    The commit of the first, second ... `retry` tells of those rejects of the commits before it whose error is among
-    `errors`, and of nothing else.
+    The commit of a `retry` (1, 2, ...) has only the samples that an earlier commit rejected with one of `errors`.
 
-    `job` is the id in job.json, and `plan` the digest of the plan, so that a commit never counts for another job. The
-    `after` of a retry is the attempt whose commit it follows, so that it never counts after another commit. Stores of
+    `job` is the id in job.json, and `plan` the digest of the plan, so that a commit is invalid in another job. The
+    `after` of a retry is the attempt whose commit it follows, so that it is invalid after another commit. Stores of
     format 1 do not have these fields.
     """
 
@@ -72,16 +73,18 @@ class Commit(Record):
 
 
 def merged(first: Commit, retry: Commit) -> Commit:
-    """A unit after a retry: its first commit with the rejects that were tried again replaced by what became of them.
+    """Return the commit of a unit after a retry: the results of the retry replace the rejects that were tried again.
 
-    `after` of the result is the attempt of the retry. Raises ValueError if the commit is not the next retry, follows
-    another attempt, or has other inputs than those rejects.
+    `after` of the result is the attempt of the retry.
+
+    Raises:
+        ValueError: The commit is not the next retry, follows another attempt, or has other inputs than those rejects.
     """
     if retry.after is not None and retry.after != first.last:
-        raise ValueError(f"the retry of unit {retry.unit} follows attempt {retry.after} and not {first.last}")
+        raise ValueError(f"the retry of unit {retry.unit} follows attempt {retry.after}, not {first.last}")
     again = [reject for reject in first.rejects if reject.error in retry.errors]
     if len(again) != retry.input or retry.filtered or retry.retry != first.retry + 1:
-        raise ValueError(f"the retry of unit {retry.unit} had {retry.input} samples and not {len(again)}")
+        raise ValueError(f"the retry of unit {retry.unit} has {retry.input} samples, not {len(again)}")
     rejects = [reject for reject in first.rejects if reject.error not in retry.errors] + list(retry.rejects)
     return first.model_copy(
         update={

@@ -1,4 +1,4 @@
-"""The rows of an edit job's index: one edited picture each."""
+"""The schema of an edit job's parts: one row per edited image."""
 
 import pyarrow as pa
 
@@ -25,16 +25,15 @@ EDITS = pa.schema(
         pa.field("instruction", pa.string()),
     ]
 )
-"""The picture is the sample `key` of `STORE/shards/<shard>`; `strength` and `steps` are what ran under `prompt`.
+"""The edited image is the sample `key` of `STORE/shards/<shard>`. `strength` and `steps` are those under `prompt`.
 
-`control` is the spec's, as JSON; null where there was none. With control, the edit's row is regenerated in the
-same batch, and `reconstruction_exact` is whether that gave its starting lattice. It is null without control.
+`control` is the control of the spec as JSON, or null. With control, the row is also regenerated in the same batch, and
+`reconstruction_exact` is True if this gave its starting lattice. It is null without control.
 
 `image_sha256` is that of the edited image's file. `source_image_sha256` is that of the source's image file when it was
 inverted: the latent row's `image_sha256`.
 
-`source_json` is the source's own .json, byte for byte; null where it had none. `instruction` says what the edit
-changes.
+`source_json` is the source's own .json, byte for byte, or null. `instruction` describes the change that the edit makes.
 
-The parts of earlier versions lack `reconstruction_exact`, `source_image_sha256`, `source_json` and `instruction`.
+Parts of earlier versions lack `reconstruction_exact`, `source_image_sha256`, `source_json` and `instruction`.
 """

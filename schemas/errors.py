@@ -1,4 +1,4 @@
-"""Validation errors of pydantic in the words of an error message."""
+"""Plain messages for the validation errors of pydantic."""
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -27,13 +27,18 @@ _EXPECTED = {
 }
 
 
+def is_sentence(error: ErrorDetails) -> bool:
+    """Return True if `expected` returns a complete message, because one of our own validators raised the error."""
+    return error["type"] == "value_error"
+
+
 def expected(error: ErrorDetails) -> str:
-    """Return what a value should have been, to complete the sentence "expected ..."."""
+    """Return the valid values, to complete the sentence "expected ...", or a complete message (`is_sentence`)."""
     return _EXPECTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
 
 
 def fault(error: ValueError) -> str:
-    """Return the words after "it": the fields that an invalid record lacks, or the first that is wrong."""
+    """Return the fault of an invalid record, to follow "it": the fields that it lacks, or the first invalid field."""
     if not isinstance(error, ValidationError):
         return str(error)
     found = error.errors(include_url=False, include_input=False)

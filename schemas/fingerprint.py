@@ -1,4 +1,4 @@
-"""The fingerprint of a job: every setting that determines its rows. Rows of two fingerprints never mix in a store."""
+"""The fingerprint of a job: every setting that determines its rows. All rows of a store have the same fingerprint."""
 
 from fractions import Fraction
 from typing import Any, Literal
@@ -8,13 +8,13 @@ from pydantic import Field
 from schemas.sampling import OWNERS, Sampling, Strict
 
 Document = dict[str, Any]
-"""A JSON object."""
+"""The type of a JSON object."""
 
 FORMAT = 3
-"""The format of an inversion's fingerprint. Fingerprints in stores of format 1 and 2 are alike, without `format`."""
+"""The format of an inversion's fingerprint. Fingerprints in stores of format 1 and 2 have no `format`."""
 
 
-EARLIER = (
+EARLIER_FIELDS = (
     "weights",
     "dtype",
     "sampler",
@@ -25,13 +25,13 @@ EARLIER = (
     "crop",
     "batch_size",
 )
-"""The fields that the fingerprint of an inversion has in every earlier format."""
+"""The fields of an inversion's fingerprint in every earlier format."""
 
-INTERPRETATION = ("placeholders", "latent_statistics")
+INTERPRETATION_FIELDS = ("placeholders", "latent_statistics")
 
 
 class StoredSchedule(Strict):
-    """The executed steps, noisy end first: the fields of edict.schedule.Schedule."""
+    """The executed steps of a schedule, noisy end first: the fields of edict.schedule.Schedule."""
 
     timesteps: list[float]
     alphas_cumprod: list[float]
@@ -46,8 +46,8 @@ class Fingerprint(Strict):
     In `sampling`, the sampler's own parameter and `bits` are numbers, not None. `call` has further arguments of the
     pipeline's call.
 
-    Fingerprints of earlier formats have a `schedule` and no `pipeline`. Some have an `interpretation`: the settings of
-    a checkpoint that still earlier versions ignored.
+    Fingerprints of earlier formats have a `schedule` and no `pipeline`. Some have an `interpretation`: settings of a
+    checkpoint that even earlier versions ignored.
     """
 
     format: Literal[3] = 3
@@ -69,17 +69,17 @@ class Fingerprint(Strict):
     interpretation: Document = Field(default_factory=dict, exclude=True)
 
 
-def fit_of(made: Fingerprint) -> tuple[str, str]:
-    """Return the crop of the images, and the filter that resized them."""
-    return made.crop, made.resize
+def crop_and_resize(fingerprint: Fingerprint) -> tuple[str, str]:
+    """Return the crop of the images of an inversion, and the filter of their resizing."""
+    return fingerprint.crop, fingerprint.resize
 
 
 class EditFingerprint(Strict):
     """Every setting that determines the images of an edit.
 
-    `latents` is the fingerprint of the latent store, as its job.json has it. `keys` is a digest. `format` and `quality`
-    are those of the image files. `control` is "prompt-to-prompt" if earlier versions make other images from an edit
-    under attention control.
+    `latents` is the fingerprint in the job.json of the latent store. `keys` is a digest. `format` and `quality` are
+    those of the image files. `control` is "prompt-to-prompt" if earlier versions made other images from this edit,
+    because it has attention control.
     """
 
     latents: Document
@@ -97,14 +97,14 @@ class EditFingerprint(Strict):
 def read_fingerprint(document: Document, steps_offset: int | None = None) -> Fingerprint:
     """Return the fingerprint of an inversion from its JSON object, of any format.
 
-    Earlier formats do not have the `steps_offset`, because the schedule follows from it: give that of the job's spec.
+    Earlier formats have the schedule and lack the `steps_offset` that determines it; give that of the job's spec.
 
     Raises:
-        ValueError: a field is missing, unknown or not valid (schemas.errors.fault).
+        ValueError: A field is missing, unknown or invalid (`schemas.errors.fault` describes it).
     """
     if "format" in document:
         return Fingerprint.model_validate(document)
-    if missing := [name for name in EARLIER if name not in document]:
+    if missing := [name for name in EARLIER_FIELDS if name not in document]:
         raise ValueError(f"lacks {', '.join(missing)}")
     fields = {name: value for name, value in document.items() if name in Fingerprint.model_fields}
     return Fingerprint(
@@ -112,14 +112,14 @@ def read_fingerprint(document: Document, steps_offset: int | None = None) -> Fin
         pipeline=None,
         sampling=read_sampling(document, steps_offset),
         schedule=StoredSchedule(**{name: document[name] for name in StoredSchedule.model_fields if name in document}),
-        interpretation={name: document[name] for name in INTERPRETATION if name in document},
+        interpretation={name: document[name] for name in INTERPRETATION_FIELDS if name in document},
     )
 
 
 def read_sampling(document: Document, steps_offset: int | None = None) -> Sampling:
     """Return the settings of the sampler from a fingerprint or a footer of an earlier format, where p is "93/100".
 
-    The only sampler was edict before footers named it.
+    If the format is too early to name the sampler, the sampler is edict.
     """
     fields = {name: document[name] for name in Sampling.model_fields if name in document}
     fields |= {name: float(Fraction(document[name])) for name in OWNERS if name in document}

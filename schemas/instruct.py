@@ -1,6 +1,6 @@
-"""The rows of an edit exported for instruction tuning: the columns of InstructPix2Pix's data set, key and edit.
+"""The schema of edits exported for instruction tuning: the columns of InstructPix2Pix's dataset, and key and edit.
 
-The footer tells `datasets` that the pictures are images, so that they are decoded as such.
+The metadata marks the image columns, so that the library `datasets` decodes them as images.
 """
 
 import json
@@ -24,10 +24,11 @@ _FEATURES = {
 }
 
 INSTRUCT = pa.schema(
-    list(_COLUMNS.items()),  # nullable, though nothing is null: `datasets` passes over columns that are not
+    list(_COLUMNS.items()),  # nullable although nothing is null, because `datasets` skips columns that are not nullable
     metadata={b"huggingface": json.dumps({"info": {"features": _FEATURES}}).encode()},
 )
-"""`key` is the source's, `edit_prompt` the edit's instruction; `original_image` is PNG at the model's size.
+"""`key` is the key of the source, and `edit_prompt` the instruction. `original_image` is a PNG at the model's size.
 
-`source_json` is the source's own .json, byte for byte; null where it had none, or an earlier version made the edits.
+`source_json` is the source's own .json, byte for byte. It is null if there was none, or if an earlier version made the
+edits.
 """

@@ -1,4 +1,4 @@
-"""job.json: the record of the job that fills a store. It is written once; only `machine` can change later."""
+"""The record of a store's job, job.json. It is written once; only `machine` can change later."""
 
 import json
 from functools import cached_property
@@ -10,8 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from schemas.fingerprint import Document, EditFingerprint, Fingerprint, read_fingerprint
 
 FORMAT = 3
-"""Format 1 had no id, and its attempts wrote their files directly to parts/. Format 2 had the schedule of an inversion
-in its fingerprint."""
+"""The present format of job.json.
+
+Format 1 had no id, and its attempts wrote their files directly to parts/. Format 2 had the schedule of an inversion in
+its fingerprint.
+"""
 
 
 class JobRecord(BaseModel):
@@ -36,19 +39,23 @@ class JobRecord(BaseModel):
 
     @property
     def device(self) -> str | None:
-        """The device that makes the rows."""
+        """The device that computes the rows."""
         return self.machine.get("device")
 
     @cached_property
     def inversion(self) -> Fingerprint:
-        """The fingerprint of an inversion. Raises ValueError if it is not valid."""
+        """The fingerprint of an inversion.
+
+        Raises:
+            ValueError: It is invalid.
+        """
         return read_fingerprint(self.fingerprint, self.spec.get("sampler", {}).get("steps_offset"))
 
     def settings(self) -> Document:
         """Return the kind and the fingerprint in the present format, to compare it with another record's.
 
         Raises:
-            ValueError: it is not valid.
+            ValueError: The fingerprint is invalid.
         """
         if self.kind == "invert":
             return {"kind": self.kind, **self.inversion.model_dump()}
@@ -60,7 +67,11 @@ class JobRecord(BaseModel):
 
     @cached_property
     def edit(self) -> EditFingerprint:
-        """The fingerprint of an edit. Raises ValueError if it is not valid."""
+        """The fingerprint of an edit.
+
+        Raises:
+            ValueError: It is invalid.
+        """
         return EditFingerprint.model_validate(self.fingerprint)
 
 
@@ -72,7 +83,7 @@ def read_job(document: Document) -> JobRecord:
     """Return the record of a job from its JSON object, of any format.
 
     Raises:
-        ValueError: a field is missing or not valid.
+        ValueError: A field is missing or invalid.
     """
     if "rows" in document or document.get("kind") != "edit":
         return JobRecord.model_validate(document)
@@ -84,5 +95,5 @@ def read_job(document: Document) -> JobRecord:
 
 
 def digest_of(fingerprint: Document) -> str:
-    """Return a name for a job: 32 hexadecimal digits of the sha256 of its fingerprint."""
+    """Return the digest of a job: 32 hexadecimal digits of the sha256 of its fingerprint."""
     return sha256(json.dumps(fingerprint, sort_keys=True).encode()).hexdigest()[:32]

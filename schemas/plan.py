@@ -1,4 +1,4 @@
-"""What is planned before anything runs: the samples of every shard, and the units of work."""
+"""The schemas of a plan: the samples of every shard, the rows of every part, and the units of work."""
 
 import pyarrow as pa
 
@@ -14,14 +14,14 @@ ENTRIES = pa.schema(
         pa.field("digest", pa.binary(8)),
     ]
 )
-"""The samples of one version of an input shard: their bytes [offset, end), and the error of those that cannot be read.
+"""The samples of one version of an input shard: their bytes [offset, end), and the error of invalid samples.
 
 `gaps` are the bytes of a sample that are not read, because they belong to unused members. `digest` is the beginning of
 a sha256 over the content of the used members. It is null for objects, whose ETags depend on the content.
 """
 
-ADDED = frozenset({"gaps", "digest"})
-"""Columns that plans of earlier versions do not have; they are read as null."""
+ADDED_COLUMNS = frozenset({"gaps", "digest"})
+"""Columns that plans of earlier versions lack. They are read as null."""
 
 UNITS = pa.schema(
     [
@@ -34,8 +34,9 @@ UNITS = pa.schema(
         pa.field("version", pa.string()),
     ]
 )
-"""A unit is `count` rows from `first` of `source`: the `ordinal`-th input shard, or committed part, of that size.
+"""The units of work: each is a slice of `count` samples of `source`, from `first`.
 
+`source` is an input shard or a committed part. `ordinal` is its position among the sources, and `size` its bytes.
 `version` is the shard's ETag or the part's sha256.
 """
 
@@ -47,16 +48,16 @@ ROWS = pa.schema(
         pa.field("mask_files", pa.map_(pa.string(), pa.string())),
     ]
 )
-"""The rows of one part that an edit job takes, by their place in it, with the prompts and the masks that tables give
-them by edit. A mask is PIE-Bench's: of 512x512 pixels, row after row, runs of (the first inside, how many).
+"""The rows of one part that an edit job takes. `row` is the position in the part. Units are slices of these rows.
 
-`mask_files` has the sha256 of each mask file of the row's edits, by edit; it is null if the file did not exist.
+`prompts` and `masks` are from tables, by edit. A mask has 512x512 pixels, row after row, as in PIE-Bench. Its list
+alternates the first pixel of each run inside the mask and the number of pixels of that run.
 
-A unit is then a slice of these, and not of the part.
+`mask_files` has the sha256 of the row's mask file for each edit; it is null if the file did not exist.
 """
 
 EARLIER_ROWS = ROWS.remove(ROWS.get_field_index("mask_files"))
-"""ROWS in the plans of earlier versions, which have no digests of mask files."""
+"""ROWS in plans of earlier versions, which lack `mask_files`."""
 
 PARTS = pa.schema(
     [
@@ -64,4 +65,4 @@ PARTS = pa.schema(
         pa.field("version", pa.string(), nullable=False),
     ]
 )
-"""The parts of the latent store from which the rows of an edit job were planned, with their sha256."""
+"""The parts of the latent store from which the rows of an edit job were selected, with their sha256."""

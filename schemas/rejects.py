@@ -1,4 +1,4 @@
-"""What is said of a sample that is not processed."""
+"""The record of a sample that is not processed."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Reject:
-    """Why one input sample was left out: one row of the rejects, in words that may be printed.
+    """The reason why one input sample was left out: one row of the rejects.
 
-    `shard` is its location as the job spec names it, `index` its ordinal in the shard, `key` its name there ("" where
-    none can be known). `stage` is "index" (seen in the tar headers), "read" (seen in the bytes), "decode" (seen in the
-    image), "invert" or "edit" (seen in the model, or what ended the worker). `error` is a class name to count by, and
-    `message` what was wrong and what to do.
+    `shard` is the location of its shard as the job spec names it. `index` is its position in the shard. `key` is its
+    name in the shard, or "" if it is unknown. `stage` is the stage that found the error: "index" (the tar headers),
+    "read" (the bytes), "decode" (the image), "invert" or "edit" (the model, or the end of the worker). `error` is the
+    class of the error, by which rejects are counted. `message` says what is wrong and what to do, without secrets.
     """
 
     shard: str

@@ -1,4 +1,4 @@
-"""The `where` of an edit job: an SQL expression over a row, read by DuckDB in a sandbox that holds nothing but rows."""
+"""The `where` of an edit job: an SQL expression over a row, evaluated by DuckDB in a sandbox with only the rows."""
 
 import json
 import re
@@ -10,37 +10,32 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from schemas.latents import FIELDS
+
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection, DuckDBPyRelation
 
 COLUMNS = pa.schema(
     [
-        pa.field("key", pa.string()),
-        pa.field("shard", pa.string()),
-        pa.field("index", pa.int64()),
-        pa.field("caption", pa.string()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-        pa.field("drift", pa.float64()),
-        pa.field("std", pa.float64()),
-        pa.field("json", pa.string()),
+        pa.field(name, FIELDS.field(name).type)
+        for name in ("key", "shard", "index", "caption", "width", "height", "drift", "std", "json")
     ]
 )
-"""What an expression sees of a row of a latent store; `json` as DuckDB's JSON, NULL where it is none."""
+"""The columns that an expression can use. `json` is DuckDB's JSON; it is NULL if the text is not JSON."""
 
-DEEPEST = 100  # brackets or operators within each other: 10^4 brackets cost DuckDB's parser gigabytes
+MAX_DEPTH = 100  # nested brackets or operators; DuckDB's parser needs gigabytes for 10^4 brackets
 _SANDBOX: dict[str, str | bool | int | float | list[str]] = {
     "enable_external_access": False,
     "autoload_known_extensions": False,
     "autoinstall_known_extensions": False,
     "allow_community_extensions": False,
-    "python_enable_replacements": False,  # or the driver's own variables would be tables
-    "max_expression_depth": DEEPEST,  # and Python's recursion over the syntax tree, by that
+    "python_enable_replacements": False,  # otherwise Python variables of the driver would be tables
+    "max_expression_depth": MAX_DEPTH,  # this also limits Python's recursion over the syntax tree
     "temp_directory": "",
     "memory_limit": "1GB",
     "threads": 1,
 }
-SECONDS = 30.0
+MAX_SECONDS = 30.0
 """Time limit of an expression on the rows of one part, and of its check. A part has a few thousand rows."""
 
 _CLASSES = re.compile(
@@ -48,7 +43,7 @@ _CLASSES = re.compile(
 )
 _OPERATOR = re.compile(r"\W+")
 # The allowed functions. A function that a new version of DuckDB adds is an error until it has been reviewed. DuckDB's
-# own mark "consistent" is not reliable: age(x), localtime and AT TIME ZONE have it, and depend on the present time.
+# own mark "consistent" is not reliable: age(x), localtime and AT TIME ZONE have it but depend on the present time.
 _FUNCTIONS = frozenset(
     """
     abs acos acosh add aggregate apply array_aggr array_aggregate array_append array_apply array_cat array_concat
@@ -101,7 +96,7 @@ _FUNCTIONS = frozenset(
 
 
 def sandbox() -> "DuckDBPyConnection":
-    """A connection that reads no file, loads no extension, and keeps to that."""
+    """Return a connection that cannot read files or load extensions, and whose settings cannot be changed."""
     import duckdb
 
     connection = duckdb.connect(":memory:", config=_SANDBOX)
@@ -111,75 +106,85 @@ def sandbox() -> "DuckDBPyConnection":
 
 
 def check_where(expression: str) -> str:
-    """Return the expression, after checking that it is true or false for a row and depends on nothing else.
+    """Return the expression, after checking that it is true or false for a row and depends only on the row.
 
-    Raises ValueError whose message completes "expected ..." and gives the reason.
+    Raises:
+        ValueError: It is not.
     """
-    # raised here, and from nothing: pydantic keeps the error, and with its frames DuckDB's objects to the process's end
+    # The error has no cause, because pydantic keeps it, and with its frames DuckDB's objects until the process ends.
     if (problem := _problem(expression)) is not None:
-        raise ValueError(f"an SQL expression that is true or false for a row ({', '.join(COLUMNS.names)}){problem}")
+        columns = ", ".join(COLUMNS.names)
+        raise ValueError(
+            f"{problem}; write an SQL expression that is true or false for a row, with the columns {columns}"
+        )
     return expression
 
 
 def _problem(expression: str) -> str | None:
     import duckdb
 
-    if (deep := _deepest(expression)) > DEEPEST:
-        return f"; this one has {deep} nested brackets, and at most {DEEPEST} are allowed"
+    if (depth := _bracket_depth(expression)) > MAX_DEPTH:
+        return f"the expression has {depth} nested brackets, and the limit is {MAX_DEPTH}"
     try:
         with sandbox() as connection, _limited(connection):
             parsed = duckdb.SQLExpression(expression)
             if beyond := _beyond_the_row(connection, expression):
-                return f"; {beyond}"
+                return beyond
             rows = _rows(connection, COLUMNS.empty_table())
             (kind,) = {str(column) for column in rows.select(parsed).types}
             if kind != "BOOLEAN":
-                return f"; this one has a value of type {kind}, compare it with something"
+                return f"the expression has a value of type {kind}, not BOOLEAN"
             rows.filter(parsed).fetchall()
     except duckdb.Error as error:
-        return f"; {said(error)}"
+        return error_reason(error)
     return None
 
 
 def columns_of(expression: str) -> list[str]:
-    """The columns that an expression names."""
+    """Return the columns that an expression uses."""
     with sandbox() as connection:
         named = {_name(node) for node in _nodes(_tree(connection, expression)) if node["class"] == "COLUMN_REF"}
     return [name for name in COLUMNS.names if name in named]
 
 
-def places(connection: "DuckDBPyConnection", expression: str, table: pa.Table) -> list[int]:
-    """Return the positions of the rows of `table` for which the expression is true; the table has its columns.
+def matching_rows(connection: "DuckDBPyConnection", expression: str, table: pa.Table) -> list[int]:
+    """Return the positions of the rows of `table` for which the expression is true. The table has its columns.
 
-    Raises duckdb.Error if the expression fails on a row, for example on a text that is not a number, or if it takes
-    longer than SECONDS.
+    Raises:
+        duckdb.Error: The expression fails on a row, for example on a text that is not a number, or it takes longer than
+            MAX_SECONDS.
     """
     import duckdb
 
     with _limited(connection):
-        matching = _rows(connection, table).filter(duckdb.SQLExpression(expression)).select("place").order("place")
-        return [place for (place,) in matching.fetchall()]
+        rows = (
+            _rows(connection, table)
+            .filter(duckdb.SQLExpression(expression))
+            .select("row_position")
+            .order("row_position")
+        )
+        return [position for (position,) in rows.fetchall()]
 
 
-def said(error: Exception) -> str:
+def error_reason(error: Exception) -> str:
     """Return the reason of a duckdb.Error in one line."""
     import duckdb
 
     if isinstance(error, duckdb.InterruptException):
-        return f"it takes longer than {SECONDS:g} seconds; write a simpler expression"
-    return str(error).splitlines()[0]
+        return f"the expression takes longer than {MAX_SECONDS:g} seconds (write a simpler one)"
+    return str(error).splitlines()[0].rstrip(".")
 
 
 @contextmanager
 def _limited(connection: "DuckDBPyConnection") -> Iterator[None]:
-    """Interrupt each query that takes longer than SECONDS, which then raises duckdb.InterruptException.
+    """Interrupt each query that takes longer than MAX_SECONDS, which then raises duckdb.InterruptException.
 
     DuckDB checks for an interruption between two calls of a function, not within a call.
     """
     ended = threading.Event()
 
     def interrupt() -> None:
-        while not ended.wait(SECONDS):
+        while not ended.wait(MAX_SECONDS):
             connection.interrupt()
 
     timer = threading.Thread(target=interrupt, daemon=True)
@@ -191,8 +196,8 @@ def _limited(connection: "DuckDBPyConnection") -> Iterator[None]:
         timer.join()  # otherwise it could interrupt the next query
 
 
-def _deepest(expression: str) -> int:
-    """How many brackets stand within each other, those in texts too."""
+def _bracket_depth(expression: str) -> int:
+    """Return the largest number of nested brackets. Brackets in texts count too."""
     steps = ((character in "([{") - (character in ")]}") for character in expression)
     return max(accumulate(steps), default=0)
 
@@ -201,13 +206,16 @@ def _rows(connection: "DuckDBPyConnection", table: pa.Table) -> "DuckDBPyRelatio
     for field in COLUMNS:
         if field.name not in table.column_names:
             table = table.append_column(field, pa.nulls(len(table), field.type))
-    connection.register("part", table.append_column("place", pa.array(range(len(table)), pa.int64())))
+    connection.register("part", table.append_column("row_position", pa.array(range(len(table)), pa.int64())))
     plain = ", ".join(f'"{name}"' for name in COLUMNS.names if name != "json")
-    return connection.sql(f"SELECT place, {plain}, TRY_CAST(json AS JSON) AS json FROM part")
+    return connection.sql(f"SELECT row_position, {plain}, TRY_CAST(json AS JSON) AS json FROM part")
 
 
 def _beyond_the_row(connection: "DuckDBPyConnection", expression: str) -> str | None:
-    """What makes an expression depend on more than the row; it would not mean the same twice, or in every part."""
+    """Return the reason why an expression may depend on more than the row; None if it depends only on the row.
+
+    Such an expression could select other rows in another run, or in another part.
+    """
     nodes = list(_nodes(_tree(connection, expression)))
     parameters = {_name(below) for node in nodes if node["class"] == "LAMBDA" for below in _nodes(node["lhs"])}
     for node in nodes:
@@ -234,7 +242,7 @@ def _tree(connection: "DuckDBPyConnection", expression: str) -> Any:
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every expression of a syntax tree."""
+    """Yield every expression of a syntax tree."""
     if isinstance(tree, dict):
         if "class" in tree:
             yield tree

@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 
 from edict import EDICT
 from jobs.cli import app
-from pipeline.io.shards import Sample, index_shard, read_samples
+from pipeline.io.samples import Sample, read_samples
+from pipeline.io.shard_index import index_shard
 from schemas.specs import InvertSpec
 
 ROOT = Path(__file__).parents[1]

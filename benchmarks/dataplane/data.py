@@ -19,7 +19,8 @@ from PIL import Image
 from edict import EDICT, Pair
 from jobs.evaluation.truth import pictures
 from pipeline.io.images import encode
-from pipeline.io.shards import ShardIndex, index_shard, write_shard
+from pipeline.io.shard_index import ShardIndex, index_shard
+from pipeline.io.shard_writer import write_shard
 from pipeline.store.parts import Row
 
 FileFormat = Literal["png", "jpeg", "webp"]

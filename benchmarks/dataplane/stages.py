@@ -16,7 +16,7 @@ from benchmarks.harness import alternate, program, read, save, seconds, shipped_
 from edict import Pair
 from pipeline.export.latents import LATENT_FORMATS
 from pipeline.io.images import prepare
-from pipeline.io.shards import ShardIndex, index_shard
+from pipeline.io.shard_index import ShardIndex, index_shard
 from pipeline.store.latents import Latents, read_latents
 from pipeline.store.parts import Row, to_parquet, to_table
 from pipeline.store.plan import Unit

@@ -19,13 +19,14 @@ from benchmarks import cost
 from benchmarks.dataplane.data import CAPTION, SIDE, encode_all, enlarged, inverted, photos
 from benchmarks.harness import program, save, show
 from pipeline.io.images import prepare
-from pipeline.io.shards import write_shard
+from pipeline.io.shard_writer import write_shard
 from pipeline.messages import Machine
 from pipeline.plan.job import new_record, open_job
 from pipeline.plan.units import UNIT_BATCHES
+from pipeline.store.job_record import JobKey
 from pipeline.store.parts import to_parquet, to_table
 from pipeline.store.plan import Unit, write_units
-from pipeline.store.store import JobKey, Store
+from pipeline.store.store import Store
 from pipeline.workers.base import Attempt
 from schemas.edits import EDITS
 

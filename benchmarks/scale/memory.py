@@ -18,7 +18,7 @@ import psutil
 from benchmarks import plots
 from benchmarks.harness import EDICT, RESULTS, program, save, shipped_samples, show
 from pipeline.inspect.status import status
-from pipeline.io.shards import write_shard
+from pipeline.io.shard_writer import write_shard
 from pipeline.store.store import Store
 
 SHARD = 1000  # samples per shard

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from benchmarks.harness import program, save, show
 from pipeline.inspect.status import status
-from pipeline.io.shards import Entry, ShardIndex
+from pipeline.io.shard_index import Entry, ShardIndex
 from pipeline.plan.units import cut
 from pipeline.store.checkpoint import CheckpointWriter
 from pipeline.store.plan import Unit, read_units, write_entries, write_units
@@ -105,7 +105,7 @@ def store(given: Namespace) -> None:
             write_units(store, cut(sources, BATCH, 64))
 
         def pending() -> int:
-            done = store.committed()
+            done = store.committed_units()
             return sum(unit.unit not in done for unit in units)
 
         def write_checkpoint(pending: Iterator[str]) -> None:

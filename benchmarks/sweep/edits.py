@@ -11,7 +11,7 @@ from edict import EDICT, Pair
 from edict.samplers import SAMPLERS, sampling
 from jobs.evaluation.edits import interval, mean_interval
 from jobs.evaluation.truth import ReferenceEdit, outside_error, squared_error
-from schemas.sampling import executed
+from schemas.sampling import count_executed_steps
 
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 P = SAMPLERS["edict"].parameters["p"]
@@ -90,7 +90,7 @@ def measure(
     drawings = np.array([edit.drawings for edit in edits])
     rows, failed = [], set[int]()
     for strength, guidance_scale in sorted(branches(**one)):
-        ran = executed(steps, strength)
+        ran = count_executed_steps(steps, strength)
         if pair.position > steps - ran:
             pair, faults = model.integrate(pair, sources, steps - ran)
             failed |= faults.keys()

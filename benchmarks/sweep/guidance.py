@@ -13,7 +13,7 @@ from edict.samplers import SAMPLERS, sampling
 from jobs.evaluation.edits import interval, mean_interval
 from jobs.evaluation.truth import ReferenceEdit
 from jobs.preview import evaluations
-from schemas.sampling import executed
+from schemas.sampling import count_executed_steps
 
 STEPS, STRENGTHS = 20, (0.8, 1.0)
 INTERVALS = (None, [0.28, 5.42], [0.28, 2.9], [0.28, 1.5], [1.0, 5.42])
@@ -49,7 +49,7 @@ def measure(
         noise, faults = model.integrate(start, sources, 0)
         edited, more = model.integrate(noise, targets, start.position)
         to_truth, outside = errors(model, edited, edits, faults | more)
-        depth, sampler = executed(STEPS, strength), SAMPLERS[start.sampling.name]
+        depth, sampler = count_executed_steps(STEPS, strength), SAMPLERS[start.sampling.name]
         timesteps = [sampler.evaluated_timesteps(start.schedule, *ends) for ends in ((depth, 0), (0, depth))]
         unguided = start.schedule.outside(limits)
         rows.append(

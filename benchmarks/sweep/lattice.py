@@ -18,8 +18,8 @@ from edict.lattice import to_lattice
 from edict.samplers import sampling
 from edict.samplers.base import BITS
 from jobs.evaluation.truth import ReferenceEdit, squared_error
-from pipeline.store.parts import Row, nested, storable, to_parquet, to_table
-from schemas.sampling import executed
+from pipeline.store.parts import Row, overflows, to_nested_lists, to_parquet, to_table
+from schemas.sampling import count_executed_steps
 
 SWEPT = (4, 6, 8, 10, 12, 14, 16, 20)
 FINEST = 30  # bits of the noise and the edits that others are compared with
@@ -70,7 +70,7 @@ def measure(
     rows: list[dict[str, Any]] = []
     for bits in SWEPT:
         made = round_trip(model, edits, bits, one["sampler"], given)
-        left = {**finest.faults, **made.faults, **storable(made.noise)}
+        left = {**finest.faults, **made.faults, **overflows(made.noise)}
         counts = {"integers_differing": made.integers_differing, "left_the_lattice": len(left)}
         row = {**one, "bits": bits, **counts, **spread(made.noise, left)}
         if sound := [i for i in range(len(edits)) if i not in left]:
@@ -94,7 +94,9 @@ def round_trip(model: EDICT, edits: Sequence[ReferenceEdit], bits: int, sampler:
     start = model.encode([edit.source.image for edit in edits], bits=bits)
     start = model.prepare(start, sampling(steps=given.steps, strength=1.0, guidance_scale=given.guidance, name=sampler))
     noise, inverting = model.integrate(start, sources, 0)
-    branch, branching = model.integrate(noise, sources, start.position - executed(given.steps, given.strength))
+    branch, branching = model.integrate(
+        noise, sources, start.position - count_executed_steps(given.steps, given.strength)
+    )
     again, regenerating = model.integrate(branch, sources, start.position)
     edited, editing = model.integrate(branch, targets, start.position)
     faults = inverting | branching | regenerating | editing
@@ -107,7 +109,7 @@ def as_floats(noise: Pair, dtype: torch.dtype) -> dict[str, Any]:
     table, wrong = part(noise), 0
     for name, states, scale, real in zip(("x", "y"), (noise.x, noise.y), noise.scales, noise.to_float(), strict=True):
         floats = real.to(dtype)
-        column = nested(floats.numpy())
+        column = to_nested_lists(floats.numpy())
         field = pa.field(name, column.type, nullable=False)
         table = table.set_column(table.schema.get_field_index(name), field, column)
         wrong += int((to_lattice(floats, scale, noise.bits) != states).sum())

@@ -9,7 +9,7 @@ import torch
 from edict import EDICT, Pair
 from edict.samplers import SAMPLERS, parameters, sampling
 from jobs.evaluation.truth import ReferenceEdit
-from pipeline.store.parts import storable
+from pipeline.store.parts import overflows
 
 STEPS = (10, 20, 50, 100, 200)
 P = (0.90, 0.93, 0.96, 0.98, 1.0)
@@ -51,7 +51,7 @@ def measure(
     start = model.encode([edit.source.image for edit in edits])
     start = model.prepare(start, sampling(strength=1.0, **common, **weights))
     pair, faults = model.integrate(start, [edit.source.caption for edit in edits], 0)
-    left = {*faults, *storable(pair)}
+    left = {*faults, *overflows(pair)}
     weight = next((float(value) for value in parameters(pair.sampling).values()), None)
     return [{**one, "weight": weight, "left_the_lattice": len(left), **spread(pair, left)}]
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from benchmarks.plots import save, set_ticks
 from benchmarks.sweep.edits import STEPS, P
 from edict.samplers.base import BITS
-from pipeline.store.parts import STORED
+from pipeline.store.parts import STATE_LIMIT
 
 STYLE: Any = {
     "figure.constrained_layout.use": True,
@@ -57,7 +57,7 @@ def _noise(rows: Rows) -> None:
     panels[0].set(title="drift, rms of x - y", yscale="log")
     panels[1].set(title="std of the noise", yscale="log")
     panels[2].set(title="log2 of the largest integer", ylim=(16, 32))
-    panels[2].axhline(STORED.bit_length() - 1, **MARK)
+    panels[2].axhline(STATE_LIMIT.bit_length() - 1, **MARK)
     panels[2].annotate("limit of a part", (10, 31), va="top", fontsize=8, color="0.4")
     for axes in panels:
         set_ticks(axes.xaxis, steps)

@@ -14,7 +14,7 @@ from edict.samplers.base import Sampler
 from edict.samplers.ddim import DDIM, DDIM_EULER
 from edict.samplers.edict import EDICT
 from edict.samplers.two_step import BDIA, OBELM
-from schemas.errors import expected
+from schemas.errors import expected, is_sentence
 from schemas.sampling import Sampling
 
 SAMPLERS: dict[str, Sampler] = {
@@ -40,12 +40,13 @@ def sampling(**settings: Any) -> Sampling:
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         if not first["loc"]:  # settings that do not go together
-            raise ValueError(f"expected {expected(first)}") from error
+            raise ValueError(expected(first)) from error
         name = str(first["loc"][0])
         if first["type"] == "extra_forbidden":
             raise ValueError(f"no setting {name!r}: expected one of {', '.join(Sampling.model_fields)}") from error
         shown = "sampler" if name == "name" else name
-        raise ValueError(f"{shown} is {plain[name]!r}: expected {expected(first)}") from error
+        wanted = expected(first) if is_sentence(first) else f"expected {expected(first)}"
+        raise ValueError(f"{shown} is {plain[name]!r}: {wanted}") from error
 
 
 def resolved(given: Sampling, executed_steps: int) -> Sampling:

@@ -46,7 +46,7 @@ def table1(
     from jobs.evaluation import table1 as evaluation
     from jobs.evaluation.record import save, table
     from jobs.evaluation.truth import pictures
-    from pipeline.io.shard_list import expand
+    from pipeline.io.shard_list import expand_shards
 
     try:
         numbers = [int(number) for number in steps.split(",")]
@@ -55,7 +55,7 @@ def table1(
     with reported(LOST):
         model = _model(output, threads)
         _check_steps(model, (1.0,), numbers)
-        shown = pictures(None if input is None else expand(input), count, model.size)
+        shown = pictures(None if input is None else expand_shards(input), count, model.size)
         rows = evaluation.measure(model, shown, steps=numbers, batch=batch)
         print(table(evaluation.HEAD, [evaluation.line(row) for row in rows]))
         if output is not None:

@@ -26,7 +26,7 @@ from jobs.demo import KINDS
 from jobs.evaluation.errors import EvaluationError
 from jobs.evaluation.truth import ReferenceEdit, outside_error, squared_error
 from pipeline.progress import Progress
-from schemas.sampling import executed
+from schemas.sampling import count_executed_steps
 
 
 class Setting(NamedTuple):
@@ -66,7 +66,9 @@ def by_ddim(
 def check_control(model: EDICT, steps: int, strength: float) -> None:
     """Raise EvaluationError if attention control has no effect on edits of `steps` steps at this strength."""
     network = model.direct
-    reason = without_effect(Control(), executed(steps, strength), network.latent_side, network.attention_sides)
+    reason = without_effect(
+        Control(), count_executed_steps(steps, strength), network.latent_side, network.attention_sides
+    )
     if reason is not None:
         raise EvaluationError(f"attention control at strength {strength:g} of {steps} steps: {reason}")
 

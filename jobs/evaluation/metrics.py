@@ -16,7 +16,7 @@ from jobs.evaluation import lpips
 from jobs.evaluation.errors import EvaluationError
 from jobs.pie_bench import find_entry, mask_of, plain, read_entries, stem, text_of
 from pipeline.io.images import EXTENSIONS, ImageError, prepare
-from pipeline.io.masks import PIE_BENCH, mask_of_runs
+from pipeline.io.masks import PIE_BENCH_SIZE, mask_of_runs
 from pipeline.progress import Progress
 
 FOLDER = "annotation_images"
@@ -71,7 +71,7 @@ class PieBenchEntry:
 
     @property
     def mask(self) -> torch.Tensor:
-        return mask_of_runs(self.runs, PIE_BENCH)
+        return mask_of_runs(self.runs, PIE_BENCH_SIZE)
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def read_picture(file: Path) -> tuple[torch.Tensor, bool]:
     Raises EvaluationError where it cannot be read, or is not square, so that the mask would not lie on it.
     """
     try:
-        prepared = prepare(file.read_bytes(), PIE_BENCH, "center")
+        prepared = prepare(file.read_bytes(), PIE_BENCH_SIZE, "center")
     except (OSError, ImageError) as error:
         raise EvaluationError(f"{file}: {error}") from error
     if prepared.width != prepared.height:
@@ -147,7 +147,7 @@ def read_picture(file: Path) -> tuple[torch.Tensor, bool]:
             f"{file}: is {prepared.width} x {prepared.height} pixels; PIE-Bench's pictures and masks are square"
         )
     pixels = torch.from_numpy(np.array(prepared.image)).permute(2, 0, 1).contiguous()
-    return pixels, prepared.width != PIE_BENCH
+    return pixels, prepared.width != PIE_BENCH_SIZE
 
 
 def measure(source: torch.Tensor, target: torch.Tensor, entry: PieBenchEntry, networks: Networks) -> dict[str, float]:

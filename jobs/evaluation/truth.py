@@ -12,7 +12,8 @@ from PIL import Image
 from jobs.demo import KINDS, SECOND, SHARDS, SIZE
 from jobs.evaluation.errors import EvaluationError
 from pipeline.io.images import ImageError, prepare
-from pipeline.io.shards import Sample, index_shard, read_samples
+from pipeline.io.samples import Sample, read_samples
+from pipeline.io.shard_index import index_shard
 
 ALIKE = 8  # of 255: what the file formats of two drawings may differ by where nothing was drawn otherwise
 

@@ -29,17 +29,20 @@ from pipeline.errors import noting
 from pipeline.export.latents import ExportError, claim
 from pipeline.inspect.status import status
 from pipeline.instructions import instruction_of
+from pipeline.io.errors import BadName, NotFound
 from pipeline.io.images import EXTENSIONS, IMAGE_FORMATS, encode, prepare
-from pipeline.io.shards import ShardChanged, read_samples
-from pipeline.io.storage import BadName, NotFound
+from pipeline.io.samples import ShardChanged, read_samples
 from pipeline.plan.keys import key_table
 from pipeline.plan.units import part_units
 from pipeline.progress import Progress
+from pipeline.store.errors import StoreError
+from pipeline.store.files import read_table
 from pipeline.store.latents import read_columns
 from pipeline.store.parts import to_parquet
+from pipeline.store.paths import unit_of
 from pipeline.store.plan import Unit, find_entries, parts_of_unit, read_units
-from pipeline.store.store import Store, StoreError, read_table, unit_of
-from schemas.fingerprint import fit_of, read_fingerprint
+from pipeline.store.store import Store
+from schemas.fingerprint import crop_and_resize, read_fingerprint
 from schemas.instruct import INSTRUCT
 from schemas.job import JobRecord
 from schemas.rejects import Reject
@@ -122,7 +125,7 @@ def _files(store: Store, path: str) -> dict[str, bytes]:
 def _instructpix2pix(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[[Store, ExportedEdits], int]:
     """Triplets of a picture, what to do to it, and the picture it becomes."""
     latents = Store(job.spec["latents"])
-    fit = fit_of(read_fingerprint(job.edit.latents))
+    fit = crop_and_resize(read_fingerprint(job.edit.latents))
     shards = {unit.source: unit for unit in read_units(latents)}
     noted = set[str]()
 

@@ -26,13 +26,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipeline.errors import JobError, noting
-from pipeline.io.shards import BadMemberName, json_member, write_shard
+from pipeline.io.shard_writer import BadMemberName, json_member, write_shard
 from pipeline.plan.units import part_units
 from pipeline.progress import Progress
+from pipeline.store.errors import StoreError
 from pipeline.store.latents import Latents, read_latents
-from pipeline.store.parts import nested, to_parquet
+from pipeline.store.parts import to_nested_lists, to_parquet
 from pipeline.store.plan import Unit
-from pipeline.store.store import Store, StoreError, check_outside_stores
+from pipeline.store.store import Store, check_outside_stores
 from schemas.latents import read_footer
 
 DTYPES = ("float32", "float16")
@@ -121,7 +122,7 @@ def _floats(unit: Unit, latents: Latents, dtype: str) -> NDArray[Any]:
 
 def _parquet(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
     columns = {name: latents.table[name] for name in TEXT[:-1]}
-    columns |= {"x": nested(floats[:, 0]), "y": nested(floats[:, 1]), "json": latents.table["json"]}
+    columns |= {"x": to_nested_lists(floats[:, 0]), "y": to_nested_lists(floats[:, 1]), "json": latents.table["json"]}
     fields = [pa.field(name, column.type, nullable=name == "json") for name, column in columns.items()]
     # the constants in the footer are applied already: this entry tells an export from a part
     told = {b"edict.export": json.dumps({"dtype": str(floats.dtype), "scale_applied": True}).encode()}

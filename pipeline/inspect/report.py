@@ -24,9 +24,10 @@ from pipeline.inspect.sheet import CELL, read_pictures, reconstruction_head
 from pipeline.inspect.status import status
 from pipeline.instructions import changes
 from pipeline.io.images import IMAGE_FORMATS
-from pipeline.store.store import READERS, Store
+from pipeline.store.files import READ_THREADS
+from pipeline.store.store import Store
+from schemas.contact_sheet import MAX_SHOWN
 from schemas.locations import without_secrets
-from schemas.pictures import SHOWN
 from schemas.rejects import Reject
 
 EXAMPLES = 20  # rejects shown of a class
@@ -125,7 +126,7 @@ def report(store: Store) -> str:
 
 
 def bounded(rows: Iterable[dict[str, Any]]) -> ShownEdits:
-    """Keep the first rows, with at most SHOWN edited images and about EMBEDDED_BYTES of images in all.
+    """Keep the first rows, with at most MAX_SHOWN edited images and about EMBEDDED_BYTES of images in all.
 
     The last row may keep only some of its edits.
     """
@@ -141,7 +142,7 @@ def bounded(rows: Iterable[dict[str, Any]]) -> ShownEdits:
         edits = []
         for edit in row["edits"]:
             size += len(edit["image"])
-            if full := count == SHOWN or size > EMBEDDED_BYTES:
+            if full := count == MAX_SHOWN or size > EMBEDDED_BYTES:
                 break
             edits.append(edit)
             count += 1
@@ -200,7 +201,7 @@ def _distributions(store: Store, parts: Sequence[str]) -> Distributions | None:
         return None
     count = min(SAMPLED, len(parts))
     chosen = [parts[i * len(parts) // count] for i in range(count)]
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(READ_THREADS) as pool:
         table = pa.concat_tables(pool.map(lambda part: _numbers(store, part), chosen))
     histograms = [
         _histogram("drift", "how far x and y came apart: root mean square of x − y", table["drift"].to_numpy()),

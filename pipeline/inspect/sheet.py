@@ -1,6 +1,6 @@
 """The contact sheet: an edit job's shown rows as one image, source, reconstruction and edits side by side.
 
-Its size and memory do not grow with the number of edits, because a job shows at most SHOWN edited images.
+Its size and memory do not grow with the number of edits, because a job shows at most MAX_SHOWN edited images.
 """
 
 import io
@@ -15,7 +15,7 @@ from PIL.Image import Resampling
 
 from pipeline.io.images import IMAGE_FORMATS
 from pipeline.store.store import Store
-from schemas.pictures import edits_shown
+from schemas.contact_sheet import edits_shown
 
 CELL = 192  # pixels of a cell's picture, at most
 GAP, BETWEEN, MARGIN = 16, 28, 32  # between columns, between rows, around all
@@ -52,7 +52,7 @@ def reconstruction_head(exact: bool) -> str:
 
 
 def read_pictures(store: Store) -> Iterator[dict[str, Any]]:
-    """Yield the rows of schemas.pictures that the store's commits name, in the order of the units.
+    """Yield the rows of schemas.contact_sheet that the store's commits name, in the order of the units.
 
     Stores of earlier versions have all edits; the same number of them is left out here.
     """

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import JobError
+from pipeline.store.errors import REPAIR, InvalidCommit
+from pipeline.store.paths import STAGING
 from pipeline.store.plan import is_planned, read_units
 from pipeline.store.run_log import last_state
-from pipeline.store.store import REPAIR, STAGING, CommitRefused, Store
+from pipeline.store.store import Store
 from pipeline.workers.provenance import Environment, differences, environment_of
 from schemas.job import JobRecord
 
@@ -62,7 +64,7 @@ def status(store: Store) -> Status:
     problems = list[str]()
     counts, rejects, places = Counter[str](), Counter[str](), Counter[Environment]()
     spans, paces, sound, now = list[tuple[float, float]](), list[float](), True, time.time()
-    refused, files = list[CommitRefused](), dict[str, int]()
+    refused, files = list[InvalidCommit](), dict[str, int]()
     for commit in store.commits(refused):
         files.update((file.path, file.bytes) for file in commit.files)
         if commit.unit not in expected:

@@ -1,4 +1,4 @@
-"""Whence an object store's credentials come: the usual places of its cloud, and never a location or a spec."""
+"""Resolve the credentials of an object store from the environment of its cloud, never from a location or a spec."""
 
 import os
 import socket
@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 if TYPE_CHECKING:
     from obstore.auth.boto3 import Boto3CredentialProvider
 
-PLACES = {
+CREDENTIAL_SOURCES = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile in ~/.aws (pip install 'edict-pipeline[aws]'), "
     "a web identity, or the role of the container or instance",
     "gs": "GOOGLE_APPLICATION_CREDENTIALS, gcloud auth application-default login, or the machine's service account",
@@ -20,10 +20,10 @@ PLACES = {
 
 
 def s3_provider() -> "Boto3CredentialProvider | None":
-    """boto3's chain where ~/.aws is to be read; None where obstore finds by itself what there is.
+    """Return boto3's credential provider if ~/.aws has to be read; None if obstore finds the credentials itself.
 
     Raises:
-        ValueError: there are no credentials, the profile that AWS_PROFILE names does not exist, or boto3 is not there.
+        ValueError: There are no credentials, the profile in AWS_PROFILE does not exist, or boto3 is not installed.
     """
     given = os.environ.get
     if given("AWS_ACCESS_KEY_ID") or given("AWS_SKIP_SIGNATURE"):
@@ -35,40 +35,44 @@ def s3_provider() -> "Boto3CredentialProvider | None":
     profile = given("AWS_PROFILE")
     if profile or any(Path(file).expanduser().is_file() for file in files):
         try:
-            return _boto3()
+            return _boto3_provider()
         except ImportError as error:
             if profile:
                 raise ValueError(
-                    f"AWS_PROFILE asks for the profile {profile!r}, which takes boto3 to read; "
+                    f"AWS_PROFILE is {profile!r}, and reading a profile needs boto3; "
                     "pip install 'edict-pipeline[aws]', or unset AWS_PROFILE"
                 ) from error
     elsewhere = ("WEB_IDENTITY_TOKEN_FILE", "CONTAINER_CREDENTIALS_RELATIVE_URI", "CONTAINER_CREDENTIALS_FULL_URI")
     if not any(given(f"AWS_{name}") for name in elsewhere):
-        # obstore would ask an instance that is none again and again, for minutes
+        # On a machine outside AWS, obstore would repeat its request to the metadata server for minutes.
         metadata = urlsplit(given("AWS_METADATA_ENDPOINT") or "http://169.254.169.254")
-        if not _answers(metadata.hostname, metadata.port or 80):
-            raise ValueError(f"no credentials found; give them by {PLACES['s3']}")
+        if not _is_listening(metadata.hostname, metadata.port or 80):
+            raise ValueError(_no_credentials())
     return None
 
 
-def _boto3() -> "Boto3CredentialProvider":
+def _boto3_provider() -> "Boto3CredentialProvider":
     import boto3
     from botocore.exceptions import BotoCoreError
     from obstore.auth.boto3 import Boto3CredentialProvider
 
     try:
-        # boto3 knows AWS_DEFAULT_REGION alone, and would give the profile's region where AWS_REGION names another
+        # boto3 ignores AWS_REGION, and would use the region of the profile.
         session = boto3.Session(region_name=os.environ.get("AWS_REGION"))
         if session.get_credentials() is None:
-            raise ValueError(f"no credentials found; give them by {PLACES['s3']}")
+            raise ValueError(_no_credentials())
         return Boto3CredentialProvider(session)
     except BotoCoreError as error:
-        raise ValueError(f"no credentials found ({error}); give them by {PLACES['s3']}") from error
+        raise ValueError(_no_credentials(f" ({error})")) from error
+
+
+def _no_credentials(reason: str = "") -> str:
+    return f"no credentials found{reason}; set one of: {CREDENTIAL_SOURCES['s3']}"
 
 
 @lru_cache
-def _answers(host: str | None, port: int) -> bool:
-    """Whether anything listens there; a machine that is no instance of the cloud has nothing."""
+def _is_listening(host: str | None, port: int) -> bool:
+    """Return True if a server listens at a port. The metadata server exists only on instances of the cloud."""
     try:
         with socket.create_connection((host or "", port), timeout=2):
             return True

@@ -1,4 +1,4 @@
-"""Image files in and out: any file that Pillow reads to an RGB square, refusing what is broken, huge or animated."""
+"""Decode image files to RGB squares, with an error for broken, huge or animated ones, and encode images."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from PIL import Image, UnidentifiedImageError
 from PIL.Image import Resampling, Transpose
 
 MAX_PIXELS = 100_000_000
-# Only these are tried: Pillow would run Ghostscript on an EPS.
+# Other formats are not tried, because Pillow would run Ghostscript on an EPS.
 IMAGE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp"}
-"""Of the formats that `encode` writes."""
+"""The file extension of each format that `encode` writes."""
 
 FILTERS = {"lanczos": Resampling.LANCZOS, "bicubic": Resampling.BICUBIC}
 
 _ORIENTATION = 0x0112
-_UPRIGHT = {
+_TO_UPRIGHT = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
     4: Transpose.FLIP_TOP_BOTTOM,
@@ -38,28 +38,28 @@ _ENCODING: dict[str, dict[str, Any]] = {
 
 
 class ImageError(ValueError):
-    """An image file that cannot be used. The subclass is the reject's error class."""
+    """An image file cannot be used. The name of the subclass is the error of the reject."""
 
 
 class CorruptImage(ImageError):
-    """Not an image, damaged, cut short, or of a kind without a defined way to RGB."""
+    """The file is not an image, is damaged or cut, or has no defined conversion to RGB."""
 
 
 class EmptyImage(ImageError):
-    """No bytes, or no pixels."""
+    """The file has no bytes, or the image no pixels."""
 
 
 class DecompressionBomb(ImageError):
-    """More pixels, or more text, than any honest image has."""
+    """The image has more pixels, or more text, than the limit."""
 
 
 class AnimatedImage(ImageError):
-    """More than one frame or page."""
+    """The image has more than one frame or page."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """An RGB square, and the size in pixels that the file had once upright."""
+    """An RGB square, and the size in pixels of the upright source."""
 
     image: Image.Image
     width: int
@@ -67,20 +67,22 @@ class Prepared:
 
 
 def prepare(data: bytes, size: int, crop: str, resize: str = "lanczos") -> Prepared:
-    """Decode an image file, turn it upright, put it on white, crop it and resize it to RGB, `size` x `size`.
+    """Decode an image file to an upright RGB square of `size` x `size` pixels, with transparency over white.
 
-    `crop` is "center": the centred square; `resize` the filter, lanczos or bicubic. An image that is RGB and of that
-    size already keeps every pixel.
+    `crop` is "center", the centred square. `resize` is the filter, lanczos or bicubic. An RGB image that has this size
+    already keeps every pixel.
 
     Raises:
-        ImageError: EmptyImage, CorruptImage, DecompressionBomb (told from the header, before decoding) or
-            AnimatedImage.
-        ValueError: an unknown crop or filter.
+        EmptyImage: The file has no bytes, or the image no pixels.
+        DecompressionBomb: The image has too many pixels. The header shows this, before decoding.
+        AnimatedImage: The image has several frames.
+        CorruptImage: The file cannot be decoded.
+        ValueError: The crop or the filter is unknown.
     """
     if crop != "center":
-        raise ValueError(f"crop {crop!r}: is not known; use 'center'")
+        raise ValueError(f"crop {crop!r} is unknown; use 'center'")
     if resize not in FILTERS:
-        raise ValueError(f"resize {resize!r}: is not known; use {' or '.join(FILTERS)}")
+        raise ValueError(f"resize {resize!r} is unknown; use {' or '.join(FILTERS)}")
     image = _decode(data)
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -89,11 +91,11 @@ def prepare(data: bytes, size: int, crop: str, resize: str = "lanczos") -> Prepa
 
 
 def encode(image: Image.Image, format: Literal["png", "jpeg", "webp"], quality: int | None = None) -> bytes:
-    """An image file of an RGB image, without metadata: the same pixels give the same bytes.
+    """Return an image file of an RGB image, without metadata. The same pixels give the same bytes.
 
-    JPEG and WebP are written at a quality from 1 to 100, 95 where none is given; JPEG without chroma subsampling.
+    `quality` is that of JPEG and WebP, from 1 to 100; None is 95. JPEG has no chroma subsampling.
     """
-    # Pillow would write an ICC profile that lies about in image.info.
+    # A new image, because Pillow would write an ICC profile that is in image.info.
     bare = Image.frombytes(image.mode, image.size, image.tobytes())
     buffer = io.BytesIO()
     lossy = {} if format == "png" else {"quality": quality or _QUALITY}
@@ -102,54 +104,56 @@ def encode(image: Image.Image, format: Literal["png", "jpeg", "webp"], quality: 
 
 
 def _decode(data: bytes) -> Image.Image:
-    """An image file as upright RGB."""
+    """Return an image file as an upright RGB image."""
     if not data:
-        raise EmptyImage("the image has 0 bytes")
+        raise EmptyImage("the image has 0 bytes; replace it")
     try:
         with Image.open(io.BytesIO(data), formats=IMAGE_FORMATS) as image:
             if image.width < 1 or image.height < 1:
-                raise EmptyImage(f"the image is {image.width} x {image.height} pixels")
+                raise EmptyImage(f"the image has {image.width} x {image.height} pixels; replace it")
             if image.width * image.height > MAX_PIXELS:
-                raise DecompressionBomb(f"{image.width} x {image.height} pixels; at most {MAX_PIXELS} are decoded")
-            # An MPO is a JPEG with previews behind it, as phones write them: its first frame is the picture.
+                raise DecompressionBomb(
+                    f"the image has {image.width} x {image.height} pixels; the limit is {MAX_PIXELS:,}: make it smaller"
+                )
+            # An MPO is a JPEG of a phone with previews after it: its first frame is the image.
             if image.format != "MPO" and getattr(image, "is_animated", False):
                 raise AnimatedImage(f"the {image.format} has more than one frame; keep one")
             if image.format == "PNG":
-                _check(data)
+                _check_png(data)
             image.load()
-            turn = _UPRIGHT.get(_orientation(image))
+            turn = _TO_UPRIGHT.get(_orientation(image))
             return _rgb(image if turn is None else image.transpose(turn))
     except ImageError:
         raise
     except UnidentifiedImageError as error:
-        # Its own message holds an address in memory, which would differ from run to run.
-        raise CorruptImage(f"not an image that can be read; known are {', '.join(IMAGE_FORMATS)}") from error
+        # Pillow's own message has an address in memory, which differs from run to run.
+        raise CorruptImage(f"the file is not a readable image; use one of {', '.join(IMAGE_FORMATS)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise DecompressionBomb(str(error)) from error
     except Exception as error:
-        # Pillow's parsers let out nearly every builtin exception, MemoryError too, on hostile bytes.
+        # On hostile bytes, Pillow's parsers raise nearly every builtin exception, even MemoryError.
         kind = DecompressionBomb if "MAX_TEXT_" in str(error) else CorruptImage
         raise kind(f"{type(error).__name__}: {error}") from error
 
 
 def _orientation(image: Image.Image) -> Any:
-    """Return the orientation that the EXIF block of an image has; 1, which is upright, if the block cannot be read."""
+    """Return the EXIF orientation of an image; 1, which is upright, if the EXIF block cannot be read."""
     try:
         return image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # Pillow's parser can raise any exception here, and the pixels are intact.
+    except Exception:  # Pillow's parser can raise any exception here, but the pixels are intact.
         return 1
 
 
-def _check(data: bytes) -> None:
-    """Hold a PNG against its checksums. Decoding does not look at those of pixels, and shows other pixels than were."""
+def _check_png(data: bytes) -> None:
+    """Verify the checksums of a PNG. Decoding ignores those of pixels, and would return damaged pixels."""
     with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
         image.verify()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Any mode as RGB, transparency over white."""
+    """Convert an image of any mode to RGB, with transparency over white."""
     if image.mode.startswith("I;16"):
-        # Pillow's own conversion clips at 255.
+        # Pillow's own conversion clips all values above 255.
         grey = np.asarray(image).astype(np.uint32)
         levels = ((grey + 128) // 257).astype(np.uint8)
         levels[grey == image.info.get("transparency", -1)] = 255

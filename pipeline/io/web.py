@@ -1,7 +1,7 @@
-"""Read objects of web servers in ranges, over HTTP and HTTPS. No redirect is followed.
+"""Read files of web servers in ranges, over HTTP and HTTPS. Redirects are not followed.
 
-With a redirect, the server that a job names could choose any other address, also one that only this machine can reach.
-obstore follows redirects, and has no option to disable that.
+By a redirect, a server could send requests to any other address, even one that only this machine can reach. obstore
+follows redirects and has no option against it.
 """
 
 import re
@@ -11,10 +11,10 @@ from functools import lru_cache
 import requests
 from requests.adapters import HTTPAdapter
 
-WAITS = (0.2, 0.6, 1.8, 5.4, 16.2, 30.0)  # seconds before the next try, about a minute in all
-AGAIN = (429, 500, 502, 503, 504)
-TIMEOUT = (5.0, 60.0)  # seconds to connect, and seconds in which no byte arrives
-CONNECTIONS = 64  # kept open per server; a driver indexes 16 shards at a time
+RETRY_WAITS = (0.2, 0.6, 1.8, 5.4, 16.2, 30.0)  # seconds before the next try, about a minute in all
+RETRIED_STATUS = (429, 500, 502, 503, 504)
+TIMEOUT = (5.0, 60.0)  # seconds to connect, and seconds without a byte
+MAX_CONNECTIONS = 64  # open connections per server; a driver indexes 16 shards at a time
 
 
 class WebError(ValueError):
@@ -22,16 +22,16 @@ class WebError(ValueError):
 
 
 def fetch(url: str, start: int = 0, end: int = 0) -> tuple[bytes, int, str | None]:
-    """Return the bytes [start, end) of an object (fewer at its end), its size in bytes, and its ETag.
+    """Return the bytes [start, end) of a file (fewer at its end), its size in bytes, and its ETag.
 
-    If `end` is 0, no bytes are read. After an error of the server or of the connection the request is tried again, for
+    If `end` is 0, no bytes are read. After an error of the server or of the connection, the request is repeated for
     about a minute.
 
     Raises:
-        FileNotFoundError: the server has no such object.
-        WebError: the server redirects, does not serve ranges, refuses, or cannot be reached.
+        FileNotFoundError: The file does not exist.
+        WebError: The server redirects, does not serve ranges, refuses the request, or cannot be reached.
     """
-    for wait in (*WAITS, None):
+    for wait in (*RETRY_WAITS, None):
         try:
             with _session().request(
                 "GET" if end else "HEAD",
@@ -41,7 +41,7 @@ def fetch(url: str, start: int = 0, end: int = 0) -> tuple[bytes, int, str | Non
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                if response.status_code not in AGAIN:
+                if response.status_code not in RETRIED_STATUS:
                     return _answer(response, start, end)
                 problem = f"the server answers {response.status_code} {response.reason}"
         except requests.RequestException as error:
@@ -64,11 +64,13 @@ def _answer(response: requests.Response, start: int, end: int) -> tuple[bytes, i
             raise WebError("the server does not say how large the file is; download the file")
         return b"", int(headers["Content-Length"]), etag
     if end and status == 200:
-        raise WebError("the server sends whole files only, and files are read in ranges; download the file")
+        raise WebError("the server sends only whole files, but ranges are needed; download the file")
     if status == 416:
-        raise WebError(f"the range from byte {start} is beyond the end of the file")
+        raise WebError(
+            f"the range from byte {start} begins beyond the end of the file, which may have changed; run this again"
+        )
     if status != 206:
-        raise WebError(f"the server answers {status} {response.reason}")
+        raise WebError(f"the server answers {status} {response.reason}; check the URL, or download the file")
     sent = re.fullmatch(r"bytes (\d+)-(\d+)/(\d+)", headers.get("Content-Range", ""))
     if sent is None or int(sent[1]) != start or int(sent[2]) != (last := min(end, int(sent[3])) - 1):
         raise WebError("the server does not send the requested range; download the file")
@@ -86,5 +88,5 @@ def _answer(response: requests.Response, start: int, end: int) -> tuple[bytes, i
 def _session() -> requests.Session:
     session = requests.Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_connections=CONNECTIONS, pool_maxsize=CONNECTIONS))
+        session.mount(scheme, HTTPAdapter(pool_connections=MAX_CONNECTIONS, pool_maxsize=MAX_CONNECTIONS))
     return session

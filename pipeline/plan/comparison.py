@@ -8,9 +8,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from pipeline.store.files import read_table
 from pipeline.store.latents import read_columns
+from pipeline.store.paths import commit_path, unit_of
 from pipeline.store.plan import Source, Unit, is_added, is_left_out, parts_of, parts_of_unit, read_parts, read_units
-from pipeline.store.store import Store, commit_path, read_table, unit_of
+from pipeline.store.store import Store
 from schemas.job import JobRecord
 
 Unplanned = list[tuple[Source, Sequence[int]]]
@@ -92,4 +94,4 @@ def _edited(store: Store, unit: str) -> Iterator[int]:
     """
     for path, *_ in parts_of_unit(store, unit):
         yield from read_table(store.get(path), path)["source_index"].to_pylist()
-    yield from (reject.index for reject in store.commit_at(unit).rejects)
+    yield from (reject.index for reject in store.read_commit(unit).rejects)

@@ -17,10 +17,12 @@ from edict.checkpoint import DEFAULT, Checkpoint, locate, locate_adapter, locate
 from edict.samplers import resolved
 from edict.schedule import Schedule
 from pipeline.errors import JobError
-from pipeline.io.storage import local_path
+from pipeline.io.locations import local_path
 from pipeline.messages import Machine, Weights, machine_for
-from pipeline.store.parts import stored
-from pipeline.store.store import JobKey, Store, StoreError, check_outside_stores
+from pipeline.store.errors import StoreError
+from pipeline.store.job_record import JobKey
+from pipeline.store.parts import to_stored
+from pipeline.store.store import Store, check_outside_stores
 from schemas.errors import fault
 from schemas.fingerprint import Document, Fingerprint
 from schemas.job import FORMAT, JobRecord
@@ -175,7 +177,7 @@ def check_earlier(job: Job, model: "Model") -> None:
     """Compare the model with the fields that only fingerprints of earlier formats have. Raises JobChanged."""
     if job.fingerprint.schedule is not None:
         there = job.fingerprint.schedule.model_dump()
-        _refuse(job.spec.output, _differences(there, stored(planned_schedule(model, job.spec.sampler)).model_dump()))
+        _refuse(job.spec.output, _differences(there, to_stored(planned_schedule(model, job.spec.sampler)).model_dump()))
         _check_interpretation(job, model, job.spec.output)
 
 
@@ -362,7 +364,7 @@ def check_job(store: Store, record: JobRecord) -> JobRecord:
                 given.pop("pipeline", None)
         _refuse(store.location, _differences(there, here))
     machine = stored_machine(store, found)
-    if machine.device != record.device and store.committed():
+    if machine.device != record.device and store.committed_units():
         raise JobChanged(
             f"{store.location} has rows made on {machine.device}, and {record.device} gives them other last bits: set "
             f"workers.gpus: {machine.gpus:g} again, or give another output"

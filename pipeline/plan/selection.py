@@ -14,17 +14,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.errors import JobError
+from pipeline.io.errors import StorageError
 from pipeline.io.masks import mask_digest
-from pipeline.io.storage import StorageError, read_file
+from pipeline.io.storage import read_file
 from pipeline.plan.comparison import compare_latents, missing_rows, runs
 from pipeline.plan.units import cut
+from pipeline.store.errors import StoreError
+from pipeline.store.files import READ_THREADS
 from pipeline.store.latents import read_columns
 from pipeline.store.plan import Source, Unit, extensions, parts_of, read_units, write_parts, write_rows, write_units
-from pipeline.store.store import READERS, Store, StoreError
+from pipeline.store.store import Store
 from schemas.job import JobRecord
 from schemas.plan import ROWS
 from schemas.specs import EditSpec, SampleSpec
-from schemas.where import columns_of, places, said, sandbox
+from schemas.where import columns_of, error_reason, matching_rows, sandbox
 
 KEYS_BYTES, KEYS = 512 << 20, 10_000_000  # of a file of keys; a key takes some 200 bytes of memory
 
@@ -100,7 +103,7 @@ def planned(
     Raises the errors of `select`.
     """
     selected = select(latents, parts, wanted, whole=whole)
-    while some := list(islice(selected, READERS)):
+    while some := list(islice(selected, READ_THREADS)):
         found = _read(latents, [part for part, _ in some], ["key"] if prompts or masks else [])
         for (part, rows), (_, table) in zip(some, found, strict=True):
             keys = [] if table is None else table["key"].take(pa.array(rows)).to_pylist()
@@ -222,8 +225,8 @@ def _write_rows(
         return part[0], rows.num_rows, part[2], part[3]
 
     sources, listed = list[Source](), 0
-    with ThreadPoolExecutor(READERS) as pool:
-        while some := list(islice(tables, READERS)):
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        while some := list(islice(tables, READ_THREADS)):
             sources += pool.map(write, some)
             listed += sum(count_listed(rows) for _, rows in some)
     return sources, listed
@@ -240,7 +243,7 @@ def _with_mask_files(planning: Planning, part: Source, rows: pa.Table) -> pa.Tab
     ]
     # several edits may use the same file
     wanted = list({(template, key) for key, of_row in templates for template in of_row.values()})
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(READ_THREADS) as pool:
         found = dict(zip(wanted, pool.map(lambda file: mask_digest(*file), wanted), strict=True))
     digests = [[(edit, found[template, key]) for edit, template in of_row.items()] for key, of_row in templates]
     column = ROWS.field("mask_files")
@@ -267,10 +270,11 @@ def _filtered(latents: Store, parts: Sequence[Source], wanted: Selection, whole:
             if wanted.where is not None:
                 table = pa.table({"row": rows}) if table is None else table
                 try:
-                    rows = places(connection, wanted.where, table)
+                    rows = matching_rows(connection, wanted.where, table)
                 except duckdb.Error as error:
                     raise SelectionError(
-                        f"where: {wanted.where!r} fails on a row of {latents.location}: {part[0]}: {said(error)}"
+                        f"where: {wanted.where!r} fails on a row of {latents.location}: {part[0]}: "
+                        f"{error_reason(error)}"
                     ) from error
             if wanted.keys is not None and table is not None:
                 keys = table["key"].to_pylist()
@@ -313,9 +317,9 @@ def _read(latents: Store, parts: Sequence[Source], columns: Sequence[str]) -> It
     if not columns:
         yield from ((part, None) for part in parts)
         return
-    with ThreadPoolExecutor(READERS) as pool:
-        for first in range(0, len(parts), READERS):
-            some = parts[first : first + READERS]
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        for first in range(0, len(parts), READ_THREADS):
+            some = parts[first : first + READ_THREADS]
             yield from zip(some, pool.map(lambda part: read_columns(latents, part, columns), some), strict=True)
 
 

@@ -9,9 +9,9 @@ from edict.schedule import Schedule
 from pipeline.errors import JobError
 from pipeline.messages import Machine
 from pipeline.plan.job import Job
-from pipeline.store.store import JobKey
+from pipeline.store.job_record import JobKey
 from schemas.job import JobRecord
-from schemas.sampling import Sampling, executed
+from schemas.sampling import Sampling, count_executed_steps
 from schemas.specs import ControlSpec, EditSpec
 
 
@@ -103,7 +103,7 @@ def executed_steps(variant: Variant, sampling: Sampling, schedule: Schedule) -> 
     """
     steps, depth = variant.steps, schedule.num_steps
     if steps is None:
-        steps = depth if variant.strength is None else executed(sampling.steps, variant.strength)
+        steps = depth if variant.strength is None else count_executed_steps(sampling.steps, variant.strength)
     if not 1 <= steps <= depth:
         raise EditError(
             f"edit {variant.name!r} has {steps} steps under its prompt, but the latent store has {depth} of "

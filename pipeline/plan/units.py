@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from pipeline.errors import JobError
-from pipeline.io.shard_list import expand
-from pipeline.io.shards import Entry, ShardError, ShardIndex, index_shard
-from pipeline.io.storage import Head, StorageError, head
+from pipeline.io.errors import StorageError
+from pipeline.io.shard_index import Entry, ShardError, ShardIndex, index_shard
+from pipeline.io.shard_list import expand_shards
+from pipeline.io.storage import Head, head
 from pipeline.progress import Progress
-from pipeline.store.plan import Source, Unit, numbered, parts_of, version_entries, write_entries
+from pipeline.store.plan import Source, Unit, numbered_keys, parts_of, version_entries, write_entries
 from pipeline.store.store import Store
 
 UNIT_BATCHES = 4  # a unit is at most this many batches: seconds to minutes of work, and what a death costs
@@ -33,7 +34,7 @@ Found = TypeVar("Found")
 def expanded(inputs: str | list[str]) -> list[str]:
     """Return the shards that an input names. Raises PlanError."""
     try:
-        return expand(inputs)
+        return expand_shards(inputs)
     except ShardError as error:
         raise PlanError(str(error)) from error
 
@@ -157,8 +158,8 @@ def index_again(store: Store, units: Sequence[Unit]) -> None:
         except (ShardError, StorageError) as error:
             return error
         write_entries(store, index)
-        planned = set(numbered(version_entries(store, unit.source, unit.size, unit.version)))
-        return len(set(numbered(index.entries)) - planned)
+        planned = set(numbered_keys(version_entries(store, unit.source, unit.size, unit.version)))
+        return len(set(numbered_keys(index.entries)) - planned)
 
     with ThreadPoolExecutor(INDEXERS) as pool:
         results = list(pool.map(attempt, shards.values()))

@@ -1,4 +1,4 @@
-"""Keeping the ledger: when a block of units is done, its commits are repeated in one file, while the run goes on."""
+"""Write the checkpoints of a run: once all units of a block are committed, its commits are copied to one file."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -6,23 +6,29 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
-from pipeline.store.store import BLOCK, JobKey, Store
+from pipeline.store import paths
+from pipeline.store.job_record import JobKey
+from pipeline.store.paths import block_of
+from pipeline.store.store import Store
 
 
 class CheckpointWriter:
-    """Used as a context, which is the run. What cannot be written is raised at its end, when all units are safe."""
+    """Write checkpoints in a thread, during the `with` block of a run.
+
+    An error in writing is raised at the end of the block, when all units are committed.
+    """
 
     def __init__(self, store: Store, units: int, pending: Iterable[str], key: JobKey) -> None:
-        """`pending` are those of the store's units that are not done. The last block, if not full, is not kept."""
+        """`units` is the number of units, and `pending` those without a commit. An incomplete last block gets none."""
         self._store, self._key = store, key
-        self._missing = Counter(int(unit) // BLOCK for unit in pending)
-        self._whole = units // BLOCK
+        self._num_pending = Counter(block_of(unit) for unit in pending)
+        self._num_blocks = units // paths.BLOCK_SIZE
         self._thread = ThreadPoolExecutor(1)
-        self._writing = list[Future[None]]()
-        compacted = store.compacted(key) if self._whole else ()
-        for block in range(self._whole):
-            if not self._missing[block] and block not in compacted:
-                self._compact(block)
+        self._writes = list[Future[None]]()
+        existing = store.checkpoint_blocks(key) if self._num_blocks else ()
+        for block in range(self._num_blocks):
+            if not self._num_pending[block] and block not in existing:
+                self._write(block)
 
     def __enter__(self) -> Self:
         return self
@@ -32,15 +38,15 @@ class CheckpointWriter:
     ) -> None:
         self._thread.shutdown(cancel_futures=kind is not None)
         if kind is None:
-            for writing in self._writing:
-                writing.result()
+            for write in self._writes:
+                write.result()
 
     def done(self, unit: str) -> None:
-        """A pending unit is done."""
-        block = int(unit) // BLOCK
-        self._missing[block] -= 1
-        if not self._missing[block] and block < self._whole:
-            self._compact(block)
+        """Count a pending unit as committed, and write the checkpoint of its block if it was the last one."""
+        block = block_of(unit)
+        self._num_pending[block] -= 1
+        if not self._num_pending[block] and block < self._num_blocks:
+            self._write(block)
 
-    def _compact(self, block: int) -> None:
-        self._writing.append(self._thread.submit(self._store.compact, block, self._key))
+    def _write(self, block: int) -> None:
+        self._writes.append(self._thread.submit(self._store.write_checkpoint, block, self._key))

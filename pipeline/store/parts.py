@@ -1,4 +1,4 @@
-"""Parts: latent pairs as Parquet rows, and back."""
+"""Convert noise pairs to the Parquet rows of parts, and back."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from edict.pair import Pair
 
 ROW_GROUP = 64
-STORED = 2**31  # the states of a part are int32
+STATE_LIMIT = 2**31  # the states of a part are int32
 
 
 @dataclass(frozen=True)
 class Row:
-    """The fields of a sample in a part (schemas.latents), without its pair."""
+    """The columns of one row of a part (schemas.latents), except for those of its noise pair."""
 
     key: str
     shard: str
@@ -44,27 +44,29 @@ class Row:
     slot: int
 
 
-def storable(pair: Pair) -> dict[int, LatticeOverflow]:
-    """The samples whose states do not fit a part, each with its error."""
+def overflows(pair: Pair) -> dict[int, LatticeOverflow]:
+    """Return the samples whose states do not fit into int32, by their index, each with its error."""
     extremes = largest(pair.x).maximum(largest(pair.y)).tolist()
-    return {i: LatticeOverflow(value, STORED, pair.bits) for i, value in enumerate(extremes) if value >= STORED}
+    return {
+        i: LatticeOverflow(value, STATE_LIMIT, pair.bits) for i, value in enumerate(extremes) if value >= STATE_LIMIT
+    }
 
 
 def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa.Table:
-    """Return rows and their noise pair, N each, as a table of schemas.latents.
+    """Return N rows and the noise pair of N images as a table of schemas.latents.
 
-    `pair` must be `storable`. `fingerprint` is that of job.json, of any format.
+    The pair must have no `overflows`. `fingerprint` is that of job.json, of any format.
     """
-    of_x, of_y = pair.scales
+    scale_x, scale_y = pair.scales
     footer = Footer(
-        scale=of_x / 2.0**pair.bits,
-        scale_y=of_y / 2.0**pair.bits,
+        scale=scale_x / 2.0**pair.bits,
+        scale_y=scale_y / 2.0**pair.bits,
         bits=pair.bits,
         alphas_cumprod=pair.schedule.alpha(pair.position),
         batch_size=pair.batch_size,
         position=pair.position,
         sampling=pair.sampling,
-        schedule=stored(pair.schedule),
+        schedule=to_stored(pair.schedule),
     )
     columns: dict[str, Any] = {name: [getattr(row, name) for row in rows] for name in Row.__dataclass_fields__}
     columns |= {
@@ -77,22 +79,22 @@ def to_table(rows: Sequence[Row], pair: Pair, fingerprint: dict[str, Any]) -> pa
     return pa.table([pa.array(columns[f.name], f.type) for f in schema], schema=schema)
 
 
-def stored(schedule: Schedule) -> StoredSchedule:
-    """Return a schedule as it is stored."""
+def to_stored(schedule: Schedule) -> StoredSchedule:
+    """Return a schedule in its stored form."""
     sigmas = None if schedule.sigmas is None else list(schedule.sigmas)
     return StoredSchedule(
         timesteps=list(schedule.timesteps), alphas_cumprod=list(schedule.alphas_cumprod), sigmas=sigmas
     )
 
 
-def restored(schedule: StoredSchedule) -> Schedule:
-    """Return a schedule from the way it is stored."""
+def from_stored(schedule: StoredSchedule) -> Schedule:
+    """Return a schedule from its stored form."""
     sigmas = None if schedule.sigmas is None else tuple(schedule.sigmas)
     return Schedule(tuple(schedule.timesteps), tuple(schedule.alphas_cumprod), sigmas)
 
 
 def to_parquet(table: pa.Table, encoding: str = "BYTE_STREAM_SPLIT", row_group_size: int = ROW_GROUP) -> bytes:
-    """Return a Parquet file: zstd, page checksums, `row_group_size` rows per group; `encoding` is that of x and y."""
+    """Return a Parquet file of a table, compressed with zstd and with page checksums. `encoding` is that of x and y."""
     buffer = io.BytesIO()
     pq.write_table(
         table,
@@ -102,34 +104,34 @@ def to_parquet(table: pa.Table, encoding: str = "BYTE_STREAM_SPLIT", row_group_s
         compression_level=1,
         use_dictionary=["shard"],
         column_encoding={
-            _leaf(table.schema.field(name)): encoding for name in ("x", "y") if name in table.column_names
+            _value_path(table.schema.field(name)): encoding for name in ("x", "y") if name in table.column_names
         },
         write_page_checksum=True,
     )
     return buffer.getvalue()
 
 
-def _leaf(field: pa.Field) -> str:
-    """Return the path of the values in nested lists, as Parquet names it."""
-    path, kind = field.name, field.type
+def _value_path(field: pa.Field) -> str:
+    """Return the path of the values in a field of nested lists, as Parquet names it."""
+    path, kind = str(field.name), field.type
     while isinstance(kind, pa.FixedSizeListType):
         path, kind = f"{path}.list.element", kind.value_type
     return path
 
 
 def to_pair(table: pa.Table) -> Pair:
-    """Return the noise pair of a part's rows."""
+    """Return the noise pair of the N rows of a part."""
     from edict.pair import Pair
 
     footer = read_footer(table.schema.metadata)
-    schedule = restored(footer.schedule)
+    schedule = from_stored(footer.schedule)
     states = _states(table["x"]), _states(table["y"])
     settings = resolved(footer.sampling, schedule.num_steps)
     return Pair(*states, schedule, footer.position, settings, footer.batch_size)
 
 
-def nested(states: NDArray[Any]) -> pa.Array:
-    """Return [N, ...] as N nested lists of fixed sizes."""
+def to_nested_lists(states: NDArray[Any]) -> pa.Array:
+    """Return an array [N, ...] as N nested lists of fixed sizes."""
     array: pa.Array = pa.array(states.ravel())
     for length in reversed(states.shape[1:]):
         array = pa.FixedSizeListArray.from_arrays(array, length)
@@ -137,7 +139,7 @@ def nested(states: NDArray[Any]) -> pa.Array:
 
 
 def _integers(states: torch.Tensor) -> pa.Array:
-    return nested(states.cpu().numpy().astype(np.int32))
+    return to_nested_lists(states.cpu().numpy().astype(np.int32))
 
 
 def _states(column: pa.ChunkedArray) -> torch.Tensor:

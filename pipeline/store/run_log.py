@@ -1,11 +1,11 @@
-"""The journal of a run: what happened that no commit tells of, and what goes on, both in the store.
+"""The log of a run in its store: the events that are not in commits, and the present state.
 
     runs/<run id>.jsonl      {"time": ..., "run": ..., "event": "attempt failed", "unit": ..., ...}
     runs/<run id>.json       {"time": ..., "run": ..., "ended": null, "workers": ..., "waits_for": ..., ...}
 
-An object store cannot append, so the files are rewritten at intervals. The first has only errors and the run's
-beginning and end, never a line per unit. The second shows that the driver is alive. If the journal cannot be written,
-the run prints one note and goes on.
+An object store cannot append, so the files are rewritten at intervals. The first has only the errors, the beginning and
+the end of the run, not a line per unit. The second shows that the driver is alive. If the log cannot be written, the
+run prints one note and goes on.
 """
 
 import json
@@ -19,18 +19,28 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.io.storage import StorageError
-from pipeline.store.store import Store, StoreError
+from pipeline.io.errors import StorageError
+from pipeline.store.errors import StoreError
+from pipeline.store.store import Store
 
-EVERY = 10.0  # seconds between two writes
-STATE = {"run", "host", "time", "ended", "workers", "starting", "queued", "at_work"}  # required fields of a run's file
+WRITE_INTERVAL = 10.0  # seconds
+STATE_FIELDS = {
+    "run",
+    "host",
+    "time",
+    "ended",
+    "workers",
+    "starting",
+    "queued",
+    "at_work",
+}  # required in runs/<run id>.json
 STARTING: dict[str, Any] = {"queued": 0, "workers": 0, "starting": 0, "waits_for": None, "at_work": []}
 
 
 class RunLog:
-    """Called with an event and what there is to say of it; used as a context, which is the run.
+    """Log events by calling this with an event and its fields, in a `with` block, which is the run.
 
-    `state` gives what goes on, as Pool.state does, whenever it is asked for.
+    `state` is a function that returns the present state of the run, such as Pool.state.
     """
 
     def __init__(self, store: Store) -> None:
@@ -57,8 +67,8 @@ class RunLog:
         self.tick()
 
     def tick(self) -> None:
-        """Write, if the last write is long enough ago."""
-        if time.monotonic() - self._last >= EVERY:
+        """Write the files if WRITE_INTERVAL has passed since the last write."""
+        if time.monotonic() - self._last >= WRITE_INTERVAL:
             self._write()
 
     def _write(self, ended: str | None = None) -> None:
@@ -68,18 +78,18 @@ class RunLog:
             self.store.put(f"runs/{self.run}.json", json.dumps(about).encode())
         except StorageError as error:
             if not self._failed:
-                print(f"note: the journal of this run is not written: {error}", file=sys.stderr)
+                print(f"note: the log of this run is not written: {error}", file=sys.stderr)
             self._failed = True
         self._last = time.monotonic()
 
 
 def last_state(store: Store) -> dict[str, Any] | None:
-    """Return the last state of the latest run whose file can be read; None if there is none."""
+    """Return the last state of the latest run with a valid file; None if there is none."""
     for path in sorted((path for path in store.names("runs") if path.endswith(".json")), reverse=True):
         try:
             state = store.get_json(path)
         except StoreError:
             continue
-        if isinstance(state, dict) and state.keys() >= STATE and isinstance(state["time"], int | float):
+        if isinstance(state, dict) and state.keys() >= STATE_FIELDS and isinstance(state["time"], int | float):
             return state
     return None

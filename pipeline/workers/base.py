@@ -29,8 +29,11 @@ from edict.schedule import Schedule
 from pipeline.errors import JobError
 from pipeline.messages import Machine, ModelFault, UnitResult, Weights
 from pipeline.plan.job import checkpoint_of
+from pipeline.store.errors import StoreError
+from pipeline.store.job_record import JobKey
+from pipeline.store.paths import attempt_name
 from pipeline.store.plan import Unit
-from pipeline.store.store import JobKey, Store, StoreError, attempt_name
+from pipeline.store.store import Store
 from pipeline.workers.heartbeat import AUTOENCODER, HEARTBEAT, LOADING, NETWORK, TEXT, beat
 from pipeline.workers.processor import gpu_versions, processor
 from pipeline.workers.provenance import Environment, environment
@@ -325,11 +328,11 @@ class Attempt:
                 self.store.check_follows(self.unit.unit, self.unit.retry, self.unit.after)
             won = self.store.has_staged(self.files) and self.store.commit(commit)
         except StoreError:
-            self.store.withdraw(self.files)
+            self.store.delete_staged(self.files)
             raise
         if not won:
-            self.store.withdraw(self.files)
-            commit = self.store.commit_at(self.unit.unit, self.unit.retry)
+            self.store.delete_staged(self.files)
+            commit = self.store.read_commit(self.unit.unit, self.unit.retry)
         self.store.publish(commit.files)
         lost = not won and commit.errors != self.unit.errors
         by_model = [reject.error for reject in commit.rejects if reject.stage in MODEL_STAGES]

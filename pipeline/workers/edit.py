@@ -27,23 +27,25 @@ from pipeline.io.masks import (
     MaskError,
     mask_location,
     mask_of_file,
+    mask_of_latents,
     mask_of_runs,
     read_mask,
     read_planned_mask,
-    to_latents,
 )
-from pipeline.io.shards import BadMemberName, Sample, check_member, json_member, read_samples, write_shard
+from pipeline.io.samples import Sample, read_samples
+from pipeline.io.shard_writer import BadMemberName, check_member, json_member, write_shard
 from pipeline.messages import ExcludedSamples, Fault, UnitResult
 from pipeline.plan.tasks import EditError, EditTask, Variant, executed_steps
+from pipeline.store.files import READ_THREADS
 from pipeline.store.latents import Latents, read_edit_rows
 from pipeline.store.parts import to_parquet
 from pipeline.store.plan import Unit, find_entries, read_units
-from pipeline.store.store import READERS, Store
+from pipeline.store.store import Store
 from pipeline.workers.base import Attempt, Prefetcher, check_model, fitting, load_model
 from pipeline.workers.heartbeat import STORAGE, beat
+from schemas.contact_sheet import CONTACT_SHEET, edits_shown
 from schemas.edits import EDITS
-from schemas.fingerprint import fit_of
-from schemas.pictures import PICTURES, edits_shown
+from schemas.fingerprint import crop_and_resize
 from schemas.rejects import Reject
 from schemas.sampling import Sampling
 from schemas.specs import ControlSpec
@@ -178,7 +180,7 @@ class EditWorker:
             yield f"shards/{tar}", write_shard(samples), 0
             yield f"parts/{name}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=EDITS)), len(rows)
         if pictures := self._pictures(latents, made, reconstructions):
-            table = pa.Table.from_pylist(pictures, schema=PICTURES)
+            table = pa.Table.from_pylist(pictures, schema=CONTACT_SHEET)
             yield f"pictures/{name}.parquet", to_parquet(table, row_group_size=1), 0  # so that readers can load one row
 
     def _load(self, unit: Unit) -> UnitRows:
@@ -187,7 +189,7 @@ class EditWorker:
         if self.model.model.batched:
             latents = replace(latents, pair=replace(latents.pair, batch_size=self.task.record.edit.batch_size))
         edits = self._edits(latents, unit)
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(READ_THREADS) as pool:
             masks = pool.map(lambda edit: self._mask(latents, edit, unit.masks), edits)
             return UnitRows(latents, [replace(edit, mask=mask) for edit, mask in zip(edits, masks, strict=True)])
 
@@ -215,7 +217,7 @@ class EditWorker:
                 mask = mask_of_file(location, data, (source[0], source[1]), size, self.task.inversion.fingerprint.crop)
             except MaskError as error:
                 return _fault(error)
-        return to_latents(mask, *latents.pair.x.shape[-2:])
+        return mask_of_latents(mask, *latents.pair.x.shape[-2:])
 
     def _edits(self, latents: Latents, unit: Unit) -> list[EditRequest]:
         pair = latents.pair
@@ -400,7 +402,7 @@ class EditWorker:
         made: Sequence[tuple[EditRequest, EditedImage]],
         reconstructions: Iterable[tuple[EditRequest, EditedImage | Fault]],
     ) -> list[dict[str, Any]]:
-        """The unit's share of the contact sheet: rows of schemas.pictures."""
+        """The unit's share of the contact sheet: rows of schemas.contact_sheet."""
         edits = defaultdict[int, list[dict[str, Any]]](list)
         made_of, most = Counter(edit.row for edit, _ in made), edits_shown(self.task.spec.contact_sheet)
         for edit, drawn in made:
@@ -442,7 +444,9 @@ class EditWorker:
             sample = next(read_samples(shard.source, size=version.size, etag=version.etag, entries=entries))
             if not isinstance(sample, Sample) or sha256(sample.image).hexdigest() != row["image_sha256"]:
                 return None
-            return encode(prepare(sample.image, self.model.size, *fit_of(self.task.inversion.fingerprint)).image, "png")
+            return encode(
+                prepare(sample.image, self.model.size, *crop_and_resize(self.task.inversion.fingerprint)).image, "png"
+            )
         except (JobError, ImageError):
             return None
 

@@ -10,11 +10,11 @@ from PIL import Image
 from edict import EDICT
 from edict.pair import Pair, join
 from pipeline.io.images import ImageError, Prepared, prepare
-from pipeline.io.shards import Sample, read_samples
+from pipeline.io.samples import Sample, read_samples
 from pipeline.io.storage import Head
 from pipeline.messages import ExcludedSamples, UnitResult
 from pipeline.plan.job import Job
-from pipeline.store.parts import Row, storable, to_parquet, to_table
+from pipeline.store.parts import Row, overflows, to_parquet, to_table
 from pipeline.store.plan import Unit, find_entries, read_entries
 from pipeline.store.store import Store
 from pipeline.workers.base import Attempt, Prefetcher, check_model, fitting, load_model
@@ -128,7 +128,7 @@ class InvertWorker:
         # a sample's slot does not depend on the other samples: the slot of a reject stays free
         slots = [picture.sample.index % start.batch_size for picture in pictures]
         pair, faults = self.model.integrate(start, [picture.sample.caption for picture in pictures], 0, slots=slots)
-        faults = {**storable(pair), **faults}
+        faults = {**overflows(pair), **faults}
         rejects += [_reject(unit, pictures[i].sample, "invert", fault) for i, fault in faults.items()]
         digests = start.digests()
         sound = [i for i in range(len(pictures)) if i not in faults]

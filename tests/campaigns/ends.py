@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import EDICT, shipped_samples
-from pipeline.io.shards import write_shard
+from pipeline.io.shard_writer import write_shard
 
 ROOT = Path(__file__).parents[2]
 LINES = 3  # the most lines per end in the table

@@ -30,14 +30,15 @@ from benchmarks.harness import program, run, save, show
 from pipeline import run as runs
 from pipeline.errors import JobError
 from pipeline.inspect.status import status
-from pipeline.io.storage import write_file
+from pipeline.io.local_files import write_file
 from pipeline.messages import Machine
 from pipeline.plan import job as jobs
 from pipeline.plan.job import new_record, open_job
-from pipeline.store import checkpoint
-from pipeline.store import store as stores
+from pipeline.store import checkpoint, files, paths
+from pipeline.store.job_record import JobKey
+from pipeline.store.paths import DATA, STAGING, commit_path
 from pipeline.store.plan import Unit, parts_of, read_units, write_units
-from pipeline.store.store import DATA, STAGING, Store
+from pipeline.store.store import Store
 from pipeline.workers import base as workers
 from pipeline.workers.base import Attempt
 from schemas.rejects import Reject
@@ -196,10 +197,9 @@ def scheduled(world: World) -> Iterator[None]:
     patched: list[tuple[Any, str, Any]] = [
         (jobs, "uuid4", uuid4),
         (workers.uuid, "uuid4", uuid4),
-        (stores, "obstore", ScheduledObstore(world)),
-        (stores, "write_file", write),
-        (stores, "BLOCK", 2),
-        (checkpoint, "BLOCK", 2),
+        (files, "obstore", ScheduledObstore(world)),
+        (files, "write_file", write),
+        (paths, "BLOCK_SIZE", 2),
         (checkpoint, "ThreadPoolExecutor", Inline),
         (runs, "print", lambda *_, **__: None),
     ]
@@ -243,7 +243,7 @@ class Run:
         units = [Unit(f"{i:08d}", "a.tar", 0, i * COUNT, COUNT, 1, None) for i in range(self.units)]
         write_units(store, units)
 
-    def attempt(self, unit: Unit, number: int, key: stores.JobKey) -> Callable[[], None]:
+    def attempt(self, unit: Unit, number: int, key: JobKey) -> Callable[[], None]:
         def work() -> None:
             attempt = Attempt(self.store(), unit, number, key)
             samples = [i for i in range(COUNT) if not unit.retry or (i, f"key{i}") in unit.only]
@@ -288,17 +288,17 @@ class Run:
                             if worker.ended:
                                 break
                             self.world.point()
-                        if worker.ended and not worker.error and store.has(stores.commit_path(unit.unit, unit.retry)):
+                        if worker.ended and not worker.error and store.has(commit_path(unit.unit, unit.retry)):
                             if not retry:
                                 checkpoints.done(unit.unit)
                             break
             store.check_key(key)
-            store.sweep()
+            store.remove_orphan_files()
 
         return drive
 
     def gc(self) -> None:
-        self.store().sweep()
+        self.store().remove_orphan_files()
 
     def read(self) -> None:
         """Check that a reader of a finished store reads every row, and each row once."""
@@ -366,7 +366,7 @@ class Run:
     def check(self) -> Counter[str]:
         """Return the number of faults at the end, by kind."""
         store, wrong = self.store(), Counter[str]()
-        store.sweep(abandoned=0)
+        store.remove_orphan_files(max_age=0)
         found, key = status(store), store.key()
         rows, named = Counter[tuple[str, int]](), set[str]()
         for commit in store.commits():

@@ -28,7 +28,7 @@ from benchmarks.dataplane.writing import s3_server
 from benchmarks.harness import program, run, save, shipped_samples, show
 from jobs.launch import run_spec
 from pipeline.inspect.status import status
-from pipeline.io.shards import write_shard
+from pipeline.io.shard_writer import write_shard
 from pipeline.store.store import Store
 from schemas.specs import InvertSpec
 from tests.campaigns import RESULTS
@@ -164,7 +164,7 @@ def campaign(folder: Path, bucket: str, seeds: Sequence[int]) -> dict[str, Any]:
             spec = job(shards, f"{bucket}/{seed}" if seed % 2 else str(folder / str(seed)))
             counts = run_killed(spec, nodes, seed, folder / f"{seed}.log")
             store = Store(spec.output)
-            store.sweep()
+            store.remove_orphan_files()
             found = faults(store, expected)
             wrong += [seed] if found.total() else []
             counts |= found | Counter(attempts=status(store).attempts)

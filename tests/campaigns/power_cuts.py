@@ -33,7 +33,7 @@ import ray
 from benchmarks.harness import alternate, program, run, save, seconds, show
 from jobs.launch import run_spec
 from pipeline.inspect.status import status
-from pipeline.io.storage import write_file
+from pipeline.io.local_files import write_file
 from pipeline.store.store import Store
 from schemas.specs import InvertSpec
 from tests.campaigns import RESULTS

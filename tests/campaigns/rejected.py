@@ -22,7 +22,7 @@ from torch import nn
 from benchmarks.harness import program, run, save, show
 from jobs.demo import SHARDS
 from pipeline.io.images import prepare
-from pipeline.io.shards import Sample, read_samples
+from pipeline.io.samples import Sample, read_samples
 from pipeline.plan.job import Job, open_job, resolve
 from pipeline.plan.units import part_units, plan_shards
 from pipeline.store.latents import read_latents

@@ -1,6 +1,6 @@
-"""Bad and hostile inputs, built as real bytes, and what each is promised to get: the corpus.
+"""The corpus: bad and hostile inputs, built as real bytes, each with the result that the project guarantees.
 
-Five kinds, each a module: samples and whole shards that one real job takes in, shards that cannot be used, specs, and
-stores that came to harm. `tests/pipeline/test_corpus.py` holds each to its promise; `python -m tests.corpus` writes
-the table of docs/inputs.md.
+Each module has one kind of input: samples, whole shards, specs, damaged stores, and checkpoints.
+`tests/pipeline/test_corpus.py` and `tests/pipeline/test_checkpoints.py` check every result.
+`python -m tests.corpus > docs/inputs.md` writes the page of the documentation.
 """

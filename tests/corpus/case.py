@@ -1,4 +1,4 @@
-"""What a case of the corpus is."""
+"""One case of the corpus."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,15 +9,15 @@ Build = TypeVar("Build", bound=Callable[..., object])
 
 @dataclass(frozen=True)
 class Case(Generic[Build]):
-    """An input: its `name`, what it is `input` in words, how it is made, and what it `gets`.
+    """An input: its name, its description, the function that builds it, and its results.
 
-    `gets` has an outcome for each sample of the input: "row", or "reject", its stage and its error class; none where
-    there is nothing but what is passed over. Or it is one "error", of which nothing runs, or one "problem", which
-    `edict verify` tells. `says` stands in the message.
+    `results` has one entry per sample of the input: "row", or "reject" with its stage and its error class. It is empty
+    if all members are ignored. An input that stops a job has the one result "error" with its class. A damaged store
+    has the one result "problem", which `edict verify` prints. `message` is a part of the message.
     """
 
     name: str
-    input: str
+    description: str
     build: Build
-    gets: tuple[str, ...]
-    says: str = ""
+    results: tuple[str, ...]
+    message: str = ""

@@ -1,4 +1,4 @@
-"""Checkpoints that `edict plan` refuses with one line, and layouts that load. Each is a changed copy of a small one."""
+"""Checkpoints that `edict plan` rejects with one line, and layouts that load: changed copies of small checkpoints."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ from tests.corpus.case import Case
 from tests.edict.checkpoints import Folder
 
 Checkpoint = Case[Callable[[Folder, Path], object]]
-"""`build` writes the checkpoint to a path, given the small ones; `says` is the whole line."""
+"""`build` gets the small checkpoints, and writes the changed one to a path. `message` is the whole line."""
 
 REFUSED = ("error ModelError",)
 UNET, VAE = "unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"
@@ -42,15 +42,15 @@ POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\ns
 Change = Callable[[Path], object]
 
 
-def case(name: str, words: str, kind: str, change: Change, says: str = "", **model: object) -> Checkpoint:
-    """Return a changed checkpoint of this kind. It loads if `says` is empty. `model` has fields of the spec's model."""
+def case(name: str, description: str, kind: str, change: Change, message: str = "", **model: object) -> Checkpoint:
+    """Return a changed checkpoint of this kind, which loads if `message` is empty. `model` has fields of the spec."""
 
     def build(folder: Folder, path: Path) -> dict[str, object]:
         shutil.copytree(folder(kind), path)
         change(path)
         return model
 
-    return Case(name, words, build, REFUSED if says else (f"model {kind}",), says)
+    return Case(name, description, build, REFUSED if message else (f"model {kind}",), message)
 
 
 def weights(file: str, change: Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]) -> Change:
@@ -244,13 +244,13 @@ def kohya(**more: torch.Tensor) -> dict[str, torch.Tensor]:
     return {f"{layer}.{name}": tensor for name, tensor in (weights | more).items()}
 
 
-def with_lora(name: str, words: str, state: dict[str, torch.Tensor], says: str = "") -> Checkpoint:
+def with_lora(name: str, description: str, state: dict[str, torch.Tensor], message: str = "") -> Checkpoint:
     def build(folder: Folder, path: Path) -> dict[str, Any]:
         shutil.copytree(folder("sd1"), path)
         save_file(state, path.with_name("lora.safetensors"))
         return {"lora": {"path": "./lora.safetensors"}}
 
-    return Case(name, words, build, REFUSED if says else ("model sd1",), says)
+    return Case(name, description, build, REFUSED if message else ("model sd1",), message)
 
 
 STATISTICS = settings("vae/config.json", latents_mean=[0.5, -1.0, 0.25, 2.0], latents_std=[4.0, 5.0, 6.0, 7.0])
@@ -316,14 +316,14 @@ REFUSALS: list[Checkpoint] = [
     ),
     case(
         "weights-shard",
-        "a shard that is missing",
+        "weights without one of their shards",
         "sd1",
         shard_missing,
         ("model m: unet/diffusion_pytorch_model-00001-of-00013.safetensors is missing. Download the model again"),
     ),
     case(
         "weights-shards-apart",
-        "shards in a folder of their own",
+        "shards in another folder than their index",
         "sd1",
         shards_in_a_folder,
         (
@@ -350,7 +350,7 @@ REFUSALS: list[Checkpoint] = [
     ),
     case(
         "weights-none",
-        "no weights",
+        "a network without weights",
         "sd1",
         removed(UNET),
         (
@@ -374,7 +374,7 @@ REFUSALS: list[Checkpoint] = [
     ),
     case(
         "weights-pickled",
-        "pickled weights only",
+        "only pickled weights",
         "sd1",
         pickled,
         (
@@ -395,7 +395,7 @@ REFUSALS: list[Checkpoint] = [
     ),
     case(
         "single-file-named",
-        "the name of such a file",
+        "a checkpoint in one file",
         "sd1",
         single_file,
         (
@@ -406,7 +406,7 @@ REFUSALS: list[Checkpoint] = [
     ),
     case(
         "single-file-none",
-        "the name of a file that is not there",
+        "a file that does not exist",
         "sd1",
         single_file,
         ("model 'models/v2.safetensors': there is no such file; give a folder in the diffusers layout or a hub id"),
@@ -414,7 +414,7 @@ REFUSALS: list[Checkpoint] = [
     ),
     case(
         "index-class",
-        "another pipeline",
+        "an unsupported pipeline",
         "sd1",
         settings("model_index.json", _class_name="StableDiffusionInpaintPipeline"),
         (
@@ -424,7 +424,7 @@ REFUSALS: list[Checkpoint] = [
     ),
     case(
         "index-part",
-        "a part that model_index.json does not have",
+        "a model_index.json without a text encoder",
         "sd1",
         settings("model_index.json", text_encoder=[None, None]),
         (
@@ -444,7 +444,7 @@ REFUSALS: list[Checkpoint] = [
     ),
     case(
         "config-none",
-        "no vae/config.json",
+        "an autoencoder without config.json",
         "sd1",
         removed("vae/config.json"),
         "model m: no vae/config.json, so it is incomplete. Download it again",
@@ -713,7 +713,7 @@ LAYOUTS: list[Checkpoint] = [
         weights(TEXT, without("encoder.embed_tokens.weight")),
     ),
     case("fp16-added", "an fp16 variant, with `model.variant: fp16`", "sd1", fp16, variant="fp16"),
-    case("fp16-only", "the same without any other weights", "sd1", fp16_only, variant="fp16"),
+    case("fp16-only", "only an fp16 variant, with `model.variant: fp16`", "sd1", fp16_only, variant="fp16"),
     case(
         "non-ema",
         "a UNet only in the variant non_ema, with `model.variant: non_ema`",

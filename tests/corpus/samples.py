@@ -1,4 +1,4 @@
-"""Samples that are taken into one shard of one job, where each becomes a row or a reject, and harms no other."""
+"""Samples of one shard. Each becomes a row or a reject, and does not affect the others."""
 
 import struct
 import tarfile
@@ -12,20 +12,20 @@ from PIL import Image, ImageCms
 from tests.corpus.case import Case
 from tests.pictures import file, picture
 
-Samples = Case[Callable[[str], list[bytes]]]  # of a key, the members as they lie in a tar
+Samples = Case[Callable[[str], list[bytes]]]  # returns the tar members of a sample with this key
 
 CAPTION = b"a red heart"
 HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)"> "'>&amp; {{ 7 * 7 }} {caption}"""
 
 
-def flipped(data: bytes, place: int) -> bytes:
-    """The data with one bit of it changed."""
-    place %= len(data)
-    return data[:place] + bytes([data[place] ^ 0x10]) + data[place + 1 :]
+def flip_bit(data: bytes, offset: int) -> bytes:
+    """Return the data with one bit changed in the byte at `offset`."""
+    offset %= len(data)
+    return data[:offset] + bytes([data[offset] ^ 0x10]) + data[offset + 1 :]
 
 
 def png(width: int, height: int, pixels: bytes, *chunks: tuple[bytes, bytes], depth: int = 8, colour: int = 2) -> bytes:
-    """A PNG by hand, whose chunks may hold anything. `pixels` are compressed already."""
+    """Return a PNG with any chunks. `pixels` are compressed."""
     header = (b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0))
     data = b"\x89PNG\r\n\x1a\n"
     for name, content in [header, *chunks, (b"IDAT", pixels), (b"IEND", b"")]:
@@ -33,19 +33,19 @@ def png(width: int, height: int, pixels: bytes, *chunks: tuple[bytes, bytes], de
     return data
 
 
-def deflated(length: int) -> bytes:
-    """So many zeros, compressed."""
-    packer, block = zlib.compressobj(), bytes(1 << 20)
-    return b"".join(packer.compress(block) for _ in range(length >> 20)) + packer.flush()
+def compressed_zeros(length: int) -> bytes:
+    """Return `length` compressed zeros."""
+    compressor, block = zlib.compressobj(), bytes(1 << 20)
+    return b"".join(compressor.compress(block) for _ in range(length >> 20)) + compressor.flush()
 
 
-PICTURE = picture(64, 64)
-JPEG, PNG = file(PICTURE, "JPEG", quality=90), file(PICTURE, "PNG")
-BOMB = deflated(64 << 20)  # 64 KB that become 64 MB
+IMAGE = picture(64, 64)
+JPEG, PNG = file(IMAGE, "JPEG", quality=90), file(IMAGE, "PNG")
+BOMB = compressed_zeros(64 << 20)  # 64 KB that decompress to 64 MB
 
 
 def member(name: str, data: bytes = b"", *, format: int = tarfile.PAX_FORMAT, **header: Any) -> bytes:
-    """A member as it lies in a tar, whatever its header is to say."""
+    """Return the bytes of a tar member. `header` has fields of its header, which may be false."""
     info = tarfile.TarInfo(name)
     info.size = len(data)
     for field, value in header.items():
@@ -59,138 +59,158 @@ def sample(
     return [member(f"{key}.{extension}", image, **header), member(f"{key}.txt", caption, **header)]
 
 
-def image(name: str, words: str, data: bytes, gets: str, says: str = "", extension: str = "png") -> Samples:
-    return Case(name, words, lambda key: sample(key, data, extension=extension), (gets,), says)
+def image(name: str, description: str, data: bytes, result: str, message: str = "", extension: str = "png") -> Samples:
+    return Case(name, description, lambda key: sample(key, data, extension=extension), (result,), message)
 
 
-def caption(name: str, words: str, text: bytes, gets: str, says: str = "") -> Samples:
-    return Case(name, words, lambda key: sample(key, caption=text), (gets,), says)
+def caption(name: str, description: str, text: bytes, result: str, message: str = "") -> Samples:
+    return Case(name, description, lambda key: sample(key, caption=text), (result,), message)
 
 
-def json(name: str, words: str, text: bytes, gets: str, says: str = "") -> Samples:
-    return Case(name, words, lambda key: [*sample(key), member(f"{key}.json", text)], (gets,), says)
+def json(name: str, description: str, text: bytes, result: str, message: str = "") -> Samples:
+    return Case(name, description, lambda key: [*sample(key), member(f"{key}.json", text)], (result,), message)
 
 
-def turned() -> bytes:
+def rotated_by_exif() -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
     return file(picture(64, 32), "JPEG", exif=exif)
 
 
 def cut_exif() -> bytes:
-    data, exif = file(PICTURE, "JPEG", dpi=(72, 72)), b"Exif\0\0II*\0\x08\0\0\0\x09\0\x12\x01\x03\0"
+    data, exif = file(IMAGE, "JPEG", dpi=(72, 72)), b"Exif\0\0II*\0\x08\0\0\0\x09\0\x12\x01\x03\0"
     return data[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + data[2:]
 
 
 ROW, CORRUPT, ANIMATED = "row", "reject decode CorruptImage", "reject decode AnimatedImage"
 BOMBED, UNSAFE, INVALID = "reject decode DecompressionBomb", "reject index UnsafeMember", "reject read InvalidJson"
 NO_CAPTION, ENCODING = "reject read MissingCaption", "reject read CaptionEncoding"
-MORE = [PICTURE.rotate(90)]
-UNREADABLE = "not an image that can be read"
+MORE = [IMAGE.rotate(90)]
+UNREADABLE = "not a readable image"
 DHT = JPEG.index(b"\xff\xc4")
 
 IMAGES: list[Samples] = [
     image("image-empty", "an image of 0 bytes", b"", "reject index EmptyMember", "0 bytes"),
-    image("image-text", "an error page called .jpg", b"<html>404</html>", CORRUPT, UNREADABLE, "jpg"),
+    image("image-text", "an HTML error page named .jpg", b"<html>404</html>", CORRUPT, UNREADABLE, "jpg"),
     image("image-svg", "an SVG", b"<svg xmlns='http://www.w3.org/2000/svg'/>", CORRUPT, UNREADABLE),
-    image("image-pdf", "a PDF called .jpg", file(PICTURE, "PDF"), CORRUPT, UNREADABLE, "jpg"),
-    image("image-eps", "an EPS, which Pillow would hand to Ghostscript", file(PICTURE, "EPS"), CORRUPT, UNREADABLE),
-    image("jpeg-cut", "a JPEG cut in its pixels", JPEG[: len(JPEG) // 2], CORRUPT, "truncated", "jpg"),
-    image("jpeg-header-flipped", "a JPEG with a flipped bit in its tables", flipped(JPEG, DHT + 10), CORRUPT, "broken"),
+    image("image-pdf", "a PDF named .jpg", file(IMAGE, "PDF"), CORRUPT, UNREADABLE, "jpg"),
+    image("image-eps", "an EPS (Pillow would run Ghostscript on it)", file(IMAGE, "EPS"), CORRUPT, UNREADABLE),
+    image("jpeg-cut", "a JPEG that is cut within its pixels", JPEG[: len(JPEG) // 2], CORRUPT, "truncated", "jpg"),
     image(
-        "jpeg-pixels-flipped", "a JPEG with a flipped bit in its pixels (no checksum tells)", flipped(JPEG, -700), ROW
+        "jpeg-header-flipped", "a JPEG with a flipped bit in its tables", flip_bit(JPEG, DHT + 10), CORRUPT, "broken"
     ),
-    image("png-crc", "a PNG whose pixels fail their checksum", flipped(PNG, -30), CORRUPT, "checksum"),
-    image("png-header-crc", "a PNG whose header fails its checksum", flipped(PNG, 29), CORRUPT, UNREADABLE),
+    image(
+        "jpeg-pixels-flipped",
+        "a JPEG with a flipped bit in its pixels (JPEG has no checksum)",
+        flip_bit(JPEG, -700),
+        ROW,
+    ),
+    image("png-crc", "a PNG with a wrong checksum of its pixels", flip_bit(PNG, -30), CORRUPT, "checksum"),
+    image("png-header-crc", "a PNG with a wrong checksum of its header", flip_bit(PNG, 29), CORRUPT, UNREADABLE),
     image("png-unfinished", "a PNG without its end", PNG[:-12], CORRUPT, "truncated PNG"),
     image(
         "png-gigapixel",
         "a PNG of 10^9 pixels in 130 KB",
-        png(32000, 32000, deflated(128 << 20), depth=1, colour=0),
+        png(32000, 32000, compressed_zeros(128 << 20), depth=1, colour=0),
         BOMBED,
         "1024000000 pixels",
     ),
     image(
         "png-profile-bomb",
-        "a PNG whose colour profile unpacks to 64 MB",
+        "a PNG with a colour profile that decompresses to 64 MB",
         png(1, 1, zlib.compress(bytes(4)), (b"iCCP", b"a\0\0" + BOMB)),
         BOMBED,
     ),
     image(
         "png-text-bomb",
-        "a PNG whose text unpacks to 64 MB",
+        "a PNG with a text that decompresses to 64 MB",
         png(1, 1, zlib.compress(bytes(4)), (b"zTXt", b"a\0\0" + BOMB)),
         BOMBED,
     ),
     image(
         "gif-animated",
         "an animated GIF",
-        file(PICTURE, "GIF", save_all=True, append_images=MORE),
+        file(IMAGE, "GIF", save_all=True, append_images=MORE),
         ANIMATED,
         "GIF",
     ),
-    image("webp-animated", "an animated WebP", file(PICTURE, "WEBP", save_all=True, append_images=MORE), ANIMATED),
-    image("png-animated", "an animated PNG", file(PICTURE, "PNG", save_all=True, append_images=MORE), ANIMATED),
-    image("tiff-pages", "a TIFF of two pages", file(PICTURE, "TIFF", save_all=True, append_images=MORE), ANIMATED),
-    image("gif-still", "a GIF of one frame", file(PICTURE, "GIF"), ROW),
-    image("tiff", "a TIFF called .png", file(PICTURE, "TIFF"), ROW),
-    image("bmp", "a BMP", file(PICTURE, "BMP"), ROW, extension="bmp"),
-    image("pixel", "an image of 1 x 1", file(picture(1, 1), "PNG"), ROW),
-    image("strip", "an image of 1 x 10,000", file(picture(1, 10_000), "PNG"), ROW),
+    image("webp-animated", "an animated WebP", file(IMAGE, "WEBP", save_all=True, append_images=MORE), ANIMATED),
+    image("png-animated", "an animated PNG", file(IMAGE, "PNG", save_all=True, append_images=MORE), ANIMATED),
+    image("tiff-pages", "a TIFF of two pages", file(IMAGE, "TIFF", save_all=True, append_images=MORE), ANIMATED),
+    image("gif-still", "a GIF of one frame", file(IMAGE, "GIF"), ROW),
+    image("tiff", "a TIFF named .png", file(IMAGE, "TIFF"), ROW),
+    image("bmp", "a BMP", file(IMAGE, "BMP"), ROW, extension="bmp"),
+    image("pixel", "an image of 1 x 1 pixels", file(picture(1, 1), "PNG"), ROW),
+    image("strip", "an image of 1 x 10,000 pixels", file(picture(1, 10_000), "PNG"), ROW),
     image(
-        "grey-16", "16-bit grey", file(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)), "PNG"), ROW
-    ),
-    image("grey-float", "32-bit grey", file(Image.fromarray(np.ones((64, 64), np.float32)), "TIFF"), CORRUPT, "32-bit"),
-    image("cmyk", "a CMYK JPEG", file(PICTURE.convert("CMYK"), "JPEG"), ROW, extension="jpg"),
-    image("palette", "a palette with transparency", file(PICTURE.convert("P"), "PNG", transparency=0), ROW),
-    image("turned", "a JPEG that its EXIF turns", turned(), ROW, extension="jpg"),
-    image(
-        "profile",
-        "an image with a colour profile (which is not applied)",
-        file(PICTURE, "PNG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()),
+        "grey-16",
+        "a 16-bit grey image",
+        file(Image.fromarray(np.arange(4096, dtype=np.uint16).reshape(64, 64)), "PNG"),
         ROW,
     ),
-    image("exif-malformed", "a JPEG whose EXIF is cut (it counts as upright)", cut_exif(), ROW, extension="jpg"),
+    image(
+        "grey-float",
+        "a 32-bit grey image",
+        file(Image.fromarray(np.ones((64, 64), np.float32)), "TIFF"),
+        CORRUPT,
+        "32-bit",
+    ),
+    image("cmyk", "a CMYK JPEG", file(IMAGE.convert("CMYK"), "JPEG"), ROW, extension="jpg"),
+    image("palette", "a palette image with transparency", file(IMAGE.convert("P"), "PNG", transparency=0), ROW),
+    image("turned", "a JPEG that is rotated by its EXIF orientation", rotated_by_exif(), ROW, extension="jpg"),
+    image(
+        "profile",
+        "an image with a colour profile (it is not applied)",
+        file(IMAGE, "PNG", icc_profile=ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()),
+        ROW,
+    ),
+    image("exif-malformed", "a JPEG with a cut EXIF block (it counts as upright)", cut_exif(), ROW, extension="jpg"),
 ]
 
 CAPTIONS: list[Samples] = [
-    Case("caption-missing", "no caption", lambda key: sample(key)[:1], ("reject index MissingCaption",), "no .txt"),
+    Case(
+        "caption-missing",
+        "a sample without a caption",
+        lambda key: sample(key)[:1],
+        ("reject index MissingCaption",),
+        "no .txt",
+    ),
     Case(
         "caption-json",
-        "a caption in the json only",
+        "a caption only in the .json",
         lambda key: [sample(key)[0], member(f"{key}.json", b'{"caption": "a red heart"}')],
         ("reject index MissingCaption",),
         "write it to a .txt",
     ),
     caption("caption-empty", "a caption of 0 bytes", b"", NO_CAPTION, "blank"),
-    caption("caption-blank", "a caption of nothing but blanks", b" \t\r\n\xe3\x80\x80", NO_CAPTION, "blank"),
-    caption("caption-mark-only", "a caption of nothing but a byte order mark", b"\xef\xbb\xbf", NO_CAPTION, "blank"),
+    caption("caption-blank", "a caption of only blanks", b" \t\r\n\xe3\x80\x80", NO_CAPTION, "blank"),
+    caption("caption-mark-only", "a caption of only a byte order mark", b"\xef\xbb\xbf", NO_CAPTION, "blank"),
     caption("caption-latin", "a caption in Latin-1", "café".encode("latin-1"), ENCODING, "not UTF-8"),
     caption("caption-utf-16", "a caption in UTF-16", "a heart".encode("utf-16"), ENCODING, "not UTF-8"),
-    caption("caption-mark", "a caption with a byte order mark (left out)", b"\xef\xbb\xbf" + CAPTION, ROW),
+    caption("caption-mark", "a caption with a byte order mark (it is removed)", b"\xef\xbb\xbf" + CAPTION, ROW),
     caption("caption-nul", "a caption with NUL bytes", b"a red\0 heart\0", ROW),
-    caption("caption-html", "a caption of HTML and script (escaped in every report)", HOSTILE.encode(), ROW),
-    caption("caption-long", "a caption of 10^5 characters (its row says truncated)", b"a cat " * 16_667, ROW),
-    caption("caption-urls", "a caption that a search for passwords takes long over", b"://:" * 25_000, ROW),
+    caption("caption-html", "a caption with HTML and a script (reports escape it)", HOSTILE.encode(), ROW),
+    caption("caption-long", "a caption of 10^5 characters (`caption_truncated` is true)", b"a cat " * 16_667, ROW),
+    caption("caption-urls", "a caption that would slow down a quadratic search for passwords", b"://:" * 25_000, ROW),
     caption(
         "caption-emoji",
-        "a caption of emoji, right-to-left and control characters",
+        "a caption with emoji, right-to-left text and control characters",
         "👩‍👩‍👧 قلب أحمر \u202e\x1b[31m\x07\x85".encode(),
         ROW,
     ),
 ]
 
 JSONS: list[Samples] = [
-    json("json-empty", "a json of 0 bytes", b"", INVALID, "line 1"),
-    json("json-malformed", "a json that breaks off", b'{"a": ', INVALID, "line 1"),
-    json("json-list", "a json that is no object", b"[1, 2]", INVALID, "not an object"),
-    json("json-deep", "a json nested 10^5 deep", b"[" * 100_000, INVALID, "recursion"),
-    json("json-latin", "a json in Latin-1", b'{"a": "\xe9"}', INVALID, "utf-8"),
-    json("json-mark", "a json with a byte order mark", b"\xef\xbb\xbf{}", INVALID, "BOM"),
-    json("json-digits", "a json with a number of 5,000 digits", b'{"a": ' + b"9" * 5000 + b"}", INVALID, "4300"),
-    json("json-huge", "a json of 4 MB (kept byte for byte)", b'{"a": "' + b"x" * (4 << 20) + b'"}', ROW),
-    json("json-nan", "a json with NaN (kept byte for byte)", b'{"a": NaN}', ROW),
-    json("json-twice", "a json with one field twice (kept byte for byte)", b'{"a": 1, "a": 2}', ROW),
+    json("json-empty", "a .json of 0 bytes", b"", INVALID, "line 1"),
+    json("json-malformed", "a .json that is cut", b'{"a": ', INVALID, "line 1"),
+    json("json-list", "a .json with a list instead of an object", b"[1, 2]", INVALID, "not an object"),
+    json("json-deep", "a .json with 10^5 nested lists", b"[" * 100_000, INVALID, "recursion"),
+    json("json-latin", "a .json in Latin-1", b'{"a": "\xe9"}', INVALID, "utf-8"),
+    json("json-mark", "a .json with a byte order mark", b"\xef\xbb\xbf{}", INVALID, "BOM"),
+    json("json-digits", "a .json with a number of 5,000 digits", b'{"a": ' + b"9" * 5000 + b"}", INVALID, "4300"),
+    json("json-huge", "a .json of 4 MB (it is kept byte for byte)", b'{"a": "' + b"x" * (4 << 20) + b'"}', ROW),
+    json("json-nan", "a .json with NaN (it is kept byte for byte)", b'{"a": NaN}', ROW),
+    json("json-twice", "a .json with the same field twice (it is kept byte for byte)", b'{"a": 1, "a": 2}', ROW),
 ]
 
 
@@ -198,8 +218,8 @@ def linked(kind: bytes) -> Callable[[str], list[bytes]]:
     return lambda key: [member(f"{key}.png", type=kind, linkname="/etc/passwd"), member(f"{key}.txt", CAPTION)]
 
 
-def beside(*names: str, **header: Any) -> Callable[[str], list[bytes]]:
-    """A sound sample, and among its members others."""
+def with_members(*names: str, **header: Any) -> Callable[[str], list[bytes]]:
+    """Return a builder of a valid sample with further members between its own."""
     return lambda key: [sample(key)[0], *(member(n.replace("KEY", key), **header) for n in names), sample(key)[1]]
 
 
@@ -209,14 +229,14 @@ def named(pattern: str, format: int = tarfile.PAX_FORMAT) -> Callable[[str], lis
 
 
 def sparse(key: str) -> list[bytes]:
-    """A sparse file as GNU tar's pax format has it: a map of its data, and the data."""
-    told = {
+    """Return a sparse file in GNU tar's pax format: a map of its data, and the data."""
+    headers = {
         "GNU.sparse.major": "1",
         "GNU.sparse.minor": "0",
         "GNU.sparse.name": f"{key}.png",
         "GNU.sparse.realsize": "9",
     }
-    return [member(f"{key}.png", b"1\n0\n9\n".ljust(512, b"\0") + b"123456789", pax_headers=told), *sample(key)[1:]]
+    return [member(f"{key}.png", b"1\n0\n9\n".ljust(512, b"\0") + b"123456789", pax_headers=headers), *sample(key)[1:]]
 
 
 def only(*extensions: str) -> Callable[[str], list[bytes]]:
@@ -232,14 +252,14 @@ LITTER = ["._KEY.png", "__MACOSX/KEY.png", "x/.DS_Store", "__index__", "README"]
 MEMBERS: list[Samples] = [
     Case(
         "member-folder",
-        "a folder among a sample's members (passed over)",
-        beside("d.png", type=tarfile.DIRTYPE),
+        "a folder among the members of a sample (it is ignored)",
+        with_members("d.png", type=tarfile.DIRTYPE),
         (ROW,),
     ),
     Case(
         "member-litter",
-        "hidden files, ._ twins, meta names, names without a dot (passed over)",
-        beside(*LITTER),
+        "hidden files, macOS's ._ files, meta names, names without a dot (they are ignored)",
+        with_members(*LITTER),
         (ROW,),
     ),
     Case("member-symlink", "an image that is a symlink", linked(tarfile.SYMTYPE), (UNSAFE,), "link"),
@@ -247,73 +267,81 @@ MEMBERS: list[Samples] = [
     Case("member-device", "an image that is a device", linked(tarfile.CHRTYPE), (UNSAFE,), "device"),
     Case("member-pipe", "an image that is a named pipe", linked(tarfile.FIFOTYPE), (UNSAFE,), "device"),
     Case("member-sparse", "an image that is a sparse file", sparse, (UNSAFE,), "sparse"),
-    Case("name-absolute", "an absolute path", named("/KEY"), (UNSAFE,), "leads outside"),
-    Case("name-outside", "a path with ..", named("x/../../KEY"), (UNSAFE,), "leads outside"),
-    Case("name-latin", "a name that is not UTF-8", named("KEY\udce9"), ("reject index KeyEncoding",), "not UTF-8"),
-    Case("name-long", "a name of 5,000 characters, as pax has it", named("d/" * 2500 + "KEY"), (ROW,)),
-    Case("name-long-gnu", "the same, as GNU tar has it", named("d/" * 2500 + "KEY", tarfile.GNU_FORMAT), (ROW,)),
+    Case("name-absolute", "a member with an absolute path", named("/KEY"), (UNSAFE,), "leads out of the tar"),
+    Case("name-outside", "a member with .. in its path", named("x/../../KEY"), (UNSAFE,), "leads out of the tar"),
+    Case("name-latin", "a key that is not UTF-8", named("KEY\udce9"), ("reject index KeyEncoding",), "not UTF-8"),
+    Case("name-long", "a name of 5,000 characters, in the pax format", named("d/" * 2500 + "KEY"), (ROW,)),
+    Case(
+        "name-long-gnu",
+        "a name of 5,000 characters, in the GNU format",
+        named("d/" * 2500 + "KEY", tarfile.GNU_FORMAT),
+        (ROW,),
+    ),
     Case(
         "name-slow",
-        "a name of 10^5 characters and folders, without a dot (passed over)",
+        "a name of 10^5 characters with many folders and no dot (it is ignored)",
         lambda key: [member("a/" * 50_000 + key)],
         (),
     ),
     Case("name-newline", "a folder with a newline and a dot in its name", named("a\nb.c/KEY"), (ROW,)),
     Case(
         "name-html",
-        "a name of HTML and script (escaped in every report)",
+        "a key with HTML and a script (reports escape it)",
         named("<img src=x onerror=alert(3)> KEY"),
         (ROW,),
     ),
     Case(
         "name-html-alone",
-        "the same without a caption",
+        "a key with HTML and a script, without a caption",
         lambda key: sample(f"<img src=x onerror=alert(4)> {key}")[:1],
         ("reject index MissingCaption",),
     ),
-    Case("extension-html", "an extension of HTML", only("<img src=x onerror=alert(5)>"), (MISSING,), "alert(5)"),
-    Case("name-upper", "an extension in upper case", only("PNG", "TXT"), (ROW,)),
+    Case("extension-html", "an extension with HTML", only("<img src=x onerror=alert(5)>"), (MISSING,), "alert(5)"),
+    Case("name-upper", "extensions in upper case", only("PNG", "TXT"), (ROW,)),
     Case(
         "name-dots",
-        "names with a dot too many, each an image of its own",
+        "two images with a further dot in their names",
         lambda key: [*sample(f"{key}/v1.5"), *sample(f"{key}/v1.6")],
         (DOTTED, DOTTED),
         "first dot",
     ),
     Case(
         "name-mask",
-        "a second image that accompanies the first (key.mask.png, not read)",
-        beside("KEY.mask.png"),
+        "a second image that accompanies the first, key.mask.png (it is not read)",
+        with_members("KEY.mask.png"),
         (ROW,),
     ),
-    Case("name-dot-slash", "names that begin with ./ (left out of keys)", named("./KEY"), (ROW,)),
-    Case("extension-unknown", "nothing but extensions that are not known", only("mp4", "cls"), (MISSING,), "mp4, cls"),
+    Case("name-dot-slash", "names that begin with ./ (it is removed from keys)", named("./KEY"), (ROW,)),
+    Case("extension-unknown", "only unknown extensions", only("mp4", "cls"), (MISSING,), "mp4, cls"),
     Case(
         "video",
-        "a video of 3 MB between image and caption (not read)",
+        "a video of 3 MB between image and caption (it is not read)",
         lambda key: [sample(key)[0], member(f"{key}.mp4", bytes(3 << 20)), sample(key)[1]],
         (ROW,),
     ),
     Case(
         "images-several",
-        "a png and a jpg of one key",
+        "a .png and a .jpg with the same key",
         only("png", "jpg", "txt"),
         ("reject index SeveralImages",),
         "keep one",
     ),
     Case(
         "images-twice",
-        "two png members of one key",
+        "two .png members with the same key",
         only("png", "png", "txt"),
         ("reject index MissingCaption", TWICE),
-        "came before",
+        "has the same key",
     ),
     Case(
-        "key-twice", "a key that comes again (the first stands)", lambda key: [*sample(key), *sample(key)], (ROW, TWICE)
+        "key-twice",
+        "two samples with the same key (the first is used)",
+        lambda key: [*sample(key), *sample(key)],
+        (ROW, TWICE),
     ),
     Case(
         "key-apart",
-        "a key whose members lie apart",
+        "a sample with another sample between its members",
         lambda key: [sample(key)[0], *sample(f"{key}/other"), sample(key)[1]],
         (ROW, ROW),
     ),

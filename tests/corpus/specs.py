@@ -1,4 +1,4 @@
-"""Specs that cannot run, from a slip of the pen to a bomb. Each is written to a path whose folder has a demo.tar."""
+"""Invalid specs, from typing errors to hostile files. Each is written to a folder with a demo.tar."""
 
 import json
 from collections.abc import Callable
@@ -19,24 +19,24 @@ for before, here in zip("abcdefghijkl", "bcdefghijklm", strict=True):
 FAN = {f"word{i}": [f"w{j}" for j in range(100)] for i in range(6)}
 
 
-def text(name: str, words: str, written: str | bytes, says: str, gets: tuple[str, ...] = NO_SPEC) -> Spec:
+def text(name: str, description: str, written: str | bytes, message: str, results: tuple[str, ...] = NO_SPEC) -> Spec:
     data = written.encode() if isinstance(written, str) else written
-    return Case(name, words, lambda path: path.write_bytes(data), gets, says)
+    return Case(name, description, lambda path: path.write_bytes(data), results, message)
 
 
-def shards(name: str, words: str, given: object, says: str, gets: tuple[str, ...] = NO_PLAN) -> Spec:
-    """A spec that is right but for its input."""
-    return text(name, words, json.dumps(INVERT | {"input": given}), says, gets)
+def shards(name: str, description: str, given: object, message: str, results: tuple[str, ...] = NO_PLAN) -> Spec:
+    """Return an inversion whose only error is its input."""
+    return text(name, description, json.dumps(INVERT | {"input": given}), message, results)
 
 
-def edit(name: str, words: str, edits: object, says: str) -> Spec:
-    return text(name, words, json.dumps({"kind": "edit", "latents": "x", "output": "y", "edits": edits}), says)
+def edit(name: str, description: str, edits: object, message: str) -> Spec:
+    return text(name, description, json.dumps({"kind": "edit", "latents": "x", "output": "y", "edits": edits}), message)
 
 
-def rows(name: str, words: str, where: object, says: str) -> Spec:
-    """An edit that is right but for its where."""
+def rows(name: str, description: str, where: object, message: str) -> Spec:
+    """Return an edit job whose only error is its `where`."""
     fields = {"kind": "edit", "latents": "x", "output": "y", "edits": [{"name": "a", "prompt": "x"}], "where": where}
-    return text(name, words, json.dumps(fields), says)
+    return text(name, description, json.dumps(fields), message)
 
 
 SPECS: list[Spec] = [
@@ -46,7 +46,7 @@ SPECS: list[Spec] = [
     ),
     Case(
         "spec-endless",
-        "a spec that never ends (/dev/zero)",
+        "a spec without an end (/dev/zero)",
         lambda path: path.symlink_to("/dev/zero"),
         NO_SPEC,
         "is larger than",
@@ -61,12 +61,14 @@ SPECS: list[Spec] = [
     text("spec-unknown", "an unknown field", BASE + "samplr: {}\n", "line 4: samplr: unknown field"),
     text(
         "spec-type",
-        "text where a number belongs",
+        "text instead of a number",
         BASE + 'workers: {count: "2"}\n',
         'workers.count: found "2", expected a whole',
     ),
     text("spec-negative", "a negative count", BASE + "workers: {count: -3}\n", "found -3, expected at least 1"),
-    text("spec-nan", "not a number", BASE + "sampler: {guidance_scale: .nan}\n", "sampler.guidance_scale: found NaN"),
+    text(
+        "spec-nan", "NaN as a number", BASE + "sampler: {guidance_scale: .nan}\n", "sampler.guidance_scale: found NaN"
+    ),
     text("spec-digits", "a number of 5,000 digits", BASE + "workers: {count: " + "9" * 5000 + "}\n", "4300 digits"),
     text(
         "spec-twice",
@@ -83,46 +85,51 @@ SPECS: list[Spec] = [
     text("spec-documents", "two documents", BASE + "---\n" + BASE, "line 4: expected a single document"),
     text(
         "spec-laughs",
-        "a billion laughs: lists of lists of ... aliases",
+        'a "billion laughs" bomb of nested aliases',
         LAUGHS + BASE.replace("demo.tar", "*m"),
         "input[0]: found a list of 9",
     ),
-    text("spec-merges", "a billion laughs by merge keys", MERGES + BASE, "line 2: merge keys (<<) are not read"),
+    text("spec-merges", 'a "billion laughs" bomb of merge keys', MERGES + BASE, "line 2: merge keys (<<) are not read"),
     text(
         "spec-itself",
-        "an alias within what it names",
+        "an alias inside its own anchor",
         "&a {kind: invert, input: x, output: y, model: *a}\n",
         "model.kind: unknown field",
     ),
-    text("spec-deep", "10^5 brackets", "[" * 100_000, "cannot be read as YAML: maximum recursion"),
+    text("spec-deep", "10^5 nested brackets", "[" * 100_000, "cannot be read as YAML: maximum recursion"),
     text(
         "spec-secret",
-        "a password in a URL (not repeated)",
+        "a password in a URL (the message does not repeat it)",
         BASE.replace("demo.tar", "s3://ann:hunter2@bucket/a.tar"),
-        "expected a URL without credentials",
+        "the URL contains credentials",
     ),
-    text("spec-surrogate", "half a character", BASE.replace("demo.tar", r'"\ud800.tar"'), "unpaired surrogates"),
-    text("spec-same", "an output that is the input", BASE.replace("latents", "demo.tar"), "a place other than input"),
-    text("json-spec-cut", "a JSON spec that breaks off", '{"kind": "invert",', "line 1"),
+    text("spec-surrogate", "an unpaired surrogate", BASE.replace("demo.tar", r'"\ud800.tar"'), "unpaired surrogates"),
+    text("spec-same", "an output that is the input", BASE.replace("latents", "demo.tar"), "the same location as input"),
+    text("json-spec-cut", "a JSON spec that is cut", '{"kind": "invert",', "line 1"),
     text(
         "json-spec-twice",
-        "a JSON spec with one key twice",
+        "a JSON spec with the same key twice",
         '{"kind": "invert", "kind": "edit"}',
         "'kind' is written twice",
     ),
-    text("json-spec-deep", "a JSON spec nested 10^5 deep", "[" * 100_000, "cannot be read as JSON: maximum recursion"),
+    text(
+        "json-spec-deep",
+        "a JSON spec with 10^5 nested lists",
+        "[" * 100_000,
+        "cannot be read as JSON: maximum recursion",
+    ),
     edit("edits-none", "an edit job without edits", [], "at least one entry"),
     edit(
         "edit-attribute",
-        "a template that reaches into Python",
+        "a template with an attribute of a Python object",
         [{"name": "a", "prompt": "{caption.__class__}"}],
-        "no placeholder other than {caption}",
+        "the unknown placeholder {caption",
     ),
     edit(
         "edit-fill",
-        "a template that asks for a billion blanks",
+        "a template that pads to a billion characters",
         [{"name": "a", "prompt": "{caption:>1000000000}"}],
-        "no placeholder other than {caption}",
+        "the unknown placeholder {caption",
     ),
     edit("edit-path", "an edit named ../../x", [{"name": "../../x", "prompt": "x"}], "edits[0].name"),
     edit(
@@ -130,7 +137,7 @@ SPECS: list[Spec] = [
     ),
     edit(
         "edit-pattern",
-        "a pattern that backtracks for ever, were it Python's",
+        "a pattern with unlimited backtracking in Python",
         [{"name": "a", "regex": {r"(a+)+\1": "x"}}],
         "invalid escape sequence",
     ),
@@ -142,29 +149,30 @@ SPECS: list[Spec] = [
     ),
     edit(
         "edit-table-secret",
-        "a password in a table's URL (not repeated)",
+        "a password in the URL of a table (the message does not repeat it)",
         [{"name": "a", "table": "https://ann:hunter2@host/a.csv"}],
-        "expected a URL without credentials",
+        "the URL contains credentials",
     ),
     edit(
-        "edit-two", "an edit that says two things", [{"name": "a", "prompt": "x", "table": "x.csv"}], "exactly one of"
+        "edit-two",
+        "an edit with two kinds of change",
+        [{"name": "a", "prompt": "x", "table": "x.csv"}],
+        "exactly one of",
     ),
-    rows("where-half", "half an SQL expression", "drift <", 'where: found "drift <", expected an SQL expression'),
+    rows("where-half", "an incomplete SQL expression", "drift <", 'where: found "drift <": Parser Error: syntax error'),
     rows("where-reads", "SQL that reads a file", "exists (from read_text('/etc/passwd'))", "a subquery is not allowed"),
     rows("where-writes", "SQL that writes a file", "true; copy (select 1) to 'made'", "more than one statement"),
-    rows("where-injects", "SQL that closes its bracket", "true) or (true", "syntax error"),
-    rows("where-random", "SQL that rolls dice", "random() < 0.5", "the function random is not allowed"),
+    rows("where-injects", "SQL that closes a bracket too early", "true) or (true", "syntax error"),
+    rows("where-random", "SQL with a random number", "random() < 0.5", "the function random is not allowed"),
     rows(
         "where-bill",
         "SQL that makes a text of 4 GB",
         "repeat('x', 4000000000) = key",
         "the function repeat is not allowed",
     ),
-    rows("where-deep", "SQL of 10^4 brackets", "(" * 10_000, "10000 nested brackets"),
-    rows("where-number", "no SQL", 7, "where: found 7, expected text"),
-    shards(
-        "input-nothing", "a pattern that matches nothing", "photos/{00000..00003}.tar", "4 of 4 shards cannot be used"
-    ),
+    rows("where-deep", "SQL with 10^4 nested brackets", "(" * 10_000, "10000 nested brackets"),
+    rows("where-number", "a number instead of SQL", 7, "where: found 7, expected text"),
+    shards("input-nothing", "shards that do not exist", "photos/{00000..00003}.tar", "4 of 4 shards cannot be used"),
     shards("input-wildcard", "a wildcard", "*.tar", "use braces"),
     shards("input-braces", "braces that do not match", "{0..3.tar", "the braces do not match"),
     shards("input-billion", "braces that name 10^9 shards", "{000000000..999999999}.tar", "names 1,000,000,000 shards"),
@@ -175,8 +183,8 @@ SPECS: list[Spec] = [
         "names 1,000,000,000,001 shards",
     ),
     shards("input-twice", "a shard that is named twice", ["demo.tar", "./x/../demo.tar"], "named twice"),
-    shards("input-shell", "a pipe: to a shell", "pipe:touch made", "pipes run a shell"),
-    shards("input-scheme", "an unknown kind of URL", "hf://some/where.tar", "hf:// is not supported"),
-    shards("input-nul", "a NUL in a name", "a\0b.tar", "a name without control characters", NO_SPEC),
+    shards("input-shell", "a pipe: to a shell", "pipe:touch made", "because they run a shell"),
+    shards("input-scheme", "a URL of an unknown kind", "hf://some/where.tar", "hf:// is not supported"),
+    shards("input-nul", "a NUL in a name", "a\0b.tar", "the name contains control characters", NO_SPEC),
     shards("input-none", "an empty list", [], "at least one entry", NO_SPEC),
 ]

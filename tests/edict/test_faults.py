@@ -14,7 +14,7 @@ from edict import EDICT
 from edict.integration import RangeMonitor
 from edict.lattice import MAX_STATE, LatticeOverflow, NonFinite, from_lattice, largest, to_lattice
 from edict.samplers import sampling
-from pipeline.store.parts import STORED, storable
+from pipeline.store.parts import STATE_LIMIT, overflows
 from tests.edict.checkpoints import Folder
 
 TEXTS = ["a red heart", "dog face", "a cat"]
@@ -68,9 +68,9 @@ def test_the_smallest_integer_is_large(small: EDICT, images: list[Image.Image]) 
     monitor.observe_state(wild.x)
     monitor.observe_state(wild.y)
     assert (monitor.largest >= MAX_STATE).tolist() == [False, True]
-    assert list(storable(wild)) == [1] and not storable(start)
-    wild.y[1, 0, 0, 0] = STORED
-    assert list(storable(wild)) == [1]
+    assert list(overflows(wild)) == [1] and not overflows(start)
+    wild.y[1, 0, 0, 0] = STATE_LIMIT
+    assert list(overflows(wild)) == [1]
 
 
 @pytest.mark.parametrize("state", [LEAST, -LEAST - 1, MAX_STATE, -MAX_STATE])

@@ -13,7 +13,7 @@ from edict import EDICT, LatticeOverflow, NonFinite, Pair
 from edict.checkpoint import DEFAULT
 from edict.lattice import from_lattice
 from edict.samplers import SAMPLERS, resolved, sampling
-from schemas.sampling import Sampling, executed
+from schemas.sampling import Sampling, count_executed_steps
 from tests.edict import oracle
 
 Pictures = list[Image.Image]
@@ -261,7 +261,7 @@ def test_one_store_serves_every_strength(model: EDICT, images: Pictures, caption
     depth = stored.schedule.num_steps
     direct = model.prepare(start, sampling(steps=10, strength=1.0, guidance_scale=3.0))
     for strength in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
-        branch = depth - executed(10, strength)
+        branch = depth - count_executed_steps(10, strength)
         direct, faults = model.integrate(direct, captions[:2], branch)  # from where the last strength's inversion ended
         regenerated, more = model.integrate(stored, captions[:2], branch)
         assert not faults and not more

@@ -6,7 +6,7 @@ import torch
 from edict.integration import Predict
 from edict.lattice import MAX_STATE, from_lattice, to_lattice
 from edict.schedule import Schedule, schedule
-from schemas.sampling import executed
+from schemas.sampling import count_executed_steps
 from tests.edict import oracle
 from tests.edict.integrate import CONFIG, Run, clean, equal, latents
 from tests.edict.oracle import analytic
@@ -19,7 +19,7 @@ def edict(plan: Schedule, p: float = 0.93, bits: int = 12, predict: Predict = an
 @pytest.mark.parametrize("p", [0.9, 0.93, 0.97, 1])
 @pytest.mark.parametrize(
     ("steps", "strength"),
-    [(n, s) for n in (1, 2, 7, 25, 50, 51, 200) for s in (0.3, 0.8, 1.0) if executed(n, s)],
+    [(n, s) for n in (1, 2, 7, 25, 50, 51, 200) for s in (0.3, 0.8, 1.0) if count_executed_steps(n, s)],
 )
 def test_generation_returns_the_integers_that_were_inverted(steps: int, strength: float, p: float) -> None:
     """Every integer, and a state beyond the limit is seen: 160 steps at p = 0.9 expand x - y by 2^48."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from edict.schedule import Schedule, final_alpha, flow, schedule
-from schemas.sampling import Sampling, executed
+from schemas.sampling import Sampling, count_executed_steps
 from schemas.specs import SamplerSpec
 
 # scheduler/scheduler_config.json of the Stable Diffusion 1.x repositories on the hub
@@ -97,7 +97,7 @@ def test_sigma_is_the_noise_to_signal_ratio() -> None:
     ],
 )
 def test_strength_keeps_the_last_steps(steps: int, strength: float, depth: int) -> None:
-    assert executed(steps, strength) == depth
+    assert count_executed_steps(steps, strength) == depth
     whole, part = plan(steps, steps_offset=0), plan(steps, strength, steps_offset=0)
     assert part.timesteps == whole.timesteps[-depth:]
     assert part.alphas_cumprod == whole.alphas_cumprod[-depth - 1 :]
@@ -133,7 +133,7 @@ def test_noise_falls_at_every_step(steps: int, strength: float, spacing: str, of
         made = plan(steps, strength, **changes)
     except ValueError:
         reject()  # no step executed, or a spacing that does not fit: tested above
-    assert made.num_steps == executed(steps, strength) == len(made.alphas_cumprod) - 1
+    assert made.num_steps == count_executed_steps(steps, strength) == len(made.alphas_cumprod) - 1
     assert all(late < early for early, late in pairwise(made.timesteps))
     alphas = made.alphas_cumprod
     assert all(early < late for early, late in pairwise(alphas[:-1]))
@@ -146,11 +146,11 @@ def test_noise_falls_at_every_step(steps: int, strength: float, spacing: str, of
     steps=st.integers(1, 1000), strength=st.floats(0, 1, exclude_min=True) | st.integers(1, 100).map(lambda i: i / 100)
 )
 def test_the_spec_counts_executed_steps_as_the_schedule_does(steps: int, strength: float) -> None:
-    if executed(steps, strength) < 1:
+    if count_executed_steps(steps, strength) < 1:
         with pytest.raises(ValidationError, match="executes no step"):
             SamplerSpec(steps=steps, strength=strength)
     else:
-        assert SamplerSpec(steps=steps, strength=strength).executed_steps == executed(steps, strength)
+        assert SamplerSpec(steps=steps, strength=strength).executed_steps == count_executed_steps(steps, strength)
 
 
 def test_an_offset_that_is_asked_for_takes_the_configs_place() -> None:

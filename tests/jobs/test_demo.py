@@ -11,7 +11,8 @@ from jobs.demo.main import SHARD, run_demo, write_specs
 from jobs.preview import preview
 from jobs.prompts import prompts, variants
 from jobs.spec_file import load
-from pipeline.io.shards import Sample, index_shard, read_samples
+from pipeline.io.samples import Sample, read_samples
+from pipeline.io.shard_index import index_shard
 from schemas.specs import EditSpec
 
 

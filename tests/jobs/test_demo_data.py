@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from jobs.demo import KINDS, SECOND, SHARDS
-from pipeline.io.shards import Sample, index_shard, read_samples
+from pipeline.io.samples import Sample, read_samples
+from pipeline.io.shard_index import index_shard
 from training.demo import LICENCES
 from training.emoji import Picture
 

@@ -216,7 +216,7 @@ def damage(bench: Path, what: str) -> None:
         ("no pictures", "has no picture of any of the 3 entries"),
         ("two pictures", "entry '000000000000' has several images"),
         ("no source", "there is no 1_some/000000000001.png, the source of entry '000000000001'"),
-        ("not a picture", "000000000000.png: not an image that can be read"),
+        ("not a picture", "000000000000.png: not a readable image"),
         ("not square", "is 512 x 300 pixels"),
         ("no mapping", "mapping_file.json: cannot be read (No such file or directory)"),
         ("no entry", "mapping_file.json: is empty"),

@@ -23,7 +23,9 @@ from jobs.launch import run_spec
 from jobs.preview import preview
 from jobs.prompts import resolve
 from jobs.spec_file import load
-from pipeline.io.shards import Sample, index_shard, read_samples, write_shard
+from pipeline.io.samples import Sample, read_samples
+from pipeline.io.shard_index import index_shard
+from pipeline.io.shard_writer import write_shard
 from pipeline.plan.job import JobChanged
 from pipeline.plan.selection import read_selection
 from pipeline.plan.units import part_units
@@ -238,7 +240,7 @@ def test_a_row_that_control_cannot_hold_is_rejected_with_the_reason(here: Path, 
         reject.key: reject.message for commit in Store(str(tmp_path / "edits")).commits() for reject in commit.rejects
     }
     assert "does not exist" in said["mask/000000000"] and f"{tmp_path}/000000000.png" in said["mask/000000000"]
-    assert "is of 64x40 pixels, which are not the proportions of the source, 64x64" in said["mask/000000002"]
+    assert "has 64x40 pixels, but the source has 64x64" in said["mask/000000002"]
     assert "000000003.png: " in said["mask/000000003"]
     assert said["weight/000000001"].startswith("'ice' has a weight, but is not in the prompt")
     assert said["words/000000001"] == "the mask is of 'ice', 'winter night', which neither caption nor prompt has"

@@ -68,7 +68,10 @@ BAD = {
         "kind: invert\ninput:\n  - a.tar\n  - 7\noutput: b\n",
         ["1 problem\n", "line 4: input[1]: found 7, expected text (put it in quotes)"],
     ),
-    "same place": ("kind: invert\ninput: a\noutput: ./a/\n", ["line 3: output:", "expected a place other than input"]),
+    "same place": (
+        "kind: invert\ninput: a\noutput: ./a/\n",
+        ["line 3: output:", "the output is the same location as input"],
+    ),
     "no edits": (EDIT + "edits: []\n", ["line 4: edits: found an empty list, expected at least one entry"]),
     "edit strength": (
         EDIT + "edits:\n- {name: a, prompt: x}\n- name: b\n  prompt: y\n  strength: 2\n",
@@ -89,11 +92,11 @@ BAD = {
     "placeholder": (EDIT + "edits: [{name: a, prompt: '{dog}'}]\n", ['edits[0].prompt: found "{dog}"', "{caption}"]),
     "neither": (
         EDIT + "edits:\n- name: a\n",
-        ["line 5: edits[0]:", "exactly one of prompt, replace, regex", "; none is given"],
+        ["line 5: edits[0]:", "exactly one of prompt, replace, regex", "but none is given"],
     ),
     "same names": (
         EDIT + "edits: [{name: a, prompt: x}, {name: a, prompt: y}]\n",
-        ["line 4: edits:", "'a' is there twice"],
+        ["line 4: edits:", "two edits have the name 'a'"],
     ),
     "norway": (EDIT + "edits: [{name: a, replace: {on: off}}]\n", ["edits[0].replace", "put it in quotes"]),
     "blank key": (EDIT + "edits: [{name: a, replace: {' ': b}}]\n", ['found the key " ", expected text that matches']),
@@ -104,7 +107,7 @@ BAD = {
     ),
     "quality of png": (
         EDIT + "edits: [{name: a, prompt: x}]\nimages: {quality: 90}\n",
-        ["images: ", "expected no quality with png, which is lossless, and 90 is given; take jpeg or webp"],
+        ["images: ", "quality has no effect with png, which is lossless; remove it, or use jpeg or webp"],
     ),
     "quality beyond": (
         EDIT + "edits: [{name: a, prompt: x}]\nimages: {format: webp, quality: 101}\n",

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipeline.io.shards import Sample, index_shard, read_samples
+from pipeline.io.samples import Sample, read_samples
+from pipeline.io.shard_index import index_shard
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
 

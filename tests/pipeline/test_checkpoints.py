@@ -12,7 +12,8 @@ from edict import EDICT
 from edict.models import describe
 from jobs.cli import app
 from pipeline.plan.job import inverted_with, open_job, resolve
-from pipeline.store.store import Store, StoreError
+from pipeline.store.errors import StoreError
+from pipeline.store.store import Store
 from schemas.specs import InvertSpec
 from tests.corpus.case import Case
 from tests.corpus.checkpoints import LAYOUTS, REFUSALS
@@ -50,7 +51,7 @@ def test_a_checkpoint_is_refused_in_one_line(
     result = CliRunner().invoke(app, ["plan", "spec.json"])
     assert result.exit_code == 2, result.exc_info
     assert result.stdout == ""
-    assert result.stderr.replace(f"{tmp_path}/", "").splitlines()[-1:] == [f"error: {case.says}"]
+    assert result.stderr.replace(f"{tmp_path}/", "").splitlines()[-1:] == [f"error: {case.message}"]
     assert "Traceback" not in result.stderr
 
 
@@ -64,7 +65,7 @@ def test_a_layout_loads_with_every_weight(
     assert result.exit_code == 0, result.output
     lora = model.get("lora", {}).get("path")
     loaded = EDICT.from_pretrained(model["path"], variant=model.get("variant"), lora=lora).model
-    plain = EDICT.from_pretrained(folder(case.gets[0].split()[1])).model
+    plain = EDICT.from_pretrained(folder(case.results[0].split()[1])).model
     assert loaded.parts.keys() == plain.parts.keys()
     for part in plain.parts:
         if part.startswith("tokenizer") or getattr(plain, part) is None:

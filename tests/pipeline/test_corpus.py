@@ -1,4 +1,4 @@
-"""Every input of the corpus gets what it is promised: no traceback, no hang, no boundless memory, no lost sample."""
+"""Every input of the corpus has its documented result, without a traceback, a hang, much memory or a lost sample."""
 
 import json
 import re
@@ -20,20 +20,21 @@ from jobs.cli import app
 from jobs.launch import run_spec
 from pipeline.errors import JobError
 from pipeline.inspect.status import status
-from pipeline.io.shards import index_shard, read_samples
+from pipeline.io.samples import read_samples
+from pipeline.io.shard_index import index_shard
 from pipeline.store.store import Store
 from pipeline.verify import run_verify
 from schemas.specs import EditSpec, InvertSpec
-from tests.corpus.__main__ import KINDS, page
+from tests.corpus.__main__ import SECONDS, SECTIONS, page
 from tests.corpus.case import Case
 from tests.corpus.samples import HOSTILE, SAMPLES
-from tests.corpus.shards import CHANGED, DAMAGE, END, UNUSABLE, WHOLE
+from tests.corpus.shards import CHANGED, DAMAGED, END, UNUSABLE, WHOLE
 from tests.corpus.specs import SPECS
 from tests.corpus.stores import PARTS, RECORDS
 
-Outcome = tuple[str, str]  # "row", or "reject", its stage and its error; and its message
+Outcome = tuple[str, str]
 
-SECONDS, MEMORY = 120, 2 << 20  # that a case may take, and KiB by which it may grow this process
+MEMORY = 2 << 20  # KiB by which one case may increase the memory of this process
 
 
 def ids(cases: list[Any]) -> Any:
@@ -41,13 +42,13 @@ def ids(cases: list[Any]) -> Any:
 
 
 @pytest.fixture(autouse=True)
-def bounded() -> Iterator[None]:
-    """No case takes long, or much memory."""
+def limits() -> Iterator[None]:
+    """Fail a test that takes more than SECONDS, or more than MEMORY."""
 
-    def late(*_: object) -> None:
+    def stop(*_: object) -> None:
         raise TimeoutError(f"not done after {SECONDS} s")
 
-    before, handler = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, signal.signal(signal.SIGALRM, late)
+    before, handler = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, signal.signal(signal.SIGALRM, stop)
     signal.alarm(SECONDS)
     yield
     signal.alarm(0)
@@ -57,14 +58,14 @@ def bounded() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def latents(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
-    """The store of one job over all samples, in one shard, and all damaged shards."""
+    """Return the store of one job with all samples, in one shard, and all damaged shards."""
     folder = tmp_path_factory.mktemp("corpus")
     (folder / "samples.tar").write_bytes(b"".join(m for case in SAMPLES for m in case.build(case.name)) + END)
-    for case in DAMAGE:
+    for case in DAMAGED:
         (folder / f"{case.name}.tar").write_bytes(case.build())
     fields = {
         "kind": "invert",
-        "input": [str(folder / f"{name}.tar") for name in ["samples", *(case.name for case in DAMAGE)]],
+        "input": [str(folder / f"{name}.tar") for name in ["samples", *(case.name for case in DAMAGED)]],
         "output": str(folder / "latents"),
         "sampler": {"steps": 1, "guidance_scale": 1.0},
         "workers": {"count": 1, "batch_size": 4},
@@ -83,7 +84,7 @@ def rows(latents: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def outcomes(latents: Path, rows: list[dict[str, Any]]) -> dict[str, list[tuple[str, Outcome]]]:
-    """What became of every sample of each shard, in order: its key and its outcome."""
+    """Return the key and the outcome of every sample of each shard, in order."""
     found: dict[str, dict[int, tuple[str, Outcome]]] = defaultdict(dict)
     for row in rows:
         found[Path(row["shard"]).stem][row["index"]] = row["key"], ("row", "")
@@ -98,31 +99,33 @@ def outcomes(latents: Path, rows: list[dict[str, Any]]) -> dict[str, list[tuple[
 
 
 def check(case: Case[Any], found: list[Outcome]) -> None:
-    assert tuple(gets for gets, _ in found) == case.gets
-    assert any(case.says in message for _, message in found) or not case.says
+    assert tuple(result for result, _ in found) == case.results
+    assert any(case.message in message for _, message in found) or not case.message
 
 
 @ids(SAMPLES)
-def test_a_sample(case: Case[Any], outcomes: dict[str, list[tuple[str, Outcome]]]) -> None:
+def test_a_sample_becomes_its_row_or_reject(case: Case[Any], outcomes: dict[str, list[tuple[str, Outcome]]]) -> None:
     named = re.compile(rf"(?<![\w-]){case.name}(?![\w-])")
     check(case, [outcome for key, outcome in outcomes["samples"] if named.search(key)])
 
 
-@ids(DAMAGE)
-def test_a_damaged_shard(case: Case[Any], outcomes: dict[str, list[tuple[str, Outcome]]]) -> None:
+@ids(DAMAGED)
+def test_a_damaged_shard_gives_its_rows_and_rejects(
+    case: Case[Any], outcomes: dict[str, list[tuple[str, Outcome]]]
+) -> None:
     check(case, [outcome for _, outcome in outcomes.get(case.name, [])])
 
 
-def test_the_sums_hold(latents: Path) -> None:
-    expected = [gets for case in [*SAMPLES, *DAMAGE] for gets in case.gets]
-    told = json.loads(CliRunner().invoke(app, ["status", "--json", str(latents)]).stdout)
-    assert told["complete"]
-    assert told["problems"] == []
-    assert (told["input"], told["ok"], told["filtered"]) == (len(expected), expected.count("row"), 0)
-    assert told["rejected"] == len(expected) - expected.count("row")
+def test_status_counts_every_sample_once(latents: Path) -> None:
+    expected = [result for case in [*SAMPLES, *DAMAGED] for result in case.results]
+    counts = json.loads(CliRunner().invoke(app, ["status", "--json", str(latents)]).stdout)
+    assert counts["complete"]
+    assert counts["problems"] == []
+    assert (counts["input"], counts["ok"], counts["filtered"]) == (len(expected), expected.count("row"), 0)
+    assert counts["rejected"] == len(expected) - expected.count("row")
 
 
-def test_what_rows_say_of_odd_samples(rows: list[dict[str, Any]]) -> None:
+def test_rows_keep_unusual_captions_and_json(rows: list[dict[str, Any]]) -> None:
     of = {row["key"]: row for row in rows}
     assert of["caption-mark"]["caption"] == "a red heart"
     assert of["caption-nul"]["caption"] == "a red\0 heart\0"
@@ -134,7 +137,7 @@ def test_what_rows_say_of_odd_samples(rows: list[dict[str, Any]]) -> None:
 
 
 class Tags(HTMLParser):
-    """The tags of a page, and the attributes they have."""
+    """The tags of an HTML page, and the names of their attributes."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -147,22 +150,22 @@ class Tags(HTMLParser):
         self.attributes.update(name for name, _ in attrs)
 
 
-def harmless(report: Path, scripts: int) -> bool:
-    """A page of which only so many scripts, its own, can run."""
+def is_harmless(report: Path, scripts: int) -> bool:
+    """Return True if a page has only this number of scripts, and no event handlers."""
     page = Tags(report)
     return page.tags.count("script") == scripts and not any(name.startswith("on") for name in page.attributes)
 
 
-def test_reports_escape_and_edits_survive_what_captions_and_names_say(latents: Path, tmp_path: Path) -> None:
+def test_reports_and_edits_escape_captions_and_keys(latents: Path, tmp_path: Path) -> None:
     edits = [{"name": "snow", "prompt": "{caption}, in snow"}]
     fields = {"kind": "edit", "latents": str(latents), "output": str(tmp_path / "edits"), "edits": edits}
     ran = run_spec(EditSpec.model_validate(fields | {"contact_sheet": 64}))
     assert ran.status.complete
     assert ran.status.ok == status(Store(str(latents))).ok <= 64
-    assert harmless(latents / "report.html", 0)
+    assert is_harmless(latents / "report.html", 0)
     assert "&lt;img src=x onerror=alert(4)&gt;" in (latents / "report.html").read_text()
     assert "&lt;img src=x onerror=alert(5)&gt;" in (latents / "report.html").read_text()
-    assert harmless(tmp_path / "edits" / "report.html", 1)
+    assert is_harmless(tmp_path / "edits" / "report.html", 1)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in (tmp_path / "edits" / "report.html").read_text()
     assert (tmp_path / "edits" / "contact_sheet.png").stat().st_size > 0
     index = index_shard(str(next((tmp_path / "edits" / "shards").iterdir())))
@@ -170,18 +173,19 @@ def test_reports_escape_and_edits_survive_what_captions_and_names_say(latents: P
 
 
 def edict(*arguments: str) -> Result:
-    """The command line, which says what is wrong in words."""
+    """Run the command line, which never prints a traceback."""
     result = CliRunner().invoke(app, arguments)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
     assert "Traceback" not in result.output
     return result
 
 
-def refused(case: Case[Any], *arguments: str) -> str:
+def error_of(case: Case[Any], *arguments: str) -> str:
+    """Return the error that a command prints, after checking that it has the message of the case."""
     result = edict(*arguments)
     assert result.exit_code == 2, result.output
     assert result.stdout == ""
-    assert case.says in result.stderr
+    assert case.message in result.stderr
     return result.stderr
 
 
@@ -193,72 +197,72 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @ids(UNUSABLE)
-def test_what_is_no_shard(case: Case[Any], folder: Path) -> None:
+def test_an_unusable_shard_is_an_error_before_anything_runs(case: Case[Any], folder: Path) -> None:
     case.build(folder / "bad.tar")
     Path("spec.json").write_text(json.dumps({"kind": "invert", "input": ["demo.tar", "bad.tar"], "output": "latents"}))
-    said = refused(case, "plan", "spec.json")
-    assert f"{folder}/bad.tar: " in said
-    assert "1 of 2 shards cannot be used, nothing was run" in said
+    error = error_of(case, "plan", "spec.json")
+    assert f"{folder}/bad.tar: " in error
+    assert "1 of 2 shards cannot be used, nothing was run" in error
     assert not Path("latents").exists()
 
 
-def test_all_that_is_no_shard_is_told_at_once(folder: Path) -> None:
+def test_one_error_names_all_unusable_shards(folder: Path) -> None:
     names = [f"{case.name}.tar" for case in UNUSABLE]
     for case in UNUSABLE:
         case.build(folder / f"{case.name}.tar")
     Path("spec.json").write_text(json.dumps({"kind": "invert", "input": names, "output": "latents"}))
     result = edict("run", "spec.json")
     assert result.exit_code == 2
-    assert all(f"{folder}/{case.name}.tar: " in result.stderr and case.says in result.stderr for case in UNUSABLE)
+    assert all(f"{folder}/{case.name}.tar: " in result.stderr and case.message in result.stderr for case in UNUSABLE)
     assert not Path("latents/plan/units.parquet").exists()
 
 
 @ids(CHANGED)
-def test_a_shard_that_is_not_what_was_planned(case: Case[Any], folder: Path) -> None:
+def test_a_shard_that_changed_after_the_plan(case: Case[Any], folder: Path) -> None:
     index = index_shard("demo.tar", digests=True)
     samples = read_samples("demo.tar", size=index.size, etag=index.etag, entries=index.entries)
     planned = list(read_samples("demo.tar", size=index.size, etag=index.etag, entries=index.entries))
     case.build(folder / "demo.tar")
-    if case.gets[0] == "row":
+    if case.results[0] == "row":
         assert list(samples) == planned
-        assert case.gets == ("row",) * len(planned)
+        assert case.results == ("row",) * len(planned)
         return
-    with pytest.raises(JobError, match=case.says) as error:
+    with pytest.raises(JobError, match=case.message) as error:
         list(samples)
-    assert case.gets == (f"error {error.type.__name__}",)
+    assert case.results == (f"error {error.type.__name__}",)
 
 
 @ids(SPECS)
 @pytest.mark.parametrize("command", ["plan", "run"])
-def test_a_spec(command: str, case: Case[Any], folder: Path) -> None:
+def test_an_invalid_spec_is_an_error(command: str, case: Case[Any], folder: Path) -> None:
     path = folder / ("spec.json" if case.name.startswith("json-") else "spec.yaml")
     case.build(path)
     before = set(folder.iterdir())
-    said = refused(case, command, str(path))
-    assert "hunter2" not in said
-    assert len(said) < 20_000
+    error = error_of(case, command, str(path))
+    assert "hunter2" not in error
+    assert len(error) < 20_000
     made = {found.name for found in set(folder.iterdir()) - before}
-    assert made <= ({"latents"} if command == "run" and case.gets == ("error PlanError",) else set())
+    assert made <= ({"latents"} if command == "run" and case.results == ("error PlanError",) else set())
 
 
 @pytest.fixture(scope="module")
-def harmed(latents: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """What `verify` says of each part that came to harm, all in one store; the others are exact."""
-    store = tmp_path_factory.mktemp("harmed") / "latents"
+def problems_of_parts(latents: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """Return the problems that `verify` finds for each damaged part, all in one store. The other parts are exact."""
+    store = tmp_path_factory.mktemp("damaged") / "latents"
     shutil.copytree(latents, store)
     commits = [commit for commit in Store(str(store)).commits() if commit.files]
     for case, commit in zip(PARTS, commits, strict=False):
         case.build(store / commit.files[0].path, store / "commits" / f"{commit.unit}.json")
-    sound = sum(commit.ok for commit in commits[len(PARTS) :])
+    intact = sum(commit.ok for commit in commits[len(PARTS) :])
     verified = run_verify(str(store), rows=None, count=1, gpus=0)
-    # parts of another size, or none, are found without reading them
+    # Missing parts, and parts of another size, are found without reading them.
     sizes = {path.name: path.stat().st_size for path in (store / "parts").iterdir()}
     now = [commit for commit in Store(str(store)).commits() if commit.files]
     unread = [commit.unit for commit in now if sizes.get(Path(commit.files[0].path).name) != commit.files[0].bytes]
     assert len(unread) >= len({"part-cut", "part-empty", "part-gone"})
     assert verified.rows == sum(commit.ok for commit in now if commit.unit not in unread)
-    assert sound > 0
-    assert verified.exact == sound + commits[len(PARTS) - 1].ok - 1
+    assert intact > 0
+    assert verified.exact == intact + commits[len(PARTS) - 1].ok - 1
     return {
         case.name: [problem for problem in verified.problems if commit.files[0].path in problem]
         for case, commit in zip(PARTS, commits, strict=False)
@@ -266,27 +270,27 @@ def harmed(latents: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
 
 
 @ids(PARTS)
-def test_a_part_that_came_to_harm(case: Case[Any], harmed: dict[str, list[str]]) -> None:
-    assert harmed[case.name]
-    assert all(case.says in problem for problem in harmed[case.name])
+def test_verify_finds_a_damaged_part(case: Case[Any], problems_of_parts: dict[str, list[str]]) -> None:
+    assert problems_of_parts[case.name]
+    assert all(case.message in problem for problem in problems_of_parts[case.name])
 
 
 @ids(RECORDS)
-def test_a_record_that_came_to_harm(case: Case[Any], latents: Path, tmp_path: Path) -> None:
+def test_a_damaged_record_is_an_error_or_a_problem(case: Case[Any], latents: Path, tmp_path: Path) -> None:
     store = tmp_path / "latents"
     shutil.copytree(latents, store)
     case.build(store)
-    if case.gets == ("error StoreError",):
+    if case.results == ("error StoreError",):
         for command in ("status", "verify", "report"):
-            assert str(store) in refused(case, command, str(store))
+            assert str(store) in error_of(case, command, str(store))
     else:
         result = edict("verify", str(store))
         assert result.exit_code == 1
-        assert re.search(f"^problem: .*{case.says}", result.stdout, re.MULTILINE)
+        assert re.search(f"^problem: .*{case.message}", result.stdout, re.MULTILINE)
         assert edict("status", str(store)).exit_code == 1
 
 
-def test_the_corpus_is_the_page_of_the_documentation() -> None:
-    names = [case.name for cases in KINDS.values() for case in cases]
+def test_the_page_of_the_documentation_is_up_to_date() -> None:
+    names = [case.name for cases in SECTIONS.values() for case in cases]
     assert len(names) == len(set(names)) >= 45
     assert (Path(__file__).parents[2] / "docs" / "inputs.md").read_text() == page()

@@ -16,12 +16,11 @@ from typing import Any
 import pytest
 import ray
 
-import pipeline.store.checkpoint
 from jobs.launch import run_spec
 from pipeline import run
 from pipeline.inspect.status import status
-from pipeline.io.shards import Sample
-from pipeline.store import store
+from pipeline.io.samples import Sample
+from pipeline.store import paths
 from pipeline.store.store import Store
 from pipeline.workers.edit import EditWorker
 from pipeline.workers.invert import InvertWorker
@@ -146,7 +145,7 @@ def test_the_whole_group_of_a_run_is_killed(shards: str, undisturbed: Path, tmp_
 def drive(spec: JobSpec, environment: dict[str, str], window: str | None) -> None:
     """A driver of its own; it ends in a window where one is named."""
     os.environ.update(environment)
-    store.BLOCK = pipeline.store.checkpoint.BLOCK = 2
+    paths.BLOCK_SIZE = 2
     if window is not None:
         DRIVER[window]()
     assert run_spec(spec).status.complete
@@ -163,7 +162,7 @@ def driver(spec: JobSpec, window: str | None = None) -> Any:
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The ledger that `drive` keeps is read here too."""
-    monkeypatch.setattr(store, "BLOCK", 2)
+    monkeypatch.setattr(paths, "BLOCK_SIZE", 2)
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -181,7 +180,7 @@ def test_the_driver_dies_in_every_window(place: str, shards: str, undisturbed: P
     last.join()
     assert last.exitcode == 0
     same(spec.output, undisturbed / "latents")
-    assert Store(spec.output).compacted() == [0, 1]
+    assert Store(spec.output).checkpoint_blocks() == [0, 1]
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -192,5 +191,5 @@ def test_two_drivers_of_one_job(place: str, shards: str, undisturbed: Path) -> N
     for one in both:
         one.join()
     assert [one.exitcode for one in both] == [0, 0]
-    Store(spec.output).sweep()
+    Store(spec.output).remove_orphan_files()
     same(spec.output, undisturbed / "latents")

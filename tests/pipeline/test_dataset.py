@@ -31,16 +31,17 @@ from pipeline.export.latents import ExportError, export
 from pipeline.inspect.sheet import read_pictures
 from pipeline.instructions import instruction_of
 from pipeline.io.images import prepare
-from pipeline.io.shards import Sample
+from pipeline.io.samples import Sample
 from pipeline.messages import Machine
 from pipeline.plan.job import JobChanged, open_job
 from pipeline.plan.job import resolve as resolve_job
 from pipeline.plan.selection import read_selection
 from pipeline.plan.units import part_units, plan_shards, spread
 from pipeline.run import edit_task, open_invert
+from pipeline.store.errors import StoreError
 from pipeline.store.parts import to_parquet
 from pipeline.store.plan import read_units, write_units
-from pipeline.store.store import Store, StoreError
+from pipeline.store.store import Store
 from pipeline.workers.edit import EditWorker
 from pipeline.workers.invert import InvertWorker
 from schemas.commit import Commit

@@ -79,7 +79,7 @@ def invert(retry: Sequence[str] = ()) -> int:
     worker = InvertWorker(opened.task)
     for unit in pending:
         assert worker.process(unit, 1, None, {}).ok == 1
-    opened.store.sweep()
+    opened.store.remove_orphan_files()
     return len(pending)
 
 
@@ -89,7 +89,7 @@ def edit(spec: EditSpec) -> int:
     worker, pending = EditWorker(task), run._pending(store, units, [])
     for unit in pending:
         assert worker.process(unit, 1, None, {}).ok == 1
-    store.sweep()
+    store.remove_orphan_files()
     return len(pending)
 
 
@@ -101,7 +101,7 @@ def images(store: Store) -> dict[str, str]:
 
 def made_here(store: Store) -> bool:
     """Return whether this machine and these versions give the last bits of the stored rows."""
-    return environment_of(store.commit_at("00000000")) == here("cpu")
+    return environment_of(store.read_commit("00000000")) == here("cpu")
 
 
 def test_it_is_read_as_it_was_made(latents: Store) -> None:
@@ -156,8 +156,8 @@ def mend(shard: Path) -> None:
 
 
 def test_a_missing_unit_is_inverted_again_to_the_same_integers(latents: Store) -> None:
-    latents.drop("00000001")
-    latents.sweep()
+    latents.delete_commits("00000001")
+    latents.remove_orphan_files()
     assert invert() == 1
     pairs = [read_latents(latents, unit).pair.digests() for unit in part_units(latents, 1, 1)]
     assert len(pairs) == 2 and (pairs == [[digest] for digest in PAIRS] or not made_here(latents))
@@ -208,7 +208,7 @@ def test_another_schedule_is_refused_before_anything_is_computed(latents: Store)
     record["fingerprint"]["timesteps"] = [501, 0]
     latents.put("job.json", json.dumps(record).encode())
     assert run.open_invert(INVERT)[1] == []  # nothing is left to compute
-    latents.drop("00000001")
+    latents.delete_commits("00000001")
     with pytest.raises(JobChanged, match=r"timesteps\[0\]: 501.* in the store, 500.* in the spec"):
         run.open_invert(INVERT)
     with pytest.raises(JobChanged, match="timesteps"):
@@ -217,7 +217,7 @@ def test_another_schedule_is_refused_before_anything_is_computed(latents: Store)
 
 def test_a_worker_with_another_schedule_than_the_rows_inverts_nothing(latents: Store) -> None:
     """In present stores, the schedule is only in the footers."""
-    latents.drop("00000001")
+    latents.delete_commits("00000001")
     opened, _ = run.open_invert(INVERT)
     worker = InvertWorker(opened.task)
     other = INVERT.sampler.model_copy(update={"steps_offset": 1})

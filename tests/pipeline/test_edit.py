@@ -21,18 +21,19 @@ from pipeline import run
 from pipeline.export.edits import export_edits
 from pipeline.export.latents import ExportError, export
 from pipeline.inspect.status import status
+from pipeline.io.errors import StorageError
 from pipeline.io.masks import MaskChanged, MaskError, read_mask
-from pipeline.io.shards import Sample
-from pipeline.io.storage import StorageError
+from pipeline.io.samples import Sample
 from pipeline.messages import Fault, Machine, UnitResult
 from pipeline.plan.comparison import compare_latents
 from pipeline.plan.job import JobChanged
 from pipeline.plan.job import resolve as resolve_job
 from pipeline.plan.units import plan_shards
+from pipeline.store.errors import StoreError
 from pipeline.store.latents import read_edit_rows
 from pipeline.store.parts import to_parquet
 from pipeline.store.plan import Unit, read_units, write_units
-from pipeline.store.store import Store, StoreError
+from pipeline.store.store import Store
 from pipeline.workers import edit as editing
 from pipeline.workers import invert as inverting
 from pipeline.workers.base import load_model
@@ -469,8 +470,8 @@ def repairable(inverted: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Calla
 
     def repair(excluded: dict[int, Fault], *, retried: bool = False, dropped: bool = True) -> None:
         if dropped:
-            store.drop(units[0].unit)
-            store.sweep()
+            store.delete_commits(units[0].unit)
+            store.remove_orphan_files()
             worker.process(units[0], 1, None, excluded)
         if retried:
             retry()

@@ -24,9 +24,10 @@ from edict.pair import Pair
 from edict.schedule import Schedule
 from jobs.cli import app
 from pipeline.export.latents import DTYPES, LATENT_FORMATS, ExportError, export
+from pipeline.store.errors import StoreError
 from pipeline.store.parts import Row, to_parquet, to_table
 from pipeline.store.plan import Unit, write_units
-from pipeline.store.store import Store, StoreError
+from pipeline.store.store import Store
 from schemas.commit import Commit, Seconds
 from schemas.latents import FINGERPRINT, NOISE
 from schemas.rejects import Reject

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.io.shards import Sample
+from pipeline.io.samples import Sample
 from pipeline.plan.job import resolve
 from pipeline.plan.units import plan_shards
 from pipeline.store.store import Store

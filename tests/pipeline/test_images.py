@@ -1,4 +1,4 @@
-"""Images of every kind that a dataset may hold, whole and damaged."""
+"""Decoding and encoding images of every kind, intact and damaged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def square(data: bytes, size: int = 16) -> np.ndarray[Any, Any]:
 
 
 def png(width: int, height: int, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG of RGB by hand, with a header that may say anything."""
+    """Return an RGB PNG whose header may be false."""
     data = b"\x89PNG\r\n\x1a\n"
     for name, content in [(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), *chunks, (b"IEND", b"")]:
         data += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
@@ -75,7 +75,7 @@ EXIF_MARK = b"Exif\0\0"
 
 
 def with_exif(format: str, exif: bytes) -> bytes:
-    """Return an image file with any bytes as its EXIF block; the JPEG's density makes Pillow look for it late."""
+    """Return an image file with any bytes as its EXIF block. The density of the JPEG makes Pillow read it late."""
     if format != "JPEG":
         return file(picture(16, 16), format, exif=exif)
     data = file(picture(16, 16), "JPEG", dpi=(72, 72))
@@ -89,7 +89,7 @@ def with_exif(format: str, exif: bytes) -> bytes:
         st.binary(max_size=64).map(lambda data: EXIF_MARK + data),
         st.binary(min_size=1, max_size=64).map(lambda data: EXIF_MARK + EXIF_MARK + data),
         st.binary(max_size=24).map(lambda data: EXIF_MARK + b"II*\0\x08\0\0\0\x09\0\x12\x01\x03\0" + data),
-        st.just(b"b'Exif\\x00\\x00MM\\x00*'"),  # Some web UIs wrote the text of Python's bytes.
+        st.just(b"b'Exif\\x00\\x00MM\\x00*'"),  # some web UIs wrote the repr of Python bytes
     )
 )
 @pytest.mark.filterwarnings("ignore:.*EXIF")
@@ -100,7 +100,7 @@ def test_an_unreadable_exif_block_does_not_reject_an_image(format: str, exif: by
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP"])
 def test_a_colour_profile_is_not_applied(format: str) -> None:
-    """docs/specs.md says that pixels are those of the file. The profile would exchange red and green."""
+    """docs/specs.md promises the pixels of the file. This profile would exchange red and green."""
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     tags = srgb.replace(b"rXYZ", b"----", 1).replace(b"gXYZ", b"rXYZ", 1).replace(b"----", b"gXYZ", 1)
     red = Image.new("RGB", (16, 16), (200, 20, 20))
@@ -112,7 +112,7 @@ def test_a_colour_profile_is_not_applied(format: str) -> None:
 
 
 def test_cmyk_without_ink_is_white() -> None:
-    """The file has the marker that Photoshop writes, or lacks it."""
+    """The file has Photoshop's marker, or lacks it."""
     data = file(Image.new("CMYK", (16, 16), (0, 0, 0, 0)), "JPEG")
     marker = data.index(b"\xff\xee")
     length = int.from_bytes(data[marker + 2 : marker + 4], "big")
@@ -121,7 +121,7 @@ def test_cmyk_without_ink_is_white() -> None:
         assert (square(jpeg) == 255).all()
 
 
-def test_transparency_lies_over_white() -> None:
+def test_transparency_is_composited_on_white() -> None:
     rgba = picture(16, 16).convert("RGBA")
     alpha = np.zeros((16, 16), np.uint8)
     alpha[8:] = 255
@@ -145,7 +145,7 @@ def test_transparency_lies_over_white() -> None:
     assert (square(keyed) == 255).all()
 
 
-def test_pa_is_put_on_white() -> None:
+def test_pa_is_composited_on_white() -> None:
     from pipeline.io.images import _rgb
 
     image = Image.new("RGBA", (2, 2), (9, 9, 9, 0)).convert("PA")
@@ -154,14 +154,14 @@ def test_pa_is_put_on_white() -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "1", "P", "CMYK"])
-def test_other_modes(mode: str) -> None:
+def test_other_modes_become_rgb(mode: str) -> None:
     image = picture(16, 16).convert(mode)
     data = file(image, "TIFF")
     assert (square(data) == np.asarray(image.convert("RGB"))).all()
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF"])
-def test_16_bit_grey_is_scaled_not_clipped(format: str) -> None:
+def test_16_bit_grey_is_scaled_and_not_clipped(format: str) -> None:
     levels = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     result = square(file(Image.fromarray(levels), format))
     assert (result[..., 0].ravel() == np.arange(256)).all()
@@ -176,13 +176,13 @@ def test_16_bit_grey_with_a_transparent_level() -> None:
     assert (result[:8] == 0).all()
 
 
-def test_32_bit_grey_is_refused() -> None:
+def test_32_bit_grey_is_an_error() -> None:
     for kind in (np.int32, np.float32):
         with pytest.raises(CorruptImage, match="32-bit"):
             prepare(file(Image.fromarray(np.ones((4, 4), kind)), "TIFF"), 4, "center")
 
 
-def test_animations_and_pages_are_refused_but_not_single_frames() -> None:
+def test_several_frames_or_pages_are_an_error_and_a_single_frame_is_not() -> None:
     frames = [picture(16, 16).transpose(Image.Transpose.ROTATE_90), picture(16, 16)]
     for format in ("GIF", "PNG", "WEBP", "TIFF"):
         with pytest.raises(AnimatedImage, match=format):
@@ -190,31 +190,31 @@ def test_animations_and_pages_are_refused_but_not_single_frames() -> None:
         assert square(file(picture(16, 16), format)).shape == (16, 16, 3)
 
 
-def test_a_phones_jpeg_with_previews_is_its_first_frame() -> None:
+def test_a_jpeg_with_previews_gives_its_first_frame() -> None:
     data = file(picture(16, 16), "MPO", save_all=True, append_images=[picture(8, 8)])
     with Image.open(io.BytesIO(data)) as image:
         assert (image.format, getattr(image, "n_frames", 1)) == ("MPO", 2)
     assert np.abs(square(data).astype(int) - square(file(picture(16, 16), "JPEG"))).max() < 8
 
 
-def test_empty() -> None:
+def test_an_empty_file_is_an_error() -> None:
     with pytest.raises(EmptyImage):
         prepare(b"", 16, "center")
 
 
 @pytest.mark.parametrize("strict", [False, True])
-def test_pixel_bombs_are_refused_from_the_header(strict: bool) -> None:
+def test_too_many_pixels_are_an_error_before_decoding(strict: bool) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error" if strict else "ignore", Image.DecompressionBombWarning)
         for width, height in [(10_001, 10_000), (50_000, 50_000), (2**31 - 1, 2**31 - 1)]:
             assert width * height > MAX_PIXELS
-            with pytest.raises(DecompressionBomb):  # decoding would find no image data, and call it corrupt
+            with pytest.raises(DecompressionBomb):  # decoding would raise CorruptImage, because there is no image data
                 prepare(png(width, height), 16, "center")
     with pytest.raises(CorruptImage):
         prepare(png(9_000, 9_000), 16, "center")
 
 
-def test_text_bombs_are_refused() -> None:
+def test_too_much_text_is_an_error() -> None:
     bomb = zlib.compress(bytes(1 << 26))
     pixels = (b"IDAT", zlib.compress(bytes(13)))
     for chunk in [(b"zTXt", b"a\0\0" + bomb), (b"iTXt", b"a\0\1\0\0\0" + bomb), (b"iCCP", b"a\0\0" + bomb)]:
@@ -226,7 +226,7 @@ def test_text_bombs_are_refused() -> None:
         prepare(png(4, 1, *[small] * 70, pixels), 16, "center")
 
 
-def test_files_that_are_no_images_are_refused_in_the_same_words_each_time() -> None:
+def test_the_message_for_a_file_that_is_not_an_image_is_deterministic() -> None:
     for data in (b"<html>404</html>", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", bytes(1000)):
         messages = set()
         for _ in range(2):
@@ -238,15 +238,15 @@ def test_files_that_are_no_images_are_refused_in_the_same_words_each_time() -> N
 
 
 @pytest.mark.parametrize("progressive", [False, True])
-def test_a_cut_jpeg_is_refused_wherever_it_is_cut(progressive: bool) -> None:
+def test_a_jpeg_that_is_cut_anywhere_is_an_error(progressive: bool) -> None:
     data = file(picture(64, 48), "JPEG", progressive=progressive)
-    for end in range(1, len(data) - 2):  # the last two bytes are the end marker: without it no pixel is lacking
+    for end in range(1, len(data) - 2):  # without the last two bytes, the end marker, all pixels are complete
         with pytest.raises(CorruptImage):
             prepare(data[:end], 16, "center")
 
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "BMP", "GIF", "TIFF"])
-def test_an_image_cut_in_its_pixels_is_refused(format: str) -> None:
+def test_an_image_that_is_cut_in_its_pixels_is_an_error(format: str) -> None:
     data = file(picture(64, 48), format)
     for end in range(1, int(len(data) * 0.9), 7):
         with pytest.raises(CorruptImage):
@@ -268,12 +268,12 @@ SEEDS = [
 
 @settings(max_examples=600)
 @given(data=st.data())
-def test_damaged_files_raise_nothing_but_image_errors(data: st.DataObject) -> None:
+def test_damaged_files_raise_only_image_errors(data: st.DataObject) -> None:
     damaged = bytearray(data.draw(st.sampled_from(SEEDS)))
     for _ in range(data.draw(st.integers(1, 6))):
-        # Headers are where parsers stumble.
-        place = data.draw(st.integers(0, min(len(damaged), 200) - 1) | st.integers(0, len(damaged) - 1))
-        damaged[place] = data.draw(st.sampled_from([0, 1, 127, 128, 255]) | st.integers(0, 255))
+        # Most errors of parsers are in headers.
+        offset = data.draw(st.integers(0, min(len(damaged), 200) - 1) | st.integers(0, len(damaged) - 1))
+        damaged[offset] = data.draw(st.sampled_from([0, 1, 127, 128, 255]) | st.integers(0, 255))
     del damaged[data.draw(st.just(len(damaged)) | st.integers(1, len(damaged))) :]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -286,19 +286,19 @@ def test_damaged_files_raise_nothing_but_image_errors(data: st.DataObject) -> No
 
 @settings(max_examples=100)
 @given(start=st.sampled_from([seed[:12] for seed in SEEDS]), rest=st.binary(max_size=300))
-def test_noise_raises_nothing_but_image_errors(start: bytes, rest: bytes) -> None:
+def test_random_bytes_raise_only_image_errors(start: bytes, rest: bytes) -> None:
     with pytest.raises(ImageError):
         prepare(start + rest, 8, "center")
 
 
-def test_an_unknown_crop_is_refused() -> None:
+def test_an_unknown_crop_is_an_error() -> None:
     with pytest.raises(ValueError, match="'middle'") as error:
         prepare(file(picture(), "PNG"), 16, "middle")
     assert not isinstance(error.value, ImageError)
 
 
 @pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
-def test_encoding_is_deterministic_and_free_of_metadata(format: Literal["png", "jpeg", "webp"]) -> None:
+def test_encoding_is_deterministic_and_without_metadata(format: Literal["png", "jpeg", "webp"]) -> None:
     plain = picture(32, 32).convert("L").convert("RGB")
     laden = plain.copy()
     laden.info.update(icc_profile=b"profile", exif=EXIF.tobytes(), dpi=(300, 300), comment=b"hello")
@@ -311,7 +311,7 @@ def test_encoding_is_deterministic_and_free_of_metadata(format: Literal["png", "
 
 
 @pytest.mark.parametrize("format", ["jpeg", "webp"])
-def test_a_lower_quality_is_smaller_and_none_is_95(format: Literal["jpeg", "webp"]) -> None:
+def test_a_lower_quality_is_smaller_and_the_default_is_95(format: Literal["jpeg", "webp"]) -> None:
     image = picture(64, 64)
     sizes = [len(encode(image, format, quality)) for quality in (1, 50, 95, 100)]
     assert sizes == sorted(set(sizes))

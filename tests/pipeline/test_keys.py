@@ -8,7 +8,7 @@ from pipeline.plan import keys
 from pipeline.plan.keys import KeysError, key_table
 
 
-def test_keys_of_several_shards_are_found() -> None:
+def test_repeated_keys_of_several_shards_are_found() -> None:
     with key_table() as table:
         table.add("b.tar", ["cat", "犬/é", "b", "b"])
         table.add("a.tar", ["cat", "a"])
@@ -20,7 +20,7 @@ def test_keys_of_several_shards_are_found() -> None:
         assert table.repeated(1) == (3, [("a", "a.tar", "d.tar")])
 
 
-def test_more_keys_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_keys_are_found_beyond_the_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys, "MEMORY", "64MB")
     monkeypatch.setattr(keys, "GROUPED", 100_000)
     with key_table() as table, ThreadPoolExecutor(4) as pool:
@@ -32,7 +32,7 @@ def test_more_keys_than_fit_into_memory(monkeypatch: pytest.MonkeyPatch) -> None
         assert table.repeated(1) == (2, [(names[7][5], "7", "again")])
 
 
-def test_keys_that_the_disk_cannot_hold_are_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_that_do_not_fit_on_the_disk_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys, "MEMORY", "5MB")
     with pytest.raises(KeysError, match="Set TMPDIR"), key_table() as table:
         for shard in range(100):

@@ -12,7 +12,7 @@ import pytest
 from edict.samplers import sampling
 from jobs.preview import preview
 from jobs.prompts import resolve
-from pipeline.io.shards import Sample
+from pipeline.io.samples import Sample
 from pipeline.plan.job import open_job, weights_of
 from pipeline.plan.job import resolve as resolve_job
 from pipeline.plan.selection import read_selection
@@ -20,7 +20,7 @@ from pipeline.plan.tasks import EditError
 from pipeline.plan.units import part_units, plan_shards
 from pipeline.run import edit_task
 from pipeline.store.latents import read_latents
-from pipeline.store.parts import restored
+from pipeline.store.parts import from_stored
 from pipeline.store.plan import read_units, write_units
 from pipeline.store.store import Store
 from pipeline.workers.edit import EditWorker
@@ -77,7 +77,7 @@ def test_a_flows_store_reads_back_to_the_same_schedule(made: tuple[InvertSpec, I
 def test_a_flows_job_of_an_earlier_format_is_the_same_job(made: tuple[InvertSpec, InvertWorker]) -> None:
     record, schedule = made[1].task.record, made[1].model.model.schedule(made[0].sampler)
     earlier = read_job(json.loads(json.dumps(as_format_2(record, schedule))))
-    assert earlier.inversion.schedule is not None and restored(earlier.inversion.schedule) == schedule
+    assert earlier.inversion.schedule is not None and from_stored(earlier.inversion.schedule) == schedule
     assert earlier.settings() == record.settings() | {"pipeline": None}
 
 

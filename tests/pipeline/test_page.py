@@ -19,7 +19,7 @@ from pipeline.store.parts import to_parquet
 from pipeline.store.plan import Unit, write_units
 from pipeline.store.store import Store
 from schemas.commit import Commit, Seconds
-from schemas.pictures import PICTURES
+from schemas.contact_sheet import CONTACT_SHEET
 from schemas.rejects import Reject
 from schemas.specs import EditSpec
 from tests.browser import Page, browsing, executable
@@ -59,7 +59,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store.put("job.json", json.dumps(job | {"created": HOSTILE, "variants_per_row": 2}).encode())
     write_units(store, [Unit("00000000", "parts/0.parquet", 0, 0, 3, 1, None)])
     rows = [row("A/001", "a dog", "snow", "rain"), row("A/002", "a fox", "snow"), row(HOSTILE, HOSTILE, "snow", "rain")]
-    part = to_parquet(pa.Table.from_pylist(rows, schema=PICTURES))
+    part = to_parquet(pa.Table.from_pylist(rows, schema=CONTACT_SHEET))
     fields: dict[str, Any] = {
         "unit": "00000000",
         "attempt": "00000000-1",

@@ -9,7 +9,7 @@ import torch
 
 from edict.pair import Pair
 from edict.schedule import Schedule
-from pipeline.store.parts import Row, restored, stored, to_pair, to_parquet, to_table
+from pipeline.store.parts import Row, from_stored, to_pair, to_parquet, to_stored, to_table
 from schemas.latents import read_footer
 from schemas.sampling import Sampling
 
@@ -48,4 +48,4 @@ def test_other_readers_see_nested_lists(shape: tuple[int, ...]) -> None:
     assert torch.equal(torch.tensor([row for (row,) in found.fetchall()]), x)
     footer = read_footer(table.schema.metadata)
     assert (footer.scale, footer.alphas_cumprod, footer.bits) == (2.0**-12, 1.0, 12)
-    assert restored(stored(NOISE)) == NOISE
+    assert from_stored(to_stored(NOISE)) == NOISE

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from edict.checkpoint import ModelError
 from jobs.preview import preview
 from jobs.prompts import resolve
-from pipeline.io.shards import Sample
+from pipeline.io.samples import Sample
 from pipeline.messages import ModelFault
 from pipeline.plan.job import JobChanged, inverted_with, open_job
 from pipeline.plan.job import resolve as resolve_job

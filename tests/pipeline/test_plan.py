@@ -9,11 +9,14 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.io.shards import Entry, Sample, index_shard, read_samples, write_shard
+from pipeline.io.samples import Sample, read_samples
+from pipeline.io.shard_index import Entry, index_shard
+from pipeline.io.shard_writer import write_shard
 from pipeline.plan.units import UNIT_BYTES, cut, index_again, most_batches, plan_shards
+from pipeline.store.errors import StoreError
 from pipeline.store.plan import Unit, find_entries, read_entries, write_entries
-from pipeline.store.store import Store, StoreError
-from schemas.plan import ADDED, ENTRIES
+from pipeline.store.store import Store
+from schemas.plan import ADDED_COLUMNS, ENTRIES
 from schemas.rejects import Reject
 
 MIB = 1 << 20
@@ -88,7 +91,7 @@ def test_a_plan_of_an_earlier_version_is_read(tmp_path: Path) -> None:
     index = index_shard(url)
     write_entries(store, index)
     (path,) = store.names("plan/shards")
-    store.put_table(path, store.get_table(path).drop_columns(sorted(ADDED)))
+    store.put_table(path, store.get_table(path).drop_columns(sorted(ADDED_COLUMNS)))
     unit = Unit("00000000", url, 0, 1, 2, index.size, index.etag)
     found = read_entries(store, unit)
     assert [(entry.key, entry.gaps, entry.digest) for entry in found] == [("b", (), None), ("c", (), None)]
@@ -199,7 +202,7 @@ def test_keys_of_an_earlier_plan_are_found_without_their_dot(
     url = str(shard_of(tmp_path / "a.tar", before))
     store = Store(str(tmp_path / "store"), create=True)
     with monkeypatch.context() as patch:
-        patch.setattr("pipeline.io.shards.clean_name", lambda name: name)
+        patch.setattr("pipeline.io.tar.clean_name", lambda name: name)
         units = plan_shards(store, url, 2, 1)
     assert found(store, units) == [(0, "./a", ""), (1, "./b", "MissingCaption")]
     shard_of(tmp_path / "a.tar", [*before, ("./b.txt", b"txt of b")])

@@ -61,7 +61,7 @@ def test_the_first_rejects_of_each_error_are_shown(plan: Callable[..., list[str]
         ["    - MissingCaption", "'d' of 2.tar"],
         ["    - MissingImage", "'\\x1b[31m' of 2.tar"],
     ]
-    assert lines[place + 4].endswith("a caption in the .json is not read: write it to a .txt of the same key")
+    assert lines[place + 4].endswith("captions in a .json are not read: write it to a .txt with the same key")
     assert max(map(len, lines)) < 1000
     assert not [line for line in lines if "repeated" in line]
 

@@ -18,13 +18,14 @@ import pytest
 from PIL import Image
 
 from pipeline.inspect.report import BINS, EXAMPLES, LONGEST, SAMPLED, Shown, bounded, marked, report
+from pipeline.store.errors import StoreError
 from pipeline.store.parts import to_parquet
 from pipeline.store.plan import Unit, write_units
-from pipeline.store.store import Store, StoreError
+from pipeline.store.store import Store
 from schemas.commit import Commit, File, Seconds
+from schemas.contact_sheet import CONTACT_SHEET
 from schemas.fingerprint import StoredSchedule
 from schemas.latents import Footer, latents_schema
-from schemas.pictures import PICTURES
 from schemas.rejects import Reject
 from schemas.sampling import Sampling
 from schemas.specs import EditSpec, InvertSpec
@@ -173,7 +174,7 @@ def part(store: Store, unit: str, drifts: list[float]) -> File:
 
 
 def pictures(store: Store, rows: list[dict[str, Any]]) -> File:
-    return store.put("pictures/00000000-1.parquet", to_parquet(pa.Table.from_pylist(rows, schema=PICTURES)))
+    return store.put("pictures/00000000-1.parquet", to_parquet(pa.Table.from_pylist(rows, schema=CONTACT_SHEET)))
 
 
 def shown(caption: str, *prompts: str, exact: bool = True, key: str = "k") -> dict[str, Any]:
@@ -366,7 +367,7 @@ def test_pictures_of_an_older_store_are_shown(tmp_path: Path) -> None:
     """Before their figures were kept, an edit had three fields."""
     store = edit_store(tmp_path / "store", 1)
     three = pa.list_(pa.struct([("edit", pa.string()), ("prompt", pa.string()), ("image", pa.binary())]))
-    older = PICTURES.set(PICTURES.get_field_index("edits"), pa.field("edits", three, nullable=False))
+    older = CONTACT_SHEET.set(CONTACT_SHEET.get_field_index("edits"), pa.field("edits", three, nullable=False))
     table = pa.Table.from_pylist([shown("a dog", "a cat")], schema=older)
     commit(store, "00000000", 1, files=(store.put("pictures/00000000-1.parquet", to_parquet(table)),))
     page = Page(report(store))
@@ -379,7 +380,7 @@ def test_only_so_many_pictures_are_embedded(monkeypatch: pytest.MonkeyPatch) -> 
     rows = [{**row, "exact": i < 3, "edits_left_out": 0} for i in range(4)]
     assert bounded(iter(rows)) == Shown(rows, 4, 3, 0)
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.inspect.report.SHOWN", 7)
+        patched.setattr("pipeline.inspect.report.MAX_SHOWN", 7)
         found = bounded(iter(rows))
         assert ([len(row["edits"]) for row in found.embedded], found.left_out) == ([3, 3, 1], 5)
         assert (found.rows, found.exact) == (4, 3)

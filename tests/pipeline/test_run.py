@@ -27,15 +27,16 @@ from jobs.launch import run_retry, run_spec
 from pipeline import run
 from pipeline.execute.pool import WorkersFailed
 from pipeline.inspect.status import status
-from pipeline.io.shards import Sample
-from pipeline.io.storage import StorageError
+from pipeline.io.errors import StorageError
+from pipeline.io.samples import Sample
 from pipeline.messages import Machine, Weights
 from pipeline.plan.job import JobChanged
 from pipeline.plan.tasks import EditError
 from pipeline.plan.units import PlanError, spread
 from pipeline.run import ModelFails, RetryError
+from pipeline.store.errors import StoreError
 from pipeline.store.plan import Unit
-from pipeline.store.store import Store, StoreError
+from pipeline.store.store import Store
 from pipeline.verify import run_verify
 from pipeline.workers.base import OtherWeights, load_model
 from pipeline.workers.invert import InvertWorker, Picture
@@ -482,11 +483,13 @@ def test_only_the_files_of_attempts_that_lost_are_removed(latents: Path, tmp_pat
     ]
     lost = [f"{folder}/00000001-7-{job}00000000.{kind}" for folder, kind in (("parts", "parquet"), ("shards", "tar"))]
     lost += [f"staging/{path}" for path in lost]
-    lost += [file.path for file in Store(str(latents)).commit_at("00000000").files]  # its commit is gone
+    lost += [file.path for file in Store(str(latents)).read_commit("00000000").files]  # its commit is gone
     for path in kept + lost[:-1]:
         store.put(path, b"of another attempt")
     before = set(store.names(""))
-    assert store.sweep() == len(lost)
+    assert store.remove_orphan_files() == len(lost)
     assert before - set(store.names("")) == set(lost)
-    assert store.sweep(abandoned=0) == 1  # the staged file of a unit that is not done, without a live attempt
+    assert (
+        store.remove_orphan_files(max_age=0) == 1
+    )  # the staged file of a unit that is not done, without a live attempt
     assert set(store.names("")) == before - set(lost) - {kept[0]}

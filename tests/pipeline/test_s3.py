@@ -1,4 +1,4 @@
-"""Stores and shards on S3: a real server (moto) on loopback, behind a proxy that fails as lines and servers do."""
+"""Stores and shards on S3: a moto server on loopback, behind a proxy that simulates errors."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ import pyarrow as pa
 import pytest
 
 from pipeline.io import storage
-from pipeline.io.shards import ShardChanged, index_shard, read_samples
-from pipeline.io.storage import StorageError, head
-from pipeline.store.store import Store, StoreError
+from pipeline.io.errors import StorageError
+from pipeline.io.samples import ShardChanged, read_samples
+from pipeline.io.shard_index import index_shard
+from pipeline.io.storage import head
+from pipeline.store.errors import StoreError
+from pipeline.store.store import Store
 from schemas.commit import Commit, File, Seconds
 
 DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
 SECRETS = ("AKIATHEKEY", "the-secret", "the-token", "the-signature")
 
-# A status and what S3 calls it; "close": the line is cut before the server hears of it; "lost": after it answered.
+# A status and S3's code for it. "close" cuts the connection before the server has the request, "lost" after its answer.
 Fault = tuple[int, str] | str
 
-OF_FORMAT_1 = b'{"kind": "invert", "spec": {}, "fingerprint": {}, "machine": {}}'  # a job.json, without an id
+JOB_OF_FORMAT_1 = b'{"kind": "invert", "spec": {}, "fingerprint": {}, "machine": {}}'  # a job.json, without an id
 
 DENIED = (403, "AccessDenied")
 SLOW_DOWN = (503, "SlowDown")
@@ -36,10 +39,10 @@ CONFLICT = (409, "ConditionalRequestConflict")
 
 
 class Proxy(ThreadingHTTPServer):
-    """Passes requests on to `upstream`, each after the next of `faults` if there is one left; keeps what was signed."""
+    """Forward requests to `upstream`, each after the next of `faults`, if any. Keep the signed headers."""
 
     def __init__(self, upstream: str) -> None:
-        super().__init__(("127.0.0.1", 0), Passing)
+        super().__init__(("127.0.0.1", 0), ForwardingHandler)
         self.upstream = urlsplit(upstream).netloc
         self.faults: Iterator[Fault] = iter(())
         self.signed: list[str] = []
@@ -48,7 +51,7 @@ class Proxy(ThreadingHTTPServer):
         self.faults = iter(faults)
 
 
-class Passing(BaseHTTPRequestHandler):
+class ForwardingHandler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Proxy
 
@@ -57,7 +60,7 @@ class Passing(BaseHTTPRequestHandler):
         self.server.signed.append(self.headers.get("Authorization", ""))
         fault = next(self.server.faults, None)
         if isinstance(fault, tuple):
-            # as S3 does, which repeats keys and tokens
+            # as the answers of S3, which repeat keys and tokens
             error = (
                 f"<?xml version='1.0'?>\n<Error><Code>{fault[1]}</Code><Message>no</Message><AWSAccessKeyId>AKIATHEKEY"
                 "</AWSAccessKeyId><Token-0>the-token</Token-0><SignatureProvided>the-signature</SignatureProvided></Error>"
@@ -101,8 +104,8 @@ def proxy(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """No credentials anywhere, and no machine of Amazon's to ask; the file that a test may write profiles to."""
+def no_credentials(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Remove all credentials and the metadata server. Return the file to which a test can write profiles."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
     profiles = tmp_path / "credentials"
@@ -113,7 +116,7 @@ def no_keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return profiles
 
 
-FIRST, SECOND = "0f157000", "5ec09d00"  # the random ends of two attempts' names
+FIRST, SECOND = "0f157000", "5ec09d00"  # the random parts of two attempts' names
 
 
 def commit_of(attempt: str) -> Commit:
@@ -135,8 +138,8 @@ def commit_of(attempt: str) -> Commit:
     )
 
 
-def said(act: Callable[[], object]) -> str:
-    """What is raised says: one line; and no secret is in it, nor in what a traceback would print with it."""
+def message_of(act: Callable[[], object]) -> str:
+    """Return the message of the error: one line without a secret, which the traceback does not have either."""
     with pytest.raises(StorageError) as caught:
         act()
     assert "\n" not in str(caught.value)
@@ -157,7 +160,7 @@ OPERATIONS: dict[str, Callable[[Store], object]] = {
 }
 
 
-def test_store_round_trip(s3: str) -> None:
+def test_a_store_on_s3_reads_what_it_wrote(s3: str) -> None:
     store = Store(s3, create=True)
     assert (store.has("a/b c.json"), list(store.names("a"))) == (False, [])
     assert store.put("a/b c.json", b'{"x": 1}').bytes == 8
@@ -168,24 +171,24 @@ def test_store_round_trip(s3: str) -> None:
     assert store.get_table("t.parquet") == table
     store.delete("a/b c.json")
     assert list(store.names("")) == ["t.parquet"]
-    with pytest.raises(StoreError, match=r"has no a/b c\.json"):
+    with pytest.raises(StoreError, match=r"a/b c\.json does not exist"):
         store.get("a/b c.json")
     with pytest.raises(StoreError, match="is not a store"):
         store.job()
     with pytest.raises(StoreError, match="is not a store"):
-        store.sweep()
+        store.remove_orphan_files()
 
-    store.put("job.json", OF_FORMAT_1)
+    store.put("job.json", JOB_OF_FORMAT_1)
     for attempt in (FIRST, SECOND):
         store.put(f"parts/00000000-1-{attempt}.parquet", b"")
         assert store.commit(commit_of(attempt)) == (attempt == FIRST)
     assert list(store.commits()) == [commit_of(FIRST)]
-    assert store.sweep() == 1
+    assert store.remove_orphan_files() == 1
     assert list(store.names("parts")) == [f"parts/00000000-1-{FIRST}.parquet"]
 
 
 @pytest.mark.parametrize("where", ["s3", "folder"])
-def test_one_of_sixteen_wins(s3: str, tmp_path: Path, where: str) -> None:
+def test_exactly_one_of_sixteen_writers_succeeds(s3: str, tmp_path: Path, where: str) -> None:
     store = Store(s3 if where == "s3" else str(tmp_path))
     ready = threading.Barrier(16)
 
@@ -199,7 +202,7 @@ def test_one_of_sixteen_wins(s3: str, tmp_path: Path, where: str) -> None:
     assert store.get("new") == bytes([won.index(True)])
 
 
-def test_a_shard_reads_as_it_does_here(s3: str) -> None:
+def test_a_shard_on_s3_is_read_like_a_local_one(s3: str) -> None:
     url, data = f"{s3}/shards/demo.tar", DEMO.read_bytes()
     store = Store(s3)
     store.put("shards/demo.tar", data)
@@ -216,47 +219,49 @@ def test_a_shard_reads_as_it_does_here(s3: str) -> None:
 
 
 @pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "has"])
-def test_a_missing_bucket(s3: str, operation: str) -> None:
+def test_a_missing_bucket_is_an_error(s3: str, operation: str) -> None:
     store = Store(s3.replace("bucket-", "missing-"))
-    text = said(lambda: OPERATIONS[operation](store))
+    text = message_of(lambda: OPERATIONS[operation](store))
     assert text.startswith(store.location) and "the bucket does not exist (NoSuchBucket); create it" in text
 
 
-def test_a_missing_object(s3: str) -> None:
-    assert said(lambda: head(f"{s3}/none.tar")) == f"{s3}/none.tar: does not exist"
+def test_a_missing_object_is_an_error(s3: str) -> None:
+    assert message_of(lambda: head(f"{s3}/none.tar")) == f"{s3}/none.tar: does not exist"
 
 
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_access_denied(proxy: Proxy, s3: str, operation: str) -> None:
+def test_denied_access_is_an_error(proxy: Proxy, s3: str, operation: str) -> None:
     proxy.fail(repeat(DENIED))
-    text = said(lambda: OPERATIONS[operation](Store(s3)))
-    assert text.startswith(s3) and "access denied" in text and "AWS_ACCESS_KEY_ID" in text
+    text = message_of(lambda: OPERATIONS[operation](Store(s3)))
+    assert text.startswith(s3) and "access is denied" in text and "AWS_ACCESS_KEY_ID" in text
 
 
-def test_credentials_that_are_not_accepted(proxy: Proxy, s3: str) -> None:
+def test_rejected_credentials_are_an_error(proxy: Proxy, s3: str) -> None:
     store = Store(s3)
     for status, code in [(400, "ExpiredToken"), (403, "InvalidAccessKeyId"), (403, "SignatureDoesNotMatch")]:
         proxy.fail(repeat((status, code)))
-        assert f"the credentials are not accepted ({code}); renew them" in said(lambda: store.get("x"))
+        assert f"the credentials are not accepted ({code}); renew them" in message_of(lambda: store.get("x"))
     proxy.fail(repeat((400, "MalformedXML")))
-    assert "400 Bad Request" in said(lambda: store.get("x"))
+    assert "400 Bad Request" in message_of(lambda: store.get("x"))
     proxy.fail(repeat((301, "PermanentRedirect")))
-    assert "set AWS_REGION" in said(lambda: store.get("x"))
+    assert "set AWS_REGION" in message_of(lambda: store.get("x"))
 
 
-def test_no_credentials(s3: str, no_keys: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "no credentials found; give them by AWS_ACCESS_KEY_ID" in said(lambda: Store(s3))
-    no_keys.write_text("[other]\naws_access_key_id = AKIATHEKEY\naws_secret_access_key = the-secret\n")
-    assert "no credentials found; give them by AWS_ACCESS_KEY_ID" in said(lambda: Store(s3))
+def test_missing_credentials_are_an_error(s3: str, no_credentials: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "no credentials found; set one of: AWS_ACCESS_KEY_ID" in message_of(lambda: Store(s3))
+    no_credentials.write_text("[other]\naws_access_key_id = AKIATHEKEY\naws_secret_access_key = the-secret\n")
+    assert "no credentials found; set one of: AWS_ACCESS_KEY_ID" in message_of(lambda: Store(s3))
     monkeypatch.setenv("AWS_PROFILE", "mine")
-    assert "The config profile (mine) could not be found" in said(lambda: Store(s3))
-    monkeypatch.setitem(sys.modules, "boto3", None)  # as where it is not installed
-    assert "pip install 'edict-pipeline[aws]'" in said(lambda: Store(s3))
+    assert "The config profile (mine) could not be found" in message_of(lambda: Store(s3))
+    monkeypatch.setitem(sys.modules, "boto3", None)  # as if it were not installed
+    assert "pip install 'edict-pipeline[aws]'" in message_of(lambda: Store(s3))
 
 
 @pytest.mark.parametrize("profile", ["mine", "default"])
-def test_a_profile(proxy: Proxy, s3: str, no_keys: Path, monkeypatch: pytest.MonkeyPatch, profile: str) -> None:
-    no_keys.write_text(f"[{profile}]\naws_access_key_id = AKIAPROFILE\naws_secret_access_key = x\n")
+def test_a_profile_in_the_aws_folder_is_used(
+    proxy: Proxy, s3: str, no_credentials: Path, monkeypatch: pytest.MonkeyPatch, profile: str
+) -> None:
+    no_credentials.write_text(f"[{profile}]\naws_access_key_id = AKIAPROFILE\naws_secret_access_key = x\n")
     if profile != "default":
         monkeypatch.setenv("AWS_PROFILE", profile)
     Store(s3).put("x", b"data")
@@ -264,17 +269,17 @@ def test_a_profile(proxy: Proxy, s3: str, no_keys: Path, monkeypatch: pytest.Mon
     assert all("Credential=AKIAPROFILE/" in signed for signed in proxy.signed)
 
 
-def test_endpoints(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endpoint_without_a_scheme_is_an_error(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "RETRIES", {"max_retries": 0})
     monkeypatch.setenv("AWS_ENDPOINT_URL", "127.0.0.1:9000")
-    assert "write http:// or https:// first" in said(lambda: Store(s3))
+    assert "write http:// or https:// first" in message_of(lambda: Store(s3))
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    text = said(lambda: Store(s3).get("x"))
+    text = message_of(lambda: Store(s3).get("x"))
     assert text.startswith(s3) and "http://127.0.0.1:1/" in text and "error sending request" in text
 
 
 @pytest.mark.parametrize("operation", [name for name in OPERATIONS if name != "job"])
-def test_what_passes_is_tried_again(proxy: Proxy, s3: str, operation: str) -> None:
+def test_requests_are_repeated_after_temporary_errors(proxy: Proxy, s3: str, operation: str) -> None:
     store = Store(s3)
     store.put("there", b"data")
     faults: Iterator[Fault] = iter([SLOW_DOWN, "close"])
@@ -283,9 +288,9 @@ def test_what_passes_is_tried_again(proxy: Proxy, s3: str, operation: str) -> No
     assert list(faults) == []
 
 
-def test_a_commit_whose_answer_is_lost_is_won(proxy: Proxy, s3: str) -> None:
+def test_a_commit_whose_answer_is_lost_succeeds(proxy: Proxy, s3: str) -> None:
     store = Store(s3)
-    store.put("job.json", OF_FORMAT_1)
+    store.put("job.json", JOB_OF_FORMAT_1)
     proxy.fail(["lost"])
     assert store.commit(commit_of(FIRST))
     proxy.fail(["lost"])
@@ -293,9 +298,9 @@ def test_a_commit_whose_answer_is_lost_is_won(proxy: Proxy, s3: str) -> None:
     assert list(store.commits()) == [commit_of(FIRST)]
 
 
-def test_a_conflict_over_nothing_is_not_lost(proxy: Proxy, s3: str) -> None:
+def test_a_conflict_over_a_missing_file_is_tried_again(proxy: Proxy, s3: str) -> None:
     store = Store(s3)
-    store.put("job.json", OF_FORMAT_1)
+    store.put("job.json", JOB_OF_FORMAT_1)
     proxy.fail([CONFLICT])
     assert store.commit(commit_of(FIRST))
-    assert store.committed() == {"00000000"}
+    assert store.committed_units() == {"00000000"}

@@ -1,4 +1,4 @@
-"""A store of each sampler, by real workers in this process: written, read, verified and edited as its sampler can."""
+"""A store of each sampler, written, read, verified and edited by real workers in this process."""
 
 import json
 from collections.abc import Callable
@@ -14,17 +14,18 @@ from edict.samplers import SAMPLERS
 from jobs.preview import preview
 from jobs.prompts import resolve
 from pipeline.errors import JobError
-from pipeline.io.shards import Sample
+from pipeline.io.samples import Sample
 from pipeline.plan.job import inverted_with, open_job
 from pipeline.plan.job import resolve as resolve_job
 from pipeline.plan.selection import read_selection
 from pipeline.plan.tasks import EditError
 from pipeline.plan.units import part_units, plan_shards
 from pipeline.run import edit_task
+from pipeline.store.errors import StoreError
 from pipeline.store.latents import read_latents
 from pipeline.store.parts import to_pair
 from pipeline.store.plan import read_units, write_units
-from pipeline.store.store import Store, StoreError
+from pipeline.store.store import Store
 from pipeline.verify import VerifyTask, VerifyWorker, run_verify
 from pipeline.workers.base import TooLarge, check_model, load_model
 from pipeline.workers.edit import EditWorker
@@ -34,19 +35,19 @@ from schemas.latents import FINGERPRINT, NOISE, read_footer
 from schemas.specs import EditSpec, InvertSpec
 
 STEPS = 3
-DTYPES = {"edict": "bfloat16"}  # in float32 test_run has it
+DTYPES = {"edict": "bfloat16"}  # test_run tests float32
 OFFSETS = {"ddim": 0, "ddim_euler": 0}  # The last step changes nothing, and makes no network call.
 INTERVALS = {"edict": [0.5, 5.0], "bdia": [0.5, 5.0]}  # without the last step
 
 
 @pytest.fixture(scope="module", params=SAMPLERS)
-def made(
+def inverted(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
     samples: list[Sample],
     shard_of: Callable[[Path, list[tuple[str, bytes]]], Path],
 ) -> tuple[str, Path, int, str]:
-    """The sampler, a folder with a store of two rows inverted with it, the network's rows asked for, and the plan."""
+    """Return the sampler, a folder with its store of two rows, the number of rows of network calls, and the plan."""
     folder = tmp_path_factory.mktemp(request.param)
     members = [
         member
@@ -73,15 +74,15 @@ def made(
     open_job(store, job.record)
     write_units(store, plan_shards(store, spec.input, 2, 1))
     worker = InvertWorker(replace(job, key=store.key()))
-    asked = list[int]()
-    worker.model.network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
+    rows = list[int]()
+    worker.model.network.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
     for unit in read_units(store):
         worker.process(unit, 1, None, {})
-    return request.param, folder, sum(asked), preview(spec)
+    return request.param, folder, sum(rows), preview(spec)
 
 
-def test_a_row_says_its_sampler_and_is_read_as_it_was(made: tuple[str, Path, int, str]) -> None:
-    name, folder, _, _ = made
+def test_rows_have_their_sampler_and_are_read_unchanged(inverted: tuple[str, Path, int, str]) -> None:
+    name, folder, _, _ = inverted
     store = Store(str(folder / "latents"))
     (unit,) = part_units(store, 2, 1)
     metadata = pq.read_schema(folder / "latents" / unit.source).metadata
@@ -99,20 +100,18 @@ def test_a_row_says_its_sampler_and_is_read_as_it_was(made: tuple[str, Path, int
     assert (footer.scale_y > footer.scale) == (SAMPLERS[name].y_lead == 1)
 
 
-def test_the_plan_tells_the_networks_work(made: tuple[str, Path, int, str]) -> None:
-    name, _, asked, said = made
+def test_the_plan_has_the_number_of_network_calls(inverted: tuple[str, Path, int, str]) -> None:
+    name, _, rows, plan = inverted
     parameters = {"edict": ", p 93/100", "bdia": ", gamma 24/25"}.get(name, "")
     within = " at noise levels from 0.5 to 5" if name in INTERVALS else ""
-    assert f"  sampler       {name}, {STEPS} steps{parameters}, guidance 3{within}\n" in said
-    assert f"  network cost  {asked // 2} evaluations per image, {asked} in all" in said
-    assert "  units         1, for 1 workers; 1 are done already\n" in said
-    assert (
-        asked // 2 == {"edict": 10, "bdia": 4, "obelm": 6, "ddim": 4, "ddim_euler": 4}[name]
-    )  # both branches of guidance
+    assert f"  sampler       {name}, {STEPS} steps{parameters}, guidance 3{within}\n" in plan
+    assert f"  network cost  {rows // 2} evaluations per image, {rows} in all" in plan
+    assert "  units         1, for 1 workers; 1 are done already\n" in plan
+    assert rows // 2 == {"edict": 10, "bdia": 4, "obelm": 6, "ddim": 4, "ddim_euler": 4}[name]  # twice, for guidance
 
 
-def test_a_store_verifies_as_its_sampler_can(made: tuple[str, Path, int, str]) -> None:
-    name, folder, _, _ = made
+def test_verify_finds_exact_rows_if_the_sampler_is_exact(inverted: tuple[str, Path, int, str]) -> None:
+    name, folder, _, _ = inverted
     store = Store(str(folder / "latents"))
     units = part_units(store, 2, 1)
     task = VerifyTask(store.location, store.key(), inverted_with(store))
@@ -123,9 +122,9 @@ def test_a_store_verifies_as_its_sampler_can(made: tuple[str, Path, int, str]) -
             run_verify(store.location, rows=None, count=1, gpus=0)
 
 
-@pytest.mark.parametrize("made", ["edict"], indirect=True)
-def test_memory_that_runs_out_is_no_samples_fault(made: tuple[str, Path, int, str]) -> None:
-    _, folder, _, _ = made
+@pytest.mark.parametrize("inverted", ["edict"], indirect=True)
+def test_out_of_memory_is_an_error_of_the_job_and_not_of_a_sample(inverted: tuple[str, Path, int, str]) -> None:
+    _, folder, _, _ = inverted
     store = Store(str(folder / "latents"))
     worker = VerifyWorker(VerifyTask(store.location, store.key(), inverted_with(store)))
 
@@ -135,13 +134,13 @@ def test_memory_that_runs_out_is_no_samples_fault(made: tuple[str, Path, int, st
     worker.model.network.register_forward_pre_hook(out_of_memory)
     with pytest.raises(TooLarge, match=r"a batch of 2 .* lower workers.batch_size.*for a test") as caught:
         worker.process(part_units(store, 2, 1)[0], 1, None, {})
-    assert isinstance(caught.value, JobError)  # whose units the pool does not search for a sample
+    assert isinstance(caught.value, JobError)  # for such errors, the pool does not search a unit for the sample
 
 
-@pytest.mark.parametrize("made", ["edict"], indirect=True)
-def test_a_model_is_checked_with_guidance_and_without(made: tuple[str, Path, int, str]) -> None:
+@pytest.mark.parametrize("inverted", ["edict"], indirect=True)
+def test_a_model_is_checked_with_and_without_guidance(inverted: tuple[str, Path, int, str]) -> None:
     """The network is called in two shapes if guidance has an interval."""
-    _, folder, _, _ = made
+    _, folder, _, _ = inverted
     job = inverted_with(Store(str(folder / "latents")))
     model = load_model(job.weights, job.machine)
     batches = list[int]()
@@ -156,32 +155,32 @@ def edit_spec(folder: Path, **edit: Any) -> EditSpec:
     return EditSpec.model_validate(fields | {"edits": edits, "contact_sheet": 0})
 
 
-def test_edits_follow_the_store(made: tuple[str, Path, int, str]) -> None:
-    _, folder, _, _ = made
+def test_edits_use_the_sampler_of_the_store(inverted: tuple[str, Path, int, str]) -> None:
+    _, folder, _, _ = inverted
     spec, latents = edit_spec(folder, steps=2), Store(str(folder / "latents"))
     task = edit_task(spec, latents, resolve(spec.edits), read_selection(spec))
     store = Store(spec.output, create=True)
     open_job(store, task.record)
     editor = EditWorker(replace(task, key=store.key()))
-    asked = list[int]()
-    editor.model.network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
+    rows = list[int]()
+    editor.model.network.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
     for unit in part_units(latents, 2, 1):
         done = editor.process(unit, 1, None, {})
         assert (done.images, done.rejected) == (4, 0)
-    assert f"  network cost  {sum(asked)} evaluations\n" in preview(spec)
+    assert f"  network cost  {sum(rows)} evaluations\n" in preview(spec)
 
 
-@pytest.mark.parametrize("made", ["bdia", "obelm", "ddim", "ddim_euler"], indirect=True)
-def test_an_edit_in_which_nothing_is_asked_is_refused(made: tuple[str, Path, int, str]) -> None:
-    name, folder, _, _ = made
+@pytest.mark.parametrize("inverted", ["bdia", "obelm", "ddim", "ddim_euler"], indirect=True)
+def test_an_edit_without_network_calls_is_an_error(inverted: tuple[str, Path, int, str]) -> None:
+    name, folder, _, _ = inverted
     spec = edit_spec(folder, steps=1)
     with pytest.raises(EditError, match=rf"'snow' has 1 of the last steps .* {name} makes no .*Set 2 steps or more"):
         preview(spec)
 
 
-@pytest.mark.parametrize("made", ["edict"], indirect=True)
-def test_a_store_from_before_samplers_were_named_is_edicts(made: tuple[str, Path, int, str]) -> None:
-    _, folder, _, _ = made
+@pytest.mark.parametrize("inverted", ["edict"], indirect=True)
+def test_a_store_without_a_sampler_name_has_the_sampler_edict(inverted: tuple[str, Path, int, str]) -> None:
+    _, folder, _, _ = inverted
     store = Store(str(folder / "latents"))
     (unit,) = part_units(store, 2, 1)
     table = pq.read_table(folder / "latents" / unit.source)
@@ -189,8 +188,8 @@ def test_a_store_from_before_samplers_were_named_is_edicts(made: tuple[str, Path
     noise = footer.model_dump(exclude={"format", "sampling", "schedule", "scale_y"})
     noise |= {"timesteps": footer.schedule.timesteps, "schedule": footer.schedule.alphas_cumprod, "p": "93/100"}
     noise |= {"guidance_scale": 3.0, "guidance_interval": INTERVALS["edict"]}
-    made = {"steps": STEPS, "strength": 1.0}
-    metadata = {NOISE: json.dumps(noise), FINGERPRINT: json.dumps(made)}
+    settings = {"steps": STEPS, "strength": 1.0}
+    metadata = {NOISE: json.dumps(noise), FINGERPRINT: json.dumps(settings)}
     pair, same = to_pair(table), to_pair(table.replace_schema_metadata(metadata))
     assert same.sampling == pair.sampling
     assert (same.schedule, same.position, same.batch_size) == (pair.schedule, pair.position, pair.batch_size)

@@ -17,10 +17,11 @@ from edict.pair import Pair
 from edict.schedule import Schedule
 from pipeline.plan.selection import Planning, Selection, SelectionError, plan_rows, read_selection, select
 from pipeline.plan.units import part_units
+from pipeline.store.errors import StoreError
 from pipeline.store.latents import read_latents
 from pipeline.store.parts import Row, to_parquet, to_table
 from pipeline.store.plan import Unit, parts_of, read_rows, write_units
-from pipeline.store.store import Store, StoreError
+from pipeline.store.store import Store
 from schemas.commit import Commit, Seconds
 from schemas.sampling import Sampling
 from schemas.specs import EditSpec, SampleSpec
@@ -240,7 +241,7 @@ def test_what_the_plan_lacks_or_makes_up_is_told(latents: Store, tmp_path: Path)
     with pytest.raises(StoreError, match="is damaged"):
         read_rows(store, "job", unit.slice(1, 3))
     beyond = planned.set_column(0, planned.schema.field(0), [[0, 1, 99]])
-    with pytest.raises(StoreError, match="has no row 99"):
+    with pytest.raises(StoreError, match="lacks row 99 of the plan"):
         read_latents(latents, plain, beyond)
 
 

@@ -30,7 +30,7 @@ from pipeline.inspect.sheet import (
 from pipeline.store.parts import to_parquet
 from pipeline.store.store import Store
 from schemas.commit import Commit, Seconds
-from schemas.pictures import PICTURES, SHOWN
+from schemas.contact_sheet import CONTACT_SHEET, MAX_SHOWN
 
 Colour = tuple[int, int, int]
 RED, GREEN, BLUE, BLACK, WHITE = (220, 20, 20), (20, 220, 20), (20, 20, 220), (0, 0, 0), (255, 255, 255)
@@ -61,7 +61,7 @@ def store_of(folder: Path, *units: list[dict[str, Any]], contact_sheet: int = 8)
     store.put("job.json", json.dumps(job).encode())
     for i, rows in enumerate(units):
         path = f"pictures/{i:08d}-1.parquet"
-        files = (store.put(path, to_parquet(pa.Table.from_pylist(rows, schema=PICTURES))),) if rows else ()
+        files = (store.put(path, to_parquet(pa.Table.from_pylist(rows, schema=CONTACT_SHEET))),) if rows else ()
         assert store.commit(
             Commit(
                 unit=f"{i:08d}",
@@ -174,7 +174,7 @@ def test_a_sheet_does_not_grow_with_the_number_of_edits(tmp_path: Path, rows: in
     few, many = sheets(EDITS + 2), sheets(100)
     assert few["contact_sheet.png"].size == many["contact_sheet.png"].size
     assert len(few) == 1 + EDITS + 2
-    assert len(many) == 1 + min(SHEETS, 100, SHOWN // rows)
+    assert len(many) == 1 + min(SHEETS, 100, MAX_SHOWN // rows)
     x, y = centre(0, 1)
     note = np.asarray(many["contact_sheet.png"])[y + CELL // 2 + 8 :, x - CELL // 2 : x + CELL // 2]
     assert (note < 200).any()  # the note about the edits that are left out

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from pipeline.inspect.status import described_run, status, union
-from pipeline.store import checkpoint as ledgers
-from pipeline.store import store as stores
+from pipeline.store import paths
 from pipeline.store.checkpoint import CheckpointWriter
+from pipeline.store.errors import StoreError
+from pipeline.store.files import table_bytes
+from pipeline.store.paths import unit_retry
 from pipeline.store.plan import Unit, write_units
 from pipeline.store.run_log import RunLog
-from pipeline.store.store import Store, StoreError, attempted
+from pipeline.store.store import Store
 from schemas.commit import Commit, File, Seconds
 from schemas.rejects import Reject
 
@@ -30,7 +32,7 @@ def commit(
         unit=f"{number:08d}",
         retry=retry,
         errors=("WorkerDied",) if retry else (),
-        attempt=f"{attempted(f'{number:08d}', retry)}-2-0123abcd",
+        attempt=f"{unit_retry(f'{number:08d}', retry)}-2-0123abcd",
         source="a.tar",
         input=count,
         ok=count - rejects,
@@ -49,8 +51,7 @@ def commit(
 @pytest.fixture
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Store]:
     """Makes a store of so many units, whose ledger has two to a block."""
-    for module in (stores, ledgers):
-        monkeypatch.setattr(module, "BLOCK", 2)
+    monkeypatch.setattr(paths, "BLOCK_SIZE", 2)
 
     def make(units: int) -> Store:
         store = Store(str(tmp_path / "store"), create=True)
@@ -65,7 +66,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], 
 
 def compact(store: Store, units: int, done: list[int]) -> None:
     """A run that finishes these units, of those that are pending."""
-    pending = [f"{i:08d}" for i in range(units) if f"{i:08d}" not in store.committed()]
+    pending = [f"{i:08d}" for i in range(units) if f"{i:08d}" not in store.committed_units()]
     with CheckpointWriter(store, units, pending, store.key()) as ledger:
         for number in done:
             store.commit(commit(number))
@@ -77,8 +78,8 @@ def test_the_ledger_changes_nothing_that_is_read(order: list[int], planned: Call
     store = planned(5)
     compact(store, 5, order)
     units = [f"{i:08d}" for i in sorted(order)]
-    assert store.compacted() == ([0, 1] if 0 in order else [1])
-    assert sorted(store.committed()) == units
+    assert store.checkpoint_blocks() == ([0, 1] if 0 in order else [1])
+    assert sorted(store.committed_units()) == units
     assert sorted((c.unit, c) for c in store.commits()) == [(f"{i:08d}", commit(i)) for i in sorted(order)]
 
 
@@ -87,14 +88,14 @@ def test_a_block_that_a_dead_driver_left_is_settled_by_the_next(planned: Callabl
     for number in (0, 1, 2):
         store.commit(commit(number))
     compact(store, 4, [3])
-    assert store.compacted() == [0, 1]
+    assert store.checkpoint_blocks() == [0, 1]
 
 
 def test_a_retry_counts_whether_its_unit_is_in_the_ledger_or_not(planned: Callable[[int], Store]) -> None:
     store = planned(3)
     for number in range(3):
         store.commit(commit(number, rejects=1))
-    store.compact(0, store.key())
+    store.write_checkpoint(0, store.key())
     for number in (0, 2):
         store.commit(commit(number, retry=1))
     assert [(c.ok, c.rejected, c.retry) for c in store.commits()] == [(4, 0, 1), (3, 1, 0), (4, 0, 1)]
@@ -105,10 +106,10 @@ def test_a_file_leads_to_the_commit_that_names_it(planned: Callable[[int], Store
     first, second = commit(1, rejects=1), commit(1, retry=1)
     for each in (first, second):
         store.commit(each)
-        assert store.commit_of(f"parts/{each.attempt}.parquet") == each
+        assert store.commit_of_file(f"parts/{each.attempt}.parquet") == each
     assert second.retry == 1
-    with pytest.raises(StoreError, match=r"has no commits/00000000\.json"):
-        store.commit_of(f"parts/{commit(0).attempt}.parquet")
+    with pytest.raises(StoreError, match=r"commits/00000000\.json does not exist"):
+        store.commit_of_file(f"parts/{commit(0).attempt}.parquet")
 
 
 def test_places_are_told_where_there_are_several(planned: Callable[[int], Store]) -> None:
@@ -116,7 +117,7 @@ def test_places_are_told_where_there_are_several(planned: Callable[[int], Store]
     for number in (0, 1):
         store.commit(commit(number, on="NVIDIA A100", torch="2.13.0", diffusers="0.42.1"))
     assert status(store).notes == []
-    store.compact(0, store.key())
+    store.write_checkpoint(0, store.key())
     store.commit(commit(2, on="NVIDIA H200", torch="2.14.0", diffusers="0.42.1"))
     found = status(store)
     assert found.notes == [
@@ -134,9 +135,9 @@ def test_a_damaged_ledger_counts_for_nothing_and_is_written_again(planned: Calla
     compact(store, 2, [0, 1])
     whole = store.get("ledger/000000.parquet")
     for damaged in (store.get_table("ledger/000000.parquet").slice(0, 1), None):
-        store.put("ledger/000000.parquet", b"" if damaged is None else stores.table_bytes(damaged))
+        store.put("ledger/000000.parquet", b"" if damaged is None else table_bytes(damaged))
         assert [c.unit for c in store.commits()] == ["00000000", "00000001"]
-        assert store.committed() == {"00000000", "00000001"}
+        assert store.committed_units() == {"00000000", "00000001"}
         compact(store, 2, [])
         assert store.get("ledger/000000.parquet") == whole
 

@@ -1,4 +1,4 @@
-"""Storage, against this machine's folders and a small HTTP server."""
+"""Reading and writing local files, and reading from a small HTTP server."""
 
 from __future__ import annotations
 
@@ -17,26 +17,40 @@ import pytest
 from jobs.tables import read_table
 from pipeline.errors import JobError
 from pipeline.io import storage
+from pipeline.io.errors import StorageError
+from pipeline.io.locations import local_path
 from pipeline.io.masks import MaskError, read_mask
-from pipeline.io.shard_list import expand
-from pipeline.io.shards import Sample, ShardChanged, index_shard, read_samples, write_shard
-from pipeline.io.storage import Head, Reader, StorageError, head, local_path, open_file, open_prefix, read_range
+from pipeline.io.samples import Sample, ShardChanged, read_samples
+from pipeline.io.shard_index import index_shard
+from pipeline.io.shard_list import expand_shards
+from pipeline.io.shard_writer import write_shard
+from pipeline.io.storage import Head, Reader, head, open_file, open_prefix, read_range
 from pipeline.plan.selection import read_selection
 from pipeline.store.store import Store
 from schemas.locations import without_secrets
 from schemas.specs import Edit, EditSpec
 from tests.campaigns.ends import Unavailable, mounted
 
-ODD = ["a b.tar", "é.tar", "per%20cent.tar", "100%.tar", "#?&.tar", "[x]*{y}.tar", "~t.tar", "back\\s.tar", "a:b.tar"]
+UNUSUAL_NAMES = [
+    "a b.tar",
+    "é.tar",
+    "per%20cent.tar",
+    "100%.tar",
+    "#?&.tar",
+    "[x]*{y}.tar",
+    "~t.tar",
+    "back\\s.tar",
+    "a:b.tar",
+]
 CONTENT = bytes(range(256)) * 20
 
 
 class Files(BaseHTTPRequestHandler):
-    """Serves what is in `served`, in ranges; counts the requests."""
+    """Serve the files in `served` in ranges, and count the requests."""
 
     requests = 0
-    busy = 0  # requests that are still answered 503
-    cut = 0  # answers that still break off
+    busy = 0  # number of following requests that are answered with 503
+    cut = 0  # number of following answers that are cut
     served: ClassVar = {"/a%20b/100%25.tar": CONTENT}
     redirects: ClassVar[dict[str, str]] = {}
 
@@ -89,8 +103,8 @@ def server() -> Iterator[str]:
         running.shutdown()
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_local_names_are_taken_literally(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", UNUSUAL_NAMES)
+def test_local_names_are_not_decoded(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "sp ace#?%41"
     folder.mkdir()
     (folder / name).write_bytes(CONTENT)
@@ -105,7 +119,7 @@ def test_relative_paths_and_file_urls(tmp_path: Path, monkeypatch: pytest.Monkey
     assert head("a b") == head("./x/../a b") == head(f"file://{tmp_path}/a%20b") == head(str(tmp_path / "a b"))
 
 
-def test_open_prefix_makes_the_folder_and_its_parents(tmp_path: Path) -> None:
+def test_open_prefix_creates_the_folder_and_its_parents(tmp_path: Path) -> None:
     store = open_prefix(str(tmp_path / "x y" / "z"))
     obstore.put(store, "parts/1", b"data")
     assert (tmp_path / "x y" / "z" / "parts" / "1").read_bytes() == b"data"
@@ -114,10 +128,10 @@ def test_open_prefix_makes_the_folder_and_its_parents(tmp_path: Path) -> None:
 def test_errors_name_the_location(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     for location, message in {
-        "": "empty location",
+        "": "location is empty",
         "s4://bucket/x": "s4:// is not supported",
-        "s3://bucket": "names no object",
-        "s3://bucket/": "names no object",
+        "s3://bucket": "has no object name",
+        "s3://bucket/": "has no object name",
         "https://host/x#part": "write %23",
         f"{tmp_path}/": "folder",
         str(tmp_path): "does not exist",
@@ -137,16 +151,16 @@ def test_errors_name_the_location(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "reason"),
     [
         ("size=4k", "no space is left on the device; free space there, or give another location"),
         ("nr_inodes=3", r"no inodes are left on the filesystem \(df -i\); remove files there"),
         ("ro", "the filesystem is read-only; mount it writable, or give another location"),
     ],
 )
-def test_a_filesystem_that_takes_no_file_is_named_with_the_reason(tmp_path: Path, options: str, said: str) -> None:
+def test_a_full_or_read_only_filesystem_is_an_error_with_its_reason(tmp_path: Path, options: str, reason: str) -> None:
     try:
-        with mounted(tmp_path / "disk", options), pytest.raises(StorageError, match=f"{tmp_path}/disk: {said}"):
+        with mounted(tmp_path / "disk", options), pytest.raises(StorageError, match=f"{tmp_path}/disk: {reason}"):
             store = Store(str(tmp_path / "disk"), create=True)
             for i in range(9):
                 store.put_new(f"commits/{i:08d}.json", b"x" * 2000)
@@ -176,20 +190,22 @@ except Exception as error:
 
 
 @pytest.mark.parametrize(
-    ("limit", "value", "said"),
+    ("limit", "value", "reason"),
     [
         ("RLIMIT_FSIZE", "4096", "the file is larger than the limit of the process"),
         ("RLIMIT_NOFILE", "50", "too many files are open; raise `ulimit -n`"),
     ],
 )
-def test_a_limit_of_the_process_is_named(tmp_path: Path, limit: str, value: str, said: str) -> None:
+def test_a_limit_of_the_process_is_an_error_with_its_reason(
+    tmp_path: Path, limit: str, value: str, reason: str
+) -> None:
     program = [sys.executable, "-c", LIMITED, str(tmp_path), limit, value]
     ended = subprocess.run(program, capture_output=True, text=True)
-    assert ended.stderr.startswith(f"StorageError: {tmp_path}: {said}"), ended.stderr
+    assert ended.stderr.startswith(f"StorageError: {tmp_path}: {reason}"), ended.stderr
     assert not list(tmp_path.glob("x*#*"))
 
 
-def test_a_name_that_is_too_long_or_a_folder_is_named(tmp_path: Path) -> None:
+def test_a_name_that_is_too_long_or_a_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match=r"xxx: the storage does not allow this name .*; rename it"):
         Store(str(tmp_path / ("x" * 300)), create=True)
     (tmp_path / "report.html").mkdir()
@@ -202,7 +218,7 @@ def test_read_range_ends_with_the_object(tmp_path: Path) -> None:
     assert read_range(str(tmp_path / "x"), len(CONTENT) - 2, len(CONTENT) + 50)[0] == CONTENT[-2:]
 
 
-def test_bucket_keys_are_taken_literally(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keys_in_buckets_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_REGION", "us-east-1")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIATHEKEY")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "the-secret")
@@ -223,26 +239,26 @@ def test_bucket_keys_are_taken_literally(monkeypatch: pytest.MonkeyPatch) -> Non
         "abfss://container:pass@account.dfs.core.windows.net/x.tar",
     ],
 )
-def test_a_secret_in_a_location_is_refused_and_not_repeated(location: str) -> None:
-    for use in (head, open_prefix, index_shard, lambda at: expand([at])):
+def test_a_secret_in_a_location_is_an_error_that_does_not_repeat_it(location: str) -> None:
+    for use in (head, open_prefix, index_shard, lambda at: expand_shards([at])):
         with pytest.raises(JobError, match="credentials or a query") as error:
             use(location)
         assert "pass" not in str(error.value) and "AKIA" not in str(error.value)
 
 
-def test_a_container_is_no_user() -> None:
+def test_a_container_of_azure_is_not_a_user() -> None:
     location = "abfss://container@account.dfs.core.windows.net/x.tar"
     assert local_path(location) is None
     assert without_secrets(f"see {location}: gone") == f"see {location}: gone"
 
 
 @pytest.mark.parametrize("location", ["http://host/store", "https://bucket.s3.amazonaws.com/store"])
-def test_a_web_server_is_no_store(location: str) -> None:
+def test_a_web_server_cannot_be_a_store(location: str) -> None:
     with pytest.raises(StorageError, match=f"{location}: a web server can only be read"):
         Store(location, create=True)
 
 
-def test_http(server: str) -> None:
+def test_files_are_read_over_http(server: str) -> None:
     location = f"{server}/a%20b/100%25.tar"
     assert head(location) == Head(len(CONTENT), f'"v{len(CONTENT)}"')
     before = Files.requests
@@ -253,8 +269,8 @@ def test_http(server: str) -> None:
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
-def test_no_redirect_is_followed(server: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server that a job names could choose any address otherwise, also one that only this machine can reach."""
+def test_redirects_are_not_followed(server: str, host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a redirect, a server could send requests to an address that only this machine can reach."""
     target = server.replace("127.0.0.1", host) + "/a%20b/100%25.tar"
     for name in ("x.tar", "keys.txt", "table.csv", "a.png"):
         monkeypatch.setitem(Files.redirects, f"/{name}", f"{target}?X-Signature=secret")
@@ -276,8 +292,8 @@ def test_no_redirect_is_followed(server: str, host: str, monkeypatch: pytest.Mon
     assert Files.requests == before + 6
 
 
-def test_a_busy_server_and_a_broken_line_are_tried_again(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.io.web.WAITS", (0.0,) * 3)
+def test_requests_are_repeated_after_server_and_connection_errors(server: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.io.web.RETRY_WAITS", (0.0,) * 3)
     monkeypatch.setattr(Files, "busy", 2)
     monkeypatch.setattr(Files, "cut", 1)
     assert read_range(f"{server}/a%20b/100%25.tar", 5, 12)[0] == CONTENT[5:12]
@@ -286,7 +302,7 @@ def test_a_busy_server_and_a_broken_line_are_tried_again(server: str, monkeypatc
         head(f"{server}/a%20b/100%25.tar")
 
 
-def test_a_masks_key_is_encoded_in_a_url(server: str, tmp_path: Path) -> None:
+def test_the_key_in_the_url_of_a_mask_is_encoded(server: str, tmp_path: Path) -> None:
     key = "a#b/c?d 100%"
     served = {"/masks/a%23b/c%3Fd%20100%25.png": b"a mask"}
     with pytest.MonkeyPatch.context() as patch:
@@ -300,7 +316,7 @@ def test_a_masks_key_is_encoded_in_a_url(server: str, tmp_path: Path) -> None:
         assert read_mask(template, key) == b"a mask"
 
 
-def test_shards_over_http(server: str, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shards_are_read_over_http(server: str, samples: list[Sample], monkeypatch: pytest.MonkeyPatch) -> None:
     shard = write_shard((s.key, {s.extension: s.image, "txt": s.caption.encode()}) for s in samples[:3])
     monkeypatch.setitem(Files.served, "/x.tar", shard)
     index = index_shard(f"{server}/x.tar")
@@ -314,7 +330,7 @@ def test_shards_over_http(server: str, samples: list[Sample], monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("window", "requests"), [(1 << 20, 1), (64, 5)])
-def test_reader_reads_like_a_file_in_few_requests(
+def test_reader_reads_like_a_file_with_few_requests(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int, requests: int
 ) -> None:
     monkeypatch.setattr(storage, "WINDOW", window)
@@ -331,7 +347,7 @@ def test_reader_reads_like_a_file_in_few_requests(
     assert Files.requests - before == requests
 
 
-def test_reader_notices_a_replaced_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reader_detects_a_replaced_object(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage, "WINDOW", 16)
     path = tmp_path / "x"
     path.write_bytes(CONTENT)

@@ -19,10 +19,11 @@ from jobs.cli import app
 from jobs.launch import run_spec
 from pipeline import verify
 from pipeline.inspect.status import status
-from pipeline.io.shards import Sample
+from pipeline.io.samples import Sample
 from pipeline.messages import Machine
 from pipeline.plan.job import JobChanged, new_record, open_job
-from pipeline.store.store import JobReplaced, Store
+from pipeline.store.errors import JobReplaced
+from pipeline.store.store import Store
 from pipeline.verify import EditVerifyTask, run_verify
 from pipeline.workers import processor as processors
 from pipeline.workers.base import versions
@@ -209,7 +210,7 @@ def test_a_worker_verifies_no_store_of_another_job(copied: Store) -> None:
 def test_damaged_units_are_repaired(copied: Store, latents: Path) -> None:
     """A part that is gone, one of another length, one with a flipped bit: each is named, dropped, and made again."""
     spec = InvertSpec.model_validate(copied.job().spec | {"output": copied.location})
-    gone, cut, flipped = (copied.commit_at(f"{unit:08d}").files[0].path for unit in range(3))
+    gone, cut, flipped = (copied.read_commit(f"{unit:08d}").files[0].path for unit in range(3))
     copied.delete(gone)
     copied.put(cut, copied.get(cut)[:-1])
     data = copied.get(flipped)
@@ -236,7 +237,7 @@ def test_the_files_of_edits_are_verified_and_repaired(latents: Path, tmp_path: P
     sound = run_verify(spec.output, rows=None, count=1)
     assert (sound.rows, sound.exact, sound.problems) == (12, 12, [])
     tar, index = (
-        next(file.path for file in store.commit_at(unit).files if file.path.startswith(folder))
+        next(file.path for file in store.read_commit(unit).files if file.path.startswith(folder))
         for unit, folder in (("00000000", "shards/"), ("00000001", "parts/"))
     )
     for path in (tar, index):

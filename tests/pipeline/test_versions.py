@@ -10,9 +10,10 @@ import pytest
 from jobs.launch import run_retry
 from pipeline.inspect.status import status
 from pipeline.plan.job import check_job, inverted_with, open_job, resolve, stored_machine
+from pipeline.store.errors import StoreError
 from pipeline.store.plan import Unit, read_units, write_units
 from pipeline.store.run_log import last_state
-from pipeline.store.store import Store, StoreError
+from pipeline.store.store import Store
 from pipeline.verify import run_verify
 from schemas.commit import Commit
 from schemas.specs import InvertSpec

@@ -1,4 +1,4 @@
-"""The `where` of an edit job: what is an expression over a row, and what is refused."""
+"""The `where` of an edit job: valid SQL expressions over a row, and invalid ones."""
 
 import os
 
@@ -6,7 +6,7 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from schemas.where import COLUMNS, check_where, columns_of, places, said, sandbox
+from schemas.where import COLUMNS, check_where, columns_of, error_reason, matching_rows, sandbox
 
 ROWS = pa.table(
     {
@@ -51,15 +51,15 @@ ROWS = pa.table(
         (" or ".join(["key = 'c'"] * 2000), "c"),
     ],
 )
-def test_it_takes_the_rows_it_is_true_of(expression: str, keys: str) -> None:
+def test_where_selects_the_rows_for_which_it_is_true(expression: str, keys: str) -> None:
     assert check_where(expression) == expression
-    assert "".join("abcd"[place] for place in places(sandbox(), expression, ROWS)) == keys
-    asked = ROWS.select(columns_of(expression) or ["key"])
-    assert "".join("abcd"[place] for place in places(sandbox(), expression, asked)) == keys
+    assert "".join("abcd"[position] for position in matching_rows(sandbox(), expression, ROWS)) == keys
+    named = ROWS.select(columns_of(expression) or ["key"])
+    assert "".join("abcd"[position] for position in matching_rows(sandbox(), expression, named)) == keys
 
 
 @pytest.mark.parametrize(
-    ("expression", "why"),
+    ("expression", "reason"),
     [
         ("drift <", "syntax error"),
         ("", "SELECT clause without"),
@@ -83,7 +83,7 @@ def test_it_takes_the_rows_it_is_true_of(expression: str, keys: str) -> None:
         ("sum(drift) > 1", "the function sum is not allowed"),
         ("row_number() over () > 3", "a window is not allowed"),
         ("rowid < 3", "there is no column rowid"),
-        ("place < 3", "there is no column place"),
+        ("row_position < 3", "there is no column row_position"),
         ("#1 = 'a'", "a positional reference is not allowed"),
         ("age('2020-01-01'::timestamp) > interval 1 day", "the function age is not allowed"),
         ("LOCALTIME::text > key", "there is no column localtime"),
@@ -101,10 +101,12 @@ def test_it_takes_the_rows_it_is_true_of(expression: str, keys: str) -> None:
         ("drift" + " + 1" * 2000 + " > 0", "expression depth limit"),
     ],
 )
-def test_what_is_no_expression_over_a_row_is_refused(expression: str, why: str) -> None:
-    with pytest.raises(ValueError, match=r"an SQL expression that is true or false for a row \(key, shard") as error:
+def test_an_invalid_expression_is_an_error_with_its_reason(expression: str, reason: str) -> None:
+    with pytest.raises(
+        ValueError, match="SQL expression that is true or false for a row, with the columns key, shard"
+    ) as error:
         check_where(expression)
-    assert why in str(error.value)
+    assert reason in str(error.value)
 
 
 SLOW = "list_resize([1], 100000)"
@@ -113,14 +115,14 @@ for _ in range(3):
 
 
 def test_an_expression_that_takes_too_long_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("schemas.where.SECONDS", 0.2)
-    with pytest.raises(ValueError, match=r"takes longer than 0\.2 seconds; write a simpler expression"):
+    monkeypatch.setattr("schemas.where.MAX_SECONDS", 0.2)
+    with pytest.raises(ValueError, match=r"takes longer than 0\.2 seconds \(write a simpler one\)"):
         check_where(f"len({SLOW}) > 0")  # a constant: DuckDB computes it for an empty table too
     with sandbox() as connection:
         with pytest.raises(duckdb.InterruptException) as error:
-            places(connection, f"len({SLOW}) > index", ROWS)
-        assert said(error.value) == "it takes longer than 0.2 seconds; write a simpler expression"
-        assert places(connection, "index = 1", ROWS) == [1]  # the connection goes on
+            matching_rows(connection, f"len({SLOW}) > index", ROWS)
+        assert error_reason(error.value) == "the expression takes longer than 0.2 seconds (write a simpler one)"
+        assert matching_rows(connection, "index = 1", ROWS) == [1]  # the connection is still usable
 
 
 @pytest.mark.parametrize(
@@ -136,7 +138,7 @@ def test_an_expression_that_takes_too_long_is_interrupted(monkeypatch: pytest.Mo
         "select * from outside",
     ],
 )
-def test_the_sandbox_reaches_nothing(statement: str) -> None:
+def test_the_sandbox_has_no_access_to_files_extensions_settings_or_variables(statement: str) -> None:
     outside = ROWS
     assert len(outside) == 4
     with pytest.raises(duckdb.Error):

@@ -1,8 +1,8 @@
-"""The rows an edit job's contact sheet and report show: small, and complete in themselves."""
+"""The schema of the rows that an edit job shows in its contact sheet and its report, with their images."""
 
 import pyarrow as pa
 
-PICTURES = pa.schema(
+CONTACT_SHEET = pa.schema(
     [
         pa.field("key", pa.string(), nullable=False),
         pa.field("caption", pa.string(), nullable=False),
@@ -29,17 +29,17 @@ PICTURES = pa.schema(
         pa.field("edits_left_out", pa.int32()),
     ]
 )
-"""`source` is PNG, the others are as the job writes its pictures, all at the model's size.
+"""`source` is a PNG, and the other images are in the format of the job, all at the model's size.
 
-`source` is null where its shard is no longer what was inverted. `exact` says that the row's pair, regenerated under
-its own caption, came to the very integers it was inverted from. The figures of an edit are those of schemas.edits;
-stores written before they were kept lack them. `edits_left_out` counts the edits of the row that are not in `edits`,
-because the size of the file is limited. Files of earlier versions do not have this field, and have all edits.
+`source` is null if its shard has changed since the inversion. `exact` is True if the noise pair of the row regenerated
+exactly under its own caption. The values of an edit are those of schemas.edits; files of earlier versions lack some.
+`edits_left_out` is the number of edits of the row that are not in `edits`, because the size of the file is limited.
+Files of earlier versions do not have this field, and have all edits.
 """
 
-SHOWN = 1000  # edited images that a job shows, at most: on its sheets, and in its report
+MAX_SHOWN = 1000  # edited images in the contact sheets and the report of a job
 
 
 def edits_shown(rows: int) -> int:
-    """Return the number of edits per row to show, so that `rows` rows have at most SHOWN in all."""
-    return max(1, SHOWN // max(1, rows))
+    """Return the number of edits per row to show, so that `rows` rows have at most MAX_SHOWN in all."""
+    return max(1, MAX_SHOWN // max(1, rows))
