@@ -11,8 +11,8 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edict.attention import Blend, Control
     from edict.checkpoint import ModelError
+    from edict.control import Blend, Control
     from edict.inversion import EDICT
     from edict.lattice import LatticeOverflow, NonFinite
     from edict.pair import Pair
@@ -42,8 +42,8 @@ _MODULES = {
     "EDICT": "inversion",
     "EDICTScheduler": "schedulers",
     "OBELMScheduler": "schedulers",
-    "Blend": "attention",
-    "Control": "attention",
+    "Blend": "control",
+    "Control": "control",
     "LatticeOverflow": "lattice",
     "ModelError": "checkpoint",
     "NonFinite": "lattice",

@@ -36,7 +36,7 @@ class NonFinite(ArithmeticError):
     """A network returned NaN or infinity."""
 
 
-def of_sample(fault: ArithmeticError, i: int, count: int) -> ArithmeticError:
+def note_sample(fault: ArithmeticError, i: int, count: int) -> ArithmeticError:
     """Add a note that names the sample to a fault, and return the fault."""
     fault.add_note(f"sample {i} of {count}")
     return fault
@@ -59,7 +59,7 @@ def to_lattice(latents: torch.Tensor, scale: float, bits: int) -> torch.Tensor:
             fault = LatticeOverflow(
                 largest, MAX_STATE, bits, "The latents of the image are this large: check the autoencoder"
             )
-        raise of_sample(fault, i, len(latents))
+        raise note_sample(fault, i, len(latents))
     return scaled.round().long()
 
 

@@ -71,7 +71,7 @@ def base_scheduler(config: Mapping[str, Any]) -> Any:
     return base
 
 
-def flow_schedule(base: Any, steps: int | None, count: int, given: dict[str, Any]) -> Schedule:
+def pipeline_flow_schedule(base: Any, steps: int | None, count: int, given: dict[str, Any]) -> Schedule:
     """Return the last `count` steps of a flow. `steps` and `given` (timesteps, sigmas, mu) are the pipeline's.
 
     Raises:

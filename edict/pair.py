@@ -23,14 +23,18 @@ FORMAT = 1
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Pair:
-    """x and y: int64 lattice states [N, ...] at `position` of `schedule` (0 is the noisy end).
+    """Two coupled states of N samples on the lattice, with everything that their regeneration needs.
 
-    `sampling` has the sampler and its settings (`edict.samplers.resolved`). y depends on the sampler: it is the second
-    state of EDICT, the next state of a two-step method (Sampler.y_lead), or x again for DDIM.
+    The last bits of a network depend on the batch size, and can depend on a sample's slot in its batch. So a pair has
+    its batch size. To regenerate a subset of the samples exactly, give their `slots` to `EDICT.integrate`.
 
-    `batch_size` is that of the network calls. The pair has it because a network's last bits depend on it: with the same
-    batch size, the regeneration of a pair is exact. The last bits can also depend on a sample's slot in its batch: to
-    regenerate a subset of the samples, give their `slots` to `EDICT.move`.
+    Attributes:
+        x: int64 [N, ...].
+        y: int64 [N, ...]: the second state of EDICT, the next state of a two-step method, or x again for DDIM.
+        schedule: The steps of the inversion.
+        position: The position of x in the schedule; 0 is the noisy end.
+        sampling: The sampler and its settings, with their defaults (`edict.samplers.with_defaults`).
+        batch_size: The batch size of the network calls.
     """
 
     x: torch.Tensor
@@ -125,7 +129,7 @@ class Pair:
     @property
     def timesteps_without_cfg(self) -> frozenset[float]:
         """The timesteps at which guidance does not apply."""
-        return self.schedule.outside(self.sampling.guidance_interval)
+        return self.schedule.timesteps_outside(self.sampling.guidance_interval)
 
     @property
     def scales(self) -> tuple[float, float]:

@@ -86,7 +86,7 @@ class Schedule:
         """Return the timestep of a state at `position`: that of the step from there, and 0 at the clean end."""
         return self.timesteps[position] if position < self.num_steps else 0
 
-    def outside(self, interval: Sequence[float] | None) -> frozenset[float]:
+    def timesteps_outside(self, interval: Sequence[float] | None) -> frozenset[float]:
         """Return the timesteps of the noise levels outside `interval`, (low, high]; none if there is no interval."""
         if interval is None:
             return frozenset()
@@ -99,7 +99,7 @@ FLOW_END = Schedule((), (1.0,), (0.0,))
 """The clean end of every flow."""
 
 
-def schedule(
+def noise_schedule(
     scheduler_config: dict[str, Any], steps: int, strength: float = 1.0, steps_offset: int | None = None
 ) -> Schedule:
     """Return the last `executed(steps, strength)` of the `steps` timesteps of a checkpoint's scheduler config.
@@ -110,7 +110,7 @@ def schedule(
     Raises:
         ValueError: no step would be executed, or the scheduler cannot have this number of steps, or has no offset.
     """
-    depth = some_executed(steps, strength)
+    depth = executed_steps(steps, strength)
     scheduler = _ddim(scheduler_config)
     if steps_offset is not None:
         if (spacing := scheduler.config.timestep_spacing) != "leading":
@@ -142,7 +142,7 @@ def alphas_cumprod(scheduler_config: dict[str, Any]) -> torch.Tensor:
     return _ddim(scheduler_config).alphas_cumprod.double()
 
 
-def flow(
+def flow_schedule(
     scheduler_config: dict[str, Any], sampling: Sampling, *, tokens: int, sigmas: NDArray[Any] | None = None
 ) -> Schedule:
     """Return the last `sampling.executed_steps` steps of FlowMatchEulerDiscreteScheduler, down to sigma 0.
@@ -178,7 +178,7 @@ def noise_of_velocity(velocity: torch.Tensor, latents: torch.Tensor, alpha: floa
     return alpha**0.5 * velocity.double() + (1 - alpha) ** 0.5 * latents.double()
 
 
-def some_executed(steps: int, strength: float) -> int:
+def executed_steps(steps: int, strength: float) -> int:
     """Return `executed(steps, strength)`. Raises ValueError if it is 0."""
     if (depth := executed(steps, strength)) < 1:
         raise ValueError(f"{steps} steps at strength {strength} execute no step: raise the steps or the strength")

@@ -20,11 +20,11 @@ from diffusers.configuration_utils import ConfigMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin, SchedulerOutput
 
 from edict.integration import Integration
-from edict.lattice import from_lattice, of_sample, to_lattice
-from edict.noise_levels import OWN, base_scheduler, flow_schedule, name_of
+from edict.lattice import from_lattice, note_sample, to_lattice
+from edict.noise_levels import OWN, base_scheduler, name_of, pipeline_flow_schedule
 from edict.pair import Pair
-from edict.samplers import SAMPLERS, resolved, sampling
-from edict.schedule import FLOW_END, Schedule, noise_of_velocity, schedule, some_executed
+from edict.samplers import SAMPLERS, sampling, with_defaults
+from edict.schedule import FLOW_END, Schedule, executed_steps, noise_of_velocity, noise_schedule
 from schemas.sampling import Sampling
 
 HALVES = (torch.bfloat16, torch.float16)
@@ -89,7 +89,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         return (made, {}) if return_unused_kwargs else made
 
     @property
-    def end(self) -> Schedule:
+    def clean_end(self) -> Schedule:
         """The clean end of every schedule."""
         if not self._flow:
             return Schedule((), (float(self._base.final_alpha_cumprod),))
@@ -109,7 +109,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 f"latents is {found}: expected a floating-point tensor [N, ...] in the pipeline's own layout, such as "
                 "the autoencoder's latents times its scaling_factor"
             )
-        end, given = self.end, resolved(_sampling(self.sampler, self.config), 0)
+        end, given = self.clean_end, with_defaults(_sampling(self.sampler, self.config), 0)
         x = to_lattice(latents, end.scale(0), given.bits or 0).contiguous()
         return Pair(x, x.clone(), end, 0, given, len(x))
 
@@ -203,7 +203,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 "denoises: no inpainting, no refiner, no callback that changes latents"
             )
         for i, fault in integration.monitor.faults(integration.pair.bits).items():
-            raise of_sample(fault, i, len(integration.pair))
+            raise note_sample(fault, i, len(integration.pair))
 
     def set_timesteps(
         self,
@@ -234,7 +234,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 f"the pair was inverted with {given.steps} steps (strength {given.strength:g}), and this call has "
                 f"{count}: give num_inference_steps={given.steps}"
             )
-        last = some_executed(count, self._strength) if integration is None else start.schedule.num_steps
+        last = executed_steps(count, self._strength) if integration is None else start.schedule.num_steps
         plan = self._schedule(num_inference_steps, last, timesteps, sigmas, mu)
         if (made := start.schedule.alphas_cumprod[-1]) != (alpha := plan.alphas_cumprod[-1]):
             raise ValueError(
@@ -244,7 +244,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         if integration is None:
             given = _sampling(self.sampler, {**self.config, "bits": start.bits})
             given = given.model_copy(update={"steps": count, "strength": self._strength})
-            given = resolved(given, plan.num_steps)
+            given = with_defaults(given, plan.num_steps)
             start = replace(start, schedule=plan, position=plan.num_steps, sampling=given, batch_size=len(start))
             integration = Integration(start, 0)
         elif plan != start.schedule:
@@ -374,9 +374,11 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         if not self._flow:
             if timesteps is not None or sigmas is not None or steps is None:
                 raise ValueError("custom timesteps and sigmas are only for flows: give num_inference_steps")
-            return schedule(dict(self._base.config), steps, last / steps)
+            return noise_schedule(dict(self._base.config), steps, last / steps)
         given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
-        return flow_schedule(self._base, steps, last, {name: one for name, one in given.items() if one is not None})
+        return pipeline_flow_schedule(
+            self._base, steps, last, {name: one for name, one in given.items() if one is not None}
+        )
 
     def _prediction(self, output: torch.Tensor, integration: Integration) -> torch.Tensor:
         """Return the noise, or the velocity of a flow, in what the network predicted. The alpha is the timestep's."""

@@ -74,7 +74,7 @@ def describe(checkpoint: Path | Checkpoint, options: LoadOptions | None = None) 
     return family_of(kind)(given.folder, None, more.call)
 
 
-def of_pipeline(pipe: Any, call: Mapping[str, Any] | None = None) -> PipelineModel:
+def from_pipeline(pipe: Any, call: Mapping[str, Any] | None = None) -> PipelineModel:
     """Return a pipeline of diffusers as a model."""
     return family_of(*(kind.__name__ for kind in type(pipe).__mro__))(None, pipe, call)
 
@@ -85,4 +85,4 @@ def family_of(*names: Any) -> type[PipelineModel]:
     return next((families[name] for name in names if name in families), PipelineModel)
 
 
-__all__ = ["MODELS", "Conditions", "DirectModel", "LoadOptions", "Model", "PipelineModel", "describe", "of_pipeline"]
+__all__ = ["MODELS", "Conditions", "DirectModel", "LoadOptions", "Model", "PipelineModel", "describe", "from_pipeline"]

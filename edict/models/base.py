@@ -55,7 +55,7 @@ class Model(ABC):
     denoiser: ClassVar[str] = "unet"
     """The component that predicts."""
     guidance: Guidance = "cfg"
-    batched: bool = True
+    supports_batches: bool = True
     """True if a sample's bits do not depend on the other captions of its batch. If not, every batch has one sample."""
     compiled: bool = False
     """True if the network that predicts is compiled, which changes the last bits."""
@@ -142,7 +142,7 @@ class Model(ABC):
         return self.schedule(sampling)
 
     @abstractmethod
-    def clean(self) -> Schedule:
+    def clean_end(self) -> Schedule:
         """Return the clean end: a schedule of no steps."""
 
     @abstractmethod

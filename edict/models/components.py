@@ -99,7 +99,7 @@ def load_component(
     return network
 
 
-def is_left_out(folder: Path, part: str) -> bool:
+def is_absent(folder: Path, part: str) -> bool:
     """Return whether model_index.json has no such part."""
     return (read_index(folder).get(part) or [None, None])[1] is None
 
@@ -261,7 +261,7 @@ def placeholders(tokenizer: Any) -> list[str]:
     return sorted(token for token in added if f"{token}_1" in added)
 
 
-def expanded(tokenizer: Any, captions: Sequence[str]) -> list[str]:
+def expand_placeholders(tokenizer: Any, captions: Sequence[str]) -> list[str]:
     """Write each placeholder out as all of its vectors, as maybe_convert_prompt of diffusers does."""
     added = tokenizer.added_tokens_encoder
     written = list(captions)

@@ -10,7 +10,7 @@ import torch
 
 from edict import lora
 from edict.checkpoint import DEFAULT, Checkpoint, ModelError, read_config, read_index
-from edict.guidance import guided
+from edict.guidance import guided_predictor
 from edict.integration import Integration, Predict, solve
 from edict.models.base import VAE_DTYPES, LoadOptions, Model, decoded, encoded
 from edict.models.components import (
@@ -19,8 +19,8 @@ from edict.models.components import (
     check_class,
     check_tokens,
     check_weights,
-    expanded,
-    is_left_out,
+    expand_placeholders,
+    is_absent,
     load_network,
     load_tokenizer,
     placeholders,
@@ -40,9 +40,9 @@ class DirectModel(Model):
     Only these models have attention control and guidance intervals.
     """
 
-    parts: ClassVar[Mapping[str, Class]]
+    component_classes: ClassVar[Mapping[str, Class]]
     """The class of each component, by its name in model_index.json."""
-    optional: ClassVar[frozenset[str]] = frozenset()
+    optional_components: ClassVar[frozenset[str]] = frozenset()
     """The components that a checkpoint may lack."""
     latent_patch: ClassVar[int] = 1
     """The side of the square of latents that is one position of the network's input."""
@@ -57,7 +57,7 @@ class DirectModel(Model):
 
     def load(self, checkpoint: Checkpoint, options: LoadOptions) -> Self:
         self.check(checkpoint)
-        for part in self.parts:
+        for part in self.component_classes:
             setattr(self, part, self._tokenizers.get(part))
         for part, kind in self._networks.items():
             precision = VAE_DTYPES[options.vae_dtype] if part == "vae" else options.dtype
@@ -130,8 +130,8 @@ class DirectModel(Model):
         """The classes of the parts that the checkpoint has."""
         return {
             part: kind
-            for part, kind in self.parts.items()
-            if part not in self.optional or not is_left_out(self.folder, part)
+            for part, kind in self.component_classes.items()
+            if part not in self.optional_components or not is_absent(self.folder, part)
         }
 
     @property
@@ -196,7 +196,7 @@ class DirectModel(Model):
         At the timesteps `unguided` it is not guided.
         """
         empty = self.negative_conditions(negative_captions or ())
-        return guided(self, self.condition(captions), empty, guidance_scale, timesteps_without_cfg)
+        return guided_predictor(self, self.condition(captions), empty, guidance_scale, timesteps_without_cfg)
 
     def negative_conditions(self, negative_captions: Sequence[str | None]) -> Conditions:
         """Return the conditions that guidance leads away from: [N, ...] each, or [1, ...] if no caption is negative.
@@ -237,9 +237,9 @@ class DirectModel(Model):
         return 2 ** (len(read_config(self.folder, "vae").get("block_out_channels", [64])) - 1)
 
 
-def cut_short(tokenizer: Any, caption: str, length: int) -> bool:
+def exceeds_length(tokenizer: Any, caption: str, length: int) -> bool:
     """Return whether a tokenizer makes more than `length` tokens of a caption."""
-    return len(tokenizer(expanded(tokenizer, [caption])[0]).input_ids) > length
+    return len(tokenizer(expand_placeholders(tokenizer, [caption])[0]).input_ids) > length
 
 
 def timesteps_of(timestep: float, latents: torch.Tensor) -> torch.Tensor:
@@ -254,4 +254,4 @@ def timesteps_of(timestep: float, latents: torch.Tensor) -> torch.Tensor:
 def tokens_of(tokenizer: Any, captions: Sequence[str], length: int, device: torch.device) -> torch.Tensor:
     """Return the tokens of captions, int64 [N, length], truncated or padded to one length."""
     given = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-    return tokenizer(expanded(tokenizer, captions), **given).input_ids.to(device)
+    return tokenizer(expand_placeholders(tokenizer, captions), **given).input_ids.to(device)

@@ -24,5 +24,5 @@ class FlowModel(DirectModel):
                 f"model {folder}: its scheduler has invert_sigmas: true, which is not supported. Use one without it"
             )
 
-    def clean(self) -> Schedule:
+    def clean_end(self) -> Schedule:
         return FLOW_END

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from edict.checkpoint import read_config, sample_size
-from edict.models.direct import Conditions, cut_short, timesteps_of, tokens_of
+from edict.models.direct import Conditions, exceeds_length, timesteps_of, tokens_of
 from edict.models.flow import FlowModel
-from edict.schedule import Schedule, flow
+from edict.schedule import Schedule, flow_schedule
 from schemas.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Flux(FlowModel):
     the scale, where the network takes it.
     """
 
-    parts: ClassVar = {
+    component_classes: ClassVar = {
         "transformer": ("diffusers", "FluxTransformer2DModel"),
         "vae": ("diffusers", "AutoencoderKL"),
         "text_encoder": ("transformers", "CLIPTextModel"),
@@ -66,7 +66,7 @@ class Flux(FlowModel):
         steps = sampling.steps
         sigmas = None if self.scheduler_config.get("use_flow_sigmas") else np.linspace(1.0, 1 / steps, steps)
         tokens = (self.size // self._factor() // 2) ** 2  # a token is 2x2 latents
-        return flow(self.scheduler_config, sampling, tokens=tokens, sigmas=sigmas)
+        return flow_schedule(self.scheduler_config, sampling, tokens=tokens, sigmas=sigmas)
 
     def condition(self, captions: Sequence[str]) -> Conditions:
         clip = tokens_of(self.tokenizer, captions, self.tokenizer.model_max_length, self.device)
@@ -89,7 +89,7 @@ class Flux(FlowModel):
         return unpack(velocity, height, width).float()
 
     def truncated(self, caption: str) -> bool:
-        return cut_short(self.tokenizer_2, caption, LENGTH)
+        return exceeds_length(self.tokenizer_2, caption, LENGTH)
 
 
 def pack(latents: torch.Tensor) -> torch.Tensor:

@@ -54,7 +54,7 @@ class Flux2(PatchNorm):
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
         return super().unpack(from_tokens(latents))
 
-    def given(self, latents: torch.Tensor) -> torch.Tensor:
+    def call_latents(self, latents: torch.Tensor) -> torch.Tensor:
         return from_tokens(latents)
 
     def num_tokens(self, tokenizer: Any, caption: str) -> int:

@@ -17,7 +17,7 @@ class GuiderPipeline(PipelineModel):
     guiders: ClassVar[tuple[str, ...]] = ("guider",)
 
     @contextmanager
-    def guided(self, guidance_scale: float) -> Iterator[None]:
+    def using_guidance(self, guidance_scale: float) -> Iterator[None]:
         found = [guider for name in self.guiders if (guider := getattr(self.pipe, name)) is not None]
         own = [guider.guidance_scale for guider in found]
         for guider in found:

@@ -12,7 +12,7 @@ from edict.schedule import (
     alphas_cumprod,
     final_alpha,
     noise_of_velocity,
-    schedule,
+    noise_schedule,
 )
 from schemas.sampling import Sampling
 
@@ -53,9 +53,9 @@ class NoiseModel(DirectModel):
             ) from error
 
     def schedule(self, sampling: Sampling) -> Schedule:
-        return schedule(self.scheduler_config, sampling.steps, sampling.strength, sampling.steps_offset)
+        return noise_schedule(self.scheduler_config, sampling.steps, sampling.strength, sampling.steps_offset)
 
-    def clean(self) -> Schedule:
+    def clean_end(self) -> Schedule:
         return Schedule((), (final_alpha(self.scheduler_config),))
 
     def noise(self, predicted: torch.Tensor, latents: torch.Tensor, timestep: float) -> torch.Tensor:

@@ -15,11 +15,11 @@ class TokenPipeline(PipelineModel):
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         found = self.normalized(latents)
-        return tokens(found[:, :, 0] if self.of_videos else found)
+        return tokens(found[:, :, 0] if self.has_video_vae else found)
 
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
         found = from_tokens(latents)
-        return self.denormalized(found[:, :, None] if self.of_videos else found)
+        return self.denormalized(found[:, :, None] if self.has_video_vae else found)
 
 
 class PackedPipeline(TokenPipeline):
@@ -38,11 +38,11 @@ class PackedPipeline(TokenPipeline):
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         found = self.normalized(latents)
-        return tokens(patches(found[:, :, 0] if self.of_videos else found))
+        return tokens(patches(found[:, :, 0] if self.has_video_vae else found))
 
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
         found = from_patches(from_tokens(latents))
-        return self.denormalized(found[:, :, None] if self.of_videos else found)
+        return self.denormalized(found[:, :, None] if self.has_video_vae else found)
 
 
 def patches(latents: torch.Tensor) -> torch.Tensor:

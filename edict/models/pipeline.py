@@ -91,7 +91,7 @@ class PipelineModel(Model):
 
     pipelines: ClassVar[tuple[str, ...]] = ()
     """The names of the pipeline classes of diffusers that this class supports."""
-    batched = False
+    supports_batches = False
     float32_latents: bool = False
     """True if the pipeline's loop has float32 latents with a network of any dtype."""
     guidance: Guidance = "pipeline"
@@ -135,7 +135,7 @@ class PipelineModel(Model):
                 f"call: height is {height!r} and width is {width!r}, but images are squares. Give both the same number"
             )
         names = {kind.__name__ for kind in self.kind.__mro__}
-        self.batched = self.batched or bool(names & FIXED_LENGTH)
+        self.supports_batches = self.supports_batches or bool(names & FIXED_LENGTH)
         self.float32_latents = self.float32_latents or bool(names & FLOAT32_LATENTS)
         self._schedules: dict[tuple[int, float, int | None], Schedule] = {}
         if pipe is not None:
@@ -193,7 +193,7 @@ class PipelineModel(Model):
         return self.pipe.vae
 
     @property
-    def of_videos(self) -> bool:
+    def has_video_vae(self) -> bool:
         """Return whether the autoencoder takes videos, so that its latents have an axis of frames."""
         return any(weight.ndim == 5 for weight in self.vae.parameters())
 
@@ -250,8 +250,8 @@ class PipelineModel(Model):
     def _blank(self) -> torch.Tensor:
         return self.encode(torch.zeros(1, 3, self.size, self.size, device=self.device), None)
 
-    def clean(self) -> Schedule:
-        return EDICTScheduler.from_config(self._scheduler_config(None)).end
+    def clean_end(self) -> Schedule:
+        return EDICTScheduler.from_config(self._scheduler_config(None)).clean_end
 
     def solve(
         self,
@@ -305,7 +305,11 @@ class PipelineModel(Model):
         """Call the pipeline under a scheduler."""
         given = self.arguments(captions, guidance_scale, negative_captions)
         dtype = torch.float32 if self.float32_latents else self.network.dtype
-        given |= {"latents": self.given(latents).to(dtype), "num_inference_steps": steps, "output_type": "latent"}
+        given |= {
+            "latents": self.call_latents(latents).to(dtype),
+            "num_inference_steps": steps,
+            "output_type": "latent",
+        }
         defaults = {
             "height": self.size,
             "width": self.size,
@@ -317,7 +321,7 @@ class PipelineModel(Model):
         given |= {name: value for name, value in defaults.items() if name in self._arguments}
         devices = [self.device] if self.device.type == "cuda" else []
         # Some pipelines draw noise without their generator, for example for the latents of a control image.
-        with self._lent(scheduler), self.guided(guidance_scale), torch.random.fork_rng(devices=devices):
+        with self._lent(scheduler), self.using_guidance(guidance_scale), torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)
             self.pipe(**given | self.call)
 
@@ -337,7 +341,7 @@ class PipelineModel(Model):
                     del self.pipe._progress_bar_config
 
     @contextmanager
-    def guided(self, guidance_scale: float) -> Iterator[None]:
+    def using_guidance(self, guidance_scale: float) -> Iterator[None]:
         """Set the guidance scale during a call, if it is not one of its `arguments`."""
         yield
 
@@ -378,7 +382,7 @@ class PipelineModel(Model):
         return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
     def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
-        frames = pixels[:, :, None] if self.of_videos else pixels
+        frames = pixels[:, :, None] if self.has_video_vae else pixels
         images = [encoded(self.vae, image, self.vae_dtype, posterior_seed) for image in frames.split(1)]
         return self.pack(torch.cat(images)).float()
 
@@ -398,7 +402,7 @@ class PipelineModel(Model):
         """Return latents in the pipeline's layout and scale as the autoencoder's: undo `pack`."""
         return self.denormalized(latents)
 
-    def given(self, latents: torch.Tensor) -> torch.Tensor:
+    def call_latents(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the argument `latents` of the call, for latents in the layout of the pipeline's loop, float32.
 
         The call gets them in the dtype of its network, or in float32, as `FLOAT32_LATENTS` says.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from edict.checkpoint import sample_size
-from edict.models.direct import Conditions, cut_short, timesteps_of
+from edict.models.direct import Conditions, exceeds_length, timesteps_of
 from edict.models.noise import NoiseModel
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ class PixArtSigma(NoiseModel):
     and 0 for padding.
     """
 
-    parts: ClassVar = {
+    component_classes: ClassVar = {
         "transformer": ("diffusers", "PixArtTransformer2DModel"),
         "vae": ("diffusers", "AutoencoderKL"),
         "text_encoder": ("transformers", "T5EncoderModel"),
@@ -65,7 +65,7 @@ class PixArtSigma(NoiseModel):
         return self.noise(predicted[:, : latents.shape[1]], latents, timestep)
 
     def truncated(self, caption: str) -> bool:
-        return cut_short(self.tokenizer, _read(caption), LENGTH)
+        return exceeds_length(self.tokenizer, _read(caption), LENGTH)
 
 
 def _read(caption: str) -> str:

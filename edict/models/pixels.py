@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 class Pixels(NoiseModel):
     """It has no conditions. Of a network that predicts its variance too (2102.09672; 6 channels), the noise counts."""
 
-    parts: ClassVar = {"unet": ("diffusers", "UNet2DModel")}
+    component_classes: ClassVar = {"unet": ("diffusers", "UNet2DModel")}
     guidance: Guidance = "none"
     unet: "UNet2DModel"
 

@@ -42,7 +42,7 @@ class QwenImage21(TrueCFG, TokenPipeline):
     pipelines: ClassVar[tuple[str, ...]] = ("QwenImage21Pipeline",)
 
     @property
-    def of_videos(self) -> bool:
+    def has_video_vae(self) -> bool:
         return True  # with kernels of images
 
     def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:

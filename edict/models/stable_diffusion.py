@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 
 from edict.checkpoint import ModelError, read_config, sample_size
-from edict.models.direct import Conditions, cut_short, timesteps_of, tokens_of
+from edict.models.direct import Conditions, exceeds_length, timesteps_of, tokens_of
 from edict.models.noise import NoiseModel
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _MORE_INPUTS = {
 class StableDiffusion(NoiseModel):
     """The conditions are `encoder_hidden_states` [N, L, D], the text encoder's last hidden states."""
 
-    parts: ClassVar = {
+    component_classes: ClassVar = {
         "unet": ("diffusers", "UNet2DConditionModel"),
         "vae": ("diffusers", "AutoencoderKL"),
         "text_encoder": ("transformers", "CLIPTextModel"),
@@ -76,4 +76,4 @@ class StableDiffusion(NoiseModel):
         return self.noise(self.unet(given, timesteps_of(timestep, given), **conditions).sample, latents, timestep)
 
     def truncated(self, caption: str) -> bool:
-        return cut_short(self.tokenizer, caption, self.tokenizer.model_max_length)
+        return exceeds_length(self.tokenizer, caption, self.tokenizer.model_max_length)

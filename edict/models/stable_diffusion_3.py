@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 
 from edict.checkpoint import read_config, sample_size
-from edict.models.direct import Conditions, cut_short, timesteps_of, tokens_of
+from edict.models.direct import Conditions, exceeds_length, timesteps_of, tokens_of
 from edict.models.flow import FlowModel
-from edict.schedule import Schedule, flow
+from edict.schedule import Schedule, flow_schedule
 from schemas.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ class StableDiffusion3(FlowModel):
     width, then T5's (zeros without one); `pooled_projections` [N, P], pooled by both CLIPs.
     """
 
-    parts: ClassVar = {
+    component_classes: ClassVar = {
         "transformer": ("diffusers", "SD3Transformer2DModel"),
         "vae": ("diffusers", "AutoencoderKL"),
         "text_encoder": ("transformers", "CLIPTextModelWithProjection"),
@@ -36,7 +36,7 @@ class StableDiffusion3(FlowModel):
         "tokenizer_2": ("transformers", "CLIPTokenizer"),
         "tokenizer_3": ("transformers", "T5TokenizerFast"),
     }
-    optional: ClassVar = frozenset({"text_encoder_3", "tokenizer_3"})
+    optional_components: ClassVar = frozenset({"text_encoder_3", "tokenizer_3"})
     transformer: "SD3Transformer2DModel"
     text_encoder: "CLIPTextModelWithProjection"
     text_encoder_2: "CLIPTextModelWithProjection"
@@ -62,7 +62,7 @@ class StableDiffusion3(FlowModel):
 
     def schedule(self, sampling: Sampling) -> Schedule:
         side = self.size // self._factor() // read_config(self.folder, "transformer").get("patch_size", 2)
-        return flow(self.scheduler_config, sampling, tokens=side**2)
+        return flow_schedule(self.scheduler_config, sampling, tokens=side**2)
 
     def condition(self, captions: Sequence[str]) -> Conditions:
         hidden, pooled = [], []
@@ -86,5 +86,5 @@ class StableDiffusion3(FlowModel):
 
     def truncated(self, caption: str) -> bool:
         if self.tokenizer_3 is None:
-            return cut_short(self.tokenizer, caption, self.tokenizer.model_max_length)
-        return cut_short(self.tokenizer_3, caption, LENGTH)
+            return exceeds_length(self.tokenizer, caption, self.tokenizer.model_max_length)
+        return exceeds_length(self.tokenizer_3, caption, LENGTH)

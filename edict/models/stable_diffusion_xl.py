@@ -21,8 +21,8 @@ class StableDiffusionXL(StableDiffusion):
     size.
     """
 
-    parts: ClassVar = {
-        **StableDiffusion.parts,
+    component_classes: ClassVar = {
+        **StableDiffusion.component_classes,
         "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
         "tokenizer_2": ("transformers", "CLIPTokenizer"),
     }

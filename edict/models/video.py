@@ -34,7 +34,7 @@ class TextToVideo(PipelineModel):
 
     pipelines: ClassVar[tuple[str, ...]] = ("TextToVideoSDPipeline",)
 
-    def given(self, latents: torch.Tensor) -> torch.Tensor:
+    def call_latents(self, latents: torch.Tensor) -> torch.Tensor:
         return latents[:, :, None]
 
 
@@ -68,13 +68,13 @@ class Kandinsky5(PipelineModel):
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         found = self.normalized(latents)
-        return (found if self.of_videos else found[:, :, None]).movedim(1, -1)
+        return (found if self.has_video_vae else found[:, :, None]).movedim(1, -1)
 
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
         found = latents.movedim(-1, 1)
-        return self.denormalized(found if self.of_videos else found[:, :, 0])
+        return self.denormalized(found if self.has_video_vae else found[:, :, 0])
 
-    def given(self, latents: torch.Tensor) -> torch.Tensor:
+    def call_latents(self, latents: torch.Tensor) -> torch.Tensor:
         if not getattr(self.network, "visual_cond", False):
             return latents
         return torch.cat([latents, torch.zeros_like(latents), torch.zeros_like(latents[..., :1])], -1)
@@ -85,7 +85,7 @@ class Kandinsky6(Kandinsky5):
 
     pipelines: ClassVar[tuple[str, ...]] = ("Kandinsky6TI2VAPipeline",)
 
-    def given(self, latents: torch.Tensor) -> torch.Tensor:
+    def call_latents(self, latents: torch.Tensor) -> torch.Tensor:
         return latents.movedim(-1, 1)
 
     def arguments(
@@ -105,7 +105,7 @@ class Cosmos3(PipelineModel):
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
         return self.denormalized(latents[:, 0])
 
-    def given(self, latents: torch.Tensor) -> torch.Tensor:
+    def call_latents(self, latents: torch.Tensor) -> torch.Tensor:
         return latents[0]
 
     def arguments(

@@ -48,7 +48,7 @@ def sampling(**settings: Any) -> Sampling:
         raise ValueError(f"{shown} is {plain[name]!r}: expected {expected(first)}") from error
 
 
-def resolved(given: Sampling, executed_steps: int) -> Sampling:
+def with_defaults(given: Sampling, executed_steps: int) -> Sampling:
     """Return settings with the default of each parameter of the sampler that is None.
 
     The default of p and gamma is the published value up to 50 steps. Above, it is the value that expands the difference
@@ -64,5 +64,5 @@ def resolved(given: Sampling, executed_steps: int) -> Sampling:
 
 
 def parameters(given: Sampling) -> dict[str, Fraction]:
-    """Return the weights of a sampler, p or gamma, of `resolved` settings."""
+    """Return the weights of a sampler, p or gamma, of settings from `with_defaults`."""
     return {name: as_fraction(value) for name, value in given.parameters.items()}

@@ -13,8 +13,14 @@ from diffusers.models.attention_processor import Attention
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edict import EDICT, Blend, Control, LatticeOverflow, NonFinite, Pair, attention, guidance
-from edict.attention import BatchMember, WordNotFound, align, attending, batches, find, mask, rows, split
+from edict import EDICT, Blend, Control, LatticeOverflow, NonFinite, Pair
+from edict.control import WordNotFound, generation, ineffective_reason, matches_earlier_versions
+from edict.control.attention import blend_mask, controlled_attention
+from edict.control.batch import BatchMember, ControlBatch, control_batch, make_batches
+from edict.control.generation import ControlledGuidance
+from edict.control.settings import cross_steps, self_steps
+from edict.control.words import align_words, find_phrase, split_words
+from edict.guidance import guided_predictor
 from edict.samplers import sampling
 from tests.edict.checkpoints import Folder, stable_diffusion_xl
 
@@ -171,8 +177,8 @@ def test_the_papers_code_counts_steps_so() -> None:
     for steps, tenths in product(range(1, 51), range(11)):
         share = tenths / 10
         control = Control(cross=share, self_=share)
-        assert attention.cross_steps(control, steps) == min(steps, tenths * (steps + 1) // 10)
-        assert attention.self_steps(control, steps) == tenths * steps // 10
+        assert cross_steps(control, steps) == min(steps, tenths * (steps + 1) // 10)
+        assert self_steps(control, steps) == tenths * steps // 10
 
 
 class PaperProcessor:
@@ -221,12 +227,12 @@ def test_attention_is_replaced_as_in_the_paper(model: EDICT, cross: bool, self_:
         "red heart",
         "a big red heart",
     ]
-    of = rows(places, captions, Control(weights={"a": 2.0}), model.model.tokenizer, model.device)
-    text, empty = (model.model.condition(texts)["encoder_hidden_states"] for texts in (captions, [""]))
+    of = control_batch(places, captions, Control(weights={"a": 2.0}), model.backend.tokenizer, model.device)
+    text, empty = (model.backend.condition(texts)["encoder_hidden_states"] for texts in (captions, [""]))
     count, states = len(places), torch.cat([empty.expand_as(text), text]) if both else text
     latents = torch.randn(len(states), 4, 8, 8, generator=torch.Generator().manual_seed(0))
     plain = model.network(latents, 501, states).sample
-    with attending(model.network, of, 64, cross=cross, self_=self_, maps={}):
+    with controlled_attention(model.network, of, 64, cross=cross, self_=self_, maps={}):
         ours = model.network(latents, 501, states).sample
     mapping, weights = torch.eye(24).repeat(count, 1, 1), torch.ones(count, 24)
     mapping[of.edits], weights[of.edits] = of.mapping, of.weights
@@ -250,23 +256,25 @@ def test_attention_is_replaced_as_in_the_paper(model: EDICT, cross: bool, self_:
 def test_a_base_is_predicted_bit_for_bit_as_without_control(model: EDICT, base_scale: float, scale: float) -> None:
     """And an edit outside the windows too, where one scale or one number of branches lets it."""
     places, captions = [(0, 0), (0, 1), (1, 0), (1, 1)], ["red heart", "blue heart", "dog face", "cat face"]
-    of = rows(places, captions, Control(), model.model.tokenizer, model.device)
-    text, empty = model.model.condition(captions), model.model.unconditional()
+    of = control_batch(places, captions, Control(), model.backend.tokenizer, model.device)
+    text, empty = model.backend.condition(captions), model.backend.unconditional()
     latents = torch.randn(4, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     scales = [base_scale, scale, base_scale, scale]
 
     def predicted(inside: bool) -> torch.Tensor:
-        make = attention.guided(model.model, text, empty, scales, base_scale, of, cross=inside, self_=inside, maps=None)
+        make = ControlledGuidance(model.backend, text, empty, scales, base_scale, of).predictor(
+            cross=inside, self_=inside, maps=None
+        )
         return make(latents, 501)
 
-    plain = guidance.guided(model.model, text, empty, base_scale)(latents, 501)
+    plain = guided_predictor(model.backend, text, empty, base_scale)(latents, 501)
     calls: list[int] = []
     with model.network.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0]))):
         inside, outside = predicted(True), predicted(False)
     assert set(calls) == {4 if base_scale in (0, 1) else 8}, "the shape of the batch is the base's"
     assert torch.equal(inside[[0, 2]], plain[[0, 2]])
     assert torch.equal(outside[[0, 2]], plain[[0, 2]])
-    uncontrolled = guidance.guided(model.model, text, empty, scale)(latents, 501)
+    uncontrolled = guided_predictor(model.backend, text, empty, scale)(latents, 501)
     assert torch.allclose(outside[[1, 3]], uncontrolled[[1, 3]], atol=1e-4)
     if base_scale == scale or {base_scale, scale}.isdisjoint({0, 1}) or (base_scale, scale) == (0, 1):
         assert torch.equal(outside[[1, 3]], uncontrolled[[1, 3]])
@@ -284,8 +292,8 @@ def test_a_base_is_predicted_bit_for_bit_as_without_control(model: EDICT, base_s
     ],
 )
 def test_captions_are_aligned_word_by_word(model: EDICT, base: str, edit: str, expected: dict[int, list[int]]) -> None:
-    these, those = split(model.model.tokenizer, base), split(model.model.tokenizer, edit)
-    mapping = align(these, those, 24)
+    these, those = split_words(model.backend.tokenizer, base), split_words(model.backend.tokenizer, edit)
+    mapping = align_words(these, those, 24)
     ends = [1 + sum(len(tokens) for _, tokens in words) for words in (these, those)]
     words = mapping[1 : ends[0], 1 : ends[1]]
     for i, j in product(range(1, ends[0]), range(1, ends[1])):
@@ -293,36 +301,36 @@ def test_captions_are_aligned_word_by_word(model: EDICT, base: str, edit: str, e
     assert mapping[0, 0] == 1
     assert mapping[ends[0], ends[1]] == 1, "the end goes with the end"
     assert mapping.sum() == 1 + len(expected) + 24 - max(ends)
-    assert torch.equal(align(those, those, 24), torch.eye(24))
+    assert torch.equal(align_words(those, those, 24), torch.eye(24))
 
 
 def test_words_of_several_tokens_share_the_attention(model: EDICT) -> None:
-    one, three = split(model.model.tokenizer, "red heart"), split(model.model.tokenizer, "xqzj heart")
+    one, three = split_words(model.backend.tokenizer, "red heart"), split_words(model.backend.tokenizer, "xqzj heart")
     count = len(three[0][1])
     assert count > 1
-    mapping = align(one, three, 24)
+    mapping = align_words(one, three, 24)
     assert mapping[1, 1 : 1 + count].tolist() == pytest.approx([1 / count] * count)
     assert mapping.sum(1)[:3].tolist() == pytest.approx([1.0] * 3)
-    back = align(three, one, 24)
+    back = align_words(three, one, 24)
     assert back[1 : 1 + count, 1].tolist() == [1.0] * count
-    assert find(three, split(model.model.tokenizer, "XQZJ")) == list(range(1, 1 + count))
+    assert find_phrase(three, split_words(model.backend.tokenizer, "XQZJ")) == list(range(1, 1 + count))
 
 
 @pytest.mark.parametrize("caption", ["", "a", "snow-covered cat's café, 🐈 no. 42", "a red heart and " * 20])
 def test_words_are_what_the_text_encoder_sees(model: EDICT, caption: str) -> None:
-    ids = model.model.tokenizer(caption, truncation=True).input_ids
-    words = split(model.model.tokenizer, caption)
+    ids = model.backend.tokenizer(caption, truncation=True).input_ids
+    words = split_words(model.backend.tokenizer, caption)
     assert [token for _, tokens in words for token in tokens] == list(range(1, len(ids) - 1))
     assert len(words) <= len(caption)
     assert not any(" " in word for word, _ in words)
 
 
 def test_a_word_is_found_wherever_it_is(model: EDICT) -> None:
-    words = split(model.model.tokenizer, "a dog face and a dog")
-    assert find(words, split(model.model.tokenizer, "dog")) == [2, 6]
-    assert find(words, split(model.model.tokenizer, "dog face")) == [2, 3]
-    assert find(words, split(model.model.tokenizer, "cat")) == []
-    assert find(words, []) == []
+    words = split_words(model.backend.tokenizer, "a dog face and a dog")
+    assert find_phrase(words, split_words(model.backend.tokenizer, "dog")) == [2, 6]
+    assert find_phrase(words, split_words(model.backend.tokenizer, "dog face")) == [2, 3]
+    assert find_phrase(words, split_words(model.backend.tokenizer, "cat")) == []
+    assert find_phrase(words, []) == []
 
 
 @pytest.mark.parametrize(
@@ -339,12 +347,12 @@ def test_a_word_is_found_wherever_it_is(model: EDICT) -> None:
 def test_every_batch_holds_the_bases_of_its_edits(
     counts: list[int], batch_size: int, expected: list[list[BatchMember]]
 ) -> None:
-    assert batches(counts, batch_size) == expected
+    assert make_batches(counts, batch_size) == expected
 
 
 def test_no_edit_fits_into_a_batch_of_one(model: EDICT) -> None:
     with pytest.raises(ValueError, match="invert with 2 or more"):
-        batches([1], 1)
+        make_batches([1], 1)
 
 
 def test_each_edit_has_its_own_mask_whatever_its_batch(model: EDICT, images: list[Image.Image]) -> None:
@@ -361,13 +369,13 @@ def test_outside_the_mask_an_edit_is_its_base_after_every_step(
     model: EDICT, images: list[Image.Image], blend: Blend | torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masks: list[torch.Tensor] = []
-    blended = attention.blended
+    blended = generation.keep_base
 
-    def seen(states: torch.Tensor, of: attention.Rows, allowed: torch.Tensor) -> torch.Tensor:
+    def seen(states: torch.Tensor, of: ControlBatch, allowed: torch.Tensor) -> torch.Tensor:
         masks.append(allowed)
         return blended(states, of, allowed)
 
-    monkeypatch.setattr(attention, "blended", seen)  # to read the mask; it runs as it is
+    monkeypatch.setattr(generation, "keep_base", seen)  # to read the mask; it runs as it is
     start, noise = inverted(model, images, guidance_scale=1.0)
     shown: list[torch.Tensor] = []
     with model.network.register_forward_pre_hook(lambda _, arguments: shown.append(arguments[0].clone())):
@@ -389,7 +397,7 @@ def test_a_mask_is_where_the_attention_is() -> None:
     """The finest maps, a pixel wider, for either side."""
     fine = torch.zeros(2, 2, 8, 8)
     fine[0, 0, 2, 3], fine[0, 1, 6, 6], fine[0, 1, 0, 0] = 4.0, 2.0, 0.5
-    drawn = mask({64: fine.flatten(2), 16: torch.ones(2, 2, 16)}, 0.3, (16, 16))
+    drawn = blend_mask({64: fine.flatten(2), 16: torch.ones(2, 2, 16)}, 0.3, (16, 16))
     expected = torch.zeros(2, 16, 16, dtype=torch.bool)
     expected[0, 2:8, 4:10] = expected[0, 10:16, 10:16] = True
     assert torch.equal(drawn, expected), "and no attention at all is no mask"
@@ -414,7 +422,10 @@ def test_a_word_that_is_not_there_is_said(model: EDICT, images: list[Image.Image
     noise = replace(noise, position=0)
     for control, message in (
         (Control(weights={"snow": 2.0}), "'snow' has a weight, but is not in the prompt"),
-        (Control(blend=Blend(("snow", "ice"))), "the mask is of 'snow', 'ice', which neither caption nor prompt has"),
+        (
+            Control(blend=Blend(("snow", "ice"))),
+            "neither the caption nor the prompt has the words of the mask, 'snow', 'ice'",
+        ),
     ):
         with pytest.raises(WordNotFound, match=message):
             model.edit(noise, ["red heart"], [["blue heart"]], control=control)
@@ -524,11 +535,11 @@ def test_negative_captions_stand_in_the_empty_ones_place(model: EDICT) -> None:
     captions = ["red heart", "dog face"]
 
     def predicted(guidance_scale: float, negative_captions: list[str | None] | None = None) -> torch.Tensor:
-        return model.predictor(captions, guidance_scale, negative_captions)(latents, 501)
+        return model.direct.predictor(captions, guidance_scale, negative_captions)(latents, 501)
 
     assert torch.equal(predicted(1.0, ["blurred", "cat"]), predicted(1.0))
     assert torch.allclose(predicted(3.0, ["", ""]), predicted(3.0), atol=1e-4)
-    away, with_text = model.predictor(["blurred", "cat"], 1.0)(latents, 501), predicted(1.0)
+    away, with_text = model.direct.predictor(["blurred", "cat"], 1.0)(latents, 501), predicted(1.0)
     assert torch.allclose(predicted(3.0, ["blurred", "cat"]), away + 3 * (with_text - away), atol=1e-4)
     assert torch.allclose(predicted(0.0, ["blurred", "cat"]), away, atol=1e-4)
 
@@ -552,7 +563,7 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> EDICT:
 
 @pytest.mark.parametrize("control", [Control(cross=0, self_=1), Control(cross=0, self_=0, blend=Blend(threshold=0.97))])
 def test_control_has_an_effect_on_sdxl(larger: EDICT, images: list[Image.Image], control: Control) -> None:
-    assert larger.model.attention_sides == [18]
+    assert larger.backend.attention_sides == [18]
     start = larger.encode(images[:1])
     noise = larger.invert(start, SOURCES[:1], steps=2, guidance_scale=1.0, batch_size=2)
     free = Control(cross=0, self_=0, blend=torch.ones(1, *start.x.shape[2:], dtype=torch.bool))
@@ -593,7 +604,7 @@ def test_control_has_an_effect_on_sdxl(larger: EDICT, images: list[Image.Image],
 def test_a_control_without_effect_is_an_error(
     control: Control, steps: int, side: int, sides: list[int], reason: str | None
 ) -> None:
-    found = attention.without_effect(control, steps, side, sides)
+    found = ineffective_reason(control, steps, side, sides)
     assert found is None if reason is None else found is not None and reason in found
 
 
@@ -613,7 +624,7 @@ def test_a_control_without_effect_is_an_error(
 def test_edits_that_earlier_versions_made_otherwise_are_known(
     control: Control, steps: int, side: int, sides: list[int], same: bool
 ) -> None:
-    assert attention.matches_earlier_versions(control, steps, side, sides) == same
+    assert matches_earlier_versions(control, steps, side, sides) == same
 
 
 class Reads(TorchDispatchMode):
@@ -639,12 +650,12 @@ def test_no_step_reads_values_of_the_network(
 ) -> None:
     """tests/gpu has the same test with a real GPU."""
     noise = model.invert(model.encode([Image.new("RGB", (16, 16), "red")]), "a red heart", steps=4, batch_size=2)
-    generate, reads = attention.generate, Reads()
+    generate, reads = generation.generate, Reads()
 
     def watched(*given: Any, **named: Any) -> Any:
         with reads:
             return generate(*given, **named)
 
-    monkeypatch.setattr(attention, "generate", watched)
+    monkeypatch.setattr(generation, "generate", watched)
     _, faults = model.edit(noise, ["a red heart"], [["a blue heart"]], control=Control(0.5, 0.5, blend=blend))
     assert not faults and reads.names == []

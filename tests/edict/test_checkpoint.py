@@ -83,7 +83,7 @@ def change(file: Path, **fields: object) -> None:
 def test_another_checkpoint_of_the_family_round_trips_exactly(shipped_by_others: Path, as_type: type) -> None:
     model = EDICT.from_pretrained(as_type(shipped_by_others))
     assert model.size == 24
-    assert model.model.scheduler_config["_class_name"] == "PNDMScheduler"
+    assert model.backend.scheduler_config["_class_name"] == "PNDMScheduler"
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (3, 40, 30, 3), dtype=torch.uint8, generator=generator).numpy()
     start = model.encode([Image.fromarray(picture) for picture in pixels])

@@ -52,7 +52,7 @@ pytestmark = pytest.mark.skipif(
 def inverted(model: EDICT, start: Pair, steps: int = 4, batch_size: int = 2) -> Pair:
     """With guidance and, at the other steps, without: calls of two shapes."""
     interval = (1.0, 1000.0)
-    assert 0 < len(model.model.schedule(sampling(steps=steps)).outside(interval)) < steps
+    assert 0 < len(model.backend.schedule(sampling(steps=steps)).timesteps_outside(interval)) < steps
     return model.invert(
         start, TEXTS, steps=steps, guidance_scale=7.0, guidance_interval=interval, batch_size=batch_size
     )

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 
 from edict.integration import solve_floats
-from edict.schedule import schedule
+from edict.schedule import noise_schedule
 from tests.edict.oracle import analytic
 
 CONFIG = {
@@ -24,7 +24,7 @@ def latents() -> torch.Tensor:
 
 
 def round_trip_error(steps: int, name: str) -> float:
-    plan = schedule(CONFIG, steps)
+    plan = noise_schedule(CONFIG, steps)
     noise = solve_floats(latents(), name, plan, analytic, plan.num_steps, 0)
     assert (noise - latents()).abs().max() > 0.1
     return float((solve_floats(noise, name, plan, analytic, 0, plan.num_steps) - latents()).square().mean().sqrt())
@@ -40,7 +40,7 @@ def test_generation_is_diffusers_step(steps: int, offset: int) -> None:
     expected = latents()
     for timestep in scheduler.timesteps:
         expected = scheduler.step(analytic(expected, int(timestep)), timestep, expected).prev_sample
-    plan = schedule(config, steps)
+    plan = noise_schedule(config, steps)
     generated = solve_floats(latents(), "ddim", plan, analytic, 0, steps)
     assert generated.dtype == torch.float64
     assert torch.allclose(generated, expected, rtol=1e-5, atol=1e-5)
@@ -56,7 +56,7 @@ def test_inversion_is_diffusers_step(steps: int, offset: int) -> None:
     expected = latents()
     for timestep in scheduler.timesteps:
         expected = scheduler.step(analytic(expected, int(timestep)), timestep, expected).prev_sample
-    inverted = solve_floats(latents(), "ddim", schedule(config, steps), analytic, steps, 0)
+    inverted = solve_floats(latents(), "ddim", noise_schedule(config, steps), analytic, steps, 0)
     assert torch.allclose(inverted, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -70,7 +70,7 @@ def test_the_round_trip_is_close_but_not_exact(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["ddim", "ddim_euler"])
 def test_a_run_can_stop_anywhere_and_go_on(name: str) -> None:
-    plan = schedule(CONFIG, 9)
+    plan = noise_schedule(CONFIG, 9)
     middle = solve_floats(latents(), name, plan, analytic, 9, 4)
     continued, whole = (
         solve_floats(middle, name, plan, analytic, 4, 0),

@@ -59,7 +59,7 @@ def test_every_use_of_a_network_is_guarded(folder: Folder, monkeypatch: pytest.M
 
     monkeypatch.setattr(edict.inversion, "enough_memory", guard)
     model = EDICT.from_pretrained(folder("sd1"))
-    inner = model.model
+    inner = model.backend
     for part in (inner.vae.encoder, inner.vae.decoder, inner.network, inner.text_encoder):
         part.register_forward_pre_hook(lambda *_: guarded.append("used"))
     pair = model.encode([Image.new("RGB", (16, 16), "red")] * 2)

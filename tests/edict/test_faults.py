@@ -93,7 +93,7 @@ def test_a_state_beyond_the_lattice_is_a_fault_from_the_start(
 def test_an_autoencoder_that_gives_no_latents_is_a_fault_of_its_sample(
     small: EDICT, images: list[Image.Image], value: float, error: type[ArithmeticError]
 ) -> None:
-    with giving(small.model.vae.encoder, value, 1), pytest.raises(error) as caught:
+    with giving(small.backend.vae.encoder, value, 1), pytest.raises(error) as caught:
         small.invert(images[:3], TEXTS, steps=1)
     assert caught.value.__notes__ == ["sample 1 of 3"]
 
@@ -104,7 +104,7 @@ def test_an_autoencoder_that_gives_no_image_is_a_fault_of_its_sample(
 ) -> None:
     latents = small.encode(images[:3]).to_float()[0]
     with (
-        giving(small.model.vae.decoder, value, 2),
+        giving(small.backend.vae.decoder, value, 2),
         pytest.raises(NonFinite, match="the decoded image has NaN or infinity") as caught,
     ):
         small.decode(latents)
@@ -119,7 +119,7 @@ def test_a_text_encoder_that_gives_nan_is_a_fault_of_its_caption(
     model = EDICT.from_pretrained(folder(kind))
     start = model.prepare(model.encode(images[:3]), sampling(steps=1, strength=1.0, guidance_scale=3.0))
     expected, none = model.integrate(start, TEXTS, 0)
-    encoder, tokenizer = model.model.text_encoder, model.model.tokenizer
+    encoder, tokenizer = model.backend.text_encoder, model.backend.tokenizer
     encoder.get_input_embeddings().weight.data[_own_token(tokenizer, 1)] = torch.nan
     moved, faults = model.integrate(start, TEXTS, 0)
     assert (list(faults), none) == ([1], {})

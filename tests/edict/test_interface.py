@@ -204,7 +204,7 @@ def test_reprs_are_one_short_line(model: EDICT, images: list[Image.Image]) -> No
     pair = model.invert(images[:2], ["a", "b"], steps=3)
     assert repr(pair) == "Pair(2 of 4x16x16 on cpu, position 0 of 3, edict, guidance_scale=3)"
     assert repr(pair.schedule) == "Schedule(3 steps)"
-    assert repr(model) == f"EDICT({str(model.model.folder)!r}, StableDiffusion, torch.float32 on cpu)"
+    assert repr(model) == f"EDICT({str(model.backend.folder)!r}, StableDiffusion, torch.float32 on cpu)"
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from PIL import Image
 from edict import EDICT, LatticeOverflow, NonFinite, Pair
 from edict.checkpoint import DEFAULT
 from edict.lattice import from_lattice
-from edict.samplers import SAMPLERS, resolved, sampling
+from edict.samplers import SAMPLERS, sampling, with_defaults
 from schemas.sampling import Sampling, executed
 from tests.edict import oracle
 
@@ -73,7 +73,7 @@ def test_generation_returns_the_very_integers(
     dtype: torch.dtype,
 ) -> None:
     model = models[dtype]
-    assert model.network.dtype == model.model.text_encoder.dtype == dtype
+    assert model.network.dtype == model.backend.text_encoder.dtype == dtype
     start = model.encode(images[:1])
     pair = model.invert(start, captions[:1], steps=steps, strength=strength, guidance_scale=guidance_scale, p=p)
     assert pair.position == 0
@@ -115,7 +115,7 @@ def test_the_layout_in_memory_makes_no_difference(model: EDICT, images: Pictures
     start = model.encode(images[:3])
     latents = start.to_float()[0]
     for guidance_scale in (1.0, 3.0):
-        predict = model.predictor(captions[:3], guidance_scale)
+        predict = model.direct.predictor(captions[:3], guidance_scale)
         assert torch.equal(predict(latents, 501), predict(laid_out(latents), 501))
     pair = model.invert(start, captions[:3], steps=3, batch_size=2)
     other = replace(pair, x=laid_out(pair.x), y=laid_out(pair.y))
@@ -185,7 +185,7 @@ def test_guidance_goes_from_the_empty_prompt_through_the_caption(model: EDICT) -
     texts = ["red heart", "dog face"]
 
     def predicted(guidance_scale: float, captions: list[str] = texts) -> torch.Tensor:
-        return model.predictor(captions, guidance_scale)(latents, 501)
+        return model.direct.predictor(captions, guidance_scale)(latents, 501)
 
     without, with_text = predicted(0.0), predicted(1.0)
     # to float32: other batches have other last bits
@@ -284,7 +284,7 @@ def test_the_lattice_follows_the_papers_equations(model: EDICT, images: Pictures
     for bits in (12, 20):
         start = model.encode(images[:1], bits=bits)
         pair = model.invert(start, captions[:1], steps=10, guidance_scale=3.0)
-        predict = model.predictor(captions[:1], 3.0)
+        predict = model.direct.predictor(captions[:1], 3.0)
         plan = pair.schedule
         expected = oracle.invert(*start.to_float(), plan.timesteps, plan.alphas_cumprod, predict, 0.93)
         distance[bits] = max(
@@ -317,8 +317,8 @@ def test_a_mixing_weight_out_of_range_is_refused(model: EDICT, images: Pictures,
 
 
 def test_the_default_mixing_expands_no_further_than_50_steps_do(model: EDICT, images: Pictures) -> None:
-    assert resolved(Sampling(), 1).p == resolved(Sampling(p=None), 50).p == 0.93
-    assert resolved(Sampling(), 200).p == round(0.93**0.25, 4) == 0.982
+    assert with_defaults(Sampling(), 1).p == with_defaults(Sampling(p=None), 50).p == 0.93
+    assert with_defaults(Sampling(), 200).p == round(0.93**0.25, 4) == 0.982
     start = model.encode(images[:1])
     for strength, p in ((1.0, 0.982), (0.25, 0.93)):  # by what is executed, not by the steps
         prepared = model.prepare(start, sampling(steps=200, strength=strength, guidance_scale=1.0))

@@ -25,13 +25,13 @@ from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from edict import EDICT, Control, ModelError, Pair
-from edict.attention import find, split
 from edict.checkpoint import DEFAULT, LoRA, locate_lora, read_index, weights_digest
+from edict.control.words import find_phrase, split_words
 from edict.integration import solve_floats
 from edict.models import MODELS, describe
 from edict.models.flux import pack, unpack
 from edict.samplers import SAMPLERS, sampling
-from edict.schedule import FLOW_END, NOISE_SCHEDULERS, schedule
+from edict.schedule import FLOW_END, NOISE_SCHEDULERS, noise_schedule
 from tests.campaigns.slots import compare
 from tests.edict.checkpoints import KINDS, NOISE, Folder
 
@@ -93,7 +93,7 @@ def test_two_steps_are_those_of_the_pipeline(folder: Folder, kind: str, guidance
     theirs = pipeline(**given, output_type="latent").images
     if kind.startswith("flux"):
         theirs = unpack(theirs, *start.shape[2:])
-    plan, predict = model.model.schedule(sampling(steps=2)), model.predictor(TEXTS, guidance_scale)
+    plan, predict = model.backend.schedule(sampling(steps=2)), model.direct.predictor(TEXTS, guidance_scale)
     ours = solve_floats(start, "ddim", plan, predict, 0, 2)
     assert (ours - start).abs().max() > 0.05
     assert torch.allclose(ours.float(), theirs.float(), atol=2e-4, rtol=1e-3)
@@ -115,8 +115,8 @@ def test_negative_captions_are_the_pipelines_negative_prompts(folder: Folder, ki
         latents=start,
         output_type="latent",
     ).images
-    predict = model.predictor(TEXTS, 7.0, ["red", ""])
-    ours = solve_floats(start, "ddim", model.model.schedule(sampling(steps=1)), predict, 0, 1)
+    predict = model.direct.predictor(TEXTS, 7.0, ["red", ""])
+    ours = solve_floats(start, "ddim", model.backend.schedule(sampling(steps=1)), predict, 0, 1)
     assert torch.allclose(ours.float(), theirs, atol=2e-4, rtol=1e-3)
 
 
@@ -128,7 +128,9 @@ def test_pixels_are_denoised_as_by_the_pipeline(folder: Folder) -> None:
     seeded = [torch.Generator().manual_seed(i) for i in range(2)]
     start = torch.cat([torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(2)])
     pictures = theirs(2, generator=seeded, num_inference_steps=2, output_type="np").images
-    pair = solve_floats(start, "ddim", model.model.schedule(sampling(steps=2)), model.predictor(["", ""], 7.0), 0, 2)
+    pair = solve_floats(
+        start, "ddim", model.backend.schedule(sampling(steps=2)), model.direct.predictor(["", ""], 7.0), 0, 2
+    )
     ours = (pair.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert np.allclose(ours, pictures, atol=1e-4)
 
@@ -138,7 +140,7 @@ def test_of_a_predicted_variance_the_noise_counts(folder: Folder) -> None:
     model, pipeline = EDICT.from_pretrained(folder("ddim")), pipeline_of(folder("ddim"))
     start = drawn(model)
     noise, variance = pipeline.unet(start, 501).sample.chunk(2, 1)
-    predicted = model.predictor(TEXTS, 7.0)(start.double(), 501)
+    predicted = model.direct.predictor(TEXTS, 7.0)(start.double(), 501)
     assert predicted.shape == start.shape
     assert torch.equal(predicted, noise) and not torch.equal(predicted, variance)
 
@@ -161,7 +163,7 @@ def test_pixels_know_no_text(folder: Folder, images: list[Image.Image]) -> None:
 @pytest.mark.parametrize("kind", ["sd2", "sd3", "flux-dev"])
 def test_encoding_is_the_autoencoders_in_float32(folder: Folder, images: list[Image.Image], kind: str) -> None:
     model = EDICT.from_pretrained(folder(kind), dtype=torch.bfloat16)
-    vae = model.model.vae
+    vae = model.backend.vae
     assert vae.dtype == torch.float32
     picture = images[0].resize((16, 16))
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
@@ -175,17 +177,17 @@ def test_a_v_prediction_is_told_as_noise(folder: Folder) -> None:
     """v = sqrt(alpha) eps - sqrt(1 - alpha) x0 (Salimans & Ho, 2202.00512)."""
     model = EDICT.from_pretrained(folder("sd2"))
     start, noise = drawn(model).double(), torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    alpha = float(DDIMScheduler.from_config(model.model.scheduler_config).alphas_cumprod[501])
+    alpha = float(DDIMScheduler.from_config(model.backend.scheduler_config).alphas_cumprod[501])
     noisy = alpha**0.5 * start + (1 - alpha) ** 0.5 * noise
     velocity = alpha**0.5 * noise - (1 - alpha) ** 0.5 * start
-    assert torch.allclose(model.model.noise(velocity, noisy, 501), noise, atol=1e-12)
+    assert torch.allclose(model.backend.noise(velocity, noisy, 501), noise, atol=1e-12)
 
 
 def test_a_schedule_from_pure_noise_is_refused_with_a_remedy() -> None:
     config = NOISE | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 0}
     with pytest.raises(ValueError, match="zero terminal SNR"):
-        schedule(config, 10)
-    assert schedule(config, 10, 0.9).num_steps == 9
+        noise_schedule(config, 10)
+    assert noise_schedule(config, 10, 0.9).num_steps == 9
 
 
 @pytest.mark.parametrize(
@@ -198,16 +200,16 @@ def test_a_flows_sigmas_are_the_pipelines(folder: Folder, kind: str, strength: f
         scheduler.set_timesteps(5)
     else:
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / 5, 5), mu=calculate_shift(tokens))
-    plan = model.model.schedule(sampling(steps=5, strength=strength))
+    plan = model.backend.schedule(sampling(steps=5, strength=strength))
     assert plan.sigmas == tuple(scheduler.sigmas.double().tolist()[-depth - 1 :])
     assert plan.timesteps == tuple(scheduler.timesteps.double().tolist()[-depth:])
     assert plan.num_steps == depth
     assert [plan.scale(i) for i in range(depth + 1)] == [1.0] * (depth + 1)
-    assert (plan.sigma(depth), model.model.clean()) == (0.0, FLOW_END)
+    assert (plan.sigma(depth), model.backend.clean_end()) == (0.0, FLOW_END)
     if strength == 1:
         assert plan.sigma(0) == 1.0
     with pytest.raises(ValueError, match="executes no step"):
-        model.model.schedule(sampling(steps=5, strength=0.1))
+        model.backend.schedule(sampling(steps=5, strength=0.1))
 
 
 def test_packing_is_undone() -> None:
@@ -237,9 +239,11 @@ def test_only_classifier_free_guidance_has_two_branches(
 def test_a_distilled_network_heeds_the_scale_and_no_negative_caption(folder: Folder) -> None:
     model = EDICT.from_pretrained(folder("flux-dev"))
     start = drawn(model).double()
-    assert not torch.allclose(model.predictor(TEXTS, 1.0)(start, 500.0), model.predictor(TEXTS, 7.0)(start, 500.0))
+    assert not torch.allclose(
+        model.direct.predictor(TEXTS, 1.0)(start, 500.0), model.direct.predictor(TEXTS, 7.0)(start, 500.0)
+    )
     with pytest.raises(ValueError, match="has no classifier-free guidance, so a negative caption has no effect"):
-        model.predictor(TEXTS, 7.0, ["blurry", None])
+        model.direct.predictor(TEXTS, 7.0, ["blurry", None])
 
 
 def test_control_holds_sdxl_and_refuses_transformers(folder: Folder, images: list[Image.Image]) -> None:
@@ -298,14 +302,16 @@ def test_a_textual_inversion_of_several_vectors_is_read_as_by_the_pipeline(
     theirs = pipeline.encode_prompt(
         prompt=prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
     )
-    ours = model.model.condition([prompt])["encoder_hidden_states"]
+    ours = model.backend.condition([prompt])["encoder_hidden_states"]
     assert torch.allclose(ours, theirs[0], atol=1e-5)
-    assert not torch.allclose(ours, model.model.condition(["a photo of, red"])["encoder_hidden_states"], atol=1e-5)
-    words = split(model.model.tokenizer, prompt)
+    assert not torch.allclose(ours, model.backend.condition(["a photo of, red"])["encoder_hidden_states"], atol=1e-5)
+    words = split_words(model.backend.tokenizer, prompt)
     assert [word for word, _ in words][-5:] == ["<toy>", "<toy>_1", "<toy>_2", ",", "red"]
-    assert find(words, split(model.model.tokenizer, "<toy>")) == [tokens[0] for _, tokens in words[-5:-2]]
-    placeholders = model.model.interpretation()["placeholders"]
-    assert placeholders == {name: ["<toy>"] for name in model.model.parts if name.startswith("tokenizer")}
+    assert find_phrase(words, split_words(model.backend.tokenizer, "<toy>")) == [
+        tokens[0] for _, tokens in words[-5:-2]
+    ]
+    placeholders = model.backend.interpretation()["placeholders"]
+    assert placeholders == {name: ["<toy>"] for name in model.backend.component_classes if name.startswith("tokenizer")}
     assert not describe(folder(kind)).interpretation()
 
 
@@ -322,14 +328,14 @@ def test_the_statistics_of_sdxls_latents_are_applied_as_by_the_pipeline(
     posterior = pipeline.vae.encode(pixels).latent_dist
     mean, std = (torch.tensor(statistics[name]).view(1, 4, 1, 1) for name in ("latents_mean", "latents_std"))
     expected = (posterior.mode() - mean) * pipeline.vae.config.scaling_factor / std
-    assert torch.allclose(model.model.encode(pixels, None), expected, atol=1e-6)
+    assert torch.allclose(model.backend.encode(pixels, None), expected, atol=1e-6)
     start = drawn(model)
     given = {"num_inference_steps": 1, "guidance_scale": 1.0, "latents": start, "height": 16, "width": 16}
     pictures = pipeline_of(copy)(["a", "b"], **given, output_type="np").images
     latents = pipeline_of(copy)(["a", "b"], **given, output_type="latent").images
-    ours = (model.model.decode(latents.float()) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    ours = (model.backend.decode(latents.float()) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
     assert np.allclose(ours, pictures, atol=1e-4)
-    assert model.model.interpretation() == {"latent_statistics": list(statistics.values())}
+    assert model.backend.interpretation() == {"latent_statistics": list(statistics.values())}
 
 
 def test_schedulers_with_betas_have_the_noise_levels_of_ddim() -> None:
@@ -429,7 +435,7 @@ def lora_file(model: EDICT, file: Path, spelling: str) -> dict[str, torch.Tensor
         ("text_encoder", "encoder.layers.0.self_attn.out_proj", 4),
     ]
     for part, module, rank in layers:
-        shape = getattr(model.model, part).get_submodule(module).weight.shape
+        shape = getattr(model.backend, part).get_submodule(module).weight.shape
         down = torch.randn(rank, *shape[1:], generator=generator)
         up = torch.randn(shape[0], rank, *[1] * (len(shape) - 2), generator=generator)
         if spelling == "peft":
@@ -457,7 +463,7 @@ def test_lora_weights_are_added_as_they_say(folder: Folder, tmp_path: Path, spel
         model = EDICT.from_pretrained(folder("sd1"), lora=place, lora_scale=0.5)
         for part in ("unet", "text_encoder"):
             before = dict(getattr(plain.model, part).named_parameters())
-            for name, weight in getattr(model.model, part).named_parameters():
+            for name, weight in getattr(model.backend, part).named_parameters():
                 change = changes.get(f"{part}.{name}", torch.zeros(()))
                 assert torch.allclose(weight, before[name] + 0.5 * change, atol=1e-6), name
 
@@ -530,12 +536,12 @@ def test_the_shipped_models_integers_are_what_they_were(model: EDICT, images: li
     start = model.encode(images[:2])
     pair = model.invert(start, TEXTS, steps=3, guidance_scale=3.0)
     edited, _ = model.integrate(pair, ["a blue heart", "cat face"], 3, guidance_scale=5.0)
-    unet, plan = model.network, schedule(model.model.scheduler_config, 3)
+    unet, plan = model.network, noise_schedule(model.backend.scheduler_config, 3)
     alphas, p = plan.alphas_cumprod, Fraction(93, 100)
 
     def encode_text(captions: Sequence[str]) -> torch.Tensor:
-        tokens = model.model.tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt")
-        return model.model.text_encoder(tokens.input_ids).last_hidden_state
+        tokens = model.backend.tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt")
+        return model.backend.text_encoder(tokens.input_ids).last_hidden_state
 
     def half_step(other: torch.Tensor, at: int, i: int, texts: list[str], scale: float) -> torch.Tensor:
         text, empty = encode_text(texts), encode_text([""])
@@ -573,8 +579,8 @@ def test_the_shipped_models_integers_are_what_they_were(model: EDICT, images: li
         y = divided(m * y + (n - m) * x, n)
     assert torch.equal(edited.x, x) and torch.equal(edited.y, y)
     pixels = torch.from_numpy(np.stack([np.asarray(_fitted(image)) for image in images[:2]]))
-    mode = model.model.vae.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mode()
-    latents = mode * model.model.vae.config.scaling_factor
+    mode = model.backend.vae.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mode()
+    latents = mode * model.backend.vae.config.scaling_factor
     assert torch.equal(start.x, torch.round(latents.double() * (2.0**12 / alphas[-1] ** 0.5)).long())
     assert isinstance(pair, Pair)
     expected = "c3fa9acb17cdc6a6f2c667824fe115cfb229e1c26c15157f00c17049d60e1841"

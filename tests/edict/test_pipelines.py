@@ -116,7 +116,7 @@ def test_a_sample_does_not_depend_on_its_batchs_captions(
     name: str, checkpoint: Folder, folder: Folder, images: list[Image.Image]
 ) -> None:
     model = model_of(checkpoint(name), name) if name in FIXED_LENGTH else users_model(folder(name))
-    assert model.model.batched
+    assert model.backend.supports_batches
     start = model.encode(images[:2])
     noise = model.invert(start, CAPTIONS, batch_size=2, steps=3, guidance_scale=3.0)
     alone, _ = model.integrate(noise[[1]], [CAPTIONS[1]], 3, slots=[1])
@@ -129,7 +129,7 @@ def test_a_sample_does_not_depend_on_its_batchs_captions(
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_sample_of_other_pipelines_runs_alone(name: str, checkpoint: Folder, images: list[Image.Image]) -> None:
     model = model_of(checkpoint(name), name)
-    assert not model.model.batched
+    assert not model.backend.supports_batches
     start = model.encode(images[:2])
     noise = model.invert(start, CAPTIONS, batch_size=2, steps=3, guidance_scale=3.0)
     alone = model.invert(start[[1]], [CAPTIONS[1]], steps=3, guidance_scale=3.0)
@@ -166,7 +166,7 @@ def test_a_negative_caption_that_has_no_effect_is_an_error(folder: Folder, image
     noise = model.invert(images[:1], "a cat", steps=2)
     with pytest.raises(ValueError, match="true_cfg_scale"):
         model.integrate(noise, ["a cat"], 2, negative_captions=["blur"])
-    model.model.call["true_cfg_scale"] = 2.0
+    model.backend.call["true_cfg_scale"] = 2.0
     assert (
         model.integrate(noise, ["a cat"], 2, negative_captions=["blur"])[0] != model.integrate(noise, ["a cat"], 2)[0]
     )
@@ -240,7 +240,7 @@ def test_a_caption_is_truncated_where_the_pipeline_no_longer_sees_it(name: str, 
     lengths = [n for n in range(1, 600) if not model.truncated(" cat" * n)]
     assert lengths == list(range(1, len(lengths) + 1)) and len(lengths) < 590
     longest = " cat" * (len(lengths) - 1)
-    pipe = model.model.pipe
+    pipe = model.backend.pipe
 
     def embedded(caption: str) -> torch.Tensor:
         found = pipe.encode_prompt(caption, max_sequence_length=TOKENS[name])

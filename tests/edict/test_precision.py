@@ -77,9 +77,9 @@ def test_a_worker_loads_what_the_job_records(folder: Folder) -> None:
         assert model.generate(pair, TEXTS, output_type="latent").digests() == start.digests()
         digests.append(start.digests())
         latents = start.to_float()[0].float()
-        decoded.append(model.model.decode(latents))
+        decoded.append(model.backend.decode(latents))
         assert decoded[-1].dtype == torch.float32
-        assert model.model.vae.dtype == (torch.bfloat16 if "vae_dtype" in more else torch.float32)
+        assert model.backend.vae.dtype == (torch.bfloat16 if "vae_dtype" in more else torch.float32)
         kernels = [weight for weight in model.network.parameters() if weight.ndim == 4 and weight.shape[2] > 1]
         assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels) == (
             "channels_last" in more
@@ -106,7 +106,7 @@ def test_positions_of_flux_are_made_once() -> None:
 def test_the_autoencoders_tf32_ends_with_it(folder: Folder) -> None:
     model = EDICT.from_pretrained(folder("sd1"), vae_dtype="tf32")
     seen = list[tuple[bool, bool]]()
-    for half in (model.model.vae.encoder, model.model.vae.decoder):
+    for half in (model.backend.vae.encoder, model.backend.vae.decoder):
         half.register_forward_pre_hook(
             lambda *_: seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
         )

@@ -5,7 +5,7 @@ import torch
 
 from edict.integration import Predict
 from edict.lattice import MAX_STATE, from_lattice, to_lattice
-from edict.schedule import Schedule, schedule
+from edict.schedule import Schedule, noise_schedule
 from schemas.sampling import executed
 from tests.edict import oracle
 from tests.edict.integrate import CONFIG, Run, clean, equal, latents
@@ -23,7 +23,7 @@ def edict(plan: Schedule, p: float = 0.93, bits: int = 12, predict: Predict = an
 )
 def test_generation_returns_the_integers_that_were_inverted(steps: int, strength: float, p: float) -> None:
     """Every integer, and a state beyond the limit is seen: 160 steps at p = 0.9 expand x - y by 2^48."""
-    run = edict(schedule(CONFIG, steps, strength), p)
+    run = edict(noise_schedule(CONFIG, steps, strength), p)
     start = clean(run.plan)
     noise = run.invert(start)
     within = run.monitor.largest < MAX_STATE
@@ -37,21 +37,21 @@ def test_generation_returns_the_integers_that_were_inverted(steps: int, strength
 
 @pytest.mark.parametrize("steps", [1, 6, 7])
 def test_a_pair_whose_states_differ_is_as_exact(steps: int) -> None:
-    run = edict(schedule(CONFIG, steps))
+    run = edict(noise_schedule(CONFIG, steps))
     start = (torch.randint(-9999, 9999, (3, 4, 4, 4)), torch.randint(-9999, 9999, (3, 4, 4, 4)))
     assert equal(run.generate(run.invert(start)), start)
 
 
 @pytest.mark.parametrize("bits", [4, 8, 20])
 def test_exactness_does_not_depend_on_the_bits(bits: int) -> None:
-    run = edict(schedule(CONFIG, 25), bits=bits)
+    run = edict(noise_schedule(CONFIG, 25), bits=bits)
     start = clean(run.plan, bits)
     assert equal(run.generate(run.invert(start)), start)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_exactness_does_not_depend_on_the_predictions_dtype(dtype: torch.dtype) -> None:
-    run = edict(schedule(CONFIG, 25), predict=lambda x, t: analytic(x.to(dtype), t))
+    run = edict(noise_schedule(CONFIG, 25), predict=lambda x, t: analytic(x.to(dtype), t))
     start = clean(run.plan)
     assert run.predict(latents(), 1).dtype == dtype
     assert equal(run.generate(run.invert(start)), start)
@@ -64,7 +64,7 @@ def test_the_order_follows_the_steps_number_not_the_loops_count(steps: int) -> N
     So `shifted`, the same steps each numbered one higher, is what a sampler does that uses its own count. It undoes
     itself, but not `run`.
     """
-    run = edict(schedule(CONFIG, steps))
+    run = edict(noise_schedule(CONFIG, steps))
     plan = run.plan
     shifted = edict(Schedule((999, *plan.timesteps), (0.001, *plan.alphas_cumprod)))
     start = clean(plan)
@@ -107,7 +107,7 @@ def largest_error(plan: Schedule, p: float, inverting: bool) -> tuple[float, flo
 @pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (6, 1.0), (7, 1.0), (25, 0.3), (50, 0.2)])
 def test_the_lattice_follows_the_papers_equations(steps: int, strength: float, inverting: bool) -> None:
     """Within what rounding can do, which shrinks by half with every bit, down to float64's own 1e-9."""
-    plan = schedule(CONFIG, steps, strength)
+    plan = noise_schedule(CONFIG, steps, strength)
     errors = {}
     for bits in (8, 12, 16, 20):
         run = edict(plan, bits=bits)
@@ -127,7 +127,7 @@ def test_the_lattice_follows_the_papers_equations(steps: int, strength: float, i
 
 
 def test_the_oracle_undoes_itself_but_for_rounding() -> None:
-    plan = schedule(CONFIG, 25)
+    plan = noise_schedule(CONFIG, 25)
     start = latents()
     noise = oracle.invert(start, start, plan.timesteps, plan.alphas_cumprod, analytic, 0.93)
     for state in oracle.generate(*noise, plan.timesteps, plan.alphas_cumprod, analytic, 0.93):
@@ -142,7 +142,7 @@ def test_a_step_asks_for_two_predictions_of_its_own_timestep(steps: int) -> None
         asked.append((timestep, x.dtype, x.shape))
         return analytic(x, timestep)
 
-    run = edict(schedule(CONFIG, steps), predict=predict)
+    run = edict(noise_schedule(CONFIG, steps), predict=predict)
     noise = run.invert(clean(run.plan))
     twice = [(t, torch.float64, (3, 4, 4, 4)) for t in run.plan.timesteps for _ in "xy"]
     assert asked == twice[::-1]
@@ -159,7 +159,7 @@ def test_a_step_that_changes_no_noise_asks_for_no_prediction() -> None:
         asked.append(timestep)
         return analytic(x, timestep)
 
-    run = edict(schedule(CONFIG | {"steps_offset": 0}, 5), predict=predict)
+    run = edict(noise_schedule(CONFIG | {"steps_offset": 0}, 5), predict=predict)
     start = clean(run.plan)
     assert run.plan.timesteps == (800, 600, 400, 200, 0)
     noise = run.invert(start)
@@ -176,7 +176,7 @@ def test_one_samples_broken_prediction_is_its_own(bad: float, direction: str) ->
             eps[1, 3, 2, 1] = bad
         return eps
 
-    sound = edict(schedule(CONFIG, 6))
+    sound = edict(noise_schedule(CONFIG, 6))
     broken = edict(sound.plan, predict=predict)
     whole, part = getattr(sound, direction)(clean(sound.plan)), getattr(broken, direction)(clean(sound.plan))
     assert sound.monitor.finite.tolist() == [True, True, True]
@@ -195,7 +195,7 @@ def test_one_samples_huge_prediction_is_seen_as_overflow(huge: float, p: float, 
         eps[1, 3, 2, 1] = huge
         return eps
 
-    sound = edict(schedule(CONFIG, 3), p)
+    sound = edict(noise_schedule(CONFIG, 3), p)
     broken = edict(sound.plan, p, predict=predict)
     start = clean(sound.plan)
     for state in start:
@@ -208,6 +208,6 @@ def test_one_samples_huge_prediction_is_seen_as_overflow(huge: float, p: float, 
 
 def test_states_expanded_past_int64_are_seen() -> None:
     """p = 0.5 expands x - y by 4 a step, 2^100 in all: what wrapped in the end was seen before."""
-    run = edict(schedule(CONFIG, 50), 0.5)
+    run = edict(noise_schedule(CONFIG, 50), 0.5)
     run.invert(clean(run.plan))
     assert (run.monitor.largest >= MAX_STATE).all()

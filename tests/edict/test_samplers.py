@@ -12,8 +12,8 @@ from PIL import Image
 from edict import EDICT, Control, Pair
 from edict.integration import Integration, solve, solve_floats
 from edict.lattice import MAX_STATE, MIN_WEIGHT, from_lattice, to_lattice
-from edict.samplers import SAMPLERS, resolved, sampling, two_step
-from edict.schedule import Schedule, schedule
+from edict.samplers import SAMPLERS, sampling, two_step, with_defaults
+from edict.schedule import Schedule, noise_schedule
 from schemas.sampling import OWNERS, Sampling, executed
 from schemas.specs import SamplerSpec
 from tests.edict import oracle
@@ -34,7 +34,7 @@ GEOMETRIC = Schedule(  # sigma falls by a third at every step: O-BELM's weight i
     ("steps", "strength"), [(n, s) for n in (1, 2, 7, 25, 50, 200) for s in (0.3, 0.8, 1.0) if executed(n, s)]
 )
 def test_generation_returns_the_integers_that_were_inverted(steps: int, strength: float, bits: int, name: str) -> None:
-    run = Run(name, schedule(CONFIG, steps, strength), bits)
+    run = Run(name, noise_schedule(CONFIG, steps, strength), bits)
     start = clean(run.plan, bits)
     noise = run.invert(start)
     assert (run.monitor.largest < MAX_STATE).all() and run.monitor.finite.all()
@@ -44,7 +44,7 @@ def test_generation_returns_the_integers_that_were_inverted(steps: int, strength
 
 @pytest.mark.parametrize("gamma", [0.5, 0.9, 0.96, 1.0])
 def test_bdia_is_exact_at_every_gamma(gamma: float) -> None:
-    run = Run("bdia", schedule(CONFIG, 25), gamma=gamma)
+    run = Run("bdia", noise_schedule(CONFIG, 25), gamma=gamma)
     start = clean(run.plan)
     noise = run.invert(start)
     assert (run.monitor.largest < MAX_STATE).all()
@@ -55,7 +55,7 @@ def test_bdia_is_exact_at_every_gamma(gamma: float) -> None:
 @pytest.mark.parametrize("offset", [0, 1])
 def test_a_run_can_stop_anywhere_and_go_on(name: str, offset: int) -> None:
     """Regenerated to position k is inverted to k: an edit's branch point. Offset 0 has a last step of no change."""
-    run = Run(name, schedule(CONFIG | {"steps_offset": offset}, 9))
+    run = Run(name, noise_schedule(CONFIG | {"steps_offset": offset}, 9))
     at = {9: clean(run.plan)}
     for position in range(8, -1, -1):
         at[position] = run.invert(at[position + 1], position + 1, position)
@@ -73,7 +73,7 @@ def test_a_run_can_stop_anywhere_and_go_on(name: str, offset: int) -> None:
 @pytest.mark.parametrize("steps", [1, 2, 7])
 def test_the_network_is_asked_at_the_steps_that_the_sampler_says(name: str, steps: int, idle: int) -> None:
     """`idle`: how many steps at the end change nothing."""
-    run = Run(name, schedule(CONFIG | {"steps_offset": 1 - idle}, steps))
+    run = Run(name, noise_schedule(CONFIG | {"steps_offset": 1 - idle}, steps))
     assert run.plan.num_evaluated_steps == steps - idle
 
     def asked(start: int, stop: int) -> list[float]:
@@ -95,14 +95,14 @@ def test_the_network_is_asked_at_the_steps_that_the_sampler_says(name: str, step
 
 @pytest.mark.parametrize("name", TWO_STEP)
 def test_a_two_step_method_asks_at_the_timestep_of_the_state_it_shows(name: str) -> None:
-    run = Run(name, schedule(CONFIG, 5))
+    run = Run(name, noise_schedule(CONFIG, 5))
     noise = run.invert(clean(run.plan))
     assert run.calls == [run.plan.timesteps[i] for i in (4, 4, 3, 2, 1)]
     assert run.generate(noise) and run.calls == [run.plan.timesteps[i] for i in (1, 2, 3, 4)]
 
 
 def test_ddim_euler_evaluates_at_the_timestep_of_the_state() -> None:
-    run = Run("ddim_euler", schedule(CONFIG, 5))
+    run = Run("ddim_euler", noise_schedule(CONFIG, 5))
     noise = run.invert(clean(run.plan))
     assert run.calls == [0, *run.plan.timesteps[:0:-1]]
     assert run.generate(noise) and run.calls == list(run.plan.timesteps)
@@ -112,7 +112,7 @@ def test_ddim_euler_evaluates_at_the_timestep_of_the_state() -> None:
 
 @pytest.mark.parametrize("name", TWO_STEP)
 def test_a_last_step_of_no_change_asks_for_nothing(name: str) -> None:
-    run = Run(name, schedule(CONFIG | {"steps_offset": 0}, 5))
+    run = Run(name, noise_schedule(CONFIG | {"steps_offset": 0}, 5))
     assert run.plan.timesteps == (800, 600, 400, 200, 0)
     noise = run.invert(clean(run.plan))
     assert run.calls == [200, 200, 400, 600]
@@ -131,7 +131,7 @@ def test_the_integers_of_edict_are_those_of_the_first_stores() -> None:
         (7, 1.0, "0.93", "bc0254f96c09bc3e5b425dbe757e1ef4f00af20e7dc0ea2509cb2b07c3d93e2d"),
         (25, 0.8, "0.97", "604a85b1aa225a088b3ca989360f2ff9af91045887aff07d674b6eb125f8aa3b"),
     ):
-        plan = schedule(CONFIG, steps, strength)
+        plan = noise_schedule(CONFIG, steps, strength)
         start = Pair(x, x, plan, plan.num_steps, Sampling(p=float(p), bits=12), 2)
         noise = solve(Integration(start, 0), linear)
         assert sha256(torch.stack([noise.x, noise.y]).numpy().astype("<i8").tobytes()).hexdigest() == digest
@@ -140,18 +140,23 @@ def test_the_integers_of_edict_are_those_of_the_first_stores() -> None:
 PAPERS: list[tuple[str, Schedule, dict[str, float], oracle.Next, oracle.Next]] = [
     *(
         ("bdia", plan, {"gamma": g}, partial(oracle.bdia, gamma=g), partial(oracle.bdia_back, gamma=g))
-        for plan in (schedule(CONFIG, 1), schedule(CONFIG, 6), schedule(CONFIG, 25), schedule(CONFIG, 50, 0.3))
+        for plan in (
+            noise_schedule(CONFIG, 1),
+            noise_schedule(CONFIG, 6),
+            noise_schedule(CONFIG, 25),
+            noise_schedule(CONFIG, 50, 0.3),
+        )
         for g in (0.9, 0.96, 1.0)
     ),
     (
         "bdia",
-        schedule(CONFIG, 7),
+        noise_schedule(CONFIG, 7),
         {"gamma": 0.5},
         partial(oracle.bdia, gamma=0.5),
         partial(oracle.bdia_back, gamma=0.5),
     ),
     ("obelm", GEOMETRIC, {}, oracle.obelm, oracle.obelm_back),
-    ("obelm", schedule(CONFIG | {"set_alpha_to_one": True}, 3), {}, oracle.obelm, oracle.obelm_back),
+    ("obelm", noise_schedule(CONFIG | {"set_alpha_to_one": True}, 3), {}, oracle.obelm, oracle.obelm_back),
 ]
 
 
@@ -181,7 +186,7 @@ def test_the_lattice_follows_the_papers_equations(
 def test_every_step_is_consistent(name: str, steps: int) -> None:
     """A prediction that never changes is integrated without error by any weight, the limited ones too."""
     always = torch.randn(3, 4, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    plan, bits = schedule(CONFIG, steps), 30  # the last step is so small that rounding grows by 1e5
+    plan, bits = noise_schedule(CONFIG, steps), 30  # the last step is so small that rounding grows by 1e5
     run = Run(name, plan, bits, predict=lambda x, _: always)
     x, y = run.invert(clean(plan, bits))
     for state, position in ((x, 0), (y, 1)):
@@ -192,7 +197,7 @@ def test_every_step_is_consistent(name: str, steps: int) -> None:
 @pytest.mark.parametrize(("steps", "limited"), [(7, 1), (10, 1), (25, 3), (50, 6), (100, 12), (200, 24)])
 def test_obelm_asks_for_more_than_one_near_the_clean_end_alone(steps: int, limited: int) -> None:
     """One step in eight of Stable Diffusion's schedule, which is the shipped model's too: there a_k is 1."""
-    plan = schedule(CONFIG, steps)
+    plan = noise_schedule(CONFIG, steps)
     wanted = [two_step.obelm(plan, k) for k in range(1, steps)]
     above = [k for k, a in enumerate(wanted, 1) if a > 1]
     assert above == list(range(steps - 1 - limited, steps - 1))
@@ -230,7 +235,7 @@ def test_the_order_of_a_method(name: str, lowest: float, highest: float) -> None
 @pytest.mark.parametrize("name", DDIM)
 @pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (7, 1.0), (25, 0.8)])
 def test_ddim_is_ddim_in_floats_but_for_rounding(steps: int, strength: float, name: str) -> None:
-    plan, bits = schedule(CONFIG, steps, strength), 20
+    plan, bits = noise_schedule(CONFIG, steps, strength), 20
     run = Run(name, plan, bits)
     x, y = run.invert(clean(plan, bits))
     assert torch.equal(x, y)
@@ -271,7 +276,7 @@ def test_one_samples_broken_prediction_is_its_own(name: str, bad: float, directi
         eps[1, 3, 2, 1] = bad
         return eps
 
-    sound = Run(name, schedule(CONFIG, 4))
+    sound = Run(name, noise_schedule(CONFIG, 4))
     broken = Run(name, sound.plan, predict=predict)
     whole, part = getattr(sound, direction)(clean(sound.plan)), getattr(broken, direction)(clean(sound.plan))
     faulty = ~broken.monitor.finite | (broken.monitor.largest >= MAX_STATE)
@@ -281,7 +286,7 @@ def test_one_samples_broken_prediction_is_its_own(name: str, bad: float, directi
 
 def test_states_expanded_past_int64_are_seen() -> None:
     """gamma 0.5 expands x - y by 2 a step."""
-    run = Run("bdia", schedule(CONFIG, 100), gamma=0.5)
+    run = Run("bdia", noise_schedule(CONFIG, 100), gamma=0.5)
     run.invert(clean(run.plan))
     assert (run.monitor.largest >= MAX_STATE).all()
 
@@ -312,8 +317,8 @@ def test_what_a_sampler_does_not_take_is_refused(name: str, given: dict[str, flo
 
 def test_a_default_expands_no_further_than_over_50_steps() -> None:
     bdia = sampling(name="bdia")
-    assert resolved(bdia, 50).gamma == resolved(bdia, 1).gamma == 0.96
-    assert resolved(bdia, 200).gamma == round(0.96**0.25, 4)
+    assert with_defaults(bdia, 50).gamma == with_defaults(bdia, 1).gamma == 0.96
+    assert with_defaults(bdia, 200).gamma == round(0.96**0.25, 4)
 
 
 @pytest.fixture(scope="module")

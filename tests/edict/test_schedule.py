@@ -9,7 +9,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edict.schedule import Schedule, final_alpha, flow, schedule
+from edict.schedule import Schedule, final_alpha, flow_schedule, noise_schedule
 from schemas.sampling import Sampling, executed
 from schemas.specs import SamplerSpec
 
@@ -30,7 +30,7 @@ HUB = {
 
 
 def plan(steps: int = 50, strength: float = 1.0, **changes: object) -> Schedule:
-    return schedule(HUB | changes, steps, strength)
+    return noise_schedule(HUB | changes, steps, strength)
 
 
 def hub_alphas() -> torch.Tensor:
@@ -155,21 +155,21 @@ def test_the_spec_counts_executed_steps_as_the_schedule_does(steps: int, strengt
 
 def test_an_offset_that_is_asked_for_takes_the_configs_place() -> None:
     config = {"steps_offset": 1, "timestep_spacing": "leading"}
-    assert schedule(config, 10, 1.0, 0) == schedule(config | {"steps_offset": 0}, 10)
-    assert schedule(config, 10, 1.0, 0).timesteps[-1] == 0 != schedule(config, 10).timesteps[-1]
+    assert noise_schedule(config, 10, 1.0, 0) == noise_schedule(config | {"steps_offset": 0}, 10)
+    assert noise_schedule(config, 10, 1.0, 0).timesteps[-1] == 0 != noise_schedule(config, 10).timesteps[-1]
     with pytest.raises(ValueError, match="only valid for leading spacing, and the checkpoint's is trailing"):
-        schedule(config | {"timestep_spacing": "trailing"}, 10, 1.0, 0)
+        noise_schedule(config | {"timestep_spacing": "trailing"}, 10, 1.0, 0)
     with pytest.raises(ValueError, match="the checkpoint is a flow"):
-        flow({}, Sampling(steps=10, steps_offset=0), tokens=16)
+        flow_schedule({}, Sampling(steps=10, steps_offset=0), tokens=16)
 
 
 @pytest.mark.parametrize("one", [False, True])
 @pytest.mark.parametrize("offset", [0, 1])
 def test_an_interval_of_noise_levels_leaves_out_timesteps(offset: int, one: bool) -> None:
     """The clean end has timestep 0, unless the last step has it: then that step's noise level counts."""
-    plan = schedule({"timestep_spacing": "leading", "steps_offset": offset, "set_alpha_to_one": one}, 10)
+    plan = noise_schedule({"timestep_spacing": "leading", "steps_offset": offset, "set_alpha_to_one": one}, 10)
     assert [plan.timestep(k) for k in range(11)] == [*plan.timesteps, 0]
-    assert plan.outside(None) == frozenset()
+    assert plan.timesteps_outside(None) == frozenset()
     low, high = plan.sigma(8), plan.sigma(2)
-    assert plan.outside([low, high]) == {*plan.timesteps[:2], *plan.timesteps[8:], 0}
-    assert plan.outside([0, 1000]) == ({0} if one and offset else set())
+    assert plan.timesteps_outside([low, high]) == {*plan.timesteps[:2], *plan.timesteps[8:], 0}
+    assert plan.timesteps_outside([0, 1000]) == ({0} if one and offset else set())

@@ -121,7 +121,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], str | None]] = {
 def sums(model: EDICT) -> list[float]:
     return [
         float(weight.double().abs().sum())
-        for part in (model.network, model.model.text_encoder)
+        for part in (model.network, model.backend.text_encoder)
         for weight in part.parameters()
     ]
 
@@ -198,7 +198,7 @@ def test_an_adapter_counts_where_transformers_would_load_it(
     """transformers loads the adapter if the package peft is installed, and ignores it otherwise."""
     copy = Path(shutil.copytree(folder("sd1"), tmp_path / "copy"))
     model, digests = EDICT.from_pretrained(copy), {weights_digest(copy)}
-    encoder, weights = model.model.text_encoder, sums(model)
+    encoder, weights = model.backend.text_encoder, sums(model)
     config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     get_peft_model(encoder, config).save_pretrained(copy / "text_encoder")
     with monkeypatch.context() as without:

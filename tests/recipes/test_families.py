@@ -10,7 +10,7 @@ from diffusers import AdaptiveProjectedMixGuidance, ClassifierFreeGuidance
 from edict import EDICT, ModelError
 from edict.determinism import make_deterministic
 from edict.image_processor import from_decoded
-from edict.models import PipelineModel, of_pipeline
+from edict.models import PipelineModel, from_pipeline
 from edict.models.pipeline import ONE_FRAME, RESERVED
 from edict.models.unscaled import PixelPipeline
 from tests.recipes.families import NO_IMAGES
@@ -40,7 +40,7 @@ def call_of(trial: Trial, model: PipelineModel) -> dict[str, Any]:
 
 def model_of(trial: Trial) -> PipelineModel:
     sides = {side: trial.call[side] for side in ("height", "width") if side in trial.call}
-    return of_pipeline(trial.pipe, sides)
+    return from_pipeline(trial.pipe, sides)
 
 
 def run(trial: Trial, call: Mapping[str, Any], output_type: str) -> torch.Tensor:
@@ -111,7 +111,7 @@ def with_embeddings(trial: Trial) -> EDICT:
     text = {name: call.pop(name) for name in RESERVED & call.keys()}
 
     class Embedded(type(model)):
-        batched = True
+        supports_batches = True
 
         def arguments(
             self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
@@ -167,7 +167,7 @@ def test_a_guider_is_as_before() -> None:
 @pytest.mark.parametrize(("name", "reason"), [("KandinskyV22Pipeline", "has no prompt"), ("AudioLDM2Pipeline", "size")])
 def test_pipelines_of_other_things_say_so(name: str, reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
-        of_pipeline(recipes()[name](torch.float32).pipe)
+        from_pipeline(recipes()[name](torch.float32).pipe)
 
 
 def test_the_reasons_are_of_pipelines_with_a_recipe() -> None:
