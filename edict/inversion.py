@@ -24,11 +24,12 @@ from edict.arguments import (
     sampling_from,
 )
 from edict.batching import arrange
-from edict.checkpoint import Checkpoint, ModelError, locate, locate_adapter, locate_file, locate_lora
+from edict.checkpoint import Checkpoint, locate, locate_adapter, locate_file, locate_lora
 from edict.control.batch import BatchMember, make_batches
 from edict.control.generation import EditRequest, edit_batch
 from edict.control.settings import Control
 from edict.determinism import enough_memory, make_deterministic
+from edict.errors import ModelError
 from edict.image_processor import Images, OutputType, from_decoded, to_pil
 from edict.integration import Faults, Integration
 from edict.lattice import NonFinite, note_sample, to_lattice

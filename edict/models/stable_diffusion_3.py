@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5 (Esser et al., 2403.03206): a flow by a transformer on two CLIPs and optionally T5."""
+"""Stable Diffusion 3 and 3.5 (Esser et al., 2403.03206): a flow, by a transformer with two CLIP encoders and T5."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from edict.checkpoint import read_config, sample_size
+from edict.model_files import read_config, sample_size
 from edict.models.direct import Conditions, exceeds_length, timesteps_of, tokens_of
 from edict.models.flow import FlowModel
 from edict.schedule import Schedule, flow_schedule
@@ -16,14 +16,16 @@ if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-LENGTH = 256  # tokens of T5, the pipeline's default
+LENGTH = 256
+"""The number of T5 tokens, which is the pipeline's default."""
 
 
 class StableDiffusion3(FlowModel):
-    """It does without T5 where the checkpoint has none.
+    """Stable Diffusion 3. A checkpoint can lack T5; then zeros replace its hidden states.
 
-    The conditions are `encoder_hidden_states` [N, L + 256, D], the CLIPs' last but one side by side and padded to T5's
-    width, then T5's (zeros without one); `pooled_projections` [N, P], pooled by both CLIPs.
+    The conditions are `encoder_hidden_states` [N, L + 256, D]: the penultimate hidden states of both CLIP encoders,
+    side by side and padded to the width of T5, and then those of T5. `pooled_projections` [N, P] come from both CLIP
+    encoders.
     """
 
     component_classes: ClassVar = {

@@ -13,7 +13,8 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
-from edict.checkpoint import DEFAULT, Checkpoint, locate, locate_adapter, locate_file, locate_lora, read_index
+from edict.checkpoint import DEFAULT, Checkpoint, locate, locate_adapter, locate_file, locate_lora
+from edict.model_files import read_index
 from edict.samplers import with_defaults
 from edict.schedule import Schedule
 from pipeline.errors import JobError

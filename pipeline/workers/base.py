@@ -20,9 +20,9 @@ from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from edict import EDICT
-from edict.checkpoint import ModelError
 from edict.compilation import reason
 from edict.determinism import enough_memory
+from edict.errors import ModelError
 from edict.models import DirectModel, LoadOptions
 from edict.samplers.base import BITS
 from edict.schedule import Schedule

@@ -136,7 +136,7 @@ def test_a_job_holds_to_it(folder: Folder, tmp_path: Path) -> None:
     before, job = resolve_job(plain), resolve_job(given)
     assert job.fingerprint == before.fingerprint.model_copy(update={"compile": True})
     for one, expected in ((before, False), (job, True)):
-        assert load_model(one.weights, CPU).model.compiled == expected
+        assert load_model(one.weights, CPU).backend.compiled == expected
     latents = Store(given.output, create=True)
     open_job(latents, job.record)
     with pytest.raises(JobChanged, match="compile: True in the store, False in the spec"):

@@ -12,8 +12,8 @@ from PIL import Image
 
 import edict.inversion
 from edict import EDICT, Control, determinism
-from edict.checkpoint import ModelError
 from edict.determinism import enough_memory
+from edict.errors import ModelError
 from pipeline.workers.base import TooLarge, fitting, versions
 from pipeline.workers.processor import gpu_versions
 

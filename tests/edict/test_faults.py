@@ -42,7 +42,7 @@ def giving(network: nn.Module, value: float, call: int) -> Iterator[None]:
 def test_a_latent_that_is_not_a_number_has_no_integer(value: float) -> None:
     latents = torch.zeros(3, 2, 2)
     latents[1, 0, 1] = value
-    with pytest.raises(NonFinite, match="the latents of the image hold NaN or infinity") as caught:
+    with pytest.raises(NonFinite, match="the latents of the image have NaN or infinity") as caught:
         to_lattice(latents, 0.5, 12)
     assert caught.value.__notes__ == ["sample 1 of 3"]
 

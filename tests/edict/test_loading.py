@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from edict import EDICT, ModelError
-from edict.checkpoint import weights_digest
+from edict.model_files import weights_digest
 from edict.models import PipelineModel
 from tests.edict import pipeline_checkpoints
 from tests.edict.checkpoints import Folder
@@ -54,7 +54,7 @@ def test_a_single_file_takes_its_configurations_from_a_folder(
     assert torch.equal(regenerated(EDICT.from_pretrained(file, config=folder, call=CALL), images[0]), of_folder)
     save_file({name: weight * 1.1 for name, weight in weights.items()}, file)
     assert not torch.equal(regenerated(EDICT.from_pretrained(file, config=folder, call=CALL), images[0]), of_folder)
-    assert len({weights_digest(folder), weights_digest(folder, more=[file])}) == 2
+    assert len({weights_digest(folder), weights_digest(folder, extra_files=[file])}) == 2
     with pytest.raises(ModelError, match="is a single file, so its configurations are needed: give `config`"):
         EDICT.from_pretrained(file)
     with pytest.raises(ModelError, match=r"with `config`, the model is a \.safetensors file"):
@@ -105,7 +105,7 @@ def test_a_quantized_network_is_deterministic(
 
 def test_a_textual_inversion(folder: Folder, tmp_path: Path, images: list[Image.Image]) -> None:
     plain = EDICT.from_pretrained(folder("sd1"), call={"clip_skip": None})
-    assert isinstance(plain.model, PipelineModel)
+    assert isinstance(plain.backend, PipelineModel)
     file = tmp_path / "learned_embeds.safetensors"
     save_file({"<toy>": torch.randn(16)}, file)
     model = EDICT.from_pretrained(folder("sd1"), textual_inversion=file)
@@ -151,7 +151,7 @@ def test_a_pipeline_with_code_of_its_own_is_an_error(saved: Callable[[str], Path
     folder = shutil.copytree(saved("wan"), tmp_path / "wan")
     index = folder / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": ["pipeline", "Mine"]}))
-    with pytest.raises(ModelError, match="Its code is not run from the checkpoint"):
+    with pytest.raises(ModelError, match="Code in a checkpoint is not run"):
         EDICT.from_pretrained(folder, call=CALL)
 
 

@@ -25,9 +25,10 @@ from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from edict import EDICT, Control, ModelError, Pair
-from edict.checkpoint import DEFAULT, LoRA, locate_lora, read_index, weights_digest
+from edict.checkpoint import DEFAULT, LoRA, locate_lora
 from edict.control.words import find_phrase, split_words
 from edict.integration import solve_floats
+from edict.model_files import read_index, weights_digest
 from edict.models import MODELS, describe
 from edict.models.flux import pack, unpack
 from edict.samplers import SAMPLERS, sampling
@@ -279,7 +280,7 @@ def test_a_tokenizer_can_be_only_a_sentencepiece_model(folder: Folder, tmp_path:
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    tokenizer = EDICT.from_pretrained(copy).model.tokenizer
+    tokenizer = EDICT.from_pretrained(copy).backend.tokenizer
     expected = SentencePieceProcessor(model_file=str(copy / "tokenizer" / "spiece.model")).encode(text)
     assert tokenizer(text).input_ids == [[*ids, 1] for ids in expected]
 
@@ -395,7 +396,7 @@ def test_weights_in_shards_are_read_and_in_the_digest(folder: Folder, tmp_path: 
     copy = shutil.copytree(folder("sd1"), tmp_path / "copy")
     UNet2DConditionModel.from_pretrained(copy / "unet").save_pretrained(tmp_path / "unet", max_shard_size="20KB")
     shutil.rmtree(copy / "unet")
-    shutil.integrate(tmp_path / "unet", copy / "unet")
+    shutil.move(tmp_path / "unet", copy / "unet")
     shards = sorted((copy / "unet").glob("*-of-*.safetensors"))
     assert len(shards) > 1
     whole, parts = EDICT.from_pretrained(folder("sd1")), EDICT.from_pretrained(copy)
@@ -462,7 +463,7 @@ def test_lora_weights_are_added_as_they_say(folder: Folder, tmp_path: Path, spel
     for place in (tmp_path, tmp_path / "lora.safetensors"):
         model = EDICT.from_pretrained(folder("sd1"), lora=place, lora_scale=0.5)
         for part in ("unet", "text_encoder"):
-            before = dict(getattr(plain.model, part).named_parameters())
+            before = dict(getattr(plain.backend, part).named_parameters())
             for name, weight in getattr(model.backend, part).named_parameters():
                 change = changes.get(f"{part}.{name}", torch.zeros(()))
                 assert torch.allclose(weight, before[name] + 0.5 * change, atol=1e-6), name

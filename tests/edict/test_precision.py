@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from edict import EDICT
-from edict.checkpoint import ModelError
+from edict.errors import ModelError
 from edict.models.flux import positions
 from pipeline.messages import Machine
 from pipeline.plan.job import resolve

@@ -110,8 +110,8 @@ def test_strength_keeps_the_last_steps(steps: int, strength: float, depth: int) 
         (50, 0.0, {}, "execute no step"),
         (0, 1.0, {}, "execute no step"),
         (1001, 1.0, {}, "trained with 1000"),
-        (1000, 1.0, {}, "use fewer"),  # timestep 1000 of 0..999, by the offset
-        (61, 1.0, {"timestep_spacing": "trailing"}, "use fewer"),  # a 62nd timestep, -1, by rounding
+        (1000, 1.0, {}, "Use fewer"),  # timestep 1000 of 0..999, by the offset
+        (61, 1.0, {"timestep_spacing": "trailing"}, "Use fewer"),  # a 62nd timestep, -1, by rounding
     ],
 )
 def test_what_has_no_schedule_is_refused(steps: int, strength: float, changes: dict[str, object], message: str) -> None:

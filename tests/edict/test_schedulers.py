@@ -159,7 +159,7 @@ def test_noise_levels_of_cogvideox_are_shifted(pipe: Any) -> None:
     ("config", "message"),
     [
         (EDMEulerScheduler().config, "the config has no `_class_name`, and its settings are those of no supported"),
-        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler has noise levels of a kind of its own"),
+        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler has noise levels of another kind"),
         (FlowMatchEulerDiscreteScheduler(stochastic_sampling=True).config, "stochastic_sampling: true"),
         (EulerDiscreteScheduler(**BETAS, timestep_type="continuous").config, "timestep_type: continuous"),
         (
@@ -170,7 +170,7 @@ def test_noise_levels_of_cogvideox_are_shifted(pipe: Any) -> None:
             {"_class_name": "DDIMScheduler", "prediction_type": "xyz"},
             "prediction_type of DDIMScheduler is 'xyz': expected epsilon",
         ),
-        ({"_class_name": "Unknown", "use_flow_sigmas": True}, "Unknown has noise levels of a kind of its own"),
+        ({"_class_name": "Unknown", "use_flow_sigmas": True}, "Unknown has noise levels of another kind"),
         (
             {"_class_name": "EulerDiscreteScheduler", "use_flow_sigmas": True, "prediction_type": "flow_prediction"},
             "prediction_type of EulerDiscreteScheduler is 'flow_prediction': expected epsilon",
@@ -329,7 +329,7 @@ def test_wrong_use_is_an_error(pipe: Any) -> None:
     with pytest.raises(RuntimeError, match=r"the run has not ended \(no step was made\)"):
         _ = scheduler.pair
     start = scheduler.encode(latents())
-    with pytest.raises(ValueError, match="the pair is clean: generate takes a noise pair"):
+    with pytest.raises(ValueError, match="the pair is clean: give `generate` a noise pair"):
         scheduler.generate(start)
     with pytest.raises(ValueError, match="pair is of type Tensor: expected a Pair"):
         scheduler.invert(latents())
@@ -340,7 +340,7 @@ def test_wrong_use_is_an_error(pipe: Any) -> None:
         run(pipe, scheduler.invert(start, strength=0.5), steps=1)
     run(pipe, scheduler.invert(start))
     noise = scheduler.pair
-    with pytest.raises(ValueError, match="invert takes a clean pair"):
+    with pytest.raises(ValueError, match="give `invert` a clean pair"):
         scheduler.invert(noise)
     with pytest.raises(ValueError, match="the pair is of the sampler edict, and BDIAScheduler is for bdia"):
         BDIAScheduler.from_config(scheduler.config).generate(noise)
@@ -401,7 +401,7 @@ def test_pairs_pass_between_the_model_and_a_pipeline(pipe: Any, model: EDICT) ->
         pipe(prompt, latents=given, num_inference_steps=3, guidance_scale=3.0, output_type="latent")
         assert scheduler.pair == start[i]
     partly = model.invert(start, PROMPTS, steps=3, guidance_interval=[0.0, 2.0])
-    with pytest.raises(ValueError, match=r"guidance_interval=\[0\.0, 2\.0\], which a pipeline's call does not have"):
+    with pytest.raises(ValueError, match=r"guidance_interval=\[0\.0, 2\.0\], which the call of a pipeline does not have"):
         scheduler.generate(partly)
 
 
@@ -469,7 +469,7 @@ def test_latents_that_the_pipeline_changes_are_an_error(pipe: Any) -> None:
 def test_a_run_that_cannot_be_generated_again_is_refused(pipe: Any, kind: type[LatticeScheduler], steps: int) -> None:
     """The first step of the inversion calls the network, but no step of the generation does."""
     scheduler = equipped(pipe, kind)
-    with pytest.raises(ValueError, match="call the network at none of them: use more steps"):
+    with pytest.raises(ValueError, match="calls the network: use more steps"):
         run(pipe, scheduler.invert(scheduler.encode(latents())), steps=steps)
 
 

@@ -17,7 +17,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from edict import EDICT, ModelError
-from edict.checkpoint import LoRA, locate, weights_digest
+from edict.checkpoint import LoRA, locate
+from edict.model_files import weights_digest
 from tests.edict.checkpoints import Folder
 from tests.edict.test_models import lora_file
 

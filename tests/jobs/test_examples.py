@@ -17,7 +17,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from edict.checkpoint import locate, read_shapes
+from edict.checkpoint import locate
+from edict.model_files import read_shapes
 from jobs.cli import app
 from jobs.launch import run_spec
 from jobs.preview import preview

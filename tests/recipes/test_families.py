@@ -28,7 +28,7 @@ def deterministic() -> None:
 
 def call_of(trial: Trial, model: PipelineModel) -> dict[str, Any]:
     """Return the arguments of a call that makes one frame."""
-    frames = {name: 1 for name in ONE_FRAME if name in model._arguments}
+    frames = {name: 1 for name in ONE_FRAME if name in model.parameters}
     if "conditioning_frames" in trial.call:
         frames |= {"conditioning_frames": trial.call["conditioning_frames"][:1]}
     if "controlnet_frame_indices" in trial.call:
@@ -96,7 +96,7 @@ def test_latents_are_packed_as_the_call_takes_them(name: str) -> None:
     images = normal(len(trial.call.get("prompt_embeds", [0])), 3, model.size, model.size).tanh()
     latents = model.encode(images, None)
     assert latents.dtype == torch.float32
-    if not {"control_video", *ONE_FRAME} & {*model._arguments}:
+    if not {"control_video", *ONE_FRAME} & {*model.parameters}:
         assert latents.shape[1:] == trial.shape[1:]
     if isinstance(model, PixelPipeline):
         return
@@ -117,7 +117,7 @@ def with_embeddings(trial: Trial) -> EDICT:
             self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
         ) -> dict[str, Any]:
             own = super().arguments(captions, guidance_scale, negative_captions)
-            assert {*own} <= {*self._arguments}
+            assert {*own} <= {*self.parameters}
             if guidance_scale == 1:
                 assert all(trial.unguided.get(name, value) == value for name, value in own.items())
             given = trial.guided if guidance_scale > 1 else trial.unguided
