@@ -131,8 +131,8 @@ def weights_to_load(folder: Path, component: str, variant: str | None) -> list[P
     own_folder = component_folder(folder, component)
     if not component.startswith("text_encoder") and (elsewhere := [f for f in files if f.parent != own_folder]):
         raise ModelError(
-            f"model {folder}: the index of {component} names {relative_name(elsewhere[0], folder)}. diffusers reads "
-            "shards only from the folder of their index. Move them there, and correct the index"
+            f"model {folder}: the index of {component} names {relative_name(elsewhere[0], folder)}, and diffusers "
+            "reads shards only from the folder of their index. Move them there, and correct the index"
         )
     return files
 

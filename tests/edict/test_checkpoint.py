@@ -131,7 +131,9 @@ def test_another_pipeline_class_is_named(folder: Path) -> None:
     with pytest.raises(ModelError, match="the call of KandinskyPipeline needs image_embeds"):
         EDICT.from_pretrained(folder)
     change(folder / "model_index.json", _class_name="MyPipeline")
-    with pytest.raises(ModelError, match=r"is a MyPipeline, which diffusers [\d.]+ does not have. Code in a checkpoint is not run"):
+    with pytest.raises(
+        ModelError, match=r"is a MyPipeline, which diffusers [\d.]+ does not have. Code in a checkpoint is not run"
+    ):
         EDICT.from_pretrained(folder)
 
 
@@ -159,7 +161,9 @@ def test_pickled_weights_are_refused(folder: Path) -> None:
 
 
 def test_a_hub_id_that_cannot_be_downloaded_gives_an_error_of_one_line(offline: Path) -> None:
-    with pytest.raises(ModelError, match="'nobody/no-such-model': there is no such folder here, and the download") as caught:
+    with pytest.raises(
+        ModelError, match="'nobody/no-such-model': there is no such folder here, and the download"
+    ) as caught:
         EDICT.from_pretrained("nobody/no-such-model")
     assert "\n" not in str(caught.value)
     assert "give a local folder" in str(caught.value)

@@ -401,7 +401,9 @@ def test_pairs_pass_between_the_model_and_a_pipeline(pipe: Any, model: EDICT) ->
         pipe(prompt, latents=given, num_inference_steps=3, guidance_scale=3.0, output_type="latent")
         assert scheduler.pair == start[i]
     partly = model.invert(start, PROMPTS, steps=3, guidance_interval=[0.0, 2.0])
-    with pytest.raises(ValueError, match=r"guidance_interval=\[0\.0, 2\.0\], which the call of a pipeline does not have"):
+    with pytest.raises(
+        ValueError, match=r"guidance_interval=\[0\.0, 2\.0\], which the call of a pipeline does not have"
+    ):
         scheduler.generate(partly)
 
 

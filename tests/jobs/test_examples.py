@@ -242,7 +242,9 @@ def test_a_row_that_control_cannot_hold_is_rejected_with_the_reason(here: Path, 
     assert "is of 64x40 pixels, which are not the proportions of the source, 64x64" in said["mask/000000002"]
     assert "000000003.png: " in said["mask/000000003"]
     assert said["weight/000000001"].startswith("'ice' has a weight, but is not in the prompt")
-    assert said["words/000000001"] == "the mask is of 'ice', 'winter night', which neither caption nor prompt has"
+    assert said["words/000000001"] == (
+        "neither the caption nor the prompt has the words of the mask, 'ice', 'winter night'. Use words of one of them"
+    )
 
 
 Told = Callable[[str], str]
