@@ -78,7 +78,7 @@ def scale(scheduler: Any) -> float:
 def run(trial: Trial, latents: torch.Tensor) -> torch.Tensor:
     """Return the latents that the pipeline's call makes of others, float64."""
     given = {**trial.call, **trial.guided, "num_inference_steps": STEPS, "output_type": "latent"}
-    latents = trial.given(latents.to(trial.dtype or torch.float32, copy=True))
+    latents = trial.call_latents(latents.to(trial.dtype or torch.float32, copy=True))
     return trial.pipe(**given, latents=latents, return_dict=False)[0].double()
 
 
