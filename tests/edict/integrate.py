@@ -1,4 +1,4 @@
-"""Both directions of a sampler along one schedule, with a network that is a function of the test."""
+"""Both directions of a sampler along one schedule, with a function as the network."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ CONFIG = {
 
 
 class Run:
-    """`calls` has the timestep of each network call of the last direction, and `monitor` its ranges."""
+    """Runs of a sampler. `calls` has the timesteps of the last run, and `monitor` its range."""
 
     def __init__(
         self, name: str, plan: Schedule, bits: int = 12, predict: Predict = analytic, **parameters: float

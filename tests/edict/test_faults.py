@@ -1,4 +1,4 @@
-"""NaN, infinity and huge values are a fault of their own sample only, wherever they come from."""
+"""NaN, infinity and huge values are a fault of their own sample only."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ def small(folder: Folder) -> EDICT:
 
 @contextmanager
 def giving(network: nn.Module, value: float, call: int) -> Iterator[None]:
-    """Make the module return a tensor of `value` at its `call`-th call."""
+    """Make a module return a tensor of `value` at its `call`-th call."""
     calls = iter(range(1000))
 
     def spoil(_: object, __: object, output: Any) -> Any:
@@ -39,7 +39,7 @@ def giving(network: nn.Module, value: float, call: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_latent_that_is_not_a_number_has_no_integer(value: float) -> None:
+def test_nan_or_infinity_in_latents_is_an_error(value: float) -> None:
     latents = torch.zeros(3, 2, 2)
     latents[1, 0, 1] = value
     with pytest.raises(NonFinite, match="the latents of the image have NaN or infinity") as caught:
@@ -48,7 +48,7 @@ def test_a_latent_that_is_not_a_number_has_no_integer(value: float) -> None:
 
 
 @pytest.mark.parametrize("value", [1e30, -1e30, float(MAX_STATE), -float(MAX_STATE)])
-def test_a_latent_beyond_the_lattice_has_no_integer(value: float) -> None:
+def test_latents_beyond_the_lattice_are_an_error(value: float) -> None:
     latents = torch.zeros(3, 2, 2, dtype=torch.float64)
     latents[2, 1, 1] = value
     with pytest.raises(LatticeOverflow, match="latents of the image are this large: check the autoencoder") as caught:
@@ -58,8 +58,8 @@ def test_a_latent_beyond_the_lattice_has_no_integer(value: float) -> None:
     assert torch.equal(from_lattice(to_lattice(below, 1.0, 0), 1.0, 0), below)
 
 
-def test_the_smallest_integer_is_large(small: EDICT, images: list[Image.Image]) -> None:
-    """The abs of the smallest integer is negative."""
+def test_the_smallest_int64_counts_as_large(small: EDICT, images: list[Image.Image]) -> None:
+    """`abs` of the smallest int64 is negative."""
     assert largest(torch.tensor([[LEAST, 3], [-4, 3]])).tolist() == [torch.iinfo(torch.int64).max, 4]
     start = small.encode(images[:2])
     wild = replace(start, x=start.x.clone(), y=start.y.clone())

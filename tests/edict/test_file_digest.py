@@ -48,7 +48,7 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path, computed: list[str]) 
     assert computed == ["weights"] * 2
 
 
-def test_a_damaged_record_is_made_again(tmp_path: Path, computed: list[str]) -> None:
+def test_a_damaged_record_is_replaced(tmp_path: Path, computed: list[str]) -> None:
     file = tmp_path / "weights"
     file.write_bytes(b"one")
     digest = sha256_of(file)
@@ -59,7 +59,7 @@ def test_a_damaged_record_is_made_again(tmp_path: Path, computed: list[str]) -> 
     assert computed == ["weights"] * 2
 
 
-def test_a_folder_that_cannot_be_trusted_is_not_used(tmp_path: Path, computed: list[str]) -> None:
+def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path, computed: list[str]) -> None:
     file, folder = tmp_path / "weights", tmp_path / "temporary" / f"edict-{os.getuid()}"
     file.write_bytes(b"one")
     digest = hashlib.sha256(b"one").hexdigest()
@@ -73,7 +73,7 @@ def test_a_folder_that_cannot_be_trusted_is_not_used(tmp_path: Path, computed: l
 
 
 @pytest.mark.parametrize(("setting", "value"), [("SETTLING_SECONDS", 60.0), ("MIN_CACHED_BYTES", 1 << 26)])
-def test_new_and_small_files_are_not_kept(
+def test_new_and_small_files_are_not_cached(
     setting: str, value: float, tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_digest, setting, value)

@@ -24,7 +24,7 @@ CALL = {"height": 16, "width": 16}
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a small checkpoint, saved once."""
+    """Return the folder of a small checkpoint, saved once."""
     folders = dict[str, Path]()
 
     def folder(name: str) -> Path:
@@ -62,7 +62,7 @@ def test_a_single_file_takes_its_configurations_from_a_folder(
 
 
 @pytest.mark.parametrize("form", ["diffusers", "peft", "kohya"])
-def test_a_lora_in_each_form(
+def test_a_lora_loads_in_each_format(
     saved: Callable[[str], Path], tmp_path: Path, images: list[Image.Image], form: str
 ) -> None:
     folder = saved("qwen-image")

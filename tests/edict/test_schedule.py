@@ -1,4 +1,4 @@
-"""The executed steps are those of the checkpoint's own scheduler config."""
+"""The executed steps are those of the checkpoint's scheduler config."""
 
 import math
 from itertools import pairwise
@@ -53,8 +53,8 @@ def test_timesteps_follow_offset_and_spacing(changes: dict[str, object], steps: 
     assert plan(steps, **changes).timesteps == tuple(timesteps)
 
 
-def test_alphas_are_the_hub_schedules() -> None:
-    """To 1e-5: the checkpoint's own are float32 products."""
+def test_alphas_equal_those_of_the_hub() -> None:
+    """The tolerance is 1e-5, because the alphas of the checkpoint are float32 products."""
     alphas = hub_alphas()
     expected = [*(float(alphas[t]) for t in range(981, 0, -20)), float(alphas[0])]
     assert plan().alphas_cumprod == pytest.approx(expected, rel=1e-5)
@@ -70,7 +70,7 @@ def test_the_clean_end_is_the_configs_final_alpha() -> None:
 
 
 def test_without_offset_the_last_step_is_a_no_op() -> None:
-    """It ends at the alpha it starts from, to the bit: the sampler recognises it by that."""
+    """Both ends of the step have the same alpha to the bit, which the sampler relies on."""
     without = plan(steps_offset=0)
     assert without.timesteps[-1] == 0
     assert without.sigma(50) == without.sigma(49)
@@ -114,7 +114,9 @@ def test_strength_keeps_the_last_steps(steps: int, strength: float, depth: int) 
         (61, 1.0, {"timestep_spacing": "trailing"}, "Use fewer"),  # a 62nd timestep, -1, by rounding
     ],
 )
-def test_what_has_no_schedule_is_refused(steps: int, strength: float, changes: dict[str, object], message: str) -> None:
+def test_steps_without_a_schedule_are_an_error(
+    steps: int, strength: float, changes: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         plan(steps, strength, **changes)
 
@@ -127,7 +129,7 @@ def test_what_has_no_schedule_is_refused(steps: int, strength: float, changes: d
     offset=st.integers(0, 1),
     one=st.booleans(),
 )
-def test_noise_falls_at_every_step(steps: int, strength: float, spacing: str, offset: int, one: bool) -> None:
+def test_noise_decreases_at_every_step(steps: int, strength: float, spacing: str, offset: int, one: bool) -> None:
     changes = {"timestep_spacing": spacing, "steps_offset": offset, "set_alpha_to_one": one}
     try:
         made = plan(steps, strength, **changes)
@@ -153,7 +155,7 @@ def test_the_spec_counts_executed_steps_as_the_schedule_does(steps: int, strengt
         assert SamplerSpec(steps=steps, strength=strength).executed_steps == executed(steps, strength)
 
 
-def test_an_offset_that_is_asked_for_takes_the_configs_place() -> None:
+def test_a_given_offset_replaces_that_of_the_config() -> None:
     config = {"steps_offset": 1, "timestep_spacing": "leading"}
     assert noise_schedule(config, 10, 1.0, 0) == noise_schedule(config | {"steps_offset": 0}, 10)
     assert noise_schedule(config, 10, 1.0, 0).timesteps[-1] == 0 != noise_schedule(config, 10).timesteps[-1]
@@ -165,7 +167,7 @@ def test_an_offset_that_is_asked_for_takes_the_configs_place() -> None:
 
 @pytest.mark.parametrize("one", [False, True])
 @pytest.mark.parametrize("offset", [0, 1])
-def test_an_interval_of_noise_levels_leaves_out_timesteps(offset: int, one: bool) -> None:
+def test_timesteps_outside_an_interval_of_noise_levels(offset: int, one: bool) -> None:
     """The clean end has timestep 0, unless the last step has it: then that step's noise level counts."""
     plan = noise_schedule({"timestep_spacing": "leading", "steps_offset": offset, "set_alpha_to_one": one}, 10)
     assert [plan.timestep(k) for k in range(11)] == [*plan.timesteps, 0]

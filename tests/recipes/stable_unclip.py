@@ -1,4 +1,4 @@
-"""Stable unCLIP: a UNet that takes the embedding of an image, given or drawn by a prior."""
+"""Stable unCLIP: a UNet that takes the embedding of an image, given or made by a prior."""
 
 from typing import Any
 

@@ -71,7 +71,7 @@ IMAGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_images_of_latents_are_the_pipelines_own(name: str) -> None:
+def test_decoded_images_equal_those_of_the_pipeline(name: str) -> None:
     trial = RECIPES[name](torch.float32)
     model = model_of(trial)
     for norm in getattr(getattr(trial.pipe, "vae", None), "modules", list)():
@@ -90,7 +90,7 @@ def test_the_images_of_latents_are_the_pipelines_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_latents_are_packed_as_the_call_takes_them(name: str) -> None:
+def test_encoded_latents_have_the_layout_of_the_call(name: str) -> None:
     trial = RECIPES[name](torch.float32)
     model = model_of(trial)
     images = normal(len(trial.call.get("prompt_embeds", [0])), 3, model.size, model.size).tanh()
@@ -149,7 +149,7 @@ def test_images_are_inverted_and_generated_exactly(name: str) -> None:
 
 
 @pytest.mark.parametrize("guider", [AdaptiveProjectedMixGuidance(), ClassifierFreeGuidance(start=0.5)])
-def test_a_guider_that_goes_by_the_step_is_an_error(guider: Any) -> None:
+def test_a_guider_that_depends_on_the_step_is_an_error(guider: Any) -> None:
     trial = RECIPES["MotifVideoPipeline"](torch.float32)
     trial.pipe.guider = guider
     model = with_embeddings(trial)
@@ -157,7 +157,7 @@ def test_a_guider_that_goes_by_the_step_is_an_error(guider: Any) -> None:
         model.invert(torch.zeros(2, 3, model.size, model.size), ["", ""], steps=2)
 
 
-def test_a_guider_is_as_before() -> None:
+def test_a_guider_keeps_its_scale_after_a_call() -> None:
     trial = RECIPES["HunyuanImagePipeline with classifier-free guidance"](torch.float32)
     model = with_embeddings(trial)
     model.invert(torch.zeros(2, 3, model.size, model.size), ["", ""], steps=2, guidance_scale=2.0)
@@ -165,10 +165,10 @@ def test_a_guider_is_as_before() -> None:
 
 
 @pytest.mark.parametrize(("name", "reason"), [("KandinskyV22Pipeline", "has no prompt"), ("AudioLDM2Pipeline", "size")])
-def test_pipelines_of_other_things_say_so(name: str, reason: str) -> None:
+def test_pipelines_that_make_no_images_from_text_are_an_error(name: str, reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
         from_pipeline(recipes()[name](torch.float32).pipe)
 
 
-def test_the_reasons_are_of_pipelines_with_a_recipe() -> None:
+def test_every_pipeline_without_images_has_a_recipe() -> None:
     assert {*NO_IMAGES} <= {name.partition(" ")[0] for name in recipes()}
