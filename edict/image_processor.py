@@ -43,7 +43,8 @@ def from_decoded(decoded: torch.Tensor, output_type: OutputType) -> list[Image.I
         pixels = ((decoded + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(image) for image in pixels]
     floats = VaeImageProcessor.denormalize(decoded)
-    return floats if output_type == "pt" else VaeImageProcessor.pt_to_numpy(floats)
+    images: np.ndarray | torch.Tensor = floats if output_type == "pt" else VaeImageProcessor.pt_to_numpy(floats)
+    return images
 
 
 def _open(image: Any, name: str) -> list[Image.Image]:

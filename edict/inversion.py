@@ -527,7 +527,7 @@ class EDICT:
         """Return whether the text encoder reads only the beginning of a caption."""
         return self.backend.truncated(caption)
 
-    def _call_counter(self, bar: tqdm) -> Callable[[], None]:
+    def _call_counter(self, bar: "tqdm[None]") -> Callable[[], None]:
         """Return a function that counts a network call, to be called after each one. Announce the first call."""
 
         def count() -> None:
@@ -537,7 +537,7 @@ class EDICT:
         self.on_network_call()
         return count
 
-    def _progress_bar(self, name: str, pair: Pair, position: int, batches: int) -> tqdm:
+    def _progress_bar(self, name: str, pair: Pair, position: int, batches: int) -> "tqdm[None]":
         """Return the progress bar of the network calls that move a pair to `position` in this number of batches."""
         sampler = SAMPLERS[pair.sampling.name]
         calls = batches * len(sampler.evaluated_steps(pair.schedule, pair.position, position))

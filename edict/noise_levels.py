@@ -177,4 +177,5 @@ class NoiseLevels:
         alpha = float(self.base.alphas_cumprod[int(timestep)].double())
         if kind == "v_prediction":
             return noise_of_velocity(output, latents, alpha)
-        return (latents - alpha**0.5 * output.double()) / (1 - alpha) ** 0.5
+        noise: torch.Tensor = (latents - alpha**0.5 * output.double()) / (1 - alpha) ** 0.5
+        return noise

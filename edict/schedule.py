@@ -76,7 +76,7 @@ class Schedule:
 
     def scale(self, position: int) -> float:
         """Return sqrt(alpha), the divisor of x at `position`. In a flow it is 1."""
-        return self.alphas_cumprod[position] ** 0.5
+        return float(self.alphas_cumprod[position] ** 0.5)
 
     def sigma(self, position: int) -> float:
         """Return the noise level of x / scale at `position`: sqrt(1 - alpha) / sqrt(alpha), or that of the flow."""
@@ -142,7 +142,8 @@ def noise_schedule(
 
 def alphas_cumprod(scheduler_config: dict[str, Any]) -> torch.Tensor:
     """Return the cumulative alpha of every timestep that the checkpoint was trained with, float64."""
-    return _ddim(scheduler_config).alphas_cumprod.double()
+    alphas: torch.Tensor = _ddim(scheduler_config).alphas_cumprod.double()
+    return alphas
 
 
 def flow_schedule(
@@ -178,7 +179,8 @@ def last_steps(scheduler: Any, count: int) -> Schedule:
 
 def noise_of_velocity(velocity: torch.Tensor, latents: torch.Tensor, alpha: float) -> torch.Tensor:
     """Return the noise in a v-prediction (Salimans & Ho, 2202.00512): sqrt(alpha) v + sqrt(1 - alpha) x, float64."""
-    return alpha**0.5 * velocity.double() + (1 - alpha) ** 0.5 * latents.double()
+    noise: torch.Tensor = alpha**0.5 * velocity.double() + (1 - alpha) ** 0.5 * latents.double()
+    return noise
 
 
 def executed_steps(steps: int, strength: float) -> int:

@@ -131,7 +131,9 @@ class Model(ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        """The device of the network."""
+        device: torch.device = next(self.network.parameters()).device
+        return device
 
     @property
     def controllable(self) -> bool:

@@ -250,15 +250,17 @@ class DirectModel(Model):
 
     def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
         """Return the autoencoder's latents in the model's scale."""
-        return (latents - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor
+        scaled: torch.Tensor = (latents - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor
+        return scaled
 
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
         """Undo `_scaled`."""
-        return latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
+        unscaled: torch.Tensor = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
+        return unscaled
 
     def _factor(self) -> int:
         """Return the ratio of the side of an image to the side of its latents."""
-        return 2 ** (len(read_config(self.folder, "vae").get("block_out_channels", [64])) - 1)
+        return int(2 ** (len(read_config(self.folder, "vae").get("block_out_channels", [64])) - 1))
 
 
 def exceeds_length(tokenizer: Any, caption: str, length: int) -> bool:
@@ -278,4 +280,5 @@ def timesteps_of(timestep: float, latents: torch.Tensor) -> torch.Tensor:
 def tokens_of(tokenizer: Any, captions: Sequence[str], length: int, device: torch.device) -> torch.Tensor:
     """Return the tokens of captions, int64 [N, length], truncated or padded to one length."""
     given = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-    return tokenizer(expand_placeholders(tokenizer, captions), **given).input_ids.to(device)
+    tokens: torch.Tensor = tokenizer(expand_placeholders(tokenizer, captions), **given).input_ids.to(device)
+    return tokens

@@ -95,13 +95,13 @@ class Flux(FlowModel):
 
 def pack(latents: torch.Tensor) -> torch.Tensor:
     """Return latents [N, C, H, W] as tokens [N, H/2 * W/2, 4 C]: each has 2x2 positions of every channel."""
-    blocks = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # [N, C, H/2, 2, W/2, 2]
+    blocks: torch.Tensor = latents.unflatten(3, (-1, 2)).unflatten(2, (-1, 2))  # [N, C, H/2, 2, W/2, 2]
     return blocks.permute(0, 2, 4, 1, 3, 5).flatten(3).flatten(1, 2).contiguous()
 
 
 def unpack(tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """Return tokens as latents [N, C, height, width]: undo `pack`."""
-    blocks = tokens.unflatten(1, (height // 2, width // 2)).unflatten(3, (-1, 2, 2))
+    blocks: torch.Tensor = tokens.unflatten(1, (height // 2, width // 2)).unflatten(3, (-1, 2, 2))
     return blocks.permute(0, 3, 1, 4, 2, 5).flatten(4).flatten(2, 3)
 
 

@@ -62,7 +62,7 @@ class Flux2(PatchNorm):
 
         messages = format_input([caption], self.pipe.system_message)
         given = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
-        return self.pipe.tokenizer.apply_chat_template(messages, **given)["input_ids"].shape[1]
+        return int(self.pipe.tokenizer.apply_chat_template(messages, **given)["input_ids"].shape[1])
 
 
 class Flux2Klein(Flux2):

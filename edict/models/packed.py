@@ -63,4 +63,5 @@ def tokens(latents: torch.Tensor) -> torch.Tensor:
 def from_tokens(latents: torch.Tensor) -> torch.Tensor:
     """Return the tokens of a square, [N, L, C], as latents [N, C, sqrt(L), sqrt(L)]: undo `tokens`."""
     side = math.isqrt(latents.shape[1])
-    return latents.transpose(1, 2).unflatten(2, (side, side))
+    grid: torch.Tensor = latents.transpose(1, 2).unflatten(2, (side, side))
+    return grid

@@ -270,7 +270,8 @@ class PipelineModel(Model):
         return self.encode(torch.zeros(1, 3, self.size, self.size, device=self.device), None)
 
     def clean_end(self) -> Schedule:
-        return EDICTScheduler.from_config(self._scheduler_config(None)).clean_end
+        end: Schedule = EDICTScheduler.from_config(self._scheduler_config(None)).clean_end
+        return end
 
     def solve(
         self,
@@ -285,7 +286,7 @@ class PipelineModel(Model):
                 f"the pair has latents of {[*shape]}, and this model has {[*self._blank.shape[1:]]}: use the model and "
                 "the size of the inversion"
             )
-        scheduler = EDICTScheduler.from_config(self._scheduler_config(sampling.steps_offset))
+        scheduler: EDICTScheduler = EDICTScheduler.from_config(self._scheduler_config(sampling.steps_offset))
         if integration.ended:
             return integration
         latents = scheduler.arm(integration)

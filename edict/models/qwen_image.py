@@ -32,7 +32,7 @@ class QwenImage(TrueCFG, PackedPipeline):
 
     def num_tokens(self, tokenizer: Any, caption: str) -> int:
         template, dropped = self.pipe.prompt_template_encode, self.pipe.prompt_template_encode_start_idx
-        return len(tokenizer(template.format(caption)).input_ids) - dropped
+        return len(tokenizer(template.format(caption)).input_ids) - int(dropped)
 
 
 class QwenImage21(TrueCFG, TokenPipeline):

@@ -84,7 +84,10 @@ class StableDiffusion3(FlowModel):
 
     def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
         given = latents.to(self.transformer.dtype).contiguous()
-        return self.transformer(given, timestep=timesteps_of(timestep, given), **conditions).sample.float()
+        velocity: torch.Tensor = self.transformer(
+            given, timestep=timesteps_of(timestep, given), **conditions
+        ).sample.float()
+        return velocity
 
     def truncated(self, caption: str) -> bool:
         if self.tokenizer_3 is None:

@@ -59,13 +59,15 @@ class StableDiffusionXL(StableDiffusion):
         if (statistics := self._statistics()) is None:
             return super()._scaled(latents)
         mean, std = statistics
-        return (latents - mean) * self.vae.config.scaling_factor / std
+        scaled: torch.Tensor = (latents - mean) * self.vae.config.scaling_factor / std
+        return scaled
 
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
         if (statistics := self._statistics()) is None:
             return super()._unscaled(latents)
         mean, std = statistics
-        return latents * std / self.vae.config.scaling_factor + mean
+        unscaled: torch.Tensor = latents * std / self.vae.config.scaling_factor + mean
+        return unscaled
 
     def condition(self, captions: Sequence[str]) -> Conditions:
         hidden = []

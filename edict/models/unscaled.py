@@ -24,7 +24,8 @@ class Kandinsky3(Unscaled):
 
     @property
     def vae(self) -> torch.nn.Module:
-        return self.pipe.movq
+        vae: torch.nn.Module = self.pipe.movq
+        return vae
 
     def vae_decode(self, latents: torch.Tensor) -> torch.Tensor:
         return decoded(self.vae, latents, self.vae_dtype, force_not_quantize=True)

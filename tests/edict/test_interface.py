@@ -101,14 +101,14 @@ def test_an_invalid_image_is_an_error(images: Any, message: str) -> None:
 def test_output_types_equal_those_of_diffusers(model: EDICT, images: list[Image.Image]) -> None:
     start = model.encode(images[:2])
     pair = model.invert(start, ["a", "b"], steps=1)
-    resized = model.generate(pair, ["a", "b"])
+    decoded = model.generate(pair, ["a", "b"])
     arrays = model.generate(pair, ["a", "b"], output_type="np")
     tensor = model.generate(pair, ["a", "b"], output_type="pt")
     assert (arrays.shape, arrays.dtype) == ((2, 64, 64, 3), np.float32)
     assert (tensor.shape, tensor.dtype) == ((2, 3, 64, 64), torch.float32)
     assert arrays.min() >= 0 and arrays.max() <= 1
     assert np.array_equal(arrays, tensor.permute(0, 2, 3, 1).numpy())
-    assert np.array_equal((arrays * 255).round().astype(np.uint8), np.stack([np.asarray(one) for one in resized]))
+    assert np.array_equal((arrays * 255).round().astype(np.uint8), np.stack([np.asarray(one) for one in decoded]))
     assert model.generate(pair, ["a", "b"], output_type="latent").digests() == start.digests()
     with pytest.raises(ValueError, match="output_type is 'numpy': expected pil or np or pt or latent"):
         model.generate(pair, ["a", "b"], output_type="numpy")  # type: ignore[call-overload]

@@ -13,8 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from edict import EDICT, ModelError
+from edict.checkpoint import Checkpoint
 from edict.model_files import weights_digest
-from edict.models import PipelineModel
+from edict.models import PipelineModel, describe
 from tests.edict import pipeline_checkpoints
 from tests.edict.checkpoints import Folder
 
@@ -114,6 +115,16 @@ def test_a_textual_inversion(folder: Folder, tmp_path: Path, images: list[Image.
     assert noise[0] != noise[1]
     assert model.generate(noise[1], "a <toy>", output_type="latent") == start
     assert plain.invert(start, "a cat", steps=3) == model.invert(start, "a cat", steps=3)
+
+
+def test_a_textual_inversion_without_clip_is_an_error_before_loading(
+    saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "learned_embeds.safetensors"
+    save_file({"<toy>": torch.randn(16)}, file)
+    checkpoint = Checkpoint(saved("qwen-image"), embeddings=(file,))
+    with pytest.raises(ModelError, match="textual_inversion: a QwenImagePipeline has no CLIP text encoder"):
+        describe(checkpoint).check(checkpoint)
 
 
 def test_a_lora_of_another_model_is_an_error(saved: Callable[[str], Path], tmp_path: Path) -> None:

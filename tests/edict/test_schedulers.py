@@ -244,6 +244,8 @@ UNIPC_FLOW = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow
             {"num_inference_steps": 3},
             "use_dynamic_shifting: true, and the pipeline gives no mu",
         ),
+        ({**FLOW, "shift_terminal": 0.02}, {"num_inference_steps": 1}, "steps is 1.*shift_terminal: 0.02.*at least 2"),
+        ({**FLOW, "shift_terminal": 0.02}, {"sigmas": [1.0]}, "steps is 1.*shift_terminal: 0.02.*at least 2"),
     ],
 )
 def test_the_steps_of_a_call_are_checked(
@@ -264,7 +266,7 @@ def test_sigmas_of_a_call_can_be_a_list() -> None:
 
 
 def test_a_fixed_shift_replaces_dynamic_shifting() -> None:
-    """For pipelines that give mu to FlowMatchEulerDiscreteScheduler only."""
+    """This is for pipelines that give mu only to FlowMatchEulerDiscreteScheduler."""
     dynamic = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     sigmas = np.linspace(1.0, 0.25, 4)
     dynamic.set_timesteps(sigmas=sigmas, mu=0.8)
