@@ -5,7 +5,7 @@ steps, an edit uses the attention of its base. Control does not change a base: i
 same kernels as without control, so it regenerates exactly.
 
 Bases and edits can be in any slots of a batch, so the bits of a row must not depend on its slot. UNets have this
-property on one CPU thread (`python -m benchmarks.slots`).
+property on one CPU thread (`python -m tests.campaigns.slots`).
 """
 
 from edict.control.settings import Blend, Control, ineffective_reason, matches_earlier_versions
