@@ -23,7 +23,7 @@ def by_caption(model: EDICT, start: Pair, sources: list[str], targets: list[str]
     """Generate by DDIM from noise of one seed, under the target's caption. The source is not used."""
     latents = start.to_float()[0]
     noise = torch.randn(latents.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    predict = model.predictor(targets, guidance_scale)
+    predict = model.direct.predictor(targets, guidance_scale)
     return solve_floats(noise, "ddim", start.schedule, predict, 0, start.schedule.num_steps), set()
 
 

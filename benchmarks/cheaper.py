@@ -105,8 +105,8 @@ def edit(settings: EditSettings, edits: Sequence[ReferenceEdit], steps: int, bat
 
 def evaluations(model: EDICT, settings: EditSettings, steps: int) -> int:
     """Count the network evaluations of an inversion and an edit."""
-    schedule = model.model.schedule(sampling(steps=steps, strength=settings.strength))
-    outside = schedule.outside(settings.guidance_interval)
+    schedule = model.backend.schedule(sampling(steps=steps, strength=settings.strength))
+    outside = schedule.timesteps_outside(settings.guidance_interval)
     timesteps = partial(SAMPLERS["edict"].evaluated_timesteps, schedule)
     inversion = preview.evaluations(timesteps(schedule.num_steps, 0), outside, settings.inverted_at)
     return inversion + preview.evaluations(timesteps(0, schedule.num_steps), outside, settings.edited_at)

@@ -17,7 +17,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from benchmarks.harness import program, run, save, show
-from edict.checkpoint import locate, read_config
+from edict.checkpoint import locate
+from edict.model_files import read_config
 from edict.models import describe
 from edict.samplers import SAMPLERS, sampling
 

@@ -29,7 +29,7 @@ FLOATS = (  # the dtypes of the states and of the network
 def guided(model: EDICT, captions: list[str], guidance_scale: float, *, branches_per_call: int = 2) -> Predict:
     """Return the guided prediction in the dtype of the network, from one call for both branches or a call for each.
 
-    `model.predictor` would round a float64 prediction to float32.
+    `model.direct.predictor` would round a float64 prediction to float32.
     """
 
     def encode(texts: list[str]) -> torch.Tensor:
@@ -70,7 +70,7 @@ def distances(images: Sequence[Captioned], given: Namespace) -> list[dict[str, A
     """Measure the distance of the noise pair to real-valued EDICT's, in its standard deviations, by bits."""
     model = EDICT.from_pretrained()
     start = prepare(model, images, given, UNROUNDED)
-    predict = model.predictor([image.caption for image in images], given.guidance)
+    predict = model.direct.predictor([image.caption for image in images], given.guidance)
     clean = start.to_float()[0]
     real = torch.stack(published.invert(clean, clean, start.schedule, predict, given.p))
     rows = []

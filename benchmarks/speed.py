@@ -27,8 +27,8 @@ from benchmarks import oracle, published
 from benchmarks.harness import alternate, differing_integers, dtype_name, program, ratios, run, save, show, spread
 from edict import EDICT, Pair
 from edict.integration import Predict
-from edict.samplers import parameters, resolved
-from edict.schedule import schedule
+from edict.samplers import parameters, with_defaults
+from edict.schedule import noise_schedule
 from jobs.evaluation.truth import pictures
 from schemas.sampling import Sampling
 
@@ -59,7 +59,7 @@ def with_floats(
     steps: int,
 ) -> Figures:
     """Run EDICT on states of the network's dtype, with the schedule of a scheduler's `config`."""
-    plan, p = schedule(config, steps), float(parameters(resolved(Sampling(), steps))["p"])
+    plan, p = noise_schedule(config, steps), float(parameters(with_defaults(Sampling(), steps))["p"])
     start = clean[rows].to(model.network.dtype)
     noise = published.invert(start, start, plan, predictor(rows), p)
     again, _ = published.generate(*noise, plan, predictor(rows), p)

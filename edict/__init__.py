@@ -1,9 +1,9 @@
-"""EDICT, Exact Diffusion Inversion via Coupled Transformations, exact to the bit: the model.
+"""EDICT: Exact Diffusion Inversion via Coupled Transformations, on integers, so that a round trip is exact to the bit.
 
 >>> from edict import EDICT
 >>> model = EDICT.from_pretrained()
 >>> pair = model.invert(images, captions)
->>> pictures = model.generate(pair, new_captions)
+>>> edited = model.generate(pair, new_captions)
 """
 
 import logging
@@ -11,8 +11,8 @@ from importlib import import_module, metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edict.attention import Blend, Control
-    from edict.checkpoint import ModelError
+    from edict.control import Blend, Control
+    from edict.errors import ModelError
     from edict.inversion import EDICT
     from edict.lattice import LatticeOverflow, NonFinite
     from edict.pair import Pair
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# If torchao is installed, transformers imports it, and the import warns about kernels for other machines.
+# If torchao is installed, transformers imports it. The import warns about kernels for other machines.
 for _name in ("torchao", "torch.utils._pytree", "diffusers.quantizers.torchao"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 
@@ -42,10 +42,10 @@ _MODULES = {
     "EDICT": "inversion",
     "EDICTScheduler": "schedulers",
     "OBELMScheduler": "schedulers",
-    "Blend": "attention",
-    "Control": "attention",
+    "Blend": "control",
+    "Control": "control",
     "LatticeOverflow": "lattice",
-    "ModelError": "checkpoint",
+    "ModelError": "errors",
     "NonFinite": "lattice",
     "Pair": "pair",
 }

@@ -12,10 +12,10 @@ def arrange(slots: Sequence[int | None], batch_size: int) -> list[list[int | Non
     without a required slot fill the free ones in order. There are as few batches as possible, and no batch is empty.
 
     Raises:
-        ValueError: a slot is outside the batch.
+        ValueError: A slot is outside the batch.
     """
-    if strange := [slot for slot in slots if slot is not None and not 0 <= slot < batch_size]:
-        raise ValueError(f"slot {strange[0]} is outside a batch of {batch_size}; give 0 to {batch_size - 1}")
+    if outside := [slot for slot in slots if slot is not None and not 0 <= slot < batch_size]:
+        raise ValueError(f"slot {outside[0]} is outside a batch of {batch_size}; give 0 to {batch_size - 1}")
     used = Counter(slot for slot in slots if slot is not None)
     count = max(-(-len(slots) // batch_size), max(used.values(), default=0))
     batches: list[list[int | None]] = [[None] * batch_size for _ in range(count)]

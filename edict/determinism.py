@@ -1,4 +1,4 @@
-"""Same bits for the same arguments: the settings of torch, and a guard against a library that changes its algorithm."""
+"""Deterministic networks: the settings of torch, and a guard against libraries that change their algorithm."""
 
 import os
 from collections.abc import Iterator
@@ -7,13 +7,13 @@ from threading import Event
 
 import torch
 
-from edict.checkpoint import ModelError
+from edict.errors import ModelError
 
-NEUTRAL = {"DIFFUSERS_ATTN_BACKEND": "native", "NVIDIA_TF32_OVERRIDE": "0"}
-"""Environment variables that change a network's last bits and that no store records, with their neutral values.
+REQUIRED_ENVIRONMENT = {"DIFFUSERS_ATTN_BACKEND": "native", "NVIDIA_TF32_OVERRIDE": "0"}
+"""Environment variables that change a network's last bits and that no store records, with their required values.
 
-The first chooses the attention kernels of diffusers. The second overrides, in cuBLAS and cuDNN, whether the
-inputs of float32 products are rounded to TF32.
+The first chooses the attention kernels of diffusers. The second overrides, in cuBLAS and cuDNN, the rounding of the
+inputs of float32 products to TF32.
 """
 
 _algorithm_changed = Event()
@@ -24,10 +24,10 @@ def make_deterministic() -> None:
     """Set torch's backends, for the whole process, so that a network's bits depend on its arguments only.
 
     Raises:
-        ModelError: an environment variable in NEUTRAL has another value.
+        ModelError: A variable in REQUIRED_ENVIRONMENT has another value.
     """
-    for name, neutral in NEUTRAL.items():
-        if (value := os.environ.get(name, neutral)) != neutral:
+    for name, required in REQUIRED_ENVIRONMENT.items():
+        if (value := os.environ.get(name, required)) != required:
             raise ModelError(
                 f"The environment variable {name} is {value!r}: it changes the last bits of a network, and a store "
                 f"does not record it. Unset {name}"
@@ -41,7 +41,7 @@ def make_deterministic() -> None:
 
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
-    """Let GPUs round the inputs of float32 products to TF32 within the block, if `allowed`."""
+    """Allow or forbid GPUs to round the inputs of float32 products to TF32 within the block."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = allowed
     try:
         yield
@@ -54,10 +54,10 @@ def enough_memory(device: torch.device) -> Iterator[None]:
     """Guard the block against a GPU whose memory runs short without an error.
 
     If cuDNN's workspace does not fit, torch takes another algorithm for the convolution, with other last bits, and
-    keeps it for the rest of the process. So no later block of the process runs on a GPU.
+    keeps it for the rest of the process. Then every later block on a GPU raises the error, too.
 
     Raises:
-        torch.OutOfMemoryError: the memory of `device` ran out in the block, or in an earlier one, and a library
+        torch.OutOfMemoryError: The memory of `device` ran out in the block, or in an earlier one, and a library
             recovered from it.
     """
     if device.type != "cuda":
@@ -76,11 +76,11 @@ def enough_memory(device: torch.device) -> Iterator[None]:
         if not _algorithm_changed.is_set():
             return
     raise torch.OutOfMemoryError(
-        "the GPU's memory ran out and cuDNN continued with another algorithm, which gives other last bits: use a "
+        "the memory of the GPU ran out, and cuDNN continued with another algorithm, which gives other last bits. Use a "
         "smaller batch in a new process"
     )
 
 
 def _out_of_memory_count(device: torch.device) -> int:
-    """Return how often an allocation on a GPU failed in this process; 0 before its first one."""
+    """Return the number of failed allocations on a GPU in this process."""
     return int(torch.cuda.memory_stats(device).get("num_ooms", 0))

@@ -13,29 +13,31 @@ from pathlib import Path
 
 from filelock import FileLock
 
-LARGE = 1 << 26  # bytes; hashing a smaller file takes less time than finding its record
-SETTLED = 2.0  # seconds since a file's last change; until then, another change may leave its times equal
+MIN_CACHED_BYTES = 1 << 26
+"""The size from which digests are cached. A smaller file is hashed faster than its record is found."""
+SETTLING_SECONDS = 2.0
+"""The time after a file's last change in which another change can leave its times equal."""
 
 
 def sha256_of(file: Path) -> str:
     """Return the sha256 of a file in hexadecimal.
 
-    That of a large file is kept in a folder of the user, in the directory for temporary files, under the file's path,
-    size, inode and times. Processes that need it at the same time wait for the one that computes it. If the folder
-    cannot be used, the digest is computed.
+    The digest of a large file is cached under the file's path, size, inode and times, in a folder of the user in the
+    directory for temporary files. Processes that need it at the same time wait for the one that computes it. Without
+    that folder, the digest is computed again.
 
     Raises:
-        OSError: the file cannot be read.
+        OSError: The file cannot be read.
     """
-    if file.stat().st_size < LARGE or (folder := _folder()) is None:
-        return _computed(file)
+    if file.stat().st_size < MIN_CACHED_BYTES or (folder := _folder()) is None:
+        return _compute(file)
     key = _key(file)
     record = folder / hashlib.sha256(key.encode()).hexdigest()
     with _locked(record):
         if (known := _read(record)) is not None:
             return known
-        digest = _computed(file)
-        if _key(file) == key and time.time() - max(file.stat().st_mtime, file.stat().st_ctime) > SETTLED:
+        digest = _compute(file)
+        if _key(file) == key and time.time() - max(file.stat().st_mtime, file.stat().st_ctime) > SETTLING_SECONDS:
             with suppress(OSError):  # a full disk, for example
                 unfinished = record.with_suffix(".new")
                 unfinished.write_text(digest)
@@ -44,7 +46,7 @@ def sha256_of(file: Path) -> str:
 
 
 def _folder() -> Path | None:
-    """Return the folder of the records, made if absent; None unless only this user can write there."""
+    """Return the folder of the records, made if absent, or None if other users can write there."""
     folder = Path(tempfile.gettempdir()) / f"edict-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)
@@ -57,7 +59,7 @@ def _folder() -> Path | None:
 
 @contextmanager
 def _locked(record: Path) -> Iterator[None]:
-    """Hold the lock of a record, or none where it cannot be had: then the digest may be computed twice."""
+    """Lock a record within the block. If it cannot be locked, the digest may be computed twice."""
     lock = FileLock(f"{record}.lock")
     with suppress(OSError):
         lock.acquire()
@@ -83,6 +85,7 @@ def _key(file: Path) -> str:
     return repr((socket.gethostname(), str(file.resolve()), status.st_dev, status.st_ino, status.st_size, *times))
 
 
-def _computed(file: Path) -> str:
+def _compute(file: Path) -> str:
+    """Return the sha256 of a file by reading it."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()

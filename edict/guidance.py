@@ -1,4 +1,4 @@
-"""The prediction with classifier-free guidance (Ho & Salimans, 2207.12598), both branches in one network call."""
+"""Classifier-free guidance (Ho & Salimans, 2207.12598), with both branches in one network call."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ if TYPE_CHECKING:
     from edict.models.direct import Conditions, DirectModel
 
 
-def guided(
+def guided_predictor(
     model: DirectModel,
     text: Conditions,
     empty: Conditions,
     guidance_scale: float,
     timesteps_without_cfg: Container[float] = (),
 ) -> Predict:
-    """eps = eps(empty) + guidance_scale * (eps(text) - eps(empty)), combined in float32 or 64.
+    """Return the guided prediction: eps = eps(empty) + guidance_scale * (eps(text) - eps(empty)), float32 or float64.
 
-    `text` are conditions of N rows, `empty` of one (or of N, negative captions). Guidance 1 needs only the conditional
-    branch and guidance 0 only the unconditional one; the other is then not computed. At the timesteps `unguided` it is
-    the conditional one alone (Kynkaanniemi et al., 2404.07724). A model that takes the scale itself, or knows no
-    guidance, has but the conditional one.
+    Scale 1 computes only the conditional branch, and scale 0 only the unconditional one. At `timesteps_without_cfg` the
+    prediction is the conditional one (Kynkaanniemi et al., 2404.07724). A model without classifier-free guidance has
+    only the conditional branch.
+
+    Args:
+        text: Conditions of N rows.
+        empty: Conditions of one row, or of N rows with negative captions.
     """
     if model.guidance == "none":
         conditions, branches = text, 1
     elif model.guidance == "embedded":
-        conditions, branches = embedded(text, guidance_scale), 1
+        conditions, branches = embed_scale(text, guidance_scale), 1
     elif guidance_scale == 1:
         conditions, branches = text, 1
     elif guidance_scale == 0:
-        conditions, branches = expanded(empty, text), 1
+        conditions, branches = broadcast_conditions(empty, text), 1
     else:
-        conditions, branches = joined(expanded(empty, text), text), 2
+        conditions, branches = concat_conditions(broadcast_conditions(empty, text), text), 2
 
     def predict(latents: torch.Tensor, timestep: float) -> torch.Tensor:
         if timestep in timesteps_without_cfg:
@@ -49,17 +52,17 @@ def guided(
     return predict
 
 
-def expanded(empty: Conditions, text: Conditions) -> Conditions:
-    """The unconditional branch's conditions, a row for each of the text's, as negative captions have."""
+def broadcast_conditions(empty: Conditions, text: Conditions) -> Conditions:
+    """Return the conditions of the unconditional branch, with one row for each row of `text`."""
     return {name: empty[name].expand_as(rows).contiguous() for name, rows in text.items()}
 
 
-def joined(first: Conditions, second: Conditions) -> Conditions:
-    """The rows of both."""
+def concat_conditions(first: Conditions, second: Conditions) -> Conditions:
+    """Return the rows of both conditions."""
     return {name: torch.cat([rows, second[name]]) for name, rows in first.items()}
 
 
-def embedded(text: Conditions, guidance_scale: float) -> Conditions:
-    """The conditions of a guidance-distilled network: `guidance`, float32 [N], among them."""
+def embed_scale(text: Conditions, guidance_scale: float) -> Conditions:
+    """Add the input of a guidance-distilled network to its conditions: `guidance`, float32 [N]."""
     rows = next(iter(text.values()))
     return {**text, "guidance": torch.full((len(rows),), guidance_scale, dtype=torch.float32, device=rows.device)}

@@ -1,4 +1,4 @@
-"""Images as diffusers' pipelines take and return them: PIL, arrays, tensors, file names."""
+"""Images of the kinds that pipelines of diffusers take and return: PIL images, arrays, tensors, file names."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,10 +24,10 @@ def to_pil(images: Images) -> list[Image.Image]:
     """Return images of any accepted kind as a list of PIL images.
 
     Raises:
-        ValueError: there is no image, an image has another shape or values out of range, or a file does not exist.
+        ValueError: There is no image, an image has a wrong shape or values out of range, or a file does not exist.
     """
     several = list(images) if isinstance(images, list | tuple) else [images]
-    found = [image for number, one in enumerate(several) for image in _opened(one, f"image {number}")]
+    found = [image for number, one in enumerate(several) for image in _open(one, f"image {number}")]
     if not found:
         raise ValueError("images: found none; give at least one image")
     return found
@@ -43,10 +43,12 @@ def from_decoded(decoded: torch.Tensor, output_type: OutputType) -> list[Image.I
         pixels = ((decoded + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy()
         return [Image.fromarray(image) for image in pixels]
     floats = VaeImageProcessor.denormalize(decoded)
-    return floats if output_type == "pt" else VaeImageProcessor.pt_to_numpy(floats)
+    images: np.ndarray | torch.Tensor = floats if output_type == "pt" else VaeImageProcessor.pt_to_numpy(floats)
+    return images
 
 
-def _opened(image: Any, name: str) -> list[Image.Image]:
+def _open(image: Any, name: str) -> list[Image.Image]:
+    """Return one element of `Images` as PIL images. `name` names it in errors."""
     if isinstance(image, Image.Image):
         return [image]
     if isinstance(image, str | Path):
@@ -56,21 +58,21 @@ def _opened(image: Any, name: str) -> list[Image.Image]:
         try:
             return [load_image(str(image))]
         except UnidentifiedImageError as error:
-            raise ValueError(f"{name}: {image} is not an image") from error
+            raise ValueError(f"{name}: {image} is not an image. Give an image file that Pillow reads") from error
     if isinstance(image, torch.Tensor):
         if image.ndim not in (3, 4):
             raise ValueError(f"{name}: is a tensor of shape {[*image.shape]}; expected [C, H, W] or [N, C, H, W]")
         # NumPy has no bfloat16.
         floats = image.detach().float() if image.is_floating_point() else image
-        return _of_arrays(floats.cpu().movedim(-3, -1).numpy(), name)
+        return _from_arrays(floats.cpu().movedim(-3, -1).numpy(), name)
     if isinstance(image, np.ndarray):
-        return _of_arrays(image, name)
+        return _from_arrays(image, name)
     raise ValueError(
         f"{name}: is of type {type(image).__name__}; expected a PIL image, an array, a tensor or a file name"
     )
 
 
-def _of_arrays(array: np.ndarray, name: str) -> list[Image.Image]:
+def _from_arrays(array: np.ndarray, name: str) -> list[Image.Image]:
     """Return an array [H, W], [H, W, C] or [N, H, W, C] as PIL images."""
     shaped = array[..., None] if array.ndim == 2 else array
     batch = shaped[None] if shaped.ndim == 3 else shaped

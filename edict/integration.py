@@ -1,6 +1,6 @@
-"""Moving a pair along its schedule: a sampler's queries answered by a network, in integers.
+"""The integration of a pair along its schedule: a network answers the queries of a sampler, in integers.
 
-The caller may be a function (`solve`) or the loop of a diffusers pipeline (`edict.schedulers`).
+The caller is a function (`solve`) or the loop of a pipeline of diffusers (`edict.schedulers`).
 """
 
 from __future__ import annotations
@@ -17,18 +17,19 @@ from edict.samplers.base import Query, answer_all
 from edict.schedule import Schedule
 
 Predict = Callable[[torch.Tensor, float], torch.Tensor]
-"""predict(latents float64 [N, ...] in the model's scale, timestep) -> their noise, the same shape, any float dtype.
+"""A function of latents, float64 [N, ...] in the model's scale, and a timestep.
 
-For a flow it is their velocity. The same arguments must give the same bits: then a round trip is exact.
+It returns the noise, or the velocity of a flow, in the same shape and any float dtype. A round trip is exact if the
+same arguments give the same bits.
 """
 Faults = dict[int, ArithmeticError]
 """The samples that failed, each with its error."""
 
 
 class RangeMonitor:
-    """The largest |integer| of each sample, and whether all of its predictions were finite.
+    """The largest |integer| of each sample, and a flag that is true while all of its predictions are finite.
 
-    Both are kept on the device, so that nothing waits for it before `faults`.
+    Both are kept on the device, so that nothing waits for the device before `faults`.
     """
 
     def __init__(self, states: torch.Tensor) -> None:
@@ -36,13 +37,15 @@ class RangeMonitor:
         self.finite = states.new_ones(len(states)).bool()
 
     def observe_state(self, state: torch.Tensor) -> None:
+        """Include a state, int64 [N, ...]."""
         self.largest = self.largest.maximum(largest(state))
 
     def observe_prediction(self, prediction: torch.Tensor) -> None:
+        """Include a prediction of the network, float [N, ...]."""
         self.finite &= prediction.isfinite().flatten(1).all(1)
 
     def faults(self, bits: int) -> Faults:
-        """Return the error of each sample that left the lattice's range, or got a prediction that is not finite."""
+        """Return the error of each sample with a state beyond the lattice's range or a non-finite prediction."""
         faults = Faults()
         for i, (found, finite) in enumerate(zip(self.largest.tolist(), self.finite.tolist(), strict=True)):
             if not finite:
@@ -55,11 +58,10 @@ class RangeMonitor:
 
 
 class Integration:
-    """A pair on its way to another position of its schedule, by its sampler.
+    """The integration of a pair to another position of its schedule, by its sampler.
 
-    Until it has `ended`, call the network on `latents` at `timestep`, and give its prediction to `answer`. Then `pair`
-    is at the new position. Errors of samples are collected in `monitor`, because one sample's error must not end the
-    others: see `RangeMonitor.faults`. `on_answer` is called after each network call, for progress.
+    Until it has `ended`, call the network on `latents` at `timestep`, and give the prediction to `answer`. Then `pair`
+    is at the new position. An error of one sample must not end the others, so `monitor` collects the errors.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Integration:
         monitor: RangeMonitor | None = None,
         on_answer: Callable[[], object] | None = None,
     ) -> None:
+        """Begin the integration of a pair to the position `to`. `on_answer` is called after each network call."""
         self.pair, self.to = pair, to
         self.monitor = RangeMonitor(pair.x) if monitor is None else monitor
         self.query: Query | None = None
@@ -80,31 +83,31 @@ class Integration:
 
     @property
     def ended(self) -> bool:
-        """Whether the pair has reached its position."""
+        """True when the pair has reached its position."""
         return self.query is None
 
     @property
     def latents(self) -> torch.Tensor:
         """The state of the query, float64 [N, ...] in the model's scale."""
-        query = self._waiting()
+        query = self._pending_query()
         return from_lattice(query.state, self.pair.schedule.scale(query.position), self.pair.bits)
 
     @property
     def timestep(self) -> float:
         """The timestep of the query."""
-        return self.pair.schedule.timestep(self._waiting().step)
+        return self.pair.schedule.timestep(self._pending_query().step)
 
     def answer(self, prediction: torch.Tensor) -> None:
-        """Go on to the next query with the network's prediction, float [N, ...], for this one."""
-        query = self._waiting()
+        """Give the network's prediction, float [N, ...], for the present query, and continue to the next one."""
+        query = self._pending_query()
         if self.on_answer is not None:
             self.on_answer()
         self.monitor.observe_prediction(prediction)
         increment = (prediction.double().nan_to_num() * (2.0**self.pair.bits * query.gain)).round()
-        # The bound is beyond every state, and below it int64 does not wrap. The monitor finds what is beyond the range.
+        # The bound is beyond every valid state, so the monitor finds such samples. Below it, no addition overflows.
         self._send(increment.clamp(-2 * MAX_STATE, 2 * MAX_STATE).long())
 
-    def _waiting(self) -> Query:
+    def _pending_query(self) -> Query:
         if self.query is None:
             raise RuntimeError(
                 "the pair has reached its position, so no network call is left: stop when `ended` is true"
@@ -120,7 +123,7 @@ class Integration:
             x, y = end.value
             self._observe(x, y)
             self.pair, self.query = replace(self.pair, x=x, y=y, position=self.to), None
-            del self._steps  # a generator, which nothing can copy or pickle
+            del self._steps  # A generator cannot be copied or pickled.
         else:
             self._observe(query.state)
             self.query = query
@@ -131,7 +134,7 @@ class Integration:
 
 
 def solve(integration: Integration, predict: Predict) -> Pair:
-    """Answer all queries of an integration by a function. Return the pair at the new position."""
+    """Answer all queries of an integration by a function. Return the pair at its new position."""
     while not integration.ended:
         integration.answer(predict(integration.latents, integration.timestep))
     return integration.pair
@@ -140,9 +143,9 @@ def solve(integration: Integration, predict: Predict) -> Pair:
 def solve_floats(
     latents: torch.Tensor, sampler: str, schedule: Schedule, predict: Predict, start: int, stop: int
 ) -> torch.Tensor:
-    """Move float latents [N, ...] from position `start` to `stop` without the lattice. Return float64 [N, ...].
+    """Integrate float latents [N, ...] from position `start` to `stop` without the lattice. Return float64 [N, ...].
 
-    For samplers of one state, ddim and ddim_euler: the baselines that published tables compare with.
+    This is for the samplers with one state, ddim and ddim_euler, which are the baselines of published tables.
     """
 
     def increment(query: Query) -> torch.Tensor:

@@ -1,30 +1,44 @@
-"""A loaded checkpoint that inverts and generates exactly."""
+"""Exact inversion, generation and editing by a loaded checkpoint."""
 
-import math
-from collections.abc import Callable, Collection, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypedDict, TypeVar, Unpack, get_args, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, get_args, overload
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from edict import attention
-from edict.attention import Control
+from edict.arguments import (
+    InvertKwargs,
+    as_texts,
+    check_choice,
+    check_edit,
+    check_guidance_scale,
+    check_one_each,
+    check_pair,
+    check_position,
+    check_whole,
+    parse_dtype,
+    sampling_from,
+)
 from edict.batching import arrange
-from edict.checkpoint import Checkpoint, ModelError, locate, locate_adapter, locate_file, locate_lora
+from edict.checkpoint import Checkpoint, locate, locate_adapter, locate_file, locate_lora
+from edict.control.batch import BatchMember, make_batches
+from edict.control.generation import EditRequest, edit_batch
+from edict.control.settings import Control
 from edict.determinism import enough_memory, make_deterministic
+from edict.errors import ModelError
 from edict.image_processor import Images, OutputType, from_decoded, to_pil
-from edict.integration import Faults, Integration, Predict
-from edict.lattice import NonFinite, of_sample, to_lattice
-from edict.models import DirectModel, Model, PipelineModel, describe, of_pipeline
+from edict.integration import Faults, Integration
+from edict.lattice import NonFinite, note_sample, to_lattice
+from edict.models import DirectModel, Model, PipelineModel, describe, from_pipeline
 from edict.models.base import VAE_DTYPES, LoadOptions, VaeDtype
 from edict.models.loading import QUANTIZATIONS
+from edict.models.unsupported import NO_CONTROL_IF_COMPILED, no_control, no_guidance_interval
 from edict.pair import Pair
-from edict.samplers import SAMPLERS, resolved, sampling
+from edict.samplers import SAMPLERS, with_defaults
 from edict.samplers.base import BITS
 from edict.schedule import Schedule
 from schemas.sampling import Sampling
@@ -34,51 +48,30 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-
-
-class Settings(TypedDict, total=False):
-    """The settings of `EDICT.invert`, with the defaults of schemas.sampling.Sampling.
-
-    `sampler` is edict (which takes p), bdia (gamma), obelm, or ddim and ddim_euler, which are not exact. `steps_offset`
-    replaces the checkpoint's. Guidance is limited to the noise levels in `guidance_interval`, (low, high].
-    """
-
-    steps: int
-    strength: float
-    guidance_scale: float
-    bits: int | None
-    sampler: str
-    steps_offset: int | None
-    guidance_interval: Sequence[float] | None
-    p: float | None
-    gamma: float | None
-
-
-def sampling_of(settings: Settings) -> Sampling:
-    """Return the settings of `EDICT.invert` as a `Sampling`. Raises ValueError."""
-    given: dict[str, Any] = dict(settings)
-    return sampling(name=given.pop("sampler", "edict"), **given)
-
 
 class EDICT:
-    """A checkpoint of any kind in `edict.models`: encode, invert, generate, decode.
+    """A loaded checkpoint that encodes, inverts, generates, edits and decodes images.
 
-    The network runs in `dtype`, the autoencoder in `vae_dtype`. The states are integers, so exactness depends on
-    neither.
+    The network runs in `dtype`, and the autoencoder in `vae_dtype`. The states are integers, so a round trip is exact
+    in any dtype.
 
-    `images` are PIL images, arrays, tensors or file names, as diffusers takes them (`edict.image_processor.Images`);
-    one image or one caption needs no list. An argument out of its range raises ValueError.
+    `images` are PIL images, arrays, tensors or file names, as diffusers takes them (`edict.image_processor.Images`).
+    One image or one caption needs no list.
     """
 
     def __init__(self, model: "Model | DiffusionPipeline", call: Mapping[str, Any] | None = None) -> None:
-        """Wrap a pipeline of diffusers with all its adapters; `call` are arguments of every call.
+        """Wrap a pipeline of diffusers with all its adapters.
+
+        Args:
+            model: A pipeline of diffusers, or a model of `edict.models`.
+            call: Arguments of every call of the pipeline.
 
         Raises:
-            ModelError: the pipeline cannot invert images.
+            ModelError: The pipeline cannot invert images.
+            ValueError: `model` is not a pipeline.
         """
         if isinstance(model, Model):
-            self.model = model
+            self.backend = model
         elif not hasattr(model, "scheduler"):
             raise ValueError(
                 f"model is of type {type(model).__name__}: expected a pipeline of diffusers. For a folder or a hub id, "
@@ -86,13 +79,13 @@ class EDICT:
             )
         else:
             make_deterministic()
-            self.model = of_pipeline(model, call)
+            self.backend = from_pipeline(model, call)
         self._progress_bar_config: Mapping[str, Any] = {}
         self.on_network_call: Callable[[], object] = lambda: None
-        """A function that is called before the first network call of each batch, and after each network call."""
+        """A function that is called before the first network call of each batch and after each network call."""
 
     def __repr__(self) -> str:
-        model = self.model
+        model = self.backend
         kind = model.kind.__name__ if isinstance(model, PipelineModel) else type(model).__name__
         return f"EDICT({str(model.folder)!r}, {kind}, {self.network.dtype} on {self.device})"
 
@@ -117,30 +110,35 @@ class EDICT:
     ) -> "EDICT":
         """Load a checkpoint: the shipped model (None), a folder of diffusers, a hub id, or a .safetensors file.
 
-        Only safetensors are read, and nothing in a checkpoint runs code.
+        Only safetensors files are read, and no code in a checkpoint runs.
 
         Args:
-            variant: take the weights of that name, such as fp16, of the components that have them.
-            config: folder or hub id with the configurations, and the other components, of a .safetensors file.
-            lora: a .safetensors file, a folder with one, or a hub id. It is added to the weights, times `lora_scale`.
-            textual_inversion: the same of textual inversions, one or several.
+            path: A folder, a hub id or a .safetensors file; None is the shipped model.
+            revision: A branch, tag or commit of the hub.
+            variant: The name of a variant of the weights, such as fp16. Components without it use the usual weights.
+            config: A folder or hub id with the configurations and the other components of a .safetensors file.
+            lora: A .safetensors file, a folder with one, or a hub id.
+            lora_scale: The factor of the LoRA weights.
+            textual_inversion: One or several of the same kinds as `lora`.
             quantization: int8, int8_dynamic, float8 or int4, by torchao, of the network that predicts.
-            dtype: of the network and the text encoders, a torch.dtype or its name.
-            compile: compile the network at its first call of each shape, up to eight shapes. It is faster, and a pair
-                of a compiled network regenerates exactly only by a compiled one.
-            channels_last: store the weights of convolutions as [out, height, width, in]. It changes the last bits.
+            dtype: The torch.dtype, or its name, of the network and the text encoders.
+            device: The device of all networks.
+            compile: Compile the network at its first call of each shape, up to eight shapes. A pair of a compiled
+                network regenerates exactly only in a compiled network.
+            channels_last: Store the weights of convolutions as [out, height, width, in]. This changes the last bits.
             vae_dtype: float32, tf32 (on GPUs) or bfloat16.
-            call: arguments of every call of the pipeline. With them, or with `config`, `textual_inversion` or
-                `quantization`, a checkpoint of any kind runs by its pipeline of diffusers.
+            call: Arguments of every call of the pipeline. With `call`, `config`, `textual_inversion` or
+                `quantization`, a checkpoint of any kind runs in its pipeline of diffusers.
 
         Raises:
-            ModelError: the model or the compiler does not exist.
-            RuntimeError: the device is absent or its name is unknown.
+            ModelError: The model does not exist or is not supported, or no network can be compiled.
+            RuntimeError: The device is absent or its name is unknown.
+            ValueError: An argument is out of its range.
         """
-        dtype, device = _dtype(dtype), str(torch.device(device))
-        _check_choice("vae_dtype", vae_dtype, VAE_DTYPES)
+        dtype, device = parse_dtype(dtype), str(torch.device(device))
+        check_choice("vae_dtype", vae_dtype, VAE_DTYPES)
         if quantization is not None:
-            _check_choice("quantization", quantization, QUANTIZATIONS)
+            check_choice("quantization", quantization, QUANTIZATIONS)
         several = [textual_inversion] if isinstance(textual_inversion, str | Path) else textual_inversion
         checkpoint = Checkpoint(
             locate(path if config is None else config, revision, variant),
@@ -164,7 +162,12 @@ class EDICT:
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, options: LoadOptions) -> "EDICT":
-        """Load the files of a checkpoint. Raises ModelError; RuntimeError if the device is absent."""
+        """Load the files of a checkpoint.
+
+        Raises:
+            ModelError: The checkpoint is incomplete or not supported, or no network can be compiled.
+            RuntimeError: The device is absent.
+        """
         model = describe(checkpoint, options)
         if options.device.startswith("cuda") and not torch.cuda.is_available():
             raise RuntimeError("device is 'cuda', but torch finds no CUDA device. Set device='cpu' to run without one")
@@ -174,31 +177,35 @@ class EDICT:
     @property
     def size(self) -> int:
         """The side of the model's images, in pixels."""
-        return self.model.size
+        return self.backend.size
 
     @property
     def network(self) -> Any:
         """The network that predicts."""
-        return self.model.network
+        return self.backend.network
 
     @property
     def direct(self) -> DirectModel:
-        """The model, if its network is called directly. Raises ModelError for a pipeline of diffusers."""
-        if not isinstance(self.model, DirectModel):
+        """The model, if its network is called directly.
+
+        Raises:
+            ModelError: The model is a pipeline of diffusers.
+        """
+        if not isinstance(self.backend, DirectModel):
             raise ModelError(
-                f"model {self.model.folder}: its network predicts only in the call of its pipeline of diffusers. Use "
+                f"model {self.backend.folder}: its network predicts only in the call of its pipeline of diffusers. Use "
                 "`invert` and `generate`"
             )
-        return self.model
+        return self.backend
 
     @property
     def device(self) -> torch.device:
-        return self.model.device
+        return self.backend.device
 
     def set_progress_bar_config(self, **config: Any) -> None:
         """Set tqdm's options for the progress bars, as in a diffusers pipeline. `disable=True` hides them.
 
-        `invert`, `generate`, `move` and `edit` count their network calls in a bar that appears after one second.
+        `invert`, `generate`, `integrate` and `edit` count their network calls in a bar that appears after one second.
         """
         self._progress_bar_config = config
 
@@ -210,30 +217,30 @@ class EDICT:
         bits: int = BITS,
         posterior_seed: int | None = None,
     ) -> Pair:
-        """Return the clean-end pair, x == y, of N images (any size: cropped to a centred square and resized).
+        """Return the clean pair, x == y, of N images of any size, cropped to a centred square and resized.
 
-        The latents are the mode of the autoencoder's posterior. With `posterior_seed` they are a sample of it, each
-        image's with a new generator of that seed. No image's pair depends on its neighbours.
+        The latents are the mode of the autoencoder's posterior. With `posterior_seed` they are a sample of it, with a
+        new generator of that seed for each image. The pair of an image does not depend on the other images.
 
         Raises:
-            NonFinite, LatticeOverflow: the latents of an image have NaN, infinity or a value that is too large. A note
+            NonFinite, LatticeOverflow: The latents of an image have NaN, infinity or a value that is too large. A note
                 names the first such sample.
-            ValueError: an image is of another kind than `Images`, or an argument is out of its range.
+            ValueError: An image is not of a kind in `Images`, or an argument is out of its range.
         """
-        _check_whole("bits", bits, 1, 52)
+        check_whole("bits", bits, 1, 52)
         if posterior_seed is not None:
-            _check_whole("posterior_seed", posterior_seed, 0)
+            check_whole("posterior_seed", posterior_seed, 0)
         fitted = [
             ImageOps.fit(image.convert("RGB"), (self.size, self.size), Image.Resampling.LANCZOS)
             for image in to_pil(images)
         ]
         pixels = torch.from_numpy(np.stack([np.asarray(image) for image in fitted])).to(self.device)
         with enough_memory(self.device):
-            latents = self.model.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, posterior_seed)
-        end = self.model.clean()
+            latents = self.backend.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, posterior_seed)
+        end = self.backend.clean_end()
         x = to_lattice(latents, end.scale(0), bits).contiguous()
         return Pair(
-            x, x.clone(), end, 0, resolved(Sampling(guidance_scale=1.0, bits=bits), 0), self._batch_size(len(x))
+            x, x.clone(), end, 0, with_defaults(Sampling(guidance_scale=1.0, bits=bits), 0), self._batch_size(len(x))
         )
 
     @overload
@@ -246,27 +253,27 @@ class EDICT:
     def decode(
         self, latents: torch.Tensor, *, output_type: Literal["pil", "np", "pt"] = "pil"
     ) -> list[Image.Image] | np.ndarray | torch.Tensor:
-        """Return the RGB images of latents [N, ...] in the model's layout and scale, each independent of the others.
+        """Return the RGB images of latents [N, ...] in the model's layout and scale. Each is decoded independently.
 
         `output_type` is "pil", or "np" or "pt" for floats on [0, 1]: [N, H, W, 3] or [N, 3, H, W].
 
         Raises:
-            NonFinite: an image has NaN or infinity. A note names the first such sample.
-            ValueError: `output_type` is unknown, or `latents` is not a tensor, or has too few or too many axes.
+            NonFinite: An image has NaN or infinity. A note names the first such sample.
+            ValueError: `output_type` is unknown, or `latents` is not a tensor or has a wrong number of axes.
         """
-        _check_choice("output_type", output_type, ("pil", "np", "pt"))
-        ranks = (4,) if isinstance(self.model, DirectModel) else (3, 4, 5)
+        check_choice("output_type", output_type, ("pil", "np", "pt"))
+        ranks = (4,) if isinstance(self.backend, DirectModel) else (3, 4, 5)
         if not isinstance(latents, torch.Tensor) or latents.ndim not in ranks:
             given = [*latents.shape] if isinstance(latents, torch.Tensor) else type(latents).__name__
             raise ValueError(f"latents is {given}: expected a tensor [N, ...], such as pair.to_float()[0]")
         with enough_memory(self.device):
-            drawn = self.model.decode(latents.to(self.device, torch.float32).contiguous())
-        for i, finite in enumerate(drawn.isfinite().flatten(1).all(1).tolist()):
+            images = self.backend.decode(latents.to(self.device, torch.float32).contiguous())
+        for i, finite in enumerate(images.isfinite().flatten(1).all(1).tolist()):
             if not finite:
-                raise of_sample(
-                    NonFinite("the decoded image has NaN or infinity: check the autoencoder"), i, len(drawn)
+                raise note_sample(
+                    NonFinite("the decoded image has NaN or infinity: check the autoencoder"), i, len(images)
                 )
-        return from_decoded(drawn, output_type)
+        return from_decoded(images, output_type)
 
     def invert(
         self,
@@ -274,38 +281,37 @@ class EDICT:
         captions: str | Sequence[str],
         *,
         batch_size: int | None = None,
-        **settings: Unpack[Settings],
+        **settings: Unpack[InvertKwargs],
     ) -> Pair:
-        """Return the noise pair of N images (or of a pair from `encode`), each under its caption.
+        """Return the noise pair of N images, or of a clean pair from `encode`, each under its caption.
 
-        `batch_size` is the network's batch size; None: all N at once. The settings are those of `Settings`.
+        `batch_size` is the batch size of the network; None means all N samples at once.
 
         Raises:
-            LatticeOverflow, NonFinite: an image cannot be inverted. A note names the first such sample.
-            ValueError: an argument is out of its range, or the sampler does not have it.
+            LatticeOverflow, NonFinite: An image cannot be inverted. A note names the first such sample.
+            TypeError: There is no such setting.
+            ValueError: An argument is out of its range, or belongs to another sampler.
         """
-        if strange := settings.keys() - Settings.__annotations__.keys():
-            raise TypeError(
-                f"invert has no argument {sorted(strange)[0]!r}. Its arguments are images, captions, batch_size, "
-                f"{', '.join(Settings.__annotations__)}"
-            )
-        given = sampling_of(settings)
-        self._check(given, batch_size)  # before the images are encoded, which takes longer
+        sampling = sampling_from(settings)
+        schedule = self._schedule(sampling, batch_size)  # Its errors come before the images are encoded, which is slow.
         if not isinstance(images, Pair):
-            images, captions = to_pil(images), _texts("captions", captions)
+            images, captions = to_pil(images), as_texts("captions", captions)
             if len(images) != len(captions):
                 raise ValueError(f"found {len(images)} images and {len(captions)} captions: give one caption per image")
-            images = self.encode(images, bits=given.bits or SAMPLERS[given.name].bits)
-        return _checked(*self.integrate(self.prepare(images, given, batch_size), captions, 0))
+            images = self.encode(images, bits=sampling.bits or SAMPLERS[sampling.name].bits)
+        ready = self._at_clean_end(images, sampling, schedule, batch_size)
+        return _raise_first(*self.integrate(ready, captions, 0))
 
     def prepare(self, start: Pair, sampling: Sampling, batch_size: int | None = None) -> Pair:
         """Return a clean pair at the clean end of the schedule of its inversion.
 
         Raises:
-            ValueError: the sampler begins from one state but x is not y; the pair has other bits; or there is a
-                guidance interval but no classifier-free guidance.
+            ValueError: The model cannot run with these settings, the pair has other bits, or its states differ and the
+                sampler begins from one state.
         """
-        plan = self._check(sampling, batch_size)
+        return self._at_clean_end(start, sampling, self._schedule(sampling, batch_size), batch_size)
+
+    def _at_clean_end(self, start: Pair, sampling: Sampling, schedule: Schedule, batch_size: int | None) -> Pair:
         if sampling.bits not in (None, start.bits):
             raise ValueError(f"bits is {sampling.bits}, and the pair has {start.bits}; leave bits out")
         if SAMPLERS[sampling.name].y_lead and not torch.equal(start.x, start.y):
@@ -314,23 +320,27 @@ class EDICT:
             )
         return replace(
             start,
-            schedule=plan,
-            position=plan.num_steps,
-            sampling=resolved(sampling.model_copy(update={"bits": start.bits}), plan.num_steps),
+            schedule=schedule,
+            position=schedule.num_steps,
+            sampling=with_defaults(sampling.model_copy(update={"bits": start.bits}), schedule.num_steps),
             batch_size=self._batch_size(len(start) if batch_size is None else batch_size),
         )
 
     def _batch_size(self, wanted: int) -> int:
         """Return the batch size of the network: 1 if the captions of a batch could change each other's bits."""
-        return wanted if self.model.batched else 1
+        return wanted if self.backend.supports_batches else 1
 
-    def _check(self, sampling: Sampling, batch_size: int | None) -> Schedule:
-        """Return the schedule of these settings. Raises ValueError if the model cannot run with them."""
+    def _schedule(self, sampling: Sampling, batch_size: int | None) -> Schedule:
+        """Return the schedule of an inversion with these settings.
+
+        Raises:
+            ValueError: The model cannot run with these settings.
+        """
         if batch_size is not None:
-            _check_whole("batch_size", batch_size, 1)
-        if sampling.guidance_interval is not None and self.model.guidance != "cfg":
-            raise ValueError(uninterrupted(self.model))
-        return self.model.schedule(sampling)
+            check_whole("batch_size", batch_size, 1)
+        if sampling.guidance_interval is not None and self.backend.guidance != "cfg":
+            raise ValueError(no_guidance_interval(self.backend))
+        return self.backend.schedule(sampling)
 
     @overload
     def generate(
@@ -376,13 +386,17 @@ class EDICT:
         guidance_scale: float | None = None,
         output_type: OutputType = "pil",
     ) -> list[Image.Image] | np.ndarray | torch.Tensor | Pair:
-        """Denoise a pair to its clean end: the exact start under the captions of the inversion, an edit under others.
+        """Denoise a pair to its clean end. The captions of the inversion regenerate its start; others make an edit.
 
-        `output_type` is that of `decode`, or "latent" for the clean pair itself.
+        `output_type` is that of `decode`, or "latent" for the clean pair.
+
+        Raises:
+            LatticeOverflow, NonFinite: A sample cannot be generated. A note names the first one.
+            ValueError: An argument is out of its range, or there is not one caption per sample.
         """
-        _check_choice("output_type", output_type, get_args(OutputType))
-        _check_pair(pair)
-        clean = _checked(*self.integrate(pair, captions, pair.schedule.num_steps, guidance_scale=guidance_scale))
+        check_choice("output_type", output_type, get_args(OutputType))
+        check_pair(pair)
+        clean = _raise_first(*self.integrate(pair, captions, pair.schedule.num_steps, guidance_scale=guidance_scale))
         return clean if output_type == "latent" else self.decode(clean.to_float()[0], output_type=output_type)
 
     @torch.inference_mode()
@@ -399,48 +413,51 @@ class EDICT:
         """Return the pair, inverted or generated to `position` of its schedule, and the faults by sample.
 
         A fault of one sample does not change the others. The states of samples with a fault are zeros, so that they can
-        be decoded with the others. Guidance leads away from `negative_captions`, one per sample, if they are given;
-        otherwise from the empty caption.
+        be decoded with the others.
 
-        `slots` has the slot of each sample in its batch, or None for any free slot. By default samples fill the slots
-        in order. The last bits of a prediction can depend on the slot. So a subset of a pair's samples regenerates
-        exactly only in the slots where they were inverted: sample i was in slot `i % batch_size`, unless `slots` was
-        given.
+        Args:
+            guidance_scale: None means the scale of the pair.
+            negative_captions: The captions that guidance leads away from, one per sample. None means the empty caption.
+            slots: The slot of each sample in its batch, or None for any free slot. By default, samples fill the slots
+                in order. The last bits of a prediction can depend on the slot. So a subset of a pair regenerates
+                exactly only in the slots of its inversion. There, sample i was in slot `i % batch_size` by default.
+
+        Raises:
+            ValueError: An argument is out of its range, or there is not one of its items per sample.
         """
-        _check_pair(pair)
-        captions = _texts("captions", captions)
+        check_pair(pair)
+        captions = as_texts("captions", captions)
         if negative_captions is not None:
-            negative_captions = _texts("negative_captions", negative_captions, optional=True)
-        _one_each(pair, {"captions": captions, "negative captions": negative_captions, "slots": slots})
+            negative_captions = as_texts("negative_captions", negative_captions, optional=True)
+        check_one_each(pair, {"captions": captions, "negative captions": negative_captions, "slots": slots})
         if guidance_scale is not None:
-            _check_guidance(guidance_scale)
-        if not _is_whole(position) or not 0 <= position <= pair.schedule.num_steps:
-            raise ValueError(f"position {position} is not on a schedule of {pair.schedule.num_steps} steps")
-        pair = pair.to(self.device)
-        guidance_scale = pair.guidance_scale if guidance_scale is None else guidance_scale
-        xs, ys, faults = torch.empty_like(pair.x), torch.empty_like(pair.y), Faults()
+            check_guidance_scale(guidance_scale)
+        check_position(pair, position)
         if pair.batch_size != self._batch_size(pair.batch_size):
             raise ValueError(
                 f"the pair was inverted in batches of {pair.batch_size}, and `EDICT` runs this pipeline on one image "
                 "at a time, so the result would not be exact. Use the scheduler that made the pair"
             )
+        pair = pair.to(self.device)
+        guidance_scale = pair.guidance_scale if guidance_scale is None else guidance_scale
+        xs, ys, faults = torch.empty_like(pair.x), torch.empty_like(pair.y), Faults()
         batches = arrange([None] * len(pair) if slots is None else slots, pair.batch_size)
-        calls = len(batches) * len(SAMPLERS[pair.sampling.name].evaluated_steps(pair.schedule, pair.position, position))
-        with self._progress_bar("invert" if position < pair.position else "generate", calls) as bar:
+        name = "invert" if position < pair.position else "generate"
+        with self._progress_bar(name, pair, position, len(batches)) as bar:
             for batch in batches:
                 samples = [i for i in batch if i is not None]
                 filled = [slot for slot, i in enumerate(batch) if i is not None]
                 # Free slots get a copy of another sample, because a prediction does not depend on the other samples.
                 rows = [samples[0] if i is None else i for i in batch]
                 negative = None if negative_captions is None else [negative_captions[i] for i in rows]
-                integration = Integration(pair[rows], position, on_answer=self._counted(bar))
+                integration = Integration(pair[rows], position, on_answer=self._call_counter(bar))
                 with enough_memory(self.device):
                     texts = [captions[i] for i in rows]
-                    integration = self.model.solve(integration, texts, guidance_scale, negative)
+                    integration = self.backend.solve(integration, texts, guidance_scale, negative)
                 xs[samples], ys[samples] = integration.pair.x[filled], integration.pair.y[filled]
                 found = integration.monitor.faults(pair.bits)
                 faults |= {i: found[slot] for i, slot in zip(samples, filled, strict=True) if slot in found}
-        return _zeroed(replace(pair, x=xs, y=ys, position=position), faults), faults
+        return _zero_faults(replace(pair, x=xs, y=ys, position=position), faults), faults
 
     @torch.inference_mode()
     def edit(
@@ -456,106 +473,61 @@ class EDICT:
     ) -> tuple[Pair, Faults]:
         """Edit a pair under attention control. Return the clean pair of all rows and edits, and the faults by sample.
 
-        The samples are in the order of the rows: each row under its caption, which is exact, and then its edits, one
-        per prompt of `prompts[row]`. The edits begin at the pair's position. With `steps` they are only the last steps,
-        and the steps before run under the captions. `guidance_scale` and `negative_prompts` apply to the edits; a row's
-        own guidance is that of the pair. A fault of a row is also a fault of its edits.
+        The samples of the result are in the order of the rows: each row under its caption, which is exact, and then its
+        edits. A fault of a row is also a fault of its edits.
+
+        Args:
+            captions: The caption of each row.
+            prompts: The prompts of each row, one per edit.
+            guidance_scale: The scale of the edits. The rows have that of the pair.
+            steps: The number of last steps that run under the prompts. The steps before run under the captions. None
+                means all steps from the pair's position.
+            negative_prompts: A negative prompt, or None, for each prompt.
+
+        Raises:
+            ModelError: The model does not support attention control, or is compiled.
+            ValueError: An argument is out of its range, or the control has no effect.
+            WordNotFound: The texts of an edit lack a word of the control.
         """
-        if not self.model.controllable:
-            raise ModelError(uncontrollable(self.model))
-        if self.model.compiled:
-            raise ModelError(COMPILED)
-        _check_pair(pair)
+        if not self.backend.controllable:
+            raise ModelError(no_control(self.backend))
+        if self.backend.compiled:
+            raise ModelError(NO_CONTROL_IF_COMPILED)
+        check_pair(pair)
         if not isinstance(control, Control):
             raise ValueError(f"control is of type {type(control).__name__}: expected a Control")
-        depth = pair.schedule.num_steps
-        captions = _texts("captions", captions)
-        for name, lists in {"prompts": prompts, "negative_prompts": negative_prompts or ()}.items():
-            if isinstance(lists, str) or any(isinstance(ours, str) for ours in lists):
-                raise ValueError(f"{name}: give a list of texts per pair, such as [['a cat', 'a dog']] for one pair")
-            for ours in lists:
-                _texts(name, ours, optional=name == "negative_prompts")
-        if guidance_scale is not None:
-            _check_guidance(guidance_scale)
-        counts = [len(ours) for ours in prompts]
-        _one_each(pair, {"captions": captions, "lists of prompts": prompts})
-        negatives = [[None] * count for count in counts] if negative_prompts is None else negative_prompts
-        if [len(ours) for ours in negatives] != counts:
-            raise ValueError("negative_prompts: give one per prompt, or None for a prompt without")
-        if isinstance(control.blend, torch.Tensor) and control.blend.shape != (sum(counts), *pair.x.shape[2:]):
-            raise ValueError(
-                f"the mask is {[*control.blend.shape]}: make it {[sum(counts), *pair.x.shape[2:]]}, one mask per edit"
-            )
-        left = depth - pair.position
-        if steps is not None and not (_is_whole(steps) and 0 < steps <= left):
-            raise ValueError(
-                f"steps is {steps}: expected a whole number from 1 to {left}, the steps that the pair has left"
-            )
-        sides = self.model.attention_sides
-        if (reason := attention.without_effect(control, steps or left, pair.x.shape[2], sides)) is not None:
-            raise ValueError(reason)
-        pair, failed = pair.to(self.device), Faults()
+        if negative_prompts is None:
+            negative_prompts = [[None] * len(texts) for texts in prompts]
+        captions = as_texts("captions", captions)
+        request = EditRequest(captions, prompts, negative_prompts, control, guidance_scale)
+        check_edit(request, pair, steps, self.backend.attention_sides)
+        end = pair.schedule.num_steps
+        pair, row_faults = pair.to(self.device), Faults()
         if steps is not None:
-            pair, failed = self.integrate(pair, captions, depth - steps)
-        states: dict[attention.BatchMember, tuple[torch.Tensor, torch.Tensor]] = {}
-        faults: dict[attention.BatchMember, ArithmeticError] = {}
-        batches = attention.batches(counts, pair.batch_size)
-        calls = len(batches) * len(SAMPLERS[pair.sampling.name].evaluated_steps(pair.schedule, pair.position, depth))
-        with self._progress_bar("edit", calls) as bar:
-            for places in batches:
-                filled = _filled(places, pair.batch_size)
+            pair, row_faults = self.integrate(pair, captions, end - steps)
+        states: dict[BatchMember, tuple[torch.Tensor, torch.Tensor]] = {}
+        faults: dict[BatchMember, ArithmeticError] = {}
+        batches = make_batches(request.counts, pair.batch_size)
+        with self._progress_bar("edit", pair, end, len(batches)) as bar:
+            for members in batches:
+                padded = _pad(members, pair.batch_size)
                 with enough_memory(self.device):
-                    moved, found = self._edit_batch(
-                        pair, captions, prompts, filled, control, guidance_scale, negatives, bar
-                    )
-                for i, (row, j) in enumerate(places):
-                    states.setdefault((row, j), (moved.x[i], moved.y[i]))
-                    fault = failed.get(row) or found.get(places.index((row, 0))) or found.get(i)
+                    edited, found = edit_batch(self.direct, pair, request, padded, self._call_counter(bar))
+                for slot, (row, j) in enumerate(members):
+                    states.setdefault((row, j), (edited.x[slot], edited.y[slot]))
+                    fault = row_faults.get(row) or found.get(members.index((row, 0))) or found.get(slot)
                     if fault is not None:
                         faults.setdefault((row, j), fault)
-        order = [(row, j) for row, count in enumerate(counts) for j in range(count + 1)]
-        x, y = (torch.stack([states[place][side] for place in order]) for side in (0, 1))
-        by_sample = {i: faults[place] for i, place in enumerate(order) if place in faults}
-        return _zeroed(replace(pair, x=x, y=y, position=depth), by_sample), by_sample
+        order = [(row, j) for row, count in enumerate(request.counts) for j in range(count + 1)]
+        x, y = (torch.stack([states[member][side] for member in order]) for side in (0, 1))
+        by_sample = {i: faults[member] for i, member in enumerate(order) if member in faults}
+        return _zero_faults(replace(pair, x=x, y=y, position=end), by_sample), by_sample
 
-    def _edit_batch(
-        self,
-        pair: Pair,
-        captions: Sequence[str],
-        prompts: Sequence[Sequence[str]],
-        places: list[attention.BatchMember],
-        control: Control,
-        guidance_scale: float | None,
-        negatives: Sequence[Sequence[str | None]],
-        bar: tqdm,
-    ) -> tuple[Pair, Faults]:
-        """Run one batch of `edit`. Return its pair, and its faults by slot."""
-        of = [row for row, _ in places]
-        masks = [sum(map(len, prompts[:row])) + j - 1 for row, j in places if j]
-        texts = [prompts[row][j - 1] if j else captions[row] for row, j in places]
-        rows = attention.rows(places, texts, control, self.direct.tokenizer, self.device)
-        edited = pair.guidance_scale if guidance_scale is None else guidance_scale
-        scales = [edited if j else pair.guidance_scale for _, j in places]
-        predictor = partial(
-            attention.guided,
-            self.direct,
-            self.direct.condition(texts),
-            self.direct.negative_conditions([negatives[row][j - 1] if j else None for row, j in places]),
-            scales,
-            pair.guidance_scale,
-            rows,
-            pair.timesteps_without_cfg,
-        )
-        return attention.generate(
-            pair[of],
-            predictor,
-            rows,
-            control,
-            control.blend[masks].to(self.device) if isinstance(control.blend, torch.Tensor) else None,
-            self._counted(bar),
-        )
+    def truncated(self, caption: str) -> bool:
+        """Return whether the text encoder reads only the beginning of a caption."""
+        return self.backend.truncated(caption)
 
-    def _counted(self, bar: tqdm) -> Callable[[], None]:
+    def _call_counter(self, bar: "tqdm[None]") -> Callable[[], None]:
         """Return a function that counts a network call, to be called after each one. Announce the first call."""
 
         def count() -> None:
@@ -565,125 +537,29 @@ class EDICT:
         self.on_network_call()
         return count
 
-    def _progress_bar(self, name: str, calls: int) -> tqdm:
+    def _progress_bar(self, name: str, pair: Pair, position: int, batches: int) -> "tqdm[None]":
+        """Return the progress bar of the network calls that move a pair to `position` in this number of batches."""
+        sampler = SAMPLERS[pair.sampling.name]
+        calls = batches * len(sampler.evaluated_steps(pair.schedule, pair.position, position))
         return tqdm(
             **{"desc": name, "total": calls, "unit": "call", "delay": 1, "leave": False, **self._progress_bar_config}
         )
 
-    def predictor(
-        self,
-        captions: Sequence[str],
-        guidance_scale: float,
-        negative_captions: Sequence[str | None] | None = None,
-        timesteps_without_cfg: Container[float] = (),
-    ) -> Predict:
-        """Return the guided prediction under these captions, one per sample of the batch.
 
-        At the timesteps `unguided` it is not guided.
-        """
-        return self.direct.predictor(captions, guidance_scale, negative_captions, timesteps_without_cfg)
-
-    def truncated(self, caption: str) -> bool:
-        """Return whether the text encoder takes only the beginning of a caption."""
-        return self.model.truncated(caption)
+def _pad(items: Sequence[T], count: int) -> list[T]:
+    """Return `count` items: these, and copies of the last."""
+    return [*items, *[items[-1]] * (count - len(items))]
 
 
-COMPILED = (
-    "attention control changes the network's layers, which is not possible in a compiled network. Leave control out, "
-    "or invert without compile"
-)
-"""The error for attention control with a compiled model."""
-
-
-def uncontrollable(model: Model) -> str:
-    """Return the error for attention control with a model that does not support it."""
-    return (
-        "attention control needs a UNet that attends to CLIP's tokens (Stable Diffusion 1, 2, XL), and "
-        f"{model.folder} is a {type(model).__name__}: leave control out"
-    )
-
-
-def uninterrupted(model: Model) -> str:
-    """Return the error for a guidance interval with a model that does not support it."""
-    return (
-        "guidance_interval needs a model that `EDICT` itself guides by classifier-free guidance, and "
-        f"{model.folder} is not one. Leave it out"
-    )
-
-
-def _dtype(dtype: torch.dtype | str) -> torch.dtype:
-    """Return a dtype that a network can run in. Raises ValueError."""
-    found = getattr(torch, dtype.removeprefix("torch."), None) if isinstance(dtype, str) else dtype
-    names = [str(known).removeprefix("torch.") for known in DTYPES]
-    if found not in DTYPES:
-        raise ValueError(f"dtype is {dtype!r}: expected {', '.join(names)}, or the torch.dtype of such a name")
-    return found
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int | np.integer) and not isinstance(value, bool)
-
-
-def _is_number(value: Any) -> bool:
-    return _is_whole(value) or isinstance(value, float | np.floating)
-
-
-def _check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
-    if not _is_whole(value) or value < least or (most is not None and value > most):
-        upper = "" if most is None else f" and at most {most}"
-        raise ValueError(f"{name} is {value!r}: expected a whole number of at least {least}{upper}")
-
-
-def _check_number(name: str, value: Any, valid: Callable[[float], bool], expected: str) -> None:
-    if not _is_number(value) or not valid(value):
-        raise ValueError(f"{name} is {value!r}: expected a number {expected}")
-
-
-def _check_guidance(value: Any) -> None:
-    _check_number("guidance_scale", value, lambda scale: 0 <= scale < math.inf, "of at least 0")
-
-
-def _check_choice(name: str, value: Any, choices: Collection[str]) -> None:
-    if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} is {value!r}: expected {' or '.join(choices)}")
-
-
-def _check_pair(value: Any) -> None:
-    if not isinstance(value, Pair):
-        raise ValueError(f"pair is of type {type(value).__name__}: expected a Pair, such as `invert` returns")
-
-
-@overload
-def _texts(name: str, given: str | Sequence[str]) -> Sequence[str]: ...
-@overload
-def _texts(name: str, given: str | Sequence[str | None], *, optional: bool) -> Sequence[str | None]: ...
-def _texts(name: str, given: str | Sequence[str | None], *, optional: bool = False) -> Sequence[str | None]:
-    """Return texts as a list, one text as a list of one. An `optional` text may be None. Raises ValueError."""
-    texts = [given] if isinstance(given, str | None) else list(given)
-    for text in texts:
-        if not isinstance(text, str) and not (optional and text is None):
-            raise ValueError(f"{name}: found {text!r}, expected a text per pair")
-    return texts
-
-
-def _one_each(pair: Pair, given: dict[str, Sequence | None]) -> None:
-    for kind, ones in given.items():
-        if ones is not None and len(ones) != len(pair):
-            raise ValueError(f"{len(pair)} pairs but {len(ones)} {kind}: give one per pair")
-
-
-def _filled(given: Sequence[T], count: int) -> list[T]:
-    return [*given, *[given[-1]] * (count - len(given))]
-
-
-def _zeroed(pair: Pair, faults: Faults) -> Pair:
+def _zero_faults(pair: Pair, faults: Faults) -> Pair:
     """Set the states of samples with a fault to zero, in place, because they are meaningless and can be huge."""
     pair.x[list(faults)] = pair.y[list(faults)] = 0
     return pair
 
 
-def _checked(pair: Pair, faults: Faults) -> Pair:
+def _raise_first(pair: Pair, faults: Faults) -> Pair:
+    """Return the pair, or raise the fault of its first sample that has one."""
     if faults:
         i, fault = next(iter(faults.items()))
-        raise of_sample(fault, i, len(pair))
+        raise note_sample(fault, i, len(pair))
     return pair

@@ -1,8 +1,8 @@
-"""The integer lattice the coupled states live on, and the mixing of EDICT as an exactly undone integer map.
+"""The integer lattice of the coupled states, and the mixing of EDICT as an integer map that can be undone exactly.
 
-A state x is held as the int64 X = round(2^bits * x / scale), scale being sqrt(alpha) at its noise level, 1 in a flow.
-On that scale a half-step of the sampler is an addition, undone by subtracting the same integer, and mixing is a
-division with rounding.
+A state x is stored as int64 X = round(2^bits * x / scale). The scale is sqrt(alpha) at its noise level, or 1 in a flow.
+On the lattice, a half-step of the sampler adds an integer, and subtracting it undoes the half-step. Mixing is division
+with rounding.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-MAX_STATE = 2**45  # up to here no product of this file leaves int64
-DENOMINATOR = 10_000  # the largest of a weight
-MIN_WEIGHT = Fraction(1, DENOMINATOR)  # the smallest weight there is
-
-
+MAX_STATE = 2**45
+"""The limit of |X|. Below it, no product in this file overflows int64."""
+DENOMINATOR = 10_000
+"""The largest denominator of a weight."""
+MIN_WEIGHT = Fraction(1, DENOMINATOR)
+"""The smallest weight."""
 EXPANSION = (
     "Inversion expands x - y at every step, edict by 1/p^2 and bdia by 1/gamma: raise p, or gamma, execute fewer steps "
     "(steps, strength), lower the guidance scale, or lower the bits"
@@ -26,45 +27,46 @@ EXPANSION = (
 
 
 class LatticeOverflow(ArithmeticError):
-    """A state left the range of integers it is computed or stored in; the message says which, and what helps."""
+    """A state left the range of integers in which it is computed or stored."""
 
     def __init__(self, largest: float, limit: int, bits: int, remedy: str = EXPANSION) -> None:
         super().__init__(f"a lattice state grew to {largest:.1e}, beyond {limit:.1e}, at {bits} bits. {remedy}")
 
 
 class NonFinite(ArithmeticError):
-    """A network returned NaN or infinity."""
+    """A network or an autoencoder returned NaN or infinity."""
 
 
-def of_sample(fault: ArithmeticError, i: int, count: int) -> ArithmeticError:
+def note_sample(fault: ArithmeticError, i: int, count: int) -> ArithmeticError:
     """Add a note that names the sample to a fault, and return the fault."""
     fault.add_note(f"sample {i} of {count}")
     return fault
 
 
 def to_lattice(latents: torch.Tensor, scale: float, bits: int) -> torch.Tensor:
-    """Round latents, float [N, ...] in the model's scale, to int64 [N, ...].
+    """Round latents, float [N, ...] in the model's scale, to the lattice, int64 [N, ...].
 
     `scale` is that of the schedule at the position of the latents.
 
     Raises:
-        NonFinite, LatticeOverflow: a sample has no integers below LIMIT. A note names the first such sample.
+        NonFinite: A sample has NaN or infinity. A note names the first such sample.
+        LatticeOverflow: A sample has a value beyond MAX_STATE. A note names the first such sample.
     """
     scaled = latents.double() * (2.0**bits / scale)
     for i, largest in enumerate(scaled.abs().reshape(len(scaled), -1).amax(1).tolist()):
         if largest < MAX_STATE:
             continue
-        fault: ArithmeticError = NonFinite("the latents of the image hold NaN or infinity: check the autoencoder")
+        fault: ArithmeticError = NonFinite("the latents of the image have NaN or infinity: check the autoencoder")
         if math.isfinite(largest):
             fault = LatticeOverflow(
                 largest, MAX_STATE, bits, "The latents of the image are this large: check the autoencoder"
             )
-        raise of_sample(fault, i, len(latents))
+        raise note_sample(fault, i, len(latents))
     return scaled.round().long()
 
 
 def from_lattice(states: torch.Tensor, scale: float, bits: int) -> torch.Tensor:
-    """int64 [...] -> float64 [...] in the model's scale."""
+    """Return states, int64 [...], in the model's scale, float64 [...]."""
     return states.double() * (scale / 2.0**bits)
 
 
@@ -78,17 +80,17 @@ def largest(states: torch.Tensor) -> torch.Tensor:
 
 
 def rdiv(a: torch.Tensor, d: int) -> torch.Tensor:
-    """a / d rounded half up, floor((2a + d) / 2d), in int64."""
+    """Return a / d in int64, rounded half up: floor((2a + d) / 2d)."""
     return (2 * a + d) // (2 * d)
 
 
 def as_fraction(p: float) -> Fraction:
-    """A weight as m/n with a denominator of at most DENOMINATOR (0.93 is 93/100)."""
+    """Return a weight as a fraction with a denominator of at most DENOMINATOR. 0.93 is 93/100."""
     return Fraction(str(p)).limit_denominator(DENOMINATOR)
 
 
 def mix(x: torch.Tensor, y: torch.Tensor, p: Fraction) -> tuple[torch.Tensor, torch.Tensor]:
-    """x' = p x + (1 - p) y ; y' = p y + (1 - p) x', rounded (EDICT, equation 14). Undoes `unmix` exactly."""
+    """Return x' = p x + (1 - p) y and y' = p y + (1 - p) x', rounded (EDICT, equation 14). Undo `unmix` exactly."""
     m, n = p.numerator, p.denominator
     x = rdiv(m * x + (n - m) * y, n)
     y = rdiv(m * y + (n - m) * x, n)
@@ -96,10 +98,10 @@ def mix(x: torch.Tensor, y: torch.Tensor, p: Fraction) -> tuple[torch.Tensor, to
 
 
 def unmix(x: torch.Tensor, y: torch.Tensor, p: Fraction) -> tuple[torch.Tensor, torch.Tensor]:
-    """The states before `mix`, rounded: mix(*unmix(x, y, p), p) == (x, y) for every integer pair.
+    """Return the states before `mix`, rounded: mix(*unmix(x, y, p), p) == (x, y) for every pair of integers.
 
-    Rounding moves each state by at most 1/2, `mix` shrinks that by p < 1, and its own rounding removes it. The other
-    order, unmix(mix(x, y)), is not exact: mixing contracts x - y and so loses bits.
+    Rounding moves each state by at most 1/2, `mix` shrinks this by p < 1, and its own rounding removes it. The other
+    order, unmix(mix(x, y)), is not exact, because mixing contracts x - y and loses bits.
     """
     m, n = p.numerator, p.denominator
     y = rdiv(n * y - (n - m) * x, m)
@@ -108,14 +110,17 @@ def unmix(x: torch.Tensor, y: torch.Tensor, p: Fraction) -> tuple[torch.Tensor, 
 
 
 def contract(states: torch.Tensor, a: Fraction) -> torch.Tensor:
-    """a times int64 [...], rounded, for SHARE <= a <= 1. Undoes `expand` exactly. Holds up to 2 * LIMIT."""
+    """Return a * states, int64 [...], rounded, for MIN_WEIGHT <= a <= 1. It undoes `expand` exactly.
+
+    The states can be up to 2 * MAX_STATE.
+    """
     return rdiv(a.numerator * states, a.denominator)
 
 
 def expand(states: torch.Tensor, a: Fraction) -> torch.Tensor:
-    """int64 [...] / a, rounded: contract(expand(states, a), a) == states for every integer. Holds up to 4 * LIMIT.
+    """Return states / a, int64 [...], rounded: contract(expand(states, a), a) == states for every integer.
 
-    Rounding moves the quotient by at most 1/2, `contract` shrinks that by a < 1, and its own rounding removes it; at 1
-    neither rounds. At more than 1 it would be widened. The other order is not exact: contracting loses bits.
+    The states can be up to 4 * MAX_STATE. Rounding moves the quotient by at most 1/2, `contract` shrinks this by a < 1,
+    and its own rounding removes it. At a = 1, nothing is rounded. The other order is not exact: contracting loses bits.
     """
     return rdiv(a.denominator * states, a.numerator)

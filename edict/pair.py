@@ -1,4 +1,4 @@
-"""The pair of coupled states, with its schedule and the settings of its sampler."""
+"""A pair of coupled states, with its schedule and the settings of its sampler."""
 
 import json
 from collections.abc import Sequence
@@ -18,19 +18,23 @@ from edict.schedule import Schedule
 from schemas.sampling import Sampling
 
 FORMAT = 1
-"""The version of the files of pairs."""
+"""The version of the format of `Pair.save`."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Pair:
-    """x and y: int64 lattice states [N, ...] at `position` of `schedule` (0 is the noisy end).
+    """Two coupled states of N samples on the lattice, with everything that their regeneration needs.
 
-    `sampling` has the sampler and its settings (`edict.samplers.resolved`). y depends on the sampler: it is the second
-    state of EDICT, the next state of a two-step method (Sampler.y_lead), or x again for DDIM.
+    The last bits of a network depend on the batch size, and can depend on a sample's slot in its batch. So a pair has
+    its batch size. To regenerate a subset of the samples exactly, give their `slots` to `EDICT.integrate`.
 
-    `batch_size` is that of the network calls. The pair has it because a network's last bits depend on it: with the same
-    batch size, the regeneration of a pair is exact. The last bits can also depend on a sample's slot in its batch: to
-    regenerate a subset of the samples, give their `slots` to `EDICT.move`.
+    Attributes:
+        x: int64 [N, ...].
+        y: int64 [N, ...]: the second state of EDICT, the next state of a two-step method, or x again for DDIM.
+        schedule: The steps of the inversion.
+        position: The position of x in the schedule; 0 is the noisy end.
+        sampling: The sampler and its settings, with their defaults (`edict.samplers.with_defaults`).
+        batch_size: The batch size of the network calls.
     """
 
     x: torch.Tensor
@@ -71,11 +75,11 @@ class Pair:
         """Save the pair as a safetensors file: `x` and `y`, int64, and everything else as JSON in its metadata.
 
         Raises:
-            ValueError: the folder of the file does not exist.
+            ValueError: The folder of the file does not exist.
         """
         if not Path(file).parent.is_dir():
             raise ValueError(f"{file}: there is no folder {Path(file).parent}. Make it first")
-        about = {
+        metadata = {
             "format": FORMAT,
             "schedule": asdict(self.schedule),
             "position": self.position,
@@ -83,30 +87,30 @@ class Pair:
             "batch_size": self.batch_size,
         }
         states = {name: state.contiguous().cpu() for name, state in (("x", self.x), ("y", self.y))}
-        save_file(states, file, metadata={"edict.pair": json.dumps(about)})
+        save_file(states, file, metadata={"edict.pair": json.dumps(metadata)})
 
     @classmethod
     def load(cls, file: str | Path) -> "Pair":
         """Load a pair that `save` wrote. Its states are on the CPU.
 
         Raises:
-            ValueError: the file is not a pair, or a newer version wrote it.
+            ValueError: The file is not a pair, or a newer version wrote it.
         """
         try:
             with safe_open(file, "pt") as tensors:
-                about = json.loads((tensors.metadata() or {}).get("edict.pair", "null"))
+                metadata = json.loads((tensors.metadata() or {}).get("edict.pair", "null"))
                 states = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise ValueError(f"{file}: cannot be read as a pair ({error}). Give a file that Pair.save wrote") from error
-        if about is None or states.keys() != {"x", "y"}:
+        if metadata is None or states.keys() != {"x", "y"}:
             raise ValueError(f"{file}: is not a pair. Give a file that Pair.save wrote")
-        if about["format"] != FORMAT:
+        if metadata["format"] != FORMAT:
             raise ValueError(
-                f"{file}: has format {about['format']}, and this version reads {FORMAT}. Upgrade edict-pipeline"
+                f"{file}: has format {metadata['format']}, and this version reads {FORMAT}. Upgrade edict-pipeline"
             )
-        plan: dict[str, Any] = {name: values and tuple(values) for name, values in about["schedule"].items()}
-        schedule, sampling = Schedule(**plan), Sampling(**about["sampling"])
-        return cls(states["x"], states["y"], schedule, about["position"], sampling, about["batch_size"])
+        fields: dict[str, Any] = {name: values and tuple(values) for name, values in metadata["schedule"].items()}
+        schedule, sampling = Schedule(**fields), Sampling(**metadata["sampling"])
+        return cls(states["x"], states["y"], schedule, metadata["position"], sampling, metadata["batch_size"])
 
     def to(self, device: torch.device) -> "Pair":
         """Return the pair with its states on `device`."""
@@ -119,38 +123,42 @@ class Pair:
 
     @property
     def guidance_scale(self) -> float:
-        """Return the guidance scale of the inversion. Raises ValueError for a pair of a scheduler, which has none."""
+        """The guidance scale of the inversion.
+
+        Raises:
+            ValueError: A scheduler made the pair, so the scale is unknown.
+        """
         return self.sampling.known_guidance_scale
 
     @property
     def timesteps_without_cfg(self) -> frozenset[float]:
         """The timesteps at which guidance does not apply."""
-        return self.schedule.outside(self.sampling.guidance_interval)
+        return self.schedule.timesteps_outside(self.sampling.guidance_interval)
 
     @property
     def scales(self) -> tuple[float, float]:
-        """The scales of x and y."""
+        """The scales of x and y on the lattice."""
         position = min(self.position + SAMPLERS[self.sampling.name].y_lead, self.schedule.num_steps)
         return self.schedule.scale(self.position), self.schedule.scale(position)
 
     def to_float(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return x and y in the model's usual scale, float64 [N, ...]: integer * 2^-bits * scale."""
-        of_x, of_y = self.scales
-        return from_lattice(self.x, of_x, self.bits), from_lattice(self.y, of_y, self.bits)
+        scale_x, scale_y = self.scales
+        return from_lattice(self.x, scale_x, self.bits), from_lattice(self.y, scale_y, self.bits)
 
     def drift(self) -> torch.Tensor:
         """Return the root mean square of x - y per sample, in the model's scale, float64 [N].
 
-        For EDICT it is only error. For a two-step method it includes the change of one step.
+        For EDICT it is only the error of the integration. For a two-step method it includes the change of one step.
         """
         x, y = self.to_float()
-        # One by one, because the order of the additions in a sum over a batch depends on the batch.
+        # The samples are computed one by one, because the order of additions in a sum depends on the batch.
         return torch.stack([difference.square().mean().sqrt() for difference in x - y])
 
     def std(self) -> torch.Tensor:
-        """Return the standard deviation of the noise per sample, float64 [N]: about 1 for noise that the model knows.
+        """Return the standard deviation of the noise per sample, float64 [N]. Noise of the training has about 1.
 
-        It is that of the mean of x and y if they are at one position, and otherwise that of x.
+        It is computed from the mean of x and y if they are at one position, and otherwise from x.
         """
         x, y = self.to_float()
         noise = x if SAMPLERS[self.sampling.name].y_lead else (x + y) / 2
@@ -163,5 +171,5 @@ class Pair:
 
 
 def join(pairs: Sequence[Pair]) -> Pair:
-    """Return pairs at the same position of the same schedule as one pair."""
+    """Return several pairs, at the same position of the same schedule, as one pair."""
     return replace(pairs[0], x=torch.cat([pair.x for pair in pairs]), y=torch.cat([pair.y for pair in pairs]))

@@ -37,7 +37,7 @@ def reported(interrupted: str = RESUMED) -> Iterator[None]:
             raise typer.Exit(128 + number) from None
         except Exception as error:
             # imported here, because a signal may arrive at any time and these imports take about one second
-            from edict.checkpoint import ModelError
+            from edict.errors import ModelError
             from jobs.spec_file import SpecError
             from pipeline.errors import JobError
 

@@ -73,7 +73,7 @@ def _invert(spec: InvertSpec) -> list[str]:
     within = "" if interval is None else " at noise levels from {:g} to {:g}".format(*interval)
     timesteps = SAMPLERS[sampling.name].evaluated_timesteps(schedule, depth, 0)
     cost = evaluations(
-        timesteps, schedule.outside(interval), _branching(model.has_negative, sampling.known_guidance_scale)
+        timesteps, schedule.timesteps_outside(interval), _branching(model.has_negative, sampling.known_guidance_scale)
     )
     return [
         f"invert {samples} samples of {len(sources)} shards into {spec.output}",
@@ -205,7 +205,7 @@ def _edit_cost(changed: Sequence[tuple[Variant, str]], task: EditTask, guided: b
     Edits of one depth, guidance and control share a batch with the row's own regeneration, which takes one slot.
     """
     sampling, schedule = task.inversion.fingerprint.sampling, task.schedule
-    timesteps_without_cfg = schedule.outside(sampling.guidance_interval)
+    timesteps_without_cfg = schedule.timesteps_outside(sampling.guidance_interval)
     depth, timesteps_of = schedule.num_steps, partial(SAMPLERS[sampling.name].evaluated_timesteps, schedule)
     last, cost, guidance_scale = depth, 0, _branching(guided, sampling.known_guidance_scale)
     seen = set[tuple[int, float, str]]()

@@ -205,15 +205,15 @@ def _check_controls(inversion: Job, schedule: Schedule, variants: Sequence[Varia
     """Return whether earlier versions make the same edits. Raises EditError if attention control has no effect."""
     if not (controlled := [variant.name for variant in variants if variant.control]):
         return True
-    from edict.inversion import COMPILED, uncontrollable
     from edict.models import DirectModel
+    from edict.models.unsupported import NO_CONTROL_IF_COMPILED, no_control
     from pipeline.workers.edit import check_control
 
     model = inversion.model()
     if not isinstance(model, DirectModel) or not model.controllable:
-        raise EditError(f"edit {controlled[0]!r}: {uncontrollable(model)}")
+        raise EditError(f"edit {controlled[0]!r}: {no_control(model)}")
     if inversion.fingerprint.compile:
-        raise EditError(f"edit {controlled[0]!r}: {COMPILED}")
+        raise EditError(f"edit {controlled[0]!r}: {NO_CONTROL_IF_COMPILED}")
     sampling = inversion.fingerprint.sampling
     as_before = [check_control(variant, model, sampling, schedule) for variant in variants]
     if batch_size < 2:

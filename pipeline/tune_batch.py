@@ -91,7 +91,7 @@ class BatchWorker(WorkerBase):
 
         def begin() -> tuple[Pair, Predict]:
             start = clean_pair(self.model, self.task, pictures)
-            return start, self.model.predictor(
+            return start, self.model.direct.predictor(
                 [CAPTION] * size, start.guidance_scale, timesteps_without_cfg=start.timesteps_without_cfg
             )
 
@@ -104,7 +104,7 @@ class BatchWorker(WorkerBase):
             one_of_each = {timestep in timesteps_without_cfg: timestep for timestep in timesteps}
             seconds = {kind: timed(partial(predict, x, timestep), device) for kind, timestep in one_of_each.items()}
         call = sum(seconds[timestep in timesteps_without_cfg] for timestep in timesteps) / len(timesteps)
-        parts = [part for part in vars(self.model.model).values() if isinstance(part, nn.Module)]
+        parts = [part for part in vars(self.model.backend).values() if isinstance(part, nn.Module)]
         weights = sum(weight.nbytes for part in parts for weight in part.parameters())
         return BatchTiming(size, before, call, len(timesteps), memory_peak(device), weights)
 

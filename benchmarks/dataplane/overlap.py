@@ -50,7 +50,7 @@ def overlap(given: Namespace) -> None:
     latents = torch.randn(given.batch, 4, 16, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     found: dict[str, dict[str, float]] = {}
     with torch.inference_mode():
-        call = partial(EDICT.from_pretrained().predictor([CAPTION] * given.batch, 1.0), latents, 500)
+        call = partial(EDICT.from_pretrained().direct.predictor([CAPTION] * given.batch, 1.0), latents, 500)
         for name, work in kinds.items():
             contenders: dict[str, Callable[[], Any]] = {
                 "work": partial(rate, work, given.seconds),

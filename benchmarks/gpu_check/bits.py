@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from benchmarks.harness import differing_integers
 from edict import EDICT, Pair
 from edict.lattice import to_lattice
-from edict.samplers import resolved, sampling
+from edict.samplers import sampling, with_defaults
 from edict.samplers.base import BITS
 
 CAPTIONS = ("a red heart on a blue background", "a bear", "two green apples", "a star, at night")
@@ -46,9 +46,9 @@ def latents(model: EDICT, count: int, executed: int, sampler: str = "edict") -> 
     side = model.size // 2 ** (len(config.block_out_channels) - 1)
     size = (count, config.latent_channels, side, side)
     noise = torch.randn(size, generator=torch.Generator().manual_seed(0)).to(model.device)
-    end = model.model.clean()
+    end = model.backend.clean_end()
     x = to_lattice(noise, end.scale(0), BITS)
-    clean = Pair(x, x.clone(), end, 0, resolved(sampling(guidance_scale=GUIDANCE, bits=BITS), 0), count)
+    clean = Pair(x, x.clone(), end, 0, with_defaults(sampling(guidance_scale=GUIDANCE, bits=BITS), 0), count)
     return model.prepare(clean, sampling(steps=STEPS, strength=executed / STEPS, guidance_scale=GUIDANCE, name=sampler))
 
 
@@ -59,7 +59,7 @@ def independence(model: EDICT, count: int) -> Found:
     x, texts, timestep = start.to_float()[0], captions(count), start.schedule.timesteps[0]
 
     def predict(order: Sequence[int]) -> torch.Tensor:
-        return model.predictor([texts[i] for i in order], GUIDANCE)(x[list(order)], timestep)
+        return model.direct.predictor([texts[i] for i in order], GUIDANCE)(x[list(order)], timestep)
 
     def differing(order: Sequence[int], slots: Sequence[int]) -> int:
         """Count the `slots` whose bits are not those of the sample's first prediction."""

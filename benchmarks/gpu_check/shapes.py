@@ -226,9 +226,9 @@ def load(name: str, folder: Path, *, dtype: torch.dtype, device: str, small: boo
     model = bits.load(folder, dtype, device)
     if not small:
         for component in shape.networks:
-            setattr(model.model, component, None)  # This frees the narrow one.
+            setattr(model.backend, component, None)  # This frees the narrow one.
             whole = _on_device(shape, component, torch.float32 if component == "vae" else dtype, device)
-            setattr(model.model, component, whole)
+            setattr(model.backend, component, whole)
         model.direct.vae.enable_slicing()
     return model
 

@@ -47,14 +47,14 @@ def product_rates(device: str, side: int) -> Found:
 
 def rows_per_image(model: EDICT) -> int:
     """Return the number of rows that an image takes per network call."""
-    return 2 if model.model.guidance == "cfg" else 1
+    return 2 if model.backend.guidance == "cfg" else 1
 
 
 def call_of(model: EDICT, count: int) -> Callable[[], torch.Tensor]:
     """Return a guided call of the network, as a half-step makes it."""
     start = latents(model, count, 1)
     x, _ = start.to_float()
-    predict = model.predictor(captions(count), GUIDANCE)
+    predict = model.direct.predictor(captions(count), GUIDANCE)
     return lambda: predict(x, start.schedule.timesteps[0])
 
 
@@ -79,12 +79,12 @@ class Speed:
     def size(self, model: EDICT, found: Found) -> Found:
         """Count parameters, and the FLOPs of products and convolutions, per row and per image or caption."""
         start = latents(model, 1, 1)
-        predict = model.predictor(captions(1), GUIDANCE)
+        predict = model.direct.predictor(captions(1), GUIDANCE)
         pixels = torch.zeros(1, 3, model.size, model.size, device=model.device)
         calls: dict[str, Callable[[], object]] = {
             "network, per row": lambda: predict(start.to_float()[0], start.schedule.timesteps[0]),
-            "encode": lambda: model.model.encode(pixels, None),
-            "decode": lambda: model.model.decode(start.to_float()[0].float()),
+            "encode": lambda: model.backend.encode(pixels, None),
+            "decode": lambda: model.backend.decode(start.to_float()[0].float()),
             "text": lambda: model.direct.condition(captions(1)),
         }
         tflop = Found()
@@ -94,7 +94,7 @@ class Speed:
                 call()
             tflop[name] = counter.get_total_flops() / 1e12
         tflop["network, per row"] /= rows_per_image(model)
-        networks = {name: part for name, part in vars(model.model).items() if isinstance(part, nn.Module)}
+        networks = {name: part for name, part in vars(model.backend).items() if isinstance(part, nn.Module)}
         return {
             "parameters": {
                 name: sum(weight.numel() for weight in part.parameters()) for name, part in networks.items()
@@ -166,7 +166,7 @@ class Speed:
     def step(self, model: EDICT, found: Found) -> Found:
         """Time a step of the inversion, and the same step with a stored prediction: everything but the network."""
         pair = latents(model, best(found), 2)
-        predict = model.predictor(captions(len(pair)), GUIDANCE)
+        predict = model.direct.predictor(captions(len(pair)), GUIDANCE)
 
         def seconds() -> float:
             return self.timed(lambda: solve(Integration(pair, 0), predict), model.device) / pair.position

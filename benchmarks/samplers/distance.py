@@ -30,7 +30,7 @@ def features(model: EDICT, images: Sequence[Image.Image], batch: int) -> np.ndar
     try:
         for first in range(0, len(images), batch):
             latents = model.encode(images[first : first + batch]).to_float()[0]
-            model.predictor([""] * len(latents), 1.0)(latents, TIMESTEP)
+            model.direct.predictor([""] * len(latents), 1.0)(latents, TIMESTEP)
     finally:
         hook.remove()
     return np.concatenate(found)

@@ -19,7 +19,7 @@ import torch
 from benchmarks.harness import program, run, save
 from benchmarks.samplers import tables
 from edict import EDICT, Pair
-from edict.samplers import SAMPLERS, resolved, sampling
+from edict.samplers import SAMPLERS, sampling, with_defaults
 from jobs.demo import KINDS
 from jobs.evaluation.edits import Edited, Setting, best, by_edict, edit_batch, mean_interval
 from jobs.evaluation.truth import ReferenceEdit, outside_error, split, squared_error, truth
@@ -45,7 +45,7 @@ def by_sampler(
 ) -> Edited:
     """Invert under the source's caption and generate under the target's by any sampler."""
     settings = sampling(name=name, **start.sampling.model_dump(exclude={"name", "p", "gamma"}))
-    ready = replace(start, sampling=resolved(settings, start.schedule.num_steps))
+    ready = replace(start, sampling=with_defaults(settings, start.schedule.num_steps))
     return by_edict(model, ready, sources, targets, guidance_scale)
 
 

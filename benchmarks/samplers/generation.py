@@ -23,7 +23,7 @@ from benchmarks.samplers.distance import features, frechet, kernel, kernel_subse
 from benchmarks.samplers.drawings import drawings
 from edict import EDICT, Pair
 from edict.lattice import to_lattice
-from edict.samplers import SAMPLERS, resolved, sampling
+from edict.samplers import SAMPLERS, sampling, with_defaults
 from edict.samplers.base import BITS
 from jobs.evaluation.edits import mean_interval
 from training.emoji import BACKGROUNDS
@@ -33,7 +33,7 @@ SHEET = FOLDER / "samplers_drawn.png"
 
 def noise_pair(model: EDICT, name: str, captions: Sequence[str], given: Namespace, steps: int) -> Pair:
     """Return a pair of Gaussian noise of one seed. x equals y, or y is one step of DDIM ahead for two-step methods."""
-    schedule, config = model.model.schedule(sampling(steps=steps)), model.network.config
+    schedule, config = model.backend.schedule(sampling(steps=steps)), model.network.config
     shape = len(captions), config.in_channels, config.sample_size, config.sample_size
     noise = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     x = to_lattice(noise, schedule.scale(0), BITS)
@@ -41,7 +41,7 @@ def noise_pair(model: EDICT, name: str, captions: Sequence[str], given: Namespac
     pair = Pair(x, x.clone(), schedule, 0, sampling(name="ddim", **settings), given.batch)
     lead = SAMPLERS[name].y_lead
     y = model.integrate(pair, captions, lead)[0].x if lead else pair.x
-    return replace(pair, y=y, sampling=resolved(sampling(name=name, **settings), steps))
+    return replace(pair, y=y, sampling=with_defaults(sampling(name=name, **settings), steps))
 
 
 def decode(model: EDICT, latents: torch.Tensor, batch: int) -> list[Image.Image]:
@@ -127,7 +127,7 @@ def measure(model: EDICT, given: Namespace) -> tuple[dict[str, Any], dict[str, l
     for steps, name in product(given.steps, names):
         pair, faults = model.integrate(noise_pair(model, name, captions, given, steps), captions, steps)
         generated, lead = decode(model, pair.to_float()[0], given.batch), SAMPLERS[name].y_lead
-        calls = lead + len(SAMPLERS[name].evaluated_steps(model.model.schedule(sampling(steps=steps)), 0, steps))
+        calls = lead + len(SAMPLERS[name].evaluated_steps(model.backend.schedule(sampling(steps=steps)), 0, steps))
         add(name, generated, steps, calls=calls, left_the_lattice=len(faults))
         if steps == min(given.steps):
             shown[name] = generated

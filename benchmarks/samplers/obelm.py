@@ -65,9 +65,9 @@ def by_floats(
     weight: Weight, model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float
 ) -> Edited:
     """Invert under the source's caption and generate under the target's, in float64."""
-    predict = model.predictor(sources, start.guidance_scale)
+    predict = model.direct.predictor(sources, start.guidance_scale)
     states = invert(start.to_float()[0], start.schedule, predict, weight)
-    return generate(states, start.schedule, model.predictor(targets, guidance_scale), weight), set()
+    return generate(states, start.schedule, model.direct.predictor(targets, guidance_scale), weight), set()
 
 
 def grey_levels(images: Sequence[Image.Image], others: Sequence[Image.Image]) -> float:

@@ -33,12 +33,12 @@ def ode(
     model: EDICT, shown: Sequence[Captioned], steps: int, timesteps: Sequence[int], batch: int
 ) -> dict[int, torch.Tensor]:
     """Return the noise, float64 [N, C, H, W], at those of the timesteps that a schedule of `steps` has."""
-    schedule = model.model.schedule(sampling(steps=steps))
+    schedule = model.backend.schedule(sampling(steps=steps))
     parts: dict[int, list[torch.Tensor]] = {t: [] for t in sorted(timesteps) if t in schedule.timesteps}
     for first in range(0, len(shown), batch):
         rows = shown[first : first + batch]
         latents = model.encode([image.image for image in rows], bits=FINE).to_float()[0]
-        predict = model.predictor([image.caption for image in rows], 1.0)
+        predict = model.direct.predictor([image.caption for image in rows], 1.0)
         position = schedule.num_steps
         for t in parts:
             stop = schedule.timesteps.index(t)
@@ -56,7 +56,7 @@ def distance(noise: torch.Tensor, other: torch.Tensor) -> np.ndarray:
 def measure(model: EDICT, shown: Sequence[Captioned], given: Namespace) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of every run, step count and sampler, and the distance of half the ODE's steps to all of them."""
     images, captions = [image.image for image in shown], [image.caption for image in shown]
-    ends = {steps: int(model.model.schedule(sampling(steps=steps)).timesteps[0]) for steps in given.steps}
+    ends = {steps: int(model.backend.schedule(sampling(steps=steps)).timesteps[0]) for steps in given.steps}
     real, half = (ode(model, shown, steps, list(ends.values()), given.batch) for steps in (given.ode, given.ode // 2))
     fine: dict[tuple[int, str], torch.Tensor] = {}
     rows = []

@@ -51,7 +51,7 @@ def measure(
         to_truth, outside = errors(model, edited, edits, faults | more)
         depth, sampler = count_executed_steps(STEPS, strength), SAMPLERS[start.sampling.name]
         timesteps = [sampler.evaluated_timesteps(start.schedule, *ends) for ends in ((depth, 0), (0, depth))]
-        unguided = start.schedule.outside(limits)
+        unguided = start.schedule.timesteps_outside(limits)
         rows.append(
             {
                 **one,

@@ -1,10 +1,11 @@
-"""The kinds of model: checkpoints whose network is called directly, and every other pipeline of diffusers."""
+"""The kinds of model: those with a network that is called directly, and every other pipeline of diffusers."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edict.checkpoint import Checkpoint, read_index
+from edict.checkpoint import Checkpoint
+from edict.model_files import read_index
 from edict.models.base import LoadOptions, Model
 from edict.models.direct import Conditions, DirectModel
 from edict.models.flux import Flux
@@ -55,34 +56,37 @@ FAMILIES: tuple[type[PipelineModel], ...] = (
     Unscaled,
     ZImage,
 )
-"""The families of pipelines that differ from the common convention."""
+"""The families of pipelines that differ from the common convention of `PipelineModel`."""
 
 
 def describe(checkpoint: Path | Checkpoint, options: LoadOptions | None = None) -> Model:
     """Return the model of a checkpoint, not loaded: only its configurations are read.
 
-    A model of any kind runs by its pipeline if the checkpoint is a single file or has textual inversions, or if the
+    A model of any kind runs in its pipeline if the checkpoint is a single file or has textual inversions, or if the
     options have a quantization or arguments of the pipeline's call.
 
     Raises:
-        ModelError: the checkpoint is not complete, or diffusers does not have its pipeline.
+        ModelError: The checkpoint is not complete, or diffusers does not have its pipeline.
     """
-    given, more = checkpoint if isinstance(checkpoint, Checkpoint) else Checkpoint(checkpoint), options or LoadOptions()
-    kind = str(read_index(given.folder).get("_class_name"))  # a list, if the checkpoint has code of its own
-    if kind in MODELS and not (given.file or given.embeddings or more.quantization or more.call):
-        return MODELS[kind](given.folder)
-    return family_of(kind)(given.folder, None, more.call)
+    if isinstance(checkpoint, Path):
+        checkpoint = Checkpoint(checkpoint)
+    options = options or LoadOptions()
+    kind = str(read_index(checkpoint.folder).get("_class_name"))  # It is a list if the checkpoint has its own code.
+    needs_pipeline = checkpoint.file or checkpoint.embeddings or options.quantization or options.call
+    if kind in MODELS and not needs_pipeline:
+        return MODELS[kind](checkpoint.folder)
+    return family_of(kind)(checkpoint.folder, None, options.call)
 
 
-def of_pipeline(pipe: Any, call: Mapping[str, Any] | None = None) -> PipelineModel:
+def from_pipeline(pipe: Any, call: Mapping[str, Any] | None = None) -> PipelineModel:
     """Return a pipeline of diffusers as a model."""
     return family_of(*(kind.__name__ for kind in type(pipe).__mro__))(None, pipe, call)
 
 
 def family_of(*names: Any) -> type[PipelineModel]:
-    """Return the class for the first of these names of pipelines that has one of its own."""
+    """Return the class of the first of these pipelines that has its own, or `PipelineModel`."""
     families = {name: family for family in FAMILIES for name in family.pipelines}
     return next((families[name] for name in names if name in families), PipelineModel)
 
 
-__all__ = ["MODELS", "Conditions", "DirectModel", "LoadOptions", "Model", "PipelineModel", "describe", "of_pipeline"]
+__all__ = ["MODELS", "Conditions", "DirectModel", "LoadOptions", "Model", "PipelineModel", "describe", "from_pipeline"]

@@ -8,9 +8,10 @@ from typing import Any, ClassVar, Literal, Self
 
 import torch
 
-from edict.checkpoint import Checkpoint, ModelError
+from edict.checkpoint import Checkpoint
 from edict.compilation import compile_network
 from edict.determinism import tf32
+from edict.errors import ModelError
 from edict.integration import Integration
 from edict.schedule import Schedule
 from schemas.sampling import Sampling
@@ -20,17 +21,16 @@ VAE_DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch
 Guidance = Literal["cfg", "embedded", "none", "pipeline"]
 """The kind of guidance.
 
-free: classifier-free, from two branches. embedded: the network takes the scale itself. none: there is no guidance.
-pipeline: the pipeline's call guides, in its own way.
+cfg: classifier-free, from two branches. embedded: the network takes the scale as an input. none: there is no guidance.
+pipeline: the pipeline's call applies its own guidance.
 """
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """The options of loading a checkpoint.
+    """The options of loading a checkpoint, as in `EDICT.from_pretrained`.
 
-    `quantization` is one of edict.models.loading.QUANTIZATIONS, for the network that predicts; `call` are further
-    arguments of the pipeline's call.
+    `quantization` is one of edict.models.loading.QUANTIZATIONS.
     """
 
     dtype: torch.dtype = torch.float32
@@ -43,31 +43,41 @@ class LoadOptions:
 
 
 class Model(ABC):
-    """A model of one kind. Before `load`, it has only its configurations. After `load`, it encodes, solves, decodes.
+    """A model of one kind. Before `load`, only its configurations are read. After `load`, it encodes, solves, decodes.
 
-    `size` is the side of its images in pixels. The network runs in the dtype it was loaded in, the autoencoder in
-    `vae_dtype` on one image at a time. SDXL's autoencoder overflows in float16, so `vae_dtype` excludes it.
+    The network runs in the dtype that it was loaded in. The autoencoder runs in `vae_dtype`, on one image at a time.
+    float16 is not a `vae_dtype`, because SDXL's autoencoder overflows in it.
     """
 
     folder: Path
     """The checkpoint's folder."""
     size: int
+    """The side of its images in pixels."""
     denoiser: ClassVar[str] = "unet"
-    """The component that predicts."""
+    """The name of the component that predicts."""
     guidance: Guidance = "cfg"
-    batched: bool = True
+    supports_batches: bool = True
     """True if a sample's bits do not depend on the other captions of its batch. If not, every batch has one sample."""
     compiled: bool = False
     """True if the network that predicts is compiled, which changes the last bits."""
     vae_dtype: VaeDtype = "float32"
-    """tf32 is float32 with the inputs of products rounded to TF32, on GPUs."""
+    """tf32 means float32 with the inputs of products rounded to TF32, on GPUs."""
 
     @abstractmethod
     def load(self, checkpoint: Checkpoint, options: LoadOptions) -> Self:
-        """Load its components, from safetensors. Raises ModelError, and what diffusers and transformers raise."""
+        """Load the components of a checkpoint from safetensors.
+
+        Raises:
+            ModelError: A component is missing, incomplete or not supported. diffusers and transformers can raise other
+                errors.
+        """
 
     def prepare(self, options: LoadOptions) -> None:
-        """Prepare the loaded networks: eval mode, the device, memory layout, and compilation."""
+        """Prepare the loaded networks: eval mode, device, memory layout and compilation.
+
+        Raises:
+            ModelError: `channels_last` is for images only, or no network can be compiled.
+        """
         for network in self.components.values():
             network.requires_grad_(False).eval().to(options.device)
         self.vae_dtype = options.vae_dtype
@@ -76,7 +86,7 @@ class Model(ABC):
             for network in {self.network, vae} - {None}:
                 if any(weight.ndim == 5 for weight in network.parameters()):
                     raise ModelError(
-                        f"channels_last: the model {self.folder} has a network of videos, which cannot have this "
+                        f"channels_last: the model {self.folder} has a network for videos, which cannot have this "
                         "layout. Set it to false"
                     )
                 network.to(memory_format=torch.channels_last)
@@ -89,10 +99,14 @@ class Model(ABC):
 
     @abstractmethod
     def check(self, checkpoint: Checkpoint) -> None:
-        """Check that every component is present, complete and of a supported class. Raises ModelError."""
+        """Check that every component is present, complete and of a supported class.
+
+        Raises:
+            ModelError: A component does not pass.
+        """
 
     def interpretation(self) -> dict[str, Any]:
-        """Return the settings that change the meaning of a pair and that earlier versions ignored; often {}."""
+        """Return the settings that change the meaning of a pair and that earlier versions ignored. It is often {}."""
         return {}
 
     @property
@@ -102,13 +116,13 @@ class Model(ABC):
 
     @property
     def has_negative(self) -> bool:
-        """Return whether guidance can lead away from a negative caption."""
+        """Whether guidance can lead away from a negative caption."""
         return self.guidance == "cfg"
 
     @property
     @abstractmethod
     def components(self) -> dict[str, torch.nn.Module]:
-        """The loaded networks by their names in model_index.json."""
+        """The loaded networks, by their names in model_index.json."""
 
     @property
     def network(self) -> Any:
@@ -117,16 +131,18 @@ class Model(ABC):
 
     @property
     def device(self) -> torch.device:
-        return next(self.network.parameters()).device
+        """The device of the network."""
+        device: torch.device = next(self.network.parameters()).device
+        return device
 
     @property
     def controllable(self) -> bool:
-        """Return whether prompt-to-prompt can control its edits, by layers that attend only to CLIP's tokens."""
+        """Whether attention control is possible: the network has layers that attend only to CLIP's tokens."""
         return bool(self.attention_sides)
 
     @property
     def attention_sides(self) -> list[int]:
-        """The sides of the squares of latents at which the network attends to CLIP's tokens, the finest first."""
+        """The sides of the attention maps to CLIP's tokens, in positions, the largest first."""
         return []
 
     @abstractmethod
@@ -134,7 +150,7 @@ class Model(ABC):
         """Return the executed steps of the checkpoint's own schedule, the last `sampling.executed_steps` of it.
 
         Raises:
-            ValueError: the schedule cannot have this number of steps, or has no `steps_offset`.
+            ValueError: The schedule cannot have this number of steps, or has no `steps_offset`.
         """
 
     def planned_schedule(self, sampling: Sampling) -> Schedule | None:
@@ -142,8 +158,8 @@ class Model(ABC):
         return self.schedule(sampling)
 
     @abstractmethod
-    def clean(self) -> Schedule:
-        """Return the clean end: a schedule of no steps."""
+    def clean_end(self) -> Schedule:
+        """Return the clean end of every schedule of this model: a schedule without steps."""
 
     @abstractmethod
     def solve(
@@ -153,22 +169,28 @@ class Model(ABC):
         guidance_scale: float,
         negative_captions: Sequence[str | None] | None = None,
     ) -> Integration:
-        """Return the integration at its end, each sample under its caption.
+        """Run an integration to its end, with each sample under its caption. Return it.
 
         Guidance leads away from a sample's negative caption. Without one, it leads away from the default of the model's
         pipeline, which is usually the empty caption.
+
+        Raises:
+            ValueError: The pair does not fit the model, or a negative caption has no effect on it.
         """
 
     @abstractmethod
     def truncated(self, caption: str) -> bool:
-        """Return whether the text encoder that takes the longest captions truncates this one."""
+        """Return whether the text encoder with the longest limit truncates this caption."""
 
     @abstractmethod
     def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
-        """Return the latents, float32 [N, ...] in the model's layout and scale, of images, float32 [N, 3, S, S].
+        """Return the latents, float32 [N, ...], of images, float32 [N, 3, S, S] on [-1, 1].
 
-        The images are on [-1, 1]. The latents are the mode of the autoencoder's posterior, or a sample of it, each
-        image's with a generator of that seed.
+        The latents have the model's layout and scale. They are the mode of the autoencoder's posterior, or, with
+        `posterior_seed`, a sample of it, with a new generator of that seed for each image.
+
+        Raises:
+            ValueError: There is a `posterior_seed`, but no autoencoder.
         """
 
     @abstractmethod

@@ -1,7 +1,7 @@
-"""Load the parts of a checkpoint, and check first that each has its class and all of its weights.
+"""Load the components of a checkpoint, after a check that each has its class and all of its weights.
 
-The check builds a part on torch's meta device, where a tensor has a shape and no memory, and compares its weights with
-the headers of the safetensors files.
+The check builds a component on torch's meta device, where a tensor has a shape and no memory. It compares the shapes
+with the headers of the safetensors files.
 """
 
 import re
@@ -14,18 +14,11 @@ import diffusers
 import torch
 from torch import nn
 
-from edict.checkpoint import (
-    ModelError,
-    home,
-    read_config,
-    read_index,
-    read_shapes,
-    variant_of,
-    weights_to_load,
-)
+from edict.errors import ModelError
+from edict.model_files import component_folder, read_config, read_index, read_shapes, variant_of, weights_to_load
 
 Class = tuple[str, str]
-"""A library and the name of a class in it, as in model_index.json."""
+"""A library, and the name of a class in it, as in model_index.json."""
 
 # Names in model_index.json that stand for the same class.
 _ALIASES = {
@@ -38,7 +31,7 @@ _MODEL_TYPES = {
     "CLIPTextModelWithProjection": ("clip_text_model", "clip"),
     "T5EncoderModel": ("t5",),
 }
-# Weights of a larger model that the part of it does not need.
+# Weights in the file of a larger model that the component does not need.
 _NOT_NEEDED = {
     "CLIPTextModel": r"vision_model\.|visual_projection\.|text_projection\.|logit_scale$|(.*\.)?position_ids$",
     "CLIPTextModelWithProjection": r"vision_model\.|visual_projection\.|logit_scale$|(.*\.)?position_ids$",
@@ -59,8 +52,12 @@ def class_of(kind: Class) -> Any:
     return getattr(import_module(library), name)
 
 
-def component_class(folder: Path, part: str, kind: Class) -> Any:
-    """Return the class of a component that diffusers or transformers has. Raises ModelError for any other."""
+def component_class(folder: Path, component: str, kind: Class) -> Any:
+    """Return the class of a component.
+
+    Raises:
+        ModelError: Neither diffusers nor transformers has this class.
+    """
     library, name = kind
     if library in ("diffusers", "transformers"):
         found = getattr(import_module(library), name, None)
@@ -68,77 +65,84 @@ def component_class(folder: Path, part: str, kind: Class) -> Any:
         found = getattr(getattr(diffusers.pipelines, library, None), name, None)
     if found is None:
         raise ModelError(
-            f"model {folder}: {part} is {library}.{name}, which the installed diffusers and transformers do not have. "
-            "Code in a checkpoint is not run. Use newer versions of these packages, or another checkpoint"
+            f"model {folder}: {component} is {library}.{name}, which the installed diffusers and transformers do not "
+            "have. Code in a checkpoint is not run. Use newer versions of these packages, or another checkpoint"
         )
     return found
 
 
 def load_component(
-    folder: Path, part: str, component: Any, dtype: torch.dtype, variant: str | None, quantization: Any = None
+    folder: Path, component: str, network_class: Any, dtype: torch.dtype, variant: str | None, quantization: Any = None
 ) -> Any:
     """Load a network of any class of diffusers or transformers from safetensors.
 
     Weights that its class keeps in float32 stay in float32.
 
     Raises:
-        ModelError: the checkpoint lacks weights of the network, or has others.
+        ModelError: The network cannot be loaded, or its weights are missing or unknown.
     """
     more: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "local_files_only": True}
     if quantization is not None:
         more["quantization_config"] = quantization
-    more["torch_dtype" if issubclass(component, diffusers.ModelMixin) else "dtype"] = dtype
+    more["torch_dtype" if issubclass(network_class, diffusers.ModelMixin) else "dtype"] = dtype
     try:
-        network, found = component.from_pretrained(folder, subfolder=part, variant=variant, **more)
+        network, found = network_class.from_pretrained(folder, subfolder=component, variant=variant, **more)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(f"model {folder}: {part} cannot be loaded ({first_line(error)})") from error
+        raise ModelError(f"model {folder}: {component} cannot be loaded ({first_line(error)})") from error
     missing, unknown = found["missing_keys"], found["unexpected_keys"]
-    if not issubclass(component, diffusers.ModelMixin):
+    if not issubclass(network_class, diffusers.ModelMixin):
         unknown = []  # Files of a text encoder often have the weights of the whole language model.
-    _check_names(folder, part, component.__name__, missing, unknown)
+    _check_names(folder, component, network_class.__name__, missing, unknown)
     return network
 
 
-def is_left_out(folder: Path, part: str) -> bool:
-    """Return whether model_index.json has no such part."""
-    return (read_index(folder).get(part) or [None, None])[1] is None
+def is_absent(folder: Path, component: str) -> bool:
+    """Return whether model_index.json has no such component."""
+    return (read_index(folder).get(component) or [None, None])[1] is None
 
 
-def load_network(folder: Path, part: str, kind: Class, dtype: torch.dtype, variant: str | None) -> Any:
+def load_network(folder: Path, component: str, kind: Class, dtype: torch.dtype, variant: str | None) -> Any:
     """Load a network from safetensors.
 
     Raises:
         ModelError: the library did not find all weights, or found others.
     """
     more: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
-    more["variant"] = variant_of(folder, part, variant)
+    more["variant"] = variant_of(folder, component, variant)
     if kind[0] == "diffusers":
         # True needs accelerate. False leaves some weights in the dtype of their files, so all are converted below.
         more |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
     else:
         more["dtype"] = dtype
-    network, found = class_of(kind).from_pretrained(**_where(folder, part), **more)
-    _check_names(folder, part, kind[1], found["missing_keys"], found["unexpected_keys"])
+    network, found = class_of(kind).from_pretrained(**_where(folder, component), **more)
+    _check_names(folder, component, kind[1], found["missing_keys"], found["unexpected_keys"])
     return nn.Module.to(network, dtype)
 
 
-def _where(folder: Path, part: str) -> dict[str, Any]:
-    return {"pretrained_model_name_or_path": folder, "subfolder": "" if home(folder, part) == folder else part}
+def _where(folder: Path, component: str) -> dict[str, Any]:
+    return {
+        "pretrained_model_name_or_path": folder,
+        "subfolder": "" if component_folder(folder, component) == folder else component,
+    }
 
 
-def check_class(folder: Path, part: str, kind: Class) -> None:
-    """Check the class of a part in model_index.json and in its own configuration. Raises ModelError."""
-    named = read_index(folder).get(part)
+def check_class(folder: Path, component: str, kind: Class) -> None:
+    """Check the class of a component in model_index.json and in its own configuration.
+
+    Raises:
+        ModelError: The component is missing, of another class, or quantized.
+    """
+    named = read_index(folder).get(component)
     if not isinstance(named, list) or len(named) != 2 or named[1] is None:
         raise ModelError(
-            f"model {folder}: model_index.json has no {part}, and a {read_index(folder)['_class_name']} needs one "
+            f"model {folder}: model_index.json has no {component}, and a {read_index(folder)['_class_name']} needs one "
             f"({kind[1]}). Use a complete text-to-image checkpoint"
         )
     found = list[Any]()
     if _ALIASES.get(named[1], named[1]) != kind[1] or named[0] != kind[0]:
         found.append(".".join(map(str, named)))
-    if not part.startswith("tokenizer"):
-        config = read_config(folder, part)
+    if not component.startswith("tokenizer"):
+        config = read_config(folder, component)
         name = config.get("_class_name", kind[1]) if kind[0] == "diffusers" else kind[1]
         if _ALIASES.get(name, name) != kind[1]:
             found.append(name)
@@ -147,63 +151,76 @@ def check_class(folder: Path, part: str, kind: Class) -> None:
             found.append(f"of model_type {config['model_type']}")
         if config.get("quantization_config"):
             raise ModelError(
-                f"model {folder}: {part} is quantized, which is not supported. Use the checkpoint in float32, float16 "
-                "or bfloat16"
+                f"model {folder}: {component} is quantized, which is not supported. Use the checkpoint in float32, "
+                "float16 or bfloat16"
             )
     if found:
-        raise ModelError(f"model {folder}: {part} is {found[0]}; only {kind[1]} is supported. Use a checkpoint with it")
+        raise ModelError(
+            f"model {folder}: {component} is {found[0]}; only {kind[1]} is supported. Use a checkpoint with it"
+        )
 
 
-def load_tokenizer(folder: Path, part: str, kind: Class) -> Any:
-    """Load a tokenizer. Raises ModelError if a file is missing, which the library accepts, or damaged."""
+def load_tokenizer(folder: Path, component: str, kind: Class) -> Any:
+    """Load a tokenizer.
+
+    Raises:
+        ModelError: A file is damaged, or is missing, which the library would accept.
+    """
     choices = _TOKENIZER_FILES[kind[1]]
-    if not any(all((folder / part / name).is_file() for name in names) for names in choices):
-        files = " or ".join(" and ".join(f"{part}/{name}" for name in names) for names in choices)
-        raise ModelError(f"model {folder}: {part} has no vocabulary ({files}). Download the model again")
+    if not any(all((folder / component / name).is_file() for name in names) for names in choices):
+        files = " or ".join(" and ".join(f"{component}/{name}" for name in names) for names in choices)
+        raise ModelError(f"model {folder}: {component} has no vocabulary ({files}). Download the model again")
     try:
-        return class_of(kind).from_pretrained(**_where(folder, part))
+        return class_of(kind).from_pretrained(**_where(folder, component))
     except Exception as error:  # The library raises many kinds for damaged files.
-        raise ModelError(f"model {folder}: {part} cannot be read ({first_line(error)}). Download it again") from error
+        raise ModelError(
+            f"model {folder}: {component} cannot be read ({first_line(error)}). Download it again"
+        ) from error
 
 
-def build_network(folder: Path, part: str, kind: Class) -> Any:
-    """Build a network on the meta device from its configuration: shapes, without weights. Raises ModelError."""
-    network_class, config = class_of(kind), read_config(folder, part)
+def build_network(folder: Path, component: str, kind: Class) -> Any:
+    """Build a network on the meta device from its configuration: shapes, without weights.
+
+    Raises:
+        ModelError: The configuration does not fit the class.
+    """
+    network_class, config = class_of(kind), read_config(folder, component)
     try:
         with torch.device("meta"):
             if kind[0] == "diffusers":
                 return network_class.from_config(config)
-            return network_class(network_class.config_class.from_pretrained(folder / part))
+            return network_class(network_class.config_class.from_pretrained(folder / component))
     except Exception as error:  # A configuration can be wrong in many ways.
         raise ModelError(
-            f"model {folder}: {kind[1]} cannot be made from {part}/config.json ({first_line(error)}). Download it again"
+            f"model {folder}: {kind[1]} cannot be made from {component}/config.json ({first_line(error)}). Download it "
+            "again"
         ) from error
 
 
-def check_weights(folder: Path, part: str, kind: Class, network: nn.Module, variant: str | None) -> None:
-    """Compare the names and shapes of the weights in a part's files with those of a network of its class.
+def check_weights(folder: Path, component: str, kind: Class, network: nn.Module, variant: str | None) -> None:
+    """Compare the names and shapes of the weights in a component's files with those of a network of its class.
 
     Raises:
         ModelError: a file cannot be read, or a weight is missing, unknown or of another shape.
     """
     expected = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
     found = dict[str, tuple[int, ...]]()
-    for file in weights_to_load(folder, part, variant):
+    for file in weights_to_load(folder, component, variant):
         found |= read_shapes(file)
     found = _renamed(kind, network, found, expected)
-    _check_names(folder, part, kind[1], expected.keys() - found.keys(), found.keys() - expected.keys())
+    _check_names(folder, component, kind[1], expected.keys() - found.keys(), found.keys() - expected.keys())
     for name, shape in expected.items():
         if name in found and found[name] != shape:
             raise ModelError(
-                f"model {folder}: {part} does not fit its config.json: {name} has the shape {list(found[name])} in the "
-                f"file, but {list(shape)} by the configuration. Use the config.json that belongs to the weights"
+                f"model {folder}: {component} does not fit its config.json: {name} has the shape {list(found[name])} "
+                f"in the file, but {list(shape)} by the configuration. Use the config.json that belongs to the weights"
             )
 
 
 def _renamed(
     kind: Class, network: Any, found: Mapping[str, tuple[int, ...]], expected: Collection[str]
 ) -> dict[str, tuple[int, ...]]:
-    """Return the found weights by the names that the library gives them on loading."""
+    """Return the weights of the files by the names that the library gives them on loading."""
     if kind[0] == "diffusers":
         names = dict(found)
         network._fix_state_dict_keys_on_load(names)  # It renames the attention of old autoencoders.
@@ -216,8 +233,12 @@ def _renamed(
     return renamed
 
 
-def _check_names(folder: Path, part: str, name: str, missing: Collection[str], unknown: Collection[str]) -> None:
-    """Raise ModelError for a weight that no file has, or that the class does not have."""
+def _check_names(folder: Path, component: str, name: str, missing: Collection[str], unknown: Collection[str]) -> None:
+    """Check that the files have all weights of a class and no other ones.
+
+    Raises:
+        ModelError: A weight is missing or unknown.
+    """
     if tied := _TIED.get(name):
         if not set(tied) <= set(missing):  # Either of the two stands for both.
             missing = set(missing) - set(tied)
@@ -232,7 +253,7 @@ def _check_names(folder: Path, part: str, name: str, missing: Collection[str], u
     advice = "Use the weights and the config.json of one model"
     if prefix:
         advice = f"Save it again without the prefix {prefix!r}, which {_WRAPPERS[prefix]} adds"
-    raise ModelError(f"model {folder}: {part} has other weights than its class: {', and '.join(wrong)}. {advice}")
+    raise ModelError(f"model {folder}: {component} has other weights than its class: {', and '.join(wrong)}. {advice}")
 
 
 def _listed(names: Collection[str]) -> str:
@@ -240,41 +261,46 @@ def _listed(names: Collection[str]) -> str:
     return f"{first} is" if len(names) == 1 else f"{len(names)} weights ({first}, ...) are"
 
 
-def check_tokens(folder: Path, part: str, tokenizer: Any, encoder: Any) -> None:
-    """Check that a text encoder, given its configuration, has an embedding for each token. Raises ModelError."""
+def check_tokens(folder: Path, component: str, tokenizer: Any, encoder: Any) -> None:
+    """Check that a text encoder, given by its configuration, has an embedding for each token.
+
+    Raises:
+        ModelError: The tokenizer has more tokens than the text encoder has embeddings or positions.
+    """
     length = getattr(encoder, "max_position_embeddings", None)
     if len(tokenizer) > encoder.vocab_size:
         raise ModelError(
-            f"model {folder}: {part} has {len(tokenizer)} tokens, but its text encoder has {encoder.vocab_size} "
+            f"model {folder}: {component} has {len(tokenizer)} tokens, but its text encoder has {encoder.vocab_size} "
             "embeddings. Save the tokenizer and the text encoder of one model together"
         )
     if length is not None and tokenizer.model_max_length > length:
         raise ModelError(
-            f"model {folder}: {part} makes up to {tokenizer.model_max_length} tokens, but its text encoder has "
-            f"{length} positions. Set model_max_length: {length} in {part}/tokenizer_config.json"
+            f"model {folder}: {component} makes up to {tokenizer.model_max_length} tokens, but its text encoder has "
+            f"{length} positions. Set model_max_length: {length} in {component}/tokenizer_config.json"
         )
 
 
 def placeholders(tokenizer: Any) -> list[str]:
-    """Return the placeholders of textual inversions with several vectors: `<toy>` if there is `<toy>_1`."""
+    """Return the placeholders of textual inversions with several vectors, such as `<toy>` if there is `<toy>_1`."""
     added = tokenizer.added_tokens_encoder
     return sorted(token for token in added if f"{token}_1" in added)
 
 
-def expanded(tokenizer: Any, captions: Sequence[str]) -> list[str]:
-    """Write each placeholder out as all of its vectors, as maybe_convert_prompt of diffusers does."""
+def expand_placeholders(tokenizer: Any, captions: Sequence[str]) -> list[str]:
+    """Replace each placeholder by all of its vectors, as maybe_convert_prompt of diffusers does."""
     added = tokenizer.added_tokens_encoder
-    written = list(captions)
+    expanded = list(captions)
     for token in placeholders(tokenizer):
         vectors, number = [token], 1
         while (vector := f"{token}_{number}") in added:
             vectors.append(vector)
             number += 1
-        written = [
-            text.replace(token, " ".join(vectors)) if token in tokenizer.tokenize(text) else text for text in written
+        expanded = [
+            text.replace(token, " ".join(vectors)) if token in tokenizer.tokenize(text) else text for text in expanded
         ]
-    return written
+    return expanded
 
 
 def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its class."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

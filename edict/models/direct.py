@@ -1,4 +1,4 @@
-"""The common part of models whose network is called directly, without a pipeline of diffusers."""
+"""The common component of models whose network is called directly, without a pipeline of diffusers."""
 
 from abc import abstractmethod
 from collections.abc import Collection, Container, Mapping, Sequence
@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import torch
 
 from edict import lora
-from edict.checkpoint import DEFAULT, Checkpoint, ModelError, read_config, read_index
-from edict.guidance import guided
+from edict.checkpoint import DEFAULT, Checkpoint
+from edict.errors import ModelError
+from edict.guidance import guided_predictor
 from edict.integration import Integration, Predict, solve
+from edict.model_files import read_config, read_index
 from edict.models.base import VAE_DTYPES, LoadOptions, Model, decoded, encoded
 from edict.models.components import (
     Class,
@@ -19,8 +21,8 @@ from edict.models.components import (
     check_class,
     check_tokens,
     check_weights,
-    expanded,
-    is_left_out,
+    expand_placeholders,
+    is_absent,
     load_network,
     load_tokenizer,
     placeholders,
@@ -40,9 +42,9 @@ class DirectModel(Model):
     Only these models have attention control and guidance intervals.
     """
 
-    parts: ClassVar[Mapping[str, Class]]
+    component_classes: ClassVar[Mapping[str, Class]]
     """The class of each component, by its name in model_index.json."""
-    optional: ClassVar[frozenset[str]] = frozenset()
+    optional_components: ClassVar[frozenset[str]] = frozenset()
     """The components that a checkpoint may lack."""
     latent_patch: ClassVar[int] = 1
     """The side of the square of latents that is one position of the network's input."""
@@ -57,18 +59,22 @@ class DirectModel(Model):
 
     def load(self, checkpoint: Checkpoint, options: LoadOptions) -> Self:
         self.check(checkpoint)
-        for part in self.parts:
-            setattr(self, part, self._tokenizers.get(part))
-        for part, kind in self._networks.items():
-            precision = VAE_DTYPES[options.vae_dtype] if part == "vae" else options.dtype
-            setattr(self, part, load_network(self.folder, part, kind, precision, checkpoint.variant))
+        for component in self.component_classes:
+            setattr(self, component, self._tokenizers.get(component))
+        for component, kind in self._networks.items():
+            precision = VAE_DTYPES[options.vae_dtype] if component == "vae" else options.dtype
+            setattr(self, component, load_network(self.folder, component, kind, precision, checkpoint.variant))
         if checkpoint.lora is not None:
             lora.fuse(checkpoint.lora, read_index(self.folder)["_class_name"], self.components)
         self.prepare(options)
         return self
 
     def check_scheduler(self, supported: Collection[str], advice: str) -> None:
-        """Raise ModelError if the scheduler's class has other noise levels than this model would compute."""
+        """Check that the scheduler's class has the noise levels that this model computes.
+
+        Raises:
+            ModelError: Its class is not one of `supported`. `advice` ends the message.
+        """
         named = {
             "scheduler/scheduler_config.json": self.scheduler_config.get("_class_name"),
             "model_index.json": (read_index(self.folder).get("scheduler") or [None])[-1],
@@ -81,28 +87,35 @@ class DirectModel(Model):
                 )
 
     def check(self, checkpoint: Checkpoint) -> None:
-        """Check that every part is present, complete, of a supported class, and fits the others. Raises ModelError.
+        """Check that every component is present, complete, of a supported class, and fits the others.
 
-        Of the weights, only names and shapes are read. The shipped model is checked only with a LoRA.
+        Only the names and shapes of the weights are read. The shipped model is checked only with a LoRA.
+
+        Raises:
+            ModelError: A component does not pass.
         """
         if self.folder == DEFAULT and checkpoint.lora is None:
             return
-        for part, kind in self._given.items():
-            check_class(self.folder, part, kind)
+        for component, kind in self._present.items():
+            check_class(self.folder, component, kind)
         networks = dict[str, Any]()
-        for part, kind in self._networks.items():
-            networks[part] = build_network(self.folder, part, kind)
-            check_weights(self.folder, part, kind, networks[part], checkpoint.variant)
-        configs = {part: network.config for part, network in networks.items()}
-        for part, tokenizer in self._tokenizers.items():
-            if (encoder := configs.get(part.replace("tokenizer", "text_encoder"))) is not None:
-                check_tokens(self.folder, part, tokenizer, encoder)
+        for component, kind in self._networks.items():
+            networks[component] = build_network(self.folder, component, kind)
+            check_weights(self.folder, component, kind, networks[component], checkpoint.variant)
+        configs = {component: network.config for component, network in networks.items()}
+        for component, tokenizer in self._tokenizers.items():
+            if (encoder := configs.get(component.replace("tokenizer", "text_encoder"))) is not None:
+                check_tokens(self.folder, component, tokenizer, encoder)
         self._check_fit(configs)
         if checkpoint.lora is not None:
             lora.check(checkpoint.lora, read_index(self.folder)["_class_name"], networks)
 
     def _check_fit(self, configs: Mapping[str, Any]) -> None:
-        """Check that the parts fit each other, given the whole configuration of each. Raises ModelError."""
+        """Check that the components fit each other, by the configuration of each.
+
+        Raises:
+            ModelError: Two components do not fit.
+        """
         denoiser, latents = configs[self.denoiser], configs["vae"].latent_channels * self.latent_patch**2
         if denoiser.in_channels != latents:
             raise ModelError(
@@ -112,43 +125,46 @@ class DirectModel(Model):
             )
 
     def _check_equal(self, setting: str, found: object, expected: object, of: str) -> None:
-        """Raise ModelError unless a setting of one part is the one that another part needs."""
+        """Check that a setting of one component has the value that another component needs.
+
+        Raises:
+            ModelError: It has another value.
+        """
         if found != expected:
             raise ModelError(
-                f"model {self.folder}: {setting} is {found}, expected {expected} from {of}. Use parts of one model"
+                f"model {self.folder}: {setting} is {found}, expected {expected} from {of}. Use components of one model"
             )
 
     def interpretation(self) -> dict[str, Any]:
-        """Return the settings that change the meaning of a pair and that earlier versions ignored; often {}."""
         if self.folder == DEFAULT:
             return {}
-        found = {part: placeholders(tokenizer) for part, tokenizer in self._tokenizers.items()}
+        found = {component: placeholders(tokenizer) for component, tokenizer in self._tokenizers.items()}
         return {"placeholders": found} if any(found.values()) else {}
 
     @cached_property
-    def _given(self) -> dict[str, Class]:
-        """The classes of the parts that the checkpoint has."""
+    def _present(self) -> dict[str, Class]:
+        """The classes of the components that the checkpoint has."""
         return {
-            part: kind
-            for part, kind in self.parts.items()
-            if part not in self.optional or not is_left_out(self.folder, part)
+            component: kind
+            for component, kind in self.component_classes.items()
+            if component not in self.optional_components or not is_absent(self.folder, component)
         }
 
     @property
     def _networks(self) -> dict[str, Class]:
-        return {part: kind for part, kind in self._given.items() if not part.startswith("tokenizer")}
+        return {component: kind for component, kind in self._present.items() if not component.startswith("tokenizer")}
 
     @cached_property
     def _tokenizers(self) -> dict[str, Any]:
         return {
-            part: load_tokenizer(self.folder, part, kind)
-            for part, kind in self._given.items()
-            if part.startswith("tokenizer")
+            component: load_tokenizer(self.folder, component, kind)
+            for component, kind in self._present.items()
+            if component.startswith("tokenizer")
         }
 
     @property
     def components(self) -> dict[str, torch.nn.Module]:
-        return {part: network for part in self._networks if (network := getattr(self, part)) is not None}
+        return {component: network for component in self._networks if (network := getattr(self, component)) is not None}
 
     @property
     def latent_side(self) -> int:
@@ -156,14 +172,15 @@ class DirectModel(Model):
         return self.size // self._factor()
 
     @abstractmethod
-    def _size(self) -> int: ...
+    def _size(self) -> int:
+        """Return the side of the model's images in pixels, from the configurations."""
 
     @abstractmethod
     def condition(self, captions: Sequence[str]) -> Conditions:
-        """Return the conditions of these captions."""
+        """Return the conditions of N captions."""
 
     def unconditional(self) -> Conditions:
-        """Return the conditions that guidance leads away from without a negative caption: [1, ...] each."""
+        """Return the conditions that guidance leads away from if there is no negative caption: [1, ...] each."""
         return self.condition([""])
 
     @abstractmethod
@@ -193,15 +210,21 @@ class DirectModel(Model):
     ) -> Predict:
         """Return the guided prediction under these captions, one per sample of the batch.
 
-        At the timesteps `unguided` it is not guided.
+        Guidance does not apply at `timesteps_without_cfg`.
+
+        Raises:
+            ValueError: A negative caption has no effect on this model.
         """
         empty = self.negative_conditions(negative_captions or ())
-        return guided(self, self.condition(captions), empty, guidance_scale, timesteps_without_cfg)
+        return guided_predictor(self, self.condition(captions), empty, guidance_scale, timesteps_without_cfg)
 
     def negative_conditions(self, negative_captions: Sequence[str | None]) -> Conditions:
-        """Return the conditions that guidance leads away from: [N, ...] each, or [1, ...] if no caption is negative.
+        """Return the conditions that guidance leads away from: [N, ...] each, or [1, ...] if there is no caption.
 
-        The empty caption is always encoded in a batch of one: in a larger batch it could have other last bits.
+        The empty caption is always encoded in a batch of one, because a larger batch could change its last bits.
+
+        Raises:
+            ValueError: The model has no classifier-free guidance.
         """
         if self._empty is None:
             self._empty = self.unconditional()
@@ -226,20 +249,23 @@ class DirectModel(Model):
         return decoded(self.vae, self._unscaled(latents), self.vae_dtype)
 
     def _scaled(self, latents: torch.Tensor) -> torch.Tensor:
-        """Bring the autoencoder's latents to the model's scale."""
-        return (latents - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor
+        """Return the autoencoder's latents in the model's scale."""
+        scaled: torch.Tensor = (latents - (self.vae.config.shift_factor or 0)) * self.vae.config.scaling_factor
+        return scaled
 
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
-        return latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
+        """Undo `_scaled`."""
+        unscaled: torch.Tensor = latents / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0)
+        return unscaled
 
     def _factor(self) -> int:
         """Return the ratio of the side of an image to the side of its latents."""
-        return 2 ** (len(read_config(self.folder, "vae").get("block_out_channels", [64])) - 1)
+        return int(2 ** (len(read_config(self.folder, "vae").get("block_out_channels", [64])) - 1))
 
 
-def cut_short(tokenizer: Any, caption: str, length: int) -> bool:
+def exceeds_length(tokenizer: Any, caption: str, length: int) -> bool:
     """Return whether a tokenizer makes more than `length` tokens of a caption."""
-    return len(tokenizer(expanded(tokenizer, [caption])[0]).input_ids) > length
+    return len(tokenizer(expand_placeholders(tokenizer, [caption])[0]).input_ids) > length
 
 
 def timesteps_of(timestep: float, latents: torch.Tensor) -> torch.Tensor:
@@ -254,4 +280,5 @@ def timesteps_of(timestep: float, latents: torch.Tensor) -> torch.Tensor:
 def tokens_of(tokenizer: Any, captions: Sequence[str], length: int, device: torch.device) -> torch.Tensor:
     """Return the tokens of captions, int64 [N, length], truncated or padded to one length."""
     given = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-    return tokenizer(expanded(tokenizer, captions), **given).input_ids.to(device)
+    tokens: torch.Tensor = tokenizer(expand_placeholders(tokenizer, captions), **given).input_ids.to(device)
+    return tokens

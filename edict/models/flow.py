@@ -1,14 +1,14 @@
-"""Models that predict the velocity of a flow (Liu et al., 2209.03003): x' = x + (s' - s) v, which is an addition."""
+"""Models that predict the velocity of a flow (Liu et al., 2209.03003): x' = x + (sigma' - sigma) * velocity."""
 
 from pathlib import Path
 
-from edict.checkpoint import ModelError
+from edict.errors import ModelError
 from edict.models.direct import DirectModel
 from edict.schedule import FLOW_END, Schedule
 
 
 class FlowModel(DirectModel):
-    """A model with FlowMatchEulerDiscreteScheduler's sigmas; its timesteps are floats, sigma * 1000."""
+    """A model with the sigmas of FlowMatchEulerDiscreteScheduler. Its timesteps are floats, sigma * 1000."""
 
     denoiser = "transformer"
 
@@ -24,5 +24,5 @@ class FlowModel(DirectModel):
                 f"model {folder}: its scheduler has invert_sigmas: true, which is not supported. Use one without it"
             )
 
-    def clean(self) -> Schedule:
+    def clean_end(self) -> Schedule:
         return FLOW_END

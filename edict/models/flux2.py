@@ -1,4 +1,4 @@
-"""FLUX.2 (Black Forest Labs, 2025), and pipelines whose latents are 2x2 patches, normalized by a batch norm."""
+"""FLUX.2 (Black Forest Labs, 2025), and other pipelines with latents of 2x2 patches, normalized by a batch norm."""
 
 from typing import Any, ClassVar
 
@@ -9,11 +9,11 @@ from edict.models.pipeline import PipelineModel
 
 
 class PatchNorm(PipelineModel):
-    """Latents are [N, 4 C, H/2, W/2]."""
+    """Pipelines with latents [N, 4 C, H/2, W/2]."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("ErnieImagePipeline",)
     eps: float | None = 1e-5
-    """The epsilon of the batch norm; None: that of the autoencoder's configuration."""
+    """The epsilon of the batch norm; None means that of the autoencoder's configuration."""
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         mean, std = self._batch_norm()
@@ -30,7 +30,7 @@ class PatchNorm(PipelineModel):
 
 
 class BriaFibo2(PatchNorm):
-    """Latents are [N, C, H, W], normalized as 2x2 latents."""
+    """BRIA Fibo 2: latents are [N, C, H, W], normalized as 2x2 patches."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("BriaFibo2Pipeline",)
     eps = None
@@ -43,7 +43,7 @@ class BriaFibo2(PatchNorm):
 
 
 class Flux2(PatchNorm):
-    """Latents are tokens [N, H/2 * W/2, 4 C]. The pipeline is given [N, 4 C, H/2, W/2], and packs it itself."""
+    """FLUX.2: latents are tokens [N, H/2 * W/2, 4 C]. The call takes [N, 4 C, H/2, W/2] and makes the tokens."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("Flux2Pipeline",)
     eps = None
@@ -54,7 +54,7 @@ class Flux2(PatchNorm):
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
         return super().unpack(from_tokens(latents))
 
-    def given(self, latents: torch.Tensor) -> torch.Tensor:
+    def call_latents(self, latents: torch.Tensor) -> torch.Tensor:
         return from_tokens(latents)
 
     def num_tokens(self, tokenizer: Any, caption: str) -> int:
@@ -62,7 +62,7 @@ class Flux2(PatchNorm):
 
         messages = format_input([caption], self.pipe.system_message)
         given = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
-        return self.pipe.tokenizer.apply_chat_template(messages, **given)["input_ids"].shape[1]
+        return int(self.pipe.tokenizer.apply_chat_template(messages, **given)["input_ids"].shape[1])
 
 
 class Flux2Klein(Flux2):

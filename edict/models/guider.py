@@ -1,29 +1,34 @@
-"""Pipelines whose guidance is a component, `guider`, and not an argument of the call: HunyuanVideo 1.5, Motif-Video."""
+"""Pipelines with guidance by a component, `guider`, instead of an argument of the call."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
-from edict.checkpoint import ModelError
+from edict.errors import ModelError
 from edict.models.pipeline import PipelineModel
 
-EXACT = ("ClassifierFreeGuidance", "AdaptiveProjectedGuidance")
+SUPPORTED_GUIDERS = ("ClassifierFreeGuidance", "AdaptiveProjectedGuidance")
 
 
 class GuiderPipeline(PipelineModel):
-    """A pipeline whose guidance scale is set in its guider, during the call."""
+    """HunyuanVideo 1.5 and Motif-Video: the guidance scale is set in the guider during the call."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("HunyuanVideo15Pipeline", "MotifVideoPipeline")
     guiders: ClassVar[tuple[str, ...]] = ("guider",)
+    """The names of the components that guide."""
 
     @contextmanager
-    def guided(self, guidance_scale: float) -> Iterator[None]:
+    def using_guidance(self, guidance_scale: float) -> Iterator[None]:
         found = [guider for name in self.guiders if (guider := getattr(self.pipe, name)) is not None]
         own = [guider.guidance_scale for guider in found]
         for guider in found:
             config = guider.config
             momentum = config.get("adaptive_projected_guidance_momentum")
-            if type(guider).__name__ not in EXACT or momentum is not None or (config.start, config.stop) != (0, 1):
+            if (
+                type(guider).__name__ not in SUPPORTED_GUIDERS
+                or momentum is not None
+                or (config.start, config.stop) != (0, 1)
+            ):
                 raise ModelError(
                     f"model {self.folder}: its {type(guider).__name__} depends on the index of the step, so no run is "
                     "exact. Set pipe.guider = diffusers.ClassifierFreeGuidance()"
@@ -37,7 +42,7 @@ class GuiderPipeline(PipelineModel):
 
 
 class HunyuanImage(GuiderPipeline):
-    """HunyuanImage 2.1. A distilled checkpoint has no guider, and its network takes the guidance scale."""
+    """HunyuanImage 2.1. The network of a distilled checkpoint takes the guidance scale, and there is no guider."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("HunyuanImagePipeline",)
     guiders: ClassVar[tuple[str, ...]] = ("guider", "ocr_guider")

@@ -14,25 +14,18 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from edict.checkpoint import (
-    WEIGHTS,
-    Checkpoint,
-    ModelError,
-    read_config,
-    read_index,
-    read_shapes,
-    variant_of,
-    weights_to_load,
-)
+from edict.checkpoint import Checkpoint
+from edict.errors import ModelError
+from edict.model_files import WEIGHTS, read_config, read_index, read_shapes, variant_of, weights_to_load
 from edict.models.base import VAE_DTYPES, LoadOptions
 from edict.models.components import component_class, load_component
 
 DENOISERS = ("transformer", "unet", "prior")
-"""The names of the network that predicts."""
+"""The names that pipelines have for the network that predicts."""
 NOT_NEEDED = ("safety_checker", "feature_extractor", "image_encoder")
 """The components that a pipeline from text does not need."""
 PEFT = "base_model.model."
-"""The prefix of the names in a file of PEFT."""
+"""The prefix of the names of weights in a file that PEFT wrote."""
 QUANTIZATIONS = {
     "int8": "Int8WeightOnlyConfig",
     "int8_dynamic": "Int8DynamicActivationInt8WeightConfig",
@@ -46,9 +39,13 @@ int8, int4 and float8 quantize the weights. int8_dynamic also quantizes the acti
 
 
 def load_pipeline(kind: Any, checkpoint: Checkpoint, options: LoadOptions) -> Any:
-    """Load a pipeline of a class, with the LoRA and the textual inversions of a checkpoint. Raises ModelError."""
+    """Load a pipeline of a class, with the LoRA and the textual inversions of a checkpoint.
+
+    Raises:
+        ModelError: The files do not fit the class, or cannot be quantized.
+    """
     folder = checkpoint.folder
-    absent: dict[str, Any] = {part: None for part in NOT_NEEDED if part in read_index(folder)}
+    absent: dict[str, Any] = {component: None for component in NOT_NEEDED if component in read_index(folder)}
     if checkpoint.file is not None and is_whole(checkpoint.file):
         if options.quantization:
             raise ModelError(f"quantization: diffusers cannot quantize {checkpoint.file} on loading. Give a folder")
@@ -73,16 +70,16 @@ def load_pipeline(kind: Any, checkpoint: Checkpoint, options: LoadOptions) -> An
 def _load_components(checkpoint: Checkpoint, options: LoadOptions) -> dict[str, Any]:
     """Load the networks of the folder. A single-file checkpoint has the weights of the network that predicts."""
     folder, loaded = checkpoint.folder, dict[str, Any]()
-    for part, component in networks_of(folder).items():
-        predicts = part in DENOISERS
-        precision = VAE_DTYPES[options.vae_dtype] if part == "vae" else options.dtype
+    for component, kind in networks_of(folder).items():
+        predicts = component in DENOISERS
+        precision = VAE_DTYPES[options.vae_dtype] if component == "vae" else options.dtype
         quantization = quantization_config(options.quantization) if options.quantization and predicts else None
         if checkpoint.file is not None and predicts:
             more = {} if quantization is None else {"quantization_config": quantization}
-            loaded[part] = from_single_file(component, checkpoint.file, folder, precision, subfolder=part, **more)
+            loaded[component] = from_single_file(kind, checkpoint.file, folder, precision, subfolder=component, **more)
         else:
-            variant = variant_of(folder, part, checkpoint.variant)
-            loaded[part] = load_component(folder, part, component, precision, variant, quantization)
+            variant = variant_of(folder, component, checkpoint.variant)
+            loaded[component] = load_component(folder, component, kind, precision, variant, quantization)
     return loaded
 
 
@@ -90,34 +87,52 @@ def check_components(kind: Any, checkpoint: Checkpoint) -> None:
     """Check that a checkpoint has the components of a pipeline's class, and the files of its networks.
 
     Raises:
-        ModelError: a component or its weights are missing, or a file cannot be read.
+        ModelError: A component or its weights are missing, a file cannot be read, or the class takes no textual
+            inversions.
     """
     folder, index = checkpoint.folder, read_index(checkpoint.folder)
+    if checkpoint.embeddings and not hasattr(kind, "load_textual_inversion"):
+        raise ModelError(
+            f"textual_inversion: a {kind.__name__} has no CLIP text encoder that can take one. Leave textual_inversion "
+            "out"
+        )
     optional = {*kind._optional_components, *NOT_NEEDED, "self"}
-    for part, parameter in inspect.signature(kind.__init__).parameters.items():
-        if parameter.default is parameter.empty and part not in optional and index.get(part) in (None, [None, None]):
+    for component, parameter in inspect.signature(kind.__init__).parameters.items():
+        if (
+            parameter.default is parameter.empty
+            and component not in optional
+            and index.get(component) in (None, [None, None])
+        ):
             raise ModelError(
-                f"model {folder}: model_index.json has no {part}, and a {kind.__name__} needs one. Use a complete "
+                f"model {folder}: model_index.json has no {component}, and a {kind.__name__} needs one. Use a complete "
                 "checkpoint"
             )
     if checkpoint.file is not None:
         read_shapes(checkpoint.file)
         if is_whole(checkpoint.file):
             return
-    for part in networks_of(folder):
-        read_config(folder, part)
-        if checkpoint.file is not None and part in DENOISERS:
+    for component in networks_of(folder):
+        read_config(folder, component)
+        if checkpoint.file is not None and component in DENOISERS:
             continue
-        known = part in WEIGHTS
-        files = weights_to_load(folder, part, checkpoint.variant) if known else [*(folder / part).glob("*.safetensors")]
+        known = component in WEIGHTS
+        files = (
+            weights_to_load(folder, component, checkpoint.variant)
+            if known
+            else [*(folder / component).glob("*.safetensors")]
+        )
         if not files:
-            raise ModelError(f"model {folder}: {part} has no weights in safetensors. Download the model again")
+            raise ModelError(f"model {folder}: {component} has no weights in safetensors. Download the model again")
         for file in files:
             read_shapes(file)
 
 
 def denoiser_of(pipe: Any) -> str:
-    """Return the name of the component that predicts. Raises ModelError."""
+    """Return the name of the component that predicts.
+
+    Raises:
+        ModelError: The pipeline has no such component.
+    """
     found = [name for name in DENOISERS if isinstance(getattr(pipe, name, None), nn.Module)]
     if not found:
         raise ModelError(
@@ -128,7 +143,11 @@ def denoiser_of(pipe: Any) -> str:
 
 
 def quantization_config(name: str) -> Any:
-    """Return the configuration of diffusers for a name of QUANTIZATIONS. Raises ModelError without torchao."""
+    """Return the configuration of diffusers for a name in QUANTIZATIONS.
+
+    Raises:
+        ModelError: torchao is not installed.
+    """
     try:
         kinds = import_module("torchao.quantization")
     except ImportError as error:
@@ -138,7 +157,7 @@ def quantization_config(name: str) -> Any:
 
 @contextmanager
 def _explained(name: str, kind: Any) -> Iterator[None]:
-    """Raise ModelError for the errors that diffusers raises for files that do not fit a class."""
+    """Convert the errors that diffusers raises for files that do not fit a class to a ModelError."""
     try:
         yield
     except (
@@ -151,14 +170,18 @@ def _explained(name: str, kind: Any) -> Iterator[None]:
         ImportError,
         SafetensorError,
     ) as error:
-        said = " ".join(str(error).split())[:300] or type(error).__name__
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ModelError(
-            f"{name} cannot be loaded into a {kind.__name__} ({said}). Use files that were made for it"
+            f"{name} cannot be loaded into a {kind.__name__} ({reason}). Use files that were made for it"
         ) from error
 
 
 def from_single_file(kind: Any, file: Path, folder: Path, dtype: torch.dtype, **given: Any) -> Any:
-    """Load a pipeline or a network from a single file by the configurations of a folder. Raises ModelError."""
+    """Load a pipeline or a network from a single file, with the configurations of a folder.
+
+    Raises:
+        ModelError: The file does not fit the class, or diffusers cannot load the class from a single file.
+    """
     if not hasattr(kind, "from_single_file"):
         raise ModelError(f"model {file}: diffusers cannot load a {kind.__name__} from a single file. Give a folder")
     with _explained(f"model {file}", kind):
@@ -166,7 +189,7 @@ def from_single_file(kind: Any, file: Path, folder: Path, dtype: torch.dtype, **
 
 
 def lora_weights(file: Path, denoiser: str) -> dict[str, torch.Tensor]:
-    """Return the weights of a LoRA by names that diffusers knows. It does not know those that PEFT itself writes."""
+    """Return the weights of a LoRA file by their names. Names that only PEFT writes are converted for diffusers."""
     weights: dict[str, torch.Tensor] = load_file(file)
     if not all(name.startswith(PEFT) for name in weights):
         return weights
@@ -186,13 +209,17 @@ def is_whole(file: Path) -> bool:
 
 
 def pipeline_class(folder: Path) -> Any:
-    """Return the class of a checkpoint's pipeline. Raises ModelError unless it is one of diffusers' own."""
+    """Return the class of a checkpoint's pipeline.
+
+    Raises:
+        ModelError: diffusers does not have this class.
+    """
     named = read_index(folder).get("_class_name")
     kind = getattr(diffusers, named, None) if isinstance(named, str) else None
     if not (inspect.isclass(kind) and issubclass(kind, diffusers.DiffusionPipeline)):
         raise ModelError(
-            f"model {folder} is a {named}, which diffusers {diffusers.__version__} does not have. Its code is not run "
-            "from the checkpoint. Use a pipeline of diffusers, or a newer diffusers"
+            f"model {folder} is a {named}, which diffusers {diffusers.__version__} does not have. Code in a checkpoint "
+            "is not run. Use a pipeline of diffusers, or a newer diffusers"
         )
     return kind
 
@@ -204,14 +231,14 @@ def networks_of(folder: Path) -> dict[str, Any]:
         ModelError: a component has a class that neither diffusers nor transformers has, or a tokenizer has no files.
     """
     found = dict[str, Any]()
-    for part, named in read_index(folder).items():
-        if part.startswith("_") or not isinstance(named, list) or len(named) != 2 or None in named:
+    for component, named in read_index(folder).items():
+        if component.startswith("_") or not isinstance(named, list) or len(named) != 2 or None in named:
             continue
-        if part in (*NOT_NEEDED, "scheduler"):
+        if component in (*NOT_NEEDED, "scheduler"):
             continue
-        component = component_class(folder, part, (named[0], named[1]))
-        if part.startswith("tokenizer") and not any((folder / part).glob("*")):
-            raise ModelError(f"model {folder}: {part} has no files, so it is incomplete. Download it again")
-        if issubclass(component, nn.Module):
-            found[part] = component
+        kind = component_class(folder, component, (named[0], named[1]))
+        if component.startswith("tokenizer") and not any((folder / component).glob("*")):
+            raise ModelError(f"model {folder}: {component} has no files, so it is incomplete. Download it again")
+        if issubclass(kind, nn.Module):
+            found[component] = kind
     return found

@@ -1,10 +1,10 @@
-"""Models that predict noise, on the noise schedule of the checkpoint."""
+"""Models that predict noise, with a noise schedule."""
 
 from pathlib import Path
 
 import torch
 
-from edict.checkpoint import ModelError
+from edict.errors import ModelError
 from edict.models.direct import DirectModel
 from edict.schedule import (
     NOISE_SCHEDULERS,
@@ -12,7 +12,7 @@ from edict.schedule import (
     alphas_cumprod,
     final_alpha,
     noise_of_velocity,
-    schedule,
+    noise_schedule,
 )
 from schemas.sampling import Sampling
 
@@ -20,7 +20,7 @@ PREDICTIONS = ("epsilon", "v_prediction")
 
 
 class NoiseModel(DirectModel):
-    """A model with a noise schedule, of epsilon or v-prediction (Salimans & Ho, 2202.00512)."""
+    """A model with a noise schedule that predicts epsilon or v (Salimans & Ho, 2202.00512)."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
@@ -53,15 +53,15 @@ class NoiseModel(DirectModel):
             ) from error
 
     def schedule(self, sampling: Sampling) -> Schedule:
-        return schedule(self.scheduler_config, sampling.steps, sampling.strength, sampling.steps_offset)
+        return noise_schedule(self.scheduler_config, sampling.steps, sampling.strength, sampling.steps_offset)
 
-    def clean(self) -> Schedule:
+    def clean_end(self) -> Schedule:
         return Schedule((), (final_alpha(self.scheduler_config),))
 
     def noise(self, predicted: torch.Tensor, latents: torch.Tensor, timestep: float) -> torch.Tensor:
-        """Return the noise in the network's prediction: eps = sqrt(alpha) v + sqrt(1 - alpha) x, in float64.
+        """Return the noise in the network's prediction, float32, or float64 for v-prediction.
 
-        Alpha is that of `timestep`, which is the network's input.
+        For v-prediction it is sqrt(alpha) v + sqrt(1 - alpha) x, with the alpha of `timestep`.
         """
         if self.prediction_type == "epsilon":
             return predicted.float()

@@ -1,4 +1,4 @@
-"""Pipelines whose latents are tokens, of one position or of 2x2 as FLUX.1's (Black Forest Labs, 2024)."""
+"""Pipelines with latents as tokens, each of one position or of 2x2 positions, as in FLUX.1."""
 
 import math
 from typing import ClassVar
@@ -9,21 +9,21 @@ from edict.models.pipeline import PipelineModel
 
 
 class TokenPipeline(PipelineModel):
-    """Latents are [N, H * W, C]."""
+    """Pipelines with latents [N, H * W, C]."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("BriaFiboPipeline",)
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         found = self.normalized(latents)
-        return tokens(found[:, :, 0] if self.of_videos else found)
+        return tokens(found[:, :, 0] if self.has_video_vae else found)
 
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
         found = from_tokens(latents)
-        return self.denormalized(found[:, :, None] if self.of_videos else found)
+        return self.denormalized(found[:, :, None] if self.has_video_vae else found)
 
 
 class PackedPipeline(TokenPipeline):
-    """Latents are [N, H/2 * W/2, 4 C]. A token has the 2x2 positions of the first channel, then those of the next."""
+    """Pipelines with latents [N, H/2 * W/2, 4 C]. A token has the 2x2 positions of the first channel, then the next."""
 
     pipelines: ClassVar[tuple[str, ...]] = (
         "BriaPipeline",
@@ -38,15 +38,15 @@ class PackedPipeline(TokenPipeline):
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         found = self.normalized(latents)
-        return tokens(patches(found[:, :, 0] if self.of_videos else found))
+        return tokens(patches(found[:, :, 0] if self.has_video_vae else found))
 
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
         found = from_patches(from_tokens(latents))
-        return self.denormalized(found[:, :, None] if self.of_videos else found)
+        return self.denormalized(found[:, :, None] if self.has_video_vae else found)
 
 
 def patches(latents: torch.Tensor) -> torch.Tensor:
-    """[N, C, H, W] -> [N, 4 C, H/2, W/2]."""
+    """Return latents [N, C, H, W] as [N, 4 C, H/2, W/2]."""
     return torch.nn.functional.pixel_unshuffle(latents, 2)
 
 
@@ -56,11 +56,12 @@ def from_patches(latents: torch.Tensor) -> torch.Tensor:
 
 
 def tokens(latents: torch.Tensor) -> torch.Tensor:
-    """[N, C, H, W] -> [N, H * W, C]."""
+    """Return latents [N, C, H, W] as [N, H * W, C]."""
     return latents.flatten(2).transpose(1, 2).contiguous()
 
 
 def from_tokens(latents: torch.Tensor) -> torch.Tensor:
-    """Undo `tokens` of a square: [N, L, C] -> [N, C, sqrt(L), sqrt(L)]."""
+    """Return the tokens of a square, [N, L, C], as latents [N, C, sqrt(L), sqrt(L)]: undo `tokens`."""
     side = math.isqrt(latents.shape[1])
-    return latents.transpose(1, 2).unflatten(2, (side, side))
+    grid: torch.Tensor = latents.transpose(1, 2).unflatten(2, (side, side))
+    return grid

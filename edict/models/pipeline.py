@@ -1,8 +1,7 @@
-"""Any pipeline of diffusers as a model: its own call predicts and guides, and an `EDICTScheduler` makes the steps.
+"""A pipeline of diffusers as a model: its own call predicts and guides, and an `EDICTScheduler` makes the steps.
 
-A subclass knows the layout and scale of a family's latents, and the special arguments of its call. A pipeline without a
-subclass follows the common convention: its latents have the layout of its autoencoder, and the scale of the
-autoencoder's configuration.
+A subclass has the layout and scale of the latents of a family, and the special arguments of its call. Without a
+subclass, the latents have the layout of the pipeline's autoencoder, and the scale of the autoencoder's configuration.
 """
 
 import inspect
@@ -17,9 +16,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
-from edict.checkpoint import Checkpoint, ModelError, read_config
+from edict.checkpoint import Checkpoint
+from edict.errors import ModelError
 from edict.integration import Integration
 from edict.lattice import LatticeOverflow, NonFinite
+from edict.model_files import read_config
 from edict.models.base import Guidance, LoadOptions, Model, decoded, encoded
 from edict.models.loading import check_components, denoiser_of, load_pipeline, pipeline_class
 from edict.schedule import Schedule
@@ -27,7 +28,7 @@ from edict.schedulers import EDICTScheduler, ScheduleFound, ScheduleProbe
 from schemas.sampling import Sampling
 
 NEEDED = ("prompt", "latents", "num_inference_steps", "output_type")
-"""The arguments that the call of a pipeline must have."""
+"""The arguments that the call of a pipeline must accept."""
 RESERVED = (
     "latents",
     "num_inference_steps",
@@ -39,13 +40,13 @@ RESERVED = (
     "return_dict",
     "self",
 )
-"""The arguments of the call that only `EDICT` gives."""
+"""The arguments of the call that only `EDICT` sets."""
 LAYOUT_ERRORS = (RuntimeError, ValueError, IndexError)
-"""The errors of networks, pipelines and schedulers for latents in another layout than theirs."""
-CALL = RLock()
-"""Locked during a call, because it changes the scheduler of a pipeline that several models may have."""
+"""The errors that networks, pipelines and schedulers raise for latents in a wrong layout."""
+CALL_LOCK = RLock()
+"""Held during a call, because a call replaces the scheduler of a pipeline that several models can share."""
 ONE_FRAME = ("num_frames", "video_length", "frames")
-"""The names that calls have for the number of a video's frames."""
+"""The names that calls have for the number of frames of a video."""
 FIXED_LENGTH = frozenset(
     {
         "ChromaPipeline",
@@ -86,41 +87,60 @@ class PipelineModel(Model):
     """A pipeline of diffusers, with the adapters that are loaded into it.
 
     All of its networks are put into eval mode, with requires_grad_(False), because the last bits of some CPU kernels
-    depend on it. Outside of a call, the pipeline keeps its own scheduler. `call` are further arguments of every call.
+    depend on it. Outside of a call, the pipeline keeps its own scheduler. `call` has further arguments of every call.
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ()
     """The names of the pipeline classes of diffusers that this class supports."""
-    batched = False
+    supports_batches = False
     float32_latents: bool = False
     """True if the pipeline's loop has float32 latents with a network of any dtype."""
     guidance: Guidance = "pipeline"
 
     def __init__(self, folder: Path | None, pipe: Any = None, call: Mapping[str, Any] | None = None) -> None:
+        """Describe the pipeline in a folder, not loaded, or take a loaded pipeline.
+
+        Raises:
+            ModelError: The call of the pipeline cannot invert images, or does not take the arguments in `call`.
+        """
         self.call = dict(call or {})
         self.folder = Path(pipe.name_or_path or type(pipe).__name__) if folder is None else folder
         self.kind = type(pipe) if pipe is not None else pipeline_class(self.folder)
-        self._arguments = inspect.signature(self.kind.__call__).parameters
-        if missing := [name for name in NEEDED if name not in self._arguments]:
+        self.parameters = inspect.signature(self.kind.__call__).parameters
+        self._check_call()
+        names = {kind.__name__ for kind in self.kind.__mro__}
+        self.supports_batches = self.supports_batches or bool(names & FIXED_LENGTH)
+        self.float32_latents = self.float32_latents or bool(names & FLOAT32_LATENTS)
+        self._schedules: dict[tuple[int, float, int | None], Schedule] = {}
+        if pipe is not None:
+            self._adopt(pipe)
+
+    def _check_call(self) -> None:
+        """Check the parameters of the pipeline's call, and the arguments in `call`.
+
+        Raises:
+            ModelError: The call cannot invert images, or does not take these arguments.
+        """
+        if missing := [name for name in NEEDED if name not in self.parameters]:
             raise ModelError(
                 f"model {self.folder}: the call of {self.kind.__name__} has no {', '.join(missing)}, so it cannot "
                 "invert images. Use a text-to-image or text-to-video pipeline"
             )
-        if "strength" in self._arguments:
+        if "strength" in self.parameters:
             raise ModelError(
                 f"model {self.folder}: {self.kind.__name__} starts from an image of its own. Use the text-to-image "
                 "pipeline of the same model"
             )
         if taken := [name for name in self.call if name in RESERVED]:
             raise ModelError(f"call: `EDICT` itself gives {taken[0]} to the pipeline's call. Leave it out")
-        if unknown := [name for name in self.call if name not in self._arguments]:
+        if unknown := [name for name in self.call if name not in self.parameters]:
             raise ModelError(
                 f"call: the call of {self.kind.__name__} has no argument {unknown[0]!r}. It has "
-                f"{', '.join(name for name in self._arguments if name != 'self')}"
+                f"{', '.join(name for name in self.parameters if name != 'self')}"
             )
         if needed := [
             name
-            for name, argument in self._arguments.items()
+            for name, argument in self.parameters.items()
             if argument.default is argument.empty
             and argument.kind is argument.POSITIONAL_OR_KEYWORD
             and name not in {"self", *NEEDED, *self.call}
@@ -134,19 +154,14 @@ class PipelineModel(Model):
             raise ModelError(
                 f"call: height is {height!r} and width is {width!r}, but images are squares. Give both the same number"
             )
-        names = {kind.__name__ for kind in self.kind.__mro__}
-        self.batched = self.batched or bool(names & FIXED_LENGTH)
-        self.float32_latents = self.float32_latents or bool(names & FLOAT32_LATENTS)
-        self._schedules: dict[tuple[int, float, int | None], Schedule] = {}
-        if pipe is not None:
-            self._adopt(pipe)
 
     def _adopt(self, pipe: Any) -> None:
+        """Take a loaded pipeline. The constructor of EDICTScheduler raises ValueError for an unsupported scheduler."""
         self.pipe = pipe
         for network in self.components.values():
             network.requires_grad_(False).eval()
         self.size = self._size()
-        EDICTScheduler.from_config(pipe.scheduler.config)  # Raises ValueError for an unsupported scheduler.
+        EDICTScheduler.from_config(pipe.scheduler.config)
 
     def load(self, checkpoint: Checkpoint, options: LoadOptions) -> Self:
         self.check(checkpoint)
@@ -164,7 +179,7 @@ class PipelineModel(Model):
 
     @property
     def components(self) -> dict[str, nn.Module]:
-        return {name: part for name, part in self.pipe.components.items() if isinstance(part, nn.Module)}
+        return {name: component for name, component in self.pipe.components.items() if isinstance(component, nn.Module)}
 
     @property
     def network(self) -> Any:
@@ -178,13 +193,17 @@ class PipelineModel(Model):
     def has_negative(self) -> bool:
         # A network that takes the guidance scale itself (FLUX.1) has a second scale for negative prompts.
         scale = (
-            self.call.get("true_cfg_scale", 1.0) if {"guidance_scale", "true_cfg_scale"} <= {*self._arguments} else 2.0
+            self.call.get("true_cfg_scale", 1.0) if {"guidance_scale", "true_cfg_scale"} <= {*self.parameters} else 2.0
         )
-        return "negative_prompt" in self._arguments and scale > 1
+        return "negative_prompt" in self.parameters and scale > 1
 
     @property
     def vae(self) -> Any:
-        """The autoencoder. Raises ModelError if the pipeline has none."""
+        """The autoencoder.
+
+        Raises:
+            ModelError: The pipeline has none.
+        """
         if getattr(self.pipe, "vae", None) is None:
             raise ModelError(
                 f"model {self.folder}: {self.kind.__name__} has no autoencoder `vae`. Supply `encode` and `decode`: "
@@ -193,13 +212,13 @@ class PipelineModel(Model):
         return self.pipe.vae
 
     @property
-    def of_videos(self) -> bool:
-        """Return whether the autoencoder takes videos, so that its latents have an axis of frames."""
+    def has_video_vae(self) -> bool:
+        """Whether the autoencoder takes videos, so that its latents have an axis of frames."""
         return any(weight.ndim == 5 for weight in self.vae.parameters())
 
     @property
     def denoiser(self) -> str:  # type: ignore[override]
-        """The component that predicts."""
+        """The name of the component that predicts."""
         return denoiser_of(self.pipe)
 
     def _size(self) -> int:
@@ -238,7 +257,7 @@ class PipelineModel(Model):
         return None
 
     def _scheduler_config(self, steps_offset: int | None) -> dict[str, Any]:
-        with CALL:
+        with CALL_LOCK:
             config = dict(self.pipe.scheduler.config)
         if steps_offset is None:
             return config
@@ -250,8 +269,9 @@ class PipelineModel(Model):
     def _blank(self) -> torch.Tensor:
         return self.encode(torch.zeros(1, 3, self.size, self.size, device=self.device), None)
 
-    def clean(self) -> Schedule:
-        return EDICTScheduler.from_config(self._scheduler_config(None)).end
+    def clean_end(self) -> Schedule:
+        end: Schedule = EDICTScheduler.from_config(self._scheduler_config(None)).clean_end
+        return end
 
     def solve(
         self,
@@ -266,7 +286,7 @@ class PipelineModel(Model):
                 f"the pair has latents of {[*shape]}, and this model has {[*self._blank.shape[1:]]}: use the model and "
                 "the size of the inversion"
             )
-        scheduler = EDICTScheduler.from_config(self._scheduler_config(sampling.steps_offset))
+        scheduler: EDICTScheduler = EDICTScheduler.from_config(self._scheduler_config(sampling.steps_offset))
         if integration.ended:
             return integration
         latents = scheduler.arm(integration)
@@ -282,7 +302,11 @@ class PipelineModel(Model):
         return scheduler.integration
 
     def _check_layout(self, error: Exception) -> None:
-        """Raise ModelError for an error before the first step, if the layout of the latents was a guess."""
+        """Explain an error before the first step, if the layout of the latents was a guess.
+
+        Raises:
+            ModelError: The layout of the latents can be the cause.
+        """
         last = traceback.extract_tb(error.__traceback__)[-1].filename
         of_the_call = isinstance(error, ValueError) and not last.endswith("schedulers.py")
         if of_the_call or isinstance(error, torch.OutOfMemoryError) or type(self).pack is not PipelineModel.pack:
@@ -302,29 +326,33 @@ class PipelineModel(Model):
         guidance_scale: float,
         negative_captions: Sequence[str | None] | None,
     ) -> None:
-        """Call the pipeline under a scheduler."""
+        """Call the pipeline, with its scheduler replaced."""
         given = self.arguments(captions, guidance_scale, negative_captions)
         dtype = torch.float32 if self.float32_latents else self.network.dtype
-        given |= {"latents": self.given(latents).to(dtype), "num_inference_steps": steps, "output_type": "latent"}
+        given |= {
+            "latents": self.call_latents(latents).to(dtype),
+            "num_inference_steps": steps,
+            "output_type": "latent",
+        }
         defaults = {
             "height": self.size,
             "width": self.size,
             **dict.fromkeys(ONE_FRAME, 1),
             "use_resolution_binning": False,
-            "clean_caption": False,  # it would change the text where two optional packages are installed
+            "clean_caption": False,  # Cleaning would change the text only where two optional packages are installed.
             "generator": torch.Generator().manual_seed(0),  # for pipelines that draw noise before their loop
         }
-        given |= {name: value for name, value in defaults.items() if name in self._arguments}
+        given |= {name: value for name, value in defaults.items() if name in self.parameters}
         devices = [self.device] if self.device.type == "cuda" else []
         # Some pipelines draw noise without their generator, for example for the latents of a control image.
-        with self._lent(scheduler), self.guided(guidance_scale), torch.random.fork_rng(devices=devices):
+        with self._lent(scheduler), self.using_guidance(guidance_scale), torch.random.fork_rng(devices=devices):
             torch.manual_seed(0)
             self.pipe(**given | self.call)
 
     @contextmanager
     def _lent(self, scheduler: Any) -> Iterator[None]:
         """Give the pipeline a scheduler during a call, and no progress bar. A pipeline makes one call at a time."""
-        with CALL:
+        with CALL_LOCK:
             own, bar = self.pipe.scheduler, getattr(self.pipe, "_progress_bar_config", None)
             self.pipe.scheduler = scheduler
             self.pipe.set_progress_bar_config(disable=True)
@@ -337,48 +365,51 @@ class PipelineModel(Model):
                     del self.pipe._progress_bar_config
 
     @contextmanager
-    def guided(self, guidance_scale: float) -> Iterator[None]:
-        """Set the guidance scale during a call, if it is not one of its `arguments`."""
+    def using_guidance(self, guidance_scale: float) -> Iterator[None]:
+        """Set the guidance scale of the pipeline within the block, if it is not one of the call's `arguments`."""
         yield
 
     def arguments(
         self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
     ) -> dict[str, Any]:
-        """Return the arguments of the call for the text and its guidance."""
+        """Return the arguments of the call for the text and its guidance.
+
+        Raises:
+            ValueError: A negative caption has no effect.
+        """
         given: dict[str, Any] = {"prompt": list(captions)}
-        if "guidance_scale" in self._arguments:
+        if "guidance_scale" in self.parameters:
             given["guidance_scale"] = guidance_scale
         if negative_captions is not None and any(caption is not None for caption in negative_captions):
             if not self.has_negative:
-                more = ", or give true_cfg_scale in `call`" if "true_cfg_scale" in self._arguments else ""
+                more = ", or give true_cfg_scale in `call`" if "true_cfg_scale" in self.parameters else ""
                 raise ValueError(f"a negative caption has no effect on {self.kind.__name__}: leave it out{more}")
             given["negative_prompt"] = [caption or "" for caption in negative_captions]
         return given
 
     def truncated(self, caption: str) -> bool:
-        parts = [getattr(part, "tokenizer", part) for part in self.pipe.components.values()]
-        tokenizers = [part for part in parts if hasattr(part, "model_max_length")]
-        most = self.call.get("max_sequence_length", self._default("max_sequence_length"))
+        # A processor has a tokenizer.
+        components = [getattr(component, "tokenizer", component) for component in self.pipe.components.values()]
+        tokenizers = [component for component in components if hasattr(component, "model_max_length")]
+        longest = self.call.get("max_sequence_length", self._default("max_sequence_length"))
         lengths = [tokenizer.model_max_length for tokenizer in tokenizers]
-        if most is not None and tokenizers:  # The limit of the encoder that takes the longest captions.
-            lengths[lengths.index(max(lengths))] = most
+        if longest is not None and tokenizers:  # This is the limit of the encoder that takes the longest captions.
+            lengths[lengths.index(max(lengths))] = longest
         return bool(tokenizers) and all(
             self.num_tokens(tokenizer, caption) > length for tokenizer, length in zip(tokenizers, lengths, strict=True)
         )
 
     def num_tokens(self, tokenizer: Any, caption: str) -> int:
-        """Return the number of tokens of a caption that count for the encoder's limit.
-
-        They include tokens that the pipeline adds.
-        """
+        """Return the number of tokens of a caption that count for the encoder's limit, with those the pipeline adds."""
         return len(tokenizer(caption).input_ids)
 
     def _default(self, argument: str) -> Any:
-        parameter = self._arguments.get(argument)
+        """Return the default of an argument of the call, or None."""
+        parameter = self.parameters.get(argument)
         return None if parameter is None or parameter.default is parameter.empty else parameter.default
 
     def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
-        frames = pixels[:, :, None] if self.of_videos else pixels
+        frames = pixels[:, :, None] if self.has_video_vae else pixels
         images = [encoded(self.vae, image, self.vae_dtype, posterior_seed) for image in frames.split(1)]
         return self.pack(torch.cat(images)).float()
 
@@ -395,20 +426,18 @@ class PipelineModel(Model):
         return self.normalized(latents)
 
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return latents in the pipeline's layout and scale as the autoencoder's: undo `pack`."""
+        """Return the autoencoder's latents of latents in the pipeline's layout and scale: undo `pack`."""
         return self.denormalized(latents)
 
-    def given(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return the argument `latents` of the call, for latents in the layout of the pipeline's loop, float32.
-
-        The call gets them in the dtype of its network, or in float32, as `FLOAT32_LATENTS` says.
-        """
+    def call_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Return the argument `latents` of the call, for latents in the layout of the pipeline's loop, float32."""
         return latents
 
     def normalized(self, latents: torch.Tensor) -> torch.Tensor:
-        """Return (z - shift) * factor of an autoencoder's latents z, by its configuration. Statistics are per channel.
+        """Return (z - shift) * factor of an autoencoder's latents z.
 
-        The usual settings are `scaling_factor` and `shift_factor`, and `latents_mean` and `latents_std`.
+        Both come from its configuration: `scaling_factor` and `shift_factor`, and `latents_mean` and `latents_std` per
+        channel.
         """
         shift, factor = self._statistics(latents)
         return (latents - shift) * factor
@@ -419,7 +448,7 @@ class PipelineModel(Model):
         return latents / factor + shift
 
     def scaling_factor(self) -> float:
-        """Return the factor of the latents' scale that is the same for every channel."""
+        """Return the factor of the latents that is the same for every channel."""
         return getattr(self.vae.config, "scaling_factor", None) or 1.0
 
     def _statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,31 +1,32 @@
-"""PixArt-Sigma (Chen et al., 2403.04692): noise by a transformer under T5."""
+"""PixArt-Sigma (Chen et al., 2403.04692): noise prediction by a transformer with T5."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from edict.checkpoint import sample_size
-from edict.models.direct import Conditions, cut_short, timesteps_of
+from edict.model_files import sample_size
+from edict.models.direct import Conditions, exceeds_length, timesteps_of
 from edict.models.noise import NoiseModel
 
 if TYPE_CHECKING:
     from diffusers import PixArtTransformer2DModel
     from transformers import T5EncoderModel
 
-LENGTH = 300  # tokens of T5, the pipeline's default
+LENGTH = 300
+"""The number of T5 tokens, which is the pipeline's default."""
 
 
 class PixArtSigma(NoiseModel):
-    """It reads captions in lower case; the pipeline's cleaning, which is optional there, is not done.
+    """PixArt-Sigma. Captions are converted to lower case, without the optional cleaning of the pipeline.
 
-    Of a network that predicts its variance too, the noise counts.
+    A network that also predicts a variance has twice the channels; only the noise is used.
 
-    The conditions are `encoder_hidden_states` [N, 300, D], T5's, and `encoder_attention_mask` [N, 300], 1 for a token
+    The conditions are `encoder_hidden_states` [N, 300, D] of T5, and `encoder_attention_mask` [N, 300], 1 for a token
     and 0 for padding.
     """
 
-    parts: ClassVar = {
+    component_classes: ClassVar = {
         "transformer": ("diffusers", "PixArtTransformer2DModel"),
         "vae": ("diffusers", "AutoencoderKL"),
         "text_encoder": ("transformers", "T5EncoderModel"),
@@ -45,7 +46,7 @@ class PixArtSigma(NoiseModel):
 
     def condition(self, captions: Sequence[str]) -> Conditions:
         tokens = self.tokenizer(
-            [_read(caption) for caption in captions],
+            [_normalized(caption) for caption in captions],
             padding="max_length",
             max_length=LENGTH,
             truncation=True,
@@ -65,8 +66,9 @@ class PixArtSigma(NoiseModel):
         return self.noise(predicted[:, : latents.shape[1]], latents, timestep)
 
     def truncated(self, caption: str) -> bool:
-        return cut_short(self.tokenizer, _read(caption), LENGTH)
+        return exceeds_length(self.tokenizer, _normalized(caption), LENGTH)
 
 
-def _read(caption: str) -> str:
+def _normalized(caption: str) -> str:
+    """Return a caption as the pipeline gives it to the tokenizer."""
     return caption.lower().strip()

@@ -1,6 +1,6 @@
-"""Diffusion on pixels (DDPM, Ho et al., 2006.11239): an unconditional UNet, whose latents are the image on [-1, 1].
+"""Diffusion on pixels (DDPM, Ho et al., 2006.11239): an unconditional UNet. The latents are the image on [-1, 1].
 
-No text: a caption is ignored, and there is nothing to guide by. The case that the paper names for models without one.
+There is no text and no guidance: captions are ignored.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from edict.checkpoint import ModelError, read_config, sample_size
+from edict.errors import ModelError
+from edict.model_files import read_config, sample_size
 from edict.models.base import Guidance
 from edict.models.direct import Conditions, timesteps_of
 from edict.models.noise import NoiseModel
@@ -19,16 +20,22 @@ if TYPE_CHECKING:
 
 
 class Pixels(NoiseModel):
-    """It has no conditions. Of a network that predicts its variance too (2102.09672; 6 channels), the noise counts."""
+    """A model on pixels, without conditions.
 
-    parts: ClassVar = {"unet": ("diffusers", "UNet2DModel")}
+    A network that also predicts a variance (2102.09672) has 6 channels; only the noise is used.
+    """
+
+    component_classes: ClassVar = {"unet": ("diffusers", "UNet2DModel")}
     guidance: Guidance = "none"
     unet: "UNet2DModel"
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         if (channels := read_config(folder, "unet").get("in_channels", 3)) != 3:
-            raise ModelError(f"model {folder} takes {channels} channels; a model on pixels has 3: red, green, blue")
+            raise ModelError(
+                f"model {folder} takes {channels} channels, and only 3 (red, green, blue) are supported. Use another "
+                "checkpoint"
+            )
 
     def _size(self) -> int:
         return sample_size(self.folder, "unet")

@@ -26,24 +26,27 @@ class TrueCFG(PipelineModel):
 
 
 class QwenImage(TrueCFG, PackedPipeline):
+    """Qwen-Image: the limit of a caption excludes the tokens of the pipeline's prompt template."""
+
     pipelines: ClassVar[tuple[str, ...]] = ("QwenImageControlNetPipeline", "QwenImagePipeline")
 
     def num_tokens(self, tokenizer: Any, caption: str) -> int:
         template, dropped = self.pipe.prompt_template_encode, self.pipe.prompt_template_encode_start_idx
-        return len(tokenizer(template.format(caption)).input_ids) - dropped
+        return len(tokenizer(template.format(caption)).input_ids) - int(dropped)
 
 
 class QwenImage21(TrueCFG, TokenPipeline):
-    """Images have an alpha channel, which is opaque here.
+    """Qwen-Image 2.1. Its images have an alpha channel, which is opaque here.
 
-    The pipeline's cache of keys and values is not used: the first call fills it, and the others read it.
+    The pipeline's cache of keys and values is not used, because the first call would fill it and the others read it.
     """
 
     pipelines: ClassVar[tuple[str, ...]] = ("QwenImage21Pipeline",)
 
     @property
-    def of_videos(self) -> bool:
-        return True  # with kernels of images
+    def has_video_vae(self) -> bool:
+        # Its latents have an axis of frames, although its kernels are those of images.
+        return True
 
     def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
         return super().encode(torch.cat([pixels, torch.ones_like(pixels[:, :1])], 1), posterior_seed)

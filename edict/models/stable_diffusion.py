@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from edict.checkpoint import ModelError, read_config, sample_size
-from edict.models.direct import Conditions, cut_short, timesteps_of, tokens_of
+from edict.errors import ModelError
+from edict.model_files import read_config, sample_size
+from edict.models.direct import Conditions, exceeds_length, timesteps_of, tokens_of
 from edict.models.noise import NoiseModel
 
 if TYPE_CHECKING:
@@ -24,9 +25,9 @@ _MORE_INPUTS = {
 
 
 class StableDiffusion(NoiseModel):
-    """The conditions are `encoder_hidden_states` [N, L, D], the text encoder's last hidden states."""
+    """Stable Diffusion. The conditions are `encoder_hidden_states` [N, L, D], the encoder's last hidden states."""
 
-    parts: ClassVar = {
+    component_classes: ClassVar = {
         "unet": ("diffusers", "UNet2DConditionModel"),
         "vae": ("diffusers", "AutoencoderKL"),
         "text_encoder": ("transformers", "CLIPTextModel"),
@@ -71,9 +72,9 @@ class StableDiffusion(NoiseModel):
         return {"encoder_hidden_states": self.text_encoder(tokens).last_hidden_state}
 
     def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
-        # one memory layout, or the same values give other last bits
+        # The memory layout can change the last bits, so all latents get the same one.
         given = latents.to(self.unet.dtype).contiguous()
         return self.noise(self.unet(given, timesteps_of(timestep, given), **conditions).sample, latents, timestep)
 
     def truncated(self, caption: str) -> bool:
-        return cut_short(self.tokenizer, caption, self.tokenizer.model_max_length)
+        return exceeds_length(self.tokenizer, caption, self.tokenizer.model_max_length)

@@ -1,4 +1,4 @@
-"""Stable Diffusion 3 and 3.5 (Esser et al., 2403.03206): a flow by a transformer on two CLIPs and optionally T5."""
+"""Stable Diffusion 3 and 3.5 (Esser et al., 2403.03206): a flow, by a transformer with two CLIP encoders and T5."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -6,27 +6,29 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 import torch.nn.functional as F
 
-from edict.checkpoint import read_config, sample_size
-from edict.models.direct import Conditions, cut_short, timesteps_of, tokens_of
+from edict.model_files import read_config, sample_size
+from edict.models.direct import Conditions, exceeds_length, timesteps_of, tokens_of
 from edict.models.flow import FlowModel
-from edict.schedule import Schedule, flow
+from edict.schedule import Schedule, flow_schedule
 from schemas.sampling import Sampling
 
 if TYPE_CHECKING:
     from diffusers import SD3Transformer2DModel
     from transformers import CLIPTextModelWithProjection, CLIPTokenizer, T5EncoderModel, T5TokenizerFast
 
-LENGTH = 256  # tokens of T5, the pipeline's default
+LENGTH = 256
+"""The number of T5 tokens, which is the pipeline's default."""
 
 
 class StableDiffusion3(FlowModel):
-    """It does without T5 where the checkpoint has none.
+    """Stable Diffusion 3. A checkpoint can lack T5; then zeros replace its hidden states.
 
-    The conditions are `encoder_hidden_states` [N, L + 256, D], the CLIPs' last but one side by side and padded to T5's
-    width, then T5's (zeros without one); `pooled_projections` [N, P], pooled by both CLIPs.
+    The conditions are `encoder_hidden_states` [N, L + 256, D]: the penultimate hidden states of both CLIP encoders,
+    side by side and padded to the width of T5, and then those of T5. `pooled_projections` [N, P] come from both CLIP
+    encoders.
     """
 
-    parts: ClassVar = {
+    component_classes: ClassVar = {
         "transformer": ("diffusers", "SD3Transformer2DModel"),
         "vae": ("diffusers", "AutoencoderKL"),
         "text_encoder": ("transformers", "CLIPTextModelWithProjection"),
@@ -36,7 +38,7 @@ class StableDiffusion3(FlowModel):
         "tokenizer_2": ("transformers", "CLIPTokenizer"),
         "tokenizer_3": ("transformers", "T5TokenizerFast"),
     }
-    optional: ClassVar = frozenset({"text_encoder_3", "tokenizer_3"})
+    optional_components: ClassVar = frozenset({"text_encoder_3", "tokenizer_3"})
     transformer: "SD3Transformer2DModel"
     text_encoder: "CLIPTextModelWithProjection"
     text_encoder_2: "CLIPTextModelWithProjection"
@@ -62,7 +64,7 @@ class StableDiffusion3(FlowModel):
 
     def schedule(self, sampling: Sampling) -> Schedule:
         side = self.size // self._factor() // read_config(self.folder, "transformer").get("patch_size", 2)
-        return flow(self.scheduler_config, sampling, tokens=side**2)
+        return flow_schedule(self.scheduler_config, sampling, tokens=side**2)
 
     def condition(self, captions: Sequence[str]) -> Conditions:
         hidden, pooled = [], []
@@ -82,9 +84,12 @@ class StableDiffusion3(FlowModel):
 
     def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
         given = latents.to(self.transformer.dtype).contiguous()
-        return self.transformer(given, timestep=timesteps_of(timestep, given), **conditions).sample.float()
+        velocity: torch.Tensor = self.transformer(
+            given, timestep=timesteps_of(timestep, given), **conditions
+        ).sample.float()
+        return velocity
 
     def truncated(self, caption: str) -> bool:
         if self.tokenizer_3 is None:
-            return cut_short(self.tokenizer, caption, self.tokenizer.model_max_length)
-        return cut_short(self.tokenizer_3, caption, LENGTH)
+            return exceeds_length(self.tokenizer, caption, self.tokenizer.model_max_length)
+        return exceeds_length(self.tokenizer_3, caption, LENGTH)

@@ -1,11 +1,11 @@
-"""Stable Diffusion XL (Podell et al., 2307.01952): two text encoders, conditions on the image's size."""
+"""Stable Diffusion XL (Podell et al., 2307.01952): two text encoders, and conditions on the size of the image."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
-from edict.checkpoint import read_config, read_index
+from edict.model_files import read_config, read_index
 from edict.models.direct import Conditions, timesteps_of, tokens_of
 from edict.models.stable_diffusion import StableDiffusion
 
@@ -14,15 +14,15 @@ if TYPE_CHECKING:
 
 
 class StableDiffusionXL(StableDiffusion):
-    """Stable Diffusion with more conditions: its pictures have the model's size, whole, and it is told so.
+    """Stable Diffusion XL, for images of the model's size that are not cropped.
 
-    The conditions are `encoder_hidden_states` [N, L, D1 + D2], the encoders' last but one; `text_embeds` [N, P], pooled
-    by the second; `time_ids` [N, 6]: the original size, the crop's corner, the target size, so size, size, 0, 0, size,
-    size.
+    The conditions are `encoder_hidden_states` [N, L, D1 + D2], the penultimate hidden states of both encoders,
+    `text_embeds` [N, P], pooled by the second encoder, and `time_ids` [N, 6]. The time ids are the original size, the
+    corner of the crop and the target size: size, size, 0, 0, size, size.
     """
 
-    parts: ClassVar = {
-        **StableDiffusion.parts,
+    component_classes: ClassVar = {
+        **StableDiffusion.component_classes,
         "text_encoder_2": ("transformers", "CLIPTextModelWithProjection"),
         "tokenizer_2": ("transformers", "CLIPTokenizer"),
     }
@@ -59,13 +59,15 @@ class StableDiffusionXL(StableDiffusion):
         if (statistics := self._statistics()) is None:
             return super()._scaled(latents)
         mean, std = statistics
-        return (latents - mean) * self.vae.config.scaling_factor / std
+        scaled: torch.Tensor = (latents - mean) * self.vae.config.scaling_factor / std
+        return scaled
 
     def _unscaled(self, latents: torch.Tensor) -> torch.Tensor:
         if (statistics := self._statistics()) is None:
             return super()._unscaled(latents)
         mean, std = statistics
-        return latents * std / self.vae.config.scaling_factor + mean
+        unscaled: torch.Tensor = latents * std / self.vae.config.scaling_factor + mean
+        return unscaled
 
     def condition(self, captions: Sequence[str]) -> Conditions:
         hidden = []
@@ -81,7 +83,7 @@ class StableDiffusionXL(StableDiffusion):
         }
 
     def unconditional(self) -> Conditions:
-        """The empty caption's, or, with `force_zeros_for_empty_prompt`, zeros in the place of all its text."""
+        """Return the conditions of the empty caption, with zeros for its text if `force_zeros_for_empty_prompt`."""
         empty = self.condition([""])
         if not read_index(self.folder).get("force_zeros_for_empty_prompt", True):
             return empty

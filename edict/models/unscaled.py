@@ -1,4 +1,4 @@
-"""Pipelines that do not scale latents by their autoencoder's `scaling_factor`, or that have no autoencoder."""
+"""Pipelines that do not use the `scaling_factor` of their autoencoder, or that have no autoencoder."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from edict.models.pipeline import PipelineModel
 
 
 class Unscaled(PipelineModel):
-    """Latents are (z - mean) / std."""
+    """Pipelines with latents (z - mean) / std."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("GlmImagePipeline", "SanaVideoPipeline")
 
@@ -18,20 +18,21 @@ class Unscaled(PipelineModel):
 
 
 class Kandinsky3(Unscaled):
-    """The autoencoder is a VQ-GAN, `movq`, and the latents are not quantized."""
+    """Kandinsky 3: the autoencoder is a VQ-GAN, `movq`, and the latents are not quantized."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("Kandinsky3Pipeline",)
 
     @property
     def vae(self) -> torch.nn.Module:
-        return self.pipe.movq
+        vae: torch.nn.Module = self.pipe.movq
+        return vae
 
     def vae_decode(self, latents: torch.Tensor) -> torch.Tensor:
         return decoded(self.vae, latents, self.vae_dtype, force_not_quantize=True)
 
 
 class PixelPipeline(PipelineModel):
-    """The latents are the images, on [-1, 1]."""
+    """Pipelines with images on [-1, 1] as latents."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("PRXPixelPipeline",)
 

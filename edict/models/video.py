@@ -1,4 +1,4 @@
-"""Pipelines of videos, for videos of one frame: layouts other than the autoencoder's [N, C, F, H, W]."""
+"""Video pipelines with latents in other layouts than the autoencoder's [N, C, F, H, W]. A video has one frame."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from edict.models.pipeline import PipelineModel
 
 
 class FramePipeline(PipelineModel):
-    """Latents are [N, C, F, H, W], and the autoencoder is of images: AnimateDiff (Guo et al., 2307.04725) and Latte."""
+    """AnimateDiff (Guo et al., 2307.04725) and Latte: latents are [N, C, F, H, W], and the autoencoder is of images."""
 
     pipelines: ClassVar[tuple[str, ...]] = (
         "AnimateDiffControlNetPipeline",
@@ -30,16 +30,16 @@ class FramePipeline(PipelineModel):
 
 
 class TextToVideo(PipelineModel):
-    """Latents are one sample [C, H, W] per frame. The pipeline is given them as [N, C, F, H, W]."""
+    """ModelScope's text to video: latents are one sample [C, H, W] per frame. The call takes [N, C, F, H, W]."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("TextToVideoSDPipeline",)
 
-    def given(self, latents: torch.Tensor) -> torch.Tensor:
+    def call_latents(self, latents: torch.Tensor) -> torch.Tensor:
         return latents[:, :, None]
 
 
 class CogVideoX(PipelineModel):
-    """Latents are [N, F, C, H, W]. In CogVideoX 1.5, copies of the first frame fill the network's patch of frames."""
+    """CogVideoX: latents are [N, F, C, H, W]. In version 1.5, copies of the first frame fill a patch of frames."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("CogVideoXFunControlPipeline", "CogVideoXPipeline")
 
@@ -51,7 +51,10 @@ class CogVideoX(PipelineModel):
 
 
 class LTX(TokenPipeline):
-    """LTX-Video (HaCohen et al., 2501.00103): tokens; its autoencoder may denoise too, and is given clean latents."""
+    """LTX-Video (HaCohen et al., 2501.00103): latents are tokens.
+
+    Some autoencoders also denoise; they get timestep 0, for clean latents.
+    """
 
     pipelines: ClassVar[tuple[str, ...]] = ("LTXPipeline",)
 
@@ -62,30 +65,30 @@ class LTX(TokenPipeline):
 
 
 class Kandinsky5(PipelineModel):
-    """Latents are [N, F, H, W, C]. Visual conditions, if the network has them, are zeros: no first frame."""
+    """Kandinsky 5: latents are [N, F, H, W, C]. Visual conditions, if the network has them, are zeros."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("Kandinsky5T2IPipeline", "Kandinsky5T2VPipeline")
 
     def pack(self, latents: torch.Tensor) -> torch.Tensor:
         found = self.normalized(latents)
-        return (found if self.of_videos else found[:, :, None]).movedim(1, -1)
+        return (found if self.has_video_vae else found[:, :, None]).movedim(1, -1)
 
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
         found = latents.movedim(-1, 1)
-        return self.denormalized(found if self.of_videos else found[:, :, 0])
+        return self.denormalized(found if self.has_video_vae else found[:, :, 0])
 
-    def given(self, latents: torch.Tensor) -> torch.Tensor:
+    def call_latents(self, latents: torch.Tensor) -> torch.Tensor:
         if not getattr(self.network, "visual_cond", False):
             return latents
         return torch.cat([latents, torch.zeros_like(latents), torch.zeros_like(latents[..., :1])], -1)
 
 
 class Kandinsky6(Kandinsky5):
-    """The pipeline is given latents as [N, C, F, H, W], and moves the channels itself. Sound is left out."""
+    """Kandinsky 6: the call takes latents as [N, C, F, H, W] and moves the channels. No sound is made."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("Kandinsky6TI2VAPipeline",)
 
-    def given(self, latents: torch.Tensor) -> torch.Tensor:
+    def call_latents(self, latents: torch.Tensor) -> torch.Tensor:
         return latents.movedim(-1, 1)
 
     def arguments(
@@ -95,7 +98,7 @@ class Kandinsky6(Kandinsky5):
 
 
 class Cosmos3(PipelineModel):
-    """Latents are [N, 1, C, F, H, W]. The pipeline is given [1, C, F, H, W] and one prompt."""
+    """Cosmos 3: latents are [N, 1, C, F, H, W]. The call takes [1, C, F, H, W] and one prompt."""
 
     pipelines: ClassVar[tuple[str, ...]] = ("Cosmos3OmniPipeline",)
 
@@ -105,7 +108,7 @@ class Cosmos3(PipelineModel):
     def unpack(self, latents: torch.Tensor) -> torch.Tensor:
         return self.denormalized(latents[:, 0])
 
-    def given(self, latents: torch.Tensor) -> torch.Tensor:
+    def call_latents(self, latents: torch.Tensor) -> torch.Tensor:
         return latents[0]
 
     def arguments(

@@ -1,4 +1,4 @@
-"""Pipelines that guide by prediction + scale * (prediction - unconditional prediction), so 0 turns guidance off."""
+"""Pipelines that guide by prediction + scale * (prediction - unconditional prediction), where 0 means no guidance."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from edict.models.pipeline import PipelineModel
 
 
 class FromZero(PipelineModel):
-    """A pipeline whose call takes the guidance scale minus 1. Here, as for every model, 1 turns guidance off."""
+    """A pipeline with a call that takes the guidance scale minus 1. In `EDICT`, 1 means no guidance for every model."""
 
     def arguments(
         self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
@@ -18,6 +18,8 @@ class FromZero(PipelineModel):
 
 
 class ZImage(FromZero):
+    """Z-Image: its text encoder is Qwen3."""
+
     pipelines: ClassVar[tuple[str, ...]] = ("ZImageControlNetPipeline", "ZImagePipeline")
 
     def num_tokens(self, tokenizer: Any, caption: str) -> int:
@@ -25,4 +27,6 @@ class ZImage(FromZero):
 
 
 class Krea2(FromZero, PackedPipeline):
+    """Krea 2: latents are tokens."""
+
     pipelines: ClassVar[tuple[str, ...]] = ("Krea2Pipeline",)

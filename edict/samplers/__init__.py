@@ -1,6 +1,6 @@
-"""The samplers by name, and their settings.
+"""The samplers by their names, and their settings.
 
-To add a sampler, add a file here, a line to SAMPLERS, and its name to schemas.sampling.
+To add a sampler, add a file here, an entry in SAMPLERS, and its name in schemas.sampling.
 """
 
 from fractions import Fraction
@@ -27,10 +27,10 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def sampling(**settings: Any) -> Sampling:
-    """Return the settings of a sampler, the fields of `Sampling`, validated. Numbers may be NumPy's.
+    """Return the validated settings of a sampler, given as the fields of `Sampling`. Numbers can be NumPy's.
 
     Raises:
-        ValueError: a setting is unknown, out of its range, or another sampler's.
+        ValueError: A setting is unknown, out of its range, or belongs to another sampler.
     """
     plain = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
     if isinstance(interval := plain.get("guidance_interval"), tuple):
@@ -49,11 +49,11 @@ def sampling(**settings: Any) -> Sampling:
         raise ValueError(f"{shown} is {plain[name]!r}: {wanted}") from error
 
 
-def resolved(given: Sampling, executed_steps: int) -> Sampling:
-    """Return settings with the default of each parameter of the sampler that is None.
+def with_defaults(given: Sampling, executed_steps: int) -> Sampling:
+    """Return settings with defaults for the parameters of the sampler that are None.
 
-    The default of p and gamma is the published value up to 50 steps. Above, it is the value that expands the difference
-    of the states as much as 50 steps do.
+    The default of p and gamma is the published value up to 50 steps. For more steps, it is the value that expands the
+    difference of the states as much as 50 steps do.
     """
     sampler, found = SAMPLERS[given.name], dict[str, float | int]()
     for name, default in sampler.parameters.items():
@@ -65,5 +65,5 @@ def resolved(given: Sampling, executed_steps: int) -> Sampling:
 
 
 def parameters(given: Sampling) -> dict[str, Fraction]:
-    """Return the weights of a sampler, p or gamma, of `resolved` settings."""
+    """Return the parameters of a sampler, p or gamma, in settings from `with_defaults`, as fractions."""
     return {name: as_fraction(value) for name, value in given.parameters.items()}

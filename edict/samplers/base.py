@@ -1,7 +1,7 @@
-"""A sampler: two generators that yield queries, receive increments, and return a pair of states.
+"""The interface of a sampler: two generators that yield queries, receive increments, and return a pair of states.
 
-On u = x / sqrt(alpha) a denoising step is u' = u + (sigma' - sigma) * eps, so on the lattice it is an integer addition.
-A flow's step is an addition on x itself, with the velocity for eps.
+With u = x / sqrt(alpha), a denoising step is u' = u + (sigma' - sigma) * eps, which is an integer addition on the
+lattice. A step of a flow is such an addition to x, with the velocity instead of eps.
 """
 
 from __future__ import annotations
@@ -17,16 +17,20 @@ if TYPE_CHECKING:
     from edict.schedule import Schedule
 
 BITS = 12
-"""Fractional bits of the lattice at which rounding is lost in the rounding of pixels: docs/choosing.md."""
+"""The default of the lattice's fractional bits. Its rounding is far below that of pixels: see docs/choosing.md."""
 
 
 @dataclass(frozen=True, eq=False)
 class Query:
     """A state at which a sampler needs the network's prediction.
 
-    `state` is int64 [N, ...], at the noise level of `position` of the schedule. The network is called at the timestep
-    of `step`: `Schedule.timestep(step)`. The sampler receives the increment round(2^bits * gain * prediction), int64
-    [N, ...]. A gain of 0 needs no prediction.
+    The sampler receives the increment round(2^bits * gain * prediction), int64 [N, ...].
+
+    Attributes:
+        state: int64 [N, ...].
+        position: The position in the schedule with the noise level of the state.
+        step: The step with the timestep of the network call: `Schedule.timestep(step)`.
+        gain: The factor of the prediction. A gain of 0 needs no prediction.
     """
 
     state: Tensor
@@ -38,11 +42,14 @@ class Query:
 States = tuple["Tensor", "Tensor"]
 Steps = Generator[Query, Any, States]
 Direction = Callable[["Tensor", "Tensor", "Schedule", Mapping[str, Fraction], int, int], Steps]
-"""(x, y, schedule, parameters, start, stop) -> the generator that moves the pair from position `start` to `stop`."""
+"""A function of (x, y, schedule, parameters, start, stop).
+
+It returns the generator that integrates the pair from position `start` to `stop`.
+"""
 
 
 def answer_all(steps: Steps, answer: Callable[[Query], Any]) -> States:
-    """Send the answer to each query of a generator. Return the states that it ends with."""
+    """Send the answer to each query of a generator. Return the states at its end."""
     increment = None
     while True:
         try:
@@ -55,11 +62,15 @@ def answer_all(steps: Steps, answer: Callable[[Query], Any]) -> States:
 
 @dataclass(frozen=True)
 class Sampler:
-    """A method. `generate` denoises the pair to `stop` >= `start`; `invert` adds noise, to `stop` <= `start`.
+    """A method of sampling.
 
-    `exact`: generation undoes inversion to the integer. `y_lead`: the number of positions by which y is nearer to the
-    clean end than x; at the clean end both are one state. `parameters` are weights from 1/2 to 1 with their defaults
-    (`resolve`). `bits` are those of the lattice by default.
+    Attributes:
+        generate: Denoises the pair to `stop` >= `start`.
+        invert: Adds noise to the pair, to `stop` <= `start`.
+        exact: Generation undoes inversion to the integer.
+        y_lead: The number of positions by which y is nearer to the clean end than x. At the clean end both are equal.
+        bits: The default of the lattice's fractional bits.
+        parameters: The weights, from 1/2 to 1, with their defaults.
     """
 
     generate: Direction
@@ -72,25 +83,25 @@ class Sampler:
     def integrate(
         self, x: Tensor, y: Tensor, schedule: Schedule, parameters: Mapping[str, Fraction], start: int, stop: int
     ) -> Steps:
-        """Return the generator that moves the pair from position `start` to `stop`, in either direction."""
+        """Return the generator that integrates the pair from position `start` to `stop`, in either direction."""
         direction = self.generate if stop >= start else self.invert
         return direction(x, y, schedule, parameters, start, stop)
 
     def evaluated_steps(self, schedule: Schedule, start: int, stop: int) -> list[int]:
         """Return the step of each network call between two positions, in order of the calls.
 
-        The generator runs on the number 0, because its queries do not depend on the states.
+        The generator runs on the number 0 instead of states, because its queries do not depend on the states.
         """
-        found, zero = list[int](), cast("Tensor", 0)
+        steps, zero = list[int](), cast("Tensor", 0)
 
-        def note(query: Query) -> int:
+        def record(query: Query) -> int:
             if query.gain:
-                found.append(query.step)
+                steps.append(query.step)
             return 0
 
         ones = dict.fromkeys(self.parameters, Fraction(1))
-        answer_all(self.integrate(zero, zero, schedule, ones, start, stop), note)
-        return found
+        answer_all(self.integrate(zero, zero, schedule, ones, start, stop), record)
+        return steps
 
     def evaluated_timesteps(self, schedule: Schedule, start: int, stop: int) -> list[float]:
         """Return the timestep of each network call between two positions, in order of the calls."""

@@ -1,13 +1,12 @@
-"""DDIM and its inversion (Song et al., 2010.02502): the baseline. The round trip is not exact.
+"""DDIM and its inversion (Song et al., 2010.02502): the baseline. A round trip is not exact.
 
-Inversion does not know eps(x_t, t), which generation used for the step from x_t to x_(t-1). Two estimates are in use:
+The inverse of the step from x_t to x_(t-1) needs eps(x_t, t), which is unknown in inversion. Two estimates are in use:
 
-- `ddim`: eps(x_(t-1), t), the timestep of the state that the step leads to (EDICT, equation 9; diffusers'
-  DDIMInverseScheduler).
-- `ddim_euler`: eps(x_(t-1), t-1), the timestep of the state itself. This is Euler's method on the probability-flow ODE
-  (guided-diffusion's ddim_reverse_sample; the code of BELM).
+- `ddim`: eps(x_(t-1), t), with the timestep of the next state (EDICT, equation 9; DDIMInverseScheduler of diffusers).
+- `ddim_euler`: eps(x_(t-1), t-1), with the timestep of the state itself. This is Euler's method on the probability-flow
+  ODE (ddim_reverse_sample of guided-diffusion; the code of BELM).
 
-Generation is the same in both. y is x.
+Generation is the same in both. y equals x.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""EDICT: two coupled states. Each half-step moves one state by the prediction at the other; then both are mixed.
+"""EDICT: two coupled states. A half-step changes one state by the prediction at the other, and then both are mixed.
 
 Wallace, Gokul, Naik: EDICT: Exact Diffusion Inversion via Coupled Transformations, CVPR 2023, 2211.12446, equations 14
 and 15.
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def generate(
     x: Tensor, y: Tensor, schedule: Schedule, parameters: Mapping[str, Fraction], start: int, stop: int
 ) -> Steps:
-    """Denoise: two half-steps, then mix."""
+    """Denoise both states. Each step has two half-steps and one mixing."""
     for i in range(start, stop):
         gain = schedule.sigma(i + 1) - schedule.sigma(i)
         first, second = (x, y) if i % 2 == 0 else (y, x)
@@ -35,9 +35,9 @@ def generate(
 def invert(
     x: Tensor, y: Tensor, schedule: Schedule, parameters: Mapping[str, Fraction], start: int, stop: int
 ) -> Steps:
-    """Add noise: the steps of `generate` undone, the last one first.
+    """Add noise: undo the steps of `generate`, the last one first.
 
-    The order within a step depends on the step's own number, as in `generate`, and never on the loop's count.
+    The order within a step depends on the number of the step, as in `generate`.
     """
     for i in reversed(range(stop, start)):
         gain = schedule.sigma(i + 1) - schedule.sigma(i)

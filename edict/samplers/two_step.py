@@ -1,23 +1,23 @@
-"""Two-step methods, BDIA and O-BELM: the next state is a combination of the last two and of one prediction.
+"""Two-step methods, BDIA and O-BELM: the next state is a combination of the last two states and one prediction.
 
-On u = x / sqrt(alpha), with sigma_k the noise level at position k and h_k = sigma_k - sigma_(k+1), every consistent
-method of this form that asks for one prediction a step is
+Let u = x / sqrt(alpha), let sigma_k be the noise level at position k, and let h_k = sigma_k - sigma_(k+1). Every
+consistent method of this form with one prediction per step is
 
     u_(k+1) = u_k + a_k (u_(k-1) - u_k) - (h_k + a_k h_(k-1)) eps(u_k)
 
-since du / d sigma = eps: the prediction's coefficient is what makes a straight line come out right, whatever a_k is.
+because du / d sigma = eps: with this coefficient of the prediction, a straight line is exact for every a_k.
 a_k = 0 is DDIM. The error of a step is (h_k^2 - a_k h_(k-1)^2) / 2 * d eps / d sigma, and terms of the third order.
 
-The pair at position k is x = u_k and y = u_(k+1), so that y is one position ahead. At the clean end both are the clean
-state: the last arrival asks for nothing, and the first step of the inversion is a DDIM step from there. An edit goes on
-from the pair of the base prompt, as the authors' code for edits does: of s steps under a new prompt s - 1 ask for a
-prediction, and one step alone changes nothing.
+The pair at position k is x = u_k and y = u_(k+1), so y is one position ahead. At the clean end both equal the clean
+state. So the last step of a generation makes no network call, and the first step of an inversion is a DDIM step. An
+edit continues from the pair of the base prompt, as in the authors' code. So an edit of s steps makes s - 1 network
+calls, and an edit of one step changes nothing.
 
-Generation contracts the difference of the states by a_k, and inversion expands it by 1 / a_k. At a_k <= 1 `contract`
-undoes the rounding of `expand`. A larger a_k has no exact step on this lattice: inversion would divide the difference
-by it, two neighbouring integers would become one, and no generation could distinguish them. So a_k is limited to 1,
-and the method stays consistent. BDIA's is never above 1. O-BELM's is near the clean end, at one step in eight of Stable
-Diffusion's schedule; docs/comparison.md has the effect on edits.
+Generation contracts the difference of the states by a_k, and inversion expands it by 1 / a_k. For a_k <= 1, `contract`
+undoes the rounding of `expand`. A larger a_k has no exact step on this lattice: inversion would map two neighbouring
+integers to one, and generation could not distinguish them. So a_k is limited to 1, and the method stays consistent.
+a_k of BDIA never exceeds 1. a_k of O-BELM does near the clean end, in one step of eight of Stable Diffusion's schedule.
+docs/comparison.md has the effect on edits.
 """
 
 from __future__ import annotations
@@ -36,18 +36,18 @@ if TYPE_CHECKING:
 
 
 def bdia(schedule: Schedule, k: int, gamma: Fraction) -> float:
-    """a_k = gamma sqrt(alpha_(k-1) / alpha_(k+1)).
+    """Return a_k = gamma sqrt(alpha_(k-1) / alpha_(k+1)).
 
     Zhang, Lewis, Kleijn: Exact Diffusion Inversion via Bi-directional Integration Approximation, ECCV 2024, 2307.10829:
-    x_(k+1) = gamma (x_(k-1) - DDIM(k -> k-1)) + DDIM(k -> k+1). In the scale of x the states' distance is contracted by
-    gamma a step. The default lies within the authors' range for edits, 0.92 to 1: at 1 an edit keeps every oscillation
-    that its prompt sets off, and below 0.96 the inversion blows up those of the picture.
+    x_(k+1) = gamma (x_(k-1) - DDIM(k -> k-1)) + DDIM(k -> k+1). In the scale of x, each step contracts the difference
+    of the states by gamma. The default is in the authors' range for edits, 0.92 to 1. At 1, an edit keeps every
+    oscillation that its prompt causes. Below 0.96, inversion amplifies the oscillations of the image.
     """
     return float(gamma) * schedule.scale(k - 1) / schedule.scale(k + 1)
 
 
 def obelm(schedule: Schedule, k: int) -> float:
-    """a_k = (h_k / h_(k-1))^2, at which the error's second order vanishes.
+    """Return a_k = (h_k / h_(k-1))^2, for which the second order of the error is zero.
 
     Wang et al.: BELM: Bidirectional Explicit Linear Multi-step Sampler for Exact Inversion in Diffusion Models, NeurIPS
     2024, 2410.07273, O-BELM.
@@ -65,9 +65,9 @@ def generate(
     *,
     weight: Callable[..., float],
 ) -> Steps:
-    """Denoise; `weight(schedule, k, **parameters)` is a_k."""
-    end = schedule.num_evaluated_steps  # from here on the state is the clean one
-    for k in range(start + 1, stop + 1):  # to the pair at k
+    """Denoise. `weight(schedule, k, **parameters)` is a_k."""
+    end = schedule.num_evaluated_steps  # From this position on, the state is the clean one.
+    for k in range(start + 1, stop + 1):  # Each iteration makes the pair at k.
         if k >= end:
             x = y
         else:
@@ -87,9 +87,9 @@ def invert(
     *,
     weight: Callable[..., float],
 ) -> Steps:
-    """Add noise: the steps of `generate` undone, the last one first."""
-    end = schedule.num_evaluated_steps  # from here on the state is the clean one
-    for k in reversed(range(stop, start)):  # from the pair at k + 1
+    """Add noise: undo the steps of `generate`, the last one first."""
+    end = schedule.num_evaluated_steps  # From this position on, the state is the clean one.
+    for k in reversed(range(stop, start)):  # Each iteration begins with the pair at k + 1.
         if k == end - 1:
             x, y = x - (yield Query(x, end, k, -_step(schedule, k))), x
         elif k < end:
@@ -102,15 +102,16 @@ def invert(
 def _coefficients(
     schedule: Schedule, k: int, weight: Callable[..., float], parameters: Mapping[str, Fraction]
 ) -> tuple[Fraction, float]:
-    """a_k as the lattice takes it, and what belongs to this very a_k before the prediction."""
+    """Return a_k on the lattice, and the gain of the prediction for it."""
     a = min(max(as_fraction(weight(schedule, k, **parameters)), MIN_WEIGHT), Fraction(1))
     return a, -(_step(schedule, k) + float(a) * _step(schedule, k - 1))
 
 
 def _step(schedule: Schedule, k: int) -> float:
+    """Return h_k."""
     return schedule.sigma(k) - schedule.sigma(k + 1)
 
 
 BDIA = Sampler(partial(generate, weight=bdia), partial(invert, weight=bdia), y_lead=1, parameters={"gamma": 0.96})
 OBELM = Sampler(partial(generate, weight=obelm), partial(invert, weight=obelm), y_lead=1, bits=16)
-"""Its inversion expands rounding more than the others'."""
+"""O-BELM has more bits by default, because its inversion expands rounding more."""

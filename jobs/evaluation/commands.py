@@ -241,7 +241,7 @@ def _check_steps(model: "EDICT", strengths: "Iterable[float]", steps: list[int])
             raise EvaluationError(f"strength {strength:g}: expected more than 0 and at most 1")
         for number in steps:
             try:
-                model.model.schedule(sampling(steps=number, strength=strength))
+                model.backend.schedule(sampling(steps=number, strength=strength))
             except ValueError as error:
                 raise EvaluationError(f"--steps: {error}") from error
 

@@ -19,7 +19,7 @@ from PIL import Image
 from transformers.utils import logging
 
 from edict import EDICT, Control, Pair
-from edict.attention import without_effect
+from edict.control import ineffective_reason
 from edict.integration import solve_floats
 from edict.samplers import sampling
 from jobs.demo import KINDS
@@ -57,16 +57,16 @@ def by_ddim(
     model: EDICT, start: Pair, sources: list[str], targets: list[str], guidance_scale: float, *, sampler: str
 ) -> Edited:
     """Edit by DDIM inversion, whose convention is that of `sampler`, and generation along one schedule."""
-    schedule, predict = start.schedule, model.predictor(sources, start.guidance_scale)
+    schedule, predict = start.schedule, model.direct.predictor(sources, start.guidance_scale)
     noise = solve_floats(start.to_float()[0], sampler, schedule, predict, schedule.num_steps, 0)
-    predict = model.predictor(targets, guidance_scale)
+    predict = model.direct.predictor(targets, guidance_scale)
     return solve_floats(noise, sampler, schedule, predict, 0, schedule.num_steps), set()
 
 
 def check_control(model: EDICT, steps: int, strength: float) -> None:
     """Raise EvaluationError if attention control has no effect on edits of `steps` steps at this strength."""
     network = model.direct
-    reason = without_effect(
+    reason = ineffective_reason(
         Control(), count_executed_steps(steps, strength), network.latent_side, network.attention_sides
     )
     if reason is not None:
@@ -89,7 +89,7 @@ def by_sdedit(model: EDICT, start: Pair, sources: list[str], targets: list[str],
     latents = start.to_float()[0]
     noise = torch.randn(latents.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     noised = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise.to(latents.device)
-    predict = model.predictor(targets, guidance_scale)
+    predict = model.direct.predictor(targets, guidance_scale)
     return solve_floats(noised, "ddim", schedule, predict, 0, schedule.num_steps), set()
 
 

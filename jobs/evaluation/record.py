@@ -12,7 +12,8 @@ from typing import Any
 
 import torch
 
-from edict.checkpoint import locate, weights_digest
+from edict.checkpoint import locate
+from edict.model_files import weights_digest
 from pipeline.workers.processor import cpu
 
 

@@ -114,7 +114,7 @@ def by_ddim(model: EDICT, start: Pair, shown: Sequence[Captioned], *, sampler: s
     began = time.perf_counter()
     for first in range(0, len(shown), start.batch_size):
         rows = slice(first, first + start.batch_size)
-        predict = model.predictor([picture.caption for picture in shown[rows]], start.guidance_scale)
+        predict = model.direct.predictor([picture.caption for picture in shown[rows]], start.guidance_scale)
         noise = solve_floats(latents[rows], sampler, start.schedule, predict, depth, 0)
         parts.append(solve_floats(noise, sampler, start.schedule, predict, 0, depth))
     seconds = time.perf_counter() - began

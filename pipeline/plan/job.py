@@ -13,8 +13,9 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ValidationError
 
-from edict.checkpoint import DEFAULT, Checkpoint, locate, locate_adapter, locate_file, locate_lora, read_index
-from edict.samplers import resolved
+from edict.checkpoint import DEFAULT, Checkpoint, locate, locate_adapter, locate_file, locate_lora
+from edict.model_files import read_index
+from edict.samplers import with_defaults
 from edict.schedule import Schedule
 from pipeline.errors import JobError
 from pipeline.io.locations import local_path
@@ -109,7 +110,7 @@ def resolve(spec: InvertSpec, *, check: bool = True) -> Job:
         compile=spec.model.compile,
         quantization=spec.model.quantization,
         call=spec.model.call,
-        sampling=Sampling(**resolved(spec.sampler, spec.sampler.executed_steps).model_dump()),
+        sampling=Sampling(**with_defaults(spec.sampler, spec.sampler.executed_steps).model_dump()),
         crop=spec.image.crop,
         resize=spec.image.resize,
         posterior_seed=spec.image.posterior_seed,
@@ -183,7 +184,7 @@ def check_earlier(job: Job, model: "Model") -> None:
 
 def _check(spec: InvertSpec, checkpoint: Checkpoint) -> "Model":
     """Return the model, not loaded, after checking that it can run a spec. Raises ModelError, NoSchedule."""
-    from edict.inversion import uninterrupted
+    from edict.models.unsupported import no_guidance_interval
 
     model = described(spec.model, checkpoint)
     model.check(checkpoint)
@@ -192,7 +193,7 @@ def _check(spec: InvertSpec, checkpoint: Checkpoint) -> "Model":
     except ValueError as error:
         raise NoSchedule(f"sampler: {error}") from error
     if spec.sampler.guidance_interval is not None and model.guidance != "cfg":
-        raise NoSchedule(f"sampler: {uninterrupted(model)}")
+        raise NoSchedule(f"sampler: {no_guidance_interval(model)}")
     return model
 
 

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from edict.lattice import LatticeOverflow, largest
-from edict.samplers import resolved
+from edict.samplers import with_defaults
 from edict.schedule import Schedule
 from schemas.fingerprint import StoredSchedule
 from schemas.latents import Footer, latents_schema, read_footer
@@ -126,7 +126,7 @@ def to_pair(table: pa.Table) -> Pair:
     footer = read_footer(table.schema.metadata)
     schedule = from_stored(footer.schedule)
     states = _states(table["x"]), _states(table["y"])
-    settings = resolved(footer.sampling, schedule.num_steps)
+    settings = with_defaults(footer.sampling, schedule.num_steps)
     return Pair(*states, schedule, footer.position, settings, footer.batch_size)
 
 

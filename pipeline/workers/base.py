@@ -20,9 +20,9 @@ from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from edict import EDICT
-from edict.checkpoint import ModelError
 from edict.compilation import reason
 from edict.determinism import enough_memory
+from edict.errors import ModelError
 from edict.models import DirectModel, LoadOptions
 from edict.samplers.base import BITS
 from edict.schedule import Schedule
@@ -149,7 +149,7 @@ def _beating(model: EDICT) -> None:
     """
     model.on_network_call = lambda: beat(NETWORK)
     component: Any
-    for name, component in model.model.components.items():
+    for name, component in model.backend.components.items():
         if name == "vae":
             for half in (component.encoder, component.decoder):
                 half.register_forward_pre_hook(lambda *_: beat(AUTOENCODER))
@@ -170,7 +170,7 @@ def check_model(model: EDICT, sampling: Sampling, batch_size: int, stored: Sched
         ModelFault: a component raises an error, or its output has a wrong shape, NaN or infinity.
         TooLarge, NotCompiled: see `fitting`.
     """
-    inner, side = model.model, model.size
+    inner, side = model.backend, model.size
     with fitting(batch_size, model.device), _trying(model, "the pipeline's call"):
         schedule = inner.schedule(sampling)
     if stored not in (None, schedule):
@@ -187,7 +187,7 @@ def check_model(model: EDICT, sampling: Sampling, batch_size: int, stored: Sched
             _try_network(model, sampling, latents.double().expand(batch_size, *latents.shape[1:]))
         else:
             with _trying(model, "the pipeline's call"):
-                blanks = [Image.new("RGB", (side, side))] * (batch_size if inner.batched else 1)
+                blanks = [Image.new("RGB", (side, side))] * (batch_size if inner.supports_batches else 1)
                 start = model.prepare(model.encode(blanks, bits=sampling.bits or BITS), sampling)
                 _, faults = model.integrate(start, [""] * len(blanks), start.position - 1)
                 for fault in faults.values():
@@ -198,18 +198,18 @@ def check_model(model: EDICT, sampling: Sampling, batch_size: int, stored: Sched
 
 def _try_network(model: EDICT, sampling: Sampling, latents: torch.Tensor) -> None:
     """Try the text encoder and the network of a direct model on a batch of latents."""
-    schedule = model.model.schedule(sampling)
-    timesteps_without_cfg = schedule.outside(sampling.guidance_interval)
+    schedule = model.backend.schedule(sampling)
+    timesteps_without_cfg = schedule.timesteps_outside(sampling.guidance_interval)
     # One timestep with guidance and one without, because the batch of the network differs between them.
     timesteps = {
         timestep in timesteps_without_cfg: timestep for timestep in schedule.timesteps[: schedule.num_evaluated_steps]
     }.values()
     with _trying(model, "the tokenizer or the text encoder"):
-        predict = model.predictor(
+        predict = model.direct.predictor(
             [""] * len(latents), sampling.known_guidance_scale, timesteps_without_cfg=timesteps_without_cfg
         )
     for timestep in timesteps:
-        with _trying(model, f"the network ({model.model.denoiser})"):
+        with _trying(model, f"the network ({model.backend.denoiser})"):
             _sound(predict(latents, timestep), tuple(latents.shape))
 
 
@@ -223,7 +223,7 @@ def _trying(model: EDICT, part: str) -> Iterator[None]:
             raise
         said = " ".join(str(error).split()) or "without a message"
         raise ModelFault(
-            f"the model {model.model.folder} fails on a blank image and an empty caption, in {part}: "
+            f"the model {model.backend.folder} fails on a blank image and an empty caption, in {part}: "
             f"{type(error).__name__}: {said}. Check that its files are complete and belong together"
         ) from error
 

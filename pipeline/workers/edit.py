@@ -14,8 +14,8 @@ import pyarrow as pa
 import torch
 
 from edict import Blend, Control
-from edict.attention import WordNotFound, check, matches_earlier_versions, without_effect
-from edict.inversion import Faults
+from edict.control import WordNotFound, check_words, ineffective_reason, matches_earlier_versions
+from edict.integration import Faults
 from edict.lattice import NonFinite
 from edict.models import DirectModel
 from edict.pair import Pair
@@ -114,7 +114,7 @@ def check_control(variant: Variant, model: DirectModel, sampling: Sampling, sche
     steps = executed_steps(variant, sampling, schedule)
     has_given_mask = variant.control.mask is not None and variant.control.mask.words is None
     control = _control(variant.control, torch.ones(1, 1, 1, dtype=torch.bool) if has_given_mask else None)
-    if (reason := without_effect(control, steps, model.latent_side, model.attention_sides)) is not None:
+    if (reason := ineffective_reason(control, steps, model.latent_side, model.attention_sides)) is not None:
         raise EditError(f"edit {variant.name!r}, control: {reason}")
     return matches_earlier_versions(control, steps, model.latent_side, model.attention_sides)
 
@@ -186,7 +186,7 @@ class EditWorker:
     def _load(self, unit: Unit) -> UnitRows:
         beat(STORAGE)
         latents = read_edit_rows(self.store, self.task.record.rows, self.latents, unit)
-        if self.model.model.batched:
+        if self.model.backend.supports_batches:
             latents = replace(latents, pair=replace(latents.pair, batch_size=self.task.record.edit.batch_size))
         edits = self._edits(latents, unit)
         with ThreadPoolExecutor(READ_THREADS) as pool:
@@ -321,7 +321,9 @@ class EditWorker:
                 if change.name is not None:  # a reconstruction is not a member of a shard
                     check_member(f"{change.name}/{keys[change.row]}", self._extension)
                 if change.control is not None:
-                    check(captions[change.row], change.prompt, _control(change.control), self.model.direct.tokenizer)
+                    check_words(
+                        captions[change.row], change.prompt, _control(change.control), self.model.direct.tokenizer
+                    )
             except (BadMemberName, WordNotFound) as error:
                 faults[i] = _fault(error)
         return faults

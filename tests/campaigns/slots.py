@@ -33,12 +33,12 @@ def predictions(model: EDICT, batch_size: int, guidance: float, seed: int) -> li
     shape = model.encode([Image.new("RGB", (8, 8))]).x.shape[1:]
     sample = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     others = torch.randn(batch_size, *shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    timestep = model.model.schedule(sampling(steps=2)).timesteps[0]
+    timestep = model.backend.schedule(sampling(steps=2)).timesteps[0]
     found = []
     for slot in range(batch_size):
         latents, captions = others.clone(), [OTHERS[(i + seed) % len(OTHERS)] for i in range(batch_size)]
         latents[slot], captions[slot] = sample, CAPTION
-        found.append(model.predictor(captions, guidance)(latents, timestep)[slot])
+        found.append(model.direct.predictor(captions, guidance)(latents, timestep)[slot])
     return found
 
 

@@ -550,7 +550,7 @@ REFUSALS: list[Checkpoint] = [
         another_unet(projection_class_embeddings_input_dim=52),
         (
             "model m: unet.projection_class_embeddings_input_dim is 52, expected 60 from text_encoder_2 and 6 "
-            "time ids. Use parts of one model"
+            "time ids. Use components of one model"
         ),
     ),
     case(
@@ -558,7 +558,7 @@ REFUSALS: list[Checkpoint] = [
         "a UNet for another text encoder",
         "sd1",
         another_unet(cross_attention_dim=24),
-        ("model m: unet.cross_attention_dim is 24, expected 16 from the text encoders. Use parts of one model"),
+        ("model m: unet.cross_attention_dim is 24, expected 16 from the text encoders. Use components of one model"),
     ),
     case(
         "unet-classes",

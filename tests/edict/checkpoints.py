@@ -1,4 +1,4 @@
-"""Small checkpoints of every kind, random weights in the real classes, saved as diffusers saves them."""
+"""Small checkpoints of every kind, with random weights in the real classes, saved by diffusers."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -39,18 +39,18 @@ from transformers import (
 from edict.checkpoint import DEFAULT
 
 Folder = Callable[[str], Path]
-"""Where a checkpoint of a kind is."""
+"""A function from a kind to the folder of its checkpoint."""
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
 
 def tokenizer(pad: str | None = None) -> CLIPTokenizer:
-    """The shipped one, 24 tokens long; `pad` is another padding, as the second of SDXL has."""
+    """Return the shipped tokenizer, of 24 tokens. `pad` is another padding token, as in SDXL's second tokenizer."""
     return CLIPTokenizer.from_pretrained(DEFAULT / "tokenizer", **({"pad_token": pad} if pad else {}))
 
 
 def t5_tokenizer() -> T5TokenizerFast:
-    """Unigrams of every ASCII character, and a few words."""
+    """Return a tokenizer with every ASCII character and a few words."""
     pieces = ["<pad>", "</s>", "<unk>", "▁", "▁a", "▁red", "▁cat", "▁dog", "heart", *map(chr, range(33, 127))]
     return T5TokenizerFast(vocab=[(piece, -float(i)) for i, piece in enumerate(pieces)], extra_ids=0)
 
@@ -80,7 +80,7 @@ def t5_encoder(encoder: Any = T5EncoderModel) -> Any:
 
 
 def autoencoder(**more: Any) -> AutoencoderKL:
-    """16x16 pixels to 8x8 latents."""
+    """Return an autoencoder of 16x16 pixels and 8x8 latents."""
     shape = {
         "down_block_types": ("DownEncoderBlock2D",) * 2,
         "up_block_types": ("UpDecoderBlock2D",) * 2,
@@ -120,7 +120,7 @@ def stable_diffusion() -> DiffusionPipeline:
 
 
 def stable_diffusion_2() -> DiffusionPipeline:
-    """v-prediction, linear projections, another head size for each block, another activation in the text encoder."""
+    """Return Stable Diffusion 2: v-prediction, linear projections, a head size per block, and another activation."""
     return StableDiffusionPipeline(
         vae=autoencoder(),
         text_encoder=text_encoder(hidden_act="gelu"),
@@ -206,7 +206,7 @@ def stable_diffusion_3(t5: bool = True) -> DiffusionPipeline:
 
 
 def flux(guidance_embeds: bool = True) -> DiffusionPipeline:
-    """With dynamic shifting (dev), or without (schnell)."""
+    """Return FLUX.1 with dynamic shifting (dev) or without (schnell)."""
     return FluxPipeline(
         vae=autoencoder(
             latent_channels=4,
@@ -278,7 +278,7 @@ KINDS: dict[str, Callable[[], DiffusionPipeline]] = {
 
 
 def save(kind: str, folder: Path) -> Path:
-    """A checkpoint of a kind, in `folder`."""
+    """Save a checkpoint of a kind in `folder`. Return the folder."""
     torch.manual_seed(0)
     pipeline = KINDS[kind]()
     for name, part in pipeline.components.items():

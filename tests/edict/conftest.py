@@ -1,4 +1,4 @@
-"""What the tests of the model share: the shipped model loaded once, pictures, captions."""
+"""Fixtures of the tests of the model: the shipped model, loaded once, images and captions."""
 
 import numpy as np
 import pytest
@@ -17,19 +17,19 @@ def model() -> EDICT:
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """Small checkpoints, each saved at the first call that names its kind."""
+    """Return a function from a kind to the folder of its small checkpoint, saved at the first call."""
     root = tmp_path_factory.mktemp("checkpoints")
     return lambda kind: root / kind if (root / kind).exists() else save(kind, root / kind)
 
 
 @pytest.fixture(scope="session")
 def images() -> list[Image.Image]:
-    """Five pictures of soft shapes, unlike each other, of unlike sizes."""
-    pictures = []
+    """Return five different images of soft shapes, of different sizes."""
+    images = []
     for i in range(5):
         noise = np.random.default_rng(i).integers(0, 256, (4 + i, 5, 3), dtype=np.uint8)
-        pictures.append(Image.fromarray(noise).resize((64 + 16 * i, 96), Image.Resampling.BICUBIC))
-    return pictures
+        images.append(Image.fromarray(noise).resize((64 + 16 * i, 96), Image.Resampling.BICUBIC))
+    return images
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Both directions of a sampler along one schedule, with a network that is a function of the test."""
+"""Both directions of a sampler along one schedule, with a function as the network."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import torch
 from edict import Pair
 from edict.integration import Integration, Predict, solve
 from edict.lattice import to_lattice
-from edict.samplers import resolved, sampling
+from edict.samplers import sampling, with_defaults
 from edict.schedule import Schedule
 from tests.edict.oracle import analytic
 
@@ -24,13 +24,13 @@ CONFIG = {
 
 
 class Run:
-    """`calls` has the timestep of each network call of the last direction, and `monitor` its ranges."""
+    """Runs of a sampler. `calls` has the timesteps of the last run, and `monitor` its range."""
 
     def __init__(
         self, name: str, plan: Schedule, bits: int = 12, predict: Predict = analytic, **parameters: float
     ) -> None:
         self.plan, self.predict = plan, predict
-        self.sampling = resolved(sampling(name=name, bits=bits, **parameters), plan.num_steps)
+        self.sampling = with_defaults(sampling(name=name, bits=bits, **parameters), plan.num_steps)
 
     def invert(self, states: States, start: int | None = None, stop: int = 0) -> States:
         return self._move(states, self.plan.num_steps if start is None else start, stop)

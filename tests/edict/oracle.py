@@ -1,4 +1,4 @@
-"""The samplers in float64, from the papers' equations and sharing no code with `edict`: what the lattice follows.
+"""The samplers in float64, from the equations of the papers, without code of `edict`: the reference of the lattice.
 
 Wallace, Gokul, Naik: EDICT: Exact Diffusion Inversion via Coupled Transformations, CVPR 2023, 2211.12446, equations 14
 and 15, in the scale of x itself. `alphas_cumprod` has one entry more than `timesteps`: step i leads from entry i to
@@ -15,7 +15,7 @@ States = tuple[torch.Tensor, torch.Tensor]
 
 
 def coefficients(alpha: float, alpha_prev: float) -> tuple[float, float]:
-    """a and b of x_prev = a x + b eps, the DDIM step."""
+    """Return a and b of the DDIM step, x_prev = a x + b eps."""
     a = math.sqrt(alpha_prev / alpha)
     return a, math.sqrt(1 - alpha_prev) - a * math.sqrt(1 - alpha)
 
@@ -51,7 +51,7 @@ def invert(
     predict: Predict,
     p: float,
 ) -> States:
-    """Noise float latents through every step: `generate` solved for its arguments, line by line from the last."""
+    """Add noise to float latents through every step: solve each line of `generate` for its argument, from the last."""
     x, y = x.double(), y.double()
     for i in range(len(timesteps) - 1, -1, -1):
         t = timesteps[i]
@@ -68,7 +68,7 @@ def invert(
 
 
 def analytic(latents: torch.Tensor, timestep: int) -> torch.Tensor:
-    """A noise prediction in closed form: nonlinear, each value depending on its neighbour and on all channels.
+    """Return a nonlinear prediction in closed form. Each value depends on its neighbour and on all channels.
 
     No value of it changes by more than the largest change of its argument (Lipschitz constant 1): the sine's argument
     weighs 0.6 * 1.5, the mean 0.1.
@@ -78,7 +78,7 @@ def analytic(latents: torch.Tensor, timestep: int) -> torch.Tensor:
 
 
 def ddim(x: torch.Tensor, eps: torch.Tensor, alpha: float, alpha_to: float) -> torch.Tensor:
-    """A DDIM step of x from one cumulative alpha to another, either way."""
+    """Return x after a DDIM step from one cumulative alpha to another, in either direction."""
     a, b = coefficients(alpha, alpha_to)
     return a * x + b * eps.double()
 
@@ -86,9 +86,9 @@ def ddim(x: torch.Tensor, eps: torch.Tensor, alpha: float, alpha_to: float) -> t
 def invert_ddim(
     clean: torch.Tensor, timesteps: Sequence[int], alphas_cumprod: Sequence[float], predict: Predict, *, euler: bool
 ) -> torch.Tensor:
-    """Invert by DDIM at the timestep of the state that a step leads to, or with `euler` of the state it starts from.
+    """Invert by DDIM, with the timestep of the next state, or with `euler` that of the present state.
 
-    A timestep belongs to the noise level that its step starts from in generation, and 0 to the clean end.
+    A noise level has the timestep of the generation step that starts there. The clean end has 0.
     """
     own = dict(zip(alphas_cumprod, timesteps, strict=False))
     x = clean
@@ -112,7 +112,7 @@ def bdia(
 def bdia_back(
     after: torch.Tensor, x: torch.Tensor, eps: torch.Tensor, alphas: Sequence[float], gamma: float
 ) -> torch.Tensor:
-    """The same solved for z_(i+1), given z_i and z_(i-1)."""
+    """Return z_(i+1) of z_i and z_(i-1): solve `bdia` for it."""
     back, on = ddim(x, eps, alphas[1], alphas[0]), ddim(x, eps, alphas[1], alphas[2])
     return (after - on) / gamma + back
 
@@ -130,7 +130,7 @@ def obelm(before: torch.Tensor, x: torch.Tensor, eps: torch.Tensor, alphas: Sequ
 
 
 def obelm_back(after: torch.Tensor, x: torch.Tensor, eps: torch.Tensor, alphas: Sequence[float]) -> torch.Tensor:
-    """The paper's inversion, x_(i+1) of x_(i-1), x_i: the same formula with the steps the other way round."""
+    """Return x_(i+1) of x_(i-1) and x_i, as in the paper: the formula with the steps in reverse order."""
     alpha = [math.sqrt(a) for a in alphas]
     sigma = [math.sqrt(1 - a) / math.sqrt(a) for a in alphas]
     h, h_before = sigma[1] - sigma[2], sigma[0] - sigma[1]
@@ -152,7 +152,7 @@ def generate_two_step(
     predict: Predict,
     step: Next,
 ) -> torch.Tensor:
-    """From the states at positions 0 and 1 to the clean one."""
+    """Return the clean state, generated from the states at positions 0 and 1."""
     for i in range(1, len(timesteps)):
         x, y = y, step(x, y, predict(y, timesteps[i]), alphas_cumprod[i - 1 : i + 2])
     return y
@@ -161,7 +161,7 @@ def generate_two_step(
 def invert_two_step(
     clean: torch.Tensor, timesteps: Sequence[int], alphas_cumprod: Sequence[float], predict: Predict, step_back: Next
 ) -> States:
-    """From the clean state, first by DDIM, to those at positions 0 and 1."""
+    """Return the states at positions 0 and 1. The first step from the clean state is a DDIM step."""
     x, y = ddim(clean, predict(clean, timesteps[-1]), alphas_cumprod[-1], alphas_cumprod[-2]), clean
     for i in range(len(timesteps) - 1, 0, -1):
         x, y = step_back(y, x, predict(x, timesteps[i]), alphas_cumprod[i - 1 : i + 2]), x

@@ -1,4 +1,4 @@
-"""Attention control: bases exact, edits as the paper says, and nothing left behind."""
+"""Attention control: bases are exact, edits follow the paper, and the network is unchanged afterwards."""
 
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -13,8 +13,14 @@ from diffusers.models.attention_processor import Attention
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edict import EDICT, Blend, Control, LatticeOverflow, NonFinite, Pair, attention, guidance
-from edict.attention import BatchMember, WordNotFound, align, attending, batches, find, mask, rows, split
+from edict import EDICT, Blend, Control, LatticeOverflow, NonFinite, Pair
+from edict.control import WordNotFound, generation, ineffective_reason, matches_earlier_versions
+from edict.control.attention import blend_mask, controlled_attention
+from edict.control.batch import BatchMember, ControlBatch, control_batch, make_batches
+from edict.control.generation import ControlledGuidance
+from edict.control.settings import cross_steps, self_steps
+from edict.control.words import align_words, find_phrase, split_words
+from edict.guidance import guided_predictor
 from edict.samplers import sampling
 from tests.edict.checkpoints import Folder, stable_diffusion_xl
 
@@ -27,7 +33,7 @@ PROMPTS = [
 ]
 MASK = torch.zeros(8, 8, 8, dtype=torch.bool)
 for i in range(8):
-    MASK[i, i, 2:6] = MASK[i, :, i] = True  # each edit's is its own
+    MASK[i, i, 2:6] = MASK[i, :, i] = True  # All masks differ.
 CONTROLS = {
     "plain": Control(),
     "whole": Control(cross=1, self_=1),
@@ -39,7 +45,7 @@ CONTROLS = {
 
 @pytest.fixture(scope="module")
 def model(folder: Folder) -> EDICT:
-    """A small one with random weights: nothing here is about what is drawn."""
+    """Return a small model with random weights, because no test here depends on the images."""
     return EDICT.from_pretrained(folder("sd1"))
 
 
@@ -60,7 +66,7 @@ def inverted(model: EDICT, images: list[Image.Image], *, guidance_scale: float, 
     return ready, noise
 
 
-BASES = [0, 3, 4, 10]  # where the rows' own stand in the result, before their edits
+BASES = [0, 3, 4, 10]  # the samples of the result that are bases
 EDITS = [1, 2, 5, 6, 7, 8, 9, 11]
 
 
@@ -73,7 +79,7 @@ EDITS = [1, 2, 5, 6, 7, 8, 9, 11]
         ("blend", 1.0, None, torch.bfloat16),
     ],
 )
-def test_bases_come_back_to_the_very_integers(
+def test_bases_regenerate_exactly_under_control(
     model: EDICT,
     half: EDICT,
     images: list[Image.Image],
@@ -89,11 +95,13 @@ def test_bases_come_back_to_the_very_integers(
     assert (len(made), made.position) == (12, start.position)
     assert equal(made[BASES], start)
     changed = [not torch.equal(made.x[i], start.x[row]) for row, edits in ((0, (1, 2)), (3, (11,))) for i in edits]
-    assert all(changed) == any(changed) == (base_scale != 0 or guidance_scale is not None)  # 0 is told nothing
+    assert (
+        all(changed) == any(changed) == (base_scale != 0 or guidance_scale is not None)
+    )  # At scale 0, no caption has an effect.
 
 
-def test_bases_come_back_where_guidance_has_an_interval(model: EDICT, images: list[Image.Image]) -> None:
-    """Outside it an edit's scale is 1, as its base's is: with both inside, and without, it is another edit."""
+def test_bases_regenerate_exactly_with_a_guidance_interval(model: EDICT, images: list[Image.Image]) -> None:
+    """Outside of the interval, the scale of bases and edits is 1."""
     start = model.encode(images[:4])
     for interval in ((0.5, 5.0), (0, 0.01)):
         ready = model.prepare(start, sampling(steps=4, strength=1.0, guidance_scale=3.0, guidance_interval=interval), 4)
@@ -106,7 +114,7 @@ def test_bases_come_back_where_guidance_has_an_interval(model: EDICT, images: li
 
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.3])
-def test_without_windows_an_edit_is_the_uncontrolled_one(
+def test_a_control_of_no_steps_equals_no_control(
     model: EDICT, images: list[Image.Image], guidance_scale: float
 ) -> None:
     start, noise = inverted(model, images, guidance_scale=guidance_scale, steps=2)
@@ -114,31 +122,31 @@ def test_without_windows_an_edit_is_the_uncontrolled_one(
     of = [row for row, edits in enumerate(PROMPTS) for _ in edits]
     plain, _ = model.integrate(noise[of], [prompt for edits in PROMPTS for prompt in edits], start.position)
     assert equal(made[EDITS], plain)
-    held, _ = model.edit(noise, SOURCES, PROMPTS, control=Control())
-    assert not any(torch.equal(a, b) for a, b in zip(held.x[EDITS], plain.x, strict=True))
+    controlled, _ = model.edit(noise, SOURCES, PROMPTS, control=Control())
+    assert not any(torch.equal(a, b) for a, b in zip(controlled.x[EDITS], plain.x, strict=True))
 
 
 @pytest.mark.parametrize("control", CONTROLS)
 def test_an_edit_to_the_same_caption_is_the_base(model: EDICT, images: list[Image.Image], control: str) -> None:
     start, noise = inverted(model, images, guidance_scale=3.0, steps=2)
-    held = CONTROLS[control]
-    if isinstance(held.blend, torch.Tensor):
-        held = replace(held, blend=held.blend[:4])
-    made, _ = model.edit(noise, SOURCES, [[caption] for caption in SOURCES], control=held)
+    controlled = CONTROLS[control]
+    if isinstance(controlled.blend, torch.Tensor):
+        controlled = replace(controlled, blend=controlled.blend[:4])
+    made, _ = model.edit(noise, SOURCES, [[caption] for caption in SOURCES], control=controlled)
     assert equal(made[0::2], start)
     assert equal(made[1::2], start)
 
 
-def test_an_edit_is_in_its_place_whatever_its_batch(model: EDICT, images: list[Image.Image]) -> None:
+def test_an_edit_does_not_depend_on_its_batch(model: EDICT, images: list[Image.Image]) -> None:
     _, noise = inverted(model, images, guidance_scale=3.0, steps=2)
     control = Control(blend=Blend())
     made, _ = model.edit(noise, SOURCES, PROMPTS, control=control)
     for i, prompt in enumerate(PROMPTS[2]):
-        alone, _ = model.edit(noise[2:3], SOURCES[2:3], [[prompt]], control=control)
-        assert equal(alone[1:2], made[5 + i : 6 + i])
+        single, _ = model.edit(noise[2:3], SOURCES[2:3], [[prompt]], control=control)
+        assert equal(single[1:2], made[5 + i : 6 + i])
 
 
-def test_an_edit_may_leave_at_its_last_steps(model: EDICT, images: list[Image.Image]) -> None:
+def test_an_edit_of_the_last_steps_branches_from_the_caption(model: EDICT, images: list[Image.Image]) -> None:
     start, noise = inverted(model, images, guidance_scale=3.0)
     made, _ = model.edit(noise, SOURCES, PROMPTS, control=Control(), steps=2)
     branch, _ = model.integrate(noise, SOURCES, 2)
@@ -150,7 +158,7 @@ def test_an_edit_may_leave_at_its_last_steps(model: EDICT, images: list[Image.Im
 
 
 @pytest.mark.parametrize(("window", "shares"), [("cross", (0.16, 0.34, 0.49, 0.5)), ("self_", (0.19, 0.4, 0.59, 0.6))])
-def test_windows_are_those_of_the_papers_code(
+def test_shares_give_the_steps_of_the_papers_code(
     model: EDICT, images: list[Image.Image], window: str, shares: Sequence[float]
 ) -> None:
     """The shares give 0, 2, 2 and 3 of 5 steps."""
@@ -166,17 +174,17 @@ def test_windows_are_those_of_the_papers_code(
     assert len({one.digests()[1] for one in (none, two, three)}) == 3
 
 
-def test_the_papers_code_counts_steps_so() -> None:
+def test_cross_and_self_steps_follow_the_papers_code() -> None:
     """The source is `get_time_words_attention_alpha` and `num_self_replace` of google/prompt-to-prompt."""
     for steps, tenths in product(range(1, 51), range(11)):
         share = tenths / 10
         control = Control(cross=share, self_=share)
-        assert attention.cross_steps(control, steps) == min(steps, tenths * (steps + 1) // 10)
-        assert attention.self_steps(control, steps) == tenths * steps // 10
+        assert cross_steps(control, steps) == min(steps, tenths * (steps + 1) // 10)
+        assert self_steps(control, steps) == tenths * steps // 10
 
 
 class PaperProcessor:
-    """The paper's Algorithm 1 in the plainest form: all probabilities made, an edit's replaced, then applied."""
+    """The paper's Algorithm 1 in its simplest form: compute all probabilities, replace those of edits, apply them."""
 
     def __init__(self, base: list[int], mapping: torch.Tensor, weights: torch.Tensor, cross: bool, self_: bool) -> None:
         self.base, self.mapping, self.weights, self.cross, self.self_ = base, mapping, weights, cross, self_
@@ -212,8 +220,8 @@ class PaperProcessor:
 @pytest.mark.parametrize(("cross", "self_", "both"), [(True, False, False), (False, True, True), (True, True, True)])
 @torch.inference_mode()
 def test_attention_is_replaced_as_in_the_paper(model: EDICT, cross: bool, self_: bool, both: bool) -> None:
-    """Against the paper's algorithm as an attention processor of diffusers, `both` branches of guidance or one."""
-    places = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
+    """The reference is the paper's algorithm as an attention processor, for one branch of guidance or `both`."""
+    members = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
     captions = [
         "a cat on a blue background",
         "a polar bear on a blue background",
@@ -221,12 +229,12 @@ def test_attention_is_replaced_as_in_the_paper(model: EDICT, cross: bool, self_:
         "red heart",
         "a big red heart",
     ]
-    of = rows(places, captions, Control(weights={"a": 2.0}), model.model.tokenizer, model.device)
-    text, empty = (model.model.condition(texts)["encoder_hidden_states"] for texts in (captions, [""]))
-    count, states = len(places), torch.cat([empty.expand_as(text), text]) if both else text
+    of = control_batch(members, captions, Control(weights={"a": 2.0}), model.backend.tokenizer, model.device)
+    text, empty = (model.backend.condition(texts)["encoder_hidden_states"] for texts in (captions, [""]))
+    count, states = len(members), torch.cat([empty.expand_as(text), text]) if both else text
     latents = torch.randn(len(states), 4, 8, 8, generator=torch.Generator().manual_seed(0))
     plain = model.network(latents, 501, states).sample
-    with attending(model.network, of, 64, cross=cross, self_=self_, maps={}):
+    with controlled_attention(model.network, of, 64, cross=cross, self_=self_, maps={}):
         ours = model.network(latents, 501, states).sample
     mapping, weights = torch.eye(24).repeat(count, 1, 1), torch.ones(count, 24)
     mapping[of.edits], weights[of.edits] = of.mapping, of.weights
@@ -247,26 +255,28 @@ def test_attention_is_replaced_as_in_the_paper(model: EDICT, cross: bool, self_:
     ("base_scale", "scale"), [(1, 1), (1, 4.5), (0, 0), (0, 3), (0, 1), (3.3, 3.3), (7, 3), (3, 1), (5, 0)]
 )
 @torch.inference_mode()
-def test_a_base_is_predicted_bit_for_bit_as_without_control(model: EDICT, base_scale: float, scale: float) -> None:
-    """And an edit outside the windows too, where one scale or one number of branches lets it."""
-    places, captions = [(0, 0), (0, 1), (1, 0), (1, 1)], ["red heart", "blue heart", "dog face", "cat face"]
-    of = rows(places, captions, Control(), model.model.tokenizer, model.device)
-    text, empty = model.model.condition(captions), model.model.unconditional()
+def test_the_prediction_of_a_base_does_not_change_under_control(model: EDICT, base_scale: float, scale: float) -> None:
+    """An edit outside of the controlled steps is also equal, if both scales need the same branches."""
+    members, captions = [(0, 0), (0, 1), (1, 0), (1, 1)], ["red heart", "blue heart", "dog face", "cat face"]
+    of = control_batch(members, captions, Control(), model.backend.tokenizer, model.device)
+    text, empty = model.backend.condition(captions), model.backend.unconditional()
     latents = torch.randn(4, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     scales = [base_scale, scale, base_scale, scale]
 
     def predicted(inside: bool) -> torch.Tensor:
-        make = attention.guided(model.model, text, empty, scales, base_scale, of, cross=inside, self_=inside, maps=None)
+        make = ControlledGuidance(model.backend, text, empty, scales, base_scale, of).predictor(
+            cross=inside, self_=inside, maps=None
+        )
         return make(latents, 501)
 
-    plain = guidance.guided(model.model, text, empty, base_scale)(latents, 501)
+    plain = guided_predictor(model.backend, text, empty, base_scale)(latents, 501)
     calls: list[int] = []
     with model.network.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0]))):
         inside, outside = predicted(True), predicted(False)
     assert set(calls) == {4 if base_scale in (0, 1) else 8}, "the shape of the batch is the base's"
     assert torch.equal(inside[[0, 2]], plain[[0, 2]])
     assert torch.equal(outside[[0, 2]], plain[[0, 2]])
-    uncontrolled = guidance.guided(model.model, text, empty, scale)(latents, 501)
+    uncontrolled = guided_predictor(model.backend, text, empty, scale)(latents, 501)
     assert torch.allclose(outside[[1, 3]], uncontrolled[[1, 3]], atol=1e-4)
     if base_scale == scale or {base_scale, scale}.isdisjoint({0, 1}) or (base_scale, scale) == (0, 1):
         assert torch.equal(outside[[1, 3]], uncontrolled[[1, 3]])
@@ -284,8 +294,8 @@ def test_a_base_is_predicted_bit_for_bit_as_without_control(model: EDICT, base_s
     ],
 )
 def test_captions_are_aligned_word_by_word(model: EDICT, base: str, edit: str, expected: dict[int, list[int]]) -> None:
-    these, those = split(model.model.tokenizer, base), split(model.model.tokenizer, edit)
-    mapping = align(these, those, 24)
+    these, those = split_words(model.backend.tokenizer, base), split_words(model.backend.tokenizer, edit)
+    mapping = align_words(these, those, 24)
     ends = [1 + sum(len(tokens) for _, tokens in words) for words in (these, those)]
     words = mapping[1 : ends[0], 1 : ends[1]]
     for i, j in product(range(1, ends[0]), range(1, ends[1])):
@@ -293,36 +303,36 @@ def test_captions_are_aligned_word_by_word(model: EDICT, base: str, edit: str, e
     assert mapping[0, 0] == 1
     assert mapping[ends[0], ends[1]] == 1, "the end goes with the end"
     assert mapping.sum() == 1 + len(expected) + 24 - max(ends)
-    assert torch.equal(align(those, those, 24), torch.eye(24))
+    assert torch.equal(align_words(those, those, 24), torch.eye(24))
 
 
 def test_words_of_several_tokens_share_the_attention(model: EDICT) -> None:
-    one, three = split(model.model.tokenizer, "red heart"), split(model.model.tokenizer, "xqzj heart")
+    one, three = split_words(model.backend.tokenizer, "red heart"), split_words(model.backend.tokenizer, "xqzj heart")
     count = len(three[0][1])
     assert count > 1
-    mapping = align(one, three, 24)
+    mapping = align_words(one, three, 24)
     assert mapping[1, 1 : 1 + count].tolist() == pytest.approx([1 / count] * count)
     assert mapping.sum(1)[:3].tolist() == pytest.approx([1.0] * 3)
-    back = align(three, one, 24)
+    back = align_words(three, one, 24)
     assert back[1 : 1 + count, 1].tolist() == [1.0] * count
-    assert find(three, split(model.model.tokenizer, "XQZJ")) == list(range(1, 1 + count))
+    assert find_phrase(three, split_words(model.backend.tokenizer, "XQZJ")) == list(range(1, 1 + count))
 
 
 @pytest.mark.parametrize("caption", ["", "a", "snow-covered cat's café, 🐈 no. 42", "a red heart and " * 20])
-def test_words_are_what_the_text_encoder_sees(model: EDICT, caption: str) -> None:
-    ids = model.model.tokenizer(caption, truncation=True).input_ids
-    words = split(model.model.tokenizer, caption)
+def test_words_cover_the_tokens_of_the_text_encoder(model: EDICT, caption: str) -> None:
+    ids = model.backend.tokenizer(caption, truncation=True).input_ids
+    words = split_words(model.backend.tokenizer, caption)
     assert [token for _, tokens in words for token in tokens] == list(range(1, len(ids) - 1))
     assert len(words) <= len(caption)
     assert not any(" " in word for word, _ in words)
 
 
-def test_a_word_is_found_wherever_it_is(model: EDICT) -> None:
-    words = split(model.model.tokenizer, "a dog face and a dog")
-    assert find(words, split(model.model.tokenizer, "dog")) == [2, 6]
-    assert find(words, split(model.model.tokenizer, "dog face")) == [2, 3]
-    assert find(words, split(model.model.tokenizer, "cat")) == []
-    assert find(words, []) == []
+def test_find_phrase_returns_every_occurrence(model: EDICT) -> None:
+    words = split_words(model.backend.tokenizer, "a dog face and a dog")
+    assert find_phrase(words, split_words(model.backend.tokenizer, "dog")) == [2, 6]
+    assert find_phrase(words, split_words(model.backend.tokenizer, "dog face")) == [2, 3]
+    assert find_phrase(words, split_words(model.backend.tokenizer, "cat")) == []
+    assert find_phrase(words, []) == []
 
 
 @pytest.mark.parametrize(
@@ -336,18 +346,18 @@ def test_a_word_is_found_wherever_it_is(model: EDICT) -> None:
         ([1, 0, 2], 3, [[(0, 0), (0, 1), (1, 0)], [(2, 0), (2, 1), (2, 2)]]),
     ],
 )
-def test_every_batch_holds_the_bases_of_its_edits(
+def test_every_batch_has_the_bases_of_its_edits(
     counts: list[int], batch_size: int, expected: list[list[BatchMember]]
 ) -> None:
-    assert batches(counts, batch_size) == expected
+    assert make_batches(counts, batch_size) == expected
 
 
-def test_no_edit_fits_into_a_batch_of_one(model: EDICT) -> None:
+def test_an_edit_in_a_batch_of_one_is_an_error(model: EDICT) -> None:
     with pytest.raises(ValueError, match="invert with 2 or more"):
-        batches([1], 1)
+        make_batches([1], 1)
 
 
-def test_each_edit_has_its_own_mask_whatever_its_batch(model: EDICT, images: list[Image.Image]) -> None:
+def test_each_edit_has_its_own_mask_in_any_batch(model: EDICT, images: list[Image.Image]) -> None:
     start, noise = inverted(model, images, guidance_scale=1.0, steps=2)
     made, _ = model.edit(noise, SOURCES, PROMPTS, control=Control(0, 0, blend=MASK))
     of = [row for row, edits in enumerate(PROMPTS) for _ in edits]
@@ -357,24 +367,24 @@ def test_each_edit_has_its_own_mask_whatever_its_batch(model: EDICT, images: lis
 
 
 @pytest.mark.parametrize("blend", [MASK[:2], Blend(threshold=0.995, start=0.0)], ids=["given", "words"])
-def test_outside_the_mask_an_edit_is_its_base_after_every_step(
+def test_an_edit_equals_its_base_outside_the_mask_after_every_step(
     model: EDICT, images: list[Image.Image], blend: Blend | torch.Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     masks: list[torch.Tensor] = []
-    blended = attention.blended
+    blended = generation.keep_base
 
-    def seen(states: torch.Tensor, of: attention.Rows, allowed: torch.Tensor) -> torch.Tensor:
+    def record(states: torch.Tensor, of: ControlBatch, allowed: torch.Tensor) -> torch.Tensor:
         masks.append(allowed)
         return blended(states, of, allowed)
 
-    monkeypatch.setattr(attention, "blended", seen)  # to read the mask; it runs as it is
+    monkeypatch.setattr(generation, "keep_base", record)  # This only records the masks.
     start, noise = inverted(model, images, guidance_scale=1.0)
     shown: list[torch.Tensor] = []
     with model.network.register_forward_pre_hook(lambda _, arguments: shown.append(arguments[0].clone())):
         made, _ = model.edit(noise[[0, 3]], [SOURCES[0], SOURCES[3]], [PROMPTS[0][:1], PROMPTS[3]], control=Control(
             cross=0.5, self_=0.5, blend=blend
         ))  # fmt: skip
-    assert len(shown) == len(masks) == 8  # two calls a step; two states a step
+    assert len(shown) == len(masks) == 8  # Each step has two calls and two states.
     for i in range(4):
         outside = ~masks[2 * i][:, None].expand(-1, 4, -1, -1)
         assert 0 < outside.sum() < outside.numel()
@@ -385,17 +395,17 @@ def test_outside_the_mask_an_edit_is_its_base_after_every_step(
     assert equal(made[[0, 2]], start[[0, 3]])
 
 
-def test_a_mask_is_where_the_attention_is() -> None:
-    """The finest maps, a pixel wider, for either side."""
+def test_the_mask_is_the_area_of_high_attention() -> None:
+    """The mask is the union of both finest maps, widened by one pixel."""
     fine = torch.zeros(2, 2, 8, 8)
     fine[0, 0, 2, 3], fine[0, 1, 6, 6], fine[0, 1, 0, 0] = 4.0, 2.0, 0.5
-    drawn = mask({64: fine.flatten(2), 16: torch.ones(2, 2, 16)}, 0.3, (16, 16))
+    mask = blend_mask({64: fine.flatten(2), 16: torch.ones(2, 2, 16)}, 0.3, (16, 16))
     expected = torch.zeros(2, 16, 16, dtype=torch.bool)
     expected[0, 2:8, 4:10] = expected[0, 10:16, 10:16] = True
-    assert torch.equal(drawn, expected), "and no attention at all is no mask"
+    assert torch.equal(mask, expected), "no attention gives no mask"
 
 
-def test_weights_change_what_a_word_does(model: EDICT, images: list[Image.Image]) -> None:
+def test_weights_change_the_effect_of_a_word(model: EDICT, images: list[Image.Image]) -> None:
     start, noise = inverted(model, images, guidance_scale=1.0, steps=2)
 
     def made(cross: float = 1, **weights: float) -> Pair:
@@ -409,12 +419,15 @@ def test_weights_change_what_a_word_does(model: EDICT, images: list[Image.Image]
     assert not equal(made(0.5, blue=2.0), made(blue=2.0)), "they act within the window of cross-attention"
 
 
-def test_a_word_that_is_not_there_is_said(model: EDICT, images: list[Image.Image]) -> None:
+def test_a_missing_word_is_an_error_that_names_it(model: EDICT, images: list[Image.Image]) -> None:
     noise = model.prepare(model.encode(images[:1]), sampling(steps=2, strength=1.0, guidance_scale=1.0), 2)
     noise = replace(noise, position=0)
     for control, message in (
         (Control(weights={"snow": 2.0}), "'snow' has a weight, but is not in the prompt"),
-        (Control(blend=Blend(("snow", "ice"))), "the mask is of 'snow', 'ice', which neither caption nor prompt has"),
+        (
+            Control(blend=Blend(("snow", "ice"))),
+            "neither the caption nor the prompt has the words of the mask, 'snow', 'ice'",
+        ),
     ):
         with pytest.raises(WordNotFound, match=message):
             model.edit(noise, ["red heart"], [["blue heart"]], control=control)
@@ -429,12 +442,12 @@ def test_a_word_that_is_not_there_is_said(model: EDICT, images: list[Image.Image
         ("blend.start", {"blend": Blend(start=-1)}),
     ],
 )
-def test_a_share_out_of_range_is_refused(name: str, control: dict) -> None:
+def test_a_share_out_of_range_is_an_error(name: str, control: dict) -> None:
     with pytest.raises(ValueError, match=f"{name} is .* between 0 and 1"):
         Control(**control)
 
 
-def test_what_does_not_fit_is_refused(model: EDICT, images: list[Image.Image]) -> None:
+def test_lists_of_wrong_lengths_are_errors(model: EDICT, images: list[Image.Image]) -> None:
     pair = model.prepare(model.encode(images[:2]), sampling(steps=1, strength=1.0, guidance_scale=1.0))
     with pytest.raises(ValueError, match="2 pairs but 1 lists of prompts"):
         model.edit(pair, SOURCES[:2], [["a"]], control=Control())
@@ -447,7 +460,7 @@ def test_what_does_not_fit_is_refused(model: EDICT, images: list[Image.Image]) -
 
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_the_network_is_left_as_it_was(model: EDICT, images: list[Image.Image], fails: bool) -> None:
+def test_hooks_are_removed_after_an_edit(model: EDICT, images: list[Image.Image], fails: bool) -> None:
     def hooks() -> int:
         return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.network.modules())
 
@@ -476,8 +489,8 @@ def test_a_rows_fault_is_also_its_edits(model: EDICT, images: list[Image.Image])
         assert equal(made[BASES[1:]], ready[1:])
 
 
-def test_a_fault_of_the_base_alone_is_also_its_edits(model: EDICT, images: list[Image.Image]) -> None:
-    """They would stand on attention that is not a number's."""
+def test_a_fault_of_only_the_base_is_also_its_edits(model: EDICT, images: list[Image.Image]) -> None:
+    """Otherwise the edits would use NaN attention."""
 
     def lose_the_first(_: object, __: object, predicted: torch.Tensor) -> torch.Tensor:
         return torch.cat([predicted[:1] * torch.nan, predicted[1:]])
@@ -503,7 +516,7 @@ def test_negative_captions_are_exact(model: EDICT, images: list[Image.Image]) ->
 
 
 @pytest.mark.parametrize("base_scale", [3.0, 0.0])
-def test_negative_prompts_are_the_edits_own(model: EDICT, images: list[Image.Image], base_scale: float) -> None:
+def test_negative_prompts_apply_only_to_their_edits(model: EDICT, images: list[Image.Image], base_scale: float) -> None:
     start, noise = inverted(model, images, guidance_scale=base_scale, steps=2)
 
     def made(negative_prompts: list[list[str | None]] | None) -> Pair:
@@ -519,23 +532,23 @@ def test_negative_prompts_are_the_edits_own(model: EDICT, images: list[Image.Ima
 
 
 @torch.inference_mode()
-def test_negative_captions_stand_in_the_empty_ones_place(model: EDICT) -> None:
+def test_negative_captions_replace_the_empty_caption(model: EDICT) -> None:
     latents = torch.randn(2, 4, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     captions = ["red heart", "dog face"]
 
     def predicted(guidance_scale: float, negative_captions: list[str | None] | None = None) -> torch.Tensor:
-        return model.predictor(captions, guidance_scale, negative_captions)(latents, 501)
+        return model.direct.predictor(captions, guidance_scale, negative_captions)(latents, 501)
 
     assert torch.equal(predicted(1.0, ["blurred", "cat"]), predicted(1.0))
     assert torch.allclose(predicted(3.0, ["", ""]), predicted(3.0), atol=1e-4)
-    away, with_text = model.predictor(["blurred", "cat"], 1.0)(latents, 501), predicted(1.0)
+    away, with_text = model.direct.predictor(["blurred", "cat"], 1.0)(latents, 501), predicted(1.0)
     assert torch.allclose(predicted(3.0, ["blurred", "cat"]), away + 3 * (with_text - away), atol=1e-4)
     assert torch.allclose(predicted(0.0, ["blurred", "cat"]), away, atol=1e-4)
 
 
 @pytest.fixture(scope="module")
 def larger(tmp_path_factory: pytest.TempPathFactory) -> EDICT:
-    """An SDXL whose coarsest attention is at a quarter of the latent's side and above 16x16, as in SDXL itself."""
+    """Return an SDXL with a coarsest attention map of a quarter of the latent's side, and above 16x16."""
     torch.manual_seed(0)
     pipeline = stable_diffusion_xl()
     pipeline.unet = UNet2DConditionModel.from_config(
@@ -552,13 +565,13 @@ def larger(tmp_path_factory: pytest.TempPathFactory) -> EDICT:
 
 @pytest.mark.parametrize("control", [Control(cross=0, self_=1), Control(cross=0, self_=0, blend=Blend(threshold=0.97))])
 def test_control_has_an_effect_on_sdxl(larger: EDICT, images: list[Image.Image], control: Control) -> None:
-    assert larger.model.attention_sides == [18]
+    assert larger.backend.attention_sides == [18]
     start = larger.encode(images[:1])
     noise = larger.invert(start, SOURCES[:1], steps=2, guidance_scale=1.0, batch_size=2)
     free = Control(cross=0, self_=0, blend=torch.ones(1, *start.x.shape[2:], dtype=torch.bool))
-    held, plain = (larger.edit(noise, SOURCES[:1], [["blue heart"]], control=c)[0] for c in (control, free))
-    assert torch.equal(held.x[0], start.x[0])
-    assert not torch.equal(held.x[1], plain.x[1]) and not torch.equal(held.x[1], start.x[0])
+    controlled, plain = (larger.edit(noise, SOURCES[:1], [["blue heart"]], control=c)[0] for c in (control, free))
+    assert torch.equal(controlled.x[0], start.x[0])
+    assert not torch.equal(controlled.x[1], plain.x[1]) and not torch.equal(controlled.x[1], start.x[0])
 
 
 @pytest.mark.parametrize(
@@ -593,7 +606,7 @@ def test_control_has_an_effect_on_sdxl(larger: EDICT, images: list[Image.Image],
 def test_a_control_without_effect_is_an_error(
     control: Control, steps: int, side: int, sides: list[int], reason: str | None
 ) -> None:
-    found = attention.without_effect(control, steps, side, sides)
+    found = ineffective_reason(control, steps, side, sides)
     assert found is None if reason is None else found is not None and reason in found
 
 
@@ -610,10 +623,10 @@ def test_a_control_without_effect_is_an_error(
         (Control(self_=0, blend=Blend()), 50, 128, [64, 32], False),
     ],
 )
-def test_edits_that_earlier_versions_made_otherwise_are_known(
+def test_edits_that_differ_from_earlier_versions_are_detected(
     control: Control, steps: int, side: int, sides: list[int], same: bool
 ) -> None:
-    assert attention.matches_earlier_versions(control, steps, side, sides) == same
+    assert matches_earlier_versions(control, steps, side, sides) == same
 
 
 class Reads(TorchDispatchMode):
@@ -639,12 +652,12 @@ def test_no_step_reads_values_of_the_network(
 ) -> None:
     """tests/gpu has the same test with a real GPU."""
     noise = model.invert(model.encode([Image.new("RGB", (16, 16), "red")]), "a red heart", steps=4, batch_size=2)
-    generate, reads = attention.generate, Reads()
+    generate, reads = generation.generate, Reads()
 
     def watched(*given: Any, **named: Any) -> Any:
         with reads:
             return generate(*given, **named)
 
-    monkeypatch.setattr(attention, "generate", watched)
+    monkeypatch.setattr(generation, "generate", watched)
     _, faults = model.edit(noise, ["a red heart"], [["a blue heart"]], control=Control(0.5, 0.5, blend=blend))
     assert not faults and reads.names == []

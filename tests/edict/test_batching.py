@@ -1,4 +1,4 @@
-"""Samples in batches: each in its slot, in as few batches as possible, and in order if no slot is required."""
+"""The arrangement of samples in batches: required slots, the number of batches, and the order."""
 
 from collections import Counter
 
@@ -18,7 +18,7 @@ def slots_and_sizes(draw: st.DrawFn) -> tuple[list[int | None], int]:
 @given(slots_and_sizes())
 @example(([], 3))
 @example(([2, 2, None, 0, None, None, None], 3))
-def test_every_sample_stands_once_and_at_its_slot(given: tuple[list[int | None], int]) -> None:
+def test_every_sample_is_in_one_batch_at_its_slot(given: tuple[list[int | None], int]) -> None:
     slots, size = given
     batches = arrange(slots, size)
     assert {len(batch) for batch in batches} <= {size}
@@ -28,7 +28,7 @@ def test_every_sample_stands_once_and_at_its_slot(given: tuple[list[int | None],
 
 
 @given(slots_and_sizes())
-def test_no_arrangement_has_fewer_batches_and_none_is_empty(given: tuple[list[int | None], int]) -> None:
+def test_the_number_of_batches_is_minimal(given: tuple[list[int | None], int]) -> None:
     slots, size = given
     batches = arrange(slots, size)
     most = max(Counter(slot for slot in slots if slot is not None).values(), default=0)
@@ -37,18 +37,18 @@ def test_no_arrangement_has_fewer_batches_and_none_is_empty(given: tuple[list[in
 
 
 @given(st.integers(0, 40), st.integers(1, 8), st.booleans())
-def test_in_natural_order_nothing_moves(count: int, size: int, fixed: bool) -> None:
+def test_samples_in_order_keep_their_order(count: int, size: int, fixed: bool) -> None:
     slots = [i % size if fixed else None for i in range(count)]
     flat = [sample for batch in arrange(slots, size) for sample in batch]
     assert flat == [*range(count), *[None] * (-count % size)]
 
 
-def test_a_gap_stays_a_gap() -> None:
+def test_a_slot_without_a_sample_stays_free() -> None:
     assert arrange([0, 2, 0, 1], 3) == [[0, 3, 1], [2, None, None]]
     assert arrange([1, 1], 2) == [[None, 0], [None, 1]]
 
 
 @pytest.mark.parametrize("slot", [-1, 3])
-def test_a_slot_outside_the_batch_is_refused(slot: int) -> None:
+def test_a_slot_outside_the_batch_is_an_error(slot: int) -> None:
     with pytest.raises(ValueError, match=f"slot {slot} is outside a batch of 3; give 0 to 2"):
         arrange([0, slot], 3)

@@ -1,4 +1,4 @@
-"""Which folders are models, what a wrong one is told, and what identifies a model."""
+"""The folders that are models, the errors for others, and the digest of a model."""
 
 import json
 import shutil
@@ -11,7 +11,8 @@ from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNe
 from PIL import Image
 
 from edict import EDICT, ModelError
-from edict.checkpoint import DEFAULT, locate, weights_digest
+from edict.checkpoint import DEFAULT, locate
+from edict.model_files import weights_digest
 from edict.models import describe
 from tests.edict.checkpoints import text_encoder, tokenizer
 
@@ -24,7 +25,7 @@ WEIGHTS = [
 
 @pytest.fixture(scope="module")
 def shipped_by_others(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random-weight Stable Diffusion 1.x as diffusers saves one: 24x24 pixels, 6x12x12 latents."""
+    """Save a small random Stable Diffusion 1.x, of 24x24 pixels and 6x12x12 latents, as diffusers saves it."""
     torch.manual_seed(0)
     pipeline = StableDiffusionPipeline(
         vae=AutoencoderKL(
@@ -63,13 +64,13 @@ def shipped_by_others(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(shipped_by_others: Path, tmp_path: Path) -> Path:
-    """A copy to change."""
+    """Return a copy of a checkpoint that a test can change."""
     return shutil.copytree(shipped_by_others, tmp_path / "copy")
 
 
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """An empty hub cache, and no network: HF_HUB_OFFLINE=1, which huggingface_hub has read by now."""
+    """Set an empty hub cache and no network. huggingface_hub has already read HF_HUB_OFFLINE=1."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"
@@ -83,17 +84,17 @@ def change(file: Path, **fields: object) -> None:
 def test_another_checkpoint_of_the_family_round_trips_exactly(shipped_by_others: Path, as_type: type) -> None:
     model = EDICT.from_pretrained(as_type(shipped_by_others))
     assert model.size == 24
-    assert model.model.scheduler_config["_class_name"] == "PNDMScheduler"
+    assert model.backend.scheduler_config["_class_name"] == "PNDMScheduler"
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (3, 40, 30, 3), dtype=torch.uint8, generator=generator).numpy()
-    start = model.encode([Image.fromarray(picture) for picture in pixels])
+    start = model.encode([Image.fromarray(image) for image in pixels])
     assert start.x.shape == (3, 6, 12, 12)
     texts = ["a cat", "", "two red hearts"]
     pair = model.invert(start, texts, steps=7, strength=0.8, guidance_scale=7.0, batch_size=2)
     assert pair.schedule.timesteps == (569, 427, 285, 143, 1)
     same = model.generate(pair, texts, output_type="latent")
     assert torch.equal(same.x, start.x) and torch.equal(same.y, start.y)
-    assert [picture.size for picture in model.generate(pair, texts)] == [(24, 24)] * 3
+    assert [image.size for image in model.generate(pair, texts)] == [(24, 24)] * 3
 
 
 def test_the_default_is_the_shipped_folder() -> None:
@@ -101,7 +102,7 @@ def test_the_default_is_the_shipped_folder() -> None:
     assert describe(DEFAULT).size == 64
 
 
-def test_a_home_folder_is_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tilde_is_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(folder.parent))
     assert locate("~/copy") == folder
 
@@ -115,12 +116,12 @@ def test_a_missing_folder_is_named(name: str, as_type: type, monkeypatch: pytest
     assert str(as_type(name)) in str(caught.value)
 
 
-def test_a_path_object_is_never_asked_of_the_hub() -> None:
+def test_a_path_object_is_never_a_hub_id() -> None:
     with pytest.raises(ModelError, match="there is no such folder"):
         locate(Path("owner/name"))
 
 
-def test_a_folder_without_an_index_is_no_model(tmp_path: Path) -> None:
+def test_a_folder_without_model_index_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no model_index\.json"):
         locate(tmp_path)
 
@@ -130,7 +131,9 @@ def test_another_pipeline_class_is_named(folder: Path) -> None:
     with pytest.raises(ModelError, match="the call of KandinskyPipeline needs image_embeds"):
         EDICT.from_pretrained(folder)
     change(folder / "model_index.json", _class_name="MyPipeline")
-    with pytest.raises(ModelError, match=r"is a MyPipeline, which diffusers [\d.]+ does not have. Its code is not run"):
+    with pytest.raises(
+        ModelError, match=r"is a MyPipeline, which diffusers [\d.]+ does not have. Code in a checkpoint is not run"
+    ):
         EDICT.from_pretrained(folder)
 
 
@@ -147,7 +150,7 @@ def test_a_missing_configuration_is_named(folder: Path, part: str) -> None:
         EDICT.from_pretrained(folder)
 
 
-def test_pickled_weights_are_refused(folder: Path) -> None:
+def test_pickled_weights_are_an_error(folder: Path) -> None:
     weights = folder / WEIGHTS[0]
     unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
     torch.save(unet.state_dict(), weights.with_suffix(".bin"))
@@ -157,15 +160,17 @@ def test_pickled_weights_are_refused(folder: Path) -> None:
         EDICT.from_pretrained(folder)
 
 
-def test_a_hub_id_that_cannot_be_fetched_is_told_in_one_line(offline: Path) -> None:
-    with pytest.raises(ModelError, match="'nobody/no-such-model': no such folder here, and it could not be") as caught:
+def test_a_hub_id_that_cannot_be_downloaded_gives_an_error_of_one_line(offline: Path) -> None:
+    with pytest.raises(
+        ModelError, match="'nobody/no-such-model': there is no such folder here, and the download"
+    ) as caught:
         EDICT.from_pretrained("nobody/no-such-model")
     assert "\n" not in str(caught.value)
     assert "give a local folder" in str(caught.value)
 
 
-def test_no_hub_id_at_all_is_the_same_error(offline: Path) -> None:
-    with pytest.raises(ModelError, match="could not be fetched"):
+def test_an_invalid_hub_id_is_the_same_error(offline: Path) -> None:
+    with pytest.raises(ModelError, match="the download from the hub failed"):
         locate("not valid!/--")
 
 
@@ -177,7 +182,7 @@ def test_a_hub_id_in_the_cache_needs_no_network(offline: Path, shipped_by_others
     for revision in ("main", "v1"):
         (repository / "refs" / revision).write_text(commit)
     assert locate("someone/small") == locate("someone/small", "v1") == snapshot
-    with pytest.raises(ModelError, match="could not be fetched"):
+    with pytest.raises(ModelError, match="the download from the hub failed"):
         locate("someone/small", "v2")
     assert EDICT.from_pretrained("someone/small").size == 24
 
@@ -186,11 +191,11 @@ def test_a_hub_id_in_the_cache_needs_no_network(offline: Path, shipped_by_others
     "name",
     [*WEIGHTS, "scheduler/scheduler_config.json", "unet/config.json", "vae/config.json", "text_encoder/config.json"],
 )
-@pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
-def test_any_byte_that_decides_a_prediction_changes_the_digest(folder: Path, name: str, place: float) -> None:
+@pytest.mark.parametrize("fraction", [0.0, 0.5, 1.0])
+def test_any_byte_with_an_effect_changes_the_digest(folder: Path, name: str, fraction: float) -> None:
     before = weights_digest(folder)
     content = bytearray((folder / name).read_bytes())
-    content[int(place * (len(content) - 1))] ^= 1
+    content[int(fraction * (len(content) - 1))] ^= 1
     (folder / name).write_bytes(content)
     assert weights_digest(folder) != before
 
@@ -203,7 +208,7 @@ def test_the_tokenizer_is_part_of_the_digest(folder: Path) -> None:
     assert len(digests) == 1 + len(list((folder / "tokenizer").iterdir())) > 2
 
 
-def test_files_that_trade_contents_change_the_digest(folder: Path) -> None:
+def test_files_that_swap_contents_change_the_digest(folder: Path) -> None:
     before = weights_digest(folder)
     one, other = folder / WEIGHTS[0], folder / WEIGHTS[1]
     content = one.read_bytes()
@@ -212,7 +217,7 @@ def test_files_that_trade_contents_change_the_digest(folder: Path) -> None:
     assert weights_digest(folder) != before
 
 
-def test_what_decides_nothing_leaves_the_digest(folder: Path, shipped_by_others: Path) -> None:
+def test_files_without_effect_are_not_in_the_digest(folder: Path, shipped_by_others: Path) -> None:
     (folder / "README.md").write_text("a card")
     (folder / "LICENSE").write_text("a licence")
     change(folder / "model_index.json", _diffusers_version="0.0.0", _name_or_path="elsewhere")

@@ -1,4 +1,4 @@
-"""A compiled network: its pairs come back exactly, in other processes too, and what would not come back is refused."""
+"""Compiled networks: pairs regenerate exactly in every process, and other uses are errors."""
 
 import os
 import pickle
@@ -27,7 +27,7 @@ from pipeline.workers.base import NotCompiled, fitting, load_model
 from schemas.specs import EditSpec, InvertSpec
 from tests.edict.checkpoints import Folder
 
-KIND = "pixart-sigma"  # two layers, which compile soonest
+KIND = "pixart-sigma"  # It has two layers, so it compiles fastest.
 TEXTS = ["a red heart", "", "dog face"]
 COMPILER = os.environ.get("CXX", "g++")
 CPU = Machine("cpu", 1, 0.0)
@@ -43,16 +43,16 @@ print(*model.generate(pair, texts, output_type="latent").digests())
 """
 
 
-# on a laptop without a compiler they may be left out, in CI not
+# These tests are skipped without a compiler, but not in CI.
 pytestmark = pytest.mark.skipif(
     not os.environ.get("CI") and shutil.which(COMPILER) is None, reason=f"there is no C++ compiler: {COMPILER}"
 )
 
 
 def inverted(model: EDICT, start: Pair, steps: int = 4, batch_size: int = 2) -> Pair:
-    """With guidance and, at the other steps, without: calls of two shapes."""
+    """Return a pair inverted with a guidance interval, so that there are calls of two shapes."""
     interval = (1.0, 1000.0)
-    assert 0 < len(model.model.schedule(sampling(steps=steps)).outside(interval)) < steps
+    assert 0 < len(model.backend.schedule(sampling(steps=steps)).timesteps_outside(interval)) < steps
     return model.invert(
         start, TEXTS, steps=steps, guidance_scale=7.0, guidance_interval=interval, batch_size=batch_size
     )
@@ -73,31 +73,31 @@ def pair(compiled: EDICT, start: Pair) -> Pair:
     return inverted(compiled, start)
 
 
-def test_a_pair_comes_back_to_the_very_integers(compiled: EDICT, start: Pair, pair: Pair, folder: Folder) -> None:
+def test_a_pair_of_a_compiled_network_regenerates_exactly(
+    compiled: EDICT, start: Pair, pair: Pair, folder: Folder
+) -> None:
     same = compiled.generate(pair, TEXTS, output_type="latent")
     assert same.digests() == start.digests()
     plain = inverted(EDICT.from_pretrained(folder(KIND)), start)
-    assert plain.digests() != pair.digests()  # or else nothing was compiled
+    assert plain.digests() != pair.digests()  # Otherwise nothing was compiled.
     assert (plain.x - pair.x).abs().max() < 2**6
 
 
-def test_so_it_does_in_bfloat16_and_in_a_process_that_compiled_by_itself(
-    folder: Folder, tmp_path: Path, start: Pair
-) -> None:
+def test_a_compiled_bfloat16_network_is_exact_across_processes(folder: Folder, tmp_path: Path, start: Pair) -> None:
     model = EDICT.from_pretrained(folder(KIND), dtype=torch.bfloat16, compile=True)
     pair = model.invert(start, TEXTS, steps=3, guidance_scale=1.0, batch_size=2)
     assert model.generate(pair, TEXTS, output_type="latent").digests() == start.digests()
     (tmp_path / "pair").write_bytes(pickle.dumps((pair, TEXTS)))
     given = [str(folder(KIND)), str(tmp_path / "pair"), str(torch.get_num_threads())]
     environment = os.environ | {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "cache")}
-    said = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", ELSEWHERE, *given], env=environment, capture_output=True, text=True, check=True
     )
-    assert said.stdout.split() == start.digests()
+    assert result.stdout.split() == start.digests()
     assert any((tmp_path / "cache").rglob("*.so"))
 
 
-def test_no_step_is_compiled_anew_and_nothing_is_ever_run_as_it_was(compiled: EDICT, start: Pair, pair: Pair) -> None:
+def test_each_shape_is_compiled_once_and_nothing_runs_uncompiled(compiled: EDICT, start: Pair, pair: Pair) -> None:
     with torch.compiler.set_stance("fail_on_recompile"):
         inverted(compiled, start, steps=5)
     with (
@@ -119,14 +119,14 @@ def test_without_a_compiler_no_model_is_loaded(folder: Folder, monkeypatch: pyte
         EDICT.from_pretrained(folder("sd1"), compile=True)
 
 
-def test_attention_control_is_refused(folder: Folder, start: Pair) -> None:
+def test_attention_control_of_a_compiled_network_is_an_error(folder: Folder, start: Pair) -> None:
     model = EDICT.from_pretrained(folder("sd1"), compile=True)
     with pytest.raises(ModelError, match="attention control changes the network's layers"):
         model.edit(start, TEXTS, [["a blue heart"], [], []], control=Control())
 
 
-def test_a_job_holds_to_it(folder: Folder, tmp_path: Path) -> None:
-    """Rows of either do not mix; who verifies and edits compiles as who inverted; control is refused at once."""
+def test_all_workers_of_a_job_compile_as_the_job_records(folder: Folder, tmp_path: Path) -> None:
+    """Compiled and uncompiled rows do not mix. Verification and edits also compile. Control is an error."""
 
     def spec(**model: Any) -> InvertSpec:
         fields = {"kind": "invert", "input": "a.tar", "output": str(tmp_path / "latents")}
@@ -136,12 +136,12 @@ def test_a_job_holds_to_it(folder: Folder, tmp_path: Path) -> None:
     before, job = resolve_job(plain), resolve_job(given)
     assert job.fingerprint == before.fingerprint.model_copy(update={"compile": True})
     for one, expected in ((before, False), (job, True)):
-        assert load_model(one.weights, CPU).model.compiled == expected
+        assert load_model(one.weights, CPU).backend.compiled == expected
     latents = Store(given.output, create=True)
     open_job(latents, job.record)
     with pytest.raises(JobChanged, match="compile: True in the store, False in the spec"):
         check_job(latents, before.record)
-    edit = {"name": "held", "prompt": "{caption}, in snow"}
+    edit = {"name": "controlled", "prompt": "{caption}, in snow"}
     fields = {"kind": "edit", "latents": given.output, "output": str(tmp_path / "edits")}
     for control in ({}, None):
         wanted = EditSpec.model_validate(fields | {"edits": [edit | {"control": control}]})
@@ -149,5 +149,5 @@ def test_a_job_holds_to_it(folder: Folder, tmp_path: Path) -> None:
         if control is None:
             assert edit_task(wanted, latents, edits, read_selection(wanted)).inversion.fingerprint.compile
         else:
-            with pytest.raises(EditError, match="edit 'held': attention control changes the network"):
+            with pytest.raises(EditError, match="edit 'controlled': attention control changes the network"):
                 edit_task(wanted, latents, edits, read_selection(wanted))

@@ -1,4 +1,4 @@
-"""The settings that keep a network's bits, and the guard against a library that recovers from a lack of memory."""
+"""The settings for deterministic networks, and the guard against libraries that recover from a lack of memory."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,8 +12,8 @@ from PIL import Image
 
 import edict.inversion
 from edict import EDICT, Control, determinism
-from edict.checkpoint import ModelError
 from edict.determinism import enough_memory
+from edict.errors import ModelError
 from pipeline.workers.base import TooLarge, fitting, versions
 from pipeline.workers.processor import gpu_versions
 
@@ -37,7 +37,7 @@ def test_a_recovered_lack_of_memory_is_an_error(failed_allocations: dict[str, in
         failed_allocations["num_ooms"] += 1
 
 
-def test_a_job_does_not_go_on_after_a_recovered_lack_of_memory(failed_allocations: dict[str, int]) -> None:
+def test_no_block_runs_after_a_recovered_lack_of_memory(failed_allocations: dict[str, int]) -> None:
     with pytest.raises(TooLarge, match=r"a batch of 4 does not fit .*another algorithm"), fitting(4, GPU):
         failed_allocations["num_ooms"] += 1
     # cuDNN keeps the other algorithm, without another failed allocation.
@@ -59,7 +59,7 @@ def test_every_use_of_a_network_is_guarded(folder: Folder, monkeypatch: pytest.M
 
     monkeypatch.setattr(edict.inversion, "enough_memory", guard)
     model = EDICT.from_pretrained(folder("sd1"))
-    inner = model.model
+    inner = model.backend
     for part in (inner.vae.encoder, inner.vae.decoder, inner.network, inner.text_encoder):
         part.register_forward_pre_hook(lambda *_: guarded.append("used"))
     pair = model.encode([Image.new("RGB", (16, 16), "red")] * 2)
@@ -70,7 +70,7 @@ def test_every_use_of_a_network_is_guarded(folder: Folder, monkeypatch: pytest.M
     assert guarded.count("used") > 4 and outside == []
 
 
-def test_an_error_hides_no_recovered_lack_of_memory(failed_allocations: dict[str, int]) -> None:
+def test_an_error_does_not_hide_a_recovered_lack_of_memory(failed_allocations: dict[str, int]) -> None:
     with pytest.raises(torch.OutOfMemoryError, match="of torch"), enough_memory(GPU):
         failed_allocations["num_ooms"] += 1
         raise torch.OutOfMemoryError("of torch")

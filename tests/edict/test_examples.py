@@ -53,7 +53,7 @@ def check_images() -> None:
 
 @pytest.mark.parametrize("kind", [None, "sdxl", "sd3"])
 def test_round_trip(run: Run, folder: Folder, capsys: pytest.CaptureFixture[str], kind: str | None) -> None:
-    """Without an argument, with the shipped model."""
+    """The script runs the shipped model without an argument."""
     with pytest.raises(SystemExit) as ended:
         run("round_trip.py", *([folder(kind)] if kind else []), *STEPS)
     assert not ended.value.code

@@ -1,4 +1,4 @@
-"""NaN, infinity and huge values are a fault of their own sample only, wherever they come from."""
+"""NaN, infinity and huge values are a fault of their own sample only."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +28,7 @@ def small(folder: Folder) -> EDICT:
 
 @contextmanager
 def giving(network: nn.Module, value: float, call: int) -> Iterator[None]:
-    """Make the module return a tensor of `value` at its `call`-th call."""
+    """Make a module return a tensor of `value` at its `call`-th call."""
     calls = iter(range(1000))
 
     def spoil(_: object, __: object, output: Any) -> Any:
@@ -39,16 +39,16 @@ def giving(network: nn.Module, value: float, call: int) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
-def test_a_latent_that_is_not_a_number_has_no_integer(value: float) -> None:
+def test_nan_or_infinity_in_latents_is_an_error(value: float) -> None:
     latents = torch.zeros(3, 2, 2)
     latents[1, 0, 1] = value
-    with pytest.raises(NonFinite, match="the latents of the image hold NaN or infinity") as caught:
+    with pytest.raises(NonFinite, match="the latents of the image have NaN or infinity") as caught:
         to_lattice(latents, 0.5, 12)
     assert caught.value.__notes__ == ["sample 1 of 3"]
 
 
 @pytest.mark.parametrize("value", [1e30, -1e30, float(MAX_STATE), -float(MAX_STATE)])
-def test_a_latent_beyond_the_lattice_has_no_integer(value: float) -> None:
+def test_latents_beyond_the_lattice_are_an_error(value: float) -> None:
     latents = torch.zeros(3, 2, 2, dtype=torch.float64)
     latents[2, 1, 1] = value
     with pytest.raises(LatticeOverflow, match="latents of the image are this large: check the autoencoder") as caught:
@@ -58,8 +58,8 @@ def test_a_latent_beyond_the_lattice_has_no_integer(value: float) -> None:
     assert torch.equal(from_lattice(to_lattice(below, 1.0, 0), 1.0, 0), below)
 
 
-def test_the_smallest_integer_is_large(small: EDICT, images: list[Image.Image]) -> None:
-    """The abs of the smallest integer is negative."""
+def test_the_smallest_int64_counts_as_large(small: EDICT, images: list[Image.Image]) -> None:
+    """`abs` of the smallest int64 is negative."""
     assert largest(torch.tensor([[LEAST, 3], [-4, 3]])).tolist() == [torch.iinfo(torch.int64).max, 4]
     start = small.encode(images[:2])
     wild = replace(start, x=start.x.clone(), y=start.y.clone())
@@ -93,7 +93,7 @@ def test_a_state_beyond_the_lattice_is_a_fault_from_the_start(
 def test_an_autoencoder_that_gives_no_latents_is_a_fault_of_its_sample(
     small: EDICT, images: list[Image.Image], value: float, error: type[ArithmeticError]
 ) -> None:
-    with giving(small.model.vae.encoder, value, 1), pytest.raises(error) as caught:
+    with giving(small.backend.vae.encoder, value, 1), pytest.raises(error) as caught:
         small.invert(images[:3], TEXTS, steps=1)
     assert caught.value.__notes__ == ["sample 1 of 3"]
 
@@ -104,7 +104,7 @@ def test_an_autoencoder_that_gives_no_image_is_a_fault_of_its_sample(
 ) -> None:
     latents = small.encode(images[:3]).to_float()[0]
     with (
-        giving(small.model.vae.decoder, value, 2),
+        giving(small.backend.vae.decoder, value, 2),
         pytest.raises(NonFinite, match="the decoded image has NaN or infinity") as caught,
     ):
         small.decode(latents)
@@ -119,7 +119,7 @@ def test_a_text_encoder_that_gives_nan_is_a_fault_of_its_caption(
     model = EDICT.from_pretrained(folder(kind))
     start = model.prepare(model.encode(images[:3]), sampling(steps=1, strength=1.0, guidance_scale=3.0))
     expected, none = model.integrate(start, TEXTS, 0)
-    encoder, tokenizer = model.model.text_encoder, model.model.tokenizer
+    encoder, tokenizer = model.backend.text_encoder, model.backend.tokenizer
     encoder.get_input_embeddings().weight.data[_own_token(tokenizer, 1)] = torch.nan
     moved, faults = model.integrate(start, TEXTS, 0)
     assert (list(faults), none) == ([1], {})

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from edict import file_digest
-from edict.checkpoint import weights_digest
 from edict.file_digest import sha256_of
+from edict.model_files import weights_digest
 
 
 @pytest.fixture
@@ -19,8 +19,8 @@ def computed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Collect the files whose content was read. Every file counts as large and as settled."""
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr(file_digest.tempfile, "tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr(file_digest, "LARGE", 0)
-    monkeypatch.setattr(file_digest, "SETTLED", -1.0)
+    monkeypatch.setattr(file_digest, "MIN_CACHED_BYTES", 0)
+    monkeypatch.setattr(file_digest, "SETTLING_SECONDS", -1.0)
     names, compute = list[str](), hashlib.file_digest
 
     def counted(stream: Any, name: str) -> Any:
@@ -48,7 +48,7 @@ def test_a_file_that_changed_is_read_again(tmp_path: Path, computed: list[str]) 
     assert computed == ["weights"] * 2
 
 
-def test_a_damaged_record_is_made_again(tmp_path: Path, computed: list[str]) -> None:
+def test_a_damaged_record_is_replaced(tmp_path: Path, computed: list[str]) -> None:
     file = tmp_path / "weights"
     file.write_bytes(b"one")
     digest = sha256_of(file)
@@ -59,7 +59,7 @@ def test_a_damaged_record_is_made_again(tmp_path: Path, computed: list[str]) -> 
     assert computed == ["weights"] * 2
 
 
-def test_a_folder_that_cannot_be_trusted_is_not_used(tmp_path: Path, computed: list[str]) -> None:
+def test_a_folder_that_others_can_write_is_not_used(tmp_path: Path, computed: list[str]) -> None:
     file, folder = tmp_path / "weights", tmp_path / "temporary" / f"edict-{os.getuid()}"
     file.write_bytes(b"one")
     digest = hashlib.sha256(b"one").hexdigest()
@@ -72,8 +72,8 @@ def test_a_folder_that_cannot_be_trusted_is_not_used(tmp_path: Path, computed: l
     assert computed == ["weights"] * 4 and not [*folder.iterdir()]
 
 
-@pytest.mark.parametrize(("setting", "value"), [("SETTLED", 60.0), ("LARGE", 1 << 26)])
-def test_new_and_small_files_are_not_kept(
+@pytest.mark.parametrize(("setting", "value"), [("SETTLING_SECONDS", 60.0), ("MIN_CACHED_BYTES", 1 << 26)])
+def test_new_and_small_files_are_not_cached(
     setting: str, value: float, tmp_path: Path, computed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(file_digest, setting, value)

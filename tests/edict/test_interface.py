@@ -16,7 +16,7 @@ from edict import EDICT, Control, Pair
 from edict.image_processor import to_pil
 
 
-def test_dir_shows_the_api() -> None:
+def test_dir_lists_the_public_names() -> None:
     assert set(edict.__all__) <= set(dir(edict))
     assert all(getattr(edict, name) is not None for name in dir(edict))
     assert "import_module" not in dir(edict)
@@ -37,14 +37,14 @@ def test_one_image_with_one_caption_needs_no_lists(model: EDICT, images: list[Im
 
 
 def test_an_image_of_any_kind_gives_the_same_pair(model: EDICT, images: list[Image.Image], tmp_path: Path) -> None:
-    pictures = [image.resize((80, 64)) for image in images[:2]]
-    for i, picture in enumerate(pictures):
-        picture.save(tmp_path / f"{i}.png")
-    arrays = np.stack([np.asarray(picture) for picture in pictures])
+    resized = [image.resize((80, 64)) for image in images[:2]]
+    for i, image in enumerate(resized):
+        image.save(tmp_path / f"{i}.png")
+    arrays = np.stack([np.asarray(image) for image in resized])
     floats = (arrays / 255).astype(np.float32)
     tensor = torch.from_numpy(floats).permute(0, 3, 1, 2)
     kinds: list[Any] = [
-        (pictures[0], pictures[1]),
+        (resized[0], resized[1]),
         [str(tmp_path / "0.png"), tmp_path / "1.png"],
         arrays,
         list(arrays),
@@ -53,16 +53,16 @@ def test_an_image_of_any_kind_gives_the_same_pair(model: EDICT, images: list[Ima
         tensor,
         list(tensor),
         torch.from_numpy(arrays).permute(0, 3, 1, 2),
-        [pictures[0], tensor[1]],
+        [resized[0], tensor[1]],
     ]
-    expected = model.encode(pictures).digests()
+    expected = model.encode(resized).digests()
     for kind in kinds:
         assert model.encode(kind).digests() == expected
     for one in (str(tmp_path / "0.png"), arrays[0], floats[0], tensor[0]):
         assert model.encode(one).digests() == expected[:1]
 
 
-def test_grey_images_are_images() -> None:
+def test_grey_images_are_accepted() -> None:
     grey = np.arange(12, dtype=np.uint8).reshape(3, 4)
     for kind in (grey, grey[..., None], torch.from_numpy(grey)[None]):
         [image] = to_pil(kind)
@@ -77,7 +77,7 @@ def test_an_image_file_is_turned_upright(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("images", "said"),
+    ("images", "message"),
     [
         ([], "found none"),
         ("nowhere.png", r"image 0: nowhere\.png does not exist; expected the name of an image file"),
@@ -93,29 +93,29 @@ def test_an_image_file_is_turned_upright(tmp_path: Path) -> None:
         ([np.zeros((8, 8, 3), np.uint8), None], "image 1: is of type NoneType"),
     ],
 )
-def test_what_is_no_image_is_an_error(images: Any, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_an_invalid_image_is_an_error(images: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         to_pil(images)
 
 
-def test_output_types_are_those_of_diffusers(model: EDICT, images: list[Image.Image]) -> None:
+def test_output_types_equal_those_of_diffusers(model: EDICT, images: list[Image.Image]) -> None:
     start = model.encode(images[:2])
     pair = model.invert(start, ["a", "b"], steps=1)
-    pictures = model.generate(pair, ["a", "b"])
+    decoded = model.generate(pair, ["a", "b"])
     arrays = model.generate(pair, ["a", "b"], output_type="np")
     tensor = model.generate(pair, ["a", "b"], output_type="pt")
     assert (arrays.shape, arrays.dtype) == ((2, 64, 64, 3), np.float32)
     assert (tensor.shape, tensor.dtype) == ((2, 3, 64, 64), torch.float32)
     assert arrays.min() >= 0 and arrays.max() <= 1
     assert np.array_equal(arrays, tensor.permute(0, 2, 3, 1).numpy())
-    assert np.array_equal((arrays * 255).round().astype(np.uint8), np.stack([np.asarray(one) for one in pictures]))
+    assert np.array_equal((arrays * 255).round().astype(np.uint8), np.stack([np.asarray(one) for one in decoded]))
     assert model.generate(pair, ["a", "b"], output_type="latent").digests() == start.digests()
     with pytest.raises(ValueError, match="output_type is 'numpy': expected pil or np or pt or latent"):
         model.generate(pair, ["a", "b"], output_type="numpy")  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize(
-    ("argument", "said"),
+    ("argument", "message"),
     [
         ({"strength": 2}, "strength is 2: expected at most 1"),
         ({"strength": 0}, "strength is 0"),
@@ -138,9 +138,9 @@ def test_output_types_are_those_of_diffusers(model: EDICT, images: list[Image.Im
     ],
 )
 def test_an_argument_out_of_its_range_is_an_error(
-    model: EDICT, images: list[Image.Image], argument: dict[str, Any], said: str
+    model: EDICT, images: list[Image.Image], argument: dict[str, Any], message: str
 ) -> None:
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=message):
         model.invert(images[0], "cat", **{"steps": 2, **argument})
 
 
@@ -181,8 +181,8 @@ def test_another_kind_of_argument_is_an_error_that_names_it(model: EDICT, images
         (lambda: any_model.decode(torch.zeros(4, 16, 16)), r"latents is \[4, 16, 16\]"),
         (lambda: EDICT.from_pretrained(vae_dtype=cast(Any, "float16")), "vae_dtype is 'float16': expected float32 or"),
     ]
-    for call, said in calls:
-        with pytest.raises(ValueError, match=said):
+    for call, message in calls:
+        with pytest.raises(ValueError, match=message):
             call()
 
 
@@ -204,7 +204,7 @@ def test_reprs_are_one_short_line(model: EDICT, images: list[Image.Image]) -> No
     pair = model.invert(images[:2], ["a", "b"], steps=3)
     assert repr(pair) == "Pair(2 of 4x16x16 on cpu, position 0 of 3, edict, guidance_scale=3)"
     assert repr(pair.schedule) == "Schedule(3 steps)"
-    assert repr(model) == f"EDICT({str(model.model.folder)!r}, StableDiffusion, torch.float32 on cpu)"
+    assert repr(model) == f"EDICT({str(model.backend.folder)!r}, StableDiffusion, torch.float32 on cpu)"
 
 
 @pytest.mark.parametrize(
@@ -223,7 +223,7 @@ def test_a_dtype_that_no_network_runs_in_is_an_error(dtype: Any) -> None:
         EDICT.from_pretrained(dtype=dtype)
 
 
-def test_long_calls_show_a_bar_that_can_be_switched_off(
+def test_long_calls_show_a_progress_bar_that_can_be_disabled(
     model: EDICT, images: list[Image.Image], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Each bar ends at its total, because the network calls are counted as they are made."""
@@ -232,10 +232,10 @@ def test_long_calls_show_a_bar_that_can_be_switched_off(
         pair = model.invert(images[:3], ["a", "b", "c"], steps=3, batch_size=2, guidance_scale=1.0)
         model.generate(pair, ["d", "e", "f"])
         model.edit(pair, ["a", "b", "c"], [["d"], ["e"], ["f"]], control=Control())
-        said = capsys.readouterr().err
-        assert "invert: 100%" in said and "12/12" in said  # 2 batches of 3 steps of 2 calls
-        assert "generate: 100%" in said
-        assert "edit: 100%" in said and "18/18" in said
+        message = capsys.readouterr().err
+        assert "invert: 100%" in message and "12/12" in message  # 2 batches of 3 steps of 2 calls
+        assert "generate: 100%" in message
+        assert "edit: 100%" in message and "18/18" in message
         model.set_progress_bar_config(disable=True)
         model.generate(pair, ["d", "e", "f"])
         assert capsys.readouterr().err == ""
@@ -263,6 +263,6 @@ def test_a_pair_is_saved_and_loaded(model: EDICT, images: list[Image.Image], tmp
     with pytest.raises(ValueError, match="there is no folder"):
         pair.save(tmp_path / "none" / "pair.safetensors")
     refused = {"text": "cannot be read as a pair", "none": "cannot be read", "other.safetensors": "not a pair"}
-    for name, said in refused.items():
-        with pytest.raises(ValueError, match=said):
+    for name, message in refused.items():
+        with pytest.raises(ValueError, match=message):
             Pair.load(tmp_path / name)

@@ -1,4 +1,4 @@
-"""The lattice in integers: mixing is undone exactly, division rounds as exact arithmetic does, nothing wraps."""
+"""The lattice: mixing is undone exactly, division rounds correctly, and nothing overflows."""
 
 import math
 from fractions import Fraction
@@ -59,7 +59,7 @@ def test_mixing_and_unmixing_are_the_papers_equations_rounded_half_up(x: int, y:
 
 
 def test_unmixing_does_not_undo_mixing() -> None:
-    """Mixing contracts x - y, so pairs collide: 41 * 41 of them, fewer afterwards."""
+    """Mixing contracts x - y, so different pairs become equal."""
     p = Fraction(93, 100)
     x, y = (grid.flatten() for grid in torch.meshgrid(torch.arange(41), torch.arange(41), indexing="ij"))
     mixed = torch.stack(mix(x, y, p), 1)
@@ -70,7 +70,7 @@ def test_unmixing_does_not_undo_mixing() -> None:
 
 @st.composite
 def shares(draw: st.DrawFn) -> Fraction:
-    """From SHARE to 1."""
+    """Return weights from MIN_WEIGHT to 1."""
     n = draw(st.integers(1, DENOMINATOR))
     return Fraction(draw(st.integers(1, n)), n)
 
@@ -84,7 +84,7 @@ def shares(draw: st.DrawFn) -> Fraction:
 def test_contracting_undoes_expanding_exactly(values: list[int], a: Fraction) -> None:
     expanded = expand(torch.tensor(values), a)
     assert expanded.tolist() == [half_up(value / a) for value in values]
-    if expanded.abs().max() <= 2 * MAX_STATE:  # beyond, the sampler has seen an overflow
+    if expanded.abs().max() <= 2 * MAX_STATE:  # Beyond, the sampler reports an overflow.
         assert contract(expanded, a).tolist() == values
 
 
@@ -131,7 +131,7 @@ def test_a_latent_moves_by_at_most_half_a_unit(values: list[float], alpha: float
 
 
 @given(st.lists(st.integers(-(2**40), 2**40), min_size=1, max_size=16), st.floats(1e-3, 1), st.integers(4, 20))
-def test_a_lattice_state_survives_float64(integers: list[int], alpha: float, bits: int) -> None:
+def test_float64_represents_every_lattice_state(integers: list[int], alpha: float, bits: int) -> None:
     assert to_lattice(from_lattice(torch.tensor(integers), alpha, bits), alpha, bits).tolist() == integers
 
 

@@ -13,8 +13,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from edict import EDICT, ModelError
-from edict.checkpoint import weights_digest
-from edict.models import PipelineModel
+from edict.checkpoint import Checkpoint
+from edict.model_files import weights_digest
+from edict.models import PipelineModel, describe
 from tests.edict import pipeline_checkpoints
 from tests.edict.checkpoints import Folder
 
@@ -24,7 +25,7 @@ CALL = {"height": 16, "width": 16}
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The folder of a small checkpoint, saved once."""
+    """Return the folder of a small checkpoint, saved once."""
     folders = dict[str, Path]()
 
     def folder(name: str) -> Path:
@@ -54,7 +55,7 @@ def test_a_single_file_takes_its_configurations_from_a_folder(
     assert torch.equal(regenerated(EDICT.from_pretrained(file, config=folder, call=CALL), images[0]), of_folder)
     save_file({name: weight * 1.1 for name, weight in weights.items()}, file)
     assert not torch.equal(regenerated(EDICT.from_pretrained(file, config=folder, call=CALL), images[0]), of_folder)
-    assert len({weights_digest(folder), weights_digest(folder, more=[file])}) == 2
+    assert len({weights_digest(folder), weights_digest(folder, extra_files=[file])}) == 2
     with pytest.raises(ModelError, match="is a single file, so its configurations are needed: give `config`"):
         EDICT.from_pretrained(file)
     with pytest.raises(ModelError, match=r"with `config`, the model is a \.safetensors file"):
@@ -62,7 +63,7 @@ def test_a_single_file_takes_its_configurations_from_a_folder(
 
 
 @pytest.mark.parametrize("form", ["diffusers", "peft", "kohya"])
-def test_a_lora_in_each_form(
+def test_a_lora_loads_in_each_format(
     saved: Callable[[str], Path], tmp_path: Path, images: list[Image.Image], form: str
 ) -> None:
     folder = saved("qwen-image")
@@ -105,7 +106,7 @@ def test_a_quantized_network_is_deterministic(
 
 def test_a_textual_inversion(folder: Folder, tmp_path: Path, images: list[Image.Image]) -> None:
     plain = EDICT.from_pretrained(folder("sd1"), call={"clip_skip": None})
-    assert isinstance(plain.model, PipelineModel)
+    assert isinstance(plain.backend, PipelineModel)
     file = tmp_path / "learned_embeds.safetensors"
     save_file({"<toy>": torch.randn(16)}, file)
     model = EDICT.from_pretrained(folder("sd1"), textual_inversion=file)
@@ -114,6 +115,16 @@ def test_a_textual_inversion(folder: Folder, tmp_path: Path, images: list[Image.
     assert noise[0] != noise[1]
     assert model.generate(noise[1], "a <toy>", output_type="latent") == start
     assert plain.invert(start, "a cat", steps=3) == model.invert(start, "a cat", steps=3)
+
+
+def test_a_textual_inversion_without_clip_is_an_error_before_loading(
+    saved: Callable[[str], Path], tmp_path: Path
+) -> None:
+    file = tmp_path / "learned_embeds.safetensors"
+    save_file({"<toy>": torch.randn(16)}, file)
+    checkpoint = Checkpoint(saved("qwen-image"), embeddings=(file,))
+    with pytest.raises(ModelError, match="textual_inversion: a QwenImagePipeline has no CLIP text encoder"):
+        describe(checkpoint).check(checkpoint)
 
 
 def test_a_lora_of_another_model_is_an_error(saved: Callable[[str], Path], tmp_path: Path) -> None:
@@ -151,7 +162,7 @@ def test_a_pipeline_with_code_of_its_own_is_an_error(saved: Callable[[str], Path
     folder = shutil.copytree(saved("wan"), tmp_path / "wan")
     index = folder / "model_index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"_class_name": ["pipeline", "Mine"]}))
-    with pytest.raises(ModelError, match="Its code is not run from the checkpoint"):
+    with pytest.raises(ModelError, match="Code in a checkpoint is not run"):
         EDICT.from_pretrained(folder, call=CALL)
 
 

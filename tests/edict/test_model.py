@@ -1,4 +1,4 @@
-"""The shipped model: exact in every precision and any batch, each sample by itself, true to the paper's equations."""
+"""The shipped model: exact in every precision and batch, and as in the equations of the paper."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from PIL import Image
 from edict import EDICT, LatticeOverflow, NonFinite, Pair
 from edict.checkpoint import DEFAULT
 from edict.lattice import from_lattice
-from edict.samplers import SAMPLERS, resolved, sampling
+from edict.samplers import SAMPLERS, sampling, with_defaults
 from schemas.sampling import Sampling, count_executed_steps
 from tests.edict import oracle
 
@@ -21,7 +21,7 @@ Pictures = list[Image.Image]
 
 @pytest.fixture(scope="module")
 def models(model: EDICT) -> dict[torch.dtype, EDICT]:
-    """The model in each precision."""
+    """Return the model in each precision."""
     return {
         torch.float32: model,
         torch.bfloat16: EDICT.from_pretrained(dtype=torch.bfloat16),
@@ -31,7 +31,7 @@ def models(model: EDICT) -> dict[torch.dtype, EDICT]:
 
 @contextmanager
 def network_batches(model: EDICT) -> Iterator[list[int]]:
-    """The batch size of every call of the UNet, in order."""
+    """Collect the batch size of every call of the UNet."""
     batches: list[int] = []
     hook = model.network.register_forward_hook(lambda _, arguments, __: batches.append(len(arguments[0])))
     try:
@@ -62,7 +62,7 @@ def equal(one: Pair, other: Pair) -> bool:
         (1, 1.0, 15.0, 0.97, torch.float16),
     ],
 )
-def test_generation_returns_the_very_integers(
+def test_generation_returns_the_integers_of_the_start(
     models: dict[torch.dtype, EDICT],
     images: Pictures,
     captions: list[str],
@@ -73,7 +73,7 @@ def test_generation_returns_the_very_integers(
     dtype: torch.dtype,
 ) -> None:
     model = models[dtype]
-    assert model.network.dtype == model.model.text_encoder.dtype == dtype
+    assert model.network.dtype == model.backend.text_encoder.dtype == dtype
     start = model.encode(images[:1])
     pair = model.invert(start, captions[:1], steps=steps, strength=strength, guidance_scale=guidance_scale, p=p)
     assert pair.position == 0
@@ -85,7 +85,7 @@ def test_generation_returns_the_very_integers(
     assert same.digests() == start.digests()
 
 
-def test_pictures_and_their_pair_invert_alike(model: EDICT, images: Pictures, captions: list[str]) -> None:
+def test_images_and_their_pair_invert_to_equal_integers(model: EDICT, images: Pictures, captions: list[str]) -> None:
     start = model.encode(images[:1], bits=10)
     of_pictures = model.invert(images[:1], captions[:1], steps=2, bits=10)
     assert of_pictures.bits == 10
@@ -106,7 +106,7 @@ def test_a_partial_last_batch_is_exact(model: EDICT, images: Pictures, captions:
 
 @torch.inference_mode()
 def test_the_layout_in_memory_makes_no_difference(model: EDICT, images: Pictures, captions: list[str]) -> None:
-    """Equal integers in another order of the dimensions: a network given that order has other last bits."""
+    """A network that gets another memory layout could have other last bits."""
 
     def laid_out(state: torch.Tensor) -> torch.Tensor:
         assert state.is_contiguous()
@@ -115,15 +115,17 @@ def test_the_layout_in_memory_makes_no_difference(model: EDICT, images: Pictures
     start = model.encode(images[:3])
     latents = start.to_float()[0]
     for guidance_scale in (1.0, 3.0):
-        predict = model.predictor(captions[:3], guidance_scale)
+        predict = model.direct.predictor(captions[:3], guidance_scale)
         assert torch.equal(predict(latents, 501), predict(laid_out(latents), 501))
     pair = model.invert(start, captions[:3], steps=3, batch_size=2)
     other = replace(pair, x=laid_out(pair.x), y=laid_out(pair.y))
     assert other.digests() == pair.digests()
     assert equal(model.generate(other, captions[:3], output_type="latent"), start)
-    drawn = torch.randn(16, 4, 16, 16, generator=torch.Generator().manual_seed(0))  # many: few pixels are so close
-    pictures, again = model.decode(drawn), model.decode(laid_out(drawn))
-    assert [picture.tobytes() for picture in pictures] == [picture.tobytes() for picture in again]
+    latents = torch.randn(
+        16, 4, 16, 16, generator=torch.Generator().manual_seed(0)
+    )  # There are many images, because few pixels are so close to a rounding boundary.
+    decoded, again = model.decode(latents), model.decode(laid_out(latents))
+    assert [image.tobytes() for image in decoded] == [image.tobytes() for image in again]
 
 
 def test_a_sample_does_not_depend_on_its_neighbours(model: EDICT, images: Pictures, captions: list[str]) -> None:
@@ -137,30 +139,30 @@ def test_a_sample_does_not_depend_on_its_neighbours(model: EDICT, images: Pictur
     assert not torch.equal(pairs[0].x[1], pairs[1].x[1])
 
 
-def test_on_one_thread_a_sample_does_not_depend_on_its_place(
+def test_on_one_thread_a_sample_does_not_depend_on_its_slot(
     model: EDICT, images: Pictures, captions: list[str]
 ) -> None:
-    """With more, threads share a batch's rows out: in float32 a row at a share's edge can have other last bits."""
+    """With more threads, the last bits of a row can depend on the thread that computes it."""
     start = model.encode(images[:3])
     pair = model.invert(start, captions[:3], steps=3)
     turned = model.invert(replace(start, x=start.x.flip(0), y=start.y.flip(0)), captions[2::-1], steps=3)
     assert pair.digests() == turned.digests()[::-1]
     assert equal(model.generate(pair[1:3], captions[1:3], output_type="latent"), start[1:3])
-    alone = model.encode(images[:2], posterior_seed=1), model.encode(images[1::-1], posterior_seed=1)
-    assert alone[0].digests() == alone[1].digests()[::-1]
+    separate = model.encode(images[:2], posterior_seed=1), model.encode(images[1::-1], posterior_seed=1)
+    assert separate[0].digests() == separate[1].digests()[::-1]
 
 
 @pytest.mark.parametrize(("guidance_scale", "branches"), [(0.0, 1), (1.0, 1), (3.0, 2), (0.5, 2)])
-def test_only_the_branches_that_count_are_computed(
+def test_only_the_needed_branches_are_computed(
     model: EDICT, images: Pictures, captions: list[str], guidance_scale: float, branches: int
 ) -> None:
     with network_batches(model) as batches:
         model.invert(images[:2], captions[:2], steps=2, guidance_scale=guidance_scale)
-    assert batches == [2 * branches] * 4  # two calls a step
+    assert batches == [2 * branches] * 4  # There are two calls per step.
 
 
 def test_guidance_is_limited_to_its_interval(model: EDICT, images: Pictures, captions: list[str]) -> None:
-    """Outside it the caption's branch is all that the network computes, either way; everywhere is nowhere limited."""
+    """Outside of the interval, the network computes only the conditional branch, in both directions."""
     start, interval = model.encode(images[:2]), (0.5, 5.0)
     for sampler, calls in (("edict", 2), ("bdia", 1), ("ddim_euler", 1)):
         given = {"steps": 10, "sampler": sampler, "batch_size": 2}
@@ -180,15 +182,15 @@ def test_guidance_is_limited_to_its_interval(model: EDICT, images: Pictures, cap
 
 
 @torch.inference_mode()
-def test_guidance_goes_from_the_empty_prompt_through_the_caption(model: EDICT) -> None:
+def test_guidance_extrapolates_from_the_empty_caption(model: EDICT) -> None:
     latents = torch.randn(2, 4, 16, 16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     texts = ["red heart", "dog face"]
 
     def predicted(guidance_scale: float, captions: list[str] = texts) -> torch.Tensor:
-        return model.predictor(captions, guidance_scale)(latents, 501)
+        return model.direct.predictor(captions, guidance_scale)(latents, 501)
 
     without, with_text = predicted(0.0), predicted(1.0)
-    # to float32: other batches have other last bits
+    # The tolerance is that of float32, because other batches have other last bits.
     assert torch.allclose(without, predicted(1.0, ["", ""]), atol=1e-4)
     assert not torch.allclose(without, with_text, atol=1e-3)
     assert torch.allclose(predicted(5.0), without + 5 * (with_text - without), atol=1e-4)
@@ -204,13 +206,13 @@ def test_encoding_starts_both_states_equal(model: EDICT, images: Pictures) -> No
     assert len(set(start.digests())) == 5
 
 
-def test_a_finer_lattice_holds_the_same_latent(model: EDICT, images: Pictures) -> None:
+def test_a_finer_lattice_has_the_same_latents(model: EDICT, images: Pictures) -> None:
     coarse, fine = model.encode(images[:2], bits=8), model.encode(images[:2], bits=16)
     distance = (coarse.to_float()[0] - fine.to_float()[0]).abs().max()
     assert 0 < distance <= 2**-9 + 2**-17
 
 
-def test_a_posterior_sample_is_the_seeds_and_the_pictures_own(model: EDICT, images: Pictures) -> None:
+def test_a_posterior_sample_depends_on_the_seed_and_its_image_only(model: EDICT, images: Pictures) -> None:
     a, b, c, *_ = images
     first = model.encode([a, b], posterior_seed=1)
     assert equal(first, model.encode([a, b], posterior_seed=1))
@@ -234,7 +236,7 @@ def test_equal_digests_are_equal_integers(model: EDICT, images: Pictures) -> Non
 
 
 def test_a_pair_in_floats_is_in_the_models_scale(model: EDICT, images: Pictures, captions: list[str]) -> None:
-    """integer * 2^-bits * sqrt(alphas_cumprod), as the stored rows are documented."""
+    """The scale is integer * 2^-bits * sqrt(alphas_cumprod), as documented for stored rows."""
     pair = model.invert(images[:2], captions[:2], steps=2)
     alpha = pair.schedule.alphas_cumprod[0]
     x, y = pair.to_float()
@@ -245,24 +247,26 @@ def test_a_pair_in_floats_is_in_the_models_scale(model: EDICT, images: Pictures,
     assert pair.std()[1].item() == pytest.approx(((x[1] + y[1]) / 2).std(correction=0).item(), rel=1e-12)
 
 
-def test_the_autoencoder_knows_no_neighbours(model: EDICT, images: Pictures) -> None:
-    """Encoded and decoded together, pictures have the very bits they have alone."""
+def test_the_autoencoder_treats_images_independently(model: EDICT, images: Pictures) -> None:
+    """Images encoded and decoded in one batch have the same bits as each alone."""
     together = model.encode(images[:5])
     assert together.digests() == [model.encode([image]).digests()[0] for image in images[:5]]
     latents = together.to_float()[0]
-    alone = [model.decode(one[None])[0] for one in latents]
-    assert [image.tobytes() for image in model.decode(latents)] == [image.tobytes() for image in alone]
+    separate = [model.decode(one[None])[0] for one in latents]
+    assert [image.tobytes() for image in model.decode(latents)] == [image.tobytes() for image in separate]
 
 
-def test_one_store_serves_every_strength(model: EDICT, images: Pictures, captions: list[str]) -> None:
-    """Generated part of the way with the base prompts, a pair is the one that inversion had there: the branch point."""
+def test_one_inversion_serves_every_strength(model: EDICT, images: Pictures, captions: list[str]) -> None:
+    """A pair generated under its captions to a position equals the inverted pair there, where edits branch off."""
     start = model.encode(images[:2])
     stored = model.invert(start, captions[:2], steps=10)
     depth = stored.schedule.num_steps
     direct = model.prepare(start, sampling(steps=10, strength=1.0, guidance_scale=3.0))
     for strength in (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0):
         branch = depth - count_executed_steps(10, strength)
-        direct, faults = model.integrate(direct, captions[:2], branch)  # from where the last strength's inversion ended
+        direct, faults = model.integrate(
+            direct, captions[:2], branch
+        )  # continue where the inversion of the last strength ended
         regenerated, more = model.integrate(stored, captions[:2], branch)
         assert not faults and not more
         assert direct.position == regenerated.position == branch
@@ -275,7 +279,7 @@ def test_one_store_serves_every_strength(model: EDICT, images: Pictures, caption
 
 @torch.inference_mode()
 def test_the_lattice_follows_the_papers_equations(model: EDICT, images: Pictures, captions: list[str]) -> None:
-    """Against float64 EDICT around the same float32 network, 10 steps, in standard deviations of the noise.
+    """The reference is EDICT in float64 with the same float32 network, in standard deviations of the noise.
 
     Rounding starts at half of 2^-12 and unmixing expands it by 1/0.93^2 a step; 0.002 was measured, 1e-5 at 20 bits.
     A wrong coefficient, order or timestep costs 0.1 and more at either.
@@ -284,7 +288,7 @@ def test_the_lattice_follows_the_papers_equations(model: EDICT, images: Pictures
     for bits in (12, 20):
         start = model.encode(images[:1], bits=bits)
         pair = model.invert(start, captions[:1], steps=10, guidance_scale=3.0)
-        predict = model.predictor(captions[:1], 3.0)
+        predict = model.direct.predictor(captions[:1], 3.0)
         plan = pair.schedule
         expected = oracle.invert(*start.to_float(), plan.timesteps, plan.alphas_cumprod, predict, 0.93)
         distance[bits] = max(
@@ -296,14 +300,14 @@ def test_the_lattice_follows_the_papers_equations(model: EDICT, images: Pictures
     assert distance[20] < distance[12] / 10
 
 
-def test_captions_must_be_as_many_as_pictures(model: EDICT, images: Pictures, captions: list[str]) -> None:
+def test_there_is_one_caption_per_image(model: EDICT, images: Pictures, captions: list[str]) -> None:
     with pytest.raises(ValueError, match="found 2 images and 3 captions: give one caption per image"):
         model.invert(images[:2], captions[:3], steps=1)
     with pytest.raises(ValueError, match="2 pairs but 1 captions"):
         model.generate(model.encode(images[:2]), captions[:1])
 
 
-def test_a_position_off_the_schedule_is_refused(model: EDICT, images: Pictures, captions: list[str]) -> None:
+def test_a_position_off_the_schedule_is_an_error(model: EDICT, images: Pictures, captions: list[str]) -> None:
     ready = model.prepare(model.encode(images[:1]), sampling(steps=4, strength=0.5, guidance_scale=1.0))
     for position in (-1, 3):
         with pytest.raises(ValueError, match="schedule of 2 steps"):
@@ -311,29 +315,31 @@ def test_a_position_off_the_schedule_is_refused(model: EDICT, images: Pictures, 
 
 
 @pytest.mark.parametrize("p", [0.49, 1.01, 0.0])
-def test_a_mixing_weight_out_of_range_is_refused(model: EDICT, images: Pictures, p: float) -> None:
+def test_a_mixing_weight_out_of_range_is_an_error(model: EDICT, images: Pictures, p: float) -> None:
     with pytest.raises(ValueError, match=r"expected at (least 0\.5|most 1)"):
         model.prepare(model.encode(images[:1]), sampling(steps=4, strength=1.0, guidance_scale=1.0, p=p))
 
 
 def test_the_default_mixing_expands_no_further_than_50_steps_do(model: EDICT, images: Pictures) -> None:
-    assert resolved(Sampling(), 1).p == resolved(Sampling(p=None), 50).p == 0.93
-    assert resolved(Sampling(), 200).p == round(0.93**0.25, 4) == 0.982
+    assert with_defaults(Sampling(), 1).p == with_defaults(Sampling(p=None), 50).p == 0.93
+    assert with_defaults(Sampling(), 200).p == round(0.93**0.25, 4) == 0.982
     start = model.encode(images[:1])
-    for strength, p in ((1.0, 0.982), (0.25, 0.93)):  # by what is executed, not by the steps
+    for strength, p in ((1.0, 0.982), (0.25, 0.93)):  # The default depends on the executed steps.
         prepared = model.prepare(start, sampling(steps=200, strength=strength, guidance_scale=1.0))
         assert prepared.sampling.p == p
 
 
-def test_an_overflow_has_a_name_and_a_remedy(model: EDICT, images: Pictures, captions: list[str]) -> None:
-    """p = 0.5 expands x - y by 4 a step."""
+def test_an_overflow_error_has_a_remedy(model: EDICT, images: Pictures, captions: list[str]) -> None:
+    """p = 0.5 expands x - y by 4 per step."""
     with pytest.raises(LatticeOverflow, match="raise p, or gamma, execute fewer steps") as caught:
         model.invert(images[:1], captions[:1], steps=40, guidance_scale=1.0, p=0.5)
     assert caught.value.__notes__ == ["sample 0 of 1"]
 
 
-def test_a_samples_fault_is_its_own(models: dict[torch.dtype, EDICT], images: Pictures, captions: list[str]) -> None:
-    """One state past float16's range: that sample has a fault, the other is what it is beside a sound one."""
+def test_a_fault_does_not_change_other_samples(
+    models: dict[torch.dtype, EDICT], images: Pictures, captions: list[str]
+) -> None:
+    """One state exceeds float16's range. Its sample has a fault, and the other sample does not change."""
     model = models[torch.float16]
     sound = model.prepare(model.encode(images[:2]), sampling(steps=1, strength=1.0, guidance_scale=1.0))
     wild = replace(sound, x=sound.x.clone(), y=sound.y.clone())
@@ -348,7 +354,7 @@ def test_a_samples_fault_is_its_own(models: dict[torch.dtype, EDICT], images: Pi
 
 
 def test_padding_has_no_faults_of_its_own(model: EDICT, images: Pictures, captions: list[str]) -> None:
-    """The last batch is filled up with copies of its last sample: one fault, though three rows overflow."""
+    """The last batch is padded with copies of a sample. Three rows overflow, and there is one fault."""
     ready = model.prepare(model.encode(images), sampling(steps=1, strength=1.0, guidance_scale=1.0), 4)
     wild = replace(ready, x=ready.x.clone(), y=ready.y.clone())
     wild.x[4] = wild.y[4] = 2**46
@@ -358,23 +364,23 @@ def test_padding_has_no_faults_of_its_own(model: EDICT, images: Pictures, captio
     assert len(moved) == 5
 
 
-def test_pictures_come_back_in_the_models_size(model: EDICT, images: Pictures, captions: list[str]) -> None:
+def test_decoded_images_have_the_size_of_the_model(model: EDICT, images: Pictures, captions: list[str]) -> None:
     start = model.encode(images)
-    pictures = model.decode(start.to_float()[0])
-    assert [(picture.size, picture.mode) for picture in pictures] == [((64, 64), "RGB")] * 5
+    decoded = model.decode(start.to_float()[0])
+    assert [(image.size, image.mode) for image in decoded] == [((64, 64), "RGB")] * 5
     pair = model.invert(start[0:2], captions[:2], steps=1)
     edited = model.generate(pair, captions[:2])
     again = model.decode(start[0:2].to_float()[0])
-    assert [picture.tobytes() for picture in edited] == [picture.tobytes() for picture in again]
+    assert [image.tobytes() for image in edited] == [image.tobytes() for image in again]
 
 
-def test_a_caption_too_long_is_known(model: EDICT) -> None:
+def test_a_long_caption_is_truncated(model: EDICT) -> None:
     assert not model.truncated("a red heart")
     assert model.truncated("a red heart and " * 20)
 
 
-def test_without_cuda_asking_for_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # where there is a device, it is hidden
+def test_device_cuda_without_cuda_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # This hides a device.
     with pytest.raises(RuntimeError, match="finds no CUDA device"):
         EDICT.from_pretrained(device="cuda")
 
@@ -382,8 +388,8 @@ def test_without_cuda_asking_for_it_says_so(monkeypatch: pytest.MonkeyPatch) -> 
 def test_diffusers_loads_the_shipped_folder(captions: list[str]) -> None:
     pipeline = StableDiffusionPipeline.from_pretrained(DEFAULT, safety_checker=None)
     pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline(captions[0], num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images
-    assert [picture.size for picture in drawn] == [(64, 64)]
+    generated = pipeline(captions[0], num_inference_steps=2, generator=torch.Generator().manual_seed(0)).images
+    assert [image.size for image in generated] == [(64, 64)]
 
 
 def test_the_shipped_model_stays_small() -> None:

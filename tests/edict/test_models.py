@@ -1,4 +1,4 @@
-"""Every kind of checkpoint: exact, and predicting what diffusers' own pipeline computes."""
+"""Every kind of checkpoint: exact, and with the predictions of the pipeline of diffusers."""
 
 import json
 import shutil
@@ -25,13 +25,14 @@ from safetensors.torch import save_file
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 
 from edict import EDICT, Control, ModelError, Pair
-from edict.attention import find, split
-from edict.checkpoint import DEFAULT, LoRA, locate_lora, read_index, weights_digest
+from edict.checkpoint import DEFAULT, LoRA, locate_lora
+from edict.control.words import find_phrase, split_words
 from edict.integration import solve_floats
+from edict.model_files import read_index, weights_digest
 from edict.models import MODELS, describe
 from edict.models.flux import pack, unpack
 from edict.samplers import SAMPLERS, sampling
-from edict.schedule import FLOW_END, NOISE_SCHEDULERS, schedule
+from edict.schedule import FLOW_END, NOISE_SCHEDULERS, noise_schedule
 from tests.campaigns.slots import compare
 from tests.edict.checkpoints import KINDS, NOISE, Folder
 
@@ -41,7 +42,7 @@ WITH_TEXT = [kind for kind in KINDS if not kind.startswith("dd")]
 
 
 def pipeline_of(folder: Path) -> DiffusionPipeline:
-    """As a user loads it; the steps of a noise schedule by DDIM."""
+    """Return the pipeline as a user loads it, with DDIM steps for a noise schedule."""
     absent = {part: None for part, kind in read_index(folder).items() if kind == [None, None]}
     pipeline = DiffusionPipeline.from_pretrained(folder, **absent)
     pipeline.set_progress_bar_config(disable=True)
@@ -50,15 +51,15 @@ def pipeline_of(folder: Path) -> DiffusionPipeline:
     return pipeline
 
 
-def drawn(model: EDICT, count: int = 2) -> torch.Tensor:
-    """Noise in the shape of the model's latents."""
+def random_latents(model: EDICT, count: int = 2) -> torch.Tensor:
+    """Return noise in the shape of the model's latents."""
     shape = model.encode([Image.new("RGB", (8, 8))]).x.shape[1:]
     return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_every_kind_comes_back_to_the_very_integers_by_every_sampler(
+def test_every_kind_round_trips_exactly_by_every_sampler(
     folder: Folder, images: list[Image.Image], kind: str, dtype: torch.dtype
 ) -> None:
     model = EDICT.from_pretrained(folder(kind), dtype=dtype)
@@ -71,17 +72,17 @@ def test_every_kind_comes_back_to_the_very_integers_by_every_sampler(
         assert not torch.equal(pair.x, start.x) and not torch.equal(pair.x, pair.y)
         same = model.generate(pair, texts, output_type="latent")
         assert torch.equal(same.x, start.x) and torch.equal(same.y, start.y), (sampler, steps)
-    drawn = model.decode(same.to_float()[0])
-    assert [picture.size for picture in drawn] == [(model.size, model.size)] * 3
+    decoded = model.decode(same.to_float()[0])
+    assert [image.size for image in decoded] == [(model.size, model.size)] * 3
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", WITH_TEXT)
 @pytest.mark.parametrize("guidance_scale", [1.0, 7.0])
-def test_two_steps_are_those_of_the_pipeline(folder: Folder, kind: str, guidance_scale: float) -> None:
-    """Conditions, schedule, prediction, guidance and autoencoder, all at once; to float32."""
+def test_two_steps_equal_the_pipeline(folder: Folder, kind: str, guidance_scale: float) -> None:
+    """This compares conditions, schedule, prediction, guidance and autoencoder, to float32."""
     model, pipeline = EDICT.from_pretrained(folder(kind)), pipeline_of(folder(kind))
-    start = drawn(model)
+    start = random_latents(model)
     given = {"prompt": TEXTS, "num_inference_steps": 2, "guidance_scale": guidance_scale}
     given |= {"height": model.size, "width": model.size, "latents": start}
     if kind.startswith("flux"):
@@ -93,20 +94,20 @@ def test_two_steps_are_those_of_the_pipeline(folder: Folder, kind: str, guidance
     theirs = pipeline(**given, output_type="latent").images
     if kind.startswith("flux"):
         theirs = unpack(theirs, *start.shape[2:])
-    plan, predict = model.model.schedule(sampling(steps=2)), model.predictor(TEXTS, guidance_scale)
+    plan, predict = model.backend.schedule(sampling(steps=2)), model.direct.predictor(TEXTS, guidance_scale)
     ours = solve_floats(start, "ddim", plan, predict, 0, 2)
     assert (ours - start).abs().max() > 0.05
     assert torch.allclose(ours.float(), theirs.float(), atol=2e-4, rtol=1e-3)
-    pictures = pipeline(**given, output_type="pil").images
-    for picture, other in zip(model.decode(ours), pictures, strict=True):
-        assert np.abs(np.asarray(picture, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
+    expected_images = pipeline(**given, output_type="pil").images
+    for image, other in zip(model.decode(ours), expected_images, strict=True):
+        assert np.abs(np.asarray(image, dtype=int) - np.asarray(other, dtype=int)).max() <= 1
 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("kind", ["sd1", "sdxl", "sd3"])
 def test_negative_captions_are_the_pipelines_negative_prompts(folder: Folder, kind: str) -> None:
     model, pipeline = EDICT.from_pretrained(folder(kind)), pipeline_of(folder(kind))
-    start = drawn(model)
+    start = random_latents(model)
     theirs = pipeline(
         TEXTS,
         negative_prompt=["red", ""],
@@ -115,8 +116,8 @@ def test_negative_captions_are_the_pipelines_negative_prompts(folder: Folder, ki
         latents=start,
         output_type="latent",
     ).images
-    predict = model.predictor(TEXTS, 7.0, ["red", ""])
-    ours = solve_floats(start, "ddim", model.model.schedule(sampling(steps=1)), predict, 0, 1)
+    predict = model.direct.predictor(TEXTS, 7.0, ["red", ""])
+    ours = solve_floats(start, "ddim", model.backend.schedule(sampling(steps=1)), predict, 0, 1)
     assert torch.allclose(ours.float(), theirs, atol=2e-4, rtol=1e-3)
 
 
@@ -127,23 +128,25 @@ def test_pixels_are_denoised_as_by_the_pipeline(folder: Folder) -> None:
     theirs.set_progress_bar_config(disable=True)
     seeded = [torch.Generator().manual_seed(i) for i in range(2)]
     start = torch.cat([torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(2)])
-    pictures = theirs(2, generator=seeded, num_inference_steps=2, output_type="np").images
-    pair = solve_floats(start, "ddim", model.model.schedule(sampling(steps=2)), model.predictor(["", ""], 7.0), 0, 2)
+    expected_images = theirs(2, generator=seeded, num_inference_steps=2, output_type="np").images
+    pair = solve_floats(
+        start, "ddim", model.backend.schedule(sampling(steps=2)), model.direct.predictor(["", ""], 7.0), 0, 2
+    )
     ours = (pair.float() / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    assert np.allclose(ours, pictures, atol=1e-4)
+    assert np.allclose(ours, expected_images, atol=1e-4)
 
 
 @torch.inference_mode()
-def test_of_a_predicted_variance_the_noise_counts(folder: Folder) -> None:
+def test_a_predicted_variance_is_ignored(folder: Folder) -> None:
     model, pipeline = EDICT.from_pretrained(folder("ddim")), pipeline_of(folder("ddim"))
-    start = drawn(model)
+    start = random_latents(model)
     noise, variance = pipeline.unet(start, 501).sample.chunk(2, 1)
-    predicted = model.predictor(TEXTS, 7.0)(start.double(), 501)
+    predicted = model.direct.predictor(TEXTS, 7.0)(start.double(), 501)
     assert predicted.shape == start.shape
     assert torch.equal(predicted, noise) and not torch.equal(predicted, variance)
 
 
-def test_pixels_know_no_text(folder: Folder, images: list[Image.Image]) -> None:
+def test_a_model_on_pixels_ignores_captions(folder: Folder, images: list[Image.Image]) -> None:
     model = EDICT.from_pretrained(folder("ddpm"))
     start = model.encode(images[:2])
     fitted = np.asarray(model.decode(start.to_float()[0])[0])
@@ -161,56 +164,56 @@ def test_pixels_know_no_text(folder: Folder, images: list[Image.Image]) -> None:
 @pytest.mark.parametrize("kind", ["sd2", "sd3", "flux-dev"])
 def test_encoding_is_the_autoencoders_in_float32(folder: Folder, images: list[Image.Image], kind: str) -> None:
     model = EDICT.from_pretrained(folder(kind), dtype=torch.bfloat16)
-    vae = model.model.vae
+    vae = model.backend.vae
     assert vae.dtype == torch.float32
-    picture = images[0].resize((16, 16))
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None] / 127.5 - 1
+    image = images[0].resize((16, 16))
+    pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 127.5 - 1
     with torch.inference_mode():
         mode = vae.encode(pixels).latent_dist.mode()
     expected = (mode - (vae.config.shift_factor or 0)) * vae.config.scaling_factor
-    assert (model.encode([picture]).to_float()[0] - expected).abs().max() <= 2.0**-13 * 1.01
+    assert (model.encode([image]).to_float()[0] - expected).abs().max() <= 2.0**-13 * 1.01
 
 
-def test_a_v_prediction_is_told_as_noise(folder: Folder) -> None:
+def test_a_v_prediction_is_converted_to_noise(folder: Folder) -> None:
     """v = sqrt(alpha) eps - sqrt(1 - alpha) x0 (Salimans & Ho, 2202.00512)."""
     model = EDICT.from_pretrained(folder("sd2"))
-    start, noise = drawn(model).double(), torch.randn(2, 4, 8, 8, dtype=torch.float64)
-    alpha = float(DDIMScheduler.from_config(model.model.scheduler_config).alphas_cumprod[501])
+    start, noise = random_latents(model).double(), torch.randn(2, 4, 8, 8, dtype=torch.float64)
+    alpha = float(DDIMScheduler.from_config(model.backend.scheduler_config).alphas_cumprod[501])
     noisy = alpha**0.5 * start + (1 - alpha) ** 0.5 * noise
     velocity = alpha**0.5 * noise - (1 - alpha) ** 0.5 * start
-    assert torch.allclose(model.model.noise(velocity, noisy, 501), noise, atol=1e-12)
+    assert torch.allclose(model.backend.noise(velocity, noisy, 501), noise, atol=1e-12)
 
 
-def test_a_schedule_from_pure_noise_is_refused_with_a_remedy() -> None:
+def test_a_schedule_from_pure_noise_is_an_error_with_a_remedy() -> None:
     config = NOISE | {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing", "steps_offset": 0}
     with pytest.raises(ValueError, match="zero terminal SNR"):
-        schedule(config, 10)
-    assert schedule(config, 10, 0.9).num_steps == 9
+        noise_schedule(config, 10)
+    assert noise_schedule(config, 10, 0.9).num_steps == 9
 
 
 @pytest.mark.parametrize(
     ("kind", "strength", "depth"), [("sd3", 1.0, 5), ("flux-dev", 0.6, 3), ("flux-schnell", 1.0, 5)]
 )
-def test_a_flows_sigmas_are_the_pipelines(folder: Folder, kind: str, strength: float, depth: int) -> None:
+def test_the_sigmas_of_a_flow_equal_the_pipeline(folder: Folder, kind: str, strength: float, depth: int) -> None:
     model, pipeline = EDICT.from_pretrained(folder(kind)), pipeline_of(folder(kind))
     scheduler, tokens = pipeline.scheduler, 16
     if kind == "sd3":
         scheduler.set_timesteps(5)
     else:
         scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / 5, 5), mu=calculate_shift(tokens))
-    plan = model.model.schedule(sampling(steps=5, strength=strength))
+    plan = model.backend.schedule(sampling(steps=5, strength=strength))
     assert plan.sigmas == tuple(scheduler.sigmas.double().tolist()[-depth - 1 :])
     assert plan.timesteps == tuple(scheduler.timesteps.double().tolist()[-depth:])
     assert plan.num_steps == depth
     assert [plan.scale(i) for i in range(depth + 1)] == [1.0] * (depth + 1)
-    assert (plan.sigma(depth), model.model.clean()) == (0.0, FLOW_END)
+    assert (plan.sigma(depth), model.backend.clean_end()) == (0.0, FLOW_END)
     if strength == 1:
         assert plan.sigma(0) == 1.0
     with pytest.raises(ValueError, match="executes no step"):
-        model.model.schedule(sampling(steps=5, strength=0.1))
+        model.backend.schedule(sampling(steps=5, strength=0.1))
 
 
-def test_packing_is_undone() -> None:
+def test_unpack_undoes_pack() -> None:
     latents = torch.randn(2, 4, 8, 6)
     assert pack(latents).shape == (2, 12, 16)
     assert torch.equal(unpack(pack(latents), 8, 6), latents)
@@ -234,15 +237,17 @@ def test_only_classifier_free_guidance_has_two_branches(
 
 
 @torch.inference_mode()
-def test_a_distilled_network_heeds_the_scale_and_no_negative_caption(folder: Folder) -> None:
+def test_a_distilled_network_takes_the_scale_and_no_negative_caption(folder: Folder) -> None:
     model = EDICT.from_pretrained(folder("flux-dev"))
-    start = drawn(model).double()
-    assert not torch.allclose(model.predictor(TEXTS, 1.0)(start, 500.0), model.predictor(TEXTS, 7.0)(start, 500.0))
+    start = random_latents(model).double()
+    assert not torch.allclose(
+        model.direct.predictor(TEXTS, 1.0)(start, 500.0), model.direct.predictor(TEXTS, 7.0)(start, 500.0)
+    )
     with pytest.raises(ValueError, match="has no classifier-free guidance, so a negative caption has no effect"):
-        model.predictor(TEXTS, 7.0, ["blurry", None])
+        model.direct.predictor(TEXTS, 7.0, ["blurry", None])
 
 
-def test_control_holds_sdxl_and_refuses_transformers(folder: Folder, images: list[Image.Image]) -> None:
+def test_control_works_on_sdxl_and_is_an_error_for_transformers(folder: Folder, images: list[Image.Image]) -> None:
     for kind in ("sd2", "sdxl"):
         model = EDICT.from_pretrained(folder(kind))
         start = model.encode(images[:2])
@@ -275,7 +280,7 @@ def test_a_tokenizer_can_be_only_a_sentencepiece_model(folder: Folder, tmp_path:
         hard_vocab_limit=False,
         minloglevel=2,
     )
-    tokenizer = EDICT.from_pretrained(copy).model.tokenizer
+    tokenizer = EDICT.from_pretrained(copy).backend.tokenizer
     expected = SentencePieceProcessor(model_file=str(copy / "tokenizer" / "spiece.model")).encode(text)
     assert tokenizer(text).input_ids == [[*ids, 1] for ids in expected]
 
@@ -298,14 +303,16 @@ def test_a_textual_inversion_of_several_vectors_is_read_as_by_the_pipeline(
     theirs = pipeline.encode_prompt(
         prompt=prompt, device="cpu", num_images_per_prompt=1, do_classifier_free_guidance=False
     )
-    ours = model.model.condition([prompt])["encoder_hidden_states"]
+    ours = model.backend.condition([prompt])["encoder_hidden_states"]
     assert torch.allclose(ours, theirs[0], atol=1e-5)
-    assert not torch.allclose(ours, model.model.condition(["a photo of, red"])["encoder_hidden_states"], atol=1e-5)
-    words = split(model.model.tokenizer, prompt)
+    assert not torch.allclose(ours, model.backend.condition(["a photo of, red"])["encoder_hidden_states"], atol=1e-5)
+    words = split_words(model.backend.tokenizer, prompt)
     assert [word for word, _ in words][-5:] == ["<toy>", "<toy>_1", "<toy>_2", ",", "red"]
-    assert find(words, split(model.model.tokenizer, "<toy>")) == [tokens[0] for _, tokens in words[-5:-2]]
-    placeholders = model.model.interpretation()["placeholders"]
-    assert placeholders == {name: ["<toy>"] for name in model.model.parts if name.startswith("tokenizer")}
+    assert find_phrase(words, split_words(model.backend.tokenizer, "<toy>")) == [
+        tokens[0] for _, tokens in words[-5:-2]
+    ]
+    placeholders = model.backend.interpretation()["placeholders"]
+    assert placeholders == {name: ["<toy>"] for name in model.backend.component_classes if name.startswith("tokenizer")}
     assert not describe(folder(kind)).interpretation()
 
 
@@ -322,14 +329,14 @@ def test_the_statistics_of_sdxls_latents_are_applied_as_by_the_pipeline(
     posterior = pipeline.vae.encode(pixels).latent_dist
     mean, std = (torch.tensor(statistics[name]).view(1, 4, 1, 1) for name in ("latents_mean", "latents_std"))
     expected = (posterior.mode() - mean) * pipeline.vae.config.scaling_factor / std
-    assert torch.allclose(model.model.encode(pixels, None), expected, atol=1e-6)
-    start = drawn(model)
+    assert torch.allclose(model.backend.encode(pixels, None), expected, atol=1e-6)
+    start = random_latents(model)
     given = {"num_inference_steps": 1, "guidance_scale": 1.0, "latents": start, "height": 16, "width": 16}
-    pictures = pipeline_of(copy)(["a", "b"], **given, output_type="np").images
+    expected_images = pipeline_of(copy)(["a", "b"], **given, output_type="np").images
     latents = pipeline_of(copy)(["a", "b"], **given, output_type="latent").images
-    ours = (model.model.decode(latents.float()) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
-    assert np.allclose(ours, pictures, atol=1e-4)
-    assert model.model.interpretation() == {"latent_statistics": list(statistics.values())}
+    ours = (model.backend.decode(latents.float()) / 2 + 0.5).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    assert np.allclose(ours, expected_images, atol=1e-4)
+    assert model.backend.interpretation() == {"latent_statistics": list(statistics.values())}
 
 
 def test_schedulers_with_betas_have_the_noise_levels_of_ddim() -> None:
@@ -344,7 +351,7 @@ def test_schedulers_with_betas_have_the_noise_levels_of_ddim() -> None:
     assert not others & NOISE_SCHEDULERS
 
 
-def test_a_caption_is_cut_where_the_longest_encoder_ends(folder: Folder) -> None:
+def test_a_caption_is_truncated_at_the_limit_of_the_longest_encoder(folder: Folder) -> None:
     long = "heart " * 30
     for kind, truncated in (("sdxl", True), ("sd3", False), ("sd3-without-t5", True), ("flux-dev", False)):
         model = EDICT.from_pretrained(folder(kind))
@@ -353,7 +360,7 @@ def test_a_caption_is_cut_where_the_longest_encoder_ends(folder: Folder) -> None
 
 
 def test_the_first_models_on_pixels_have_no_folders(folder: Folder, tmp_path: Path) -> None:
-    """As google/ddpm-cifar10-32 is."""
+    """google/ddpm-cifar10-32 has this layout."""
     flat = shutil.copytree(folder("ddpm"), tmp_path / "flat")
     for part in ("unet", "scheduler"):
         for file in (flat / part).iterdir():
@@ -367,7 +374,7 @@ def test_the_first_models_on_pixels_have_no_folders(folder: Folder, tmp_path: Pa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_file_that_decides_is_in_the_digest(folder: Folder, kind: str, tmp_path: Path) -> None:
+def test_every_file_with_an_effect_is_in_the_digest(folder: Folder, kind: str, tmp_path: Path) -> None:
     copy = shutil.copytree(folder(kind), tmp_path / "copy")
     deciding = sorted(file for part in copy.iterdir() if part.is_dir() for file in part.iterdir())
     digests = {weights_digest(copy)}
@@ -377,11 +384,11 @@ def test_every_file_that_decides_is_in_the_digest(folder: Folder, kind: str, tmp
     assert len(digests) == 1 + len(deciding)
 
 
-def test_what_the_index_sets_is_in_the_digest(folder: Folder) -> None:
+def test_the_settings_in_the_index_are_in_the_digest(folder: Folder) -> None:
     zeros, encoded = (folder(kind) for kind in ("sdxl", "sdxl-encoded"))
     assert weights_digest(zeros) != weights_digest(encoded)
     for part in ("unet", "text_encoder_2"):
-        files = [next((place / part).glob("*.safetensors")).read_bytes() for place in (zeros, encoded)]
+        files = [next((path / part).glob("*.safetensors")).read_bytes() for path in (zeros, encoded)]
         assert files[0] == files[1]
 
 
@@ -389,7 +396,7 @@ def test_weights_in_shards_are_read_and_in_the_digest(folder: Folder, tmp_path: 
     copy = shutil.copytree(folder("sd1"), tmp_path / "copy")
     UNet2DConditionModel.from_pretrained(copy / "unet").save_pretrained(tmp_path / "unet", max_shard_size="20KB")
     shutil.rmtree(copy / "unet")
-    shutil.integrate(tmp_path / "unet", copy / "unet")
+    shutil.move(tmp_path / "unet", copy / "unet")
     shards = sorted((copy / "unet").glob("*-of-*.safetensors"))
     assert len(shards) > 1
     whole, parts = EDICT.from_pretrained(folder("sd1")), EDICT.from_pretrained(copy)
@@ -399,13 +406,13 @@ def test_weights_in_shards_are_read_and_in_the_digest(folder: Folder, tmp_path: 
     assert weights_digest(copy) != before
 
 
-def test_a_variant_is_taken_where_a_part_has_it(folder: Folder, tmp_path: Path) -> None:
-    """And the plain weights elsewhere, as repositories on the hub have it."""
+def test_a_variant_is_used_for_the_components_that_have_it(folder: Folder, tmp_path: Path) -> None:
+    """The other components have the usual weights, as in repositories on the hub."""
     copy = shutil.copytree(folder("sd1"), tmp_path / "copy")
     plain = EDICT.from_pretrained(copy)
     half = UNet2DConditionModel.from_pretrained(copy / "unet").half()
     half.save_pretrained(copy / "unet", variant="fp16")
-    shutil.copy(folder("sd1") / "unet" / "config.json", copy / "unet")  # saving notes where it was from
+    shutil.copy(folder("sd1") / "unet" / "config.json", copy / "unet")  # `save_pretrained` writes the path to it.
     assert weights_digest(copy) == weights_digest(folder("sd1")) != weights_digest(copy, "fp16")
     (copy / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     model = EDICT.from_pretrained(copy, variant="fp16")
@@ -419,7 +426,7 @@ def test_a_variant_is_taken_where_a_part_has_it(folder: Folder, tmp_path: Path) 
 
 
 def lora_file(model: EDICT, file: Path, spelling: str) -> dict[str, torch.Tensor]:
-    """LoRA weights for layers of a UNet and of its text encoder, of several ranks; what they add, by parameter."""
+    """Save LoRA weights of several ranks. Return the file and the additions by parameter."""
     generator = torch.Generator().manual_seed(0)
     state, changes = {}, {}
     layers = [
@@ -429,7 +436,7 @@ def lora_file(model: EDICT, file: Path, spelling: str) -> dict[str, torch.Tensor
         ("text_encoder", "encoder.layers.0.self_attn.out_proj", 4),
     ]
     for part, module, rank in layers:
-        shape = getattr(model.model, part).get_submodule(module).weight.shape
+        shape = getattr(model.backend, part).get_submodule(module).weight.shape
         down = torch.randn(rank, *shape[1:], generator=generator)
         up = torch.randn(shape[0], rank, *[1] * (len(shape) - 2), generator=generator)
         if spelling == "peft":
@@ -450,14 +457,14 @@ def lora_file(model: EDICT, file: Path, spelling: str) -> dict[str, torch.Tensor
 
 
 @pytest.mark.parametrize("spelling", ["peft", "kohya"])
-def test_lora_weights_are_added_as_they_say(folder: Folder, tmp_path: Path, spelling: str) -> None:
+def test_lora_weights_are_added_with_their_factors(folder: Folder, tmp_path: Path, spelling: str) -> None:
     plain = EDICT.from_pretrained(folder("sd1"))
     changes = lora_file(plain, tmp_path / "lora.safetensors", spelling)
-    for place in (tmp_path, tmp_path / "lora.safetensors"):
-        model = EDICT.from_pretrained(folder("sd1"), lora=place, lora_scale=0.5)
+    for path in (tmp_path, tmp_path / "lora.safetensors"):
+        model = EDICT.from_pretrained(folder("sd1"), lora=path, lora_scale=0.5)
         for part in ("unet", "text_encoder"):
-            before = dict(getattr(plain.model, part).named_parameters())
-            for name, weight in getattr(model.model, part).named_parameters():
+            before = dict(getattr(plain.backend, part).named_parameters())
+            for name, weight in getattr(model.backend, part).named_parameters():
                 change = changes.get(f"{part}.{name}", torch.zeros(()))
                 assert torch.allclose(weight, before[name] + 0.5 * change, atol=1e-6), name
 
@@ -470,7 +477,7 @@ def test_lora_weights_are_part_of_the_digest(folder: Folder, tmp_path: Path) -> 
     assert len(digests | {weights_digest(folder("sd1"), lora=locate_lora(file))}) == 4
 
 
-def test_what_is_no_lora_of_the_model_is_told_in_one_line(folder: Folder, tmp_path: Path) -> None:
+def test_a_lora_of_another_kind_is_an_error_of_one_line(folder: Folder, tmp_path: Path) -> None:
     file = tmp_path / "lora.safetensors"
     module = "unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q"
     pair = {f"{module}.lora_A.weight": torch.zeros(2, 8), f"{module}.lora_B.weight": torch.zeros(8, 2)}
@@ -489,17 +496,17 @@ def test_what_is_no_lora_of_the_model_is_told_in_one_line(folder: Folder, tmp_pa
     with pytest.raises(ModelError, match="a DDPMPipeline takes no LoRA weights"):
         EDICT.from_pretrained(folder("ddpm"), lora=file)
     (tmp_path / "lora.bin").write_bytes(b"")
-    places = [
+    paths = [
         (tmp_path / "no", "there is no such"),
         (tmp_path / "lora.bin", "only .safetensors"),
         (folder("sd1"), "none"),
     ]
-    for place, message in places:
+    for path, message in paths:
         with pytest.raises(ModelError, match=message):
-            EDICT.from_pretrained(folder("sd1"), lora=place)
+            EDICT.from_pretrained(folder("sd1"), lora=path)
 
 
-def test_another_number_of_channels_is_refused(folder: Folder, tmp_path: Path) -> None:
+def test_another_number_of_channels_is_an_error(folder: Folder, tmp_path: Path) -> None:
     copy = shutil.copytree(folder("ddpm"), tmp_path / "copy")
     config = copy / "unet" / "config.json"
     config.write_text(config.read_text().replace('"in_channels": 3', '"in_channels": 1'))
@@ -515,7 +522,7 @@ def test_an_interval_needs_classifier_free_guidance(folder: Folder, images: list
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_prediction_does_not_depend_on_the_other_samples(folder: Folder, kind: str) -> None:
-    """It depends only on the slot: `python -m tests.campaigns.slots` has every batch size."""
+    """A prediction can depend on its slot: see `python -m tests.campaigns.slots`."""
     _, slots_with_influence = compare(EDICT.from_pretrained(folder(kind)), 3, 1.0)
     assert slots_with_influence == 0
 
@@ -525,17 +532,17 @@ def test_every_kind_is_tested(folder: Folder) -> None:
 
 
 @torch.inference_mode()
-def test_the_shipped_models_integers_are_what_they_were(model: EDICT, images: list[Image.Image]) -> None:
-    """Against EDICT on this very lattice around the bare networks, as it was when there was one kind; every integer."""
+def test_the_shipped_model_reproduces_its_first_integers(model: EDICT, images: list[Image.Image]) -> None:
+    """The reference is EDICT on this lattice with plain networks, as the first version computed it."""
     start = model.encode(images[:2])
     pair = model.invert(start, TEXTS, steps=3, guidance_scale=3.0)
     edited, _ = model.integrate(pair, ["a blue heart", "cat face"], 3, guidance_scale=5.0)
-    unet, plan = model.network, schedule(model.model.scheduler_config, 3)
+    unet, plan = model.network, noise_schedule(model.backend.scheduler_config, 3)
     alphas, p = plan.alphas_cumprod, Fraction(93, 100)
 
     def encode_text(captions: Sequence[str]) -> torch.Tensor:
-        tokens = model.model.tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt")
-        return model.model.text_encoder(tokens.input_ids).last_hidden_state
+        tokens = model.backend.tokenizer(list(captions), padding="max_length", truncation=True, return_tensors="pt")
+        return model.backend.text_encoder(tokens.input_ids).last_hidden_state
 
     def half_step(other: torch.Tensor, at: int, i: int, texts: list[str], scale: float) -> torch.Tensor:
         text, empty = encode_text(texts), encode_text([""])
@@ -573,8 +580,8 @@ def test_the_shipped_models_integers_are_what_they_were(model: EDICT, images: li
         y = divided(m * y + (n - m) * x, n)
     assert torch.equal(edited.x, x) and torch.equal(edited.y, y)
     pixels = torch.from_numpy(np.stack([np.asarray(_fitted(image)) for image in images[:2]]))
-    mode = model.model.vae.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mode()
-    latents = mode * model.model.vae.config.scaling_factor
+    mode = model.backend.vae.encode(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1).latent_dist.mode()
+    latents = mode * model.backend.vae.config.scaling_factor
     assert torch.equal(start.x, torch.round(latents.double() * (2.0**12 / alphas[-1] ** 0.5)).long())
     assert isinstance(pair, Pair)
     expected = "c3fa9acb17cdc6a6f2c667824fe115cfb229e1c26c15157f00c17049d60e1841"

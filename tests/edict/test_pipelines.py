@@ -1,4 +1,4 @@
-"""Pipelines of diffusers as models: images in, images out, by the pipeline's own call.
+"""Pipelines of diffusers as models: they invert and generate images in their own calls.
 
 The checkpoints are small and complete: text encoder, tokenizer, autoencoder.
 """
@@ -93,7 +93,7 @@ def test_another_caption_gives_another_image(name: str, checkpoint: Folder, imag
 
 @pytest.mark.parametrize("name", BUILDERS)
 def test_guidance_scale_1_is_without_guidance(name: str, checkpoint: Folder, images: list[Image.Image]) -> None:
-    """The network is called once per prediction, on one row per sample, and more rows with guidance."""
+    """A prediction is one network call, with more rows per sample if there is guidance."""
     model = model_of(checkpoint(name), name)
     rows = list[int]()
     for scale in (1.0, 3.0):
@@ -112,15 +112,15 @@ def test_guidance_scale_1_is_without_guidance(name: str, checkpoint: Folder, ima
 
 
 @pytest.mark.parametrize("name", [*FIXED_LENGTH, "sd1", "sd2", "sd3", "pixart-sigma"])
-def test_a_sample_does_not_depend_on_its_batchs_captions(
+def test_a_sample_does_not_depend_on_the_captions_of_its_batch(
     name: str, checkpoint: Folder, folder: Folder, images: list[Image.Image]
 ) -> None:
     model = model_of(checkpoint(name), name) if name in FIXED_LENGTH else users_model(folder(name))
-    assert model.model.batched
+    assert model.backend.supports_batches
     start = model.encode(images[:2])
     noise = model.invert(start, CAPTIONS, batch_size=2, steps=3, guidance_scale=3.0)
-    alone, _ = model.integrate(noise[[1]], [CAPTIONS[1]], 3, slots=[1])
-    assert alone == start[[1]]
+    single, _ = model.integrate(noise[[1]], [CAPTIONS[1]], 3, slots=[1])
+    assert single == start[[1]]
     for other in ("", "a " * 100):
         both, _ = model.integrate(noise, [other, CAPTIONS[1]], 3)
         assert both[[1]] == start[[1]]
@@ -129,11 +129,11 @@ def test_a_sample_does_not_depend_on_its_batchs_captions(
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_sample_of_other_pipelines_runs_alone(name: str, checkpoint: Folder, images: list[Image.Image]) -> None:
     model = model_of(checkpoint(name), name)
-    assert not model.model.batched
+    assert not model.backend.supports_batches
     start = model.encode(images[:2])
     noise = model.invert(start, CAPTIONS, batch_size=2, steps=3, guidance_scale=3.0)
-    alone = model.invert(start[[1]], [CAPTIONS[1]], steps=3, guidance_scale=3.0)
-    assert torch.equal(noise[[1]].x, alone.x) and torch.equal(noise[[1]].y, alone.y)
+    single = model.invert(start[[1]], [CAPTIONS[1]], steps=3, guidance_scale=3.0)
+    assert torch.equal(noise[[1]].x, single.x) and torch.equal(noise[[1]].y, single.y)
     assert model.generate(noise[[1]], [CAPTIONS[1]], output_type="latent") == start[[1]]
 
 
@@ -152,7 +152,7 @@ def test_negative_captions_are_per_sample(name: str, checkpoint: Folder, images:
     ("name", "message"),
     [("flux2", "a negative caption has no effect on Flux2Pipeline"), ("flux2-klein", "has no effect on Flux2Klein")],
 )
-def test_a_pipeline_without_negative_prompt_says_so(
+def test_a_pipeline_without_negative_prompt_gives_an_error(
     name: str, message: str, checkpoint: Folder, images: list[Image.Image]
 ) -> None:
     model = model_of(checkpoint(name), name)
@@ -166,7 +166,7 @@ def test_a_negative_caption_that_has_no_effect_is_an_error(folder: Folder, image
     noise = model.invert(images[:1], "a cat", steps=2)
     with pytest.raises(ValueError, match="true_cfg_scale"):
         model.integrate(noise, ["a cat"], 2, negative_captions=["blur"])
-    model.model.call["true_cfg_scale"] = 2.0
+    model.backend.call["true_cfg_scale"] = 2.0
     assert (
         model.integrate(noise, ["a cat"], 2, negative_captions=["blur"])[0] != model.integrate(noise, ["a cat"], 2)[0]
     )
@@ -178,7 +178,7 @@ def ordinary(pipe: Any, name: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_a_users_pipeline_is_as_before(name: str, checkpoint: Folder, images: list[Image.Image]) -> None:
+def test_a_users_pipeline_is_unchanged_after_use(name: str, checkpoint: Folder, images: list[Image.Image]) -> None:
     pipe = load(checkpoint(name))
     scheduler, bar = pipe.scheduler, dict(pipe._progress_bar_config)
     state, before = torch.get_rng_state(), ordinary(pipe, name)
@@ -191,10 +191,10 @@ def test_a_users_pipeline_is_as_before(name: str, checkpoint: Folder, images: li
 
 
 class OneLayout(PipelineModel):
-    """A pipeline whose layout is not known."""
+    """A pipeline with an unknown layout of latents."""
 
 
-def test_a_layout_that_does_not_fit_names_the_methods(folder: Folder, images: list[Image.Image]) -> None:
+def test_the_error_for_an_unknown_layout_names_pack_and_unpack(folder: Folder, images: list[Image.Image]) -> None:
     pipe, call = FluxPipeline.from_pretrained(folder("flux-dev")), {"height": 16, "width": 16}
     model = EDICT(OneLayout(None, pipe, call))
     with pytest.raises(ModelError, match=r"supply `pack` and `unpack`: subclass edict.models.PipelineModel") as raised:
@@ -207,7 +207,7 @@ def test_a_layout_that_does_not_fit_names_the_methods(folder: Folder, images: li
     check_round_trips(EDICT(Packed(None, pipe, call)), images, SETTINGS[:1])
 
 
-def test_an_error_of_the_settings_stays_one(folder: Folder, images: list[Image.Image]) -> None:
+def test_an_error_of_the_settings_is_not_replaced(folder: Folder, images: list[Image.Image]) -> None:
     model = EDICT(DiffusionPipeline.from_pretrained(folder("sd1")))
     with pytest.raises(ValueError, match="steps"):
         model.invert(images[:1], "a cat", steps=2000)
@@ -234,13 +234,13 @@ TOKENS = dict.fromkeys(BUILDERS, 512) | {"pixart-alpha": 120, "sana": 300}
 
 
 @pytest.mark.parametrize("name", BUILDERS)
-def test_a_caption_is_truncated_where_the_pipeline_no_longer_sees_it(name: str, checkpoint: Folder) -> None:
-    """The longest caption that is not truncated changes the latents with its last word, and the next one does not."""
+def test_truncated_agrees_with_the_text_encoder(name: str, checkpoint: Folder) -> None:
+    """The last word of the longest untruncated caption changes the latents. One more word does not."""
     model = model_of(checkpoint(name), name)
     lengths = [n for n in range(1, 600) if not model.truncated(" cat" * n)]
     assert lengths == list(range(1, len(lengths) + 1)) and len(lengths) < 590
     longest = " cat" * (len(lengths) - 1)
-    pipe = model.model.pipe
+    pipe = model.backend.pipe
 
     def embedded(caption: str) -> torch.Tensor:
         found = pipe.encode_prompt(caption, max_sequence_length=TOKENS[name])
@@ -256,7 +256,7 @@ def test_a_caption_is_truncated_where_the_pipeline_no_longer_sees_it(name: str, 
 
 
 def test_negative_captions_and_none_share_a_call(folder: Folder, images: list[Image.Image]) -> None:
-    """Without one, SDXL leads away from zeros, and not from the empty caption."""
+    """SDXL's guidance without a negative caption leads away from zeros instead of the empty caption."""
     model = users_model(folder("sdxl"))
     start = model.encode(images[:2])
     noise = model.invert(start, CAPTIONS, steps=3, guidance_scale=3.0)
@@ -273,7 +273,7 @@ def test_a_pair_of_another_size_is_an_error(checkpoint: Folder, images: list[Ima
         EDICT.from_pretrained(folder, call={"height": 32, "width": 32}).generate(noise, "a cat")
 
 
-def test_models_of_one_pipeline_take_turns(checkpoint: Folder, images: list[Image.Image]) -> None:
+def test_models_of_one_pipeline_call_it_one_at_a_time(checkpoint: Folder, images: list[Image.Image]) -> None:
     pipe = load(checkpoint("qwen-image"))
     own, models = pipe.scheduler, [EDICT(pipe, {"height": 16, "width": 16}) for _ in range(2)]
     start = models[0].encode(images[:1])
@@ -317,7 +317,7 @@ def test_an_incomplete_checkpoint_is_found_without_loading(
         describe(folder).check(Checkpoint(folder))
 
 
-def test_a_pipeline_that_needs_an_image_is_refused(checkpoint: Folder, tmp_path: Path) -> None:
+def test_a_pipeline_that_needs_an_image_is_an_error(checkpoint: Folder, tmp_path: Path) -> None:
     folder = shutil.copytree(checkpoint("wan"), tmp_path / "wan")
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps(index | {"_class_name": "WanImageToVideoPipeline"}))
@@ -327,10 +327,10 @@ def test_a_pipeline_that_needs_an_image_is_refused(checkpoint: Folder, tmp_path:
 
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
 @pytest.mark.parametrize("kind", ["sd1", "sd2", "sdxl", "sd3", "pixart-sigma"])
-def test_a_network_called_directly_gives_the_pipelines_integers(
+def test_the_direct_path_gives_the_integers_of_the_pipeline(
     kind: str, guidance_scale: float, folder: Folder, images: list[Image.Image]
 ) -> None:
-    """In float32. In bfloat16 a pipeline combines the branches of guidance in bfloat16, unlike the direct path."""
+    """This holds in float32. In bfloat16, a pipeline combines the branches of guidance in bfloat16."""
     direct, by_call = EDICT.from_pretrained(folder(kind)), users_model(folder(kind))
     start = direct.encode(images[:2])
     assert by_call.encode(images[:2]) == start
@@ -340,7 +340,7 @@ def test_a_network_called_directly_gives_the_pipelines_integers(
     assert by_call.generate(noise, CAPTIONS, output_type="latent") == start
 
 
-def test_a_schedulers_batch_is_refused_by_a_pipeline_that_runs_alone(checkpoint: Folder) -> None:
+def test_a_pair_of_a_larger_batch_is_an_error_for_a_pipeline_that_runs_one_image(checkpoint: Folder) -> None:
     pipe = load(checkpoint("qwen-image"))
     pipe.set_progress_bar_config(disable=True)
     model, own = EDICT(pipe, {"height": 16, "width": 16}), pipe.scheduler

@@ -10,7 +10,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from edict import EDICT
-from edict.checkpoint import ModelError
+from edict.errors import ModelError
 from edict.models.flux import positions
 from pipeline.messages import Machine
 from pipeline.plan.job import resolve
@@ -44,7 +44,7 @@ def test_auto_is_resolved_by_the_device(dtype: str, gpus: float, expected: str) 
     assert spec_of({}).model.dtype == "auto"
 
 
-def test_the_fingerprint_has_what_changes_bits(folder: Folder) -> None:
+def test_the_fingerprint_has_the_settings_that_change_bits(folder: Folder) -> None:
     def made(model: dict[str, Any], gpus: float = 0) -> Fingerprint:
         return resolve(spec_of({"path": str(folder("sd1")), **model}, gpus=gpus)).fingerprint
 
@@ -77,9 +77,9 @@ def test_a_worker_loads_what_the_job_records(folder: Folder) -> None:
         assert model.generate(pair, TEXTS, output_type="latent").digests() == start.digests()
         digests.append(start.digests())
         latents = start.to_float()[0].float()
-        decoded.append(model.model.decode(latents))
+        decoded.append(model.backend.decode(latents))
         assert decoded[-1].dtype == torch.float32
-        assert model.model.vae.dtype == (torch.bfloat16 if "vae_dtype" in more else torch.float32)
+        assert model.backend.vae.dtype == (torch.bfloat16 if "vae_dtype" in more else torch.float32)
         kernels = [weight for weight in model.network.parameters() if weight.ndim == 4 and weight.shape[2] > 1]
         assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels) == (
             "channels_last" in more
@@ -88,7 +88,7 @@ def test_a_worker_loads_what_the_job_records(folder: Folder) -> None:
     assert torch.allclose(decoded[2], decoded[0], atol=0.1)
 
 
-def test_a_gpu_without_bfloat16_is_refused(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_without_bfloat16_is_an_error(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     spec = spec_of({"path": str(folder("sd1"))}, gpus=1)
@@ -103,13 +103,13 @@ def test_positions_of_flux_are_made_once() -> None:
     assert positions(*given).tolist() == [[0, row, column] for row in range(2) for column in range(3)]
 
 
-def test_the_autoencoders_tf32_ends_with_it(folder: Folder) -> None:
+def test_tf32_applies_only_within_the_autoencoder(folder: Folder) -> None:
     model = EDICT.from_pretrained(folder("sd1"), vae_dtype="tf32")
-    seen = list[tuple[bool, bool]]()
-    for half in (model.model.vae.encoder, model.model.vae.decoder):
+    settings = list[tuple[bool, bool]]()
+    for half in (model.backend.vae.encoder, model.backend.vae.decoder):
         half.register_forward_pre_hook(
-            lambda *_: seen.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
+            lambda *_: settings.append((torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32))
         )
     model.decode(model.encode([Image.new("RGB", (16, 16))]).to_float()[0])
-    assert seen == [(True, True)] * 2
+    assert settings == [(True, True)] * 2
     assert not torch.backends.cuda.matmul.allow_tf32 and not torch.backends.cudnn.allow_tf32

@@ -1,11 +1,11 @@
-"""EDICT alone, with a noise prediction in closed form: exact in integers, and true to the paper's equations."""
+"""The EDICT sampler with a prediction in closed form: exact, and as in the equations of the paper."""
 
 import pytest
 import torch
 
 from edict.integration import Predict
 from edict.lattice import MAX_STATE, from_lattice, to_lattice
-from edict.schedule import Schedule, schedule
+from edict.schedule import Schedule, noise_schedule
 from schemas.sampling import count_executed_steps
 from tests.edict import oracle
 from tests.edict.integrate import CONFIG, Run, clean, equal, latents
@@ -22,8 +22,8 @@ def edict(plan: Schedule, p: float = 0.93, bits: int = 12, predict: Predict = an
     [(n, s) for n in (1, 2, 7, 25, 50, 51, 200) for s in (0.3, 0.8, 1.0) if count_executed_steps(n, s)],
 )
 def test_generation_returns_the_integers_that_were_inverted(steps: int, strength: float, p: float) -> None:
-    """Every integer, and a state beyond the limit is seen: 160 steps at p = 0.9 expand x - y by 2^48."""
-    run = edict(schedule(CONFIG, steps, strength), p)
+    """All integers are equal, or there is a fault: 160 steps at p = 0.9 expand x - y by 2^48."""
+    run = edict(noise_schedule(CONFIG, steps, strength), p)
     start = clean(run.plan)
     noise = run.invert(start)
     within = run.monitor.largest < MAX_STATE
@@ -32,39 +32,39 @@ def test_generation_returns_the_integers_that_were_inverted(steps: int, strength
     back = run.generate(noise)
     assert equal([state[within] for state in back], [state[within] for state in start])
     if within.all():
-        assert (run.monitor.largest < MAX_STATE).all(), "generation went beyond what inversion met"
+        assert (run.monitor.largest < MAX_STATE).all(), "generation has larger states than inversion"
 
 
 @pytest.mark.parametrize("steps", [1, 6, 7])
-def test_a_pair_whose_states_differ_is_as_exact(steps: int) -> None:
-    run = edict(schedule(CONFIG, steps))
+def test_a_pair_with_different_states_is_exact(steps: int) -> None:
+    run = edict(noise_schedule(CONFIG, steps))
     start = (torch.randint(-9999, 9999, (3, 4, 4, 4)), torch.randint(-9999, 9999, (3, 4, 4, 4)))
     assert equal(run.generate(run.invert(start)), start)
 
 
 @pytest.mark.parametrize("bits", [4, 8, 20])
 def test_exactness_does_not_depend_on_the_bits(bits: int) -> None:
-    run = edict(schedule(CONFIG, 25), bits=bits)
+    run = edict(noise_schedule(CONFIG, 25), bits=bits)
     start = clean(run.plan, bits)
     assert equal(run.generate(run.invert(start)), start)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_exactness_does_not_depend_on_the_predictions_dtype(dtype: torch.dtype) -> None:
-    run = edict(schedule(CONFIG, 25), predict=lambda x, t: analytic(x.to(dtype), t))
+    run = edict(noise_schedule(CONFIG, 25), predict=lambda x, t: analytic(x.to(dtype), t))
     start = clean(run.plan)
     assert run.predict(latents(), 1).dtype == dtype
     assert equal(run.generate(run.invert(start)), start)
 
 
 @pytest.mark.parametrize("steps", [1, 7, 25, 51])
-def test_the_order_follows_the_steps_number_not_the_loops_count(steps: int) -> None:
-    """Counting from the clean end gives every step of an odd schedule the other order: as if one step came before it.
+def test_the_order_within_a_step_follows_the_number_of_the_step(steps: int) -> None:
+    """A sampler that counts from the clean end would have the other order in every step of an odd schedule.
 
     So `shifted`, the same steps each numbered one higher, is what a sampler does that uses its own count. It undoes
     itself, but not `run`.
     """
-    run = edict(schedule(CONFIG, steps))
+    run = edict(noise_schedule(CONFIG, steps))
     plan = run.plan
     shifted = edict(Schedule((999, *plan.timesteps), (0.001, *plan.alphas_cumprod)))
     start = clean(plan)
@@ -106,8 +106,8 @@ def largest_error(plan: Schedule, p: float, inverting: bool) -> tuple[float, flo
 @pytest.mark.parametrize("inverting", [True, False])
 @pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (6, 1.0), (7, 1.0), (25, 0.3), (50, 0.2)])
 def test_the_lattice_follows_the_papers_equations(steps: int, strength: float, inverting: bool) -> None:
-    """Within what rounding can do, which shrinks by half with every bit, down to float64's own 1e-9."""
-    plan = schedule(CONFIG, steps, strength)
+    """The bound is the effect of rounding, which halves with every bit, and at least 1e-9 for float64."""
+    plan = noise_schedule(CONFIG, steps, strength)
     errors = {}
     for bits in (8, 12, 16, 20):
         run = edict(plan, bits=bits)
@@ -122,12 +122,14 @@ def test_the_lattice_follows_the_papers_equations(steps: int, strength: float, i
             error = (from_lattice(state, plan.scale(there), bits) - float_state).abs().max().item()
             assert error <= bound * unit + 1e-9
             errors[bits] = max(errors[bits], error)
-        assert max(largest_error(plan, 0.93, inverting)) * unit < 1e-3 or bits < 20  # or the bound would prove little
+        assert (
+            max(largest_error(plan, 0.93, inverting)) * unit < 1e-3 or bits < 20
+        )  # Otherwise the bound would be meaningless.
     assert errors[20] < errors[8] / 500
 
 
-def test_the_oracle_undoes_itself_but_for_rounding() -> None:
-    plan = schedule(CONFIG, 25)
+def test_the_oracle_undoes_itself_up_to_rounding() -> None:
+    plan = noise_schedule(CONFIG, 25)
     start = latents()
     noise = oracle.invert(start, start, plan.timesteps, plan.alphas_cumprod, analytic, 0.93)
     for state in oracle.generate(*noise, plan.timesteps, plan.alphas_cumprod, analytic, 0.93):
@@ -135,48 +137,48 @@ def test_the_oracle_undoes_itself_but_for_rounding() -> None:
 
 
 @pytest.mark.parametrize("steps", [6, 7])
-def test_a_step_asks_for_two_predictions_of_its_own_timestep(steps: int) -> None:
-    asked = []
+def test_a_step_makes_two_network_calls_at_its_timestep(steps: int) -> None:
+    evaluated = []
 
     def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
-        asked.append((timestep, x.dtype, x.shape))
+        evaluated.append((timestep, x.dtype, x.shape))
         return analytic(x, timestep)
 
-    run = edict(schedule(CONFIG, steps), predict=predict)
+    run = edict(noise_schedule(CONFIG, steps), predict=predict)
     noise = run.invert(clean(run.plan))
     twice = [(t, torch.float64, (3, 4, 4, 4)) for t in run.plan.timesteps for _ in "xy"]
-    assert asked == twice[::-1]
-    asked.clear()
+    assert evaluated == twice[::-1]
+    evaluated.clear()
     run.generate(noise)
-    assert asked == twice
+    assert evaluated == twice
 
 
-def test_a_step_that_changes_no_noise_asks_for_no_prediction() -> None:
-    """Without offset the last step goes from timestep 0's alpha to the very same."""
-    asked = []
+def test_a_step_between_equal_noise_levels_makes_no_network_call() -> None:
+    """Without offset, both ends of the last step have the alpha of timestep 0."""
+    evaluated = []
 
     def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
-        asked.append(timestep)
+        evaluated.append(timestep)
         return analytic(x, timestep)
 
-    run = edict(schedule(CONFIG | {"steps_offset": 0}, 5), predict=predict)
+    run = edict(noise_schedule(CONFIG | {"steps_offset": 0}, 5), predict=predict)
     start = clean(run.plan)
     assert run.plan.timesteps == (800, 600, 400, 200, 0)
     noise = run.invert(start)
-    assert asked == [200, 200, 400, 400, 600, 600, 800, 800]
+    assert evaluated == [200, 200, 400, 400, 600, 600, 800, 800]
     assert equal(run.generate(noise), start)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
 @pytest.mark.parametrize("direction", ["invert", "generate"])
-def test_one_samples_broken_prediction_is_its_own(bad: float, direction: str) -> None:
+def test_a_nan_prediction_is_a_fault_of_its_sample_only(bad: float, direction: str) -> None:
     def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
         eps = analytic(x, timestep)
         if timestep == sound.plan.timesteps[2]:
             eps[1, 3, 2, 1] = bad
         return eps
 
-    sound = edict(schedule(CONFIG, 6))
+    sound = edict(noise_schedule(CONFIG, 6))
     broken = edict(sound.plan, predict=predict)
     whole, part = getattr(sound, direction)(clean(sound.plan)), getattr(broken, direction)(clean(sound.plan))
     assert sound.monitor.finite.tolist() == [True, True, True]
@@ -187,15 +189,15 @@ def test_one_samples_broken_prediction_is_its_own(bad: float, direction: str) ->
 @pytest.mark.parametrize("huge", [1e12, 1e30, -1e30, 1e300])
 @pytest.mark.parametrize("p", [0.93, 1])
 @pytest.mark.parametrize("direction", ["invert", "generate"])
-def test_one_samples_huge_prediction_is_seen_as_overflow(huge: float, p: float, direction: str) -> None:
-    """Finite, but past int64: converted as it is, it would wrap, and vanish in mixing."""
+def test_a_huge_prediction_is_an_overflow_of_its_sample_only(huge: float, p: float, direction: str) -> None:
+    """A finite prediction beyond int64 would wrap on conversion, and disappear in mixing."""
 
     def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
         eps = analytic(x, timestep)
         eps[1, 3, 2, 1] = huge
         return eps
 
-    sound = edict(schedule(CONFIG, 3), p)
+    sound = edict(noise_schedule(CONFIG, 3), p)
     broken = edict(sound.plan, p, predict=predict)
     start = clean(sound.plan)
     for state in start:
@@ -206,8 +208,8 @@ def test_one_samples_huge_prediction_is_seen_as_overflow(huge: float, p: float, 
     assert equal([state[::2] for state in whole], [state[::2] for state in part])
 
 
-def test_states_expanded_past_int64_are_seen() -> None:
-    """p = 0.5 expands x - y by 4 a step, 2^100 in all: what wrapped in the end was seen before."""
-    run = edict(schedule(CONFIG, 50), 0.5)
+def test_states_that_overflow_int64_are_faults() -> None:
+    """p = 0.5 expands x - y by 4 per step, 2^100 in total. The overflow is detected before int64 wraps."""
+    run = edict(noise_schedule(CONFIG, 50), 0.5)
     run.invert(clean(run.plan))
     assert (run.monitor.largest >= MAX_STATE).all()

@@ -1,4 +1,4 @@
-"""Every sampler by its name: exact in integers, true to its paper, and asking the network as often as it says."""
+"""Every sampler: exact, as in its paper, and with the network calls that it announces."""
 
 from dataclasses import replace
 from functools import partial
@@ -12,8 +12,8 @@ from PIL import Image
 from edict import EDICT, Control, Pair
 from edict.integration import Integration, solve, solve_floats
 from edict.lattice import MAX_STATE, MIN_WEIGHT, from_lattice, to_lattice
-from edict.samplers import SAMPLERS, resolved, sampling, two_step
-from edict.schedule import Schedule, schedule
+from edict.samplers import SAMPLERS, sampling, two_step, with_defaults
+from edict.schedule import Schedule, noise_schedule
 from schemas.sampling import OWNERS, Sampling, count_executed_steps
 from schemas.specs import SamplerSpec
 from tests.edict import oracle
@@ -23,7 +23,7 @@ from tests.edict.oracle import analytic
 EXACT = [name for name, sampler in SAMPLERS.items() if sampler.exact]
 TWO_STEP = ["bdia", "obelm"]
 DDIM = ["ddim", "ddim_euler"]
-GEOMETRIC = Schedule(  # sigma falls by a third at every step: O-BELM's weight is 4/9 throughout
+GEOMETRIC = Schedule(  # Sigma falls by a third per step, so O-BELM's weight is always 4/9.
     (900, 750, 600, 450, 300, 150, 1), tuple(1 / (1 + (8 * (2 / 3) ** k) ** 2) for k in range(8))
 )
 
@@ -35,7 +35,7 @@ GEOMETRIC = Schedule(  # sigma falls by a third at every step: O-BELM's weight i
     [(n, s) for n in (1, 2, 7, 25, 50, 200) for s in (0.3, 0.8, 1.0) if count_executed_steps(n, s)],
 )
 def test_generation_returns_the_integers_that_were_inverted(steps: int, strength: float, bits: int, name: str) -> None:
-    run = Run(name, schedule(CONFIG, steps, strength), bits)
+    run = Run(name, noise_schedule(CONFIG, steps, strength), bits)
     start = clean(run.plan, bits)
     noise = run.invert(start)
     assert (run.monitor.largest < MAX_STATE).all() and run.monitor.finite.all()
@@ -45,7 +45,7 @@ def test_generation_returns_the_integers_that_were_inverted(steps: int, strength
 
 @pytest.mark.parametrize("gamma", [0.5, 0.9, 0.96, 1.0])
 def test_bdia_is_exact_at_every_gamma(gamma: float) -> None:
-    run = Run("bdia", schedule(CONFIG, 25), gamma=gamma)
+    run = Run("bdia", noise_schedule(CONFIG, 25), gamma=gamma)
     start = clean(run.plan)
     noise = run.invert(start)
     assert (run.monitor.largest < MAX_STATE).all()
@@ -54,9 +54,9 @@ def test_bdia_is_exact_at_every_gamma(gamma: float) -> None:
 
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("offset", [0, 1])
-def test_a_run_can_stop_anywhere_and_go_on(name: str, offset: int) -> None:
-    """Regenerated to position k is inverted to k: an edit's branch point. Offset 0 has a last step of no change."""
-    run = Run(name, schedule(CONFIG | {"steps_offset": offset}, 9))
+def test_a_run_can_stop_and_continue_at_any_position(name: str, offset: int) -> None:
+    """Generation to position k equals inversion to k, where edits branch off. With offset 0, the last step is idle."""
+    run = Run(name, noise_schedule(CONFIG | {"steps_offset": offset}, 9))
     at = {9: clean(run.plan)}
     for position in range(8, -1, -1):
         at[position] = run.invert(at[position + 1], position + 1, position)
@@ -72,38 +72,38 @@ def test_a_run_can_stop_anywhere_and_go_on(name: str, offset: int) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("idle", [0, 1])
 @pytest.mark.parametrize("steps", [1, 2, 7])
-def test_the_network_is_asked_at_the_steps_that_the_sampler_says(name: str, steps: int, idle: int) -> None:
-    """`idle`: how many steps at the end change nothing."""
-    run = Run(name, schedule(CONFIG | {"steps_offset": 1 - idle}, steps))
+def test_network_calls_are_those_of_evaluated_steps(name: str, steps: int, idle: int) -> None:
+    """`idle` is the number of steps at the end that change nothing."""
+    run = Run(name, noise_schedule(CONFIG | {"steps_offset": 1 - idle}, steps))
     assert run.plan.num_evaluated_steps == steps - idle
 
-    def asked(start: int, stop: int) -> list[float]:
+    def expected_calls(start: int, stop: int) -> list[float]:
         return SAMPLERS[name].evaluated_timesteps(run.plan, start, stop)
 
     for stop in range(steps, -1, -1):
         states = run.invert(clean(run.plan), steps, stop)
-        assert run.calls == asked(steps, stop)
-        assert bool(asked(stop, steps)) == (steps - stop > idle + SAMPLERS[name].y_lead), (
+        assert run.calls == expected_calls(steps, stop)
+        assert bool(expected_calls(stop, steps)) == (steps - stop > idle + SAMPLERS[name].y_lead), (
             "fewer last steps change nothing"
         )
         for end in range(stop, steps + 1):
             run.generate(states, stop, end)
-            assert run.calls == asked(stop, end)
+            assert run.calls == expected_calls(stop, end)
     n = steps - idle
     whole = {"edict": (2 * n, 2 * n), "ddim": (n, n), "ddim_euler": (n, n)}.get(name, (n, max(n - 1, 0)))
-    assert (len(asked(steps, 0)), len(asked(0, steps))) == whole
+    assert (len(expected_calls(steps, 0)), len(expected_calls(0, steps))) == whole
 
 
 @pytest.mark.parametrize("name", TWO_STEP)
-def test_a_two_step_method_asks_at_the_timestep_of_the_state_it_shows(name: str) -> None:
-    run = Run(name, schedule(CONFIG, 5))
+def test_a_two_step_method_evaluates_at_the_timestep_of_the_state(name: str) -> None:
+    run = Run(name, noise_schedule(CONFIG, 5))
     noise = run.invert(clean(run.plan))
     assert run.calls == [run.plan.timesteps[i] for i in (4, 4, 3, 2, 1)]
     assert run.generate(noise) and run.calls == [run.plan.timesteps[i] for i in (1, 2, 3, 4)]
 
 
 def test_ddim_euler_evaluates_at_the_timestep_of_the_state() -> None:
-    run = Run("ddim_euler", schedule(CONFIG, 5))
+    run = Run("ddim_euler", noise_schedule(CONFIG, 5))
     noise = run.invert(clean(run.plan))
     assert run.calls == [0, *run.plan.timesteps[:0:-1]]
     assert run.generate(noise) and run.calls == list(run.plan.timesteps)
@@ -112,8 +112,8 @@ def test_ddim_euler_evaluates_at_the_timestep_of_the_state() -> None:
 
 
 @pytest.mark.parametrize("name", TWO_STEP)
-def test_a_last_step_of_no_change_asks_for_nothing(name: str) -> None:
-    run = Run(name, schedule(CONFIG | {"steps_offset": 0}, 5))
+def test_a_last_step_between_equal_noise_levels_makes_no_network_call(name: str) -> None:
+    run = Run(name, noise_schedule(CONFIG | {"steps_offset": 0}, 5))
     assert run.plan.timesteps == (800, 600, 400, 200, 0)
     noise = run.invert(clean(run.plan))
     assert run.calls == [200, 200, 400, 600]
@@ -121,8 +121,8 @@ def test_a_last_step_of_no_change_asks_for_nothing(name: str) -> None:
     assert run.calls == [600, 400, 200]
 
 
-def test_the_integers_of_edict_are_those_of_the_first_stores() -> None:
-    """Of a prediction that no library's sine or root has a part in."""
+def test_edict_reproduces_the_integers_of_the_first_stores() -> None:
+    """The prediction uses no sine or root, which could differ between libraries."""
 
     def linear(x: torch.Tensor, timestep: int) -> torch.Tensor:
         return (x + x.roll(1, -1) / 2) * (1 - timestep / 4000) / 2
@@ -132,7 +132,7 @@ def test_the_integers_of_edict_are_those_of_the_first_stores() -> None:
         (7, 1.0, "0.93", "bc0254f96c09bc3e5b425dbe757e1ef4f00af20e7dc0ea2509cb2b07c3d93e2d"),
         (25, 0.8, "0.97", "604a85b1aa225a088b3ca989360f2ff9af91045887aff07d674b6eb125f8aa3b"),
     ):
-        plan = schedule(CONFIG, steps, strength)
+        plan = noise_schedule(CONFIG, steps, strength)
         start = Pair(x, x, plan, plan.num_steps, Sampling(p=float(p), bits=12), 2)
         noise = solve(Integration(start, 0), linear)
         assert sha256(torch.stack([noise.x, noise.y]).numpy().astype("<i8").tobytes()).hexdigest() == digest
@@ -141,18 +141,23 @@ def test_the_integers_of_edict_are_those_of_the_first_stores() -> None:
 PAPERS: list[tuple[str, Schedule, dict[str, float], oracle.Next, oracle.Next]] = [
     *(
         ("bdia", plan, {"gamma": g}, partial(oracle.bdia, gamma=g), partial(oracle.bdia_back, gamma=g))
-        for plan in (schedule(CONFIG, 1), schedule(CONFIG, 6), schedule(CONFIG, 25), schedule(CONFIG, 50, 0.3))
+        for plan in (
+            noise_schedule(CONFIG, 1),
+            noise_schedule(CONFIG, 6),
+            noise_schedule(CONFIG, 25),
+            noise_schedule(CONFIG, 50, 0.3),
+        )
         for g in (0.9, 0.96, 1.0)
     ),
     (
         "bdia",
-        schedule(CONFIG, 7),
+        noise_schedule(CONFIG, 7),
         {"gamma": 0.5},
         partial(oracle.bdia, gamma=0.5),
         partial(oracle.bdia_back, gamma=0.5),
     ),
     ("obelm", GEOMETRIC, {}, oracle.obelm, oracle.obelm_back),
-    ("obelm", schedule(CONFIG | {"set_alpha_to_one": True}, 3), {}, oracle.obelm, oracle.obelm_back),
+    ("obelm", noise_schedule(CONFIG | {"set_alpha_to_one": True}, 3), {}, oracle.obelm, oracle.obelm_back),
 ]
 
 
@@ -160,7 +165,7 @@ PAPERS: list[tuple[str, Schedule, dict[str, float], oracle.Next, oracle.Next]] =
 def test_the_lattice_follows_the_papers_equations(
     name: str, plan: Schedule, given: dict[str, float], step: oracle.Next, step_back: oracle.Next
 ) -> None:
-    """Rounding, half a unit a step, is expanded by 1 / a_k on the way up; it goes with the bits."""
+    """Inversion expands rounding, half a unit per step, by 1 / a_k. It halves with every bit."""
     errors = {}
     for bits in (10, 20):
         run, start = Run(name, plan, bits, **given), latents()
@@ -180,9 +185,9 @@ def test_the_lattice_follows_the_papers_equations(
 @pytest.mark.parametrize("name", TWO_STEP)
 @pytest.mark.parametrize("steps", [2, 7, 50])
 def test_every_step_is_consistent(name: str, steps: int) -> None:
-    """A prediction that never changes is integrated without error by any weight, the limited ones too."""
+    """A constant prediction is integrated without error with every weight, also a limited one."""
     always = torch.randn(3, 4, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-    plan, bits = schedule(CONFIG, steps), 30  # the last step is so small that rounding grows by 1e5
+    plan, bits = noise_schedule(CONFIG, steps), 30  # The last step is so small that rounding grows by 1e5.
     run = Run(name, plan, bits, predict=lambda x, _: always)
     x, y = run.invert(clean(plan, bits))
     for state, position in ((x, 0), (y, 1)):
@@ -191,9 +196,9 @@ def test_every_step_is_consistent(name: str, steps: int) -> None:
 
 
 @pytest.mark.parametrize(("steps", "limited"), [(7, 1), (10, 1), (25, 3), (50, 6), (100, 12), (200, 24)])
-def test_obelm_asks_for_more_than_one_near_the_clean_end_alone(steps: int, limited: int) -> None:
-    """One step in eight of Stable Diffusion's schedule, which is the shipped model's too: there a_k is 1."""
-    plan = schedule(CONFIG, steps)
+def test_obelm_weights_exceed_one_only_near_the_clean_end(steps: int, limited: int) -> None:
+    """In one step of eight of Stable Diffusion's schedule, a_k is limited to 1."""
+    plan = noise_schedule(CONFIG, steps)
     wanted = [two_step.obelm(plan, k) for k in range(1, steps)]
     above = [k for k, a in enumerate(wanted, 1) if a > 1]
     assert above == list(range(steps - 1 - limited, steps - 1))
@@ -206,8 +211,8 @@ def test_obelm_asks_for_more_than_one_near_the_clean_end_alone(steps: int, limit
 
 
 @pytest.mark.parametrize(("name", "lowest", "highest"), [("ddim", 0.4, 0.6), ("obelm", 0.2, 0.3)])
-def test_the_order_of_a_method(name: str, lowest: float, highest: float) -> None:
-    """DDIM's error halves with the step, O-BELM's is quartered, where sigma falls evenly and the start is right."""
+def test_each_method_has_its_order_of_accuracy(name: str, lowest: float, highest: float) -> None:
+    """Half the step halves the error of DDIM and quarters that of O-BELM, for even steps and an exact start."""
 
     def error(steps: int) -> float:
         sigmas = [2 - 1.9 * k / steps for k in range(steps + 1)]
@@ -230,8 +235,8 @@ def test_the_order_of_a_method(name: str, lowest: float, highest: float) -> None
 
 @pytest.mark.parametrize("name", DDIM)
 @pytest.mark.parametrize(("steps", "strength"), [(1, 1.0), (7, 1.0), (25, 0.8)])
-def test_ddim_is_ddim_in_floats_but_for_rounding(steps: int, strength: float, name: str) -> None:
-    plan, bits = schedule(CONFIG, steps, strength), 20
+def test_ddim_on_the_lattice_equals_ddim_in_floats_up_to_rounding(steps: int, strength: float, name: str) -> None:
+    plan, bits = noise_schedule(CONFIG, steps, strength), 20
     run = Run(name, plan, bits)
     x, y = run.invert(clean(plan, bits))
     assert torch.equal(x, y)
@@ -266,13 +271,13 @@ def test_ddim_inversion_is_of_the_first_order(name: str) -> None:
 @pytest.mark.parametrize("name", SAMPLERS)
 @pytest.mark.parametrize("bad", [float("nan"), 1e30, -1e300])
 @pytest.mark.parametrize("direction", ["invert", "generate"])
-def test_one_samples_broken_prediction_is_its_own(name: str, bad: float, direction: str) -> None:
+def test_a_nan_prediction_is_a_fault_of_its_sample_only(name: str, bad: float, direction: str) -> None:
     def predict(x: torch.Tensor, timestep: int) -> torch.Tensor:
         eps = analytic(x, timestep)
         eps[1, 3, 2, 1] = bad
         return eps
 
-    sound = Run(name, schedule(CONFIG, 4))
+    sound = Run(name, noise_schedule(CONFIG, 4))
     broken = Run(name, sound.plan, predict=predict)
     whole, part = getattr(sound, direction)(clean(sound.plan)), getattr(broken, direction)(clean(sound.plan))
     faulty = ~broken.monitor.finite | (broken.monitor.largest >= MAX_STATE)
@@ -280,9 +285,9 @@ def test_one_samples_broken_prediction_is_its_own(name: str, bad: float, directi
     assert equal((whole[0][::2], whole[1][::2]), (part[0][::2], part[1][::2]))
 
 
-def test_states_expanded_past_int64_are_seen() -> None:
-    """gamma 0.5 expands x - y by 2 a step."""
-    run = Run("bdia", schedule(CONFIG, 100), gamma=0.5)
+def test_states_that_overflow_int64_are_faults() -> None:
+    """gamma = 0.5 expands x - y by 2 per step."""
+    run = Run("bdia", noise_schedule(CONFIG, 100), gamma=0.5)
     run.invert(clean(run.plan))
     assert (run.monitor.largest >= MAX_STATE).all()
 
@@ -306,15 +311,15 @@ def test_a_spec_names_the_samplers_and_their_parameters() -> None:
         ("dpm", {}, "sampler is 'dpm': expected 'edict', 'bdia', 'obelm', 'ddim' or 'ddim_euler'"),
     ],
 )
-def test_what_a_sampler_does_not_take_is_refused(name: str, given: dict[str, float], message: str) -> None:
+def test_a_parameter_of_another_sampler_is_an_error(name: str, given: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         sampling(name=name, **given)
 
 
-def test_a_default_expands_no_further_than_over_50_steps() -> None:
+def test_the_default_gamma_limits_expansion_to_that_of_50_steps() -> None:
     bdia = sampling(name="bdia")
-    assert resolved(bdia, 50).gamma == resolved(bdia, 1).gamma == 0.96
-    assert resolved(bdia, 200).gamma == round(0.96**0.25, 4)
+    assert with_defaults(bdia, 50).gamma == with_defaults(bdia, 1).gamma == 0.96
+    assert with_defaults(bdia, 200).gamma == round(0.96**0.25, 4)
 
 
 @pytest.fixture(scope="module")
@@ -334,7 +339,7 @@ def rough() -> EDICT:
         (7, 0.8, 1.0, torch.bfloat16),
     ],
 )
-def test_the_shipped_model_comes_back_exactly(
+def test_the_shipped_model_round_trips_exactly_by_every_sampler(
     model: EDICT,
     rough: EDICT,
     images: list[Image.Image],
@@ -374,10 +379,10 @@ def test_y_of_a_two_step_method_is_in_the_scale_of_the_next_position(
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_an_edit_follows_the_pairs_sampler(
+def test_an_edit_uses_the_sampler_of_the_pair(
     model: EDICT, images: list[Image.Image], captions: list[str], name: str
 ) -> None:
-    """A caption's own edit under control is its regeneration; another prompt's is not, but after one step."""
+    """A controlled edit under the caption is a regeneration. Under another prompt it differs, except after one step."""
     start = model.encode(images[:2])
     pair = model.invert(start, captions[:2], steps=4, guidance_scale=1.0, batch_size=4, sampler=name)
     prompts = [[captions[0], "blue heart"], ["a dog on a blue background"]]
@@ -402,6 +407,6 @@ def test_a_two_step_method_begins_from_one_state(model: EDICT, images: list[Imag
     assert model.prepare(apart, sampling(**given)).sampling.name == "edict"
 
 
-def test_an_unknown_sampler_is_refused_before_pictures_are_encoded(rough: EDICT) -> None:
+def test_an_unknown_sampler_is_an_error_before_images_are_encoded(rough: EDICT) -> None:
     with pytest.raises(ValueError, match="sampler is 'plms': expected 'edict', 'bdia', 'obelm', 'ddim' or"):
         rough.invert([], [], sampler="plms")

@@ -1,4 +1,4 @@
-"""The executed steps are those of the checkpoint's own scheduler config."""
+"""The executed steps are those of the checkpoint's scheduler config."""
 
 import math
 from itertools import pairwise
@@ -9,7 +9,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from edict.schedule import Schedule, final_alpha, flow, schedule
+from edict.schedule import Schedule, final_alpha, flow_schedule, noise_schedule
 from schemas.sampling import Sampling, count_executed_steps
 from schemas.specs import SamplerSpec
 
@@ -30,7 +30,7 @@ HUB = {
 
 
 def plan(steps: int = 50, strength: float = 1.0, **changes: object) -> Schedule:
-    return schedule(HUB | changes, steps, strength)
+    return noise_schedule(HUB | changes, steps, strength)
 
 
 def hub_alphas() -> torch.Tensor:
@@ -53,8 +53,8 @@ def test_timesteps_follow_offset_and_spacing(changes: dict[str, object], steps: 
     assert plan(steps, **changes).timesteps == tuple(timesteps)
 
 
-def test_alphas_are_the_hub_schedules() -> None:
-    """To 1e-5: the checkpoint's own are float32 products."""
+def test_alphas_equal_those_of_the_hub() -> None:
+    """The tolerance is 1e-5, because the alphas of the checkpoint are float32 products."""
     alphas = hub_alphas()
     expected = [*(float(alphas[t]) for t in range(981, 0, -20)), float(alphas[0])]
     assert plan().alphas_cumprod == pytest.approx(expected, rel=1e-5)
@@ -70,7 +70,7 @@ def test_the_clean_end_is_the_configs_final_alpha() -> None:
 
 
 def test_without_offset_the_last_step_is_a_no_op() -> None:
-    """It ends at the alpha it starts from, to the bit: the sampler recognises it by that."""
+    """Both ends of the step have the same alpha to the bit, which the sampler relies on."""
     without = plan(steps_offset=0)
     assert without.timesteps[-1] == 0
     assert without.sigma(50) == without.sigma(49)
@@ -110,11 +110,13 @@ def test_strength_keeps_the_last_steps(steps: int, strength: float, depth: int) 
         (50, 0.0, {}, "execute no step"),
         (0, 1.0, {}, "execute no step"),
         (1001, 1.0, {}, "trained with 1000"),
-        (1000, 1.0, {}, "use fewer"),  # timestep 1000 of 0..999, by the offset
-        (61, 1.0, {"timestep_spacing": "trailing"}, "use fewer"),  # a 62nd timestep, -1, by rounding
+        (1000, 1.0, {}, "Use fewer"),  # timestep 1000 of 0..999, by the offset
+        (61, 1.0, {"timestep_spacing": "trailing"}, "Use fewer"),  # a 62nd timestep, -1, by rounding
     ],
 )
-def test_what_has_no_schedule_is_refused(steps: int, strength: float, changes: dict[str, object], message: str) -> None:
+def test_steps_without_a_schedule_are_an_error(
+    steps: int, strength: float, changes: dict[str, object], message: str
+) -> None:
     with pytest.raises(ValueError, match=message):
         plan(steps, strength, **changes)
 
@@ -127,7 +129,7 @@ def test_what_has_no_schedule_is_refused(steps: int, strength: float, changes: d
     offset=st.integers(0, 1),
     one=st.booleans(),
 )
-def test_noise_falls_at_every_step(steps: int, strength: float, spacing: str, offset: int, one: bool) -> None:
+def test_noise_decreases_at_every_step(steps: int, strength: float, spacing: str, offset: int, one: bool) -> None:
     changes = {"timestep_spacing": spacing, "steps_offset": offset, "set_alpha_to_one": one}
     try:
         made = plan(steps, strength, **changes)
@@ -153,23 +155,23 @@ def test_the_spec_counts_executed_steps_as_the_schedule_does(steps: int, strengt
         assert SamplerSpec(steps=steps, strength=strength).executed_steps == count_executed_steps(steps, strength)
 
 
-def test_an_offset_that_is_asked_for_takes_the_configs_place() -> None:
+def test_a_given_offset_replaces_that_of_the_config() -> None:
     config = {"steps_offset": 1, "timestep_spacing": "leading"}
-    assert schedule(config, 10, 1.0, 0) == schedule(config | {"steps_offset": 0}, 10)
-    assert schedule(config, 10, 1.0, 0).timesteps[-1] == 0 != schedule(config, 10).timesteps[-1]
+    assert noise_schedule(config, 10, 1.0, 0) == noise_schedule(config | {"steps_offset": 0}, 10)
+    assert noise_schedule(config, 10, 1.0, 0).timesteps[-1] == 0 != noise_schedule(config, 10).timesteps[-1]
     with pytest.raises(ValueError, match="only valid for leading spacing, and the checkpoint's is trailing"):
-        schedule(config | {"timestep_spacing": "trailing"}, 10, 1.0, 0)
+        noise_schedule(config | {"timestep_spacing": "trailing"}, 10, 1.0, 0)
     with pytest.raises(ValueError, match="the checkpoint is a flow"):
-        flow({}, Sampling(steps=10, steps_offset=0), tokens=16)
+        flow_schedule({}, Sampling(steps=10, steps_offset=0), tokens=16)
 
 
 @pytest.mark.parametrize("one", [False, True])
 @pytest.mark.parametrize("offset", [0, 1])
-def test_an_interval_of_noise_levels_leaves_out_timesteps(offset: int, one: bool) -> None:
+def test_timesteps_outside_an_interval_of_noise_levels(offset: int, one: bool) -> None:
     """The clean end has timestep 0, unless the last step has it: then that step's noise level counts."""
-    plan = schedule({"timestep_spacing": "leading", "steps_offset": offset, "set_alpha_to_one": one}, 10)
+    plan = noise_schedule({"timestep_spacing": "leading", "steps_offset": offset, "set_alpha_to_one": one}, 10)
     assert [plan.timestep(k) for k in range(11)] == [*plan.timesteps, 0]
-    assert plan.outside(None) == frozenset()
+    assert plan.timesteps_outside(None) == frozenset()
     low, high = plan.sigma(8), plan.sigma(2)
-    assert plan.outside([low, high]) == {*plan.timesteps[:2], *plan.timesteps[8:], 0}
-    assert plan.outside([0, 1000]) == ({0} if one and offset else set())
+    assert plan.timesteps_outside([low, high]) == {*plan.timesteps[:2], *plan.timesteps[8:], 0}
+    assert plan.timesteps_outside([0, 1000]) == ({0} if one and offset else set())

@@ -1,4 +1,4 @@
-"""The schedulers that hold the lattice: the shipped model in diffusers' own pipeline, wrong use, configs."""
+"""The schedulers of `edict` in a pipeline of diffusers with the shipped model: results, wrong use, configs."""
 
 import pickle
 from copy import deepcopy
@@ -33,7 +33,7 @@ PROMPTS = ["red heart", "a dog"]
 
 @pytest.fixture(scope="module")
 def pipe() -> Any:
-    """The shipped model in diffusers' own pipeline."""
+    """Return the shipped model in a pipeline of diffusers."""
     make_deterministic()
     pipe = StableDiffusionPipeline.from_pretrained(str(DEFAULT), safety_checker=None, requires_safety_checker=False)
     pipe.set_progress_bar_config(disable=True)
@@ -45,7 +45,7 @@ def latents(count: int = 2) -> torch.Tensor:
 
 
 def equipped(pipe: Any, kind: type[LatticeScheduler] = EDICTScheduler, **settings: Any) -> Any:
-    """Give the pipeline a scheduler of this kind, made from the shipped one's config."""
+    """Give the pipeline a scheduler of this kind, made from the config of the shipped one."""
     pipe.scheduler = kind.from_config(DDIMScheduler.load_config(DEFAULT / "scheduler"), **settings)
     return pipe.scheduler
 
@@ -59,7 +59,7 @@ def run(pipe: Any, given: torch.Tensor, steps: int = 3, **call: Any) -> torch.Te
     ("kind", "name"), [(EDICTScheduler, "edict"), (BDIAScheduler, "bdia"), (OBELMScheduler, "obelm")]
 )
 @pytest.mark.parametrize("guidance_scale", [1.0, 3.0])
-def test_the_pipelines_call_has_the_integers_of_the_direct_path(
+def test_a_pipeline_call_gives_the_integers_of_the_direct_path(
     pipe: Any, model: EDICT, kind: type[LatticeScheduler], name: str, guidance_scale: float
 ) -> None:
     scheduler = equipped(pipe, kind)
@@ -75,7 +75,7 @@ def test_the_pipelines_call_has_the_integers_of_the_direct_path(
 
 @pytest.mark.parametrize("kind", [EDICTScheduler, BDIAScheduler])
 @pytest.mark.parametrize("strength", [0.5, 0.79])
-def test_a_part_of_the_steps_is_inverted(pipe: Any, kind: type[LatticeScheduler], strength: float) -> None:
+def test_strength_inverts_the_last_steps(pipe: Any, kind: type[LatticeScheduler], strength: float) -> None:
     scheduler = equipped(pipe, kind)
     start = scheduler.encode(latents())
     run(pipe, scheduler.invert(start, strength=strength), steps=4)
@@ -87,7 +87,7 @@ def test_a_part_of_the_steps_is_inverted(pipe: Any, kind: type[LatticeScheduler]
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_every_kind_of_prediction_is_exact(pipe: Any, prediction_type: str) -> None:
-    """The network was trained on epsilon, so the noise has no meaning; the round trip is exact all the same."""
+    """The network was trained on epsilon, so the noise is meaningless, but the round trip is exact."""
     pipe.scheduler = EDICTScheduler.from_config(DDIMScheduler(**BETAS, prediction_type=prediction_type).config)
     start = pipe.scheduler.encode(latents())
     run(pipe, pipe.scheduler.invert(start))
@@ -96,10 +96,10 @@ def test_every_kind_of_prediction_is_exact(pipe: Any, prediction_type: str) -> N
     assert pipe.scheduler.pair == start != noise
 
 
-def test_a_saved_pipeline_has_its_scheduler_again(pipe: Any, tmp_path: Path) -> None:
+def test_a_saved_pipeline_loads_its_scheduler(pipe: Any, tmp_path: Path) -> None:
     scheduler = equipped(pipe, p=0.95, bits=16)
-    scheduler.save_pretrained(tmp_path / "alone")
-    again = EDICTScheduler.from_pretrained(tmp_path / "alone")
+    scheduler.save_pretrained(tmp_path / "scheduler")
+    again = EDICTScheduler.from_pretrained(tmp_path / "scheduler")
     assert again.config.items() <= scheduler.config.items()
     assert (again.config.p, again.config.bits, again.config.beta_end) == (0.95, 16, scheduler.config.beta_end)
     pipe.save_pretrained(tmp_path / "pipe")
@@ -159,7 +159,7 @@ def test_noise_levels_of_cogvideox_are_shifted(pipe: Any) -> None:
     ("config", "message"),
     [
         (EDMEulerScheduler().config, "the config has no `_class_name`, and its settings are those of no supported"),
-        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler has noise levels of a kind of its own"),
+        ({"_class_name": "EDMEulerScheduler"}, "EDMEulerScheduler has noise levels of another kind"),
         (FlowMatchEulerDiscreteScheduler(stochastic_sampling=True).config, "stochastic_sampling: true"),
         (EulerDiscreteScheduler(**BETAS, timestep_type="continuous").config, "timestep_type: continuous"),
         (
@@ -170,7 +170,7 @@ def test_noise_levels_of_cogvideox_are_shifted(pipe: Any) -> None:
             {"_class_name": "DDIMScheduler", "prediction_type": "xyz"},
             "prediction_type of DDIMScheduler is 'xyz': expected epsilon",
         ),
-        ({"_class_name": "Unknown", "use_flow_sigmas": True}, "Unknown has noise levels of a kind of its own"),
+        ({"_class_name": "Unknown", "use_flow_sigmas": True}, "Unknown has noise levels of another kind"),
         (
             {"_class_name": "EulerDiscreteScheduler", "use_flow_sigmas": True, "prediction_type": "flow_prediction"},
             "prediction_type of EulerDiscreteScheduler is 'flow_prediction': expected epsilon",
@@ -179,7 +179,7 @@ def test_noise_levels_of_cogvideox_are_shifted(pipe: Any) -> None:
         (None, "config is of type NoneType"),
     ],
 )
-def test_a_scheduler_without_an_exact_inversion_is_refused(config: dict[str, Any], message: str) -> None:
+def test_a_scheduler_without_an_exact_inversion_is_an_error(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         EDICTScheduler.from_config(config)
 
@@ -244,9 +244,11 @@ UNIPC_FLOW = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow
             {"num_inference_steps": 3},
             "use_dynamic_shifting: true, and the pipeline gives no mu",
         ),
+        ({**FLOW, "shift_terminal": 0.02}, {"num_inference_steps": 1}, "steps is 1.*shift_terminal: 0.02.*at least 2"),
+        ({**FLOW, "shift_terminal": 0.02}, {"sigmas": [1.0]}, "steps is 1.*shift_terminal: 0.02.*at least 2"),
     ],
 )
-def test_a_calls_steps_are_checked(
+def test_the_steps_of_a_call_are_checked(
     kind: type[LatticeScheduler], config: Any, call: dict[str, Any], message: str
 ) -> None:
     scheduler = kind.from_config(config)
@@ -255,7 +257,7 @@ def test_a_calls_steps_are_checked(
         scheduler.set_timesteps(**call)
 
 
-def test_sigmas_of_a_call_may_be_a_list() -> None:
+def test_sigmas_of_a_call_can_be_a_list() -> None:
     made, flow = EDICTScheduler.from_config(UNIPC_FLOW), UniPCMultistepScheduler.from_config(UNIPC_FLOW)
     made.invert(made.encode(latents()))
     made.set_timesteps(sigmas=[1.0, 0.5])
@@ -264,7 +266,7 @@ def test_sigmas_of_a_call_may_be_a_list() -> None:
 
 
 def test_a_fixed_shift_replaces_dynamic_shifting() -> None:
-    """For pipelines that give mu to FlowMatchEulerDiscreteScheduler only."""
+    """This is for pipelines that give mu only to FlowMatchEulerDiscreteScheduler."""
     dynamic = FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True)
     sigmas = np.linspace(1.0, 0.25, 4)
     dynamic.set_timesteps(sigmas=sigmas, mu=0.8)
@@ -290,7 +292,7 @@ def test_omitted_settings_are_those_of_the_named_scheduler(name: str) -> None:
     assert EDICTScheduler.from_config({"_class_name": name}).config == EDICTScheduler.from_config(whole).config
 
 
-def test_a_pipeline_may_replace_the_config(pipe: Any) -> None:
+def test_a_pipeline_can_replace_the_config(pipe: Any) -> None:
     """StableDiffusionPipeline does so: it sets steps_offset to 1."""
     given = EDICTScheduler.from_config(DDIMScheduler(**{**BETAS, "steps_offset": 0}).config)
     pipe = StableDiffusionPipeline(**{**pipe.components, "scheduler": given}, requires_safety_checker=False)
@@ -314,7 +316,7 @@ def test_a_round_trip_in_float64_is_exact(pipe: Any) -> None:
     assert scheduler.pair == start != noise
 
 
-def test_zero_terminal_snr_is_refused(pipe: Any) -> None:
+def test_zero_terminal_snr_is_an_error(pipe: Any) -> None:
     config = DDIMScheduler(**BETAS, rescale_betas_zero_snr=True, timestep_spacing="trailing").config
     pipe.scheduler = EDICTScheduler.from_config(config)
     given = pipe.scheduler.invert(pipe.scheduler.encode(latents()))
@@ -329,7 +331,7 @@ def test_wrong_use_is_an_error(pipe: Any) -> None:
     with pytest.raises(RuntimeError, match=r"the run has not ended \(no step was made\)"):
         _ = scheduler.pair
     start = scheduler.encode(latents())
-    with pytest.raises(ValueError, match="the pair is clean: generate takes a noise pair"):
+    with pytest.raises(ValueError, match="the pair is clean: give `generate` a noise pair"):
         scheduler.generate(start)
     with pytest.raises(ValueError, match="pair is of type Tensor: expected a Pair"):
         scheduler.invert(latents())
@@ -340,7 +342,7 @@ def test_wrong_use_is_an_error(pipe: Any) -> None:
         run(pipe, scheduler.invert(start, strength=0.5), steps=1)
     run(pipe, scheduler.invert(start))
     noise = scheduler.pair
-    with pytest.raises(ValueError, match="invert takes a clean pair"):
+    with pytest.raises(ValueError, match="give `invert` a clean pair"):
         scheduler.invert(noise)
     with pytest.raises(ValueError, match="the pair is of the sampler edict, and BDIAScheduler is for bdia"):
         BDIAScheduler.from_config(scheduler.config).generate(noise)
@@ -358,7 +360,7 @@ def test_wrong_use_is_an_error(pipe: Any) -> None:
         scheduler.add_noise(latents(), latents(), torch.tensor([1]))
 
 
-def test_a_call_that_is_not_that_of_the_inversion_is_refused() -> None:
+def test_a_call_with_other_arguments_than_the_inversion_is_an_error() -> None:
     config = DDIMScheduler(**BETAS).config
     scheduler = EDICTScheduler.from_config(config)
     scheduler.invert(scheduler.encode(latents()), strength=0.8)
@@ -401,12 +403,14 @@ def test_pairs_pass_between_the_model_and_a_pipeline(pipe: Any, model: EDICT) ->
         pipe(prompt, latents=given, num_inference_steps=3, guidance_scale=3.0, output_type="latent")
         assert scheduler.pair == start[i]
     partly = model.invert(start, PROMPTS, steps=3, guidance_interval=[0.0, 2.0])
-    with pytest.raises(ValueError, match=r"guidance_interval=\[0\.0, 2\.0\], which a pipeline's call does not have"):
+    with pytest.raises(
+        ValueError, match=r"guidance_interval=\[0\.0, 2\.0\], which the call of a pipeline does not have"
+    ):
         scheduler.generate(partly)
 
 
 def test_a_refused_call_leaves_no_pair(pipe: Any) -> None:
-    """The pair would be taken for the call's result."""
+    """A user would take the pair for the result of the call."""
     scheduler = equipped(pipe)
     start = scheduler.encode(latents())
     run(pipe, scheduler.invert(start))
@@ -440,7 +444,7 @@ def test_another_batch_is_an_error(pipe: Any) -> None:
 
 
 def test_latents_that_the_pipeline_changes_are_an_error(pipe: Any) -> None:
-    """A callback that changes the latents stands for inpainting, which does so between steps."""
+    """A callback changes the latents between steps, as inpainting does."""
     scheduler = equipped(pipe)
     start = scheduler.encode(latents())
 
@@ -466,10 +470,10 @@ def test_latents_that_the_pipeline_changes_are_an_error(pipe: Any) -> None:
 
 
 @pytest.mark.parametrize(("kind", "steps"), [(BDIAScheduler, 1), (OBELMScheduler, 1)])
-def test_a_run_that_cannot_be_generated_again_is_refused(pipe: Any, kind: type[LatticeScheduler], steps: int) -> None:
+def test_an_inversion_without_generation_steps_is_an_error(pipe: Any, kind: type[LatticeScheduler], steps: int) -> None:
     """The first step of the inversion calls the network, but no step of the generation does."""
     scheduler = equipped(pipe, kind)
-    with pytest.raises(ValueError, match="call the network at none of them: use more steps"):
+    with pytest.raises(ValueError, match="calls the network: use more steps"):
         run(pipe, scheduler.invert(scheduler.encode(latents())), steps=steps)
 
 
@@ -479,7 +483,7 @@ def test_a_scheduler_can_be_copied_after_a_run(pipe: Any) -> None:
     assert deepcopy(scheduler).pair == pickle.loads(pickle.dumps(scheduler)).pair == scheduler.pair
 
 
-def test_a_scheduler_that_was_put_in_between_is_the_one_that_counts() -> None:
+def test_from_config_takes_the_most_recent_scheduler() -> None:
     """diffusers keeps the settings of the scheduler before in the config of the next one."""
     flow: Any = UniPCMultistepScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", flow_shift=3.0)
     config = EDICTScheduler.from_config(flow.config).config
@@ -489,7 +493,7 @@ def test_a_scheduler_that_was_put_in_between_is_the_one_that_counts() -> None:
     assert BDIAScheduler.from_config(made.config).config.base_scheduler == "FlowMatchEulerDiscreteScheduler"
 
 
-def test_a_run_that_was_broken_off_has_no_pair(pipe: Any) -> None:
+def test_an_interrupted_run_has_no_pair(pipe: Any) -> None:
     scheduler = equipped(pipe)
 
     def stop(pipe: Any, step: int, timestep: int, tensors: dict[str, Any]) -> dict[str, Any]:

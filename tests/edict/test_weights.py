@@ -17,7 +17,8 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 
 from edict import EDICT, ModelError
-from edict.checkpoint import LoRA, locate, weights_digest
+from edict.checkpoint import LoRA, locate
+from edict.model_files import weights_digest
 from tests.edict.checkpoints import Folder
 from tests.edict.test_models import lora_file
 
@@ -26,7 +27,7 @@ COMMIT = "0123456789" * 4
 
 
 def split(folder: Path, stem: str, shards: str, index: str) -> Path:
-    """Put a part's weights into two files, named by `shards`, and an index. Return one of these files."""
+    """Put a component's weights into two files, named by `shards`, and an index. Return one of these files."""
     part = folder / stem.partition("/")[0]
     whole = folder / f"{stem}.safetensors"
     state = load_file(whole)
@@ -56,7 +57,7 @@ def in_a_named_index(folder: Path) -> Path:
 
 
 def as_distributed(folder: Path) -> Path:
-    """Write an index as torch.distributed.checkpoint does: transformers then reads every file that is there."""
+    """Write an index as torch.distributed.checkpoint does. Then transformers reads every file in the folder."""
     file = folder / "text_encoder" / "shard-00001-model-00001-of-00001.safetensors"
     return (folder / f"{TEXT}.safetensors").rename(file)
 
@@ -121,7 +122,7 @@ LAYOUTS: dict[str, tuple[Callable[[Path], Path], str | None]] = {
 def sums(model: EDICT) -> list[float]:
     return [
         float(weight.double().abs().sum())
-        for part in (model.network, model.model.text_encoder)
+        for part in (model.network, model.backend.text_encoder)
         for weight in part.parameters()
     ]
 
@@ -132,12 +133,12 @@ def plain(folder: Folder) -> list[float]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_other_weights_have_another_digest(
+def test_a_change_of_weights_changes_the_digest(
     folder: Folder, plain: list[float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
     arrange, variant = LAYOUTS[layout]
-    copy = Path(shutil.copytree(folder("sd1"), "copy"))  # a path without a dot: there diffusers looks for other names
+    copy = Path(shutil.copytree(folder("sd1"), "copy"))  # For a path with a dot, diffusers would look for other names.
     file = arrange(copy)
     digest = weights_digest(copy, variant)
     assert sums(EDICT.from_pretrained(copy, variant=variant)) == plain
@@ -172,7 +173,7 @@ def test_usual_layouts_keep_their_digest(folder: Folder, tmp_path: Path, layout:
     assert weights_digest(copy, variant) == earlier(copy, files, "vae/*", "text_encoder/*")
 
 
-def test_an_older_index_that_says_nothing_new_is_not_in_the_digest(folder: Folder, tmp_path: Path) -> None:
+def test_the_digest_leaves_out_an_older_index_of_usual_names(folder: Folder, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(folder("sd1"), tmp_path / "copy"))
     index = "diffusion_pytorch_model.safetensors.fp16.index.json"
     split(copy, UNET, "diffusion_pytorch_model.fp16-{:05d}-of-00002.safetensors", index)
@@ -192,13 +193,13 @@ def test_a_damaged_index_is_named(folder: Folder, tmp_path: Path, content: str) 
     assert str(caught.value).startswith(str(index)) and "\n" not in str(caught.value)
 
 
-def test_an_adapter_counts_where_transformers_would_load_it(
+def test_the_digest_has_a_peft_adapter_that_transformers_would_load(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """transformers loads the adapter if the package peft is installed, and ignores it otherwise."""
     copy = Path(shutil.copytree(folder("sd1"), tmp_path / "copy"))
     model, digests = EDICT.from_pretrained(copy), {weights_digest(copy)}
-    encoder, weights = model.model.text_encoder, sums(model)
+    encoder, weights = model.backend.text_encoder, sums(model)
     config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
     get_peft_model(encoder, config).save_pretrained(copy / "text_encoder")
     with monkeypatch.context() as without:
@@ -212,7 +213,7 @@ def test_an_adapter_counts_where_transformers_would_load_it(
     assert len(digests) == 4
 
 
-def test_the_file_of_a_lora_decides_it(folder: Folder, tmp_path: Path) -> None:
+def test_a_lora_depends_only_on_its_file(folder: Folder, tmp_path: Path) -> None:
     """Its alpha is metadata of the file; an adapter_config.json next to the file is not read."""
     file = tmp_path / "lora.safetensors"
     lora_file(EDICT.from_pretrained(folder("sd1")), file, "peft")
@@ -268,7 +269,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
-    """The files of the repository someone/small, on a hub on this machine."""
+    """Serve the repository someone/small from a hub on this machine. Return its files."""
     root = tmp_path / "repository"
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Hub, root))
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from benchmarks.gpu_check import bits
-from edict import EDICT, Control, attention, determinism
+from edict import EDICT, Control, determinism
+from edict.control import generation
 from edict.determinism import enough_memory
 from pipeline.workers.base import TooLarge, fitting, versions
 from pipeline.workers.processor import processor
@@ -61,7 +62,7 @@ def test_commit_has_the_gpu_and_its_libraries() -> None:
 
 def test_attention_control_does_not_synchronize_with_the_gpu(model: EDICT, monkeypatch: pytest.MonkeyPatch) -> None:
     noise, _ = model.integrate(bits.latents(model, 2, 4), bits.captions(2), 0)
-    generate = attention.generate
+    generate = generation.generate
 
     def without_synchronizing(*args: Any, **kwargs: Any) -> Any:
         torch.cuda.set_sync_debug_mode("error")
@@ -70,7 +71,7 @@ def test_attention_control_does_not_synchronize_with_the_gpu(model: EDICT, monke
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(attention, "generate", without_synchronizing)
+    monkeypatch.setattr(generation, "generate", without_synchronizing)
     _, faults = model.edit(noise, bits.captions(2), [["a blue heart on a red background"], []], control=Control())
     assert not faults
 

@@ -191,8 +191,8 @@ def damage(bench: Path, what: str) -> None:
         case "no entry":
             (bench / "mapping_file.json").write_text("{}")
         case "no tree":
-            shutil.integrate(bench / "edit", bench / "snow")
-            shutil.integrate(bench / "snow", bench / "edit" / "snow")
+            shutil.move(bench / "edit", bench / "snow")
+            shutil.move(bench / "snow", bench / "edit" / "snow")
         case "no pictures":
             shutil.rmtree(pictures)
             pictures.mkdir()

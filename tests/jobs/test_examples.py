@@ -17,7 +17,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from edict.checkpoint import locate, read_shapes
+from edict.checkpoint import locate
+from edict.model_files import read_shapes
 from jobs.cli import app
 from jobs.launch import run_spec
 from jobs.preview import preview
@@ -243,7 +244,9 @@ def test_a_row_that_control_cannot_hold_is_rejected_with_the_reason(here: Path, 
     assert "has 64x40 pixels, but the source has 64x64" in said["mask/000000002"]
     assert "000000003.png: " in said["mask/000000003"]
     assert said["weight/000000001"].startswith("'ice' has a weight, but is not in the prompt")
-    assert said["words/000000001"] == "the mask is of 'ice', 'winter night', which neither caption nor prompt has"
+    assert said["words/000000001"] == (
+        "neither the caption nor the prompt has the words of the mask, 'ice', 'winter night'. Use words of one of them"
+    )
 
 
 Told = Callable[[str], str]

@@ -45,12 +45,12 @@ def published(model: EDICT, image: Image.Image, steps: int, strength: float, p: 
     box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
     square = image.crop(box).resize((64, 64))
     pixels = torch.from_numpy(np.array(square).astype(np.float64) / 255 * 2 - 1).permute(2, 0, 1)[None]
-    posterior = model.model.vae.encode(pixels.float()).latent_dist
-    factor = model.model.vae.config.scaling_factor
+    posterior = model.backend.vae.encode(pixels.float()).latent_dist
+    factor = model.backend.vae.config.scaling_factor
     latent = (posterior.sample(torch.Generator().manual_seed(1)) * factor).double()
     alphas = torch.cumprod(1 - torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float32) ** 2, 0)
     timesteps = (torch.arange(steps) * (1000 // steps)).flip(0)[steps - int(steps * strength) :]
-    predict = model.predictor([CAPTION], 3.0)
+    predict = model.direct.predictor([CAPTION], 3.0)
     pair = [latent, latent.clone()]
     for i, t in enumerate(timesteps.flip(0)):
         pair[1] = (pair[1] - (1 - p) * pair[0]) / p

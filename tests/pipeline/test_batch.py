@@ -179,7 +179,7 @@ def test_its_calls_are_those_that_the_plan_counts(sampler: dict[str, Any], monke
     assert found.begin == 0
     assert found.weights == 4 * sum(
         weight.numel()
-        for part in (worker.model.model.unet, worker.model.model.vae, worker.model.model.text_encoder)
+        for part in (worker.model.backend.unet, worker.model.backend.vae, worker.model.backend.text_encoder)
         for weight in part.parameters()
     )
     assert f"{round(found.seconds)} evaluations per image" in preview(spec)

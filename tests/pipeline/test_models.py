@@ -64,7 +64,7 @@ def test_a_flows_store_reads_back_to_the_same_schedule(made: tuple[InvertSpec, I
     store = Store(spec.output)
     for unit in part_units(store, batch_size=2, workers=1):
         latents = read_latents(store, unit)
-        assert latents.pair.schedule == worker.model.model.schedule(sampling(steps=4))
+        assert latents.pair.schedule == worker.model.backend.schedule(sampling(steps=4))
         footer = read_footer(latents.table.schema.metadata)
         assert footer.schedule.sigmas is not None
         assert (footer.alphas_cumprod, footer.scale, footer.schedule.sigmas[-1]) == (1.0, 2.0**-12, 0.0)
@@ -75,7 +75,7 @@ def test_a_flows_store_reads_back_to_the_same_schedule(made: tuple[InvertSpec, I
 
 
 def test_a_flows_job_of_an_earlier_format_is_the_same_job(made: tuple[InvertSpec, InvertWorker]) -> None:
-    record, schedule = made[1].task.record, made[1].model.model.schedule(made[0].sampler)
+    record, schedule = made[1].task.record, made[1].model.backend.schedule(made[0].sampler)
     earlier = read_job(json.loads(json.dumps(as_format_2(record, schedule))))
     assert earlier.inversion.schedule is not None and from_stored(earlier.inversion.schedule) == schedule
     assert earlier.settings() == record.settings() | {"pipeline": None}

@@ -21,7 +21,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from edict.checkpoint import DEFAULT, locate, weights_digest
+from edict.checkpoint import DEFAULT, locate
+from edict.model_files import weights_digest
 from jobs.cli import app
 from jobs.launch import run_retry, run_spec
 from pipeline import run

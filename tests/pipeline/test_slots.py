@@ -104,7 +104,7 @@ def test_an_image_without_latents_is_one_reject(
     for name, call in (("sound", -1), ("spoiled", 1)):
         store, unit, task = open_store(Path(worker.task.spec.model.path), tmp_path / name, "float32", 1.0, BATCH)
         inverter.task, inverter.store = task, store
-        with autoencoder_failing(inverter.model.model.vae.encoder, value, call):
+        with autoencoder_failing(inverter.model.backend.vae.encoder, value, call):
             inverter.process(unit, 1, None, {})
         results.append(store)
     sound, spoiled = results
@@ -205,7 +205,7 @@ def test_an_edit_does_not_depend_on_samples_that_are_left_out(
 def test_an_image_that_cannot_be_decoded_is_one_reject(made: tuple[Store, Unit, InvertWorker], tmp_path: Path) -> None:
     editor, store, units = editor_of(made[0], tmp_path / "edits", contact_sheet=0)
     editor.task = replace(editor.task, shown={})
-    with autoencoder_failing(editor.model.model.vae.decoder, float("nan"), 1):
+    with autoencoder_failing(editor.model.backend.vae.decoder, float("nan"), 1):
         for unit in units:
             editor.process(unit, 1, None, {})
     rejects = [reject for commit in store.commits() for reject in commit.rejects]

@@ -57,4 +57,4 @@ def cogview4_control(dtype: torch.dtype) -> Trial:
         scheduler=FlowMatchEulerDiscreteScheduler(**shifting),
     )
     call = {**prompts(dtype), "control_image": normal(BATCH, 3, 16, 16, dtype=dtype, seed=4), "height": 16, "width": 16}
-    return Trial(pipe, (BATCH, 4, 8, 8), call, GUIDED, UNGUIDED, dtype=torch.float32, given=seeded)
+    return Trial(pipe, (BATCH, 4, 8, 8), call, GUIDED, UNGUIDED, dtype=torch.float32, call_latents=seeded)

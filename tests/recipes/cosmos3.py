@@ -57,4 +57,4 @@ def cosmos3(dtype: torch.dtype) -> Trial:
         return latents[0]
 
     guided, unguided = {"guidance_scale": 3.0}, {"guidance_scale": 1.0}
-    return Trial(pipe, (1, 1, 16, 2, 2, 2), call, guided, unguided, dtype=torch.float32, given=given)
+    return Trial(pipe, (1, 1, 16, 2, 2, 2), call, guided, unguided, dtype=torch.float32, call_latents=given)

@@ -54,7 +54,7 @@ def to_grid(tokens: torch.Tensor) -> torch.Tensor:
 def flux2(dtype: torch.dtype) -> Trial:
     pipe = Flux2Pipeline(**components(dtype, guidance_embeds=True))
     call = {"prompt_embeds": normal(BATCH, 5, 32, dtype=dtype), **SIZE}
-    return Trial(pipe, SHAPE, call, {"guidance_scale": 4.0}, {"guidance_scale": 1.0}, given=to_grid)
+    return Trial(pipe, SHAPE, call, {"guidance_scale": 4.0}, {"guidance_scale": 1.0}, call_latents=to_grid)
 
 
 @recipe("Flux2KleinPipeline")
@@ -65,7 +65,7 @@ def flux2_klein(dtype: torch.dtype) -> Trial:
         "negative_prompt_embeds": normal(BATCH, 5, 32, dtype=dtype, seed=2),
         **SIZE,
     }
-    return Trial(pipe, SHAPE, call, {"guidance_scale": 4.0}, {"guidance_scale": 1.0}, given=to_grid)
+    return Trial(pipe, SHAPE, call, {"guidance_scale": 4.0}, {"guidance_scale": 1.0}, call_latents=to_grid)
 
 
 @recipe("Flux2KleinKVPipeline")
@@ -73,4 +73,4 @@ def flux2_klein_kv(dtype: torch.dtype) -> Trial:
     """Without reference images, and with no guidance, which the class does not have."""
     pipe = Flux2KleinKVPipeline(**components(dtype, guidance_embeds=False))
     call = {"prompt_embeds": normal(BATCH, 5, 32, dtype=dtype), **SIZE}
-    return Trial(pipe, SHAPE, call, given=to_grid)
+    return Trial(pipe, SHAPE, call, call_latents=to_grid)

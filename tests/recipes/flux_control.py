@@ -14,7 +14,7 @@ def flux_controlnet(dtype: torch.dtype) -> Trial:
     controlnet = random(FluxControlNetModel, dtype, **TRANSFORMER, guidance_embeds=True)
     pipe = FluxControlNetPipeline(**trial.pipe.components, controlnet=controlnet)
     call = {**trial.call, "control_image": normal(BATCH, 3, 8, 8, dtype=dtype, seed=4)}
-    return Trial(pipe, trial.shape, call, trial.guided, trial.unguided, given=seeded)
+    return Trial(pipe, trial.shape, call, trial.guided, trial.unguided, call_latents=seeded)
 
 
 @recipe("FluxControlPipeline")
@@ -28,4 +28,4 @@ def flux_control(dtype: torch.dtype) -> Trial:
     call = {name: value for name, value in trial.call.items() if "negative" not in name}
     call["control_image"] = normal(BATCH, 3, 8, 8, dtype=dtype, seed=4)
     pipe = FluxControlPipeline(**parts)
-    return Trial(pipe, trial.shape, call, {"guidance_scale": 3.5}, {"guidance_scale": 1.0}, given=seeded)
+    return Trial(pipe, trial.shape, call, {"guidance_scale": 3.5}, {"guidance_scale": 1.0}, call_latents=seeded)

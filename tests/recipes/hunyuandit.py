@@ -69,4 +69,4 @@ def hunyuan_dit_controlnet(dtype: torch.dtype) -> Trial:
     controlnet = random(HunyuanDiT2DControlNetModel, dtype, **TRANSFORMER, transformer_num_layers=4)
     pipe = HunyuanDiTControlNetPipeline(**trial.pipe.components, controlnet=controlnet, requires_safety_checker=False)
     call = {**trial.call, "control_image": normal(BATCH, 3, 64, 64, dtype=dtype, seed=4)}
-    return Trial(pipe, trial.shape, call, trial.guided, trial.unguided, given=seeded)
+    return Trial(pipe, trial.shape, call, trial.guided, trial.unguided, call_latents=seeded)

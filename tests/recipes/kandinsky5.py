@@ -61,4 +61,4 @@ def kandinsky5_with_visual_conditions(dtype: torch.dtype) -> Trial:
     def given(latents: torch.Tensor) -> torch.Tensor:
         return torch.cat([latents, torch.zeros_like(latents), torch.zeros_like(latents[..., :1])], dim=-1)
 
-    return trial(pipeline(dtype, visual_cond=True), dtype, given=given)
+    return trial(pipeline(dtype, visual_cond=True), dtype, call_latents=given)

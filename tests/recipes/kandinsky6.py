@@ -48,4 +48,4 @@ def kandinsky6(dtype: torch.dtype) -> Trial:
     def given(latents: torch.Tensor) -> torch.Tensor:
         return latents.permute(0, 4, 1, 2, 3)
 
-    return Trial(pipe, (BATCH, 2, 4, 4, 4), call, guided, unguided, given=given)
+    return Trial(pipe, (BATCH, 2, 4, 4, 4), call, guided, unguided, call_latents=given)

@@ -43,4 +43,4 @@ def qwen_image_controlnet(dtype: torch.dtype) -> Trial:
         "height": 16,
         "width": 16,
     }
-    return Trial(pipe, (BATCH, 16, 16), call, {"true_cfg_scale": 4.0}, {"true_cfg_scale": 1.0}, given=seeded)
+    return Trial(pipe, (BATCH, 16, 16), call, {"true_cfg_scale": 4.0}, {"true_cfg_scale": 1.0}, call_latents=seeded)

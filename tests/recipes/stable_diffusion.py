@@ -1,5 +1,7 @@
 """Stable Diffusion 1 and XL, with UNets of a few thousand weights."""
 
+from typing import Any
+
 import torch
 from diffusers import (
     AutoencoderKL,
@@ -21,10 +23,20 @@ UNET = {
     "cross_attention_dim": 32,
     "attention_head_dim": 8,
 }
+SIZE_CONDITIONS = {
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 8,
+    "projection_class_embeddings_input_dim": 80,
+}
+"""The UNet's conditions on the size of the image, as in Stable Diffusion XL."""
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 
 
+GUIDED, UNGUIDED = {"guidance_scale": 3.0}, {"guidance_scale": 1.0}
+
+
 def vae(dtype: torch.dtype) -> AutoencoderKL:
+    """Return an autoencoder that makes latents of half of the image's size."""
     return random(
         AutoencoderKL,
         dtype,
@@ -33,6 +45,27 @@ def vae(dtype: torch.dtype) -> AutoencoderKL:
         up_block_types=("UpDecoderBlock2D",) * 2,
         latent_channels=4,
     )
+
+
+def euler() -> EulerDiscreteScheduler:
+    """Return the scheduler of Stable Diffusion XL."""
+    return EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading")
+
+
+def prompt_embeddings(width: int, dtype: torch.dtype) -> dict[str, Any]:
+    """Return embeddings of prompts and negative prompts, [N, 7, width], as arguments of a call."""
+    return {
+        "prompt_embeds": normal(BATCH, 7, width, dtype=dtype),
+        "negative_prompt_embeds": normal(BATCH, 7, width, dtype=dtype, seed=2),
+    }
+
+
+def pooled_embeddings(dtype: torch.dtype) -> dict[str, Any]:
+    """Return pooled embeddings of prompts and negative prompts, [N, 32], as arguments of a call."""
+    return {
+        "pooled_prompt_embeds": normal(BATCH, 32, dtype=dtype),
+        "negative_pooled_prompt_embeds": normal(BATCH, 32, dtype=dtype, seed=3),
+    }
 
 
 @recipe("StableDiffusionPipeline")
@@ -47,11 +80,7 @@ def stable_diffusion(dtype: torch.dtype) -> Trial:
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    call = {
-        "prompt_embeds": normal(BATCH, 7, 32, dtype=dtype),
-        "negative_prompt_embeds": normal(BATCH, 7, 32, dtype=dtype, seed=2),
-    }
-    return Trial(pipe, (BATCH, 4, 8, 8), call, {"guidance_scale": 3.0}, {"guidance_scale": 1.0}, denoiser="unet")
+    return Trial(pipe, (BATCH, 4, 8, 8), prompt_embeddings(32, dtype), GUIDED, UNGUIDED, denoiser="unet")
 
 
 @recipe("StableDiffusionXLPipeline")
@@ -60,9 +89,7 @@ def stable_diffusion_xl(dtype: torch.dtype) -> Trial:
         UNet2DConditionModel,
         dtype,
         **UNET,
-        addition_embed_type="text_time",
-        addition_time_embed_dim=8,
-        projection_class_embeddings_input_dim=80,
+        **SIZE_CONDITIONS,
     )
     pipe = StableDiffusionXLPipeline(
         vae=vae(dtype),
@@ -71,12 +98,7 @@ def stable_diffusion_xl(dtype: torch.dtype) -> Trial:
         tokenizer=None,
         tokenizer_2=None,
         unet=unet,
-        scheduler=EulerDiscreteScheduler(**BETAS, steps_offset=1, timestep_spacing="leading"),
+        scheduler=euler(),
     )
-    call = {
-        "prompt_embeds": normal(BATCH, 7, 32, dtype=dtype),
-        "negative_prompt_embeds": normal(BATCH, 7, 32, dtype=dtype, seed=2),
-        "pooled_prompt_embeds": normal(BATCH, 32, dtype=dtype),
-        "negative_pooled_prompt_embeds": normal(BATCH, 32, dtype=dtype, seed=3),
-    }
-    return Trial(pipe, (BATCH, 4, 8, 8), call, {"guidance_scale": 3.0}, {"guidance_scale": 1.0}, denoiser="unet")
+    call = prompt_embeddings(32, dtype) | pooled_embeddings(dtype)
+    return Trial(pipe, (BATCH, 4, 8, 8), call, GUIDED, UNGUIDED, denoiser="unet")

@@ -53,7 +53,7 @@ def stable_diffusion_3_controlnet(dtype: torch.dtype) -> Trial:
     pipe = StableDiffusion3ControlNetPipeline(**components(dtype), controlnet=controlnet)
     call = {**prompts(dtype), "control_image": normal(BATCH, 3, 8, 8, dtype=dtype, seed=4)}
     guided, unguided = {"guidance_scale": 7.0}, {"guidance_scale": 1.0}
-    return Trial(pipe, (BATCH, 4, 8, 8), call, guided, unguided, given=seeded)
+    return Trial(pipe, (BATCH, 4, 8, 8), call, guided, unguided, call_latents=seeded)
 
 
 @recipe("StableDiffusion3PAGPipeline")

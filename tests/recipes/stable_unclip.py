@@ -1,4 +1,4 @@
-"""Stable unCLIP: a UNet that takes the embedding of an image, given or drawn by a prior."""
+"""Stable unCLIP: a UNet that takes the embedding of an image, given or made by a prior."""
 
 from typing import Any
 
@@ -64,7 +64,7 @@ def stable_unclip_of_an_image(dtype: torch.dtype) -> Trial:
         "image": normal(BATCH, 3, 8, 8, seed=4),
         "noise_level": 10,
     }
-    return Trial(pipe, (BATCH, 4, 8, 8), call, GUIDED, UNGUIDED, denoiser="unet", given=seeded)
+    return Trial(pipe, (BATCH, 4, 8, 8), call, GUIDED, UNGUIDED, denoiser="unet", call_latents=seeded)
 
 
 @recipe("StableUnCLIPPipeline")
@@ -84,4 +84,4 @@ def stable_unclip(dtype: torch.dtype) -> Trial:
     }
     call = {"prompt": ["cat", "dog"], "prior_num_inference_steps": 2}
     pipe = StableUnCLIPPipeline(**parts)
-    return Trial(pipe, (BATCH, 4, 8, 8), call, GUIDED, UNGUIDED, denoiser="unet", given=seeded)
+    return Trial(pipe, (BATCH, 4, 8, 8), call, GUIDED, UNGUIDED, denoiser="unet", call_latents=seeded)

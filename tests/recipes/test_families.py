@@ -10,7 +10,7 @@ from diffusers import AdaptiveProjectedMixGuidance, ClassifierFreeGuidance
 from edict import EDICT, ModelError
 from edict.determinism import make_deterministic
 from edict.image_processor import from_decoded
-from edict.models import PipelineModel, of_pipeline
+from edict.models import PipelineModel, from_pipeline
 from edict.models.pipeline import ONE_FRAME, RESERVED
 from edict.models.unscaled import PixelPipeline
 from tests.recipes.families import NO_IMAGES
@@ -28,7 +28,7 @@ def deterministic() -> None:
 
 def call_of(trial: Trial, model: PipelineModel) -> dict[str, Any]:
     """Return the arguments of a call that makes one frame."""
-    frames = {name: 1 for name in ONE_FRAME if name in model._arguments}
+    frames = {name: 1 for name in ONE_FRAME if name in model.parameters}
     if "conditioning_frames" in trial.call:
         frames |= {"conditioning_frames": trial.call["conditioning_frames"][:1]}
     if "controlnet_frame_indices" in trial.call:
@@ -40,7 +40,7 @@ def call_of(trial: Trial, model: PipelineModel) -> dict[str, Any]:
 
 def model_of(trial: Trial) -> PipelineModel:
     sides = {side: trial.call[side] for side in ("height", "width") if side in trial.call}
-    return of_pipeline(trial.pipe, sides)
+    return from_pipeline(trial.pipe, sides)
 
 
 def run(trial: Trial, call: Mapping[str, Any], output_type: str) -> torch.Tensor:
@@ -71,7 +71,7 @@ IMAGES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_images_of_latents_are_the_pipelines_own(name: str) -> None:
+def test_decoded_images_equal_those_of_the_pipeline(name: str) -> None:
     trial = RECIPES[name](torch.float32)
     model = model_of(trial)
     for norm in getattr(getattr(trial.pipe, "vae", None), "modules", list)():
@@ -90,13 +90,13 @@ def test_the_images_of_latents_are_the_pipelines_own(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_latents_are_packed_as_the_call_takes_them(name: str) -> None:
+def test_encoded_latents_have_the_layout_of_the_call(name: str) -> None:
     trial = RECIPES[name](torch.float32)
     model = model_of(trial)
     images = normal(len(trial.call.get("prompt_embeds", [0])), 3, model.size, model.size).tanh()
     latents = model.encode(images, None)
     assert latents.dtype == torch.float32
-    if not {"control_video", *ONE_FRAME} & {*model._arguments}:
+    if not {"control_video", *ONE_FRAME} & {*model.parameters}:
         assert latents.shape[1:] == trial.shape[1:]
     if isinstance(model, PixelPipeline):
         return
@@ -111,13 +111,13 @@ def with_embeddings(trial: Trial) -> EDICT:
     text = {name: call.pop(name) for name in RESERVED & call.keys()}
 
     class Embedded(type(model)):
-        batched = True
+        supports_batches = True
 
         def arguments(
             self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
         ) -> dict[str, Any]:
             own = super().arguments(captions, guidance_scale, negative_captions)
-            assert {*own} <= {*self._arguments}
+            assert {*own} <= {*self.parameters}
             if guidance_scale == 1:
                 assert all(trial.unguided.get(name, value) == value for name, value in own.items())
             given = trial.guided if guidance_scale > 1 else trial.unguided
@@ -149,7 +149,7 @@ def test_images_are_inverted_and_generated_exactly(name: str) -> None:
 
 
 @pytest.mark.parametrize("guider", [AdaptiveProjectedMixGuidance(), ClassifierFreeGuidance(start=0.5)])
-def test_a_guider_that_goes_by_the_step_is_an_error(guider: Any) -> None:
+def test_a_guider_that_depends_on_the_step_is_an_error(guider: Any) -> None:
     trial = RECIPES["MotifVideoPipeline"](torch.float32)
     trial.pipe.guider = guider
     model = with_embeddings(trial)
@@ -157,7 +157,7 @@ def test_a_guider_that_goes_by_the_step_is_an_error(guider: Any) -> None:
         model.invert(torch.zeros(2, 3, model.size, model.size), ["", ""], steps=2)
 
 
-def test_a_guider_is_as_before() -> None:
+def test_a_guider_keeps_its_scale_after_a_call() -> None:
     trial = RECIPES["HunyuanImagePipeline with classifier-free guidance"](torch.float32)
     model = with_embeddings(trial)
     model.invert(torch.zeros(2, 3, model.size, model.size), ["", ""], steps=2, guidance_scale=2.0)
@@ -165,10 +165,10 @@ def test_a_guider_is_as_before() -> None:
 
 
 @pytest.mark.parametrize(("name", "reason"), [("KandinskyV22Pipeline", "has no prompt"), ("AudioLDM2Pipeline", "size")])
-def test_pipelines_of_other_things_say_so(name: str, reason: str) -> None:
+def test_pipelines_that_make_no_images_from_text_are_an_error(name: str, reason: str) -> None:
     with pytest.raises(ModelError, match=reason):
-        of_pipeline(recipes()[name](torch.float32).pipe)
+        from_pipeline(recipes()[name](torch.float32).pipe)
 
 
-def test_the_reasons_are_of_pipelines_with_a_recipe() -> None:
+def test_every_pipeline_without_images_has_a_recipe() -> None:
     assert {*NO_IMAGES} <= {name.partition(" ")[0] for name in recipes()}

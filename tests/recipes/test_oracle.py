@@ -78,7 +78,7 @@ def scale(scheduler: Any) -> float:
 def run(trial: Trial, latents: torch.Tensor) -> torch.Tensor:
     """Return the latents that the pipeline's call makes of others, float64."""
     given = {**trial.call, **trial.guided, "num_inference_steps": STEPS, "output_type": "latent"}
-    latents = trial.given(latents.to(trial.dtype or torch.float32, copy=True))
+    latents = trial.call_latents(latents.to(trial.dtype or torch.float32, copy=True))
     return trial.pipe(**given, latents=latents, return_dict=False)[0].double()
 
 
@@ -116,7 +116,7 @@ def test_one_state_is_ddim_or_euler(name: str) -> None:
 
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
 @pytest.mark.parametrize("spacing", ["leading", "trailing"])
-def test_one_state_is_ddim_whatever_is_predicted(kind: str, spacing: str) -> None:
+def test_one_state_is_ddim_for_every_prediction_type(kind: str, spacing: str) -> None:
     trial = RECIPES["StableDiffusionPipeline"](torch.float32)
     trial.pipe.set_progress_bar_config(disable=True)
     offset = 1 if spacing == "leading" else 0

@@ -38,7 +38,7 @@ def expected_calls(kind: type[LatticeScheduler], steps: int) -> tuple[int, int]:
     return (2 * steps, 2 * steps) if kind is EDICTScheduler else (steps, steps - 1)
 
 
-def test_the_page_of_pipelines_is_that_of_the_recipes() -> None:
+def test_docs_pipelines_is_generated_from_the_recipes() -> None:
     written = (Path(__file__).parents[2] / "docs" / "pipelines.md").read_text()
     assert written == page(), "run `python -m tests.recipes > docs/pipelines.md`"
     assert not {name.partition(" ")[0] for name in RECIPES} & EXCLUDED.keys()

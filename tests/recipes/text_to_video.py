@@ -38,4 +38,4 @@ def text_to_video(dtype: torch.dtype) -> Trial:
         return frames.unflatten(0, (BATCH, FRAMES)).transpose(1, 2)
 
     shape, guided, unguided = (BATCH * FRAMES, 4, 4, 4), {"guidance_scale": 3.0}, {"guidance_scale": 1.0}
-    return Trial(pipe, shape, call, guided, unguided, denoiser="unet", given=given)
+    return Trial(pipe, shape, call, guided, unguided, denoiser="unet", call_latents=given)

@@ -19,12 +19,17 @@ BATCH = 2
 
 @dataclass(frozen=True)
 class Trial:
-    """A pipeline, and what its call needs.
+    """A pipeline, and the arguments of its call.
 
-    `shape` is that of `latents=` in the pipeline's own layout. `call` are the arguments of every call; `guided` are
-    those that turn guidance on, and `unguided` those that turn it off. `dtype` is the dtype that the pipeline wants its
-    latents in, if that is not the network's. `denoiser` is the name of the component that predicts, or the names of
-    several. `given` makes the `latents=` of a call from the scheduler's latents, if the call wants more than these.
+    Attributes:
+        pipe: The pipeline, with a small random network.
+        shape: The shape of `latents=` in the pipeline's own layout.
+        call: The arguments of every call.
+        guided: The arguments that turn guidance on.
+        unguided: The arguments that turn guidance off.
+        dtype: The dtype of `latents=`; None means that of the network.
+        denoiser: The name of the component that predicts, or the names of several.
+        call_latents: Makes `latents=` of a call from the scheduler's latents, if they differ.
     """
 
     pipe: DiffusionPipeline
@@ -34,7 +39,7 @@ class Trial:
     unguided: dict[str, Any] = field(default_factory=dict)
     dtype: torch.dtype | None = None
     denoiser: str | tuple[str, ...] = "transformer"
-    given: Callable[[torch.Tensor], torch.Tensor] = lambda latents: latents
+    call_latents: Callable[[torch.Tensor], torch.Tensor] = lambda latents: latents
 
     @property
     def networks(self) -> list[torch.nn.Module]:
@@ -79,17 +84,17 @@ def unset_is_nan() -> Iterator[None]:
 
 
 def random(kind: Any, dtype: torch.dtype, **config: Any) -> Any:
-    """Return a network of a class with random weights, always the same.
+    """Return a network of a class with the same random weights in every call.
 
-    Parameters that the class leaves at zero, or does not set, are drawn, too.
-    The modules that the class keeps in float32 are in float32, as after `from_pretrained`.
+    Parameters that the class leaves at zero, or does not set, are random, too. Modules that the class keeps in float32
+    are in float32, as after `from_pretrained`.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         with unset_is_nan():
             network = kind(**config)
         for parameter in network.parameters():
-            # Gates that start closed would hide the latents.
+            # A gate of zeros would make the prediction independent of the latents.
             if parameter.ndim and not (parameter.detach().any() and parameter.detach().isfinite().all()):
                 torch.nn.init.normal_(parameter, std=0.1)
     kept = getattr(kind, "_keep_in_fp32_modules", None) or ()
@@ -111,7 +116,7 @@ def prompt_mask(dtype: torch.dtype = torch.long) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class RoundTrip:
-    """The pairs of a round trip, and the number of the denoiser's calls in each direction."""
+    """The pairs of a round trip. `calls` and `steps` are the network calls and the timesteps of each direction."""
 
     start: Pair
     noise: Pair
@@ -134,13 +139,13 @@ def round_trip(
     count = lambda *_: calls.__setitem__(0, calls[0] + 1)  # noqa: E731
     hooks = [network.register_forward_hook(count) for network in trial.networks]
     try:
-        latents = trial.given(scheduler.invert(start).to(trial.dtype or dtype))
+        latents = trial.call_latents(scheduler.invert(start).to(trial.dtype or dtype))
         pipe(**given, latents=latents, output_type="latent")
-        noise, inverting, asked = scheduler.pair, calls[0], len(scheduler.timesteps)
-        latents = trial.given(scheduler.generate(noise).to(trial.dtype or dtype))
+        noise, inverting, invert_steps = scheduler.pair, calls[0], len(scheduler.timesteps)
+        latents = trial.call_latents(scheduler.generate(noise).to(trial.dtype or dtype))
         pipe(**given, latents=latents, output_type="latent")
     finally:
         for hook in hooks:
             hook.remove()
     generating = calls[0] - inverting
-    return RoundTrip(start, noise, scheduler.pair, (inverting, generating), (asked, len(scheduler.timesteps)))
+    return RoundTrip(start, noise, scheduler.pair, (inverting, generating), (invert_steps, len(scheduler.timesteps)))
