@@ -21,7 +21,11 @@ from jobs.evaluation.truth import pictures
 from pipeline.io.images import encode
 from pipeline.io.shard_index import ShardIndex, index_shard
 from pipeline.io.shard_writer import write_shard
+from pipeline.messages import Machine
+from pipeline.plan.job import new_record, open_job
 from pipeline.store.parts import Row
+from pipeline.store.plan import Unit, write_units
+from pipeline.store.store import Store
 
 FileFormat = Literal["png", "jpeg", "webp"]
 FILES: tuple[FileFormat, ...] = ("png", "jpeg", "webp")
@@ -78,3 +82,11 @@ def enlarged(pair: Pair, side: int) -> Pair:
 
 def encode_all(images: Sequence[Image.Image], format: FileFormat) -> list[bytes]:
     return [encode(image, format) for image in images]
+
+
+def new_store(location: str, units: int) -> Store:
+    """Return a new store of a job with units that no worker has done."""
+    store = Store(location, create=True)
+    open_job(store, new_record("invert", {}, {}, Machine("cpu", 1, 0)))
+    write_units(store, [Unit(f"{i:08d}", "a.tar", 0, 0, 1, 1, None) for i in range(units)])
+    return store

@@ -11,7 +11,7 @@ from statistics import fmean, median
 import pyarrow as pa
 import torch
 
-from benchmarks.dataplane.data import FILES, SIDE, encode_all, enlarged, inverted, photos, shard
+from benchmarks.dataplane.data import FILES, SIDE, encode_all, enlarged, inverted, new_store, photos, shard
 from benchmarks.harness import alternate, program, read, save, seconds, shipped_samples, show
 from edict import Pair
 from pipeline.export.latents import LATENT_FORMATS
@@ -20,7 +20,6 @@ from pipeline.io.shard_index import ShardIndex, index_shard
 from pipeline.store.latents import Latents, read_latents
 from pipeline.store.parts import Row, to_parquet, to_table
 from pipeline.store.plan import Unit
-from pipeline.store.store import Store
 
 Stage = tuple[int, Callable[[], object]]
 """A function, and the number of samples or rows that it processes."""
@@ -41,7 +40,7 @@ def job_stages(
     folder: Path, index: ShardIndex, side: int, pair: Pair, rows: Sequence[Row]
 ) -> tuple[dict[str, Stage], dict[str, float]]:
     """Return the stages of a job over the samples of a shard and the rows of a part, and bytes per sample and row."""
-    store, samples = Store(str(folder), create=True), read(index)
+    store, samples = new_store(str(folder), 1), read(index)
     squares = [prepare(sample.image, side, "center").image for sample in samples]
 
     def write() -> Unit:

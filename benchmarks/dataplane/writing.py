@@ -16,16 +16,14 @@ import boto3
 import pyarrow as pa
 
 from benchmarks import cost
-from benchmarks.dataplane.data import CAPTION, SIDE, encode_all, enlarged, inverted, photos
+from benchmarks.dataplane.data import CAPTION, SIDE, encode_all, enlarged, inverted, new_store, photos
 from benchmarks.harness import program, save, show
 from pipeline.io.images import prepare
 from pipeline.io.shard_writer import write_shard
-from pipeline.messages import Machine
-from pipeline.plan.job import new_record, open_job
 from pipeline.plan.units import UNIT_BATCHES
 from pipeline.store.job_record import JobKey
 from pipeline.store.parts import to_parquet, to_table
-from pipeline.store.plan import Unit, write_units
+from pipeline.store.plan import Unit
 from pipeline.store.store import Store
 from pipeline.workers.base import Attempt
 from schemas.edits import EDITS
@@ -81,14 +79,6 @@ def serve(connection: Connection) -> None:
     while True:
         connection.recv()
         connection.send(count)
-
-
-def new_store(location: str, units: int) -> Store:
-    """Return a new store of a job with units that no worker has done."""
-    store = Store(location, create=True)
-    open_job(store, new_record("invert", {}, {}, Machine("cpu", 1, 0)))
-    write_units(store, [Unit(f"{i:08d}", "a.tar", 0, 0, 1, 1, None) for i in range(units)])
-    return store
 
 
 def inversion_files(given: Namespace) -> Files:
