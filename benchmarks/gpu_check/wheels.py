@@ -35,6 +35,7 @@ PACKAGES = (
     "ray",
     "referencing",
     "rpds-py",
+    "tabulate",
     "typing_extensions",  # Pydantic needs a newer one than most machines have.
     "typing-inspection",
     "webdataset",

@@ -19,7 +19,7 @@ import ray
 from benchmarks.harness import program, save, show
 from benchmarks.scale.store import BATCH, BYTES, SHARD, UNIT, new_commit
 from pipeline import run
-from pipeline.execute import cluster, pool
+from pipeline.execute import pool
 from pipeline.messages import ExcludedSamples, Machine, UnitResult
 from pipeline.plan.units import cut
 from pipeline.store.plan import Unit
@@ -143,7 +143,7 @@ def run_simulated(number: int, workers: int, parent: Path) -> dict[str, Any]:
         with (
             patch.object(run, "plan_shards", lambda *_: units),
             patch.object(pool, "ray", backend),
-            patch.object(cluster, "ray", backend),
+            patch.multiple(ray, is_initialized=backend.is_initialized, cluster_resources=backend.cluster_resources),
         ):
             result = run.run_invert(spec)
         ended = time.process_time()

@@ -8,7 +8,7 @@ from argparse import Namespace
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from benchmarks.harness import program, save, show
 from pipeline.inspect.status import status
@@ -76,13 +76,8 @@ def commit_all(store: Store, units: list[Unit]) -> None:
             pass
 
 
-@program(units=1_000_000, folder=Path(tempfile.gettempdir()))
-def store(given: Namespace) -> None:
-    """Measure planning, status and resume on a disk.
-
-    The indexes of the shards, the commits and the parts are invented. Everything else that is written and read is that
-    of a real job. It does not include reading the headers of real tars, nor the latency of an object store.
-    """
+def measure(count: int, folder: Path) -> dict[str, Any]:
+    """Return the seconds and peak memory of the steps of a job of `count` units, and the files of its store."""
     steps: list[dict[str, object]] = []
 
     def timed(name: str, work: Callable[[], Result]) -> Result:
@@ -93,8 +88,8 @@ def store(given: Namespace) -> None:
         print(f"{name}: {steps[-1]['seconds']} s, peak memory so far {memory} MiB", flush=True)
         return result
 
-    with tempfile.TemporaryDirectory(dir=given.folder) as folder:
-        store, shards = Store(folder), given.units // SHARD
+    with tempfile.TemporaryDirectory(dir=folder) as location:
+        store, shards = Store(location), count // SHARD
         store.put("job.json", json.dumps({"kind": "invert", "spec": {}, "fingerprint": {}, "machine": {}}).encode())
 
         def plan() -> None:
@@ -126,7 +121,18 @@ def store(given: Namespace) -> None:
         found = timed("status of all", lambda: status(store))
         assert found.complete
         assert found.input == shards * SHARD * UNIT
-        files = {name: files_of(Path(folder) / name) for name in ("plan", "commits", "ledger")}
-    show(steps, {"": "step", "seconds": "seconds", "peak memory, MiB": "peak_memory_mib"})
-    show([{"": name, **of} for name, of in files.items()], {"": "", "files": "files", "bytes": "bytes"})
-    save("scale", given, steps=steps, files=files)
+        files = {name: files_of(Path(location) / name) for name in ("plan", "commits", "ledger")}
+    return {"steps": steps, "files": files}
+
+
+@program(units=1_000_000, folder=Path(tempfile.gettempdir()))
+def store(given: Namespace) -> None:
+    """Measure planning, status and resume on a disk.
+
+    The indexes of the shards, the commits and the parts are invented. Everything else that is written and read is that
+    of a real job. It does not include reading the headers of real tars, nor the latency of an object store.
+    """
+    found = measure(given.units, given.folder)
+    show(found["steps"], {"": "step", "seconds": "seconds", "peak memory, MiB": "peak_memory_mib"})
+    show([{"": name, **of} for name, of in found["files"].items()], {"": "", "files": "files", "bytes": "bytes"})
+    save("scale", given, **found)
