@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tabulate import tabulate
 
 from edict.checkpoint import locate
 from edict.model_files import weights_digest
@@ -61,19 +62,10 @@ def _laid_out(content: Mapping[str, Any]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; columns with numbers to the right, others to the left."""
-    columns = list(zip(*([str(cell) for cell in row] for row in (head, *rows)), strict=True))
-    widths = [max(map(len, column)) for column in columns]
-    left = [not any(re.match(r"-?\d", cell) for cell in column[1:]) for column in columns]
-    rule = ["-" * width if to_left else "-" * (width - 1) + ":" for width, to_left in zip(widths, left, strict=True)]
-    lines = [
-        [
-            cell.ljust(width) if to_left else cell.rjust(width)
-            for cell, width, to_left in zip(line, widths, left, strict=True)
-        ]
-        for line in zip(*columns, strict=True)
-    ]
-    return "\n".join("| " + " | ".join(line) + " |" for line in (lines[0], rule, *lines[1:]))
+    """Return a Markdown table. A column with a number in any row is aligned to the right."""
+    numeric = [any(re.match(r"-?\d", str(cell)) for cell in column) for column in zip(*rows, strict=True)]
+    align = ["right" if is_number else "left" for is_number in numeric]
+    return tabulate(rows, head, tablefmt="pipe", disable_numparse=True, colalign=align)
 
 
 def _finite(content: Any) -> Any:

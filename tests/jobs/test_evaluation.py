@@ -23,7 +23,7 @@ from jobs.demo import SHARDS
 from jobs.evaluation.edits import COMPARED, KINDS, METHODS, mean_interval
 from jobs.evaluation.errors import EvaluationError
 from jobs.evaluation.lpips import load_lpips, squeezenet
-from jobs.evaluation.metrics import Entry, Networks, find_pictures, means, measure, read_mapping, read_picture
+from jobs.evaluation.metrics import Networks, PieBenchEntry, find_pictures, means, measure, read_mapping, read_picture
 from jobs.evaluation.networks import MEAN, STD, load_clip_similarity, load_structure_distance
 from jobs.evaluation.truth import ALIKE, Captioned, ReferenceEdit, outside_error, pictures, split, truth
 
@@ -33,8 +33,8 @@ PART = ("psnr_unedit_part", "mse_unedit_part", "ssim_unedit_part")
 SQUARE = [n for row in range(100, 200) for n in (row * SIDE + 100, 100)]  # 100 x 100 pixels
 
 
-def entry(key: str = "0", runs: Sequence[int] = SQUARE, type: str = "1") -> Entry:
-    return Entry(key, type, f"1_change_object_80/{key}.jpg", "a cat", "a dog", list(runs))
+def entry(key: str = "0", runs: Sequence[int] = SQUARE, type: str = "1") -> PieBenchEntry:
+    return PieBenchEntry(key, type, f"1_change_object_80/{key}.jpg", "a cat", "a dog", list(runs))
 
 
 def noise(seed: int, side: int = SIDE) -> torch.Tensor:
