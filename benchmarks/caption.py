@@ -14,8 +14,9 @@ from PIL import Image
 from benchmarks.harness import program, run, save, show
 from edict import EDICT, Pair
 from edict.integration import solve_floats
-from jobs.evaluation.edits import Edited, Setting, by_sdedit, edit_batch, interval, mean_interval
-from jobs.evaluation.truth import split, squared_error, truth
+from jobs.evaluation.bootstrap import format_interval, mean_interval
+from jobs.evaluation.methods import Edited, Setting, by_sdedit, edit_batch
+from jobs.evaluation.truth import reference_edits, split, squared_error
 
 
 @torch.inference_mode()
@@ -31,7 +32,7 @@ def by_caption(model: EDICT, start: Pair, sources: list[str], targets: list[str]
 def caption(given: Namespace) -> None:
     setting = Setting(given.strength, given.guidance, given.guidance)
     edit = partial(edit_batch, EDICT.from_pretrained(), steps=given.steps, batch=given.batch)
-    _, test = split(truth(), given.tune)
+    _, test = split(reference_edits(), given.tune)
     rows = []
     for kind in ("colour", "person"):
         edits = [edit for edit in test if edit.kind == kind]
@@ -45,7 +46,7 @@ def caption(given: Namespace) -> None:
         drawings = np.array([edit.drawings for edit in edits])
         intervals = {name: mean_interval(values, drawings) for name, values in errors.items()}
         rows.append({"kind": kind, "n": len(edits), **intervals})
-    columns = {f"{name} [95%]": lambda row, name=name: interval(row[name]) for name in errors}
+    columns = {f"{name} [95%]": lambda row, name=name: format_interval(row[name]) for name in errors}
     show(rows, {"kind": "kind", "edits": "n", **columns})
     save("caption", given, rows=rows)
 

@@ -20,8 +20,9 @@ from benchmarks.harness import dtype_name, program, run, save, show
 from edict import EDICT
 from edict.samplers import SAMPLERS, sampling
 from jobs import preview
-from jobs.evaluation.edits import interval, mean_interval, pool_of
-from jobs.evaluation.truth import ReferenceEdit, outside_error, split, squared_error, truth
+from jobs.evaluation.bootstrap import format_interval, mean_interval
+from jobs.evaluation.edits import process_pool
+from jobs.evaluation.truth import ReferenceEdit, outside_error, reference_edits, split, squared_error
 from pipeline.progress import Progress
 
 NOISE_LEVELS = (1.0, 5.42)  # the best of a few in benchmarks.sweep
@@ -67,9 +68,9 @@ COLUMNS: dict[str, Any] = {
     "guidance within": lambda row: "{:g} to {:g}".format(*row["guidance_interval"] or (0, np.inf)),
     "evaluations": "evaluations",
     "s per edit": "seconds:.3f",
-    "to the truth [95%]": lambda row: interval(row["truth"]),
-    "difference [95%]": lambda row: interval(row["difference"]),
-    "outside [95%]": lambda row: interval(row["outside"]),
+    "to the truth [95%]": lambda row: format_interval(row["truth"]),
+    "difference [95%]": lambda row: format_interval(row["difference"]),
+    "outside [95%]": lambda row: format_interval(row["outside"]),
     "failed": "failed",
 }
 
@@ -115,10 +116,10 @@ def evaluations(model: EDICT, settings: EditSettings, steps: int) -> int:
 @program(batch=16, processes=2, tune=6, steps=25, count=0)
 def cheaper(given: Namespace) -> None:
     torch.set_num_threads(1)
-    edits = split(truth(), given.tune)[1][: given.count or None]
+    edits = split(reference_edits(), given.tune)[1][: given.count or None]
     parts = [edits[first : first + given.batch] for first in range(0, len(edits), given.batch)]
     made: dict[EditSettings, list[EditedBatch]] = {settings: [] for settings, _ in COMPARED}
-    with Progress("edits", len(COMPARED) * len(edits), "images") as progress, pool_of(given.processes) as pool:
+    with Progress("edits", len(COMPARED) * len(edits), "images") as progress, process_pool(given.processes) as pool:
         tasks = {of: [pool.submit(edit, of, part, given.steps, given.batch) for part in parts] for of in made}
         for settings, futures in tasks.items():
             for future in futures:

@@ -15,7 +15,7 @@ from edict import EDICT, Pair
 from edict.integration import Predict
 from edict.samplers import sampling
 from edict.samplers.base import BITS
-from jobs.evaluation.truth import Captioned, pictures
+from jobs.evaluation.truth import CaptionedImage, captioned_images
 
 UNROUNDED = 40  # Bits of a lattice that is finer than float64 latents are here.
 FLOATS = (  # the dtypes of the states and of the network
@@ -49,14 +49,14 @@ def guided(model: EDICT, captions: list[str], guidance_scale: float, *, branches
     return predict
 
 
-def prepare(model: EDICT, images: Sequence[Captioned], given: Namespace, bits: int) -> Pair:
+def prepare(model: EDICT, images: Sequence[CaptionedImage], given: Namespace, bits: int) -> Pair:
     """Return the clean pair of the images, at the end of the schedule."""
     start = model.encode([image.image for image in images], bits=bits)
     return model.prepare(start, sampling(steps=given.steps, strength=1.0, guidance_scale=given.guidance, p=given.p))
 
 
 def lattice_round_trip(
-    model: EDICT, images: Sequence[Captioned], given: Namespace, bits: int
+    model: EDICT, images: Sequence[CaptionedImage], given: Namespace, bits: int
 ) -> tuple[Pair, int, float]:
     """Return the noise pair, the integers that differ after the round trip, and the mean squared error of x."""
     start, captions = prepare(model, images, given, bits), [image.caption for image in images]
@@ -66,7 +66,7 @@ def lattice_round_trip(
     return noise, differing_integers(again, start), error
 
 
-def distances(images: Sequence[Captioned], given: Namespace) -> list[dict[str, Any]]:
+def distances(images: Sequence[CaptionedImage], given: Namespace) -> list[dict[str, Any]]:
     """Measure the distance of the noise pair to real-valued EDICT's, in its standard deviations, by bits."""
     model = EDICT.from_pretrained()
     start = prepare(model, images, given, UNROUNDED)
@@ -82,7 +82,7 @@ def distances(images: Sequence[Captioned], given: Namespace) -> list[dict[str, A
     return rows
 
 
-def round_trips(images: Sequence[Captioned], given: Namespace) -> list[dict[str, Any]]:
+def round_trips(images: Sequence[CaptionedImage], given: Namespace) -> list[dict[str, Any]]:
     """Measure the mean squared error of the regenerated latents, by the dtypes of the states and of the network."""
     rows = []
     for states, dtype in FLOATS:
@@ -100,7 +100,7 @@ def round_trips(images: Sequence[Captioned], given: Namespace) -> list[dict[str,
 
 @program(batch=16, threads=torch.get_num_threads(), count=8, steps=50, guidance=3.0, p=0.93, bits=[8, 10, 12, 14, 20])
 def oracle(given: Namespace) -> None:
-    images = pictures()[: given.count]
+    images = captioned_images()[: given.count]
     with torch.inference_mode():
         far, trips = distances(images, given), round_trips(images, given)
     head = {"lattice bits": "bits", "max abs(x - oracle) / std": "max:.1e", "rms / std": "rms:.1e"}

@@ -27,9 +27,9 @@ from benchmarks import oracle, published
 from benchmarks.harness import alternate, differing_integers, dtype_name, program, ratios, run, save, show, spread
 from edict import EDICT, Pair
 from edict.integration import Predict
-from edict.samplers import parameters, with_defaults
-from edict.schedule import noise_schedule
-from jobs.evaluation.truth import pictures
+from edict.samplers import parameters, resolved
+from edict.schedule import schedule
+from jobs.evaluation.truth import captioned_images
 from schemas.sampling import Sampling
 
 Figures = dict[str, float]
@@ -81,7 +81,7 @@ def on_lattice(
 def contenders(batch: int, guidance_scale: float) -> list[Contender]:
     """Return the contenders, with the published method first."""
     double, single, half = (EDICT.from_pretrained(dtype=d) for d in (torch.float64, torch.float32, torch.bfloat16))
-    shown = pictures(count=batch)
+    shown = captioned_images(count=batch)
     images, captions = [image.image for image in shown], [image.caption for image in shown]
     clean, latents = single.encode(images), single.encode(images, bits=oracle.UNROUNDED).to_float()[0]
 

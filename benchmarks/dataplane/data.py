@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from edict import EDICT, Pair
-from jobs.evaluation.truth import pictures
+from jobs.evaluation.truth import captioned_images
 from pipeline.io.images import encode
 from pipeline.io.shard_index import ShardIndex, index_shard
 from pipeline.io.shard_writer import write_shard
@@ -45,7 +45,7 @@ def photo(image: Image.Image, random: np.random.Generator) -> bytes:
 
 def photos(count: int) -> list[bytes]:
     random = np.random.default_rng(0)
-    return [photo(image.image, random) for image in pictures(count=count)]
+    return [photo(image.image, random) for image in captioned_images(count=count)]
 
 
 def shard(file: Path, extension: str, images: Sequence[bytes]) -> ShardIndex:
@@ -58,7 +58,7 @@ def shard(file: Path, extension: str, images: Sequence[bytes]) -> ShardIndex:
 def inverted(given: Namespace) -> tuple[Pair, list[Row]]:
     """Return the pairs of shipped images, and the other values of their rows."""
     model = EDICT.from_pretrained()
-    shown = pictures(count=given.rows)
+    shown = captioned_images(count=given.rows)
     captions, start = [image.caption for image in shown], model.encode([image.image for image in shown])
     pair = model.invert(start, captions, steps=given.steps, batch_size=given.batch)
     rows = [

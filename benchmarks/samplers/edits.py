@@ -21,8 +21,10 @@ from benchmarks.samplers import tables
 from edict import EDICT, Pair
 from edict.samplers import SAMPLERS, sampling, with_defaults
 from jobs.demo import KINDS
-from jobs.evaluation.edits import Edited, Setting, best, by_edict, edit_batch, mean_interval
-from jobs.evaluation.truth import ReferenceEdit, outside_error, split, squared_error, truth
+from jobs.evaluation.bootstrap import mean_interval
+from jobs.evaluation.edits import best
+from jobs.evaluation.methods import Edited, Setting, by_edict, edit_batch
+from jobs.evaluation.truth import ReferenceEdit, outside_error, reference_edits, split, squared_error
 
 GRID = tuple(product((0.6, 0.8, 1.0), (1.0, 3.0, 5.0)))  # strengths, and guidance scales of both directions
 
@@ -111,7 +113,7 @@ def measure(
 @program(batch=12, threads=torch.get_num_threads(), per_kind=16, tune=6, tune_steps=20, steps=[10, 20, 50, 100])
 def edits(given: Namespace) -> None:
     model = EDICT.from_pretrained()
-    tuning, rest = split(truth(), given.tune)
+    tuning, rest = split(reference_edits(), given.tune)
     test = spread(rest, given.per_kind)
     grids = choose(model, tuning, steps=given.tune_steps, batch=given.batch)
     chosen = {name: best(tried) for name, tried in grids.items()}

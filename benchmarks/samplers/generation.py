@@ -25,7 +25,7 @@ from edict import EDICT, Pair
 from edict.lattice import to_lattice
 from edict.samplers import SAMPLERS, sampling, with_defaults
 from edict.samplers.base import BITS
-from jobs.evaluation.edits import mean_interval
+from jobs.evaluation.bootstrap import mean_interval
 from training.emoji import BACKGROUNDS
 
 SHEET = FOLDER / "samplers_drawn.png"

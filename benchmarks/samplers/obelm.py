@@ -22,8 +22,9 @@ from edict import EDICT, Pair
 from edict.integration import Predict
 from edict.samplers import SAMPLERS, sampling, two_step
 from edict.schedule import Schedule
-from jobs.evaluation.edits import Edited, Method, by_edict, mean_interval
-from jobs.evaluation.truth import ReferenceEdit, split, squared_error, truth
+from jobs.evaluation.bootstrap import mean_interval
+from jobs.evaluation.methods import Edited, Method, by_edict
+from jobs.evaluation.truth import ReferenceEdit, reference_edits, split, squared_error
 
 FINE = 30  # bits
 Weight = Callable[[Schedule, int], float]
@@ -144,7 +145,7 @@ def rounding(model: EDICT, edits: Sequence[ReferenceEdit], steps: int, offset: i
 )
 def obelm(given: Namespace) -> None:
     model = EDICT.from_pretrained()
-    tuning, _ = split(truth(), 6)
+    tuning, _ = split(reference_edits(), 6)
     edits = tuning[:: len(tuning) // given.count][: given.count]
     found = {
         "limit": [limit(model, edits, given.steps, float(scale)) for scale in given.guidance],

@@ -21,8 +21,8 @@ from edict import EDICT
 from edict.integration import solve_floats
 from edict.samplers import SAMPLERS, parameters, sampling
 from edict.samplers.base import BITS
-from jobs.evaluation.edits import mean_interval
-from jobs.evaluation.truth import Captioned, squared_error
+from jobs.evaluation.bootstrap import mean_interval
+from jobs.evaluation.truth import CaptionedImage, squared_error
 
 FINE = 20  # bits of a lattice whose rounding is negligible
 RUNS = ((1.0, FINE), (1.0, BITS), (3.0, BITS))  # guidance scale, bits
@@ -30,7 +30,7 @@ RUNS = ((1.0, FINE), (1.0, BITS), (3.0, BITS))  # guidance scale, bits
 
 @torch.inference_mode()
 def ode(
-    model: EDICT, shown: Sequence[Captioned], steps: int, timesteps: Sequence[int], batch: int
+    model: EDICT, shown: Sequence[CaptionedImage], steps: int, timesteps: Sequence[int], batch: int
 ) -> dict[int, torch.Tensor]:
     """Return the noise, float64 [N, C, H, W], at those of the timesteps that a schedule of `steps` has."""
     schedule = model.backend.schedule(sampling(steps=steps))
@@ -53,7 +53,7 @@ def distance(noise: torch.Tensor, other: torch.Tensor) -> np.ndarray:
     return ((noise - other).square().mean((1, 2, 3)).sqrt() / other.std()).numpy()
 
 
-def measure(model: EDICT, shown: Sequence[Captioned], given: Namespace) -> dict[str, list[dict[str, Any]]]:
+def measure(model: EDICT, shown: Sequence[CaptionedImage], given: Namespace) -> dict[str, list[dict[str, Any]]]:
     """Return the rows of every run, step count and sampler, and the distance of half the ODE's steps to all of them."""
     images, captions = [image.image for image in shown], [image.caption for image in shown]
     ends = {steps: int(model.backend.schedule(sampling(steps=steps)).timesteps[0]) for steps in given.steps}

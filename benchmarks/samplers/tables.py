@@ -6,7 +6,7 @@ from itertools import product
 from typing import Any
 
 from benchmarks.harness import show
-from jobs.evaluation.edits import interval
+from jobs.evaluation.bootstrap import format_interval
 
 Row = dict[str, Any]
 
@@ -23,7 +23,7 @@ def by_steps(title: str, rows: Sequence[Row], keys: Sequence[str], cell: Callabl
 
 def mean(key: str) -> Callable[[Row], str]:
     """Return the cell of a mean with its interval."""
-    return lambda row: interval(row[key])
+    return lambda row: format_interval(row[key])
 
 
 def round_trips(found: Row) -> None:
@@ -89,7 +89,7 @@ def obelm(found: Row) -> None:
     for name in ("limited", "unlimited"):
         columns[f"{name}, grey levels"] = lambda row, name=name: f"{row['grey_levels'][name]:.1f}"
     for name in found["limit"][0]["truth"]:
-        columns[f"error, {name}"] = lambda row, name=name: interval(row["truth"][name])
+        columns[f"error, {name}"] = lambda row, name=name: format_interval(row["truth"][name])
     show(found["limit"], columns)
     columns = {"steps_offset": "steps_offset", "last step": "last_step:.4f", "last weight": "last_weight:.4f"}
     columns |= {"expansion": "expansion:.0f"}

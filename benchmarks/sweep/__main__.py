@@ -14,10 +14,9 @@ from transformers.utils import logging
 from benchmarks.harness import RESULTS, program, run, save, show
 from benchmarks.sweep import edits, guidance, lattice, noise, plots
 from edict import EDICT
-from edict.checkpoint import locate
-from edict.model_files import weights_digest
-from jobs.evaluation.edits import interval
-from jobs.evaluation.truth import split, truth
+from edict.checkpoint import locate, weights_digest
+from jobs.evaluation.bootstrap import format_interval
+from jobs.evaluation.truth import reference_edits, split
 from pipeline.progress import Progress
 
 SWEEPS = {"lattice": lattice, "noise": noise, "edits": edits, "guidance": guidance}
@@ -43,7 +42,7 @@ def kept(given: Namespace) -> dict[str, list[dict[str, Any]]]:
 def sweep(given: Namespace) -> None:
     logging.disable_progress_bar()
     model = EDICT.from_pretrained()
-    tuning, _ = split(truth(), given.tune)
+    tuning, _ = split(reference_edits(), given.tune)
     few = tuning[:: len(tuning) // given.count][: given.count]
     rows = kept(given)
     settings = [(name, one) for name, module in SWEEPS.items() for one in module.settings()]
@@ -58,9 +57,9 @@ def sweep(given: Namespace) -> None:
     for name, module in SWEEPS.items():
         show(rows[name], module.COLUMNS, name)
     columns: dict[str, Any] = {side: lambda row, side=side: [*row[side].values()] for side in ("of", "less")}
-    columns["to the truth [95%]"] = lambda row: interval(row["truth"])
+    columns["to the truth [95%]"] = lambda row: format_interval(row["truth"])
     show(compared, columns, f"differences; settings are {', '.join(edits.SETTING)}")
-    print(f"\nthe source to the truth: {interval(source)}, {len(tuning)} edits")
+    print(f"\nthe source to the truth: {format_interval(source)}, {len(tuning)} edits")
     plots.draw(rows)
 
 

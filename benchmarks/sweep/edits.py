@@ -9,7 +9,7 @@ import numpy as np
 
 from edict import EDICT, Pair
 from edict.samplers import SAMPLERS, sampling
-from jobs.evaluation.edits import interval, mean_interval
+from jobs.evaluation.bootstrap import format_interval, mean_interval
 from jobs.evaluation.truth import ReferenceEdit, outside_error, squared_error
 from schemas.sampling import count_executed_steps
 
@@ -38,8 +38,8 @@ COLUMNS: dict[str, Any] = {
     "inverted at guidance": "inverted_at:g",
     "edited at": "guidance_scale:g",
     "strength": "strength:g",
-    "to the truth [95%]": lambda row: interval(row["truth"]),
-    "outside [95%]": lambda row: interval(row["outside"]),
+    "to the truth [95%]": lambda row: format_interval(row["truth"]),
+    "outside [95%]": lambda row: format_interval(row["outside"]),
     "failed": "failed",
     "evaluations of the inversion": lambda row: row["evaluations"][0],
     "of the edit": lambda row: row["evaluations"][1],

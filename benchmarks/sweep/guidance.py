@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.sweep.edits import errors
 from edict import EDICT
 from edict.samplers import SAMPLERS, sampling
-from jobs.evaluation.edits import interval, mean_interval
+from jobs.evaluation.bootstrap import format_interval, mean_interval
 from jobs.evaluation.truth import ReferenceEdit
 from jobs.preview import evaluations
 from schemas.sampling import count_executed_steps
@@ -21,9 +21,9 @@ COLUMNS: dict[str, Any] = {
     "guidance": "guidance_scale:g",
     "noise levels": lambda row: row["interval"] or "all",
     "strength": "strength:g",
-    "to the truth [95%]": lambda row: interval(row["truth"]),
-    "minus that of all levels [95%]": lambda row: interval(row["less"]),
-    "outside [95%]": lambda row: interval(row["outside"]),
+    "to the truth [95%]": lambda row: format_interval(row["truth"]),
+    "minus that of all levels [95%]": lambda row: format_interval(row["less"]),
+    "outside [95%]": lambda row: format_interval(row["outside"]),
     "drift": "drift:.4f",
     "evaluations of the inversion": lambda row: row["evaluations"][0],
     "of the edit": lambda row: row["evaluations"][1],

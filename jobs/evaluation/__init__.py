@@ -1,1 +1,1 @@
-"""Measurements: the paper's Table 1, edits against their ground truth, and PIE-Bench. `edict eval`."""
+"""Measurements of `edict eval`: the paper's Table 1, edits against their ground truth, and PIE-Bench."""

@@ -1,7 +1,7 @@
-"""What can be wrong with something that is to be measured."""
+"""The error of the evaluation commands."""
 
 from pipeline.errors import JobError
 
 
 class EvaluationError(JobError):
-    """Something that cannot be measured; the message says what is wrong, where, and what to do."""
+    """A measurement that cannot be made. The message says what is wrong, where, and what to do."""

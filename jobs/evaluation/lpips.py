@@ -1,8 +1,8 @@
-"""LPIPS on SqueezeNet: how different two pictures look, by the features of a network.
+"""LPIPS on SqueezeNet: the perceptual distance of two images, by the features of a network.
 
 Zhang et al., The Unreasonable Effectiveness of Deep Features as a Perceptual Metric, CVPR 2018, 1801.03924. The weights
-of the features are torchvision's; those of the channels come with torchmetrics. The network is built here, because
-torchmetrics takes it from torchvision, which downloads it, and whose builds fit one build of torch each.
+of the features are torchvision's. The weights of the channels come with torchmetrics. The network is built here:
+torchmetrics takes it from torchvision, which downloads it, and each build of torchvision needs its own build of torch.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ TAPS = (1, 4, 7, 9, 10, 11, 12)  # the layers whose outputs are compared
 
 
 class Fire(nn.Module):
-    """Iandola et al., SqueezeNet, 1602.07360: a narrow layer, then small and large filters of it side by side."""
+    """A Fire module of SqueezeNet (Iandola et al., 1602.07360): a narrow layer, then 1x1 and 3x3 filters."""
 
     def __init__(self, channels: int, narrow: int, wide: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class Fire(nn.Module):
 
 
 def squeezenet() -> nn.Sequential:
-    """The features of SqueezeNet 1.1, with the names that torchvision's weights have."""
+    """Return the feature layers of SqueezeNet 1.1, with the parameter names of torchvision."""
     pool = partial(nn.MaxPool2d, 3, stride=2, ceil_mode=True)
     return nn.Sequential(
         nn.Conv2d(3, 64, 3, stride=2),
@@ -56,14 +56,17 @@ def squeezenet() -> nn.Sequential:
 
 
 def weights_file(path: Path) -> Path:
-    """The file that `--lpips` names, or the one in the folder that it names."""
+    """Return the file of the weights, given the file itself or its folder."""
     return path / FILE if path.is_dir() else path
 
 
 def load_lpips(path: Path, device: torch.device) -> Callable[[torch.Tensor, torch.Tensor], float]:
-    """LPIPS of two pictures, float32 [3, H, W] on [-1, 1], from torchvision's SqueezeNet 1.1 in a file (or its folder).
+    """Return a function that computes the LPIPS of two images, float32 [3, H, W] on [-1, 1].
 
-    Raises EvaluationError where the file is not that.
+    `path` is the file of torchvision's SqueezeNet 1.1, or its folder.
+
+    Raises:
+        EvaluationError: The file does not exist, or has other weights.
     """
     file = weights_file(path)
     try:
@@ -71,11 +74,11 @@ def load_lpips(path: Path, device: torch.device) -> Callable[[torch.Tensor, torc
         features = squeezenet()
         features.load_state_dict({name[9:]: tensor for name, tensor in weights.items() if name.startswith("features.")})
     except FileNotFoundError as error:
-        raise EvaluationError(f"--lpips {path}: there is no {file}; download {URL}") from error
-    except Exception as error:  # unpickling lets out nearly everything on a file that is something else
+        raise EvaluationError(f"--lpips {path}: {file} does not exist. Download {URL}") from error
+    except Exception as error:  # Unpickling another file can raise nearly any error.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EvaluationError(
-            f"--lpips {path}: {file.name} is not torchvision's SqueezeNet 1.1 ({reason}); download {URL}"
+            f"--lpips {path}: {file.name} is not torchvision's SqueezeNet 1.1 ({reason}). Download {URL}"
         ) from error
     with as_file(files("torchmetrics") / "functional/image/lpips_models/squeeze.pth") as heads_file:
         heads = torch.load(heads_file, map_location=device, weights_only=True)

@@ -1,4 +1,4 @@
-"""What a figure needs beside it: where it was measured, with what, and how to get it again."""
+"""The file of a measurement: its results with the hardware, versions and arguments, and Markdown tables of them."""
 
 import json
 import math
@@ -26,10 +26,10 @@ def save(
     packages: Sequence[str] = (),
     **content: Any,
 ) -> None:
-    """Write `content` as JSON, with the hardware, versions, arguments and the weights that were measured (with).
+    """Write `content` as JSON, with the hardware, the versions, the arguments and the digests of the weights.
 
-    `weights` are digests by name, None the default model's. The versions are those of Python, torch, diffusers and
-    `packages`. A number that is none, or is infinite, is null.
+    `weights` are digests by name; by default, the digest is that of the default model. The versions are those of
+    Python, torch, diffusers and `packages`. JSON has no nan and no infinity, so both are stored as null.
     """
     environment = {
         "hardware": {
@@ -50,7 +50,7 @@ def save(
 
 
 def _laid_out(content: Mapping[str, Any]) -> str:
-    """Return `content` as JSON: a line for each field, and for each object in a list of objects."""
+    """Return `content` as JSON with one line per field, and one line per object of a list."""
     fields = []
     for name, value in content.items():
         is_rows = isinstance(value, list) and value and isinstance(value[0], dict)
@@ -69,7 +69,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 
 def _finite(content: Any) -> Any:
-    """The same with null for what JSON has no number for."""
+    """Return `content` with None for nan and infinity, which JSON does not have."""
     if isinstance(content, Mapping):
         return {key: _finite(value) for key, value in content.items()}
     if isinstance(content, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The shipped pictures that were held out, and which of them is the ground truth of which edit."""
+"""The shipped held-out images, and the edits whose ground truth is among them."""
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,12 +15,12 @@ from pipeline.io.images import ImageError, prepare
 from pipeline.io.samples import Sample, read_samples
 from pipeline.io.shard_index import index_shard
 
-ALIKE = 8  # of 255: what the file formats of two drawings may differ by where nothing was drawn otherwise
+ALIKE = 8  # of 255; pixels within it are equal, because the file formats of two drawings may differ by as much
 
 
 @dataclass(frozen=True)
-class Captioned:
-    """A picture, an RGB square, and its caption."""
+class CaptionedImage:
+    """A square RGB image and its caption."""
 
     image: Image.Image
     caption: str
@@ -28,52 +28,63 @@ class Captioned:
 
 @dataclass(frozen=True)
 class ReferenceEdit:
-    """`source` as an edit of `kind` should turn it out is `target`, to the pixel.
+    """An edit of `source` with a known result: `target`, exact to the pixel.
 
-    Edits of one `drawings`, a name, are not independent: they are of the same two drawings on several backgrounds.
+    `drawings` names the two drawings of the edit. Edits with the same `drawings` are not independent, because they show
+    the same two drawings on several backgrounds.
     """
 
     kind: str
-    source: Captioned
-    target: Captioned
+    source: CaptionedImage
+    target: CaptionedImage
     drawings: str
 
 
-def pictures(shards: Iterable[str] | None = None, count: int | None = None, size: int = SIZE) -> list[Captioned]:
-    """The first `count` pictures (None: all) of shards (None: the demo's), in order, as `size` x `size` pixels.
+def captioned_images(
+    shards: Iterable[str] | None = None, count: int | None = None, size: int = SIZE
+) -> list[CaptionedImage]:
+    """Return the first `count` images of shards, in order, cropped and resized to `size` x `size` pixels.
 
-    Raises EvaluationError at a sample that is not sound or where there is none, ShardError for what is no shard.
+    Without `shards`, they are those of the demo. Without `count`, all images are returned.
+
+    Raises:
+        EvaluationError: A sample cannot be read, or there is none.
+        ShardError: A location is not a shard.
     """
-    found = [picture for _, picture in islice(_read(_files(SHARDS) if shards is None else shards, size), count)]
-    if not found:
-        raise EvaluationError("the input has no picture; give shards that have some")
-    return found
+    images = [image for _, image in islice(_read(_files(SHARDS) if shards is None else shards, size), count)]
+    if not images:
+        raise EvaluationError("the input has no images. Give shards that have some")
+    return images
 
 
-def truth(shards: Iterable[str] | None = None) -> list[ReferenceEdit]:
-    """Every edit of shards (None: all shipped) in one direction, from the earlier sample to the later, in order."""
+def reference_edits(shards: Iterable[str] | None = None) -> list[ReferenceEdit]:
+    """Return every edit of shards (by default all shipped ones), in order. Each pair of samples gives one edit.
+
+    The source is the earlier sample of the pair.
+    """
     read = {
-        sample.key: (picture, json.loads(sample.json or "{}"))
-        for sample, picture in _read(_files(SHARDS) + _files(SECOND) if shards is None else shards, SIZE)
+        sample.key: (image, json.loads(sample.json or "{}"))
+        for sample, image in _read(_files(SHARDS) + _files(SECOND) if shards is None else shards, SIZE)
     }
-    drawings: dict[str, str] = {}  # each drawing is in one pair of two
+    drawings: dict[str, str] = {}  # of each drawing, the name of the only pair that it is in
     for _, metadata in read.values():
         for edit in metadata["edits"]:
             if edit["kind"] != "background":
                 ends = sorted(_drawing(one) for one in (metadata, read[edit["target_key"]][1]))
                 drawings[_drawing(metadata)] = " / ".join(ends)
     return [
-        ReferenceEdit(edit["kind"], picture, read[edit["target_key"]][0], drawings[_drawing(metadata)])
-        for key, (picture, metadata) in read.items()
+        ReferenceEdit(edit["kind"], image, read[edit["target_key"]][0], drawings[_drawing(metadata)])
+        for key, (image, metadata) in read.items()
         for edit in metadata["edits"]
         if key < edit["target_key"]
     ]
 
 
 def split(edits: Sequence[ReferenceEdit], tune: int) -> tuple[list[ReferenceEdit], list[ReferenceEdit]]:
-    """Edits to choose on, one each of the first `tune` drawings of every kind, and to test on: all of other drawings.
+    """Split edits into tuning edits and test edits that have no drawing in common.
 
-    Edits of the background are of those drawings, too, the first `tune`.
+    The tuning edits are one edit for each of the first `tune` pairs of drawings of every kind. Their background edits
+    are of the same drawings.
     """
     tuning = list[ReferenceEdit]()
     for kind in KINDS:
@@ -85,11 +96,11 @@ def split(edits: Sequence[ReferenceEdit], tune: int) -> tuple[list[ReferenceEdit
 
 
 def _first(count: int, edits: Sequence[ReferenceEdit]) -> list[ReferenceEdit]:
-    """The first edits, one of each drawings."""
-    of: dict[str, ReferenceEdit] = {}
+    """Return the first edit of each of the first `count` pairs of drawings."""
+    first_of: dict[str, ReferenceEdit] = {}
     for edit in edits:
-        of.setdefault(edit.drawings, edit)
-    return list(of.values())[:count]
+        first_of.setdefault(edit.drawings, edit)
+    return list(first_of.values())[:count]
 
 
 def _drawing(metadata: dict[str, str]) -> str:
@@ -100,30 +111,32 @@ def _files(folder: Path) -> list[str]:
     return [str(file) for file in sorted(folder.glob("*.tar"))]
 
 
-def _read(shards: Iterable[str], size: int) -> Iterator[tuple[Sample, Captioned]]:
+def _read(shards: Iterable[str], size: int) -> Iterator[tuple[Sample, CaptionedImage]]:
     for url in shards:
         index = index_shard(url)
         for entry in index.entries:
             (sample,) = read_samples(index.url, size=index.size, etag=index.etag, entries=[entry])
             if not isinstance(sample, Sample):
-                raise EvaluationError(f"{url}: sample {sample.key!r}: {sample.error}: {sample.message}; leave it out")
+                raise EvaluationError(
+                    f"{url}: sample {sample.key!r}: {sample.error}: {sample.message}. Leave the sample out"
+                )
             try:
                 image = prepare(sample.image, size, "center").image
             except ImageError as error:
-                raise EvaluationError(f"{url}: sample {sample.key!r}: {error}; leave it out") from error
-            yield sample, Captioned(image, sample.caption)
+                raise EvaluationError(f"{url}: sample {sample.key!r}: {error}. Leave the sample out") from error
+            yield sample, CaptionedImage(image, sample.caption)
 
 
 def squared_error(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> np.ndarray:
-    """The mean squared error of each of N pictures on [-1, 1] pixels, float64 [N]."""
+    """Return the mean squared error of each of N images, with pixels on [-1, 1]: float64 [N]."""
     pixels = [np.stack([np.asarray(image, np.float64) for image in images]) / 127.5 - 1 for images in (a, b)]
     return np.square(pixels[0] - pixels[1]).mean((1, 2, 3))
 
 
 def outside_error(images: Sequence[Image.Image], edits: Sequence[ReferenceEdit]) -> np.ndarray:
-    """The mean squared error to the truth where it agrees with the source, float64 [N]; nan where it never does.
+    """Return the mean squared error to the truth over the pixels where truth and source agree, float64 [N].
 
-    It is the change outside what should change: places agree that are within ALIKE in each channel.
+    These pixels should not change. Two pixels agree if every channel is within ALIKE. If none agrees, the error is nan.
     """
     errors = []
     for image, edit in zip(images, edits, strict=True):

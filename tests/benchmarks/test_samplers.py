@@ -6,7 +6,7 @@ from PIL import Image
 
 from benchmarks.samplers.distance import frechet, kernel, kernel_subsets
 from benchmarks.samplers.edits import spread
-from jobs.evaluation.truth import Captioned, ReferenceEdit
+from jobs.evaluation.truth import CaptionedImage, ReferenceEdit
 
 
 def gaussian(count: int, mean: list[float], covariance: np.ndarray) -> np.ndarray:
@@ -54,7 +54,7 @@ def test_kernel_subsets_are_reproducible() -> None:
 
 
 def test_edits_are_spread_over_drawings() -> None:
-    blank = Captioned(Image.new("RGB", (1, 1)), "")
+    blank = CaptionedImage(Image.new("RGB", (1, 1)), "")
     edits = [
         ReferenceEdit(kind, blank, blank, name)
         for kind in ("colour", "style")

@@ -19,13 +19,23 @@ from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenize
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.demo import SHARDS
-from jobs.evaluation.edits import COMPARED, KINDS, METHODS, mean_interval
+from jobs.demo import KINDS, SHARDS
+from jobs.evaluation.bootstrap import mean_interval
+from jobs.evaluation.edit_tables import COMPARED
 from jobs.evaluation.errors import EvaluationError
 from jobs.evaluation.lpips import load_lpips, squeezenet
-from jobs.evaluation.metrics import Networks, PieBenchEntry, find_pictures, means, measure, read_mapping, read_picture
+from jobs.evaluation.methods import METHODS
+from jobs.evaluation.metrics import Networks, PieBenchEntry, find_images, means, measure, read_image, read_mapping
 from jobs.evaluation.networks import MEAN, STD, load_clip_similarity, load_structure_distance
-from jobs.evaluation.truth import ALIKE, Captioned, ReferenceEdit, outside_error, pictures, split, truth
+from jobs.evaluation.truth import (
+    ALIKE,
+    CaptionedImage,
+    ReferenceEdit,
+    captioned_images,
+    outside_error,
+    reference_edits,
+    split,
+)
 
 CPU = torch.device("cpu")
 SIDE = 512
@@ -149,8 +159,8 @@ def test_a_mask_that_covers_all_leaves_nothing_to_measure() -> None:
 def test_pie_bench_by_type(bench: Path) -> None:
     said = run(bench, "--output", bench / "new" / "results.json")
     assert said.exit_code == 0, said.output
-    assert "2 of 3 entries have a picture" in said.stdout
-    assert "without one: 000000000002" in said.stdout
+    assert "2 of 3 entries have an edited image" in said.stdout
+    assert "entries without one: 000000000002" in said.stdout
     results = json.loads((bench / "new" / "results.json").read_text())
     assert {"hardware", "versions", "weights", "arguments"} < set(results)
     assert results["missing"] == ["000000000002"]
@@ -177,8 +187,8 @@ def test_metrics_without_their_network_are_said_to_be_left_out(bench: Path) -> N
 
 def test_pictures_of_another_size_are_resized_and_counted(bench: Path) -> None:
     write(bench / "edit/annotation_images/000000000000.png", noise(0, 64))
-    assert "1 pictures were resized to 512 x 512" in run(bench).stdout
-    picture, resized = read_picture(bench / "edit/annotation_images/000000000000.png")
+    assert "1 images were resized to 512 x 512 pixels" in run(bench).stdout
+    picture, resized = read_image(bench / "edit/annotation_images/000000000000.png")
     assert picture.shape == (3, SIDE, SIDE) and resized
 
 
@@ -212,14 +222,14 @@ def damage(bench: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("no tree", "no folder annotation_images in it, so it is no edit's tree; give one of its edits: snow"),
-        ("no pictures", "has no picture of any of the 3 entries"),
+        ("no tree", "has no folder annotation_images, which the folder of an edit has. Give one of its edits: snow"),
+        ("no pictures", "has no image of any of the 3 entries"),
         ("two pictures", "entry '000000000000' has several images"),
-        ("no source", "there is no 1_some/000000000001.png, the source of entry '000000000001'"),
-        ("not a picture", "000000000000.png: not a readable image"),
-        ("not square", "is 512 x 300 pixels"),
+        ("no source", "1_some/000000000001.png, the source of entry '000000000001', does not exist"),
+        ("not a picture", "000000000000.png: not an image that can be read"),
+        ("not square", "the image has 512 x 300 pixels"),
         ("no mapping", "mapping_file.json: cannot be read (No such file or directory)"),
-        ("no entry", "mapping_file.json: is empty"),
+        ("no entry", "mapping_file.json: has no entries"),
         ("mask", "mapping_file.json: entry '000000000001': found no mask"),
         ("original_prompt", "mapping_file.json: entry '000000000001': original_prompt is missing or not text"),
     ],
@@ -235,7 +245,7 @@ def test_what_cannot_be_measured_is_named(what: str, said: str, bench: Path) -> 
 def test_prompts_lose_their_brackets(bench: Path) -> None:
     entries = read_mapping(bench / "mapping_file.json")
     assert (entries[0].source_prompt, entries[0].target_prompt) == ("a round cake", "a square cake")
-    assert [path.name for path in find_pictures(bench / "edit", entries).values()] == [
+    assert [path.name for path in find_images(bench / "edit", entries).values()] == [
         "000000000000.png",
         "000000000001.png",
     ]
@@ -244,11 +254,11 @@ def test_prompts_lose_their_brackets(bench: Path) -> None:
 def test_pictures_are_found_under_further_folders(bench: Path) -> None:
     """An export has such names if the folder of the sources was packed with its name."""
     entries, tree = read_mapping(bench / "mapping_file.json"), bench / "edit" / "annotation_images"
-    before = find_pictures(bench / "edit", entries)
+    before = find_images(bench / "edit", entries)
     tree.rename(bench / "edit" / "sources")
     tree.mkdir()
     (bench / "edit" / "sources").rename(tree / "sources")
-    found = find_pictures(bench / "edit", entries)
+    found = find_images(bench / "edit", entries)
     assert found == {key: tree / "sources" / path.relative_to(tree) for key, path in before.items()}
     assert found
 
@@ -378,7 +388,7 @@ def test_all_metrics_of_an_edit(bench: Path, dino: Path, clip: Path, squeeze: Pa
     said = run(bench, "--dino", dino, "--clip", clip, "--lpips", squeeze.parent, "--output", bench / "results.json")
     assert said.exit_code == 0, said.output
     assert "left out" not in said.stdout
-    assert "not comparable with published figures: --dino is of" in said.stdout
+    assert "not comparable with published figures: the network of --dino has" in said.stdout
     results = json.loads((bench / "results.json").read_text())
     weights = {"dino": dino / "model.safetensors", "clip": clip / "model.safetensors", "lpips": squeeze}
     assert results["weights"] == {name: sha256(file.read_bytes()).hexdigest() for name, file in weights.items()}
@@ -388,7 +398,7 @@ def test_all_metrics_of_an_edit(bench: Path, dino: Path, clip: Path, squeeze: Pa
     assert list(same) == list(changed) and len(same) == 8
 
     similarity = load_clip_similarity(clip, CPU)
-    edit = read_picture(bench / "edit/annotation_images/1_some/000000000001.png")[0]
+    edit = read_image(bench / "edit/annotation_images/1_some/000000000001.png")[0]
     assert changed["clip_similarity_target_image"] == similarity(edit, "a square cake")
     assert changed["clip_similarity_source_image"] == similarity(noise(1), "a round cake")
     masked = edit * torch.from_numpy(by_loop(SQUARE))
@@ -397,10 +407,10 @@ def test_all_metrics_of_an_edit(bench: Path, dino: Path, clip: Path, squeeze: Pa
 
 def test_what_is_no_network_is_named(bench: Path, dino: Path, clip: Path, squeeze: Path) -> None:
     for given, said in (
-        (("--dino", bench), "there is no config.json, so it is no folder of a model"),
-        (("--dino", clip), "is a 'clip' model, expected 'vit'"),
-        (("--clip", dino), "is a 'vit' model, expected 'clip'"),
-        (("--lpips", bench), "there is no"),
+        (("--dino", bench), "has no config.json. Give the folder of a model"),
+        (("--dino", clip), "the model is a 'clip'. Give a 'vit' model"),
+        (("--clip", dino), "the model is a 'vit'. Give a 'clip' model"),
+        (("--lpips", bench), "does not exist. Download"),
         (("--lpips", dino / "model.safetensors"), "is not torchvision's SqueezeNet 1.1"),
     ):
         result = run(bench, *given)
@@ -414,7 +424,7 @@ def test_a_network_without_some_of_its_weights_is_refused(dino: Path, tmp_path: 
     config.num_hidden_layers = 1
     ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
     shutil.copy(dino / "config.json", tmp_path)
-    with pytest.raises(EvaluationError, match=r"weights are missing, as layers\.1\."):
+    with pytest.raises(EvaluationError, match=r"weights are missing, such as layers\.1\."):
         load_structure_distance(tmp_path, CPU)
 
 
@@ -430,20 +440,24 @@ def test_outside_is_where_source_and_truth_agree() -> None:
     target.paste((200, 200, 200), (0, 0, 32, 64))  # what should change
     target.paste((100 + ALIKE, 100, 100), (32, 0, 33, 1))  # what may pass for the same
     made.paste((151, 151, 151), (32, 32, 64, 64))  # half of the rest is changed by 0.4
-    edit = ReferenceEdit("colour", Captioned(source, "a"), Captioned(target, "b"), "a / b")
+    edit = ReferenceEdit("colour", CaptionedImage(source, "a"), CaptionedImage(target, "b"), "a / b")
     apart = (ALIKE / 127.5) ** 2 / (32 * 64 * 3)
     assert outside_error([made, target], [edit, edit]) == pytest.approx([0.4**2 / 2 + apart, 0])
-    nowhere = ReferenceEdit("background", Captioned(plain(0), "a"), Captioned(plain(255), "b"), "a / b")
+    nowhere = ReferenceEdit("background", CaptionedImage(plain(0), "a"), CaptionedImage(plain(255), "b"), "a / b")
     assert np.isnan(outside_error([plain(0)], [nowhere])).all()
 
 
 def test_the_truth_is_that_of_the_shipped_pictures() -> None:
-    assert len(pictures([str(SHARDS / "demo-00000.tar")], 5)) == 5
-    assert {edit.kind for edit in truth([str(SHARDS / "demo-00000.tar")])} >= {"colour", "background", "style"}
+    assert len(captioned_images([str(SHARDS / "demo-00000.tar")], 5)) == 5
+    assert {edit.kind for edit in reference_edits([str(SHARDS / "demo-00000.tar")])} >= {
+        "colour",
+        "background",
+        "style",
+    }
 
 
 def test_what_is_chosen_on_is_not_tested_on() -> None:
-    edits = truth()
+    edits = reference_edits()
     tuning, test = split(edits, 6)
     assert Counter(edit.kind for edit in tuning) == dict.fromkeys(KINDS, 6)
     assert {edit.drawings for edit in tuning}.isdisjoint(edit.drawings for edit in test)
@@ -512,7 +526,7 @@ def test_edits(tmp_path: Path) -> None:
     assert all(0 <= whole["outside"][name][0] < whole[name][0] for name in METHODS)
     assert whole["source"][0] == pytest.approx(np.mean([row["source"][0] for row in kinds]))
     for name in METHODS:
-        assert f"{name}: strength 1, inverted at guidance 1, edited at 1.5, given" in said.stdout
+        assert f"{name}: strength 1, guidance scale 1 for the inversion and 1.5 for the edit (as given)" in said.stdout
     with Image.open(sheet) as drawn:
         assert drawn.size == (84 + 6 * 128, 48 + (3 + len(METHODS)) * 128)
 
@@ -521,14 +535,14 @@ def test_edits(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (("edits", "--steps", 1), "1 * 0.8 = 0.8 executes no step"),
-        (("edits", "--steps", 2), "attention control at strength 0.8 of 2 steps"),
-        (("edits", "--edict", 1.5, 1, 1), "strength 1.5: expected more than 0 and at most 1"),
-        (("edits", "--grid", "--tune", 0), "--grid has no pairs to choose on"),
-        (("edits", "--tune", 1000), "leaves no pair to test on"),
+        (("edits", "--steps", 2), "attention control has no effect at strength 0.8 with 2 steps"),
+        (("edits", "--edict", 1.5, 1, 1), "strength is 1.5. Give more than 0 and at most 1"),
+        (("edits", "--grid", "--tune", 0), "--grid needs tuning edits"),
+        (("edits", "--tune", 1000), "leaves no edits to test"),
         (("table1", "--steps", "1,5000"), "steps is 5000, and the checkpoint was trained with 1000"),
-        (("table1", "--steps", "few"), "'few' is no list of numbers"),
+        (("table1", "--steps", "few"), "'few' is not a list of numbers"),
         (("table1", "--steps", 1, "--input", "absent.tar"), "absent.tar"),
-        (("table1", "--steps", 1, "--output", "/dev/null/file.json"), "its folder cannot be made"),
+        (("table1", "--steps", 1, "--output", "/dev/null/file.json"), "the folder cannot be made"),
     ],
 )
 def test_what_is_asked_amiss_is_said_at_once(arguments: tuple[object, ...], said: str) -> None:
