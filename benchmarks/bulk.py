@@ -4,7 +4,6 @@
 evaluations are those of `edict plan`, which tests/jobs/test_examples.py compares with the network calls that are made.
 """
 
-import re
 import tempfile
 import time
 from argparse import Namespace
@@ -15,7 +14,7 @@ from pydantic import TypeAdapter
 from benchmarks.harness import program, run, save, show
 from jobs.demo import SHARDS
 from jobs.launch import run_spec
-from jobs.preview import preview
+from jobs.preview.build import preview
 from pipeline.store.store import Store
 from schemas.specs import EditSpec, InvertSpec
 
@@ -40,10 +39,8 @@ def run_job(fields: dict[str, Any]) -> float:
 
 
 def evaluations(fields: dict[str, Any]) -> int:
-    """Return the network evaluations that `edict plan` prints for a job."""
-    found = re.search(r"network cost +([\d,]+) evaluations", preview(SPECS.validate_python(fields)))
-    assert found is not None
-    return int(found[1].replace(",", ""))
+    """Return the network calls that `edict plan` prints for a job."""
+    return preview(SPECS.validate_python(fields)).network_calls
 
 
 def digests(output: str) -> dict[tuple[str, str], str]:

@@ -19,10 +19,10 @@ from transformers.utils import logging
 from benchmarks.harness import dtype_name, program, run, save, show
 from edict import EDICT
 from edict.samplers import SAMPLERS, sampling
-from jobs import preview
 from jobs.evaluation.bootstrap import format_interval, mean_interval
 from jobs.evaluation.edits import process_pool
 from jobs.evaluation.truth import ReferenceEdit, outside_error, reference_edits, split, squared_error
+from jobs.preview.network_calls import network_calls
 from pipeline.progress import Progress
 
 NOISE_LEVELS = (1.0, 5.42)  # the best of a few in benchmarks.sweep
@@ -109,8 +109,8 @@ def evaluations(model: EDICT, settings: EditSettings, steps: int) -> int:
     schedule = model.backend.schedule(sampling(steps=steps, strength=settings.strength))
     outside = schedule.timesteps_outside(settings.guidance_interval)
     timesteps = partial(SAMPLERS["edict"].evaluated_timesteps, schedule)
-    inversion = preview.evaluations(timesteps(schedule.num_steps, 0), outside, settings.inverted_at)
-    return inversion + preview.evaluations(timesteps(0, schedule.num_steps), outside, settings.edited_at)
+    inversion = network_calls(timesteps(schedule.num_steps, 0), outside, settings.inverted_at)
+    return inversion + network_calls(timesteps(0, schedule.num_steps), outside, settings.edited_at)
 
 
 @program(batch=16, processes=2, tune=6, steps=25, count=0)

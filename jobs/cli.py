@@ -1,8 +1,8 @@
-"""The command line, `edict`: what a person says becomes a spec, a spec becomes a run.
+"""Invert image datasets to exact noise latents with EDICT, and edit them in bulk.
 
-Exit status: 0 complete; 1 some work was done, but the job is incomplete, has no row or too many rejects, or a pair is
-not exact; 2 nothing was run, because of the spec, the input, the store, the model or the machine; 130 stopped by
-Ctrl-C; 143 stopped by SIGTERM.
+Exit status: 0: complete. 1: some work was done, but the job is incomplete, has no rows or too many rejects, or a pair
+is not exact. 2: nothing was run, because of the spec, the input, the store, the model or the machine. 130: stopped by
+Ctrl-C. 143: stopped by SIGTERM.
 """
 
 import json
@@ -10,22 +10,16 @@ import logging
 import shlex
 import sys
 from dataclasses import asdict
-from datetime import timedelta
+from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from edict import __version__
-from jobs.errors import INCOMPLETE, NOT_RUN, reported
+from jobs.errors import INCOMPLETE, NOT_RUN, exit_on_error
 from jobs.evaluation import commands
+from jobs.terminal import print_next, print_result, print_status, print_timing, printable
 from schemas.locations import without_secrets
-
-if TYPE_CHECKING:
-    from pipeline.inspect.status import Status
-    from pipeline.run import RunResult
-    from pipeline.tune_batch import BatchTiming
-    from schemas.specs import EditSpec, InvertSpec
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -35,12 +29,20 @@ app = typer.Typer(
 )
 app.add_typer(commands.app, name="eval")
 
-SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="A job spec, YAML or JSON.")]
-Location = Annotated[str, typer.Argument(metavar="STORE", help="A store: the `output` of a job.")]
+SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="Job spec, a YAML or JSON file.")]
+Location = Annotated[
+    str, typer.Argument(metavar="STORE", help="Store: the folder or URL that is the `output` of a job.")
+]
 Overrides = Annotated[
     list[str] | None,
-    typer.Option("--set", "-s", metavar="FIELD=VALUE", help="Override a field of the spec: -s sampler.steps=25."),
+    typer.Option(
+        "--set",
+        "-s",
+        metavar="FIELD=VALUE",
+        help="Override a field of the spec, such as `-s sampler.steps=25`. Repeat it for several fields.",
+    ),
 ]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
 def _print_version(wanted: bool) -> None:
@@ -60,73 +62,91 @@ def main(
 
 @app.command()
 def demo(
-    output: Annotated[Path, typer.Option(help="Where specs, stores and pictures go.")] = Path("demo"),
+    output: Annotated[Path, typer.Option(help="Folder for the specs, the stores and the images.")] = Path("demo"),
 ) -> None:
-    """The embedded default, end to end: invert shipped pictures, verify them, edit them, show them."""
+    """Run the whole pipeline on shipped images: invert them, verify the result, and edit them.
+
+    It needs no GPU and no download.
+    """
     from jobs.demo.main import run_demo
 
-    with reported():
+    with exit_on_error():
         complete = run_demo(output)
     raise typer.Exit(0 if complete else INCOMPLETE)
 
 
 @app.command()
-def plan(spec: SpecPath, overrides: Overrides = None) -> None:
-    """Index and validate the input, print what would run and what it would cost; loads no model, writes nothing."""
+def plan(spec: SpecPath, overrides: Overrides = None, as_json: AsJson = False) -> None:
+    """Check a spec and its input, and show what would run and what it would cost.
+
+    No model is loaded and nothing is written.
+    """
     from jobs.spec_file import load
 
-    with reported():
+    with exit_on_error():
         loaded = load(spec, overrides or ())
-        from jobs.preview import preview  # takes seconds, for which a slip in the spec need not wait
+        # These imports take seconds, and an error in the spec is reported before them.
+        from jobs.preview.build import preview
+        from jobs.preview.text import as_text
 
-        print("\n".join(map(plain, preview(loaded).split("\n"))))
+        found = preview(loaded)
+    if as_json:
+        print(json.dumps(asdict(found)))
+    else:
+        print("\n".join(map(printable, as_text(found).split("\n"))))
 
 
 @app.command()
 def batch(
     spec: SpecPath,
-    largest: Annotated[int, typer.Option(min=1, max=1024, help="Measure no larger batch.")] = 1024,
+    largest: Annotated[int, typer.Option(min=1, max=1024, help="Largest batch size to measure.")] = 1024,
     overrides: Overrides = None,
 ) -> None:
-    """Measure an inversion's batch sizes on one worker, and say which to take; reads no input, writes nothing.
+    """Measure the speed of an inversion at batch sizes 1, 2, 4 and so on, and recommend one.
 
-    1, 2, 4, ..., until one does not fit, might fill the machine, or two in a row bring no gain. To be taken is the
-    smallest that is within 2 % of the fastest.
+    It measures on one worker. It stops at a size that does not fit into memory, that might fill it, or when two sizes
+    in a row are no faster. It recommends the smallest size within 2% of the fastest. No input is read and nothing is
+    written.
     """
     from jobs.spec_file import SpecError, load
     from schemas.specs import EditSpec
 
-    with reported("nothing is written; the same command starts again"):
+    with exit_on_error("nothing is written; run the same command again to start over"):
         loaded = load(spec, overrides or ())
         if isinstance(loaded, EditSpec):
             raise SpecError(
-                f"{spec}: is an edit, whose batch is that of its latent store, which alone regenerates to the bit; "
-                "expected the spec of an inversion"
+                f"{spec} is the spec of an edit, and an edit always has the batch size of its latent store. Give the "
+                "spec of an inversion"
             )
-        from pipeline.tune_batch import run_batch  # takes seconds, for which a slip in the spec need not wait
+        from pipeline.tune_batch import (
+            run_batch,
+        )  # It takes seconds, and an error in the spec is exit_on_error before it.
 
         swept = run_batch(loaded, largest=largest, report=print_timing)
     best = swept.best
-    print(f"ended: {swept.ended}")
-    print(f"take workers.batch_size: {best.size}, {best.seconds:.3g} s a picture on one worker")
-    print("It is part of the job, since rows of another batch have other last bits: set it before the first run.")
+    print(f"stopped: {swept.ended}")
+    print(f"recommended: workers.batch_size: {best.size} ({best.seconds:.3g} s per image on one worker)")
+    print("Set it before the first run: the batch size changes the last bits of the rows, so it cannot change later.")
 
 
 @app.command()
 def run(spec: SpecPath, overrides: Overrides = None) -> None:
-    """Run a job here, or on the cluster that RAY_ADDRESS names; run it again to finish what is missing."""
+    """Run a job. Run the same command again to continue an incomplete job.
+
+    The job runs on this machine, or on the Ray cluster of the environment variable RAY_ADDRESS.
+    """
     from jobs.spec_file import load
 
-    with reported():
+    with exit_on_error():
         loaded = load(spec, overrides or ())
-        from jobs.launch import run_spec  # takes seconds, for which a slip in the spec need not wait
+        from jobs.launch import run_spec  # It takes seconds, and an error in the spec is exit_on_error before it.
 
         result = run_spec(loaded)
     print_result(loaded.output, result)
     if not result.status.complete:
         words = ["edict", "run", str(spec), *(word for override in overrides or () for word in ("-s", override))]
         again = shlex.join(words)
-        shown = f": {plain(again)}" if without_secrets(again) == again else ""
+        shown = f": {printable(again)}" if without_secrets(again) == again else ""
         print(f"incomplete: run it again to do the missing units{shown}")
         raise typer.Exit(INCOMPLETE)
     if result.shortfall:
@@ -138,33 +158,39 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
 def submit(
     spec: SpecPath,
     address: Annotated[
-        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="The cluster's dashboard, as http://head:8265.")
+        str, typer.Option(envvar="RAY_API_SERVER_ADDRESS", help="Address of the cluster's Ray dashboard.")
     ] = "http://127.0.0.1:8265",
     overrides: Overrides = None,
 ) -> None:
-    """Run a job on a cluster through Ray Jobs, and follow its log; again, to follow it further, or to finish it.
+    """Run a job on a Ray cluster, and print its log until it ends.
 
-    Ctrl-C leaves the job running. Credentials stay here: the nodes take them from their own environment.
+    Run the same command again to follow the running job, or to continue an incomplete one. Ctrl-C does not stop the
+    job. Credentials are not sent: every node uses the ones of its own environment.
 
-    Local paths in the spec, the model's folder too, have to mean the same on every node: a folder that all share.
+    Local paths in the spec must exist on every node, so use a shared folder. This includes the folder of the model.
     """
     from jobs.spec_file import load
     from jobs.submit import DisconnectedError, connect, follow, start
 
-    logging.disable(logging.INFO)  # Ray's client tells of every package and socket
-    with reported():
+    logging.disable(logging.INFO)  # Ray's client logs every package and socket.
+    with exit_on_error():
         loaded = load(spec, overrides or ())
         client = connect(address)
-        name, new = start(client, loaded)
-        on = f"the same command follows it again; to stop it: ray job stop --address {without_secrets(address)} {name}"
+        name, is_new = start(client, loaded)
+        how = (
+            "run the same command again to follow it, or stop it: "
+            f"ray job stop --address {without_secrets(address)} {name}"
+        )
         try:
-            print(f"job {name} {'is started' if new else 'is running already'}; Ctrl-C leaves it running", flush=True)
+            print(
+                f"job {name} {'was submitted' if is_new else 'is running already'}; Ctrl-C does not stop it", flush=True
+            )
             ended = follow(client, name)
         except DisconnectedError as error:
-            print(f"job {name}: {error}; {on}", file=sys.stderr)
+            print(f"job {name}: {error}; {how}", file=sys.stderr)
             raise typer.Exit(INCOMPLETE) from None
         except KeyboardInterrupt:
-            print(f"\njob {name} goes on; {on}", file=sys.stderr)
+            print(f"\njob {name} is still running; {how}", file=sys.stderr)
             raise typer.Exit(130) from None
     if ended.driver_exit_code is None and ended.message:
         print(ended.message)
@@ -174,14 +200,15 @@ def submit(
 
 
 @app.command()
-def status(
-    store: Location, as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False
-) -> None:
-    """Counts, rejects by class and the rate, from storage alone. Exit status 1 while the job is incomplete."""
+def status(store: Location, as_json: AsJson = False) -> None:
+    """Show the progress of a job: its counts, its rejects by class, and its speed.
+
+    Only the store is read. The exit status is 1 while the job is incomplete.
+    """
     from pipeline.inspect import status as counts
     from pipeline.store.store import Store
 
-    with reported():
+    with exit_on_error():
         found = counts.status(Store(store))
     if as_json:
         print(json.dumps(asdict(found)))
@@ -193,37 +220,42 @@ def status(
 @app.command()
 def verify(
     store: Location,
-    rows: Annotated[int | None, typer.Option(min=1, help="Verify this many rows, spread evenly; default: all.")] = None,
+    rows: Annotated[
+        int | None, typer.Option(min=1, help="Number of rows to verify, spread evenly.  [default: all]")
+    ] = None,
     workers: Annotated[int, typer.Option(min=1, help="Number of workers.")] = 1,
     gpus: Annotated[
-        float | None, typer.Option(help="GPUs per worker; 0 runs on the CPU. Default: as many as the job had.")
+        float | None, typer.Option(help="GPUs per worker; 0 for CPUs.  [default: as many as the job had]")
     ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Drop the commits of damaged units, so that the next run makes them again.")
     ] = False,
 ) -> None:
-    """Check a store: its counts, its checksums, and that each pair regenerates its start, or each edit has its image.
+    """Check a store: its counts, its checksums, and that every latent pair regenerates its image latent exactly.
 
-    The exit status is 1 if anything is wrong.
+    For edits, it checks that every row has its image. The exit status is 1 if anything is wrong.
     """
     from pipeline.verify import run_verify
 
-    with reported():
+    with exit_on_error():
         verified = run_verify(store, rows=rows, count=workers, gpus=gpus, repair=repair)
     for problem in verified.problems:
-        print(f"problem: {plain(problem)}")
+        print(f"problem: {printable(problem)}")
     if verified.kind == "edit":
         print(f"{verified.exact} of {verified.rows} rows have the image that was committed")
     else:
-        print(f"{verified.exact} of {verified.rows} rows regenerate their starting lattice, integer for integer")
+        print(f"{verified.exact} of {verified.rows} rows regenerate their image latent, integer for integer")
     if rows is not None:
-        print("of the other rows only the names and sizes of files were checked; edict verify without --rows reads all")
+        print(
+            "of the other rows, only the names and sizes of files were checked; run edict verify without --rows to "
+            "read all"
+        )
     if verified.damaged:
         units = f"{len(verified.damaged)} damaged units"
-        again = f"the commits of {units} are dropped; run the job's spec again to make them: edict run SPEC"
-        print(
-            again if repair else f"{units}; edict verify --repair drops their commits, then edict run makes them again"
-        )
+        if repair:
+            print(f"the commits of {units} are dropped; run the job's spec again to make them: edict run SPEC")
+        else:
+            print(f"{units}: `edict verify --repair` drops their commits, and then `edict run` makes them again")
     raise typer.Exit(INCOMPLETE if verified.problems or verified.exact < verified.rows else 0)
 
 
@@ -231,15 +263,15 @@ def verify(
 def read(
     store: Location,
     columns: Annotated[
-        str | None, typer.Option(metavar="NAME,NAME", help="Print only these columns; default: all.")
+        str | None, typer.Option(metavar="NAME,NAME", help="Print only these columns.  [default: all]")
     ] = None,
 ) -> None:
-    """Print the committed rows of a store as JSON, one object per line, also while its job runs."""
+    """Print the committed rows of a store as JSON, with one object per line. The job may be running."""
     from pipeline.read import read_rows
 
-    with reported():
-        for batch in read_rows(store, columns.split(",") if columns else None):
-            for row in batch.to_pylist():
+    with exit_on_error():
+        for rows in read_rows(store, columns.split(",") if columns else None):
+            for row in rows.to_pylist():
                 print(json.dumps(row))
 
 
@@ -247,13 +279,18 @@ def read(
 def retry(
     store: Location,
     errors: Annotated[
-        list[str], typer.Option("--errors", metavar="CLASS", help="The rejects to try again, by error; may come often.")
+        list[str],
+        typer.Option(
+            "--errors",
+            metavar="CLASS",
+            help="Error class of the rejects to retry, such as CorruptImage. Repeat it for several classes.",
+        ),
     ],
 ) -> None:
-    """Try rejects of a store again, and nothing else; what succeeds becomes rows, the rest stays rejected."""
+    """Try the rejects of a store again. Those that succeed become rows, and the others stay rejected."""
     from jobs.launch import run_retry
 
-    with reported():
+    with exit_on_error():
         result = run_retry(store, errors)
     print_result(store, result)
     raise typer.Exit(INCOMPLETE if result.failures or result.shortfall or not result.status.complete else 0)
@@ -261,13 +298,13 @@ def retry(
 
 @app.command()
 def gc(store: Location) -> None:
-    """Remove the files of attempts that did not commit. Safe while a job runs.
+    """Remove the files of attempts that were not committed. The job may be running.
 
-    Files of unfinished units are kept for a day, because an attempt may still commit them.
+    Files of unfinished units are kept for a day, because their attempts may still commit.
     """
     from pipeline.store.store import Store
 
-    with reported():
+    with exit_on_error():
         opened = Store(store)
         opened.job()
         removed = opened.remove_orphan_files()
@@ -276,11 +313,11 @@ def gc(store: Location) -> None:
 
 @app.command()
 def report(store: Location) -> None:
-    """Write report.html (and the contact sheets of an edit) into a store, from what is stored."""
+    """Write report.html into a store, and the contact sheet of an edit."""
     from pipeline.run import write_report
     from pipeline.store.store import Store
 
-    with reported():
+    with exit_on_error():
         opened = Store(store)
         opened.job()
         for name in write_report(opened):
@@ -290,30 +327,33 @@ def report(store: Location) -> None:
 @app.command()
 def export(
     store: Location,
-    destination: Annotated[str, typer.Argument(metavar="DESTINATION", help="A folder or a URL, empty or new.")],
+    destination: Annotated[
+        str, typer.Argument(metavar="DESTINATION", help="Folder or URL to write to. It must be new or empty.")
+    ],
     format: Annotated[
         str,
         typer.Option(
-            metavar="FORMAT", help="Of latents: parquet, npy or webdataset. Of edits: instructpix2pix or pie_bench."
+            metavar="FORMAT",
+            help="Format. For latents: parquet, npy or webdataset. For edits: instructpix2pix or pie_bench.",
         ),
     ] = "parquet",
     dtype: Annotated[
         str | None,
-        typer.Option(metavar="float32|float16", help="The floats of latents; float32 if not given."),
+        typer.Option(metavar="float32|float16", help="Number type of exported latents.  [default: float32]"),
     ] = None,
 ) -> None:
-    """Write a finished store out for other people's code: latents as plain floats, edits as a data set of pictures.
+    """Export a finished store for other programs: latents as floats, edits as an image dataset.
 
-    Floats are not exact: only the store itself regenerates pictures to the bit.
+    Exported floats are not exact. Only the store itself regenerates every bit.
     """
     from pipeline.export.edits import EDIT_FORMATS, export_edits
     from pipeline.export.latents import ExportError
     from pipeline.export.latents import export as write
 
-    with reported():
+    with exit_on_error():
         if format in EDIT_FORMATS:
             if dtype is not None:
-                raise ExportError(f"{format} has no floats: leave --dtype out")
+                raise ExportError(f"--dtype is only valid for latents, and {format} has none. Remove --dtype")
             written = export_edits(store, destination, format=format)
             print(f"{written['written']} rows of {written['parts']} parts, {format}: {destination}")
             if left_out := written["rows"] - written["written"]:
@@ -324,82 +364,10 @@ def export(
 
 
 @app.command()
-def schema(kind: Annotated[str, typer.Argument(metavar="invert|edit", help="The kind of job.")]) -> None:
+def schema(kind: Annotated[str, typer.Argument(metavar="invert|edit", help="Kind of job.")]) -> None:
     """Print the JSON Schema of a job spec."""
     from schemas.specs import KINDS, json_schema
 
     if kind not in KINDS:
-        raise typer.BadParameter(f"there is no kind {kind!r}; the kinds are {', '.join(KINDS)}")
+        raise typer.BadParameter(f"{kind!r} is not a kind of job. Give {' or '.join(KINDS)}")
     print(json.dumps(json_schema(kind), indent=2))
-
-
-def print_timing(timing: "BatchTiming") -> None:
-    """What was measured at a batch size: a network call, the inversion that such calls make, and the peak of memory."""
-    rates = (timing.call, 1 / timing.seconds, timing.seconds)
-    lines = [(str(timing.size), *(f"{rate:#.4g}" for rate in rates), f"{timing.peak / 2**30:.2f}")]
-    if timing.size == 1:
-        lines.insert(0, ("batch_size", "s a call", "pictures/s", "s a picture", "peak GiB"))
-    for line in lines:
-        print("".join(f"{cell:>12}" for cell in line), flush=True)
-
-
-def print_next(spec: "InvertSpec | EditSpec") -> None:
-    """Print the usual next command after a complete run; none if it would contain a secret."""
-    from edict.samplers import SAMPLERS
-
-    store = shlex.quote(spec.output)
-    if spec.kind == "edit":
-        command = f"edict export {store} DESTINATION --format instructpix2pix"
-    elif SAMPLERS[spec.sampler.name].exact:
-        command = f"edict verify {store}"
-    else:
-        return
-    if without_secrets(spec.output) == spec.output:
-        print(f"{'next':<10} {plain(command)}")
-
-
-def print_result(store: str, result: "RunResult") -> None:
-    """Print the result of a run: the counts of its store, its report and contact sheet, and the failed units."""
-    print_status(store, result.status)
-    for name, path in result.pages.items():
-        print(f"{name:<10} {plain(path)}")
-    for failure in result.failures:
-        print(f"failed: {plain(failure)}")
-    if result.shortfall:
-        print(f"failed: {plain(result.shortfall)}")
-
-
-def plain(text: str) -> str:
-    """Return a text as one line for a terminal, with control characters and lone surrogates escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def print_status(store: str, found: "Status") -> None:
-    """Print the counts of a store as aligned lines, its rejects by class."""
-    from pipeline.inspect.status import described_run
-
-    rate = "unknown" if found.images_per_second is None else f"{found.images_per_second:.2f}"
-    listed = f" (each is named in {store.rstrip('/')}/report.html)" if found.rejected else ""
-    rows = [
-        (found.kind, store),
-        ("complete", "yes" if found.complete else "no"),
-        ("units", f"{found.committed} of {found.units}"),
-        ("input", f"{found.input} of {found.planned}"),
-        ("ok", str(found.ok)),
-        (
-            "rejected",
-            str(found.rejected) + "".join(f"  {name} {count}" for name, count in found.rejects.items()) + listed,
-        ),
-        ("filtered", str(found.filtered)),
-        ("images/s", rate),
-        ("attempts", f"{found.attempts} for {found.committed} units"),
-    ]
-    if found.input < found.planned:
-        left = "unknown" if found.eta_seconds is None else str(timedelta(seconds=round(found.eta_seconds)))
-        rows.append(("left", left))
-    if found.run is not None and not found.complete:
-        rows.append(("last run", described_run(found.run)))
-    for name, lines in (("problem", found.problems), ("note", found.notes), ("straggler", found.stragglers)):
-        rows += [(name, line) for line in lines]
-    for name, value in rows:
-        print(f"{name:<10} {plain(value)}")

@@ -1,4 +1,4 @@
-"""End a command that fails or is stopped with a line that gives the reason, and an exit status, without a traceback."""
+"""End a command that fails or is stopped, with the reason in one line, without a traceback, and with an exit status."""
 
 import os
 import signal
@@ -16,15 +16,18 @@ INCOMPLETE = 1
 NOT_RUN = 2
 """The exit status of a command that did nothing because of the spec, the input, the store, the model or the machine."""
 
-RESUMED = "committed units stay; run the same command again to continue"
+RESUME_HINT = "committed units are kept; run the same command again to continue"
 
 
 @contextmanager
-def reported(interrupted: str = RESUMED) -> Iterator[None]:
-    """Print errors, Ctrl-C and SIGTERM as a last line on stderr, and exit with their status.
+def exit_on_error(interrupted: str = RESUME_HINT) -> Iterator[None]:
+    """Print errors, Ctrl-C and SIGTERM as the last line on stderr, and exit with their status.
 
-    The status is NOT_RUN, or INCOMPLETE if the error has notes (`add_note`) about work that was done before it. After
-    Ctrl-C it is 130 and after SIGTERM 143, as in shells. `interrupted` says which results stay, and how to continue.
+    The status is NOT_RUN, or INCOMPLETE if the error has notes (`add_note`) about work that was done before it. It is
+    130 after Ctrl-C and 143 after SIGTERM, as in shells. `interrupted` says which results are kept and how to continue.
+
+    Raises:
+        typer.Exit: The block raised an error for the user, or was stopped by a signal.
     """
     with _stopped_by_signals() as (received, leave):
         try:
@@ -36,8 +39,8 @@ def reported(interrupted: str = RESUMED) -> Iterator[None]:
             print(f"{how}: {'; '.join([*_notes(error), interrupted])}", file=sys.stderr, flush=True)
             raise typer.Exit(128 + number) from None
         except Exception as error:
-            # imported here, because a signal may arrive at any time and these imports take about one second
-            from edict.errors import ModelError
+            # These imports are here because a signal may arrive at any time, and they take about one second.
+            from edict.checkpoint import ModelError
             from jobs.spec_file import SpecError
             from pipeline.errors import JobError
 
@@ -57,14 +60,14 @@ def _notes(error: BaseException) -> list[str]:
 def _stopped_by_signals() -> Iterator[tuple[list[int], Callable[[], None]]]:
     """Raise KeyboardInterrupt for SIGINT and SIGTERM. Yield the list of received signals, and a function `leave`.
 
-    After `leave` was called, a further signal ends the process at once.
+    After `leave` was called, the next signal ends the process at once.
     """
     signals, received = (signal.SIGINT, signal.SIGTERM), list[int]()
     leaving = False
 
     def stop(number: int, frame: FrameType | None) -> None:
         if leaving:
-            os._exit(128 + number)  # only cleanup is left, and Ray's processes end with this one
+            os._exit(128 + number)  # Only cleanup is left to do, and Ray's processes end with this one.
         received.append(number)
         raise KeyboardInterrupt
 
@@ -72,7 +75,7 @@ def _stopped_by_signals() -> Iterator[tuple[list[int], Callable[[], None]]]:
         nonlocal leaving
         leaving = True
 
-    if threading.current_thread() is not threading.main_thread():  # Python sets handlers in the main thread only
+    if threading.current_thread() is not threading.main_thread():  # Only the main thread can set signal handlers.
         yield received, leave
         return
     before = {number: signal.signal(number, stop) for number in signals}

@@ -12,8 +12,8 @@ from edict import EDICT
 from edict.samplers import SAMPLERS, sampling
 from jobs.evaluation.bootstrap import format_interval, mean_interval
 from jobs.evaluation.truth import ReferenceEdit
-from jobs.preview import evaluations
-from schemas.sampling import count_executed_steps
+from jobs.preview.network_calls import network_calls
+from schemas.sampling import executed
 
 STEPS, STRENGTHS = 20, (0.8, 1.0)
 INTERVALS = (None, [0.28, 5.42], [0.28, 2.9], [0.28, 1.5], [1.0, 5.42])
@@ -61,7 +61,7 @@ def measure(
                 "less": mean_interval(to_truth - everywhere.setdefault(strength, to_truth), drawings),
                 "outside": mean_interval(outside, drawings),
                 "drift": float(noise.drift().mean()),
-                "evaluations": [evaluations(of, unguided, one["guidance_scale"]) for of in timesteps],
+                "evaluations": [network_calls(of, unguided, one["guidance_scale"]) for of in timesteps],
             }
         )
     return rows

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edict.samplers import sampling
-from jobs.errors import reported
+from jobs.errors import exit_on_error
 from jobs.evaluation.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def table1(
     except ValueError:
         message = f"{steps!r} is not a list of numbers. Separate numbers with commas: 50,100,200"
         raise typer.BadParameter(message, param_hint="--steps") from None
-    with reported(RESTART):
+    with exit_on_error(RESTART):
         model = _prepared_model(output, threads)
         _check_steps(model, [1.0], numbers)
         samples = captioned_images(None if input is None else expand(input), count, model.size)
@@ -119,7 +119,7 @@ def edits(
     from jobs.evaluation.sheet import draw
 
     scales = {"EDICT": edict, "DDIM": ddim, "DDIM Euler": ddim, "control": control, "SDEdit": sdedit}
-    with reported(RESTART):
+    with exit_on_error(RESTART):
         if grid and not tune:
             raise EvaluationError("--grid needs tuning edits, and --tune is 0. Give --tune 1 or more")
         model = _prepared_model(output, threads=1)
@@ -186,7 +186,7 @@ def pie_bench(
     from jobs.evaluation.networks import digest, load_clip_similarity, load_structure_distance
     from jobs.evaluation.record import save, table
 
-    with reported(RESTART):
+    with exit_on_error(RESTART):
         try:
             import torchmetrics  # noqa: F401
         except ImportError as error:

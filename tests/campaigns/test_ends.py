@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from jobs.errors import RESUMED
+from jobs.errors import RESUME_HINT
 from tests.campaigns.ends import ENDS, make
 
 PAGE = Path(__file__).parents[2] / "docs" / "guarantees.md"
@@ -19,5 +19,5 @@ def test_terminated_run_reports_its_committed_units() -> None:
     ended = make("SIGTERM")
     assert "Traceback" not in ended.output
     assert ended.status == 143
-    expected = rf"terminated: at least \d+ of 16 units are committed; {RESUMED}"
+    expected = rf"terminated: at least \d+ of 16 units are committed; {RESUME_HINT}"
     assert re.fullmatch(expected, ended.last[-1])

@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from jobs.cli import app, print_result
+from jobs.cli import app
+from jobs.preview.build import preview
+from jobs.preview.data import InvertPreview
+from jobs.spec_file import load
+from jobs.terminal import print_result
 from pipeline.inspect.status import Status
 from pipeline.run import RunResult
 
@@ -19,14 +23,14 @@ DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
 
 
 def write_spec(folder: Path, output: str, **more: Any) -> Path:
-    fields = {
+    content = {
         "kind": "invert",
         "input": str(DEMO),
         "output": str(folder / output),
         "sampler": {"steps": 1, "guidance_scale": 1.0},
         "workers": {"count": 2, "batch_size": 4},
     }
-    (folder / f"{output}.yaml").write_text(json.dumps(fields | more))
+    (folder / f"{output}.yaml").write_text(json.dumps(content | more))
     return folder / f"{output}.yaml"
 
 
@@ -62,8 +66,23 @@ def test_plan_counts_and_writes_nothing(tmp_path: Path) -> None:
     spec = write_spec(tmp_path, "latents", sampler={"steps": 50})
     said = CliRunner().invoke(app, ["plan", str(spec)])
     assert said.exit_code == 0, said.output
-    assert "invert 64 samples of 1 shards" in said.stdout
-    assert "200 evaluations per image, 12,800 in all" in said.stdout
+    assert "invert 64 samples from 1 shard" in said.stdout
+    assert "network calls 200 per image, 12,800 in total" in said.stdout
+    assert "image size    64 x 64 pixels" in said.stdout
+    assert not (tmp_path / "latents").exists()
+
+
+def test_plan_json_has_the_fields_of_the_preview(tmp_path: Path) -> None:
+    spec = write_spec(tmp_path, "latents", sampler={"steps": 50})
+    said = CliRunner().invoke(app, ["plan", "--json", str(spec)])
+    assert said.exit_code == 0, said.output
+    plan = json.loads(said.stdout)
+    assert list(plan) == [field.name for field in fields(InvertPreview)]
+    assert InvertPreview(**plan) == preview(load(spec))
+    assert plan["samples"] == plan["accepted"] == 64
+    assert (plan["image_size"], plan["units"], plan["units_done"]) == (64, 16, 0)
+    assert (plan["sampler"], plan["steps"], plan["parameters"]) == ("edict", 50, {"p": 0.93})
+    assert (plan["network_calls_per_image"], plan["network_calls"]) == (200, 12_800)
     assert not (tmp_path / "latents").exists()
 
 

@@ -8,7 +8,7 @@ import ray
 
 from jobs.demo import main
 from jobs.demo.main import SHARD, run_demo, write_specs
-from jobs.preview import preview
+from jobs.preview.build import preview
 from jobs.prompts import prompts, variants
 from jobs.spec_file import load
 from pipeline.io.samples import Sample, read_samples
@@ -19,7 +19,7 @@ from schemas.specs import EditSpec
 def test_the_specs_load_and_every_edit_changes_captions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     invert_file, edit_file = write_specs(Path("demo"))
-    assert "invert 64 samples of 1 shards" in preview(load(invert_file))
+    assert preview(load(invert_file)).samples == 64
     edit = load(edit_file)
     assert isinstance(edit, EditSpec)
     index = index_shard(str(SHARD))

@@ -7,20 +7,20 @@ import sys
 import pytest
 import typer
 
-from edict.errors import ModelError
-from jobs.errors import INCOMPLETE, NOT_RUN, RESUMED, reported
+from edict.checkpoint import ModelError
+from jobs.errors import INCOMPLETE, NOT_RUN, RESUME_HINT, exit_on_error
 from pipeline.errors import JobError
 
 PROGRAM = """
 import atexit, time, typer
-from jobs.errors import reported
+from jobs.errors import exit_on_error
 
 def say(word):
     print(word, flush=True)
     time.sleep(100)
 
 def command():
-    with reported():
+    with exit_on_error():
         try:
             say("working")
         finally:
@@ -47,17 +47,17 @@ def ended_by(*signals: signal.Signals) -> tuple[int, str]:
 def test_three_signals_show_no_traceback(number: signal.Signals) -> None:
     status, said = ended_by(number, number, number)
     how = {signal.SIGINT: "interrupted", signal.SIGTERM: "terminated"}[number]
-    assert (status, said) == (128 + number, f"{how}: {RESUMED}\n")
+    assert (status, said) == (128 + number, f"{how}: {RESUME_HINT}\n")
 
 
 def test_the_first_signal_gives_its_name_and_the_last_its_status() -> None:
-    assert ended_by(signal.SIGTERM, signal.SIGINT, signal.SIGINT) == (130, f"interrupted: {RESUMED}\n")
+    assert ended_by(signal.SIGTERM, signal.SIGINT, signal.SIGINT) == (130, f"interrupted: {RESUME_HINT}\n")
 
 
 def ending(error: BaseException, *notes: str) -> int:
     for note in notes:
         error.add_note(note)
-    with pytest.raises(typer.Exit) as ended, reported():
+    with pytest.raises(typer.Exit) as ended, exit_on_error():
         raise error
     return ended.value.exit_code
 
@@ -69,22 +69,22 @@ def test_an_error_before_any_work_is_2_and_after_some_1(
     assert ending(kind("x: is full")) == NOT_RUN
     assert capsys.readouterr().err == "error: x: is full\n"
     assert ending(kind("x: is full"), "2 of 3 units are committed") == INCOMPLETE
-    assert capsys.readouterr().err == f"error: x: is full\n2 of 3 units are committed; {RESUMED}\n"
+    assert capsys.readouterr().err == f"error: x: is full\n2 of 3 units are committed; {RESUME_HINT}\n"
 
 
 def test_an_interrupted_run_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(KeyboardInterrupt(), "2 of 3 units are committed") == 130
-    assert capsys.readouterr().err == f"interrupted: 2 of 3 units are committed; {RESUMED}\n"
+    assert capsys.readouterr().err == f"interrupted: 2 of 3 units are committed; {RESUME_HINT}\n"
 
 
 def test_a_fault_of_the_program_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError), reported():
+    with pytest.raises(ZeroDivisionError), exit_on_error():
         raise ZeroDivisionError
 
 
 def test_the_handlers_are_put_back() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with reported():
+    with exit_on_error():
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] != before
     assert ending(JobError("x")) == NOT_RUN
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before

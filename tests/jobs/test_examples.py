@@ -1,10 +1,11 @@
 """docs/specs.md, run: every example is planned, the edits are made, and every bad spec is told what the page says."""
 
+import json
 import os
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ from edict.checkpoint import locate
 from edict.model_files import read_shapes
 from jobs.cli import app
 from jobs.launch import run_spec
-from jobs.preview import preview
+from jobs.preview.build import preview
+from jobs.preview.data import EditPreview
+from jobs.preview.text import as_text
 from jobs.prompts import resolve
 from jobs.spec_file import load
 from pipeline.io.samples import Sample, read_samples
@@ -107,13 +110,13 @@ def written(folder: Path, spec: dict[str, Any]) -> Path:
 
 
 def planned(folder: Path, spec: dict[str, Any]) -> str:
-    return preview(load(written(folder, spec)))
+    return as_text(preview(load(written(folder, spec))))
 
 
 @pytest.mark.parametrize("spec", INVERTS, ids=lambda spec: "-".join(spec))
 def test_every_inversion_is_planned(spec: dict[str, Any], here: Path) -> None:
     """Into another store than that of the fixture, which holds another job."""
-    assert "invert 16 samples of 2 shards" in planned(here, {**spec, "output": "planned"})
+    assert "invert 16 samples from 2 shards" in planned(here, {**spec, "output": "planned"})
 
 
 @pytest.mark.parametrize(
@@ -122,15 +125,15 @@ def test_every_inversion_is_planned(spec: dict[str, Any], here: Path) -> None:
     ids=["all", "where", "keys", "file", "sample", "limit"],
 )
 def test_every_selection_is_planned(spec: dict[str, Any], rows: int, here: Path) -> None:
-    of = "" if rows == 16 else " of the 16"
-    assert planned(here, spec).startswith(f"edit {rows} rows{of} of {here}/latents into {here}/edits\n")
+    selected = "16" if rows == 16 else f"{rows} of 16"
+    assert planned(here, spec).startswith(f"edit {selected} rows of {here}/latents into {here}/edits\n")
 
 
 @pytest.mark.parametrize("spec", CHANGES, ids=lambda spec: spec["edits"][0]["name"])
 def test_every_edit_is_planned(spec: dict[str, Any], here: Path) -> None:
     said = planned(here, spec)
     assert "unused" not in said
-    assert re.search(r"^  pictures      [1-9]", said, re.MULTILINE)
+    assert re.search(r"^  images        [1-9]", said, re.MULTILINE)
 
 
 def test_a_plan_tells_ten_pairs_what_is_unused_and_whom_no_row_has(here: Path) -> None:
@@ -142,15 +145,25 @@ def test_a_plan_tells_ten_pairs_what_is_unused_and_whom_no_row_has(here: Path) -
         {"name": "other", "table": "prompts.csv"},
     ]
     said = planned(here, CHANGES[0] | {"edits": edits, "where": "key < '000000008'"}).splitlines()
-    assert "  pictures      9  snow 8  far 1" in said
+    assert "  images        9  snow 8  far 1" in said
     assert "  filtered      31 (the caption would not change)" in said
     assert [line for line in said if "unused" in line] == [
         f"  unused        {name}: changes no caption" for name in ("dog", "other-1", "other-2")
     ]
-    assert "  no row        far: for 2 of 3 keys of its table: z8, z9" in said
+    assert "  unknown keys  far: 2 of the 3 keys in its table are not in the store: z8, z9" in said
     assert sum(line.startswith("    + ") for line in said) == 9
     said = planned(here, CHANGES[0]).splitlines()
     assert sum(line.startswith("    + ") for line in said) == 10
+
+
+def test_plan_json_of_an_edit_has_the_fields_of_the_preview(here: Path) -> None:
+    result = CliRunner().invoke(app, ["plan", "--json", str(written(here, CHANGES[0]))])
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
+    assert list(plan) == [field.name for field in fields(EditPreview)]
+    assert (plan["kind"], plan["rows"], plan["rows_in_store"]) == ("edit", 16, 16)
+    assert sum(plan["images"].values()) + plan["filtered"] == 16 * len(plan["images"])
+    assert all(example.keys() == {"edit", "caption", "prompt"} for example in plan["prompt_examples"])
 
 
 def test_all_edits_are_made_of_the_rows_that_are_chosen(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,8 +182,8 @@ def test_all_edits_are_made_of_the_rows_that_are_chosen(here: Path, monkeypatch:
     keys = {row["source_key"] for row in index}
     assert len(keys) == 4 and keys < {f"{n:09d}" for n in (3, 9, 10, 11, 12)}
     assert {edit for edit, _ in made} >= {"snow", "drawing", "vendor-fluent", "inside-out", "sketch", "late", "clear"}
-    told = re.search(r"pictures +(\d+)", planned(here, spec))
-    assert told is not None and int(told[1]) == ran.status.ok
+    found = preview(load(written(here, spec)))
+    assert isinstance(found, EditPreview) and sum(found.images.values()) == ran.status.ok
     assert ran.status.input == 4 * (len(edits) + 3)  # three of them are two
     for (edit, key), row in made.items():
         assert row["negative_prompt"] == ("blurry, dark" if edit == "clear" else None)
@@ -210,7 +223,6 @@ def test_the_network_is_asked_as_often_as_the_plan_says(here: Path, tmp_path: Pa
     fields = {"kind": "edit", "latents": "latents", "output": str(tmp_path / "edits"), "edits": edits}
     spec = load(written(here, fields | {"contact_sheet": 0}))
     assert isinstance(spec, EditSpec)
-    told = re.search(r"network cost +([\d,]+) evaluations", preview(spec))
     latents = Store(spec.latents)
     task = edit_task(spec, latents, resolve(spec.edits), read_selection(spec))
     asked = list[int]()
@@ -218,7 +230,7 @@ def test_the_network_is_asked_as_often_as_the_plan_says(here: Path, tmp_path: Pa
     worker.model.network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
     for unit in part_units(latents, task.record.edit.batch_size, 1):
         worker.probe(unit, 0)
-    assert told is not None and sum(asked) == int(told[1].replace(",", ""))
+    assert sum(asked) == preview(spec).network_calls
 
 
 def test_a_row_that_control_cannot_hold_is_rejected_with_the_reason(here: Path, tmp_path: Path) -> None:

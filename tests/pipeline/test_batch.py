@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.preview import preview
+from jobs.preview.build import preview
 from pipeline import tune_batch as batch
 from pipeline.execute.cluster import ResourcesError
 from pipeline.execute.pool import WorkersFailed
@@ -182,7 +182,7 @@ def test_its_calls_are_those_that_the_plan_counts(sampler: dict[str, Any], monke
         for part in (worker.model.backend.unet, worker.model.backend.vae, worker.model.backend.text_encoder)
         for weight in part.parameters()
     )
-    assert f"{round(found.seconds)} evaluations per image" in preview(spec)
+    assert preview(spec).network_calls_per_image == round(found.seconds)
     assert found.seconds == pytest.approx(round(found.seconds))
 
 

@@ -77,9 +77,9 @@ def test_a_cluster_that_is_there_is_found() -> None:
 def test_the_command_ends_with_a_line(dead: int, tmp_path: Path) -> None:
     """Without the check, ray.init tries for 14 minutes."""
     program = (
-        "from jobs.errors import reported\n"
+        "from jobs.errors import exit_on_error\n"
         "from pipeline.execute.cluster import connected, machine_for\n"
-        "with reported(), connected(1, machine_for(0)): pass"
+        "with exit_on_error(), connected(1, machine_for(0)): pass"
     )
     command = [
         sys.executable,

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from edict import checkpoint
-from jobs.preview import preview
+from jobs.preview.build import preview
 from jobs.prompts import resolve
 from pipeline import run
 from pipeline.inspect.status import status
@@ -130,7 +130,8 @@ def test_it_verifies(latents: Store) -> None:
 def test_its_edit_is_finished_and_extended_with_the_same_plan(latents: Store) -> None:
     store = Store("edits")
     planned = set(store.names("plan"))
-    assert "units         2, for 1 workers; 1 are done already" in preview(EDIT)
+    found = preview(EDIT)
+    assert (found.units, found.units_done) == (2, 1)
     assert edit(EDIT) == 1
     assert set(store.names("plan")) == planned and store.job().rows == ROWS
     assert images(store).keys() == {"snow/a", "snow/b"}

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from edict.samplers import sampling
-from jobs.preview import preview
+from jobs.preview.build import preview
 from jobs.prompts import resolve
 from pipeline.io.samples import Sample
 from pipeline.plan.job import open_job, weights_of
@@ -96,8 +96,9 @@ def test_a_flows_store_is_edited(made: tuple[InvertSpec, InvertWorker], tmp_path
         assert editor.process(unit, 1, None, {}).ok == unit.count
     shown = [row for file in (tmp_path / "edits" / "pictures").iterdir() for row in pq.read_table(file).to_pylist()]
     assert shown and all(row["exact"] for row in shown)
-    assert "network cost  32 evaluations" in preview(wanted)  # 4 rows, 4 steps, two half-steps: one branch
-    assert "network cost  8 evaluations per image, 32 in all" in preview(spec)
+    assert preview(wanted).network_calls == 32  # 4 rows, 4 steps, two half-steps: one branch
+    found = preview(spec)
+    assert (found.network_calls_per_image, found.network_calls) == (8, 32)
 
 
 @pytest.mark.parametrize(

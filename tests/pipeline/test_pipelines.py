@@ -9,8 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
-from edict.errors import ModelError
-from jobs.preview import preview
+from edict.checkpoint import ModelError
+from jobs.preview.build import preview
+from jobs.preview.text import as_text
 from jobs.prompts import resolve
 from pipeline.io.samples import Sample
 from pipeline.messages import ModelFault
@@ -93,8 +94,9 @@ def edited(latents: Path, output: Path, **edit: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("name", SHAPES)
 def test_a_pipelines_store_is_exact_and_edited(spec_of: Callable[..., InvertSpec], tmp_path: Path, name: str) -> None:
     spec = spec_of(name, tmp_path / "latents")
-    said = preview(spec)
-    assert f"{spec.model.path}, bfloat16, 16x16 pixels" in said and "edict, 3 steps, p 93/100, guidance 2" in said
+    said = as_text(preview(spec))
+    assert f"{spec.model.path}, bfloat16\n  image size    16 x 16 pixels" in said
+    assert "edict, 3 steps, p 0.93, guidance scale 2" in said
     inverted(spec)
     store = Store(spec.output)
     units = part_units(store, 2, 1)

@@ -8,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from jobs.cli import app
-from jobs.preview import preview
+from jobs.preview.build import preview
+from jobs.preview.text import as_text
 from schemas.specs import InvertSpec
 from tests.edict.pipeline_checkpoints import save
 
@@ -25,10 +26,10 @@ def test_a_pipeline_whose_schedule_only_its_call_knows_is_planned(tmp_path: Path
     shard = shard_of(tmp_path / "a.tar", whole("a", "b"))
     fields = {"kind": "invert", "input": str(shard), "output": str(tmp_path / "latents")}
     fields |= {"model": {"path": str(checkpoint)}, "sampler": {"steps": 4, "strength": 0.75}}
-    said = preview(InvertSpec.model_validate(fields)).replace(f"{tmp_path}/", "").splitlines()
+    said = as_text(preview(InvertSpec.model_validate(fields))).replace(f"{tmp_path}/", "").splitlines()
     assert "  model         model, float32" in said
-    assert "  sampler       edict, 3 steps, p 93/100, guidance 3" in said
-    assert "  network cost  12 evaluations per image, 24 in all" in said
+    assert "  sampler       edict, 3 steps, p 0.93, guidance scale 3" in said
+    assert "  network calls 12 per image, 24 in total" in said
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.launch import run_spec
-from jobs.preview import preview
+from jobs.preview.build import preview
 from pipeline import run
 from pipeline.export.latents import claim
 from pipeline.inspect.status import Status, status

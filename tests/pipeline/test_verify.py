@@ -178,8 +178,9 @@ def test_verify_and_edits_take_what_the_job_took(copied: Store, tmp_path: Path) 
     said = CliRunner().invoke(app, ["verify", copied.location, "--gpus", "0", "--rows", "1"])
     assert (said.exit_code, said.stdout) == (
         0,
-        "1 of 1 rows regenerate their starting lattice, integer for integer\n"
-        "of the other rows only the names and sizes of files were checked; edict verify without --rows reads all\n",
+        "1 of 1 rows regenerate their image latent, integer for integer\n"
+        "of the other rows, only the names and sizes of files were checked; "
+        "run edict verify without --rows to read all\n",
     )
     assert "note: inverted on cuda, regenerated on cpu" in said.stderr
     edit = {"kind": "edit", "latents": copied.location, "output": str(tmp_path / "edits")}
