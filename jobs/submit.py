@@ -1,4 +1,4 @@
-"""Submitting a job to a cluster through Ray Jobs: its driver runs there, and outlives this terminal."""
+"""Submit a job to a cluster through Ray Jobs. Its driver runs on the cluster, also after this terminal is closed."""
 
 import asyncio
 import hashlib
@@ -19,55 +19,68 @@ from pipeline.io.locations import local_path
 from schemas.locations import without_secrets
 from schemas.specs import EditSpec, InvertSpec
 
-SILENCE = 60.0  # seconds without a word after which the line is taken for dead; a driver speaks every half minute
-PAUSE = 2.0  # seconds between two questions after the job
-PATIENCE = 600.0  # seconds for which a cluster that does not answer is asked again
-LONGEST = 120_000  # bytes of a command; Linux takes 128 KiB
+LOG_TIMEOUT = 60.0  # seconds without output until the connection counts as broken; a driver prints every 30 seconds
+POLL_INTERVAL = 2.0  # seconds between two requests for the state of the job
+GIVE_UP_AFTER = 600.0  # seconds without an answer of the cluster
+MAX_COMMAND = 120_000  # bytes; the limit of Linux is 128 KiB
 
-# What Ray's client raises, beside the errors of requests, which are OSErrors.
-_FAILED = (RuntimeError, OSError, aiohttp.ClientError, AuthenticationError)
+_CLIENT_ERRORS = (RuntimeError, OSError, aiohttp.ClientError, AuthenticationError)
+"""The errors that Ray's client raises. The errors of `requests` are OSErrors."""
 
 
 class SubmitError(JobError):
-    """A cluster that cannot be reached, or that refuses the job: nothing was run."""
+    """A cluster that cannot be reached, or that refuses the job. Nothing was run."""
 
 
 class DisconnectedError(JobError):
-    """A job that was lost sight of: whether it goes on is not known."""
+    """A lost connection to the cluster. The job may still be running."""
 
 
 def connect(address: str) -> JobSubmissionClient:
-    """A client of the cluster that has its dashboard at `address`. Raises SubmitError."""
+    """Return a client of the cluster whose dashboard is at `address`.
+
+    Raises:
+        SubmitError: The address is not that of a dashboard, or no cluster answers.
+    """
     shown = without_secrets(address)
     if not address.startswith(("http://", "https://")):
-        raise SubmitError(f"{shown}: is no dashboard's address, which is as http://head:8265")
-    os.environ["RAY_API_SERVER_ADDRESS"] = address  # Ray's client would let RAY_ADDRESS win over what it is given
+        raise SubmitError(f"{shown}: is not the address of a Ray dashboard. Give --address http://HOST:8265")
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # Otherwise Ray's client prefers RAY_ADDRESS to its argument.
     try:
         return JobSubmissionClient(address)
-    except _FAILED as error:
+    except _CLIENT_ERRORS as error:
         raise SubmitError(
-            f"{shown}: no Ray cluster answers there ({_last_line(error)}); "
-            "give the address of its dashboard, as http://head:8265"
+            f"{shown}: no Ray cluster answers there ({_last_line(error)}). Give the address of its dashboard, such as "
+            "--address http://head:8265"
         ) from error
 
 
 def entrypoint(spec: InvertSpec | EditSpec) -> str:
-    """The driver's command, with the spec in it: no working_dir, which each node would have to fetch for its workers.
+    """Return the command of the driver, which contains the spec.
 
-    `edict` is found there as `ray` is: pip has put the two into one folder. Raises SubmitError for a spec too long.
+    A file of the spec would need a `working_dir`, which every node would have to download for its workers.
+
+    Raises:
+        SubmitError: The spec is too long.
     """
     text = yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, width=120)
     command = f"printf %s {shlex.quote(text)} | edict run /dev/stdin"
-    if len(command.encode()) > LONGEST:
-        raise SubmitError("the spec is too long to be handed over; name shards with braces, {00000..00031}.tar")
+    if len(command.encode()) > MAX_COMMAND:
+        raise SubmitError(
+            "the spec is too long for a command. Give a list of shards as one pattern, such as "
+            "photos/{00000..00031}.tar"
+        )
     return command
 
 
 def start(client: JobSubmissionClient, spec: InvertSpec | EditSpec) -> tuple[str, bool]:
-    """Start the job, or find it running: its submission id, and whether it was started now.
+    """Submit the job, or find it running. Return its submission id, and whether it was submitted now.
 
-    A job is named after its store, so that one store has one driver; a run that has ended is followed by another under
-    the next number, which finishes what is missing. Raises SubmitError, also where a job of another spec is running.
+    The id is derived from the store, so that a store has only one driver. If an earlier run has ended, another one is
+    submitted under the next number, and continues the job.
+
+    Raises:
+        SubmitError: The cluster refuses the job, or a job with another spec is running on the store.
     """
     command = entrypoint(spec)
     store = str(local_path(spec.output) or spec.output.rstrip("/"))
@@ -79,8 +92,8 @@ def start(client: JobSubmissionClient, spec: InvertSpec | EditSpec) -> tuple[str
                 if not job.status.is_terminal():
                     if job.entrypoint != command:
                         raise SubmitError(
-                            f"{spec.output}: {job.submission_id} is running there with another spec; wait for it, or "
-                            f"stop it: ray job stop {job.submission_id}"
+                            f"{spec.output}: {job.submission_id} is running there with another spec. Wait until it "
+                            f"ends, or stop it: ray job stop {job.submission_id}"
                         )
                     return str(job.submission_id), False
             number = max(runs, default=0) + 1
@@ -91,19 +104,22 @@ def start(client: JobSubmissionClient, spec: InvertSpec | EditSpec) -> tuple[str
                 return new, True
             except RuntimeError as error:
                 if number not in _runs(client, name):
-                    raise SubmitError(f"the cluster refuses the job: {_last_line(error)}") from error
-                # another submit was first by a moment
-    except _FAILED as error:
-        raise SubmitError(f"the connection to the cluster broke ({_last_line(error)}); submit again") from error
+                    raise SubmitError(f"the cluster refused the job: {_last_line(error)}") from error
+                # Another submission of the same job was first, so look for it again.
+    except _CLIENT_ERRORS as error:
+        raise SubmitError(f"the connection to the cluster broke ({_last_line(error)}). Submit the job again") from error
 
 
 def follow(client: JobSubmissionClient, submission_id: str) -> JobDetails:
-    """Print the job's log as it comes, until it has ended; the job. Raises LostError.
+    """Print the log of a job until the job has ended. Return the job.
 
-    A line that breaks is no end: the job is asked for again, and its log printed on from where it was.
+    If the connection breaks, it is made again, and the log continues where it was.
+
+    Raises:
+        DisconnectedError: The cluster does not answer any more, or does not know the job.
     """
     printed = 0
-    failing: float | None = None  # since when
+    failing_since: float | None = None
 
     def show(text: str, before: int) -> int:
         nonlocal printed
@@ -113,40 +129,42 @@ def follow(client: JobSubmissionClient, submission_id: str) -> JobDetails:
 
     async def tail() -> None:
         seen = 0
-        async with asyncio.timeout(SILENCE) as silence:
+        async with asyncio.timeout(LOG_TIMEOUT) as silence:
             async for text in client.tail_job_logs(submission_id):
                 seen = show(text, seen)
-                silence.reschedule(asyncio.get_running_loop().time() + SILENCE)
+                silence.reschedule(asyncio.get_running_loop().time() + LOG_TIMEOUT)
 
     while True:
-        with suppress(*_FAILED):
+        with suppress(*_CLIENT_ERRORS):
             asyncio.run(tail())
         try:
             job = next((job for job in client.list_jobs() if job.submission_id == submission_id), None)
             if job is None:
-                raise DisconnectedError("the cluster no longer knows the job: it was restarted, which ended the job")
-            if job.status.is_terminal():
-                show(client.get_job_logs(submission_id), 0)  # the tail may have broken before the end
-                return job
-            failing = None
-        except _FAILED as error:
-            if failing is None:
-                failing = time.monotonic()
-                print(f"the cluster does not answer ({_last_line(error)}); asking again", file=sys.stderr)
-            elif time.monotonic() - failing > PATIENCE:
                 raise DisconnectedError(
-                    f"the cluster has not answered for {PATIENCE:.0f} s ({_last_line(error)})"
+                    "the cluster does not know the job any more, because the cluster was restarted, which ended the job"
+                )
+            if job.status.is_terminal():
+                show(client.get_job_logs(submission_id), 0)  # The connection may have broken before the end of the log.
+                return job
+            failing_since = None
+        except _CLIENT_ERRORS as error:
+            if failing_since is None:
+                failing_since = time.monotonic()
+                print(f"the cluster does not answer ({_last_line(error)}); trying again", file=sys.stderr)
+            elif time.monotonic() - failing_since > GIVE_UP_AFTER:
+                raise DisconnectedError(
+                    f"the cluster has not answered for {GIVE_UP_AFTER:.0f} s ({_last_line(error)})"
                 ) from error
-        time.sleep(PAUSE)
+        time.sleep(POLL_INTERVAL)
 
 
 def _runs(client: JobSubmissionClient, name: str) -> dict[int, JobDetails]:
-    """The runs of a job that the cluster knows of, by number."""
+    """Return the runs of a job that the cluster knows, by number."""
     numbered = re.compile(rf"{name}-(\d+)")
     return {int(found[1]): job for job in client.list_jobs() if (found := numbered.fullmatch(job.submission_id or ""))}
 
 
 def _last_line(error: Exception) -> str:
-    """What happened, without the server's traceback before it."""
+    """Return the last line of an error, which follows the traceback of the server."""
     lines = without_secrets(str(error)).strip().splitlines()
     return lines[-1] if lines else type(error).__name__

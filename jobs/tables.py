@@ -1,4 +1,4 @@
-"""Tables of prompts: which edits a file gives which key."""
+"""Tables of prompts: files that list prompts by the key of a row."""
 
 import io
 import re
@@ -12,85 +12,91 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from jobs.pie_bench import find_entry, mask_of, plain, read_entries, stem, text_of
+from jobs.pie_bench import find_entry, mask_runs, read_entries, text_field, without_brackets, without_extension
 from pipeline.errors import JobError
 from pipeline.io.errors import StorageError
 from pipeline.io.storage import read_file
 from schemas.specs import Edit
 
-COLUMNS = ("key", "prompt", "name")  # the last one need not be there
-LARGEST = 512 << 20  # bytes of a file, and of the text in it: a Parquet file of 200 KiB can have gigabytes of text
-MAPPING = 64 << 20  # bytes of a mapping file; its masks take ten times as much memory
-ROWS = 5_000_000  # of a table; each takes about 300 bytes in addition to its text
+COLUMNS = ("key", "prompt", "name")
+"""The columns of a table. `name` is optional."""
+MAX_BYTES = 512 << 20  # of a file, and of the text in it: a Parquet file of 200 KiB can have gigabytes of text
+MAX_MAPPING_BYTES = 64 << 20  # of a mapping file, whose masks take ten times as much memory
+MAX_ROWS = 5_000_000  # of a table; each takes about 300 bytes in addition to its text
 
 
 class TableError(JobError):
-    """A file of prompts that cannot be used; the message names the edit, the file, and the place in it."""
+    """A table of prompts that cannot be used. The message has the edit, the file, and the row or entry."""
 
 
 @dataclass(frozen=True)
 class PromptTable:
-    """The prompts of a file: of each key a run of rows. A million take some 300 MB.
+    """The prompts of a file, sorted by key. A million rows take about 300 MB.
 
-    `names` tell a key's prompts apart: those of its column `name`, or 1, 2, ... where a key has several, or one empty
-    name. `aliases`, if any, are the names that stand for keys; `masks` are PIE-Bench's, by key. `digest` is the sha256
-    of the file.
+    `names` are all names of prompts: those of the column `name`, or 1, 2, ... if a key has several prompts, or one empty
+    name. `first` is the first row of each key, and `keys`, `row_names` and `prompts` are columns. `aliases`
+    are other names of keys, if there are any. `masks` are those of PIE-Bench, by key. `digest` is the sha256 of the
+    file.
     """
 
     digest: str
     names: tuple[str, ...]
     first: Mapping[str, int]
     keys: Sequence[str]
-    named: pa.Array
+    row_names: pa.Array
     prompts: pa.Array
     aliases: Mapping[str, str] = field(default_factory=dict)
     masks: Mapping[str, list[int]] = field(default_factory=dict)
 
     def key(self, key: str) -> str | None:
-        """A row's key as the table has it; None where it does not."""
+        """Return the key of a row as the table has it, or None if it does not have it."""
         if self.aliases:
             return find_entry(key, self.aliases)
         return key if key in self.first else None
 
     def mask(self, key: str) -> list[int]:
-        """PIE-Bench's mask of a row's key."""
+        """Return PIE-Bench's mask for the key of a row."""
         return self.masks[find_entry(key, self.aliases) or key]
 
-    def of(self, key: str) -> dict[str, str]:
-        """The prompts of a row's key, by name."""
+    def prompts_of(self, key: str) -> dict[str, str]:
+        """Return the prompts for the key of a row, by name."""
         found = {}
         if (known := self.key(key)) is not None:
-            at = self.first[known]
-            while at < len(self.keys) and self.keys[at] == known:
-                found[self.named[at].as_py()] = self.prompts[at].as_py()
-                at += 1
+            row = self.first[known]
+            while row < len(self.keys) and self.keys[row] == known:
+                found[self.row_names[row].as_py()] = self.prompts[row].as_py()
+                row += 1
         return found
 
 
 def read_table(edit: Edit) -> PromptTable:
-    """The table of an edit that has one, local or URL. Raises TableError where it cannot be used."""
-    where = "table" if edit.pie_bench is None else "pie_bench"
-    location = str(edit.prompt_file)
+    """Return the table of an edit, from a local file or a URL.
+
+    Raises:
+        TableError: The file cannot be read, or is not a valid table.
+    """
+    field_name = "table" if edit.pie_bench is None else "pie_bench"
+    location = str(edit.listed)
     try:
-        data = read_file(location, LARGEST if where == "table" else MAPPING)
+        data = read_file(location, MAX_BYTES if field_name == "table" else MAX_MAPPING_BYTES)
     except StorageError as error:
-        raise TableError(f"edit {edit.name!r}, {where}: {error}") from error
+        raise TableError(f"edit {edit.name!r}, {field_name}: {error}") from error
     try:
-        if where == "pie_bench":
-            keys, prompts, aliases, masks = _pie_bench(data, edit.has_pie_bench_masks)
-            table = _of_rows(data, pa.array(keys, pa.string()), pa.array(prompts, pa.string()), None)
+        if field_name == "pie_bench":
+            keys, prompts, aliases, masks = _pie_bench(data, edit.masked)
+            table = _from_rows(data, pa.array(keys, pa.string()), pa.array(prompts, pa.string()), None)
             return replace(table, aliases=aliases, masks=masks)
         table = _columns(data, location.rpartition(".")[2].lower())
         names = table["name"] if "name" in table.column_names else None
-        return _of_rows(data, table["key"], table["prompt"], names)
+        return _from_rows(data, table["key"], table["prompt"], names)
     except (pa.ArrowException, ValueError) as error:
-        # Arrow appends the line, which must not be shown: the file may be any file that the driver can read
-        said = re.sub(r"(Expected \d+ columns, got \d+):.*", r"\1", str(error), flags=re.DOTALL)
-        raise TableError(f"edit {edit.name!r}, {where}: {location}: {said}") from None
+        # Arrow appends the line, which must not be shown, because the file may be any file that the driver can read.
+        reason = re.sub(r"(Expected \d+ columns, got \d+):.*", r"\1", str(error), flags=re.DOTALL)
+        raise TableError(f"edit {edit.name!r}, {field_name}: {location}: {reason}") from None
 
 
 def _columns(data: bytes, kind: str) -> pa.Table:
-    """Columns of text. Raises ValueError, ArrowException for what is no such table."""
+    """Return the columns of a table as text. Raises ValueError or ArrowException for an invalid table."""
     file = io.BytesIO(data)
     text = {name: pa.string() for name in COLUMNS}
     if kind == "csv":
@@ -111,35 +117,37 @@ def _columns(data: bytes, kind: str) -> pa.Table:
     for name, column in zip(table.column_names, table.columns, strict=True):
         if column.null_count:
             row = pc.index(column.is_null(), True).as_py()
-            raise ValueError(f"row {row + 1}: found no {name}, expected text")
+            raise ValueError(f"row {row + 1}: has no {name}. Every row needs one")
     return table.combine_chunks()
 
 
 def _wanted(schema: pa.Schema) -> list[str]:
-    """Return the columns of a table that are read. Raises ValueError if one is missing or is not text."""
+    """Return the columns of a table to read. Raises ValueError if one is missing or is not text."""
     if missing := [name for name in COLUMNS[:2] if name not in schema.names]:
-        raise ValueError(f"found no column {' and no column '.join(missing)}, expected the columns key, prompt, [name]")
+        raise ValueError(
+            f"has no column {' and no column '.join(missing)}. Give the columns key, prompt and, optionally, name"
+        )
     wanted = [name for name in COLUMNS if name in schema.names]
     for name in wanted:
         if (kind := schema.field(name).type) not in (pa.string(), pa.large_string()):
-            raise ValueError(f"column {name}: found {kind}, expected text")
+            raise ValueError(f"column {name}: has the type {kind}, expected text. Convert it to text")
     return wanted
 
 
 def _check_size(rows: int, size: int) -> None:
     """Raise ValueError if a table has too many rows, or too many bytes of text."""
-    if rows > ROWS:
-        raise ValueError(f"has {rows:,} rows or more, but at most {ROWS:,} are read; split it into several edits")
-    if size > LARGEST:
+    if rows > MAX_ROWS:
+        raise ValueError(f"has {rows:,} rows or more, but at most {MAX_ROWS:,} are read. Split it into several edits")
+    if size > MAX_BYTES:
         raise ValueError(
-            f"has {size:,} bytes of text or more, but at most {LARGEST:,} are read; split it into several edits"
+            f"has {size:,} bytes of text or more, but at most {MAX_BYTES:,} are read. Split it into several edits"
         )
 
 
 def _parquet(file: io.BytesIO) -> pa.Table:
     """Read the columns of a Parquet file, after checking how much memory they take.
 
-    With a dictionary and runs of its indices, the text can have thousands of times as many bytes as the file.
+    Because of dictionaries and run lengths, the text can have thousands of times as many bytes as the file.
     """
     stored = pq.ParquetFile(file)
     wanted, footer = _wanted(stored.schema_arrow), stored.metadata
@@ -160,46 +168,50 @@ def _parquet(file: io.BytesIO) -> pa.Table:
     return pa.Table.from_batches(batches, pa.schema([(name, pa.string()) for name in wanted])).select(wanted)
 
 
-def _of_rows(data: bytes, keys: pa.Array, prompts: pa.Array, names: pa.Array | None) -> PromptTable:
+def _from_rows(data: bytes, keys: pa.Array, prompts: pa.Array, names: pa.Array | None) -> PromptTable:
+    """Return the table of a file with these columns. Raises ValueError if it is empty or repeats a name."""
     if not len(keys):
-        raise ValueError("is empty; expected a key and a prompt at least")
-    order = pc.sort_indices(keys)  # stable, so that a key's prompts keep their order
+        raise ValueError("is empty. Give at least one key and its prompt")
+    order = pc.sort_indices(keys)  # The sort is stable, so the prompts of a key keep their order.
     ordered = keys.take(order).to_pylist()
     first: dict[str, int] = {}
-    for at, key in enumerate(ordered):
-        first.setdefault(key, at)
+    for row, key in enumerate(ordered):
+        first.setdefault(key, row)
     if names is None:
-        numbers = [str(at - first[key] + 1) for at, key in enumerate(ordered)]
+        numbers = [str(row - first[key] + 1) for row, key in enumerate(ordered)]
         longest = max(map(int, numbers))
         distinct = tuple(str(n) for n in range(1, longest + 1)) if longest > 1 else ("",)
-        named = pa.array(numbers if longest > 1 else [""] * len(ordered))
+        row_names = pa.array(numbers if longest > 1 else [""] * len(ordered))
     else:
         distinct = tuple(names.unique().to_pylist())
-        named = names.take(order)
+        row_names = names.take(order)
         seen = set[str]()
-        for at, (key, name) in enumerate(zip(ordered, named.to_pylist(), strict=True)):
-            seen = seen if first[key] < at else set()
+        for row, (key, name) in enumerate(zip(ordered, row_names.to_pylist(), strict=True)):
+            seen = seen if first[key] < row else set()
             if name in seen:
                 raise ValueError(
-                    f"row {order[at].as_py() + 1}: has the same key and name as an earlier row; remove one"
+                    f"row {order[row].as_py() + 1}: has the same key and name as an earlier row. Remove one of them"
                 )
             seen.add(name)
-    return PromptTable(sha256(data).hexdigest(), distinct, first, ordered, named, prompts.take(order))
+    return PromptTable(sha256(data).hexdigest(), distinct, first, ordered, row_names, prompts.take(order))
 
 
 def _pie_bench(data: bytes, masked: bool) -> tuple[list[str], list[str], dict[str, str], dict[str, list[int]]]:
-    """Return ids, prompts, aliases of ids (themselves, and image paths without extension); if `masked`, masks by id.
+    """Return the ids, the prompts, the aliases of the ids, and if `masked` the masks by id.
 
-    Raises ValueError for what is no mapping_file.json.
+    The aliases of an id are itself and its image path without the extension.
+
+    Raises:
+        ValueError: The data is not a valid mapping file.
     """
     entries = read_entries(data)
     prompts, aliases, masks = list[str](), dict[str, str](), dict[str, list[int]]()
     for key, entry in entries.items():
-        image_path, prompt = text_of(key, entry, "image_path"), text_of(key, entry, "editing_prompt")
-        path = stem(image_path)
+        image_path, prompt = text_field(key, entry, "image_path"), text_field(key, entry, "editing_prompt")
+        path = without_extension(image_path)
         if aliases.setdefault(path, key) != key or (path in entries and path != key):
-            raise ValueError(f"entry {key!r}: its image_path {image_path!r} stands for another one too")
-        prompts.append(plain(prompt))
+            raise ValueError(f"entry {key!r}: another entry has the name of its image_path {image_path!r}. Rename one")
+        prompts.append(without_brackets(prompt))
         if masked:
-            masks[key] = mask_of(key, entry)
+            masks[key] = mask_runs(key, entry)
     return list(entries), prompts, aliases | {key: key for key in entries}, masks

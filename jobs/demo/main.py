@@ -1,4 +1,4 @@
-"""The embedded default, end to end: specs are written, run, verified, and the results pointed out."""
+"""The demo: write two specs, run them, verify the result, and print where the results are."""
 
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from pipeline.verify import run_verify
 SHARD = Path(__file__).parent / "shards" / "demo-00000.tar"
 
 INVERT = """\
-# Every picture of the shard, inverted to its exact noise pair: `edict run {output}/invert.yaml`
+# Invert every image of the shard to its exact noise pair: edict run {output}/invert.yaml
 kind: invert
 input: {shard}
 output: {output}/latents
@@ -22,7 +22,7 @@ workers: {{count: 2, batch_size: 16}}
 """
 
 EDIT = """\
-# Prompt edits over those pairs, in bulk: `edict run {output}/edit.yaml`
+# Edit all of these pairs by changes of their captions: edict run {output}/edit.yaml
 kind: edit
 latents: {output}/latents
 output: {output}/edits
@@ -53,7 +53,7 @@ contact_sheet: 8
 
 
 def write_specs(output: Path) -> tuple[Path, Path]:
-    """Write the demo's two specs into a folder, made if need be; their paths."""
+    """Write the two specs of the demo into a folder, which is made if needed. Return their paths."""
     output.mkdir(parents=True, exist_ok=True)
     files = output / "invert.yaml", output / "edit.yaml"
     for file, text in zip(files, (INVERT, EDIT), strict=True):
@@ -67,14 +67,14 @@ def run_demo(output: Path) -> bool:
     invert_file, edit_file = write_specs(output)
     invert, edit = load(invert_file), load(edit_file)
     count = invert.workers.count
-    with connected(count, machine_for(0)):  # The three steps use this Ray and start no other.
+    with connected(count, machine_for(0)):  # All three steps use this Ray.
         print(f"1. invert the images of {SHARD.name}: {invert_file}")
         inverted = run_spec(invert)
-        print("2. verify: regenerate every pair and compare each integer")
+        print("2. verify: regenerate every image latent and compare each integer")
         verified = run_verify(invert.output, rows=None, count=count, gpus=0)
         for problem in verified.problems:
             print(f"problem: {problem}")
-        print(f"   {verified.exact} of {verified.rows} pairs regenerate their image latent to the bit")
+        print(f"   {verified.exact} of {verified.rows} pairs regenerate their image latent exactly")
         print(f"3. edit in bulk: {edit_file}")
         edited = run_spec(edit)
     for failure in inverted.failures + edited.failures:
@@ -84,7 +84,7 @@ def run_demo(output: Path) -> bool:
         f"  {output}/edits/contact_sheet.png\n"
         f"  {output}/edits/report.html\n"
         f"  {output}/latents/parts/*.parquet\n"
-        f"next: change {edit_file} and its output, or set your own shards in {invert_file}"
+        f"next: change the edits and the output in {edit_file}, or set your own shards in {invert_file}"
     )
     exact = verified.exact == verified.rows == inverted.status.ok and not verified.problems
     return inverted.status.complete and edited.status.complete and exact

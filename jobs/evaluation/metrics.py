@@ -14,7 +14,7 @@ import torch
 
 from jobs.evaluation import lpips
 from jobs.evaluation.errors import EvaluationError
-from jobs.pie_bench import find_entry, mask_of, plain, read_entries, stem, text_of
+from jobs.pie_bench import find_entry, mask_runs, read_entries, text_field, without_brackets, without_extension
 from pipeline.io.images import EXTENSIONS, ImageError, prepare
 from pipeline.io.masks import PIE_BENCH_SIZE, mask_of_runs
 from pipeline.progress import Progress
@@ -93,11 +93,11 @@ def read_mapping(file: Path) -> list[PieBenchEntry]:
         entries = [
             PieBenchEntry(
                 key,
-                text_of(key, entry, "editing_type_id"),
-                text_of(key, entry, "image_path"),
-                plain(text_of(key, entry, "original_prompt")),
-                plain(text_of(key, entry, "editing_prompt")),
-                mask_of(key, entry),
+                text_field(key, entry, "editing_type_id"),
+                text_field(key, entry, "image_path"),
+                without_brackets(text_field(key, entry, "original_prompt")),
+                without_brackets(text_field(key, entry, "editing_prompt")),
+                mask_runs(key, entry),
             )
             for key, entry in read_entries(file.read_bytes()).items()
         ]
@@ -125,7 +125,9 @@ def find_images(tree: Path, entries: Sequence[PieBenchEntry]) -> dict[str, Path]
         edits = sorted(path.parent.name for path in tree.glob(f"*/{FOLDER}"))
         hint = f"Give one of its edits: {', '.join(edits)}" if edits else "Give the folder of one edit"
         raise EvaluationError(f"{tree}: has no folder {FOLDER}, which the folder of an edit has. {hint}")
-    ids = {stem(entry.image_path): entry.key for entry in entries} | {entry.key: entry.key for entry in entries}
+    ids = {without_extension(entry.image_path): entry.key for entry in entries} | {
+        entry.key: entry.key for entry in entries
+    }
     found: dict[str, Path] = {}
     for file in sorted(file for file in folder.rglob("*") if file.suffix[1:] in EXTENSIONS.values()):
         if (key := find_entry(file.relative_to(folder).with_suffix("").as_posix(), ids)) is None:

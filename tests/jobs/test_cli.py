@@ -80,7 +80,7 @@ def test_plan_json_has_the_fields_of_the_preview(tmp_path: Path) -> None:
     assert list(plan) == [field.name for field in fields(InvertPreview)]
     assert InvertPreview(**plan) == preview(load(spec))
     assert plan["samples"] == plan["accepted"] == 64
-    assert (plan["image_size"], plan["units"], plan["units_done"]) == (64, 16, 0)
+    assert (plan["image_size"], plan["units"], plan["units_done"]) == (64, 4, 0)
     assert (plan["sampler"], plan["steps"], plan["parameters"]) == ("edict", 50, {"p": 0.93})
     assert (plan["network_calls_per_image"], plan["network_calls"]) == (200, 12_800)
     assert not (tmp_path / "latents").exists()
@@ -90,7 +90,7 @@ def test_plan_json_has_the_fields_of_the_preview(tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         (["run", "absent.yaml"], "absent.yaml"),
-        (["plan", "SPEC", "-s", "sampler.stepz=3"], "did you mean"),
+        (["plan", "SPEC", "-s", "sampler.stepz=3"], "did you mean steps?"),
         (["plan", "SPEC", "-s", "input=absent.tar"], "absent.tar"),
         (["plan", "SPEC", "-s", "model.path=./nowhere"], "no such folder"),
         (["batch", "SPEC", "-s", "model.path=./nowhere"], "no such folder"),

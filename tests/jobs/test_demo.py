@@ -49,7 +49,7 @@ def test_the_three_steps_share_one_ray(
     assert run_demo(tmp_path / "demo")
     assert len(starts) == 1 and not ray.is_initialized()
     said = capsys.readouterr().out
-    assert "4 of 4 pairs regenerate their image latent to the bit" in said
+    assert "4 of 4 pairs regenerate their image latent exactly" in said
     for line in said.splitlines():
         if line.startswith(f"  {tmp_path}"):
             assert list(Path("/").glob(line.strip().lstrip("/"))), line

@@ -230,7 +230,7 @@ def damage(bench: Path, what: str) -> None:
         ("not square", "the image has 512 x 300 pixels"),
         ("no mapping", "mapping_file.json: cannot be read (No such file or directory)"),
         ("no entry", "mapping_file.json: has no entries"),
-        ("mask", "mapping_file.json: entry '000000000001': found no mask"),
+        ("mask", "mapping_file.json: entry '000000000001': mask is missing"),
         ("original_prompt", "mapping_file.json: entry '000000000001': original_prompt is missing or not text"),
     ],
 )

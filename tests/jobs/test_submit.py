@@ -201,7 +201,7 @@ def test_a_store_has_one_driver_that_outlives_those_who_submit(three: Three, und
     assert f"{first} is running there with another spec" in other.said()
 
     assert both[0].interrupt() == 130
-    assert f"{first} goes on; the same command follows it again" in both[0].said()
+    assert f"{first} is still running; run the same command again to follow it" in both[0].said()
     assert f"ray job stop --address {three.address} {first}" in both[0].said()
     assert three.jobs(store) == {first: JobStatus.RUNNING}
     three.client.stop_job(first)
@@ -212,7 +212,7 @@ def test_a_store_has_one_driver_that_outlives_those_who_submit(three: Three, und
     again.until_it_says("Running entrypoint")
     (second,) = three.jobs(store).keys() - {first}
     assert (first[-2:], second[-2:]) == ("-1", "-2")
-    assert f"job {second} is started" in again.said()
+    assert f"job {second} was submitted" in again.said()
     assert again.interrupt() == 130
 
     line = Line(three.port)
@@ -272,7 +272,7 @@ def test_the_command_hands_the_spec_over_as_it_is(tmp_path: Path) -> None:
     [
         (["sampler.stepz=3"], "http://127.0.0.1:1", "did you mean steps?"),
         ([], "http://127.0.0.1:1", "error: http://127.0.0.1:1: no Ray cluster answers there"),
-        ([], "head:6379", "error: head:6379: is no dashboard's address"),
+        ([], "head:6379", "error: head:6379: is not the address of a Ray dashboard"),
     ],
 )
 def test_nothing_is_sent_where_something_is_wrong(

@@ -104,7 +104,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path: Path) -
 def test_every_row_of_a_file_comes_out_under_its_key(kind: str, tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
     table = read_table(table_edit(tmp_path, kind, [{"key": key, "prompt": prompt} for key, prompt in pairs]))
     for key in {key for key, _ in pairs}:
-        assert list(table.of(key).values()) == [prompt for other, prompt in pairs if other == key]
+        assert list(table.prompts_of(key).values()) == [prompt for other, prompt in pairs if other == key]
     assert set(table.first) == {key for key, _ in pairs}
 
 
@@ -137,21 +137,21 @@ def test_pie_bench(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "data", "said"),
     [
-        ("csv", b"key,text\na,b\n", "found no column prompt, expected the columns key, prompt"),
-        ("csv", b"a,b\nc,d\n", "found no column key and no column prompt"),
+        ("csv", b"key,text\na,b\n", "has no column prompt. Give the columns key, prompt"),
+        ("csv", b"a,b\nc,d\n", "has no column key and no column prompt"),
         ("csv", b"key,prompt\n", "is empty"),
         ("csv", b"", "Empty CSV file"),
         ("csv", b"key,prompt\na,b,c\n", "Expected 2 columns, got 3"),
         ("csv", b"key,prompt\ncaf\xe9,b\n", "invalid UTF8"),
         ("parquet", b"no parquet", "Parquet"),
-        ("parquet", as_parquet([{"key": 1, "prompt": "a"}]), "column key: found int64, expected text"),  # type: ignore[dict-item]
-        ("jsonl", b'{"key": "a", "prompt": "b"}\n{"key": "b"}\n', "row 2: found no prompt, expected text"),
+        ("parquet", as_parquet([{"key": 1, "prompt": "a"}]), "column key: has the type int64, expected text"),  # type: ignore[dict-item]
+        ("jsonl", b'{"key": "a", "prompt": "b"}\n{"key": "b"}\n', "row 2: has no prompt"),
         ("jsonl", b'{"key": 7, "prompt": "b"}\n', "changed from string to number"),
         ("jsonl", b'{"key": "a"', "JSON parse error"),
         (
             "csv",
             b"key,prompt,name\na,b,n\na,c,n\n",
-            "row 2: has the same key and name as an earlier row; remove one",
+            "row 2: has the same key and name as an earlier row. Remove one of them",
         ),
     ],
 )
@@ -164,15 +164,15 @@ def test_what_is_no_table_is_told(kind: str, data: bytes, said: str, tmp_path: P
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "is no JSON"),
-        ("[]", "expected a mapping of ids"),
+        ("{", "is not valid JSON"),
+        ("[]", "is not a JSON object"),
         ("{}", "is empty"),
-        ('{"private_key": "the-secret"}', "has no entry with an image_path; expected PIE-Bench's mapping_file.json"),
+        ('{"private_key": "the-secret"}', "has no entry with an image_path. Give PIE-Bench's mapping_file.json"),
         ('{"7": {"image_path": 3}}', "entry '7': image_path is missing or not text"),
         ('{"7": {"image_path": "a.jpg", "editing_prompt": 3}}', "entry '7': editing_prompt is missing or not text"),
         (
             '{"7": {"image_path": "a.jpg", "editing_prompt": ""}, "8": {"image_path": "a.png", "editing_prompt": ""}}',
-            "entry '8': its image_path 'a.png' stands for another one too",
+            "entry '8': another entry has the name of its image_path 'a.png'",
         ),
     ],
 )
@@ -215,16 +215,16 @@ def test_a_small_file_that_is_large_in_memory_is_an_error(tmp_path: Path, monkey
     with pytest.raises(TableError, match=r"has [\d,]+ bytes of text or more, but at most 536,870,912 are read"):
         read_table(table_edit(tmp_path, "parquet", data))
     assert pa.default_memory_pool().max_memory() - allocated < 1 << 31
-    monkeypatch.setattr("jobs.tables.ROWS", 10)
+    monkeypatch.setattr("jobs.tables.MAX_ROWS", 10)
     with pytest.raises(TableError, match="has 600,000 rows or more, but at most 10 are read"):
         read_table(table_edit(tmp_path, "parquet", data))
-    monkeypatch.setattr("jobs.tables.LARGEST", 1000)
+    monkeypatch.setattr("jobs.tables.MAX_BYTES", 1000)
     for kind in ("csv", "jsonl", "parquet"):
-        with pytest.raises(TableError, match=r"prompts\..*: has [\d,]+ bytes, and at most 1,000 are read"):
+        with pytest.raises(TableError, match=r"prompts\..*: has [\d,]+ bytes.* 1,000"):
             read_table(table_edit(tmp_path, kind, b"x" * 1001))
-    monkeypatch.setattr("jobs.tables.MAPPING", 1000)
+    monkeypatch.setattr("jobs.tables.MAX_MAPPING_BYTES", 1000)
     (tmp_path / "m.json").write_bytes(b" " * 1001)
-    with pytest.raises(TableError, match=r"m\.json: has 1,001 bytes, and at most 1,000 are read"):
+    with pytest.raises(TableError, match=r"m\.json: has 1,001 bytes.* 1,000"):
         read_table(Edit(name="p", pie_bench=str(tmp_path / "m.json")))
 
 
@@ -236,5 +236,5 @@ def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_names_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.prompts, "MAX_VARIANTS", 2)
     edit = table_edit(tmp_path, "csv", [{"key": "a", "prompt": str(i)} for i in range(3)])
-    with pytest.raises(TableError, match="3 names in all, expected at most 2"):
+    with pytest.raises(TableError, match="3 names in total, expected at most 2"):
         variants([edit], {"t": read_table(edit)})
