@@ -31,12 +31,11 @@ class TableError(JobError):
 
 @dataclass(frozen=True)
 class PromptTable:
-    """The prompts of a file, sorted by key. A million rows take about 300 MB.
+    """The prompts of a file, sorted by key. A million rows take about 300 MB of memory.
 
-    `names` are all names of prompts: those of the column `name`, or 1, 2, ... if a key has several prompts, or one empty
-    name. `first` is the first row of each key, and `keys`, `row_names` and `prompts` are columns. `aliases`
-    are other names of keys, if there are any. `masks` are those of PIE-Bench, by key. `digest` is the sha256 of the
-    file.
+    `names` are all names of prompts: those of the column `name`, or 1, 2, ... if a key has several prompts, or a single
+    empty name. `first` is the first row of each key, and `keys`, `row_names` and `prompts` are columns. `aliases` are
+    other names of keys, if there are any. `masks` are those of PIE-Bench, by key. `digest` is the sha256 of the file.
     """
 
     digest: str

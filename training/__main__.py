@@ -1,8 +1,4 @@
-"""Train the default model from nothing: `python -m training WORK --output FOLDER`.
-
-WORK keeps the downloaded pictures, the autoencoder, the latents and the denoiser's state. Each stage is done once, and
-the denoiser goes on from its state when the command is given more --minutes. Needs the `train` extra and npm.
-"""
+"""Train the default model from scratch: `python -m training WORK --output FOLDER`."""
 
 import shutil
 from pathlib import Path
@@ -18,47 +14,54 @@ from training import autoencoder, diffusion, emoji, tokenizer
 from training.export import export
 from training.pixels import Pixels
 
-COPIES = 4  # backgrounds a picture is encoded on
+BACKGROUNDS_PER_DRAWING = 4  # for the denoiser
 
 
 def main(
-    work: Path,
-    output: Annotated[Path, typer.Option(help="The diffusers folder to write.")],
-    autoencoder_minutes: Annotated[float, typer.Option(help="Wall clock for the autoencoder.")] = 24,
-    minutes: Annotated[float, typer.Option(help="Wall clock for the denoiser, earlier runs counted in.")] = 80,
-    start: Annotated[Path | None, typer.Option(help="Go on from this exported folder, not from nothing.")] = None,
-    flat: Annotated[float, typer.Option(help="Share of it before the learning rate goes down.")] = 0.55,
-    batch_size: Annotated[int, typer.Option(help="Of the denoiser; a GPU takes more.")] = 64,
-    autoencoder_batch_size: int = 24,
-    device: str = "cpu",
+    work: Annotated[Path, typer.Argument(help="Folder for the downloads and the intermediate results.")],
+    output: Annotated[Path, typer.Option(help="Folder of the trained model, in the layout of diffusers.")],
+    autoencoder_minutes: Annotated[float, typer.Option(help="Training time of the autoencoder.")] = 24,
+    minutes: Annotated[float, typer.Option(help="Training time of the denoiser, including earlier runs.")] = 80,
+    start: Annotated[Path | None, typer.Option(help="Continue from this exported model.")] = None,
+    flat: Annotated[float, typer.Option(help="Share of the training time with a constant learning rate.")] = 0.55,
+    batch_size: Annotated[int, typer.Option(help="Batch size of the denoiser.")] = 64,
+    autoencoder_batch_size: Annotated[int, typer.Option(help="Batch size of the autoencoder.")] = 24,
+    device: Annotated[str, typer.Option(help="Device of torch.")] = "cpu",
 ) -> None:
-    """Download, train the autoencoder, the tokenizer and the denoiser, and export."""
+    """Download the drawings, train the autoencoder, the tokenizer and the denoiser, and export the model.
+
+    A stage whose result is in WORK is skipped. To continue the training of the denoiser, give more --minutes.
+    """
     emoji.download(work / "emoji")
-    known = emoji.pictures(work / "emoji")
-    held_out = {p for pair in emoji.held_out_pairs(set(known)) for p in (pair.source, pair.target)}
-    seen = Pixels({picture: rgba for picture, rgba in known.items() if picture not in held_out})
-    unseen = Pixels({picture: rgba for picture, rgba in known.items() if picture in held_out})
+    drawings = emoji.read_drawings(work / "emoji")
+    pairs = emoji.held_out_pairs(set(drawings))
+    held_out = {drawing for pair in pairs for drawing in (pair.source, pair.target)}
+    train_pixels = Pixels({drawing: rgba for drawing, rgba in drawings.items() if drawing not in held_out})
+    test_pixels = Pixels({drawing: rgba for drawing, rgba in drawings.items() if drawing in held_out})
     if start is not None and not (work / "vae").exists():
         shutil.copytree(start / "vae", work / "vae")
         shutil.copytree(start / "tokenizer", work / "tok")
     if not (work / "vae").exists():
         autoencoder.train(
-            seen,
+            train_pixels,
             work / "vae",
             minutes=autoencoder_minutes,
             device=device,
             batch_size=autoencoder_batch_size,
         )
     vae = AutoencoderKL.from_pretrained(work / "vae")
-    test = unseen.augmented(np.random.default_rng(1), 256, plain=True)
-    print(f"autoencoder: mse {autoencoder.mean_squared_error(vae, test):.5f} on pictures held out")
+    test = test_pixels.augmented(np.random.default_rng(1), 256, plain=True)
+    print(f"autoencoder: mse {autoencoder.mean_squared_error(vae, test):.5f} on held-out drawings")
     if not (work / "tok").exists():
         rng = np.random.default_rng(0)
-        tokenizer.train((p.caption(str(rng.choice(list(emoji.BACKGROUNDS)))) for p in known), work / "tok")
+        captions = (drawing.caption(str(rng.choice(list(emoji.BACKGROUNDS)))) for drawing in drawings)
+        tokenizer.train(captions, work / "tok")
     if not (work / "latents.pt").exists():
-        torch.save(diffusion.encode(vae, seen, copies=COPIES, device=device), work / "latents.pt")
+        torch.save(
+            diffusion.encode(vae, train_pixels, copies=BACKGROUNDS_PER_DRAWING, device=device), work / "latents.pt"
+        )
     latents, captions = torch.load(work / "latents.pt", weights_only=True)
-    weights = np.repeat(seen.weights, COPIES) / COPIES
+    weights = np.repeat(train_pixels.weights, BACKGROUNDS_PER_DRAWING) / BACKGROUNDS_PER_DRAWING
     diffusion.train(
         latents,
         captions,

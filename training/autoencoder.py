@@ -1,7 +1,7 @@
-"""Train the autoencoder: 64x64 pictures to 4x16x16 latents, AutoencoderKL as diffusers has it.
+"""Train the autoencoder, an AutoencoderKL of diffusers: images of 3 x 64 x 64 to latents of 4 x 16 x 16.
 
-Latents at half size have to decode to the picture at half size (scale equivariance, Skorokhodov et al., 2502.14831):
-that keeps them smooth, and smooth latents are those a small denoiser learns well.
+The loss also compares the decoded latents at half size with the image at half size (scale equivariance, Skorokhodov et
+al., 2502.14831). This makes the latents smooth, so that a small denoiser learns them better.
 """
 
 import time
@@ -16,6 +16,7 @@ from training.pixels import Pixels
 
 
 def build() -> AutoencoderKL:
+    """Return the autoencoder with random weights."""
     return AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -32,7 +33,7 @@ def build() -> AutoencoderKL:
 def train(
     pixels: Pixels, folder: Path, *, minutes: float, device: str, batch_size: int, seed: int = 0
 ) -> AutoencoderKL:
-    """Train for `minutes` of wall clock and save to `folder`; the scaling factor makes the latents' std 1."""
+    """Train for this many minutes, and save to `folder`. The scaling factor gives the latents a std of 1."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     vae = build().to(device, memory_format=torch.channels_last)
@@ -46,17 +47,19 @@ def train(
         with torch.autocast(device, torch.bfloat16):
             posterior = vae.encode(images).latent_dist
             latents = posterior.sample()
-            drawn = vae.decode(latents).sample.float()
+            decoded = vae.decode(latents).sample.float()
             half = vae.decode(F.avg_pool2d(latents, 2)).sample.float()
-        loss = _distance(drawn, images) + 0.25 * _distance(half, F.avg_pool2d(images, 2))
-        loss = loss + 5e-5 * max(1 / 16, min(1, 2 * done)) * posterior.kl().mean()  # annealed
+        loss = _distance(decoded, images) + 0.25 * _distance(half, F.avg_pool2d(images, 2))
+        loss = loss + 5e-5 * max(1 / 16, min(1, 2 * done)) * posterior.kl().mean()  # The weight is annealed.
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
         optimizer.step()
         step += 1
         if step % 50 == 0:
-            print(f"autoencoder step {step} {done:.1%} mse {F.mse_loss(drawn, images):.5f} loss {loss:.4f}", flush=True)
+            print(
+                f"autoencoder step {step} {done:.1%} mse {F.mse_loss(decoded, images):.5f} loss {loss:.4f}", flush=True
+            )
     vae.eval()
     with torch.inference_mode():
         sample = pixels.augmented(rng, 256, plain=True).to(device)
@@ -66,14 +69,15 @@ def train(
     return vae
 
 
-def _distance(drawn: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
-    error = drawn - images
+def _distance(decoded: torch.Tensor, images: torch.Tensor) -> torch.Tensor:
+    """Return the loss of decoded images: absolute and squared error, and the error of the edges."""
+    error = decoded - images
     edges = error.diff(dim=-1).abs().mean() + error.diff(dim=-2).abs().mean()
     return error.abs().mean() + 0.5 * error.square().mean() + 0.5 * edges
 
 
 def mean_squared_error(vae: AutoencoderKL, images: torch.Tensor) -> float:
-    """On [-1, 1] pixels, of the posterior's mode decoded; images [N, 3, H, W]."""
+    """Return the error of images [N, 3, H, W] on [-1, 1], encoded to the mode of the posterior and decoded."""
     with torch.inference_mode():
         parts = [
             F.mse_loss(vae.decode(vae.encode(i).latent_dist.mode()).sample, i, reduction="sum")

@@ -1,8 +1,8 @@
-"""Train the denoiser and the text encoder together, on latents encoded beforehand.
+"""Train the denoiser and the text encoder together, on encoded latents.
 
-AdamW, min-SNR weighting with gamma 5 (Hang et al., 2303.09556), 10 % empty captions, an exponential moving average that
-is what ships. The learning rate follows wall-clock time: flat, then linear down over the last part of it. A run is
-resumed from `state.pt`; to go on, give it more minutes.
+It uses AdamW, min-SNR weighting with gamma 5 (Hang et al., 2303.09556) and 10% empty captions. The exported weights are
+an exponential moving average. The learning rate is constant, and then falls linearly in the last part of the training
+time. A run is resumed from `state.pt`; to continue a finished run, give it more minutes.
 """
 
 import time
@@ -22,6 +22,7 @@ WIDTH = 128
 
 
 def scheduler() -> DDIMScheduler:
+    """Return the scheduler of the model, that of Stable Diffusion 1."""
     return DDIMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -33,6 +34,7 @@ def scheduler() -> DDIMScheduler:
 
 
 def build(tokenizer: CLIPTokenizer) -> nn.ModuleDict:
+    """Return the denoiser, `unet`, and the text encoder, `text_encoder`, with random weights."""
     text_encoder = CLIPTextModel(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
@@ -63,19 +65,19 @@ def build(tokenizer: CLIPTokenizer) -> nn.ModuleDict:
 def encode(
     vae: AutoencoderKL, pixels: Pixels, *, copies: int, device: str, seed: int = 0
 ) -> tuple[torch.Tensor, list[str]]:
-    """Scaled latents float16 [copies * N, 4, 16, 16] on `copies` of the backgrounds a picture, and their captions."""
+    """Return scaled latents, float16 [copies * N, 4, 16, 16], of N drawings on `copies` backgrounds, and captions."""
     rng = np.random.default_rng(seed)
     vae = vae.to(device).eval()
     latents, captions = [], []
-    for first in range(0, len(pixels.pictures), 64):
-        part = range(first, min(first + 64, len(pixels.pictures)))
+    for first in range(0, len(pixels.drawings), 64):
+        part = range(first, min(first + 64, len(pixels.drawings)))
         chosen = [(i, b) for i in part for b in rng.choice(list(BACKGROUNDS), copies, replace=False)]
         images = np.stack([pixels.on(i, b) for i, b in chosen])
         tensor = torch.from_numpy(images).permute(0, 3, 1, 2).to(device).float() / 127.5 - 1
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16):
             mode = vae.encode(tensor.contiguous(memory_format=torch.channels_last)).latent_dist.mode()
         latents.append((mode.float() * vae.config.scaling_factor).half().cpu())
-        captions += [pixels.pictures[i].caption(b) for i, b in chosen]
+        captions += [pixels.drawings[i].caption(b) for i, b in chosen]
     return torch.cat(latents), captions
 
 
@@ -94,24 +96,29 @@ def train(
     learning_rate: float = 6e-4,
     seed: int = 0,
 ) -> nn.ModuleDict:
-    """Train until `minutes` are spent in all, those before a resumed `folder`/state.pt counted in; the averaged model.
+    """Train for `minutes` in total, including earlier runs of the same `folder`. Return the averaged model.
 
-    Without a state it begins with the weights of the exported folder `start`, or with random ones.
-    latents [M, 4, 16, 16], one caption each; `weights` [M] is how often each is drawn.
+    A run continues from `folder`/state.pt. If there is none, it starts from the weights of the exported model `start`,
+    or from random ones.
+
+    Args:
+        latents: [M, 4, 16, 16].
+        captions: M captions.
+        weights: [M], the probability of each latent in a batch.
     """
     torch.manual_seed(seed)
     model = build(tokenizer).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = build(tokenizer).to(device).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    spent, step = 0.0, 0
+    earlier_seconds, step = 0.0, 0
     state_file = folder / "state.pt"
     if state_file.exists():
         state = torch.load(state_file, map_location=device, weights_only=True)
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-        spent, step = state["seconds"], state["step"]
+        earlier_seconds, step = state["seconds"], state["step"]
     else:
         if start is not None:
             model["unet"].load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet").state_dict())
@@ -126,7 +133,7 @@ def train(
     began = saved = time.monotonic()
     folder.mkdir(parents=True, exist_ok=True)
     total = 0.0
-    while (seconds := spent + time.monotonic() - began) < 60 * minutes:
+    while (seconds := earlier_seconds + time.monotonic() - began) < 60 * minutes:
         done = seconds / (60 * minutes)
         rate = learning_rate * min(1, (step + 1) / 300) * (0.02 + 0.98 * min(1, (1 - done) / (1 - flat)))
         for group in optimizer.param_groups:
@@ -157,13 +164,14 @@ def train(
         if time.monotonic() - saved > 300:
             _save(state_file, model, average, optimizer, seconds, step)
             saved = time.monotonic()
-    _save(state_file, model, average, optimizer, spent + time.monotonic() - began, step)
+    _save(state_file, model, average, optimizer, earlier_seconds + time.monotonic() - began, step)
     return average.eval()
 
 
 def _save(
     file: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, seconds: float, step: int
 ) -> None:
+    """Save the state of a run. The file is replaced at once, so that an interruption does not damage it."""
     state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
     partial = file.with_suffix(".partial")
     torch.save(state | {"seconds": seconds, "step": step}, partial)

@@ -1,8 +1,8 @@
-"""Captioned emoji pictures: three licensed sets, their Unicode CLDR names, and the split that is kept from training.
+"""The training data: emoji of three vendors with their Unicode CLDR names, and the pairs that are held out.
 
-A *picture* is one drawing by one vendor, RGBA 64x64. It becomes an image on one of nine plain backgrounds, with a
-caption that says all three: "red heart, noto emoji on a blue background". Because the same thing is drawn in several
-colours, skin tones, persons and styles, two pictures whose captions differ in a word are the *ground truth* of an edit.
+A *drawing* is one emoji of one vendor, RGBA with 64 x 64 pixels. On one of nine plain backgrounds it becomes an image
+with a caption such as "red heart, noto emoji on a blue background". The same thing is drawn in several colours, skin
+tones, persons and styles. So two drawings whose captions differ in one word are the *ground truth* of an edit.
 """
 
 import random
@@ -18,7 +18,7 @@ from PIL import Image
 
 from jobs.demo import SIZE
 
-PACKAGES = {  # vendor: (npm package, version, folder of the pictures inside it)
+PACKAGES = {  # vendor: (npm package, version, folder of the drawings in it)
     "noto": ("emoji-datasource-google", "16.0.0", "img/google/64"),
     "twemoji": ("emoji-datasource-twitter", "16.0.0", "img/twitter/64"),
     "fluent": ("@lobehub/fluent-emoji-3d", "1.1.0", "assets"),
@@ -51,7 +51,7 @@ _COLOURS = (
     "light blue",
 )
 _COLOURED = ("{} heart", "{} circle", "{} square", "{} book", "{} apple", "large {} diamond", "small {} diamond")
-_ALIKE = (  # objects that are drawn to one pattern, so that one can be turned into the other
+_SIMILAR = (  # groups of objects with similar drawings, so that one can be edited into another
     ("cat face", "dog face", "fox", "bear", "lion", "tiger face", "cow face", "pig face", "mouse face", "rabbit face",
      "hamster", "panda", "koala", "monkey face", "frog", "wolf", "horse face", "polar bear", "raccoon", "moose"),
     ("tangerine", "lemon", "peach", "cherries", "pear", "kiwi fruit", "tomato", "coconut", "mango"),
@@ -65,8 +65,8 @@ _ALIKE = (  # objects that are drawn to one pattern, so that one can be turned i
 
 
 @dataclass(frozen=True, order=True)
-class Picture:
-    """One drawing: `name` is the CLDR name without its skin tone, `tone` one of TONES or ""."""
+class Drawing:
+    """One emoji of one vendor. `name` is the CLDR name without its skin tone, and `tone` is one of TONES or ""."""
 
     vendor: str
     name: str
@@ -74,21 +74,22 @@ class Picture:
     codepoints: str
 
     def caption(self, background: str) -> str:
+        """Return the caption of the drawing on a background."""
         tone = f" {self.tone} skin tone" if self.tone else ""
         return f"{self.name}{tone}, {self.vendor} emoji on a {background} background"
 
 
 @dataclass(frozen=True, order=True)
 class DrawingPair:
-    """The ground truth of an edit: two pictures whose captions differ in one thing, `kind` of KINDS."""
+    """The ground truth of an edit: two drawings whose captions differ in one thing. `kind` is one of KINDS."""
 
     kind: str
-    source: Picture
-    target: Picture
+    source: Drawing
+    target: Drawing
 
 
 def download(folder: Path) -> None:
-    """Fetch the three npm packages with `npm pack` and unpack them under `folder`, a few seconds; done once."""
+    """Download the three npm packages with `npm pack` and unpack them into `folder`, unless they are there."""
     for vendor, (package, version, inside) in PACKAGES.items():
         if (folder / vendor).is_dir():
             continue
@@ -107,14 +108,18 @@ def download(folder: Path) -> None:
         partial.rename(folder / vendor)
 
 
-def pictures(folder: Path) -> dict[Picture, np.ndarray]:
-    """Every picture with a name, as RGBA uint8 [64, 64, 4], in a fixed order.
+def read_drawings(folder: Path) -> dict[Drawing, np.ndarray]:
+    """Return every drawing that has a name, as RGBA uint8 [64, 64, 4], in a fixed order.
 
-    Flags (fine print at this size) and couples of two skin tones (260 near copies a vendor) are left out.
+    Flags are left out, because their details are too small, and so are couples of two skin tones, which are 260 similar
+    drawings per vendor.
+
+    Raises:
+        FileNotFoundError: The drawings of a vendor are missing.
     """
     from emoji import EMOJI_DATA
 
-    names = {_plain(text): data["en"].strip(":").replace("_", " ") for text, data in EMOJI_DATA.items()}
+    names = {_codepoints(text): data["en"].strip(":").replace("_", " ") for text, data in EMOJI_DATA.items()}
     found = {}
     for vendor in PACKAGES:
         for file in sorted((folder / vendor).iterdir()):
@@ -125,27 +130,29 @@ def pictures(folder: Path) -> dict[Picture, np.ndarray]:
                 continue
             with Image.open(file) as image:
                 pixels = np.asarray(image.convert("RGBA").resize((SIZE, SIZE), Image.Resampling.LANCZOS))
-            found[Picture(vendor, _TONE.sub("", name), tones[0] if tones else "", codepoints)] = pixels
+            found[Drawing(vendor, _TONE.sub("", name), tones[0] if tones else "", codepoints)] = pixels
     return found
 
 
 def composite(rgba: np.ndarray, background: str) -> np.ndarray:
-    """`rgba` uint8 [..., 4] over one of BACKGROUNDS: uint8 [..., 3]."""
+    """Return RGBA uint8 [..., 4] on one of BACKGROUNDS, as RGB uint8 [..., 3]."""
     alpha = rgba[..., 3:].astype(np.float32) / 255
     over = rgba[..., :3] * alpha + np.asarray(BACKGROUNDS[background], np.float32) * (1 - alpha)
     return np.rint(over).astype(np.uint8)
 
 
-def held_out_pairs(known: set[Picture]) -> list[DrawingPair]:
-    """The ground-truth pairs kept from training: no picture of a pair is ever trained on, on any background.
+def held_out_pairs(known: set[Drawing]) -> list[DrawingPair]:
+    """Return the ground-truth pairs that are held out: their drawings are not trained on, on any background.
 
-    What a pair needs to be editable stays in training: the other tones, colours, persons and vendors.
+    Other tones, colours, persons and vendors of the same things stay in the training data, so that the model learns the
+    words of the edits.
     """
     index = {(p.vendor, p.name, p.tone): p for p in known}
-    taken: set[Picture] = set()
+    taken: set[Drawing] = set()
     pairs: list[DrawingPair] = []
 
-    def take(kind: str, candidates: list[tuple[Picture, Picture]], most: int) -> None:
+    def take(kind: str, candidates: list[tuple[Drawing, Drawing]], most: int) -> None:
+        """Hold out at most `most` random pairs whose drawings are in no other pair."""
         random.Random(f"{kind} {candidates[0][0].vendor}").shuffle(candidates)
         for source, target in candidates:
             if most and source not in taken and target not in taken:
@@ -160,10 +167,10 @@ def held_out_pairs(known: set[Picture]) -> list[DrawingPair]:
             for form in _COLOURED
         ]
         take("colour", [(a, b) for group in coloured for a, b in combinations(group, 2)], 6)
-        alike = [[index[vendor, name, ""] for name in group if (vendor, name, "") in index] for group in _ALIKE]
-        # each object is held out for one vendor only, so that the other two teach it
-        mine = [[p for j, p in enumerate(group) if j % len(PACKAGES) == i] for group in alike]
-        take("object", [(a, b) for group in mine for a, b in combinations(group, 2)], 8)
+        similar = [[index[vendor, name, ""] for name in group if (vendor, name, "") in index] for group in _SIMILAR]
+        # Each object is held out for one vendor only, so that the model learns it from the other two.
+        own = [[p for j, p in enumerate(group) if j % len(PACKAGES) == i] for group in similar]
+        take("object", [(a, b) for group in own for a, b in combinations(group, 2)], 8)
 
     toned = sorted({(vendor, name) for vendor, name, tone in ordered if tone and (vendor, name, "dark") in index})
     random.Random("held out: tones").shuffle(toned)
@@ -197,5 +204,6 @@ def held_out_pairs(known: set[Picture]) -> list[DrawingPair]:
     return pairs
 
 
-def _plain(text: str) -> str:
+def _codepoints(text: str) -> str:
+    """Return the code points of an emoji as in the names of files, without variation selectors."""
     return "-".join(f"{ord(c):04x}" for c in text if ord(c) != 0xFE0F)

@@ -1,4 +1,4 @@
-"""Write a trained model as a standard diffusers folder."""
+"""Export a trained model to a folder in the layout of diffusers."""
 
 import json
 import shutil
@@ -12,10 +12,10 @@ from training import diffusion
 
 
 def export(state_file: Path, vae_folder: Path, tokenizer_folder: Path, folder: Path) -> None:
-    """The averaged weights of `state_file` with their autoencoder and tokenizer, to `folder`; a card there is kept.
+    """Write the averaged weights of `state_file`, the autoencoder and the tokenizer. A model card in `folder` is kept.
 
-    The two large networks are stored in float16; diffusers loads those as float32 unless told otherwise, while
-    transformers keeps what is stored, so the text encoder stays in float32.
+    The denoiser and the autoencoder are stored in float16, which diffusers loads as float32 by default. The text
+    encoder is stored in float32, because transformers loads the stored precision.
     """
     tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder)
     model = diffusion.build(tokenizer)
@@ -34,7 +34,7 @@ def export(state_file: Path, vae_folder: Path, tokenizer_folder: Path, folder: P
         shutil.copy(tokenizer_folder / name, folder / "tokenizer" / name)
     for weights in folder.glob("*/*.safetensors"):
         weights.chmod(0o644)
-    # saved on the way, and of no use to who loads it: the path this was loaded from
+    # save_pretrained also saves the local path that the autoencoder was loaded from, so remove it.
     for config in folder.glob("*/config.json"):
         content = json.loads(config.read_text())
         content.pop("_name_or_path", None)

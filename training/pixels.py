@@ -1,23 +1,26 @@
-"""The training pictures as arrays: sampled with weights, on backgrounds, as tensors in [-1, 1]."""
+"""The drawings as arrays, and random batches of them on backgrounds."""
 
 import numpy as np
 import torch
 
-from training.emoji import BACKGROUNDS, Picture, composite
+from training.emoji import BACKGROUNDS, Drawing, composite
 
 
 class Pixels:
-    """Pictures to draw batches from. Those with a skin tone weigh half: they are as many as all the rest."""
+    """Drawings, from which batches are sampled. Those with a skin tone are frequent, so they have half the weight."""
 
-    def __init__(self, pictures: dict[Picture, np.ndarray]) -> None:
-        self.pictures = list(pictures)
-        self.rgba = np.stack(list(pictures.values()))
-        weights = np.array([0.5 if p.tone else 1.0 for p in self.pictures])
+    def __init__(self, drawings: dict[Drawing, np.ndarray]) -> None:
+        self.drawings = list(drawings)
+        self.rgba = np.stack(list(drawings.values()))
+        weights = np.array([0.5 if drawing.tone else 1.0 for drawing in self.drawings])
         self.weights = weights / weights.sum()
 
     def augmented(self, rng: np.random.Generator, count: int, *, plain: bool = False) -> torch.Tensor:
-        """float32 [count, 3, 64, 64]: on the nine backgrounds when `plain`, else half on any colour and shifted."""
-        chosen = rng.choice(len(self.pictures), count, p=self.weights)
+        """Return a random batch of images, float32 [count, 3, 64, 64] on [-1, 1].
+
+        With `plain`, all are on the nine backgrounds. Otherwise half of them are shifted and on a random colour.
+        """
+        chosen = rng.choice(len(self.drawings), count, p=self.weights)
         colours = np.array(list(BACKGROUNDS.values()))[rng.integers(len(BACKGROUNDS), size=count)]
         rgba = self.rgba[chosen]
         if not plain:
@@ -35,4 +38,5 @@ class Pixels:
         return torch.from_numpy(over / 127.5 - 1).permute(0, 3, 1, 2).contiguous()
 
     def on(self, index: int, background: str) -> np.ndarray:
+        """Return a drawing on a background, uint8 [64, 64, 3]."""
         return composite(self.rgba[index], background)

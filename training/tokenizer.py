@@ -1,4 +1,4 @@
-"""The tokenizer: CLIP's byte-pair encoding, its merges learned from the captions."""
+"""Train the tokenizer: CLIP's byte-pair encoding, with merges that are learned from the captions."""
 
 import json
 from collections.abc import Iterable
@@ -8,11 +8,11 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 from transformers import CLIPTokenizer
 
 START, END = "<|startoftext|>", "<|endoftext|>"
-LENGTH = 24
+LENGTH = 24  # tokens of a caption
 
 
 def train(captions: Iterable[str], folder: Path, vocabulary: int = 3000) -> CLIPTokenizer:
-    """Learn `vocabulary` tokens; every single byte is among them, so any text can be encoded."""
+    """Learn `vocabulary` tokens, and save the tokenizer to `folder`. Every byte is a token, so any text is encoded."""
     learner = Tokenizer(models.BPE(continuing_subword_prefix="", end_of_word_suffix="</w>"))
     learner.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -31,7 +31,7 @@ def train(captions: Iterable[str], folder: Path, vocabulary: int = 3000) -> CLIP
     learner.train_from_iterator(captions, trainer)
     learned = json.loads(learner.to_str())["model"]
     merges = [tuple(m) if isinstance(m, list) else tuple(m.split(" ")) for m in learned["merges"]]
-    # CLIP's order: the bytes, the bytes that end a word, the merges, the two special tokens
+    # The order is CLIP's: the bytes, the bytes that end a word, the merges, and the two special tokens.
     tokens = alphabet + [byte + "</w>" for byte in alphabet]
     tokens += [token for token in dict.fromkeys(a + b for a, b in merges) if token not in set(tokens)] + [START, END]
     folder.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ from jobs.demo import KINDS, SECOND, SHARDS
 from pipeline.io.samples import Sample, read_samples
 from pipeline.io.shard_index import index_shard
 from training.demo import LICENCES
-from training.emoji import Picture
+from training.emoji import Drawing
 
 FILES = {folder: sorted(folder.glob("*.tar")) for folder in (SHARDS, SECOND)}
 PAIRS = {"colour": 18, "skin tone": 50, "person": 50, "object": 24, "style": 50}
@@ -36,8 +36,8 @@ class Demo:
             return np.asarray(image)
 
     @property
-    def picture(self) -> Picture:
-        return Picture(*(self.metadata[name] for name in ("vendor", "name", "tone", "codepoints")))
+    def drawing(self) -> Drawing:
+        return Drawing(*(self.metadata[name] for name in ("vendor", "name", "tone", "codepoints")))
 
 
 @pytest.fixture(scope="module", params=[SHARDS, SECOND], ids=["demo", "second"])
@@ -78,17 +78,17 @@ def test_shards_are_sound_and_small(folder: Path) -> None:
 def test_the_second_shards_have_the_pictures_of_the_first_on_other_backgrounds() -> None:
     first, second = read(SHARDS), read(SECOND)
     assert first.keys().isdisjoint(second)
-    assert {a.picture for a in first.values()} == {a.picture for a in second.values()}
+    assert {a.drawing for a in first.values()} == {a.drawing for a in second.values()}
     assert {a.sample.caption for a in first.values()}.isdisjoint(a.sample.caption for a in second.values())
 
 
 def test_metadata_describes_the_sample(demo: dict[str, Demo]) -> None:
     for key, a in demo.items():
         assert a.metadata["key"] == key
-        assert a.metadata["caption"] == a.sample.caption == a.picture.caption(a.metadata["background"])
+        assert a.metadata["caption"] == a.sample.caption == a.drawing.caption(a.metadata["background"])
         assert a.metadata["sha256"] == sha256(a.sample.image).hexdigest()
         assert (a.metadata["height"], a.metadata["width"], 3) == a.pixels.shape == (64, 64, 3)
-        assert a.metadata["licence"] == LICENCES[a.picture.vendor]
+        assert a.metadata["licence"] == LICENCES[a.drawing.vendor]
     assert len({a.sample.caption for a in demo.values()}) == len(demo)
 
 
@@ -115,7 +115,7 @@ def test_no_edited_colour_is_the_background(demo: dict[str, Demo]) -> None:
     """Else a replaced word would change both, and the picture could not be seen."""
     for kind, a, b in edits(demo):
         if kind == "colour":
-            assert not {a.metadata["background"]} & {*a.picture.name.split(), *b.picture.name.split()}
+            assert not {a.metadata["background"]} & {*a.drawing.name.split(), *b.drawing.name.split()}
 
 
 def test_backgrounds_are_those_of_the_pixels(demo: dict[str, Demo]) -> None:
@@ -132,9 +132,9 @@ def test_pictures_are_those_of_the_held_out_pairs(folder: Path, demo: dict[str, 
 
     That training does leave these out takes all the pictures to check: see the next test.
     """
-    in_pairs = [a.picture for kind, a, _ in edits(demo) if kind != "background"]
+    in_pairs = [a.drawing for kind, a, _ in edits(demo) if kind != "background"]
     assert len(in_pairs) == len(set(in_pairs))
-    assert {a.picture for a in demo.values()} == set(in_pairs)
+    assert {a.drawing for a in demo.values()} == set(in_pairs)
     assert Counter(kind for kind, a, b in edits(demo) if a.sample.key < b.sample.key) == {
         **PAIRS,
         "background": BACKGROUNDS[folder],
