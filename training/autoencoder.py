@@ -63,7 +63,7 @@ def train(
     vae.eval()
     with torch.inference_mode():
         sample = pixels.augmented(rng, 256, plain=True).to(device)
-        latents = torch.cat([vae.encode(part).latent_dist.mode() for part in sample.split(64)])
+        latents = torch.cat([vae.encode(part).latent_dist.mode() for part in torch.split(sample, 64)])
     vae.register_to_config(scaling_factor=round(float(1 / latents.std()), 5))
     vae.save_pretrained(folder)
     return vae
@@ -81,6 +81,6 @@ def mean_squared_error(vae: AutoencoderKL, images: torch.Tensor) -> float:
     with torch.inference_mode():
         parts = [
             F.mse_loss(vae.decode(vae.encode(i).latent_dist.mode()).sample, i, reduction="sum")
-            for i in images.split(64)
+            for i in torch.split(images, 64)
         ]
     return float(sum(parts) / images.numel())

@@ -47,7 +47,8 @@ def load_structure_distance(folder: Path, device: torch.device) -> Callable[[tor
         model(pixel_values=(pixels - mean) / std, interpolate_pos_encoding=True)
         tokens = outputs.pop()
         norms = tokens.norm(dim=1, keepdim=True)
-        return tokens @ tokens.T / (norms @ norms.T).clamp(min=1e-8)
+        cosines: torch.Tensor = tokens @ tokens.T / (norms @ norms.T).clamp(min=1e-8)
+        return cosines
 
     @torch.inference_mode()
     def distance(source: torch.Tensor, target: torch.Tensor) -> float:

@@ -130,7 +130,8 @@ def _read(shards: Iterable[str], size: int) -> Iterator[tuple[Sample, CaptionedI
 def squared_error(a: Sequence[Image.Image], b: Sequence[Image.Image]) -> np.ndarray:
     """Return the mean squared error of each of N images, with pixels on [-1, 1]: float64 [N]."""
     pixels = [np.stack([np.asarray(image, np.float64) for image in images]) / 127.5 - 1 for images in (a, b)]
-    return np.square(pixels[0] - pixels[1]).mean((1, 2, 3))
+    error: np.ndarray = np.square(pixels[0] - pixels[1]).mean((1, 2, 3))
+    return error
 
 
 def outside_error(images: Sequence[Image.Image], edits: Sequence[ReferenceEdit]) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The command line as a person uses it: exit status, and what is printed."""
+"""The command line: exit statuses and output."""
 
 import json
 import subprocess
@@ -6,7 +6,6 @@ import sys
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -18,26 +17,13 @@ from jobs.spec_file import load
 from jobs.terminal import print_result
 from pipeline.inspect.status import Status
 from pipeline.run import RunResult
-
-DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
-
-
-def write_spec(folder: Path, output: str, **more: Any) -> Path:
-    content = {
-        "kind": "invert",
-        "input": str(DEMO),
-        "output": str(folder / output),
-        "sampler": {"steps": 1, "guidance_scale": 1.0},
-        "workers": {"count": 2, "batch_size": 4},
-    }
-    (folder / f"{output}.yaml").write_text(json.dumps(content | more))
-    return folder / f"{output}.yaml"
+from tests.jobs.commands import run_edict, write_invert_spec
 
 
 @pytest.mark.parametrize(
     "arguments", [["run", "absent.yaml"], ["plan", "absent.yaml"], ["batch", "absent.yaml"], ["status", "nowhere"]]
 )
-def test_what_needs_no_model_does_not_wait_for_torch(arguments: list[str]) -> None:
+def test_commands_that_need_no_model_do_not_import_torch(arguments: list[str]) -> None:
     program = (
         "import sys; from typer.testing import CliRunner; from jobs.cli import app; "
         f"assert CliRunner().invoke(app, {arguments}).exit_code == 2; assert 'torch' not in sys.modules"
@@ -45,38 +31,38 @@ def test_what_needs_no_model_does_not_wait_for_torch(arguments: list[str]) -> No
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_version_and_help_have_their_usual_options() -> None:
-    said = CliRunner().invoke(app, ["--version"])
-    assert (said.exit_code, said.stdout) == (0, f"edict-pipeline {version('edict-pipeline')}\n")
+def test_version_and_help_options() -> None:
+    result = run_edict("--version")
+    assert (result.exit_code, result.stdout) == (0, f"edict-pipeline {version('edict-pipeline')}\n")
     for command in ([], ["run"], ["eval"], ["eval", "edits"]):
-        short, long = (CliRunner().invoke(app, [*command, option]) for option in ("-h", "--help"))
+        short, long = (run_edict(*command, option) for option in ("-h", "--help"))
         assert short.exit_code == 0 and short.stdout == long.stdout
 
 
-def test_a_shell_completes_commands() -> None:
+def test_shells_complete_commands() -> None:
     for shell in ("bash", "zsh", "fish"):
         script = CliRunner().invoke(app, [], prog_name="edict", env={"_EDICT_COMPLETE": f"source_{shell}"})
         assert script.exit_code == 0 and "EDICT_COMPLETE" in script.stdout
-    asked = {"_EDICT_COMPLETE": "complete_bash", "COMP_WORDS": "edict st", "COMP_CWORD": "1"}
-    found = CliRunner().invoke(app, [], prog_name="edict", env=asked)
+    environment = {"_EDICT_COMPLETE": "complete_bash", "COMP_WORDS": "edict st", "COMP_CWORD": "1"}
+    found = CliRunner().invoke(app, [], prog_name="edict", env=environment)
     assert found.stdout.split() == ["status"]
 
 
 def test_plan_counts_and_writes_nothing(tmp_path: Path) -> None:
-    spec = write_spec(tmp_path, "latents", sampler={"steps": 50})
-    said = CliRunner().invoke(app, ["plan", str(spec)])
-    assert said.exit_code == 0, said.output
-    assert "invert 64 samples from 1 shard" in said.stdout
-    assert "network calls 200 per image, 12,800 in total" in said.stdout
-    assert "image size    64 x 64 pixels" in said.stdout
+    spec = write_invert_spec(tmp_path / "latents", sampler={"steps": 50})
+    result = run_edict("plan", spec)
+    assert result.exit_code == 0, result.output
+    assert "invert 64 samples from 1 shard" in result.stdout
+    assert "network calls 200 per image, 12,800 in total" in result.stdout
+    assert "image size    64 x 64 pixels" in result.stdout
     assert not (tmp_path / "latents").exists()
 
 
 def test_plan_json_has_the_fields_of_the_preview(tmp_path: Path) -> None:
-    spec = write_spec(tmp_path, "latents", sampler={"steps": 50})
-    said = CliRunner().invoke(app, ["plan", "--json", str(spec)])
-    assert said.exit_code == 0, said.output
-    plan = json.loads(said.stdout)
+    spec = write_invert_spec(tmp_path / "latents", sampler={"steps": 50})
+    result = run_edict("plan", "--json", spec)
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)
     assert list(plan) == [field.name for field in fields(InvertPreview)]
     assert InvertPreview(**plan) == preview(load(spec))
     assert plan["samples"] == plan["accepted"] == 64
@@ -101,13 +87,13 @@ def test_plan_json_has_the_fields_of_the_preview(tmp_path: Path) -> None:
         (["schema", "sculpt"], "sculpt"),
     ],
 )
-def test_what_is_wrong_is_said_without_a_traceback(
+def test_errors_are_printed_without_a_traceback(
     arguments: list[str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    spec = write_spec(tmp_path, "latents")
+    spec = write_invert_spec(tmp_path / "latents")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # One case assumes a machine without a GPU.
-    result = CliRunner().invoke(app, [str(spec) if argument == "SPEC" else argument for argument in arguments])
+    result = run_edict(*(spec if argument == "SPEC" else argument for argument in arguments))
     assert result.exit_code == 2
     assert said in result.output
     assert "Traceback" not in result.output
@@ -125,7 +111,7 @@ def test_what_is_wrong_is_said_without_a_traceback(
         "half a pair \ud800",
     ],
 )
-def test_status_shows_any_text_as_it_is(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_status_prints_any_text_literally(text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
     run = {
         "run": text,
@@ -148,5 +134,5 @@ def test_status_shows_any_text_as_it_is(text: str, tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize("kind", ["invert", "edit"])
 def test_schema_prints_the_committed_schema(kind: str) -> None:
     committed = Path(__file__).parents[2] / "schemas" / f"{kind}.schema.json"
-    said = CliRunner().invoke(app, ["schema", kind])
-    assert json.loads(said.stdout) == json.loads(committed.read_text())
+    result = run_edict("schema", kind)
+    assert json.loads(result.stdout) == json.loads(committed.read_text())

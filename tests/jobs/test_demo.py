@@ -1,4 +1,4 @@
-"""The demo's specs, as it writes them."""
+"""The demo: its specs, and a small run of all three steps."""
 
 import tarfile
 from pathlib import Path
@@ -30,7 +30,7 @@ def test_the_specs_load_and_every_edit_changes_captions(tmp_path: Path, monkeypa
     assert {variant.name for variant in found} == set(changed)
 
 
-def test_the_three_steps_share_one_ray(
+def test_the_demo_starts_ray_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Run the demo on four images and two steps, with one worker."""

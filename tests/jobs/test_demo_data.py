@@ -1,4 +1,4 @@
-"""The shipped shards of pictures kept from training: sound, and the ground truth they claim is there."""
+"""The shipped demo shards: they are valid, and their edits have the ground truth that the metadata says."""
 
 import io
 import json
@@ -48,7 +48,7 @@ def folder(request: pytest.FixtureRequest) -> Path:
 
 @pytest.fixture(scope="module")
 def demo(folder: Path) -> dict[str, Demo]:
-    """Every sample, by key."""
+    """Return every sample by key."""
     return read(folder)
 
 
@@ -68,14 +68,14 @@ def edits(demo: dict[str, Demo]) -> list[tuple[str, Demo, Demo]]:
     return [(edit["kind"], a, demo[edit["target_key"]]) for a in demo.values() for edit in a.metadata["edits"]]
 
 
-def test_shards_are_sound_and_small(folder: Path) -> None:
+def test_shards_are_valid_and_small(folder: Path) -> None:
     indexes = [index_shard(str(file)) for file in FILES[folder]]
     assert [entry.fault for index in indexes for entry in index.entries if entry.fault] == []
     assert {len(index.entries) for index in indexes[:-1]} == {64 if folder == SHARDS else 84}
     assert sum(file.stat().st_size for file in FILES[folder]) < 4_000_000
 
 
-def test_the_second_shards_have_the_pictures_of_the_first_on_other_backgrounds() -> None:
+def test_second_shards_have_the_same_drawings_on_other_backgrounds() -> None:
     first, second = read(SHARDS), read(SECOND)
     assert first.keys().isdisjoint(second)
     assert {a.drawing for a in first.values()} == {a.drawing for a in second.values()}
@@ -92,7 +92,7 @@ def test_metadata_describes_the_sample(demo: dict[str, Demo]) -> None:
     assert len({a.sample.caption for a in demo.values()}) == len(demo)
 
 
-def test_an_edit_is_a_pair_of_captions_that_are_there(demo: dict[str, Demo]) -> None:
+def test_every_edit_has_its_target_in_the_same_shard(demo: dict[str, Demo]) -> None:
     for a in demo.values():
         assert a.metadata["edits"]
         for edit in a.metadata["edits"]:
@@ -103,7 +103,7 @@ def test_an_edit_is_a_pair_of_captions_that_are_there(demo: dict[str, Demo]) -> 
             assert back in target.metadata["edits"]
 
 
-def test_only_what_the_kind_says_differs(demo: dict[str, Demo]) -> None:
+def test_an_edit_only_changes_the_field_of_its_kind(demo: dict[str, Demo]) -> None:
     differs = {"colour": {"name"}, "object": {"name"}, "person": {"name"}, "skin tone": {"tone"}, "style": {"vendor"}}
     differs["background"] = {"background"}
     for kind, a, b in edits(demo):
@@ -111,15 +111,15 @@ def test_only_what_the_kind_says_differs(demo: dict[str, Demo]) -> None:
         assert {name for name in fields if a.metadata[name] != b.metadata[name]} == differs[kind]
 
 
-def test_no_edited_colour_is_the_background(demo: dict[str, Demo]) -> None:
-    """Else a replaced word would change both, and the picture could not be seen."""
+def test_the_background_has_no_colour_of_the_edit(demo: dict[str, Demo]) -> None:
+    """Otherwise, a replaced word would change the background too, and the drawing would be invisible."""
     for kind, a, b in edits(demo):
         if kind == "colour":
             assert not {a.metadata["background"]} & {*a.drawing.name.split(), *b.drawing.name.split()}
 
 
-def test_backgrounds_are_those_of_the_pixels(demo: dict[str, Demo]) -> None:
-    """Of a corner that both pictures leave free: the same colour, but for edits of the background."""
+def test_backgrounds_are_those_of_the_corner_pixels(demo: dict[str, Demo]) -> None:
+    """The corner, which most drawings leave free, has the same colour before and after, except in background edits."""
     corners = [(kind, a.pixels[0, 0], b.pixels[0, 0]) for kind, a, b in edits(demo)]
     same = Counter(kind for kind, a, b in corners if (a == b).all())
     total = Counter(kind for kind, _, _ in corners)
@@ -127,11 +127,8 @@ def test_backgrounds_are_those_of_the_pixels(demo: dict[str, Demo]) -> None:
     assert all(same[kind] > 0.8 * total[kind] for kind in KINDS if kind != "background")
 
 
-def test_pictures_are_those_of_the_held_out_pairs(folder: Path, demo: dict[str, Demo]) -> None:
-    """As many of each kind as the split keeps from training, each picture in one pair and none beside.
-
-    That training does leave these out takes all the pictures to check: see the next test.
-    """
+def test_drawings_are_those_of_the_held_out_pairs(folder: Path, demo: dict[str, Demo]) -> None:
+    """The pairs of each kind are as many as the split holds out, and each drawing is in exactly one pair."""
     in_pairs = [a.drawing for kind, a, _ in edits(demo) if kind != "background"]
     assert len(in_pairs) == len(set(in_pairs))
     assert {a.drawing for a in demo.values()} == set(in_pairs)
@@ -141,8 +138,8 @@ def test_pictures_are_those_of_the_held_out_pairs(folder: Path, demo: dict[str, 
     }
 
 
-def test_the_first_shard_has_every_kind() -> None:
-    """The one that `edict demo` runs on."""
+def test_the_first_shard_has_every_kind_of_edit() -> None:
+    """It is the shard of `edict demo`."""
     kinds = Counter(kind for kind, a, b in edits(read(SHARDS)) if a.shard == b.shard == FILES[SHARDS][0].name)
     assert set(kinds) == set(KINDS)
     assert min(kinds.values()) >= 8

@@ -1,4 +1,4 @@
-"""A command ends with an exit status and a last line, without a traceback."""
+"""A command that fails or is stopped: its exit status and its last line, without a traceback."""
 
 import signal
 import subprocess
@@ -24,7 +24,7 @@ def command():
         try:
             say("working")
         finally:
-            say("tidying up")
+            say("cleaning up")
 
 atexit.register(say, "exiting")
 typer.run(command)
@@ -50,7 +50,7 @@ def test_three_signals_show_no_traceback(number: signal.Signals) -> None:
     assert (status, said) == (128 + number, f"{how}: {RESUME_HINT}\n")
 
 
-def test_the_first_signal_gives_its_name_and_the_last_its_status() -> None:
+def test_two_different_signals_give_the_status_of_the_last() -> None:
     assert ended_by(signal.SIGTERM, signal.SIGINT, signal.SIGINT) == (130, f"interrupted: {RESUME_HINT}\n")
 
 
@@ -63,7 +63,7 @@ def ending(error: BaseException, *notes: str) -> int:
 
 
 @pytest.mark.parametrize("kind", [JobError, ModelError])
-def test_an_error_before_any_work_is_2_and_after_some_1(
+def test_exit_status_is_2_before_any_work_and_1_after_some(
     kind: type[Exception], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert ending(kind("x: is full")) == NOT_RUN
@@ -72,17 +72,17 @@ def test_an_error_before_any_work_is_2_and_after_some_1(
     assert capsys.readouterr().err == f"error: x: is full\n2 of 3 units are committed; {RESUME_HINT}\n"
 
 
-def test_an_interrupted_run_says_what_it_did(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupted_run_prints_its_notes(capsys: pytest.CaptureFixture[str]) -> None:
     assert ending(KeyboardInterrupt(), "2 of 3 units are committed") == 130
     assert capsys.readouterr().err == f"interrupted: 2 of 3 units are committed; {RESUME_HINT}\n"
 
 
-def test_a_fault_of_the_program_keeps_its_traceback() -> None:
+def test_an_unexpected_error_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError), exit_on_error():
         raise ZeroDivisionError
 
 
-def test_the_handlers_are_put_back() -> None:
+def test_signal_handlers_are_restored() -> None:
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with exit_on_error():
         assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] != before

@@ -1,4 +1,4 @@
-"""`edict eval`: the numbers by hand, and what is left out or wrong said in words."""
+"""`edict eval`: the metrics against independent computations, and the messages."""
 
 import json
 import shutil
@@ -16,9 +16,7 @@ from PIL import Image
 from torch import nn
 from torch.nn.functional import cosine_similarity, interpolate, max_pool2d
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTokenizer, ViTConfig, ViTModel
-from typer.testing import CliRunner
 
-from jobs.cli import app
 from jobs.demo import KINDS, SHARDS
 from jobs.evaluation.bootstrap import mean_interval
 from jobs.evaluation.edit_tables import COMPARED
@@ -36,6 +34,7 @@ from jobs.evaluation.truth import (
     reference_edits,
     split,
 )
+from tests.jobs.commands import run_edict
 
 CPU = torch.device("cpu")
 SIDE = 512
@@ -51,18 +50,14 @@ def noise(seed: int, side: int = SIDE) -> torch.Tensor:
     return torch.randint(0, 256, (3, side, side), generator=torch.Generator().manual_seed(seed)).to(torch.uint8)
 
 
-def write(file: Path, picture: torch.Tensor) -> None:
+def write(file: Path, image: torch.Tensor) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(picture.permute(1, 2, 0).numpy()).save(file)
-
-
-def invoke(*arguments: object) -> Any:
-    return CliRunner().invoke(app, ["eval", *map(str, arguments)])
+    Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Path:
-    """Three entries of PIE-Bench, of two types; the first two are edited, the first by id, the second by path."""
+    """Three entries of PIE-Bench of two types. The first has an edited image named by id, the second by path."""
     mapping = {}
     for i, kind in enumerate("011"):
         path = f"{kind}_some/{i:012d}"
@@ -82,13 +77,13 @@ def bench(tmp_path: Path) -> Path:
 
 def run(bench: Path, *more: object) -> Any:
     given = (bench / "edit", bench / "mapping_file.json", "--images", bench / "images")
-    return invoke("pie-bench", *given, *more)
+    return run_edict("eval", "pie-bench", *given, *more)
 
 
 # the unedited part
 
 
-def test_identical_pictures_differ_in_nothing() -> None:
+def test_metrics_of_identical_images() -> None:
     assert measure(noise(0), noise(0), entry(), Networks()) == {
         "psnr_unedit_part": float("inf"),
         "mse_unedit_part": 0,
@@ -96,7 +91,7 @@ def test_identical_pictures_differ_in_nothing() -> None:
     }
 
 
-def test_what_changes_inside_the_mask_is_no_change() -> None:
+def test_changes_inside_the_mask_do_not_count() -> None:
     changed = noise(0)
     changed[:, 100:200, 100:200] = 255 - changed[:, 100:200, 100:200]
     assert measure(noise(0), changed, entry(), Networks())["mse_unedit_part"] == 0
@@ -104,7 +99,7 @@ def test_what_changes_inside_the_mask_is_no_change() -> None:
     assert measure(noise(0), changed, entry(), Networks())["mse_unedit_part"] > 0
 
 
-def test_errors_are_of_the_whole_picture_with_the_mask_in_black() -> None:
+def test_errors_are_over_the_whole_image_with_a_black_mask() -> None:
     source, target = torch.zeros(3, SIDE, SIDE, dtype=torch.uint8), torch.full((3, SIDE, SIDE), 51, dtype=torch.uint8)
     got = measure(source, target, entry(), Networks())
     unedited = 510**2 - 100**2  # the border is inside the mask
@@ -121,7 +116,7 @@ def test_errors_are_of_the_whole_picture_with_the_mask_in_black() -> None:
 
 
 def by_loop(runs: Sequence[int]) -> np.ndarray:
-    """A mask as PIE-Bench's own code draws it: pixel by pixel, the rest of a run that is too long left out."""
+    """Return a mask as PIE-Bench's own code makes it: pixel by pixel, with runs that end at the last pixel."""
     flat = [0] * SIDE**2
     for i in range(0, len(runs), 2):
         for j in range(min(runs[i + 1], SIDE**2 - runs[i])):
@@ -133,18 +128,18 @@ def by_loop(runs: Sequence[int]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("runs", [SQUARE, [0, 1], [5, 5000, 4000, 5000], [SIDE**2 - 3, 99], [0, SIDE**2]])
-def test_a_mask_is_that_of_a_plain_loop(runs: list[int]) -> None:
+def test_mask_equals_a_plain_loop(runs: list[int]) -> None:
     assert np.array_equal(entry(runs=runs).mask.numpy(), by_loop(runs))
 
 
-def test_the_border_may_change() -> None:
+def test_changes_of_the_border_do_not_count() -> None:
     changed = noise(0)
     for row, column in ((0, 7), (SIDE - 1, 7), (7, 0), (7, SIDE - 1)):
         changed[:, row, column] = 255 - changed[:, row, column]
     assert measure(noise(0), changed, entry(), Networks())["mse_unedit_part"] == 0
 
 
-def test_a_mask_that_covers_all_leaves_nothing_to_measure() -> None:
+def test_metrics_are_nan_if_the_mask_covers_the_image() -> None:
     whole, part = entry("0", [0, SIDE**2]), entry("1")
     measured = {one.key: measure(noise(0), noise(1), one, Networks()) for one in (whole, part)}
     assert all(np.isnan(measured["0"][name]) for name in PART)
@@ -174,7 +169,7 @@ def test_pie_bench_by_type(bench: Path) -> None:
     assert "0 random" in said.stdout and "1 change object" in said.stdout
 
 
-def test_metrics_without_their_network_are_said_to_be_left_out(bench: Path) -> None:
+def test_metrics_without_their_network_are_left_out(bench: Path) -> None:
     lines = run(bench).stdout.splitlines()
     for metric, option in (
         ("structure_distance", "--dino"),
@@ -185,11 +180,11 @@ def test_metrics_without_their_network_are_said_to_be_left_out(bench: Path) -> N
         assert option in line and "download" in line
 
 
-def test_pictures_of_another_size_are_resized_and_counted(bench: Path) -> None:
+def test_images_of_another_size_are_resized_and_counted(bench: Path) -> None:
     write(bench / "edit/annotation_images/000000000000.png", noise(0, 64))
     assert "1 images were resized to 512 x 512 pixels" in run(bench).stdout
-    picture, resized = read_image(bench / "edit/annotation_images/000000000000.png")
-    assert picture.shape == (3, SIDE, SIDE) and resized
+    image, resized = read_image(bench / "edit/annotation_images/000000000000.png")
+    assert image.shape == (3, SIDE, SIDE) and resized
 
 
 def damage(bench: Path, what: str) -> None:
@@ -234,7 +229,7 @@ def damage(bench: Path, what: str) -> None:
         ("original_prompt", "mapping_file.json: entry '000000000001': original_prompt is missing or not text"),
     ],
 )
-def test_what_cannot_be_measured_is_named(what: str, said: str, bench: Path) -> None:
+def test_invalid_pie_bench_input_is_an_error(what: str, said: str, bench: Path) -> None:
     damage(bench, what)
     result = run(bench)
     assert result.exit_code == 2
@@ -242,7 +237,7 @@ def test_what_cannot_be_measured_is_named(what: str, said: str, bench: Path) -> 
     assert "Traceback" not in result.output
 
 
-def test_prompts_lose_their_brackets(bench: Path) -> None:
+def test_prompts_have_no_brackets(bench: Path) -> None:
     entries = read_mapping(bench / "mapping_file.json")
     assert (entries[0].source_prompt, entries[0].target_prompt) == ("a round cake", "a square cake")
     assert [path.name for path in find_images(bench / "edit", entries).values()] == [
@@ -251,8 +246,8 @@ def test_prompts_lose_their_brackets(bench: Path) -> None:
     ]
 
 
-def test_pictures_are_found_under_further_folders(bench: Path) -> None:
-    """An export has such names if the folder of the sources was packed with its name."""
+def test_edited_images_are_found_in_nested_folders(bench: Path) -> None:
+    """An export has such names if the shard was packed together with the folder of the sources."""
     entries, tree = read_mapping(bench / "mapping_file.json"), bench / "edit" / "annotation_images"
     before = find_images(bench / "edit", entries)
     tree.rename(bench / "edit" / "sources")
@@ -303,7 +298,7 @@ def squeeze(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_structure_distance_is_that_of_the_last_keys(dino: Path) -> None:
+def test_structure_distance_compares_the_keys_of_the_last_layer(dino: Path) -> None:
     distance = load_structure_distance(dino, CPU)
     assert distance(noise(0), noise(0)) == 0
 
@@ -343,7 +338,7 @@ def test_clip_similarity_is_the_cosine_of_the_embeddings(clip: Path) -> None:
     assert max(found) > 0
 
 
-def test_lpips_is_that_of_its_definition(squeeze: Path) -> None:
+def test_lpips_equals_its_definition(squeeze: Path) -> None:
     distance = load_lpips(squeeze.parent, CPU)
     a, b = (noise(seed, 64) / 127.5 - 1 for seed in (0, 1))
     assert distance(a, a) == 0
@@ -405,7 +400,7 @@ def test_all_metrics_of_an_edit(bench: Path, dino: Path, clip: Path, squeeze: Pa
     assert changed["clip_similarity_target_image_edit_part"] == similarity(masked, "a square cake")
 
 
-def test_what_is_no_network_is_named(bench: Path, dino: Path, clip: Path, squeeze: Path) -> None:
+def test_a_folder_with_another_network_is_an_error(bench: Path, dino: Path, clip: Path, squeeze: Path) -> None:
     for given, said in (
         (("--dino", bench), "has no config.json. Give the folder of a model"),
         (("--dino", clip), "the model is a 'clip'. Give a 'vit' model"),
@@ -419,7 +414,7 @@ def test_what_is_no_network_is_named(bench: Path, dino: Path, clip: Path, squeez
         assert "Traceback" not in result.output
 
 
-def test_a_network_without_some_of_its_weights_is_refused(dino: Path, tmp_path: Path) -> None:
+def test_a_network_with_missing_weights_is_an_error(dino: Path, tmp_path: Path) -> None:
     config = ViTConfig.from_pretrained(dino)
     config.num_hidden_layers = 1
     ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path)
@@ -435,11 +430,11 @@ def plain(colour: int) -> Image.Image:
     return Image.new("RGB", (64, 64), (colour,) * 3)
 
 
-def test_outside_is_where_source_and_truth_agree() -> None:
+def test_outside_error_is_over_pixels_where_source_and_truth_agree() -> None:
     source, target, made = plain(100), plain(100), plain(100)
-    target.paste((200, 200, 200), (0, 0, 32, 64))  # what should change
-    target.paste((100 + ALIKE, 100, 100), (32, 0, 33, 1))  # what may pass for the same
-    made.paste((151, 151, 151), (32, 32, 64, 64))  # half of the rest is changed by 0.4
+    target.paste((200, 200, 200), (0, 0, 32, 64))  # the region that should change
+    target.paste((100 + ALIKE, 100, 100), (32, 0, 33, 1))  # within the tolerance
+    made.paste((151, 151, 151), (32, 32, 64, 64))  # half of the rest, changed by 0.4
     edit = ReferenceEdit("colour", CaptionedImage(source, "a"), CaptionedImage(target, "b"), "a / b")
     apart = (ALIKE / 127.5) ** 2 / (32 * 64 * 3)
     assert outside_error([made, target], [edit, edit]) == pytest.approx([0.4**2 / 2 + apart, 0])
@@ -447,7 +442,7 @@ def test_outside_is_where_source_and_truth_agree() -> None:
     assert np.isnan(outside_error([plain(0)], [nowhere])).all()
 
 
-def test_the_truth_is_that_of_the_shipped_pictures() -> None:
+def test_reference_edits_of_the_shipped_images() -> None:
     assert len(captioned_images([str(SHARDS / "demo-00000.tar")], 5)) == 5
     assert {edit.kind for edit in reference_edits([str(SHARDS / "demo-00000.tar")])} >= {
         "colour",
@@ -456,7 +451,7 @@ def test_the_truth_is_that_of_the_shipped_pictures() -> None:
     }
 
 
-def test_what_is_chosen_on_is_not_tested_on() -> None:
+def test_tuning_edits_are_not_tested() -> None:
     edits = reference_edits()
     tuning, test = split(edits, 6)
     assert Counter(edit.kind for edit in tuning) == dict.fromkeys(KINDS, 6)
@@ -467,14 +462,14 @@ def test_what_is_chosen_on_is_not_tested_on() -> None:
     assert split(edits, 0) == ([], edits)
 
 
-def test_an_interval_takes_groups_together() -> None:
-    """Four values that are one twice over: an interval of two groups, and wider than that of four."""
+def test_mean_interval_resamples_groups_together() -> None:
+    """Two groups of equal values give the interval of two values, which is wider than that of four."""
     values = np.array([1.0, 1.0, 5.0, 5.0])
     groups = np.array(["a", "a", "b", "b"])
-    assert mean_interval(values, groups) == (3.0, 1.0, 5.0)  # half of the draws are of one group alone
+    assert mean_interval(values, groups) == (3.0, 1.0, 5.0)  # Half of the resamples have only one group.
     assert mean_interval(np.array([1.0, 5.0])) == (3.0, 1.0, 5.0)
-    alone = mean_interval(np.repeat(values, 8))
-    assert 1 < alone[1] < 3 < alone[2] < 5
+    ungrouped = mean_interval(np.repeat(values, 8))
+    assert 1 < ungrouped[1] < 3 < ungrouped[2] < 5
     assert mean_interval(np.array([1.0, np.nan, 3.0]), np.array(["a", "a", "b"])) == (2.0, 1.0, 3.0)
     assert np.isnan(mean_interval(np.array([np.nan]))).all()
 
@@ -482,7 +477,7 @@ def test_an_interval_takes_groups_together() -> None:
 def test_table1(tmp_path: Path) -> None:
     file = tmp_path / "results" / "table1.json"
     shard = SHARDS / "demo-00001.tar"
-    said = invoke("table1", "--input", shard, "--count", 2, "--steps", "1,2", "--output", file)
+    said = run_edict("eval", "table1", "--input", shard, "--count", 2, "--steps", "1,2", "--output", file)
     assert said.exit_code == 0, said.output
     results = json.loads(file.read_text())
     assert {"hardware", "versions", "weights", "arguments"} < set(results)
@@ -511,7 +506,7 @@ def test_edits(tmp_path: Path) -> None:
     file, sheet = tmp_path / "edits.json", tmp_path / "edits.png"
     options = ("--per-kind", 1, "--tune", 0, "--steps", 2, "--columns", 1)
     settings = [word for name in ("edict", "ddim", "control", "sdedit") for word in (f"--{name}", 1, 1, 1.5)]
-    said = invoke("edits", *options, *settings, "--output", file, "--sheet", sheet)
+    said = run_edict("eval", "edits", *options, *settings, "--output", file, "--sheet", sheet)
     assert said.exit_code == 0, said.output
     results = json.loads(file.read_text())
     assert results["settings"] == {name: {"strength": 1.0, "inverted_at": 1.0, "edited_at": 1.5} for name in METHODS}
@@ -545,8 +540,8 @@ def test_edits(tmp_path: Path) -> None:
         (("table1", "--steps", 1, "--output", "/dev/null/file.json"), "the folder cannot be made"),
     ],
 )
-def test_what_is_asked_amiss_is_said_at_once(arguments: tuple[object, ...], said: str) -> None:
-    result = invoke(*arguments)
+def test_invalid_options_are_errors(arguments: tuple[object, ...], said: str) -> None:
+    result = run_edict("eval", *arguments)
     assert result.exit_code == 2
     assert said in " ".join(result.stderr.replace("│", " ").split())
     assert "Traceback" not in result.output

@@ -1,10 +1,9 @@
-"""docs/specs.md, run: every example is planned, the edits are made, and every bad spec is told what the page says."""
+"""The examples of docs/specs.md: each is planned, the edits are made, and invalid specs give the printed errors."""
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,8 @@ import torch
 import yaml
 from PIL import Image
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
-from edict.checkpoint import locate
-from edict.model_files import read_shapes
-from jobs.cli import app
+from edict.checkpoint import locate, read_shapes
 from jobs.launch import run_spec
 from jobs.preview.build import preview
 from jobs.preview.data import EditPreview
@@ -37,20 +33,20 @@ from pipeline.run import edit_task
 from pipeline.store.store import Store
 from pipeline.workers.edit import EditWorker
 from schemas.specs import EditSpec
+from tests.jobs.commands import DEMO_SHARD, run_edict
 
 PAGE = (Path(__file__).parents[2] / "docs" / "specs.md").read_text(encoding="utf-8")
-DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
 SECTIONS = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", PAGE, re.MULTILINE | re.DOTALL))
 FILES = dict(re.findall(r"^```text (\S+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL))
 
 
 def examples(title: str) -> list[dict[str, Any]]:
-    """The specs of a section: the first one, and each of the others laid over it."""
+    """Return the specs of a section: the first one, and each of the others merged into it."""
     head, *others = map(yaml.safe_load, re.findall(r"^```yaml\n(.*?)^```", SECTIONS[title], re.MULTILINE | re.DOTALL))
     return [head, *(head | other for other in others)]
 
 
-HELD = {"held", "shaped", "blended", "named-blend", "masked", "pie-masked"}
+CONTROLLED = {"held", "shaped", "blended", "named-blend", "masked", "pie-masked"}
 INVERTS, ROWS, CHANGES = (examples(title) for title in ("Invert", "Edit: which rows", "Edit: which changes"))
 BAD = [
     (title, *(cell.replace(r"\|", "|") for cell in cells))
@@ -61,10 +57,10 @@ BAD = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two shards of 8 pictures, their latent store of 5 steps, and the files of the page."""
+    """Return a folder with two shards of 8 images, their latent store with 5 steps, and the files of the page."""
     folder = tmp_path_factory.mktemp("examples")
     (folder / "photos").mkdir()
-    index = index_shard(str(DEMO))
+    index = index_shard(str(DEMO_SHARD))
     read = list(read_samples(index.url, size=index.size, etag=index.etag, entries=index.entries[:16]))
     for shard in (0, 1):
         some = [sample for sample in read[shard * 8 : shard * 8 + 8] if isinstance(sample, Sample)]
@@ -114,8 +110,8 @@ def planned(folder: Path, spec: dict[str, Any]) -> str:
 
 
 @pytest.mark.parametrize("spec", INVERTS, ids=lambda spec: "-".join(spec))
-def test_every_inversion_is_planned(spec: dict[str, Any], here: Path) -> None:
-    """Into another store than that of the fixture, which holds another job."""
+def test_every_inversion_can_be_planned(spec: dict[str, Any], here: Path) -> None:
+    """The output differs from the store of the fixture, which has another job."""
     assert "invert 16 samples from 2 shards" in planned(here, {**spec, "output": "planned"})
 
 
@@ -124,19 +120,19 @@ def test_every_inversion_is_planned(spec: dict[str, Any], here: Path) -> None:
     zip(ROWS, (16, 2, 3, 2, 6, 4), strict=True),
     ids=["all", "where", "keys", "file", "sample", "limit"],
 )
-def test_every_selection_is_planned(spec: dict[str, Any], rows: int, here: Path) -> None:
+def test_every_selection_can_be_planned(spec: dict[str, Any], rows: int, here: Path) -> None:
     selected = "16" if rows == 16 else f"{rows} of 16"
     assert planned(here, spec).startswith(f"edit {selected} rows of {here}/latents into {here}/edits\n")
 
 
 @pytest.mark.parametrize("spec", CHANGES, ids=lambda spec: spec["edits"][0]["name"])
-def test_every_edit_is_planned(spec: dict[str, Any], here: Path) -> None:
+def test_every_edit_can_be_planned(spec: dict[str, Any], here: Path) -> None:
     said = planned(here, spec)
     assert "unused" not in said
     assert re.search(r"^  images        [1-9]", said, re.MULTILINE)
 
 
-def test_a_plan_tells_ten_pairs_what_is_unused_and_whom_no_row_has(here: Path) -> None:
+def test_plan_shows_ten_prompts_unused_edits_and_unknown_keys(here: Path) -> None:
     (here / "far.csv").write_text("key,prompt\n000000003,x\nz9,y\nz8,y\n")
     edits = [
         {"name": "snow", "suffix": ", in snow"},
@@ -157,7 +153,7 @@ def test_a_plan_tells_ten_pairs_what_is_unused_and_whom_no_row_has(here: Path) -
 
 
 def test_plan_json_of_an_edit_has_the_fields_of_the_preview(here: Path) -> None:
-    result = CliRunner().invoke(app, ["plan", "--json", str(written(here, CHANGES[0]))])
+    result = run_edict("plan", "--json", written(here, CHANGES[0]))
     assert result.exit_code == 0, result.output
     plan = json.loads(result.stdout)
     assert list(plan) == [field.name for field in fields(EditPreview)]
@@ -166,8 +162,8 @@ def test_plan_json_of_an_edit_has_the_fields_of_the_preview(here: Path) -> None:
     assert all(example.keys() == {"edit", "caption", "prompt"} for example in plan["prompt_examples"])
 
 
-def test_all_edits_are_made_of_the_rows_that_are_chosen(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One job with every edit of the page, on rows chosen by all four fields, on a real Ray."""
+def test_all_edits_are_made_of_the_selected_rows(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run one job on Ray with every edit of the page, on rows that are selected by all four fields."""
     (here / "some.txt").write_text("".join(f"{n:09d}\n" for n in (3, 9, 10, 11, 12)))
     edits = [edit for spec in CHANGES for edit in spec["edits"]]
     edits = list({edit["name"]: edit for edit in edits}.values())
@@ -184,16 +180,16 @@ def test_all_edits_are_made_of_the_rows_that_are_chosen(here: Path, monkeypatch:
     assert {edit for edit, _ in made} >= {"snow", "drawing", "vendor-fluent", "inside-out", "sketch", "late", "clear"}
     found = preview(load(written(here, spec)))
     assert isinstance(found, EditPreview) and sum(found.images.values()) == ran.status.ok
-    assert ran.status.input == 4 * (len(edits) + 3)  # three of them are two
+    assert ran.status.input == 4 * (len(edits) + 3)  # Three of them have two variants.
     for (edit, key), row in made.items():
         assert row["negative_prompt"] == ("blurry, dark" if edit == "clear" else None)
-        assert (row["control"] is not None) == (edit in HELD)
+        assert (row["control"] is not None) == (edit in CONTROLLED)
         assert row["caption"] == row["prompt"] or edit != "clear"
         if edit == "sketch":
             assert row["prompt"] == f"a sketch of {row['caption']}, on paper"
         if edit.startswith("mine") or edit.startswith("named"):
             assert key in ("000000009", "000000010")
-    # its negative prompt, and nothing else, sets this one apart from a regeneration
+    # Only its negative prompt distinguishes this edit from a regeneration.
     assert {row["image_sha256"] for (edit, _), row in made.items() if edit == "clear"}.isdisjoint(
         row["image_sha256"] for (edit, _), row in made.items() if edit != "clear"
     )
@@ -210,8 +206,8 @@ def test_all_edits_are_made_of_the_rows_that_are_chosen(here: Path, monkeypatch:
         run_spec(load(written(here, spec)))
 
 
-def test_the_network_is_asked_as_often_as_the_plan_says(here: Path, tmp_path: Path) -> None:
-    """Counted in a worker, over batches that are full: of 4 pictures, or of 2 held edits and their 2 pictures."""
+def test_the_number_of_network_calls_is_that_of_the_plan(here: Path, tmp_path: Path) -> None:
+    """Count the calls in a worker. Every batch is full: 4 images, or 2 controlled edits with their 2 sources."""
     snow = {"suffix": ", in snow"}
     edits = [
         {"name": "a", **snow, "strength": 0.6},
@@ -225,15 +221,15 @@ def test_the_network_is_asked_as_often_as_the_plan_says(here: Path, tmp_path: Pa
     assert isinstance(spec, EditSpec)
     latents = Store(spec.latents)
     task = edit_task(spec, latents, resolve(spec.edits), read_selection(spec))
-    asked = list[int]()
+    calls = list[int]()
     worker = EditWorker(replace(task, spec=spec.model_copy(update={"output": str(tmp_path)})))
-    worker.model.network.register_forward_pre_hook(lambda _, arguments: asked.append(len(arguments[0])))
+    worker.model.network.register_forward_pre_hook(lambda _, arguments: calls.append(len(arguments[0])))
     for unit in part_units(latents, task.record.edit.batch_size, 1):
         worker.probe(unit, 0)
-    assert sum(asked) == preview(spec).network_calls
+    assert sum(calls) == preview(spec).network_calls
 
 
-def test_a_row_that_control_cannot_hold_is_rejected_with_the_reason(here: Path, tmp_path: Path) -> None:
+def test_a_row_with_an_invalid_control_is_rejected_with_the_reason(here: Path, tmp_path: Path) -> None:
     masks = {"000000001": (64, 64), "000000002": (64, 40), "000000003": b"not a picture"}
     for key, size in masks.items():
         if isinstance(size, bytes):
@@ -261,24 +257,21 @@ def test_a_row_that_control_cannot_hold_is_rejected_with_the_reason(here: Path, 
     )
 
 
-Told = Callable[[str], str]
-
-
-def told(folder: Path, fragment: str, head: dict[str, Any]) -> str:
-    """What `edict plan` says of a spec with this fragment in it, without its file and line."""
-    spec = {**head, "output": "planned"} | yaml.safe_load(fragment)  # the other stores hold other jobs
-    result = CliRunner().invoke(app, ["plan", str(written(folder, spec))])
+def error_of(folder: Path, fragment: str, head: dict[str, Any]) -> str:
+    """Return the error of `edict plan` for a spec with this fragment, without the file and the line."""
+    spec = {**head, "output": "planned"} | yaml.safe_load(fragment)  # The other stores have other jobs.
+    result = run_edict("plan", written(folder, spec))
     assert result.exit_code == 2, result.output
     said = result.stderr.removeprefix("error: ").replace(f"{folder}/", "")
     return re.sub(r"(?<=parts/)[\w-]+", "...", re.sub(r"^spec\.yaml, line \d+: ", "", said)).strip()
 
 
 @pytest.mark.parametrize(("title", "fragment", "says"), BAD, ids=[fragment[:40] for _, fragment, _ in BAD])
-def test_every_bad_spec_is_told_what_the_page_says(title: str, fragment: str, says: str, here: Path) -> None:
-    said = told(here, fragment, (INVERTS if "invert" in title else ROWS)[0])
+def test_every_invalid_spec_gives_the_error_of_the_page(title: str, fragment: str, says: str, here: Path) -> None:
+    said = error_of(here, fragment, (INVERTS if "invert" in title else ROWS)[0])
     assert said == says, f"docs/specs.md: | `{fragment}` | `{said}` |"
-    assert re.match(r"(edit '\w+', )?[\w.\[\], ]+: |edit '\w+' has", said), "it names no field"
+    assert re.match(r"(edit '\w+', )?[\w.\[\], ]+: |edit '\w+' has", said), "the error must start with a field"
 
 
-def test_the_page_has_bad_specs_enough() -> None:
+def test_the_page_has_at_least_25_invalid_specs() -> None:
     assert len(BAD) >= 25

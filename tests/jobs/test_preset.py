@@ -1,4 +1,4 @@
-"""The authors' own setting, against their code written out plainly: picture, posterior, timesteps, coefficients."""
+"""The preset `paper` against the authors' code: image, posterior, timesteps and coefficients."""
 
 import io
 from pathlib import Path
@@ -24,7 +24,7 @@ def spec(folder: Path, more: str = "") -> InvertSpec:
     return read
 
 
-def test_a_preset_is_other_defaults(tmp_path: Path) -> None:
+def test_a_preset_changes_defaults(tmp_path: Path) -> None:
     paper = spec(tmp_path)
     sampler, image = paper.sampler, paper.image
     assert (sampler.name, sampler.steps, sampler.strength, sampler.guidance_scale) == ("edict", 50, 0.8, 3.0)
@@ -39,7 +39,7 @@ def test_a_preset_is_other_defaults(tmp_path: Path) -> None:
 
 
 def published(model: EDICT, image: Image.Image, steps: int, strength: float, p: float) -> tuple[torch.Tensor, ...]:
-    """The inversion of coupled_stablediffusion(reverse=True), float64, but for the device that draws the posterior."""
+    """Return the inversion of coupled_stablediffusion(reverse=True) in float64, except for the posterior's device."""
     width, height = image.size
     side = min(width, height)
     box = ((width - side) / 2, (height - side) / 2, (width + side) / 2, (height + side) / 2)
@@ -67,12 +67,12 @@ def published(model: EDICT, image: Image.Image, steps: int, strength: float, p: 
 
 @torch.inference_mode()
 @pytest.mark.parametrize("steps", [10, 8])
-def test_the_preset_is_the_published_code(tmp_path: Path, steps: int) -> None:
-    """To the lattice's rounding, at 20 bits; the preset's p and strength, at fewer steps."""
+def test_the_preset_equals_the_published_code(tmp_path: Path, steps: int) -> None:
+    """They agree up to the rounding of 20 bits, with the p and strength of the preset and fewer steps."""
     noise = np.random.default_rng(0).integers(0, 256, (7, 9, 3), dtype=np.uint8)
-    picture = Image.fromarray(noise).resize((150, 110), Image.Resampling.BICUBIC)
+    original = Image.fromarray(noise).resize((150, 110), Image.Resampling.BICUBIC)
     data = io.BytesIO()
-    picture.save(data, "PNG")
+    original.save(data, "PNG")
     paper, model = spec(tmp_path, f"sampler: {{steps: {steps}, bits: 20}}\n"), EDICT.from_pretrained()
     given, image = paper.sampler, paper.image
     prepared = prepare(data.getvalue(), model.size, image.crop, image.resize).image
@@ -86,7 +86,7 @@ def test_the_preset_is_the_published_code(tmp_path: Path, steps: int) -> None:
         steps_offset=given.steps_offset,
         p=given.p,
     )
-    for found, expected in zip(pair.to_float(), published(model, picture, steps, 0.8, 0.93), strict=True):
+    for found, expected in zip(pair.to_float(), published(model, original, steps, 0.8, 0.93), strict=True):
         assert (found - expected).abs().max() / expected.std() < 1e-3
     own = model.invert(start, [CAPTION], steps=steps, strength=given.strength, guidance_scale=3.0)
     assert (own.to_float()[0] - pair.to_float()[0]).abs().max() / pair.to_float()[0].std() > 0.01

@@ -1,4 +1,4 @@
-"""Prompt edits: what is replaced, what is left alone, and how a fan-out is named."""
+"""Prompt edits: the replaced words, the unchanged captions, and the names of variants."""
 
 import pickle
 import time
@@ -120,25 +120,25 @@ def test_regex(regex: dict[str, str], caption: str, prompt: str | None) -> None:
     assert rewritten(caption, regex=regex) == prompt
 
 
-def test_a_pattern_that_would_backtrack_for_ever_does_not() -> None:
+def test_a_pattern_cannot_backtrack_forever() -> None:
     began = time.monotonic()
     assert rewritten("a" * 100_000 + "!", regex={"(a+)+$": "x", "(a|aa)*c": "y"}) is None
     assert time.monotonic() - began < 5
 
 
-def test_prefix_and_suffix_are_what_is_written() -> None:
+def test_prefix_and_suffix_are_literal() -> None:
     assert rewritten("a dog", prefix="a sketch of ", suffix=", {caption}") == "a sketch of a dog, {caption}"
     assert rewritten("a dog", suffix="!") == "a dog!"
     assert rewritten("", prefix=" ") == " "
 
 
-def test_a_negative_prompt_alone_is_an_edit_of_every_row() -> None:
+def test_a_template_with_a_negative_prompt_edits_every_row() -> None:
     assert rewritten("a dog", prompt="{caption}", negative_prompt="blurry") == "a dog"
     assert rewritten("a dog", replace={"fox": "cat"}, negative_prompt="blurry") is None
     assert variants([Edit(name="e", prompt="x", negative_prompt="blurry")])[0].negative_prompt == "blurry"
 
 
-def test_variants_travel_to_workers() -> None:
+def test_variants_can_be_pickled() -> None:
     sent = variants([Edit(name="a", prompt="{caption}!"), Edit(name="b", replace={"dog": ["cat", "fox"]})])
     received = pickle.loads(pickle.dumps(sent))
     assert received == sent
@@ -164,7 +164,7 @@ def test_a_permutation_is_undone_by_its_inverse(images: list[str], caption: list
 
 
 @given(st.lists(OTHER), st.dictionaries(OLD, NEW, min_size=1, max_size=3))
-def test_unrelated_captions_are_left(caption: list[str], words: dict[str, str]) -> None:
+def test_unrelated_captions_are_unchanged(caption: list[str], words: dict[str, str]) -> None:
     assert replaced_by(" ".join(caption), words) is None
 
 
@@ -172,7 +172,7 @@ WORD = st.from_regex(r"\A\S(.{0,8}\S)?\Z", fullmatch=True)
 
 
 @given(st.lists(WORD, min_size=1, max_size=8, unique=True), st.lists(WORD, min_size=1, max_size=3, unique=True))
-def test_names_are_unique_and_plain_whatever_the_words(dogs: list[str], reds: list[str]) -> None:
+def test_names_are_unique_and_plain_for_any_words(dogs: list[str], reds: list[str]) -> None:
     names = [v.name for v in variants([Edit(name="e", replace={"dog": dogs, "red": reds})])]
     assert len(set(names)) == len(names) == len(dogs) * len(reds)
     assert all(set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-") for name in names)

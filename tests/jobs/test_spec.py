@@ -1,4 +1,4 @@
-"""Reading a spec: good ones come out equal, bad ones say where, what was found and what was expected."""
+"""Reading a spec: valid specs are read as written, and the errors of invalid specs."""
 
 import json
 import re
@@ -120,7 +120,7 @@ BAD = {
 
 
 @pytest.mark.parametrize(("text", "said"), BAD.values(), ids=BAD.keys())
-def test_bad_specs_say_what_is_wrong(here: Path, text: str, said: list[str]) -> None:
+def test_invalid_specs_are_errors_with_line_and_field(here: Path, text: str, said: list[str]) -> None:
     path = write(here, text)
     with pytest.raises(SpecError) as caught:
         load(path)
@@ -132,7 +132,7 @@ def test_bad_specs_say_what_is_wrong(here: Path, text: str, said: list[str]) -> 
 @pytest.mark.parametrize(
     "location", ["s3://AKIAKEY:pass@bucket/x", f"s3://AKIAKEY:pass{'/' * 200}@b/x", "https://host/x?sig=pass"]
 )
-def test_a_secret_in_a_location_is_not_repeated(here: Path, location: str) -> None:
+def test_a_secret_in_a_location_is_not_shown(here: Path, location: str) -> None:
     path = write(here, INVERT)
     in_file = write(here, INVERT.replace("photos.tar", f"[photos.tar, {location!r}]"), "secret.yaml")
     for file, overrides in [(in_file, []), (path, [f"output={location}"]), (path, [f"kind={location}"])]:
@@ -142,7 +142,7 @@ def test_a_secret_in_a_location_is_not_repeated(here: Path, location: str) -> No
         assert "pass" not in str(caught.value) and "AKIA" not in str(caught.value)
 
 
-def test_all_problems_at_once(here: Path) -> None:
+def test_all_problems_are_reported_together(here: Path) -> None:
     path = write(here, INVERT + "sampler: {steps: 0, bits: 3}\nimage: {crop: left}\n")
     with pytest.raises(
         SpecError, match=r"job\.yaml has 3 problems:\n  line 4: sampler.steps.*\n.*sampler.bits.*\n.*image.crop"
@@ -160,12 +160,12 @@ def test_all_problems_at_once(here: Path) -> None:
         ('{"kind": "invert", "input": "a", "output": "b", "workers": {"gpus": 1e999}}', "workers.gpus: found Infinity"),
     ],
 )
-def test_bad_json(here: Path, text: str, said: str) -> None:
+def test_invalid_json(here: Path, text: str, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         load(write(here, text, "job.json"))
 
 
-def test_files_that_cannot_be_read(here: Path) -> None:
+def test_unreadable_files(here: Path) -> None:
     with pytest.raises(SpecError, match=r"absent\.yaml: cannot be read: No such file"):
         load("absent.yaml")
     (here / "latin.yaml").write_bytes("kind: é".encode("latin-1"))
@@ -173,7 +173,7 @@ def test_files_that_cannot_be_read(here: Path) -> None:
         load("latin.yaml")
 
 
-def test_design_example_in_yaml_and_json(here: Path) -> None:
+def test_yaml_and_json_give_the_same_spec(here: Path) -> None:
     data: dict[str, Any] = {
         "kind": "edit",
         "latents": "latents/",
@@ -191,7 +191,7 @@ def test_design_example_in_yaml_and_json(here: Path) -> None:
     assert from_yaml.edits[1].replace == {"dog": ["cat", "fox"]}
 
 
-def test_paths_are_taken_from_the_working_directory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_are_relative_to_the_working_directory(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/someone")
     (here / "models" / "mine").mkdir(parents=True)
     path = write(here, "kind: invert\ninput: ['a/{0..3}.tar', 's3://b/c.tar', /d.tar, ~/e.tar]\noutput: ../latents/\n")
@@ -244,7 +244,7 @@ def test_overrides(here: Path) -> None:
         ("kind=edti", "--set kind=edti: kind: .* did you mean edit?"),
     ],
 )
-def test_bad_overrides(here: Path, override: str, said: str) -> None:
+def test_invalid_overrides(here: Path, override: str, said: str) -> None:
     with pytest.raises(SpecError, match=said):
         load(write(here, INVERT), [override])
 
@@ -320,6 +320,6 @@ EDIT_SPECS = st.fixed_dictionaries(
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(INVERTS.map(InvertSpec.model_validate) | EDIT_SPECS.map(EditSpec.model_validate))
-def test_a_spec_survives_yaml_and_json(tmp_path: Path, spec: InvertSpec | EditSpec) -> None:
+def test_a_spec_is_unchanged_by_yaml_and_json(tmp_path: Path, spec: InvertSpec | EditSpec) -> None:
     assert load(write(tmp_path, yaml.safe_dump(spec.model_dump(), allow_unicode=True))) == spec
     assert load(write(tmp_path, spec.model_dump_json(), "job.json")) == spec

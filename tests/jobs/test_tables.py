@@ -1,4 +1,4 @@
-"""Tables of prompts: what each kind of file gives which key, and what is said of one that cannot be used."""
+"""Tables of prompts: the prompts of each kind of file by key, and the errors of invalid files."""
 
 import io
 import json
@@ -47,32 +47,32 @@ def table_edit(folder: Path, kind: str, rows: Rows | bytes, **more: Any) -> Edit
     return Edit(name="t", table=str(path), **more)
 
 
-def given_by(edit: Edit, key: str, caption: str = "a caption") -> list[tuple[str, str]]:
-    """What a worker makes of a row, when the plan holds what the tables give it."""
+def prompts_of(edit: Edit, key: str, caption: str = "a caption") -> list[tuple[str, str]]:
+    """Return the variants and prompts of a row, as a worker makes them from the planned prompts of tables."""
     edits = resolve([edit])
     assert edits.listed is not None
     return [(variant.name, prompt) for variant, prompt in edits.prompts(caption, edits.listed(key))]
 
 
 @formats
-def test_a_prompt_a_key(kind: str, tmp_path: Path) -> None:
+def test_one_prompt_per_key(kind: str, tmp_path: Path) -> None:
     rows = [
         {"key": "0002", "prompt": 'two, "quoted"\nin lines', "more": "x"},
         {"key": "0001", "prompt": "雪", "more": "y"},
     ]
     edit = table_edit(tmp_path, kind, rows)
-    assert given_by(edit, "0001") == [("t", "雪")]
-    assert given_by(edit, "0002") == [("t", 'two, "quoted"\nin lines')]
-    assert given_by(edit, "0003") == []
-    assert given_by(edit, "0001", caption="雪") == []
+    assert prompts_of(edit, "0001") == [("t", "雪")]
+    assert prompts_of(edit, "0002") == [("t", 'two, "quoted"\nin lines')]
+    assert prompts_of(edit, "0003") == []
+    assert prompts_of(edit, "0001", caption="雪") == []
 
 
 @formats
-def test_several_prompts_a_key_are_numbered_in_their_order(kind: str, tmp_path: Path) -> None:
+def test_several_prompts_per_key_are_numbered_in_order(kind: str, tmp_path: Path) -> None:
     rows = [{"key": key, "prompt": f"{key}{i}"} for i, key in enumerate("abacaa")]
     edit = table_edit(tmp_path, kind, rows)
-    assert given_by(edit, "a") == [("t-1", "a0"), ("t-2", "a2"), ("t-3", "a4"), ("t-4", "a5")]
-    assert given_by(edit, "b") == [("t-1", "b1")]
+    assert prompts_of(edit, "a") == [("t-1", "a0"), ("t-2", "a2"), ("t-3", "a4"), ("t-4", "a5")]
+    assert prompts_of(edit, "b") == [("t-1", "b1")]
     assert [variant.name for variant in resolve([edit]).variants] == ["t-1", "t-2", "t-3", "t-4"]
 
 
@@ -84,11 +84,11 @@ def test_a_column_of_names(kind: str, tmp_path: Path) -> None:
         {"key": "a", "prompt": "z", "name": "In Snow"},
     ]
     edit = table_edit(tmp_path, kind, rows)
-    assert given_by(edit, "a") == [("t-in-snow", "z"), ("t-at-night", "y")]
-    assert given_by(edit, "b") == [("t-in-snow", "x")]
+    assert prompts_of(edit, "a") == [("t-in-snow", "z"), ("t-at-night", "y")]
+    assert prompts_of(edit, "b") == [("t-in-snow", "x")]
 
 
-def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path: Path) -> None:
+def test_the_fingerprint_depends_on_the_content_and_not_on_the_path(tmp_path: Path) -> None:
     rows = [{"key": "a", "prompt": "x"}]
     edit = table_edit(tmp_path, "csv", rows)
     before = resolve([edit]).fingerprint
@@ -101,7 +101,7 @@ def test_the_fingerprint_follows_the_content_and_not_the_place(tmp_path: Path) -
 @formats
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.text("abé0", min_size=1, max_size=2), st.text("xyz ,\"'\n{}", max_size=6)), min_size=1))
-def test_every_row_of_a_file_comes_out_under_its_key(kind: str, tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
+def test_every_row_of_a_file_is_found_by_its_key(kind: str, tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
     table = read_table(table_edit(tmp_path, kind, [{"key": key, "prompt": prompt} for key, prompt in pairs]))
     for key in {key for key, _ in pairs}:
         assert list(table.prompts_of(key).values()) == [prompt for other, prompt in pairs if other == key]
@@ -128,10 +128,10 @@ def test_pie_bench(tmp_path: Path) -> None:
     edit = Edit(name="pie", pie_bench=str(path))
     under = ("./000000000000", "photos/000000000000", "PIE/annotation_images/0_random_140/000000000000")
     for key in ("000000000000", "0_random_140/000000000000", *under):
-        assert given_by(edit, key) == [("pie", "a slanted rusty mountain motorcycle")]
-    assert given_by(edit, "1_change/111000000001") == [("pie", "a cat")]
+        assert prompts_of(edit, key) == [("pie", "a slanted rusty mountain motorcycle")]
+    assert prompts_of(edit, "1_change/111000000001") == [("pie", "a cat")]
     for key in ("0_random_140/00000000000", "000000000000/0", "0_random_140", ""):
-        assert given_by(edit, key) == []
+        assert prompts_of(edit, key) == []
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_pie_bench(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_table_is_told(kind: str, data: bytes, said: str, tmp_path: Path) -> None:
+def test_an_invalid_table_is_an_error(kind: str, data: bytes, said: str, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"edit 't', table: .*prompts\.") as error:
         read_table(table_edit(tmp_path, kind, data))
     assert said in str(error.value)
@@ -176,7 +176,7 @@ def test_what_is_no_table_is_told(kind: str, data: bytes, said: str, tmp_path: P
         ),
     ],
 )
-def test_what_is_no_mapping_file_is_told(content: str, said: str, tmp_path: Path) -> None:
+def test_an_invalid_mapping_file_is_an_error(content: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text(content)
     with pytest.raises(TableError, match=r"edit 'p', pie_bench: .*m\.json: ") as error:
         read_table(Edit(name="p", pie_bench=str(tmp_path / "m.json")))
@@ -228,12 +228,12 @@ def test_a_small_file_that_is_large_in_memory_is_an_error(tmp_path: Path, monkey
         read_table(Edit(name="p", pie_bench=str(tmp_path / "m.json")))
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"edit 'p', table: .*absent\.csv: does not exist"):
         read_table(Edit(name="p", table=str(tmp_path / "absent.csv")))
 
 
-def test_names_have_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_names_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.prompts, "MAX_VARIANTS", 2)
     edit = table_edit(tmp_path, "csv", [{"key": "a", "prompt": str(i)} for i in range(3)])
     with pytest.raises(TableError, match="3 names in total, expected at most 2"):
