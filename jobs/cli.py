@@ -1,8 +1,11 @@
 """Invert image datasets to exact noise latents with EDICT, and edit them in bulk.
 
-Exit status: 0: complete. 1: some work was done, but the job is incomplete, has no rows or too many rejects, or a pair
-is not exact. 2: nothing was run, because of the spec, the input, the store, the model or the machine. 130: stopped by
-Ctrl-C. 143: stopped by SIGTERM.
+Exit status:
+0: complete
+1: the job is incomplete, has no rows or too many rejects, or a pair is not exact
+2: nothing was run, because of the spec, the input, the store, the model or the machine
+130: stopped by Ctrl-C
+143: stopped by SIGTERM
 """
 
 import json

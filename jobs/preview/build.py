@@ -8,6 +8,7 @@ from operator import attrgetter
 
 from edict.samplers import SAMPLERS, parameters
 from jobs.preview.data import EditPreview, InvertPreview, PromptExample, RejectExample, RepeatedKey, UnknownKeys
+from jobs.preview.image_size import planned_image_size
 from jobs.preview.network_calls import branching_scale, edit_calls, network_calls
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
@@ -85,7 +86,7 @@ def _invert(spec: InvertSpec) -> InvertPreview:
         model=str(job.checkpoint.folder),
         dtype=spec.dtype,
         compiled=spec.model.compile,
-        image_size=model.planned_size,
+        image_size=planned_image_size(model),
         sampler=sampling.name,
         steps=schedule.num_steps,
         parameters={name: float(value) for name, value in parameters(sampling).items()},

@@ -35,7 +35,7 @@ def _invert(preview: InvertPreview) -> list[str]:
         ),
         f"  units         {_units(preview)}",
         f"  model         {preview.model}, {preview.dtype}{', compiled' if preview.compiled else ''}",
-        f"  image size    {'the default of the pipeline' if size is None else f'{size} x {size} pixels'}",
+        f"  image size    {'unknown until the pipeline is loaded' if size is None else f'{size} x {size} pixels'}",
         f"  sampler       {preview.sampler}, {_count(preview.steps, 'step')}{parameters}, "
         f"guidance scale {preview.guidance_scale:g}{within}",
         f"  network calls {preview.network_calls_per_image} per image, {preview.network_calls:,} in total",
