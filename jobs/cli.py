@@ -360,7 +360,7 @@ def export(
             written = export_edits(store, destination, format=format)
             print(f"{written['written']} rows of {written['parts']} parts, {format}: {destination}")
             if left_out := written["rows"] - written["written"]:
-                print(f"{left_out} of {written['rows']} rows are left out: their source shard was changed or is gone")
+                print(f"{left_out} of {written['rows']} rows are left out: their source shard was changed or removed")
             return
         written = write(store, destination, format=format, dtype=dtype or "float32")
     print(f"{written['rows']} rows of {written['parts']} parts, {written['dtype']} {format}: {destination}")

@@ -20,8 +20,8 @@ def mean_interval(values: np.ndarray, groups: np.ndarray | None = None) -> Inter
     values, groups = values[valid], np.arange(len(values))[valid] if groups is None else groups[valid]
     _, group_of = np.unique(groups, return_inverse=True)
     sums, counts = np.bincount(group_of, values), np.bincount(group_of)
-    drawn = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
-    low, high = np.percentile(sums[drawn].sum(1) / counts[drawn].sum(1), (2.5, 97.5))
+    resampled = np.random.default_rng(0).integers(len(sums), size=(RESAMPLES, len(sums)))
+    low, high = np.percentile(sums[resampled].sum(1) / counts[resampled].sum(1), (2.5, 97.5))
     return float(values.mean()), float(low), float(high)
 
 

@@ -141,7 +141,7 @@ def outside_error(images: Sequence[Image.Image], edits: Sequence[ReferenceEdit])
     """
     errors = []
     for image, edit in zip(images, edits, strict=True):
-        drawn, source, target = (np.asarray(one, np.float64) for one in (image, edit.source.image, edit.target.image))
+        pixels, source, target = (np.asarray(one, np.float64) for one in (image, edit.source.image, edit.target.image))
         alike = (np.abs(source - target) <= ALIKE).all(-1)
-        errors.append(np.square((drawn - target)[alike] / 127.5).mean() if alike.any() else np.nan)
+        errors.append(np.square((pixels - target)[alike] / 127.5).mean() if alike.any() else np.nan)
     return np.array(errors)

@@ -188,7 +188,7 @@ def test_images_of_another_size_are_resized_and_counted(bench: Path) -> None:
 
 
 def damage(bench: Path, what: str) -> None:
-    pictures, images = bench / "edit/annotation_images", bench / "images"
+    edited, images = bench / "edit/annotation_images", bench / "images"
     mapping = json.loads((bench / "mapping_file.json").read_text())
     match what:
         case "no mapping":
@@ -198,17 +198,17 @@ def damage(bench: Path, what: str) -> None:
         case "no tree":
             shutil.move(bench / "edit", bench / "snow")
             shutil.move(bench / "snow", bench / "edit" / "snow")
-        case "no pictures":
-            shutil.rmtree(pictures)
-            pictures.mkdir()
-        case "two pictures":
-            shutil.copy(pictures / "000000000000.png", pictures / "000000000000.jpg")
+        case "no images":
+            shutil.rmtree(edited)
+            edited.mkdir()
+        case "two images":
+            shutil.copy(edited / "000000000000.png", edited / "000000000000.jpg")
         case "no source":
             (images / "1_some/000000000001.png").unlink()
-        case "not a picture":
-            (pictures / "000000000000.png").write_text("no picture")
+        case "not an image":
+            (edited / "000000000000.png").write_text("not an image")
         case "not square":
-            write(pictures / "000000000000.png", noise(0)[:, :300])
+            write(edited / "000000000000.png", noise(0)[:, :300])
         case _:
             del mapping["000000000001"][what]
             (bench / "mapping_file.json").write_text(json.dumps(mapping))
@@ -218,10 +218,10 @@ def damage(bench: Path, what: str) -> None:
     ("what", "said"),
     [
         ("no tree", "has no folder annotation_images, which the folder of an edit has. Give one of its edits: snow"),
-        ("no pictures", "has no image of any of the 3 entries"),
-        ("two pictures", "entry '000000000000' has several images"),
+        ("no images", "has no image of any of the 3 entries"),
+        ("two images", "entry '000000000000' has several images"),
         ("no source", "1_some/000000000001.png, the source of entry '000000000001', does not exist"),
-        ("not a picture", "000000000000.png: not an image that can be read"),
+        ("not an image", "000000000000.png: not an image that can be read"),
         ("not square", "the image has 512 x 300 pixels"),
         ("no mapping", "mapping_file.json: cannot be read (No such file or directory)"),
         ("no entry", "mapping_file.json: has no entries"),
@@ -285,7 +285,7 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = {**tiny, "vocab_size": len(words), "max_position_embeddings": 8, "bos_token_id": 0, "eos_token_id": 1}
     config = CLIPConfig(text_config=text, vision_config={**tiny, "image_size": 32, "patch_size": 8}, projection_dim=12)
     model = CLIPModel(config)
-    model.text_projection.weight.data.neg_()  # these few weights would put every picture opposite to every text
+    model.text_projection.weight.data.neg_()  # Otherwise these few weights give every image and text a negative cosine.
     model.save_pretrained(folder)
     return folder
 
@@ -305,8 +305,8 @@ def test_structure_distance_compares_the_keys_of_the_last_layer(dino: Path) -> N
     model = ViTModel.from_pretrained(dino, add_pooling_layer=False).eval()
     last = model.layers[-1]
 
-    def cosines(picture: torch.Tensor) -> torch.Tensor:
-        small = interpolate(picture[None].float(), (224, 224), mode="bilinear", antialias=False)
+    def cosines(image: torch.Tensor) -> torch.Tensor:
+        small = interpolate(image[None].float(), (224, 224), mode="bilinear", antialias=False)
         pixels = (small - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
         before = model(pixel_values=pixels, output_hidden_states=True).hidden_states[-2]
         keys = last.attention.k_proj(last.layernorm_before(before))[0]
@@ -351,8 +351,8 @@ def test_lpips_equals_its_definition(squeeze: Path) -> None:
     def convolve(x: torch.Tensor, name: str, **how: int) -> torch.Tensor:
         return nn.functional.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], **how).relu()
 
-    def features(picture: torch.Tensor) -> list[torch.Tensor]:
-        x = (picture - torch.tensor((-0.030, -0.088, -0.188))[:, None, None]) / torch.tensor((0.458, 0.448, 0.450))[
+    def features(image: torch.Tensor) -> list[torch.Tensor]:
+        x = (image - torch.tensor((-0.030, -0.088, -0.188))[:, None, None]) / torch.tensor((0.458, 0.448, 0.450))[
             :, None, None
         ]
         taken = [x := convolve(x[None], "features.0", stride=2)]
@@ -522,8 +522,8 @@ def test_edits(tmp_path: Path) -> None:
     assert whole["source"][0] == pytest.approx(np.mean([row["source"][0] for row in kinds]))
     for name in METHODS:
         assert f"{name}: strength 1, guidance scale 1 for the inversion and 1.5 for the edit (as given)" in said.stdout
-    with Image.open(sheet) as drawn:
-        assert drawn.size == (84 + 6 * 128, 48 + (3 + len(METHODS)) * 128)
+    with Image.open(sheet) as image:
+        assert image.size == (84 + 6 * 128, 48 + (3 + len(METHODS)) * 128)
 
 
 @pytest.mark.parametrize(

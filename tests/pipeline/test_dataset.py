@@ -315,7 +315,7 @@ def test_rows_whose_source_is_no_longer_there_are_left_out_and_counted(
         os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert result.exit_code == 0, result.output
     assert f"{left} rows of 3 parts, instructpix2pix" in result.stdout
-    assert f"{10 - left} of 10 rows are left out: their source shard was changed or is gone" in result.stdout
+    assert f"{10 - left} of 10 rows are left out: their source shard was changed or removed" in result.stdout
     assert result.stderr.count("note: rows of ") == 1
     assert f"note: rows of {shard} are left out: {made}/{reason}" in result.stderr
     loaded = load_dataset(
