@@ -1,1 +1,1 @@
-"""What a person says: job specs, prompt edits, the command line, cluster submission."""
+"""The user interface: job specs, prompt edits, the command line, submission to a cluster, and evaluation."""

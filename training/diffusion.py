@@ -111,15 +111,11 @@ def train(
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = build(tokenizer).to(device).requires_grad_(False)
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    earlier_seconds, step = 0.0, 0
     state_file = folder / "state.pt"
     if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
-        model.load_state_dict(state["model"])
-        average.load_state_dict(state["average"])
-        optimizer.load_state_dict(state["optimizer"])
-        earlier_seconds, step = state["seconds"], state["step"]
+        earlier_seconds, step = _restore(state_file, model, average, optimizer, device)
     else:
+        earlier_seconds, step = 0.0, 0
         if start is not None:
             model["unet"].load_state_dict(UNet2DConditionModel.from_pretrained(start / "unet").state_dict())
             model["text_encoder"].load_state_dict(CLIPTextModel.from_pretrained(start / "text_encoder").state_dict())
@@ -166,6 +162,17 @@ def train(
             saved = time.monotonic()
     _save(state_file, model, average, optimizer, earlier_seconds + time.monotonic() - began, step)
     return average.eval()
+
+
+def _restore(
+    file: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, device: str
+) -> tuple[float, int]:
+    """Load the state of a run. Return the seconds and the steps of the run so far."""
+    state = torch.load(file, map_location=device, weights_only=True)
+    model.load_state_dict(state["model"])
+    average.load_state_dict(state["average"])
+    optimizer.load_state_dict(state["optimizer"])
+    return state["seconds"], state["step"]
 
 
 def _save(

@@ -32,10 +32,11 @@ OUTSIDE_HEAD = ("kind", *(f"{name}, outside [95%]" for name in ("autoencoder", *
 def summarize(edits: Sequence[ReferenceEdit], errors: Errors, outside: Errors) -> list[dict[str, Any]]:
     """Return a row for each kind of edit, and one for all.
 
-    `errors` are the distances to the truth, `outside` the same where source and truth agree. A row has `n`; `drawings`,
-    the number of independent groups; for each of COMPARED, `source` and `autoencoder` the mean with its interval, and
-    under `outside` the same; and for each method `nearer`, the share of edits that are nearer to the truth than the
-    source is, and the count of those that `failed`.
+    `errors` are the distances to the truth, and `outside` are the same over the pixels where source and truth agree.
+
+    A row has `n`, and `drawings`, the number of independent groups. It has the mean and its interval for each of
+    COMPARED, for `source` and for `autoencoder`, and the same again under `outside`. For each method, it has the share
+    of edits that are `nearer` to the truth than the source is, and the number of edits that `failed`.
     """
     kinds = np.array([edit.kind for edit in edits])
     drawings = np.array([edit.drawings for edit in edits])
