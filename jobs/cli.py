@@ -121,9 +121,8 @@ def batch(
                 f"{spec} is the spec of an edit, and an edit always has the batch size of its latent store. Give the "
                 "spec of an inversion"
             )
-        from pipeline.tune_batch import (
-            run_batch,
-        )  # It takes seconds, and an error in the spec is exit_on_error before it.
+        # This import takes seconds, and an error in the spec is reported before it.
+        from pipeline.tune_batch import run_batch
 
         swept = run_batch(loaded, largest=largest, report=print_timing)
     best = swept.best
@@ -142,7 +141,8 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
 
     with exit_on_error():
         loaded = load(spec, overrides or ())
-        from jobs.launch import run_spec  # It takes seconds, and an error in the spec is exit_on_error before it.
+        # This import takes seconds, and an error in the spec is reported before it.
+        from jobs.launch import run_spec
 
         result = run_spec(loaded)
     print_result(loaded.output, result)
