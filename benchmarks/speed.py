@@ -27,8 +27,8 @@ from benchmarks import oracle, published
 from benchmarks.harness import alternate, differing_integers, dtype_name, program, ratios, run, save, show, spread
 from edict import EDICT, Pair
 from edict.integration import Predict
-from edict.samplers import parameters, resolved
-from edict.schedule import schedule
+from edict.samplers import parameters, with_defaults
+from edict.schedule import noise_schedule
 from jobs.evaluation.truth import captioned_images
 from schemas.sampling import Sampling
 

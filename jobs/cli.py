@@ -13,12 +13,12 @@ import logging
 import shlex
 import sys
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from edict import __version__
 from jobs.errors import INCOMPLETE, NOT_RUN, exit_on_error
 from jobs.evaluation import commands
 from jobs.terminal import print_next, print_result, print_status, print_timing, printable

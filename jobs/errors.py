@@ -40,7 +40,7 @@ def exit_on_error(interrupted: str = RESUME_HINT) -> Iterator[None]:
             raise typer.Exit(128 + number) from None
         except Exception as error:
             # These imports are here because a signal may arrive at any time, and they take about one second.
-            from edict.checkpoint import ModelError
+            from edict.errors import ModelError
             from jobs.spec_file import SpecError
             from pipeline.errors import JobError
 

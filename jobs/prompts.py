@@ -133,7 +133,7 @@ def _fingerprint(edit: Edit) -> dict[str, Any]:
 
 def read_tables(edits: Iterable[Edit]) -> dict[str, PromptTable]:
     """Return the tables of the edits that have one, by the name of the edit. Raises TableError."""
-    return {edit.name: read_table(edit) for edit in edits if edit.listed is not None}
+    return {edit.name: read_table(edit) for edit in edits if edit.prompt_file is not None}
 
 
 def variants(edits: Sequence[Edit], tables: Mapping[str, PromptTable] = NOTHING) -> list[PromptVariant]:
@@ -172,7 +172,7 @@ def prompts(
 
 def _fan_out(edit: Edit, taken: set[str], tables: Mapping[str, PromptTable]) -> list[PromptVariant]:
     """Return the variants of an edit. Their names are not in `taken`, and are added to it."""
-    if edit.listed is not None:
+    if edit.prompt_file is not None:
         rows = tables[edit.name].names
         return [PromptVariant(_unique(f"{edit.name}-{_slug(r)}", taken) if r else edit.name, edit, row=r) for r in rows]
     replace = edit.replace or {}

@@ -250,10 +250,12 @@ def _problem(model: type[BaseModel], field: FieldPath, errors: Sequence[ErrorDet
         intended = branches
     wanted = " or ".join(map(expected, intended))
     value = intended[0]["input"]
-    if intended[0]["type"] == "value_error" and isinstance(value, dict | list):
-        return f"expected {wanted}"
+    if is_sentence(intended[0]) and isinstance(value, dict | list):
+        return wanted
     unquoted = intended[0]["type"] == "string_type" and not isinstance(value, dict | list | None)
     found = f"the key {_show(value)}" if is_key or first["type"] == "invalid_key" else _show(value)
+    if is_sentence(intended[0]):
+        return f"found {found}: {wanted}"
     return f"found {found}, expected {wanted}{' (put it in quotes)' if unquoted else ''}"
 
 

@@ -75,14 +75,14 @@ def read_table(edit: Edit) -> PromptTable:
         TableError: The file cannot be read, or is not a valid table.
     """
     field_name = "table" if edit.pie_bench is None else "pie_bench"
-    location = str(edit.listed)
+    location = str(edit.prompt_file)
     try:
         data = read_file(location, MAX_BYTES if field_name == "table" else MAX_MAPPING_BYTES)
     except StorageError as error:
         raise TableError(f"edit {edit.name!r}, {field_name}: {error}") from error
     try:
         if field_name == "pie_bench":
-            keys, prompts, aliases, masks = _pie_bench(data, edit.masked)
+            keys, prompts, aliases, masks = _pie_bench(data, edit.has_pie_bench_masks)
             table = _from_rows(data, pa.array(keys, pa.string()), pa.array(prompts, pa.string()), None)
             return replace(table, aliases=aliases, masks=masks)
         table = _columns(data, location.rpartition(".")[2].lower())

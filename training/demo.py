@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from jobs.demo import KINDS, SECOND, SHARDS
-from pipeline.io.shards import write_shard
+from pipeline.io.shard_writer import write_shard
 from training.emoji import BACKGROUNDS, Drawing, DrawingPair, composite, held_out_pairs, read_drawings
 
 LICENCES = {"noto": "Apache-2.0", "twemoji": "CC-BY-4.0", "fluent": "MIT"}

@@ -14,7 +14,8 @@ from transformers.utils import logging
 from benchmarks.harness import RESULTS, program, run, save, show
 from benchmarks.sweep import edits, guidance, lattice, noise, plots
 from edict import EDICT
-from edict.checkpoint import locate, weights_digest
+from edict.checkpoint import locate
+from edict.model_files import weights_digest
 from jobs.evaluation.bootstrap import format_interval
 from jobs.evaluation.truth import reference_edits, split
 from pipeline.progress import Progress

@@ -13,7 +13,7 @@ from edict.samplers import SAMPLERS, sampling
 from jobs.evaluation.bootstrap import format_interval, mean_interval
 from jobs.evaluation.truth import ReferenceEdit
 from jobs.preview.network_calls import network_calls
-from schemas.sampling import executed
+from schemas.sampling import count_executed_steps
 
 STEPS, STRENGTHS = 20, (0.8, 1.0)
 INTERVALS = (None, [0.28, 5.42], [0.28, 2.9], [0.28, 1.5], [1.0, 5.42])

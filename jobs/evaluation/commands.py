@@ -62,7 +62,7 @@ def table1(
     from jobs.evaluation import table1 as evaluation
     from jobs.evaluation.record import save, table
     from jobs.evaluation.truth import captioned_images
-    from pipeline.io.shard_list import expand
+    from pipeline.io.shard_list import expand_shards
 
     try:
         numbers = [int(number) for number in steps.split(",")]
@@ -72,7 +72,7 @@ def table1(
     with exit_on_error(RESTART):
         model = _prepared_model(output, threads)
         _check_steps(model, [1.0], numbers)
-        samples = captioned_images(None if input is None else expand(input), count, model.size)
+        samples = captioned_images(None if input is None else expand_shards(input), count, model.size)
         rows = evaluation.measure(model, samples, steps=numbers, batch=batch)
         print(table(evaluation.HEAD, [evaluation.line(row) for row in rows]))
         if output is not None:

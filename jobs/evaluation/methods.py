@@ -8,12 +8,12 @@ import torch
 from PIL import Image
 
 from edict import EDICT, Control, Pair
-from edict.attention import without_effect
+from edict.control import ineffective_reason
 from edict.integration import solve_floats
 from edict.samplers import sampling
 from jobs.evaluation.errors import EvaluationError
 from jobs.evaluation.truth import ReferenceEdit
-from schemas.sampling import executed
+from schemas.sampling import count_executed_steps
 
 
 class Setting(NamedTuple):
@@ -54,9 +54,9 @@ def by_ddim(
 
     `sampler` selects the convention of the inversion: `ddim` or `ddim_euler` (see `edict.samplers.ddim`).
     """
-    schedule, predict = start.schedule, model.predictor(sources, start.guidance_scale)
+    schedule, predict = start.schedule, model.direct.predictor(sources, start.guidance_scale)
     noise = solve_floats(start.to_float()[0], sampler, schedule, predict, schedule.num_steps, 0)
-    predict = model.predictor(targets, guidance_scale)
+    predict = model.direct.predictor(targets, guidance_scale)
     return solve_floats(noise, sampler, schedule, predict, 0, schedule.num_steps), set()
 
 
@@ -76,7 +76,7 @@ def by_sdedit(model: EDICT, start: Pair, sources: list[str], targets: list[str],
     latents = start.to_float()[0]
     noise = torch.randn(latents.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     noised = alpha**0.5 * latents + (1 - alpha) ** 0.5 * noise.to(latents.device)
-    predict = model.predictor(targets, guidance_scale)
+    predict = model.direct.predictor(targets, guidance_scale)
     return solve_floats(noised, "ddim", schedule, predict, 0, schedule.num_steps), set()
 
 
@@ -97,7 +97,9 @@ def check_control(model: EDICT, steps: int, strength: float) -> None:
         EvaluationError: Attention control has no effect.
     """
     network = model.direct
-    reason = without_effect(Control(), executed(steps, strength), network.latent_side, network.attention_sides)
+    reason = ineffective_reason(
+        Control(), count_executed_steps(steps, strength), network.latent_side, network.attention_sides
+    )
     if reason is not None:
         raise EvaluationError(
             f"attention control has no effect at strength {strength:g} with {steps} steps: {reason}. Give more --steps "

@@ -12,8 +12,8 @@ from jobs.preview.image_size import planned_image_size
 from jobs.preview.network_calls import branching_scale, edit_calls, network_calls
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
-from pipeline.io.shards import ShardIndex
-from pipeline.io.storage import local_path
+from pipeline.io.locations import local_path
+from pipeline.io.shard_index import ShardIndex
 from pipeline.plan.job import Job, check_earlier, check_job, check_output, has_negative, planned_schedule
 from pipeline.plan.job import resolve as resolved_job
 from pipeline.plan.keys import key_table
@@ -66,7 +66,7 @@ def _invert(spec: InvertSpec) -> InvertPreview:
     interval, guidance_scale = sampling.guidance_interval, sampling.known_guidance_scale
     calls = network_calls(
         SAMPLERS[sampling.name].evaluated_timesteps(schedule, schedule.num_steps, 0),
-        schedule.outside(interval),
+        schedule.timesteps_outside(interval),
         branching_scale(model.has_negative, guidance_scale),
     )
     return InvertPreview(
@@ -135,7 +135,7 @@ def _progress(task: Job | EditTask, inputs: Iterable[str]) -> tuple[JobRecord, i
     store = Store(output)
     check_output(store, inputs)
     record = check_job(store, task.record)
-    return record, 0 if record is task.record else len(store.committed([]))
+    return record, 0 if record is task.record else len(store.committed_units([]))
 
 
 def _edit(spec: EditSpec) -> EditPreview:

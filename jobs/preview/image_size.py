@@ -6,7 +6,7 @@ from typing import Any
 import diffusers
 import torch
 
-from edict.checkpoint import read_config, read_index
+from edict.model_files import read_config, read_index
 from edict.models import Model, PipelineModel
 from edict.models.loading import DENOISERS, networks_of
 

@@ -25,7 +25,7 @@ def edit_calls(changed: Sequence[tuple[Variant, str]], task: EditTask, has_negat
     which is counted once.
     """
     sampling, schedule = task.inversion.fingerprint.sampling, task.schedule
-    timesteps_without_cfg = schedule.outside(sampling.guidance_interval)
+    timesteps_without_cfg = schedule.timesteps_outside(sampling.guidance_interval)
     num_steps, timesteps_of = schedule.num_steps, partial(SAMPLERS[sampling.name].evaluated_timesteps, schedule)
     row_scale = branching_scale(has_negative, sampling.known_guidance_scale)
     fewest_steps, calls = num_steps, 0

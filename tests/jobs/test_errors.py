@@ -7,7 +7,7 @@ import sys
 import pytest
 import typer
 
-from edict.checkpoint import ModelError
+from edict.errors import ModelError
 from jobs.errors import INCOMPLETE, NOT_RUN, RESUME_HINT, exit_on_error
 from pipeline.errors import JobError
 

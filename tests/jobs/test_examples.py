@@ -16,7 +16,8 @@ import yaml
 from PIL import Image
 from safetensors.torch import save_file
 
-from edict.checkpoint import locate, read_shapes
+from edict.checkpoint import locate
+from edict.model_files import read_shapes
 from jobs.launch import run_spec
 from jobs.preview.build import preview
 from jobs.preview.data import EditPreview

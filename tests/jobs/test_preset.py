@@ -34,7 +34,7 @@ def test_a_preset_changes_defaults(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"line 4: preset: found \"papers\", expected 'paper'"):
         (tmp_path / "job.yaml").write_text(SPEC.replace("paper", "papers"))
         load(tmp_path / "job.yaml")
-    with pytest.raises(SpecError, match="no p, which is only valid for the sampler edict; the sampler is bdia"):
+    with pytest.raises(SpecError, match="p is only valid for the sampler edict, and the sampler is bdia"):
         spec(tmp_path, "sampler: {name: bdia}\n")
 
 

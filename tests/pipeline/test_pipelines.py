@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.torch import load_file, save_file
 
-from edict.checkpoint import ModelError
+from edict.errors import ModelError
 from jobs.preview.build import preview
 from jobs.preview.text import as_text
 from jobs.prompts import resolve
