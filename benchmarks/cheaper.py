@@ -65,7 +65,7 @@ COLUMNS: dict[str, Any] = {
     "inverted at guidance": "inverted_at:g",
     "edited at": "edited_at:g",
     "strength": "strength:g",
-    "guidance within": lambda row: "{:g} to {:g}".format(*row["guidance_interval"] or (0, np.inf)),
+    "guidance within": lambda row: row["guidance_interval"] or "all noise levels",
     "evaluations": "evaluations",
     "s per edit": "seconds:.3f",
     "to the truth [95%]": lambda row: format_interval(row["truth"]),
