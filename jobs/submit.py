@@ -16,10 +16,12 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 
 from pipeline.errors import JobError
 from pipeline.io.locations import local_path
+from pipeline.progress import LOG_INTERVAL
+from schemas.errors import last_line
 from schemas.locations import without_secrets
 from schemas.specs import EditSpec, InvertSpec
 
-SILENCE = 60.0  # seconds without a word after which the line is taken for dead; a driver speaks every half minute
+SILENCE = 2 * LOG_INTERVAL  # seconds without a line of the log after which the connection counts as broken
 PAUSE = 2.0  # seconds between two questions after the job
 PATIENCE = 600.0  # seconds for which a cluster that does not answer is asked again
 LONGEST = 120_000  # bytes of a command; Linux takes 128 KiB
@@ -46,7 +48,7 @@ def connect(address: str) -> JobSubmissionClient:
         return JobSubmissionClient(address)
     except _FAILED as error:
         raise SubmitError(
-            f"{shown}: no Ray cluster answers there ({_last_line(error)}); "
+            f"{shown}: no Ray cluster answers there ({last_line(error)}); "
             "give the address of its dashboard, as http://head:8265"
         ) from error
 
@@ -91,10 +93,10 @@ def start(client: JobSubmissionClient, spec: InvertSpec | EditSpec) -> tuple[str
                 return new, True
             except RuntimeError as error:
                 if number not in _runs(client, name):
-                    raise SubmitError(f"the cluster refuses the job: {_last_line(error)}") from error
+                    raise SubmitError(f"the cluster refuses the job: {last_line(error)}") from error
                 # another submit was first by a moment
     except _FAILED as error:
-        raise SubmitError(f"the connection to the cluster broke ({_last_line(error)}); submit again") from error
+        raise SubmitError(f"the connection to the cluster broke ({last_line(error)}); submit again") from error
 
 
 def follow(client: JobSubmissionClient, submission_id: str) -> JobDetails:
@@ -132,10 +134,10 @@ def follow(client: JobSubmissionClient, submission_id: str) -> JobDetails:
         except _FAILED as error:
             if failing is None:
                 failing = time.monotonic()
-                print(f"the cluster does not answer ({_last_line(error)}); asking again", file=sys.stderr)
+                print(f"the cluster does not answer ({last_line(error)}); asking again", file=sys.stderr)
             elif time.monotonic() - failing > PATIENCE:
                 raise DisconnectedError(
-                    f"the cluster has not answered for {PATIENCE:.0f} s ({_last_line(error)})"
+                    f"the cluster has not answered for {PATIENCE:.0f} s ({last_line(error)})"
                 ) from error
         time.sleep(PAUSE)
 
@@ -144,9 +146,3 @@ def _runs(client: JobSubmissionClient, name: str) -> dict[int, JobDetails]:
     """The runs of a job that the cluster knows of, by number."""
     numbered = re.compile(rf"{name}-(\d+)")
     return {int(found[1]): job for job in client.list_jobs() if (found := numbered.fullmatch(job.submission_id or ""))}
-
-
-def _last_line(error: Exception) -> str:
-    """What happened, without the server's traceback before it."""
-    lines = without_secrets(str(error)).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__

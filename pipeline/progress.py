@@ -1,4 +1,4 @@
-"""Progress with a rate and an ETA: a bar on a terminal, a line every half minute elsewhere."""
+"""Progress with a rate and an ETA: a bar on a terminal, a line every LOG_INTERVAL seconds elsewhere."""
 
 import sys
 import time
@@ -7,7 +7,7 @@ from typing import Self
 
 from tqdm import tqdm
 
-EVERY = 30.0  # seconds between two lines where there is no terminal
+LOG_INTERVAL = 30.0  # seconds between two lines if stderr is not a terminal
 
 
 class Progress:
@@ -37,7 +37,7 @@ class Progress:
         if self._bar is not None:
             self._bar.set_postfix_str(self.note, refresh=False)
             self._bar.update(count)
-        elif time.monotonic() - self._told >= EVERY:
+        elif time.monotonic() - self._told >= LOG_INTERVAL:
             self._tell()
 
     def _tell(self) -> None:

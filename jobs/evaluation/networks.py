@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, ViTModel
 from transformers.utils import logging
 
 from jobs.evaluation.errors import EvaluationError
+from schemas.errors import first_line
 
 SIDE = 224  # pixels of the pictures that the ViT is shown
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, on [0, 1]
@@ -67,7 +68,8 @@ def load_clip_similarity(folder: Path, device: torch.device) -> Callable[[torch.
         tokens_of = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise EvaluationError(
-            f"--clip {folder}: has no processor or no tokenizer of CLIP ({_first(error)}); download the whole folder"
+            f"--clip {folder}: has no processor or no tokenizer of CLIP ({first_line(error)}); "
+            "download the whole folder"
         ) from error
     longest = model.config.text_config.max_position_embeddings
 
@@ -116,7 +118,9 @@ def _load(kind: Any, name: str, model_type: str, folder: Path, device: torch.dev
     try:
         model, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     except Exception as error:  # damaged files come as OSError, ValueError, RuntimeError or safetensors' own
-        raise EvaluationError(f"--{name} {folder}: cannot be loaded ({_first(error)}); download it again") from error
+        raise EvaluationError(
+            f"--{name} {folder}: cannot be loaded ({first_line(error)}); download it again"
+        ) from error
     finally:
         logging.set_verbosity(verbosity)
     if missing := sorted(info["missing_keys"]):
@@ -135,7 +139,3 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise EvaluationError(f"--{name} {folder}: config.json is no JSON ({error})") from error
     return config if isinstance(config, dict) else {}
-
-
-def _first(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from pipeline.errors import JobError
 from pipeline.messages import Machine, machine_for
-from schemas.locations import without_secrets
+from schemas.errors import first_line
 
 ANSWER = 5.0  # seconds to wait for an answer of a cluster's port; ray.init itself waits for about 15 minutes
 
@@ -136,14 +136,14 @@ def _start_local(cpus: int) -> None:
         ray.shutdown()
         if type(error) is Exception:
             raise NotStarted(
-                f"Ray did not start on this machine in time: {without_secrets(str(error)).strip().splitlines()[0]} The "
+                f"Ray did not start on this machine in time: {first_line(error)} The "
                 "machine may be busy: run the same command again"
             ) from error
         folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
         if "AF_UNIX path length" in str(error):
             why = f"the path of its folder {folder} is too long for a socket"
         else:
-            why = f"with its files in {folder}, {without_secrets(str(error)).strip().splitlines()[0]}"
+            why = f"with its files in {folder}, {first_line(error)}"
         raise NotStarted(
             f"Ray cannot start on this machine: {why}; set RAY_TMPDIR to the short path of a writable folder"
         ) from error

@@ -25,6 +25,7 @@ from pipeline.messages import Fault, Machine, ModelFault
 from pipeline.store.plan import Unit
 from pipeline.workers.actor import WorkerActor
 from pipeline.workers.heartbeat import LOADING, STORAGE, WORK, Report
+from schemas.errors import last_line
 
 MAX_ATTEMPTS = 3  # of a unit, each on another worker; before the last one it is halved in search of a culprit
 MAX_NODE_LOSSES = (
@@ -383,22 +384,17 @@ def _blameless(error: Exception) -> bool:
 
 def _fault(error: Exception) -> Fault:
     if isinstance(error, RayActorError):
-        return Fault("WorkerDied", f"killed its worker ({_last_line(error)})")
+        return Fault("WorkerDied", f"killed its worker ({last_line(error)})")
     origin = _origin(error)
-    return Fault(type(origin).__name__, _last_line(origin))
+    return Fault(type(origin).__name__, last_line(origin))
 
 
 def cause(error: Exception) -> str:
     """What happened on the worker, in a line."""
     origin = _origin(error)
-    return f"{type(origin).__name__}: {_last_line(origin)}"
+    return f"{type(origin).__name__}: {last_line(origin)}"
 
 
 def _origin(error: Exception) -> Exception:
     """The worker's own exception where there is one, or else what Ray says."""
     return error.cause if isinstance(error, RayTaskError) else error
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""

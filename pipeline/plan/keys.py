@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.errors import JobError
+from schemas.errors import first_line
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
@@ -93,5 +94,5 @@ def key_table() -> Iterator[KeyTable]:
         except duckdb.Error as error:
             raise KeysError(
                 f"the search for keys that repeat across shards failed in {tempfile.gettempdir()}: "
-                f"{str(error).splitlines()[0]}. Set TMPDIR to a folder with more space, some 6 GB for 10^8 keys"
+                f"{first_line(error)}. Set TMPDIR to a folder with more space, some 6 GB for 10^8 keys"
             ) from error

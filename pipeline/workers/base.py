@@ -38,6 +38,7 @@ from pipeline.workers.heartbeat import AUTOENCODER, HEARTBEAT, LOADING, NETWORK,
 from pipeline.workers.processor import gpu_versions, processor
 from pipeline.workers.provenance import Environment, environment
 from schemas.commit import Commit, File, Seconds
+from schemas.errors import first_line
 from schemas.rejects import Reject
 from schemas.sampling import Sampling
 
@@ -82,7 +83,7 @@ def fitting(batch_size: int, device: torch.device) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise TooLarge(
             f"a batch of {batch_size} does not fit into the device's memory: lower workers.batch_size, or take a "
-            f"device that has more ({str(error).splitlines()[0]})"
+            f"device that has more ({first_line(error)})"
         ) from error
     except Exception as error:
         if not _of_compiler(error):
