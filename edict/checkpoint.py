@@ -189,6 +189,7 @@ def _download(kind: str, hub_id: str, revision: str | None, patterns: list[str])
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise ModelError(
-            f"{kind} {hub_id!r}: there is no such folder here, and the download from the hub failed ({first_line(error)}). Check "
-            "the id and the revision, log in if the repository is gated, or give a local folder"
+            f"{kind} {hub_id!r}: there is no such folder here, and the download from the hub failed "
+            f"({first_line(error)}). Check the id and the revision, log in if the repository is gated, or give a "
+            "local folder"
         ) from error

@@ -147,8 +147,8 @@ def _read(file: Path, pipeline: Any, networks: Mapping[str, nn.Module | None]) -
         )
     except (ValueError, KeyError, OSError) as error:
         raise ModelError(
-            f"lora {file}: cannot be read as LoRA weights ({first_line(error)}). Use a file that diffusers, PEFT or kohya's "
-            "scripts wrote"
+            f"lora {file}: cannot be read as LoRA weights ({first_line(error)}). Use a file that diffusers, PEFT or "
+            "kohya's scripts wrote"
         ) from error
     return state, (alphas and alphas[0]) or {}, metadata or {}
 

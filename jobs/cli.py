@@ -277,7 +277,7 @@ def gc(store: Location) -> None:
 @app.command()
 def report(store: Location) -> None:
     """Write report.html (and the contact sheets of an edit) into a store, from what is stored."""
-    from pipeline.run import write_report
+    from pipeline.inspect.report.page import write_report
     from pipeline.store.store import Store
 
     with reported():
@@ -376,7 +376,7 @@ def plain(text: str) -> str:
 
 def print_status(store: str, found: "Status") -> None:
     """Print the counts of a store as aligned lines, its rejects by class."""
-    from pipeline.inspect.status import described_run
+    from pipeline.inspect.status import describe_run
 
     rate = "unknown" if found.images_per_second is None else f"{found.images_per_second:.2f}"
     listed = f" (each is named in {store.rstrip('/')}/report.html)" if found.rejected else ""
@@ -398,7 +398,7 @@ def print_status(store: str, found: "Status") -> None:
         left = "unknown" if found.eta_seconds is None else str(timedelta(seconds=round(found.eta_seconds)))
         rows.append(("left", left))
     if found.run is not None and not found.complete:
-        rows.append(("last run", described_run(found.run)))
+        rows.append(("last run", describe_run(found.run)))
     for name, lines in (("problem", found.problems), ("note", found.notes), ("straggler", found.stragglers)):
         rows += [(name, line) for line in lines]
     for name, value in rows:

@@ -13,13 +13,20 @@ from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
 from pipeline.io.locations import local_path
 from pipeline.io.shard_index import ShardIndex
-from pipeline.plan.job import Job, check_earlier, check_job, check_output, has_negative, planned_schedule
-from pipeline.plan.job import resolve as resolved_job
+from pipeline.plan.edit_plan import count_listed_prompts, images_per_row, selected_rows
+from pipeline.plan.edit_task import EditTask, Variant, edit_task
+from pipeline.plan.invert_task import (
+    InvertTask,
+    check_earlier_format,
+    has_negative_prompt,
+    invert_task,
+    planned_schedule,
+)
+from pipeline.plan.job import check_job, check_output
 from pipeline.plan.keys import key_table
-from pipeline.plan.selection import SelectionError, count_listed, images_per_row, no_row, planned, read_selection
-from pipeline.plan.tasks import EditTask, Variant
+from pipeline.plan.machine import note_float16
+from pipeline.plan.selection import SelectionError, no_rows_message, read_selection
 from pipeline.plan.units import cut, expanded, index_shards, most_batches
-from pipeline.run import edit_task, note_float16
 from pipeline.store.latents import read_columns
 from pipeline.store.plan import Source, parts_of
 from pipeline.store.store import Store, check_outside_stores
@@ -40,10 +47,10 @@ def preview(spec: InvertSpec | EditSpec) -> str:
 
 def _invert(spec: InvertSpec) -> list[str]:
     note_float16(spec.dtype, spec.workers.gpus)
-    job = resolved_job(spec)
+    job = invert_task(spec)
     model = job.model()
     record, done = _done(job, expanded(spec.input))
-    check_earlier(replace(job, record=record), model)
+    check_earlier_format(replace(job, record=record), model)
     batch_size = spec.workers.batch_size
     faults, shown, lock = Counter[str](), dict[str, list[Reject]](), threading.Lock()
     with key_table() as keys:
@@ -88,7 +95,7 @@ def _invert(spec: InvertSpec) -> list[str]:
     ]
 
 
-def _done(task: Job | EditTask, inputs: Iterable[str]) -> tuple[JobRecord, str]:
+def _done(task: InvertTask | EditTask, inputs: Iterable[str]) -> tuple[JobRecord, str]:
     """Return the record of the job, and how many units are done, to add to their number.
 
     Raises StoreError, as a run does.
@@ -125,11 +132,11 @@ def _edit(spec: EditSpec) -> list[str]:
     edits = resolve(spec.edits, tables)
     task = edit_task(spec, latents, edits, wanted)
     _, done = _done(task, [spec.latents, *spec.files])
-    parts, guided = parts_of(latents), has_negative(task.inversion)
+    parts, guided = parts_of(latents), has_negative_prompt(task.inversion)
     counts, pairs, sources, cost, listed_prompts = Counter[str](), Spread(), list[Source](), 0, 0
-    for part, rows in planned(latents, parts, wanted, edits.listed, edits.masks):
+    for part, rows in selected_rows(latents, parts, wanted, edits.listed, edits.masks):
         sources.append((part[0], rows.num_rows, part[2], part[3]))
-        listed_prompts += count_listed(rows)
+        listed_prompts += count_listed_prompts(rows)
         captions = read_columns(latents, part, ["caption"])["caption"].take(rows["row"]).to_pylist()
         for caption, listed in zip(captions, rows["prompts"].to_pylist(), strict=True):
             changed = edits.prompts(caption, dict(listed or ()))
@@ -138,7 +145,7 @@ def _edit(spec: EditSpec) -> list[str]:
                 counts[variant.name] += 1
                 pairs.add((variant.name, caption, prompt))
     if not sources and spec.planned_rows:
-        raise SelectionError(no_row(latents, parts))
+        raise SelectionError(no_rows_message(latents, parts))
     per_row = images_per_row(sources, edits.per_caption, listed_prompts)
     units = cut(sources, task.record.edit.batch_size, spec.workers.count, per_row=per_row)
     total, rows_taken = sum(count for _, count, _, _ in parts), sum(count for _, count, _, _ in sources)
@@ -210,7 +217,7 @@ def _edit_cost(changed: Sequence[tuple[Variant, str]], task: EditTask, guided: b
     last, cost, guidance_scale = depth, 0, _branching(guided, sampling.known_guidance_scale)
     seen = set[tuple[int, float, str]]()
     for variant, _ in changed:
-        ran = task.executed_steps(variant)
+        ran = task.steps_of(variant)
         timesteps = timesteps_of(depth - ran, depth)
         scale = guidance_scale if variant.guidance_scale is None else _branching(guided, variant.guidance_scale)
         last = min(last, ran)
@@ -223,9 +230,9 @@ def _edit_cost(changed: Sequence[tuple[Variant, str]], task: EditTask, guided: b
     return cost + evaluations(timesteps_of(0, depth - last), timesteps_without_cfg, guidance_scale)
 
 
-def _branching(has_negative: bool, guidance_scale: float) -> float:
+def _branching(has_negative_prompt: bool, guidance_scale: float) -> float:
     """Return the scale, or 1 for a model whose guidance has no second branch."""
-    return guidance_scale if has_negative else 1.0
+    return guidance_scale if has_negative_prompt else 1.0
 
 
 def evaluations(timesteps: Sequence[float], timesteps_without_cfg: Container[float], *guidance_scales: float) -> int:

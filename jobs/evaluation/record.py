@@ -14,7 +14,7 @@ import torch
 
 from edict.checkpoint import locate
 from edict.model_files import weights_digest
-from pipeline.workers.processor import cpu
+from pipeline.workers.provenance import cpu
 
 
 def save(
