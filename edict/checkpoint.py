@@ -18,6 +18,7 @@ from edict.model_files import (
     weight_names,
     weights_digest,
 )
+from schemas.errors import first_line
 
 DEFAULT = Path(__file__).parent / "default"
 LORA = "pytorch_lora_weights.safetensors"
@@ -187,8 +188,8 @@ def _download(kind: str, hub_id: str, revision: str | None, patterns: list[str])
     try:
         return Path(snapshot_download(hub_id, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ModelError(
-            f"{kind} {hub_id!r}: there is no such folder here, and the download from the hub failed ({reason}). Check "
-            "the id and the revision, log in if the repository is gated, or give a local folder"
+            f"{kind} {hub_id!r}: there is no such folder here, and the download from the hub failed "
+            f"({first_line(error)}). Check the id and the revision, log in if the repository is gated, or give a "
+            "local folder"
         ) from error

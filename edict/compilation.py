@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from edict.errors import ModelError
+from schemas.errors import first_line
 
 COMPILE_KWARGS: dict[str, Any] = {"fullgraph": True, "dynamic": False, "options": {"deterministic": True}}
 
@@ -40,8 +41,7 @@ def compile_network(network: nn.Module) -> None:
 
 def reason(error: Exception) -> str:
     """Return the reason of a failure of the compiler, in one line of at most 200 characters."""
-    inner = getattr(error, "inner_exception", error)
-    return next((line.strip() for line in str(inner).splitlines() if line.strip()), type(inner).__name__)[:200]
+    return first_line(getattr(error, "inner_exception", error))[:200]
 
 
 def _compiled(number: torch.Tensor) -> torch.Tensor:

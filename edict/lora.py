@@ -23,6 +23,7 @@ from torch import nn
 from edict.checkpoint import LoRA
 from edict.errors import ModelError
 from edict.model_files import read_shapes
+from schemas.errors import first_line
 
 Weights = dict[str, torch.Tensor]
 Alphas = Mapping[str, float]
@@ -145,10 +146,9 @@ def _read(file: Path, pipeline: Any, networks: Mapping[str, nn.Module | None]) -
             **options,
         )
     except (ValueError, KeyError, OSError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ModelError(
-            f"lora {file}: cannot be read as LoRA weights ({reason}). Use a file that diffusers, PEFT or kohya's "
-            "scripts wrote"
+            f"lora {file}: cannot be read as LoRA weights ({first_line(error)}). Use a file that diffusers, PEFT or "
+            "kohya's scripts wrote"
         ) from error
     return state, (alphas and alphas[0]) or {}, metadata or {}
 

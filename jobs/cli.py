@@ -317,7 +317,7 @@ def gc(store: Location) -> None:
 @app.command()
 def report(store: Location) -> None:
     """Write report.html into a store, and the contact sheet of an edit."""
-    from pipeline.run import write_report
+    from pipeline.inspect.report.page import write_report
     from pipeline.store.store import Store
 
     with exit_on_error():

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.compute as pc
 
 from jobs.tables import PromptTable, TableError, read_table
-from pipeline.plan.tasks import Edits
+from pipeline.plan.edit_task import Edits
 from schemas.specs import MAX_VARIANTS, ControlSpec, Edit
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})

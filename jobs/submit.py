@@ -16,10 +16,12 @@ from ray.job_submission import JobDetails, JobSubmissionClient
 
 from pipeline.errors import JobError
 from pipeline.io.locations import local_path
+from pipeline.progress import LOG_INTERVAL
+from schemas.errors import last_line
 from schemas.locations import without_secrets
 from schemas.specs import EditSpec, InvertSpec
 
-LOG_TIMEOUT = 60.0  # seconds without output until the connection counts as broken; a driver prints every 30 seconds
+LOG_TIMEOUT = 2 * LOG_INTERVAL  # seconds without output until the connection counts as broken
 POLL_INTERVAL = 2.0  # seconds between two requests for the state of the job
 GIVE_UP_AFTER = 600.0  # seconds without an answer of the cluster
 MAX_COMMAND = 120_000  # bytes; the limit of Linux is 128 KiB
@@ -50,7 +52,7 @@ def connect(address: str) -> JobSubmissionClient:
         return JobSubmissionClient(address)
     except _CLIENT_ERRORS as error:
         raise SubmitError(
-            f"{shown}: no Ray cluster answers there ({_last_line(error)}). Give the address of its dashboard, such as "
+            f"{shown}: no Ray cluster answers there ({last_line(error)}). Give the address of its dashboard, such as "
             "--address http://head:8265"
         ) from error
 
@@ -104,10 +106,10 @@ def start(client: JobSubmissionClient, spec: InvertSpec | EditSpec) -> tuple[str
                 return new, True
             except RuntimeError as error:
                 if number not in _runs(client, name):
-                    raise SubmitError(f"the cluster refused the job: {_last_line(error)}") from error
+                    raise SubmitError(f"the cluster refused the job: {last_line(error)}") from error
                 # Another submission of the same job was first, so look for it again.
     except _CLIENT_ERRORS as error:
-        raise SubmitError(f"the connection to the cluster broke ({_last_line(error)}). Submit the job again") from error
+        raise SubmitError(f"the connection to the cluster broke ({last_line(error)}). Submit the job again") from error
 
 
 def follow(client: JobSubmissionClient, submission_id: str) -> JobDetails:
@@ -150,10 +152,10 @@ def follow(client: JobSubmissionClient, submission_id: str) -> JobDetails:
         except _CLIENT_ERRORS as error:
             if failing_since is None:
                 failing_since = time.monotonic()
-                print(f"the cluster does not answer ({_last_line(error)}); trying again", file=sys.stderr)
+                print(f"the cluster does not answer ({last_line(error)}); trying again", file=sys.stderr)
             elif time.monotonic() - failing_since > GIVE_UP_AFTER:
                 raise DisconnectedError(
-                    f"the cluster has not answered for {GIVE_UP_AFTER:.0f} s ({_last_line(error)})"
+                    f"the cluster has not answered for {GIVE_UP_AFTER:.0f} s ({last_line(error)})"
                 ) from error
         time.sleep(POLL_INTERVAL)
 
@@ -162,9 +164,3 @@ def _runs(client: JobSubmissionClient, name: str) -> dict[int, JobDetails]:
     """Return the runs of a job that the cluster knows, by number."""
     numbered = re.compile(rf"{name}-(\d+)")
     return {int(found[1]): job for job in client.list_jobs() if (found := numbered.fullmatch(job.submission_id or ""))}
-
-
-def _last_line(error: Exception) -> str:
-    """Return the last line of an error, which follows the traceback of the server."""
-    lines = without_secrets(str(error)).strip().splitlines()
-    return lines[-1] if lines else type(error).__name__

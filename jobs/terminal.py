@@ -25,7 +25,7 @@ def print_field(name: str, value: str) -> None:
 
 def print_status(store: str, status: "Status") -> None:
     """Print the counts of a store, its rejects by class, and its problems."""
-    from pipeline.inspect.status import described_run
+    from pipeline.inspect.status import describe_run
 
     rejects = "".join(f"  {name} {count}" for name, count in status.rejects.items())
     listed = f" (each is named in {store.rstrip('/')}/report.html)" if status.rejected else ""
@@ -43,7 +43,7 @@ def print_status(store: str, status: "Status") -> None:
         seconds = status.eta_seconds
         print_field("time left", "unknown" if seconds is None else str(timedelta(seconds=round(seconds))))
     if status.run is not None and not status.complete:
-        print_field("last run", described_run(status.run))
+        print_field("last run", describe_run(status.run))
     for name, lines in (("problem", status.problems), ("note", status.notes), ("straggler", status.stragglers)):
         for line in lines:
             print_field(name, line)

@@ -1,4 +1,4 @@
-"""The ground of all errors that a person can put right."""
+"""The base class of all errors that a user can correct."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -7,17 +7,17 @@ from contextlib import contextmanager
 class JobError(Exception):
     """A job that cannot be run, or cannot be completed. The message says what is wrong, where, and what to do.
 
-    A note (`add_note`) describes the work that was done before the error. Then the exit status of the command is 1, and
-    without a note it is 2.
+    A note (`add_note`) describes the work that was done before the error. With a note, the exit status of the command
+    is 1, and otherwise 2.
     """
 
 
 @contextmanager
-def noting(done: Callable[[BaseException], str | None]) -> Iterator[None]:
-    """Add a note about the work that was `done`, if any, to an error or signal that ends the `with` block."""
+def add_note_on_error(describe: Callable[[BaseException], str | None]) -> Iterator[None]:
+    """Add the note that `describe` returns, if any, to an error or signal that ends the `with` block."""
     try:
         yield
     except BaseException as error:
-        if note := done(error):
+        if note := describe(error):
             error.add_note(note)
         raise

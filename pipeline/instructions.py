@@ -1,4 +1,4 @@
-"""Instructions of edits: texts that say what an edit changes, as in InstructPix2Pix's training data."""
+"""Instructions of edits: texts that describe the change, as in InstructPix2Pix's training data."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -7,7 +7,7 @@ from string import whitespace
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
-MATCHED = 200  # words per text that are matched; the time grows with their third power
+MAX_MATCHED_WORDS = 200  # per text; the time grows with their third power
 
 _EDGES = whitespace + "\u00a0\u3000,;:"
 
@@ -15,12 +15,12 @@ _EDGES = whitespace + "\u00a0\u3000,;:"
 def changes(caption: str, prompt: str) -> Iterator[tuple[slice, slice]]:
     """Yield the differences between a caption and a prompt in words: a slice of the caption and one of the prompt.
 
-    One of the two is empty if words are only added or only removed. If a text has more than MATCHED words, everything
-    between the common beginning and the common end is one difference.
+    One of the two is empty if words are only added or only removed. If a text has more than MAX_MATCHED_WORDS words,
+    everything between the common beginning and the common end is one difference.
     """
     old, new = (list(WORD.finditer(text)) for text in (caption, prompt))
     before, after = ([word[0] for word in words] for words in (old, new))
-    if max(len(old), len(new)) > MATCHED:
+    if max(len(old), len(new)) > MAX_MATCHED_WORDS:
         first = _common(before, after)
         last = _common(before[first:][::-1], after[first:][::-1])
         if before != after:
@@ -39,24 +39,24 @@ def _common(one: Sequence[str], other: Sequence[str]) -> int:
 def instruction_of(template: str | None, caption: str, prompt: str, negative_prompt: str | None) -> str:
     """Return the instruction of an edit of one row.
 
-    The `template` may have {caption}, {prompt}, {removed} and {added}: the words that the prompt lacks, and those that
-    it adds. Without a template the instruction is the difference of the texts: 'replace "dog" with "cat"'.
+    The `template` may have {caption}, {prompt}, {removed} (the words that the prompt lacks) and {added} (the words that
+    it adds). Without a template the instruction is the difference of the texts, such as 'replace "dog" with "cat"'.
     """
-    found = [(_trimmed(caption[old]), _trimmed(prompt[new])) for old, new in changes(caption, prompt)]
+    found = [(_trim(caption[old]), _trim(prompt[new])) for old, new in changes(caption, prompt)]
     if template is not None:
         removed, added = (", ".join(filter(None, side)) for side in zip(*found, strict=True)) if found else ("", "")
         return template.format(caption=caption, prompt=prompt, removed=removed, added=added)
-    steps = [text for removed, added in found if (text := _step(removed, added))]
+    changed = [text for removed, added in found if (text := _describe(removed, added))]
     if not found and negative_prompt is not None:
-        steps = [f'avoid "{negative_prompt}"']
-    return ", ".join(steps) or f'change the image to "{prompt}"'
+        changed = [f'avoid "{negative_prompt}"']
+    return ", ".join(changed) or f'change the image to "{prompt}"'
 
 
-def _trimmed(text: str) -> str:
+def _trim(text: str) -> str:
     return text.lstrip(_EDGES + ".").rstrip(_EDGES)
 
 
-def _step(removed: str, added: str) -> str:
+def _describe(removed: str, added: str) -> str:
     if removed and added:
         return f'replace "{removed}" with "{added}"'
     if added:

@@ -1,4 +1,4 @@
-"""The messages between the pool and its workers. The module imports no model, so that a driver starts fast."""
+"""Messages between the driver and its workers. The module imports no model, so that a driver starts fast."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from schemas.specs import Dtype, ModelSpec
 
 @dataclass(frozen=True)
 class Machine:
-    """What a worker runs the model on. Kept with a store, because a prediction's last bits depend on it."""
+    """The device, CPU threads and GPUs of one worker. A prediction's last bits depend on them, so job.json has them."""
 
     device: str
     threads: int
@@ -17,17 +17,17 @@ class Machine:
 
 
 def machine_for(gpus: float) -> Machine:
-    """What a worker runs on: a GPU or a share of one, or else one CPU core.
+    """Return the machine of a worker with `gpus` GPUs (or a share of one), or with one CPU core if that is 0.
 
-    A worker has one core, because a float32 prediction depends on the number of threads, and with several threads more
-    often on the sample's slot (docs/guarantees.md). To use more cores, start more workers.
+    A CPU worker has one core, because a float32 prediction depends on the number of threads. With several threads it
+    also depends more often on the sample's slot (docs/guarantees.md). To use more cores, start more workers.
     """
     return Machine("cuda" if gpus else "cpu", 1, gpus)
 
 
 @dataclass(frozen=True)
 class Weights:
-    """The model of a job, as each worker finds it on its node: its spec with absolute paths, and the files' digest.
+    """The model that workers load: its spec with absolute paths, and the digest of its files.
 
     `dtype` is the precision of the network, with `auto` resolved.
     """
@@ -39,10 +39,15 @@ class Weights:
 
 @dataclass(frozen=True)
 class Fault:
-    """Why a sample is left out, in the words of a reject."""
+    """The `error` and the `message` of a reject."""
 
     error: str
     message: str
+
+
+def to_fault(error: Exception) -> Fault:
+    """Return the fault of a sample that raised an error."""
+    return Fault(type(error).__name__, str(error))
 
 
 class ModelFault(JobError):
@@ -51,17 +56,17 @@ class ModelFault(JobError):
 
 @dataclass(frozen=True)
 class UnitResult:
-    """The result of a unit: its images by result, and the seconds that the worker's model computed.
+    """The numbers of images of a unit by result, and the seconds that the worker's model computed.
 
-    `lost` is true if a retry of other rejects of the unit was committed first, so that this one has to be tried again.
-    `model_errors` counts the rejects that the model or the end of a worker caused, by class of error.
+    `superseded` is true if a retry of other rejects of the unit was committed first, so that this retry has to be tried
+    again. `model_errors` counts the rejects that the model or the end of a worker caused, by class of error.
     """
 
     ok: int
     rejected: int
     filtered: int
     compute: float
-    lost: bool = False
+    superseded: bool = False
     model_errors: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -70,4 +75,4 @@ class UnitResult:
 
 
 ExcludedSamples = Mapping[int, Fault]
-"""The samples to leave out of a unit, by their place in it: each killed, hung or failed its worker when tried alone."""
+"""The samples to leave out of a unit, by their position in it. Each of them killed, hung or failed a worker alone."""

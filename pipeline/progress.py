@@ -1,4 +1,4 @@
-"""Progress with a rate and an ETA: a bar on a terminal, a line every half minute elsewhere."""
+"""Progress with a rate and the time that is left: a bar on a terminal, and otherwise a line every LOG_INTERVAL."""
 
 import sys
 import time
@@ -7,16 +7,16 @@ from typing import Self
 
 from tqdm import tqdm
 
-EVERY = 30.0  # seconds between two lines where there is no terminal
+LOG_INTERVAL = 30.0  # seconds between two lines if stderr is not a terminal
 
 
 class Progress:
-    """Counts what is done out of `total`; used as a context. Goes to stderr, so that stdout holds only results."""
+    """A context that shows how many of `total` are done. It prints to stderr, so that stdout has only results."""
 
     def __init__(self, label: str, total: int, unit: str) -> None:
         self.label, self.total, self.unit = label, total, unit
         self.done, self.note = 0, ""
-        self._start = self._told = time.monotonic()
+        self._start = self._printed = time.monotonic()
         self._bar = tqdm(total=total, desc=label, unit=f" {unit}", dynamic_ncols=True) if sys.stderr.isatty() else None
 
     def __enter__(self) -> Self:
@@ -28,21 +28,21 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         elif kind is None:
-            self._tell()
+            self._print()
 
     def advance(self, count: int, note: str = "") -> None:
-        """`count` more are done; 0 to only let time pass. The note is what there is to say now."""
+        """Add `count` to the number that is done; 0 only updates the time. `note` is printed at the end of the line."""
         self.done += count
         self.note = note
         if self._bar is not None:
             self._bar.set_postfix_str(self.note, refresh=False)
             self._bar.update(count)
-        elif time.monotonic() - self._told >= EVERY:
-            self._tell()
+        elif time.monotonic() - self._printed >= LOG_INTERVAL:
+            self._print()
 
-    def _tell(self) -> None:
-        self._told = time.monotonic()
-        seconds = self._told - self._start
+    def _print(self) -> None:
+        self._printed = time.monotonic()
+        seconds = self._printed - self._start
         rate = self.done / seconds if seconds else 0.0
         left = f", {(self.total - self.done) / rate:.0f} s left" if rate and self.done < self.total else ""
         note = f", {self.note}" if self.note else ""

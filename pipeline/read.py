@@ -1,4 +1,4 @@
-"""Read exactly the committed rows of a store, also while its job runs."""
+"""Read exactly the committed rows of a store, even while its job runs."""
 
 from collections.abc import Iterator, Sequence
 
@@ -21,7 +21,9 @@ def read_rows(location: str, columns: Sequence[str] | None = None) -> Iterator[p
     If `columns` are given, the batches have only these, in this order. One part is in memory at a time. Its sha256 is
     not compared; `edict verify` does that.
 
-    Raises StoreError if there is no store, or if a part is absent or damaged; NoColumn if a column does not exist.
+    Raises:
+        StoreError: There is no store, or a part is absent or damaged.
+        NoColumn: A column does not exist.
     """
     store = Store(location)
     store.job()
@@ -30,7 +32,7 @@ def read_rows(location: str, columns: Sequence[str] | None = None) -> Iterator[p
             table = read_table(store.get(path), f"{location}: {path}")
             if columns is not None:
                 if unknown := [name for name in columns if name not in table.column_names]:
-                    had = ", ".join(table.column_names)
-                    raise NoColumn(f"{location} has no column {unknown[0]!r}; its columns are {had}")
+                    present = ", ".join(table.column_names)
+                    raise NoColumn(f"{location} has no column {unknown[0]!r}; its columns are {present}")
                 table = table.select(list(columns))
             yield from table.to_batches(ROW_GROUP)

@@ -1,7 +1,9 @@
-"""Plain messages for the validation errors of pydantic."""
+"""Errors in the words of a message: validation errors of pydantic, and long errors of libraries in one line."""
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
+
+from schemas.locations import without_secrets
 
 _EXPECTED = {
     "string_type": "text",
@@ -45,6 +47,24 @@ def fault(error: ValueError) -> str:
     if missing := [_path(problem) for problem in found if problem["type"] == "missing"]:
         return f"lacks {', '.join(missing)}"
     return f"has an invalid `{_path(found[0])}` ({found[0]['msg']})"
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, without the credentials of URLs; its class if it has no message."""
+    return _lines(error)[0]
+
+
+def last_line(error: BaseException) -> str:
+    """Return the last line of an error's message, where servers and Ray write the cause below a traceback.
+
+    Credentials and an empty message are treated as in `first_line`.
+    """
+    return _lines(error)[-1]
+
+
+def _lines(error: BaseException) -> list[str]:
+    lines = (line.strip() for line in without_secrets(str(error)).splitlines())
+    return [line for line in lines if line] or [type(error).__name__]
 
 
 def _path(error: ErrorDetails) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from schemas.errors import first_line
 from schemas.latents import FIELDS
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def error_reason(error: Exception) -> str:
 
     if isinstance(error, duckdb.InterruptException):
         return f"the expression takes longer than {MAX_SECONDS:g} seconds (write a simpler one)"
-    return str(error).splitlines()[0].rstrip(".")
+    return first_line(error).rstrip(".")
 
 
 @contextmanager

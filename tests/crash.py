@@ -1,4 +1,4 @@
-"""Crashes at named places: processes that really end there, by SIGKILL, with what they were doing half done."""
+"""Crashes at named points: processes that SIGKILL ends there, with their work half done."""
 
 import os
 import resource
@@ -14,13 +14,13 @@ import pipeline.io.storage
 import pipeline.plan.units
 import pipeline.run
 import pipeline.store.checkpoint
-import pipeline.workers.edit
+import pipeline.workers.edit_requests
 import pipeline.workers.invert
 from pipeline.messages import ExcludedSamples, UnitResult
 from pipeline.store.plan import Unit
 from pipeline.store.store import Store
 
-CUT = 1500  # bytes after which a write is cut: the part's beginning is there, its end is not
+CUT = 1500  # bytes after which a write is cut
 
 
 def die(*_: Any) -> NoReturn:
@@ -29,17 +29,17 @@ def die(*_: Any) -> NoReturn:
 
 
 def before(owner: Any, name: str, path: str = "") -> None:
-    """From now on this process dies as it is about to call `owner.name`, of a `path` that begins so if one is given."""
+    """Make this process die before a call of `owner.name`, with a path that begins with `path` if that is given."""
     _patch(owner, name, path, after=False)
 
 
 def after(owner: Any, name: str, path: str = "") -> None:
-    """From now on this process dies when `owner.name` has done its work, and before anyone hears of it."""
+    """Make this process die after a call of `owner.name`, before the caller gets the result."""
     _patch(owner, name, path, after=True)
 
 
 def during(folder: str) -> None:
-    """From now on this process dies while it writes a file of a store's folder: the file is there in part."""
+    """Make this process die while it writes a file of a store's folder, so that a part of the file exists."""
     put = Store.put
 
     def cut(store: Store, path: str, data: bytes) -> Any:
@@ -71,7 +71,7 @@ def _patch(owner: Any, name: str, path: str, *, after: bool) -> None:
 
 
 def _cutting(upstream: str) -> str:
-    """An endpoint that passes CUT bytes on to `upstream` and then ends this process."""
+    """Return an endpoint that passes CUT bytes on to `upstream` and then ends this process."""
     listening = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -97,14 +97,14 @@ WORKER: Mapping[str, Callable[[Any], Any]] = {
     "between the data and the commit": lambda worker: after(Store, "put", "staging/parts/"),
     "before the commit": lambda worker: before(Store, "put_new", "commits/"),
     "between the commit and the publishing of its file": lambda worker: after(Store, "put_new", "commits/"),
-    "after the file is published, before the driver hears of it": lambda worker: after(Store, "publish"),
+    "after the file is published, before the driver gets the result": lambda worker: after(Store, "publish"),
 }
 EDITOR: Mapping[str, Callable[[Any], Any]] = {
-    "while the latents are read": lambda worker: before(pipeline.workers.edit, "read_edit_rows"),
+    "while the latents are read": lambda worker: before(pipeline.workers.edit_requests, "read_edit_rows"),
     "in the network of an edit": lambda worker: worker.model.network.register_forward_hook(die),
-    "while the pictures are written": lambda worker: during("staging/shards/"),
-    "between the pictures and their index": lambda worker: after(Store, "put", "staging/shards/"),
-    "between the index and the sheet's pictures": lambda worker: after(Store, "put", "staging/parts/"),
+    "while the images are written": lambda worker: during("staging/shards/"),
+    "between the images and their index": lambda worker: after(Store, "put", "staging/shards/"),
+    "between the index and the rows of the contact sheet": lambda worker: after(Store, "put", "staging/parts/"),
     "between an edit's commit and the publishing of its files": lambda worker: after(Store, "put_new", "commits/"),
 }
 DRIVER: Mapping[str, Callable[[], Any]] = {
@@ -115,17 +115,17 @@ DRIVER: Mapping[str, Callable[[], Any]] = {
     "when the plan is written": lambda: after(Store, "put_new", "plan/units"),
     "when a unit is done": lambda: before(pipeline.store.checkpoint.CheckpointWriter, "done"),
     "before the ledger is written": lambda: before(Store, "put_table", "ledger/"),
-    "when the last unit is done": lambda: before(pipeline.run, "_finish"),
-    "while the losers' files are removed": lambda: after(Store, "delete"),
+    "when the last unit is done": lambda: before(pipeline.run, "finish"),
+    "while the files of uncommitted attempts are removed": lambda: after(Store, "delete"),
     "before the report is written": lambda: before(Store, "put", "report.html"),
 }
 
 
 def crashing(worker: type, windows: Mapping[str, Callable[[Any], Any]], folder: Path) -> type:
-    """A worker that ends in one window after the other: at the first attempt of unit 0 in the first, and so on.
+    """Return a worker class that dies in each window: at the first attempt of unit 0 in the first window, and so on.
 
-    Of each window that an attempt went into `folder` holds a file, and one of each that it came through alive. The
-    first process of all ends while its model loads.
+    `folder` gets a file for each window that an attempt entered, and one for each that it survived. The first process
+    dies while it loads its model.
     """
 
     class Crashing(worker):  # type: ignore[misc, valid-type]

@@ -25,7 +25,7 @@ from pipeline.store.job_record import JobKey
 from pipeline.store.parts import to_parquet, to_table
 from pipeline.store.plan import Unit
 from pipeline.store.store import Store
-from pipeline.workers.base import Attempt
+from pipeline.workers.attempt import Attempt
 from schemas.edits import EDITS
 
 WRITING_STAGES = ("encode", "stage", "check", "commit", "publish")

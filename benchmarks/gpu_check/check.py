@@ -19,7 +19,7 @@ from benchmarks.harness import dtype_name
 from edict import EDICT
 from jobs.evaluation import record
 from pipeline.profiling import reset_memory_peak, seconds_of, timed
-from pipeline.workers.processor import gpu_versions, processor
+from pipeline.workers.provenance import gpu_versions, processor
 
 Found = dict[str, Any]
 

@@ -21,6 +21,7 @@ from benchmarks.scale.store import BATCH, BYTES, SHARD, UNIT, new_commit
 from pipeline import run
 from pipeline.execute import pool
 from pipeline.messages import ExcludedSamples, Machine, UnitResult
+from pipeline.plan import opened_job
 from pipeline.plan.units import cut
 from pipeline.store.plan import Unit
 from pipeline.workers.heartbeat import WORK, Report
@@ -35,7 +36,7 @@ class IdleWorker:
     def __init__(self, task: None) -> None:
         pass
 
-    def process(self, unit: Unit, number: int, ahead: Unit | None, excluded: ExcludedSamples) -> UnitResult:
+    def process(self, unit: Unit, number: int, next_unit: Unit | None, excluded: ExcludedSamples) -> UnitResult:
         return UnitResult(unit.count, 0, 0, 0.0)
 
 
@@ -49,7 +50,7 @@ class CoroutineWorkers:
         pass
 
     async def call(
-        self, method: str, unit: Unit, number: int, ahead: Unit | None, excluded: ExcludedSamples
+        self, method: str, unit: Unit, number: int, next_unit: Unit | None, excluded: ExcludedSamples
     ) -> UnitResult:
         await asyncio.sleep(SLEEP)
         return UnitResult(unit.count, 0, 0, SLEEP)
@@ -109,7 +110,7 @@ class SimulatedRay:
         made = new_commit(Unit("12345678", "SOURCE", 0, 0, UNIT, 1, None))
         return made.model_copy(update={"job": job, "files": ()}).model_dump_json()
 
-    def _call(self, method: str, unit: Unit, number: int, ahead: Unit | None, excluded: ExcludedSamples) -> int:
+    def _call(self, method: str, unit: Unit, number: int, next_unit: Unit | None, excluded: ExcludedSamples) -> int:
         began = time.thread_time()
         text = self._commit.replace("12345678", unit.unit).replace("SOURCE", unit.source)
         (self._commits / f"{unit.unit}.json").write_text(text)
@@ -141,7 +142,7 @@ def run_simulated(number: int, workers: int, parent: Path) -> dict[str, Any]:
         spec, backend = InvertSpec.model_validate({"kind": "invert", **fields}), SimulatedRay(Path(folder))
         began = time.process_time()
         with (
-            patch.object(run, "plan_shards", lambda *_: units),
+            patch.object(opened_job, "plan_shards", lambda *_: units),
             patch.object(pool, "ray", backend),
             patch.multiple(ray, is_initialized=backend.is_initialized, cluster_resources=backend.cluster_resources),
         ):

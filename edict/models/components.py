@@ -16,6 +16,7 @@ from torch import nn
 
 from edict.errors import ModelError
 from edict.model_files import component_folder, read_config, read_index, read_shapes, variant_of, weights_to_load
+from schemas.errors import first_line
 
 Class = tuple[str, str]
 """A library, and the name of a class in it, as in model_index.json."""
@@ -299,8 +300,3 @@ def expand_placeholders(tokenizer: Any, captions: Sequence[str]) -> list[str]:
             text.replace(token, " ".join(vectors)) if token in tokenizer.tokenize(text) else text for text in expanded
         ]
     return expanded
-
-
-def first_line(error: Exception) -> str:
-    """Return the first line of an error's message, or the name of its class."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

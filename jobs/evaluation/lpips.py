@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from jobs.evaluation.errors import EvaluationError
+from schemas.errors import first_line
 
 FILE = "squeezenet1_1-b8a52dc0.pth"
 URL = f"https://download.pytorch.org/models/{FILE}"
@@ -76,9 +77,8 @@ def load_lpips(path: Path, device: torch.device) -> Callable[[torch.Tensor, torc
     except FileNotFoundError as error:
         raise EvaluationError(f"--lpips {path}: {file} does not exist. Download {URL}") from error
     except Exception as error:  # Unpickling another file can raise nearly any error.
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise EvaluationError(
-            f"--lpips {path}: {file.name} is not torchvision's SqueezeNet 1.1 ({reason}). Download {URL}"
+            f"--lpips {path}: {file.name} is not torchvision's SqueezeNet 1.1 ({first_line(error)}). Download {URL}"
         ) from error
     with as_file(files("torchmetrics") / "functional/image/lpips_models/squeeze.pth") as heads_file:
         heads = torch.load(heads_file, map_location=device, weights_only=True)

@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel, ViTModel
 from transformers.utils import logging
 
 from jobs.evaluation.errors import EvaluationError
+from schemas.errors import first_line
 
 SIDE = 224  # pixels per side of the ViT's input
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, on [0, 1]
@@ -72,7 +73,7 @@ def load_clip_similarity(folder: Path, device: torch.device) -> Callable[[torch.
         tokens_of = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise EvaluationError(
-            f"--clip {folder}: CLIP's processor or tokenizer is missing ({_first_line(error)}). Download the whole "
+            f"--clip {folder}: CLIP's processor or tokenizer is missing ({first_line(error)}). Download the whole "
             "folder"
         ) from error
     longest = model.config.text_config.max_position_embeddings
@@ -129,7 +130,7 @@ def _load(kind: Any, name: str, model_type: str, folder: Path, device: torch.dev
         model, info = kind.from_pretrained(folder, local_files_only=True, output_loading_info=True, **options)
     except Exception as error:  # Damaged files raise OSError, ValueError, RuntimeError or an error of safetensors.
         raise EvaluationError(
-            f"--{name} {folder}: cannot be loaded ({_first_line(error)}). Download it again"
+            f"--{name} {folder}: cannot be loaded ({first_line(error)}). Download it again"
         ) from error
     finally:
         logging.set_verbosity(verbosity)
@@ -151,7 +152,3 @@ def _config(name: str, folder: Path) -> dict[str, Any]:
             f"--{name} {folder}: config.json is not valid JSON ({error}). Download it again"
         ) from error
     return config if isinstance(config, dict) else {}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -15,7 +15,7 @@ from tabulate import tabulate
 
 from edict.checkpoint import locate
 from edict.model_files import weights_digest
-from pipeline.workers.processor import cpu
+from pipeline.workers.provenance import cpu
 
 
 def save(

@@ -14,13 +14,20 @@ from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
 from pipeline.io.locations import local_path
 from pipeline.io.shard_index import ShardIndex
-from pipeline.plan.job import Job, check_earlier, check_job, check_output, has_negative, planned_schedule
-from pipeline.plan.job import resolve as resolved_job
+from pipeline.plan.edit_plan import count_listed_prompts, images_per_row, selected_rows
+from pipeline.plan.edit_task import EditTask, edit_task
+from pipeline.plan.invert_task import (
+    InvertTask,
+    check_earlier_format,
+    has_negative_prompt,
+    invert_task,
+    planned_schedule,
+)
+from pipeline.plan.job import check_job, check_output
 from pipeline.plan.keys import key_table
-from pipeline.plan.selection import SelectionError, count_listed, images_per_row, no_row, planned, read_selection
-from pipeline.plan.tasks import EditTask
+from pipeline.plan.machine import note_float16
+from pipeline.plan.selection import SelectionError, no_rows_message, read_selection
 from pipeline.plan.units import cut, expanded, index_shards, most_batches
-from pipeline.run import edit_task, note_float16
 from pipeline.store.latents import read_columns
 from pipeline.store.plan import Source, parts_of
 from pipeline.store.store import Store, check_outside_stores
@@ -45,10 +52,10 @@ def preview(spec: InvertSpec | EditSpec) -> InvertPreview | EditPreview:
 
 def _invert(spec: InvertSpec) -> InvertPreview:
     note_float16(spec.dtype, spec.workers.gpus)
-    job = resolved_job(spec)
+    job = invert_task(spec)
     model = job.model()
     record, units_done = _progress(job, expanded(spec.input))
-    check_earlier(replace(job, record=record), model)
+    check_earlier_format(replace(job, record=record), model)
     batch_size, rejects = spec.workers.batch_size, _Rejects()
     with key_table() as keys:
 
@@ -126,7 +133,7 @@ class _Rejects:
         ]
 
 
-def _progress(task: Job | EditTask, inputs: Iterable[str]) -> tuple[JobRecord, int]:
+def _progress(task: InvertTask | EditTask, inputs: Iterable[str]) -> tuple[JobRecord, int]:
     """Return the record of the job, and the number of units that are committed. Raises StoreError, as a run does."""
     output = task.spec.output
     if (folder := local_path(output)) is not None and not folder.is_dir():
@@ -143,12 +150,12 @@ def _edit(spec: EditSpec) -> EditPreview:
     edits = resolve(spec.edits, tables)
     task = edit_task(spec, latents, edits, selection)
     _, units_done = _progress(task, [spec.latents, *spec.files])
-    parts, guided = parts_of(latents), has_negative(task.inversion)
+    parts, guided = parts_of(latents), has_negative_prompt(task.inversion)
     counts, examples, sources = Counter[str](), _EvenSample(PROMPT_EXAMPLES), list[Source]()
     calls, listed_prompts = 0, 0
-    for part, rows in planned(latents, parts, selection, edits.listed, edits.masks):
+    for part, rows in selected_rows(latents, parts, selection, edits.listed, edits.masks):
         sources.append((part[0], rows.num_rows, part[2], part[3]))
-        listed_prompts += count_listed(rows)
+        listed_prompts += count_listed_prompts(rows)
         captions = read_columns(latents, part, ["caption"])["caption"].take(rows["row"]).to_pylist()
         for caption, listed in zip(captions, rows["prompts"].to_pylist(), strict=True):
             changed = edits.prompts(caption, dict(listed or ()))
@@ -157,7 +164,7 @@ def _edit(spec: EditSpec) -> EditPreview:
                 counts[variant.name] += 1
                 examples.add(PromptExample(variant.name, caption, prompt))
     if not sources and spec.planned_rows:
-        raise SelectionError(no_row(latents, parts))
+        raise SelectionError(no_rows_message(latents, parts))
     per_row = images_per_row(sources, edits.per_caption, listed_prompts)
     row_count = sum(count for _, count, _, _ in sources)
     return EditPreview(

@@ -4,7 +4,7 @@ from collections.abc import Container, Sequence
 from functools import partial
 
 from edict.samplers import SAMPLERS
-from pipeline.plan.tasks import EditTask, Variant
+from pipeline.plan.edit_task import EditTask, Variant
 
 
 def network_calls(timesteps: Sequence[float], timesteps_without_cfg: Container[float], *guidance_scales: float) -> int:
@@ -31,7 +31,7 @@ def edit_calls(changed: Sequence[tuple[Variant, str]], task: EditTask, has_negat
     fewest_steps, calls = num_steps, 0
     groups = set[tuple[int, float, str]]()
     for variant, _ in changed:
-        steps = task.executed_steps(variant)
+        steps = task.steps_of(variant)
         timesteps = timesteps_of(num_steps - steps, num_steps)
         given = variant.guidance_scale
         scale = row_scale if given is None else branching_scale(has_negative, given)

@@ -1,1 +1,1 @@
-"""Run units on Ray: the pool of workers, the cluster, metrics."""
+"""Run units on Ray: the driver of a run, its pool of workers, the cluster and metrics."""

@@ -1,4 +1,4 @@
-"""Ray: a local one made for the run, or the cluster that RAY_ADDRESS names.
+"""The connection to Ray: a local Ray for the run, or the cluster at RAY_ADDRESS.
 
 The functions that use Ray import it, because planning does not need it.
 """
@@ -8,7 +8,6 @@ import os
 import secrets
 import signal
 import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -18,17 +17,17 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from pipeline.errors import JobError
-from pipeline.messages import Machine, machine_for
-from schemas.locations import without_secrets
+from pipeline.messages import Machine
+from schemas.errors import first_line
 
-ANSWER = 5.0  # seconds to wait for an answer of a cluster's port; ray.init itself waits for about 15 minutes
+ANSWER_SECONDS = 5.0  # to wait for an answer of a cluster's port; ray.init itself waits for about 15 minutes
 
 # The first bytes of an HTTP/2 client, and so of a gRPC client. Ray's ports answer them, a dashboard's port does not.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 
 
 class ResourcesError(JobError):
-    """More was asked for than the cluster has."""
+    """The cluster has too few CPUs or GPUs for the workers."""
 
 
 class NoCluster(JobError):
@@ -39,58 +38,45 @@ class NotStarted(JobError):
     """Ray cannot be started on this machine."""
 
 
-def machine_like(stored: Machine, gpus: float | None, what: str) -> Machine:
-    """What works on the rows of a store: the like of what they were inverted on, where no number of `gpus` is given.
-
-    Says on stderr where that is another device, and `what` is done to the rows there.
-    """
-    machine = stored if gpus is None else machine_for(gpus)
-    if machine.device != stored.device:
-        print(
-            f"note: inverted on {stored.device}, {what} on {machine.device}: expect close, not exact", file=sys.stderr
-        )
-    return machine
-
-
 @contextmanager
 def connected(count: int, machine: Machine, *, needed: int | None = None) -> Iterator[None]:
-    """A connection to Ray for as long as the context lasts. A Ray that is connected already is used and left alone.
+    """Connect to Ray, and disconnect at the end of the context. An existing connection is used and kept.
 
     Raises:
-        ResourcesError: the cluster lacks the resources for `needed` of the `count` workers (default: all).
-        NoCluster: no cluster answers at RAY_ADDRESS.
+        ResourcesError: The cluster lacks the resources for `needed` of the `count` workers (default: all).
+        NoCluster: No cluster answers at RAY_ADDRESS.
         NotStarted: Ray cannot start on this machine.
     """
     import ray
 
     from pipeline.execute.job_config import CleanPathJobConfig
 
-    ours = not ray.is_initialized()
-    if ours:
+    is_own_connection = not ray.is_initialized()
+    if is_own_connection:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = os.environ.get("RAY_ADDRESS", "")
-        with sigterm_kept():
+        with keep_sigterm_handler():
             if address not in ("", "local"):
-                _check_address(address)
+                check_address(address)
                 try:
                     # The server of a ray:// address makes the driver, and already leaves its working directory out.
-                    more: Any = {} if address.startswith("ray://") else {"job_config": CleanPathJobConfig()}
-                    ray.init(logging_level=logging.ERROR, **more)
+                    options: Any = {} if address.startswith("ray://") else {"job_config": CleanPathJobConfig()}
+                    ray.init(logging_level=logging.ERROR, **options)
                 except (ConnectionError, ValueError) as error:
-                    raise NoCluster(f"RAY_ADDRESS is {_shown(address)}: {error}") from error
+                    raise NoCluster(f"RAY_ADDRESS is {_without_user(address)}: {error}") from error
             else:
                 _start_local(max(os.cpu_count() or 1, count * machine.threads))
     try:
         _require(count if needed is None else needed, machine)
         yield
     finally:
-        if ours:
+        if is_own_connection:
             ray.shutdown()
 
 
 @contextmanager
-def sigterm_kept() -> Iterator[None]:
-    """Keep this process's handler of SIGTERM while Ray starts: Ray installs its own, which exits without a word."""
+def keep_sigterm_handler() -> Iterator[None]:
+    """Keep this process's handler of SIGTERM while Ray starts. Ray's own handler exits without a message."""
     handler, terminated = signal.getsignal(signal.SIGTERM), False
     if threading.current_thread() is not threading.main_thread() or handler is None:
         yield
@@ -98,7 +84,7 @@ def sigterm_kept() -> Iterator[None]:
     try:
         yield
     except SystemExit:
-        terminated = True  # by Ray's handler
+        terminated = True  # Ray's handler was called.
     finally:
         signal.signal(signal.SIGTERM, handler)
     if terminated:
@@ -117,8 +103,8 @@ def _start_local(cpus: int) -> None:
     from pipeline.execute.job_config import CleanPathJobConfig
 
     # By default Ray listens on every interface, except on Windows and macOS, and has no option to change that.
-    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    if not _token_can_be_kept():
+    enabled, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    if not _can_keep_token():
         # The token stays in the environment: Ray reads it once per process, so a later cluster needs the same token.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     try:
@@ -136,22 +122,22 @@ def _start_local(cpus: int) -> None:
         ray.shutdown()
         if type(error) is Exception:
             raise NotStarted(
-                f"Ray did not start on this machine in time: {without_secrets(str(error)).strip().splitlines()[0]} The "
+                f"Ray did not start on this machine in time: {first_line(error)} The "
                 "machine may be busy: run the same command again"
             ) from error
         folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
         if "AF_UNIX path length" in str(error):
             why = f"the path of its folder {folder} is too long for a socket"
         else:
-            why = f"with its files in {folder}, {without_secrets(str(error)).strip().splitlines()[0]}"
+            why = f"with its files in {folder}, {first_line(error)}"
         raise NotStarted(
             f"Ray cannot start on this machine: {why}; set RAY_TMPDIR to the short path of a writable folder"
         ) from error
     finally:
-        ray_constants.ENABLE_RAY_CLUSTER = clusters
+        ray_constants.ENABLE_RAY_CLUSTER = enabled
 
 
-def _token_can_be_kept() -> bool:
+def _can_keep_token() -> bool:
     """Return whether Ray finds its authentication token, or can write a new one to ~/.ray as it does by default."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return True
@@ -163,9 +149,13 @@ def _token_can_be_kept() -> bool:
     return (folder / "auth_token").is_file() or os.access(folder, os.W_OK)
 
 
-def _check_address(address: str) -> None:
-    """Raise NoCluster if the cluster at RAY_ADDRESS (host:port, ray://host:port or auto) does not answer."""
-    shown, found = _shown(address), address
+def check_address(address: str) -> None:
+    """Check that the cluster at RAY_ADDRESS (host:port, ray://host:port or auto) answers.
+
+    Raises:
+        NoCluster: It does not, or the address is not valid.
+    """
+    shown, found = _without_user(address), address
     if address == "auto":
         file = Path(os.environ.get("RAY_TMPDIR", "/tmp"), "ray", "ray_current_cluster")  # written by `ray start`
         if not file.is_file():
@@ -191,7 +181,7 @@ def _check_address(address: str) -> None:
         from ray.util import get_node_ip_address
 
         hosts.append(get_node_ip_address())
-    failures = [_answers(each, port) for each in hosts]
+    failures = [_no_answer(name, port) for name in hosts]
     if None not in failures:
         raise NoCluster(
             f"RAY_ADDRESS is {shown}, where no Ray cluster answers ({failures[0]}): start the cluster, or unset "
@@ -199,34 +189,35 @@ def _check_address(address: str) -> None:
         )
 
 
-def _shown(address: str) -> str:
+def _without_user(address: str) -> str:
     """Return an address without a user and password, which the address of a dashboard may have."""
     scheme, separator, rest = address.rpartition("://")
     return scheme + separator + rest.rpartition("@")[2]
 
 
-def _answers(host: str, port: int) -> str | None:
+def _no_answer(host: str, port: int) -> str | None:
     """Return None if a gRPC server answers at a port, as at all of Ray's ports; otherwise the reason why not."""
     try:
-        with socket.create_connection((host, port), timeout=ANSWER) as line:
+        with socket.create_connection((host, port), timeout=ANSWER_SECONDS) as connection:
             if os.environ.get("RAY_USE_TLS", "0") != "0":
                 return None
-            line.sendall(_PREFACE)
-            answer = line.recv(4)
+            connection.sendall(_PREFACE)
+            answer = connection.recv(4)
     except OSError as error:
         return str(error.strerror or error)
     return None if answer[3:] == b"\4" else "another program listens there"
 
 
 def _require(needed: int, machine: Machine) -> None:
+    """Raise ResourcesError if the cluster lacks the resources for this number of workers."""
     import ray
 
-    total = ray.cluster_resources()
-    for resource, each in (("GPU", machine.gpus), ("CPU", machine.threads)):
-        if needed * each > total.get(resource, 0):
+    total: dict[str, float] = ray.cluster_resources()
+    for resource, per_worker in (("GPU", machine.gpus), ("CPU", machine.threads)):
+        if needed * per_worker > total.get(resource, 0):
             raise ResourcesError(
-                f"{needed} workers of {each:g} {resource} each need {needed * each:g}, and the cluster has "
+                f"{needed} workers of {per_worker:g} {resource} each need {needed * per_worker:g}, and the cluster has "
                 f"{total.get(resource, 0):g}: lower workers.count, "
                 + ("set workers.gpus: 0 (of verify: --gpus 0), " if resource == "GPU" else "")
-                + "or set workers.min_count: 0 where the cluster starts machines when they are asked for"
+                + "or set workers.min_count: 0 if the cluster starts machines on demand"
             )

@@ -1,4 +1,4 @@
-"""The import path of a Ray job's workers."""
+"""The import path of the workers of a Ray job."""
 
 from ray.job_config import JobConfig
 

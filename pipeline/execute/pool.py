@@ -1,14 +1,14 @@
-"""The driver's side of the work: a queue of units, a pool of Ray actors, attempts, replacements and time limits.
+"""The pool: it runs units on Ray actors, and handles attempts, replacements and time limits.
 
-Ray restarts nothing by itself here (max_restarts=0, max_task_retries=0), because a sample that kills its worker would
-then be tried for ever. The driver decides, and carries no data: a worker writes its own files and its own commit.
+Ray itself restarts nothing (max_restarts=0, max_task_retries=0), because a sample that kills its worker would be tried
+for ever. The pool decides in the driver, and carries no data: a worker writes its own files and its own commit.
 
-What becomes of a unit whose worker dies, hangs or raises: it is tried on another worker; then it is halved, and what
-kills, hangs or raises again is halved again, down to single samples; then the unit is processed without those, and
-they are its rejects. A worker that goes with its node takes no blame with it: that is no attempt.
+A unit whose worker dies, hangs or raises an error is tried on another worker. If that fails too, the unit is halved
+again and again, down to the single samples that fail alone. Then the unit is processed without these samples, and they
+are rejects of the unit. Losing a node does not count as a failed attempt.
 
-A worker counts as hanging if its heartbeat (pipeline.workers.heartbeat) does not change for a time, however long its
-unit takes. The driver polls the heartbeats. Time in which the driver did not poll does not count.
+A worker hangs if its heartbeat (pipeline.workers.heartbeat) does not change for too long, however long its unit takes.
+The driver polls the heartbeats. Time in which the driver did not poll does not count.
 """
 
 import time
@@ -25,37 +25,35 @@ from pipeline.messages import Fault, Machine, ModelFault
 from pipeline.store.plan import Unit
 from pipeline.workers.actor import WorkerActor
 from pipeline.workers.heartbeat import LOADING, STORAGE, WORK, Report
+from schemas.errors import last_line
 
-MAX_ATTEMPTS = 3  # of a unit, each on another worker; before the last one it is halved in search of a culprit
-MAX_NODE_LOSSES = (
-    10  # of nodes under a unit, that are no attempts; more are the unit's own doing (it fills its host's memory)
-)
-MAX_FAILED_STARTS = 3  # workers in a row, all at once at least, that fail before they are ready
-MAX_FAILED_UNITS = 5  # units in a row that fail for good
+MAX_ATTEMPTS = 3  # of a unit, each on another worker; before the last one it is halved to find the sample that fails
+MAX_NODE_LOSSES = 10  # of a unit; after more, the unit itself is the likely cause (it fills its host's memory)
+MAX_FAILED_STARTS = 3  # workers in a row, and at least as many as start at once, that fail before they are ready
+MAX_FAILED_UNITS = 5  # units in a row whose last attempt fails
 
-# A worker counts as hanging if its heartbeat does not change for longer than a limit. The limit is SLOWER times the
-# longest pause between two heartbeats in this run, and at least AT_LEAST seconds.
+# A worker hangs if its heartbeat does not change for longer than a limit. The limit is HANG_FACTOR times the longest
+# pause between two heartbeats in this run, and at least MIN_HANG_SECONDS.
 HANG_FACTOR = 10
 MIN_HANG_SECONDS = 300.0
-MIN_STORAGE_HANG_SECONDS = 1800.0  # instead of AT_LEAST in storage: requests have a time limit and retries of their own
-FIRST_HANG_SECONDS = 6 * 3600.0  # seconds; the limit while no pause was measured
-MAX_LOADING_SECONDS = 3600.0  # seconds; the limit until a worker is ready, because it may download the model
-POLL = 5.0  # seconds between two polls of a worker's heartbeat
+MIN_STORAGE_HANG_SECONDS = 1800.0  # in storage, because its requests have their own time limit and retries
+FIRST_HANG_SECONDS = 6 * 3600.0  # the limit until a pause is measured
+MAX_LOADING_SECONDS = 3600.0  # the limit until a worker is ready, because it may download the model
+POLL_SECONDS = 5.0  # between two polls of a worker's heartbeat
 
-WAIT = 1.0  # seconds to wait for a worker before other work of the driver is done
+WAIT_SECONDS = 1.0  # for a worker, before `outcomes` yields None
+RESOURCES_NOTE_SECONDS = 10.0  # without a worker, before the state says which resources the cluster lacks
 
-WAITING_AFTER = 10.0  # seconds without a worker after which the state says which resources the cluster lacks
-
-Record = Callable[..., None]
-"""Takes note of an event: its name, and what there is to say of it."""
+RecordEvent = Callable[..., None]
+"""Write an event to the run log: its name, and its fields as keyword arguments."""
 
 
 class WorkersFailed(JobError):
-    """The run is hopeless: no worker starts, or one unit after the other fails; the message says why."""
+    """No worker starts, or several units in a row fail, so the run ends. The message gives the reason."""
 
 
 class WorkerHung(Exception):
-    """A worker's heartbeat did not change for too long, in this activity."""
+    """A worker's heartbeat did not change for too long in one activity."""
 
     def __init__(self, activity: str, seconds: float) -> None:
         super().__init__(f"no progress for {seconds:.0f} s in {activity}")
@@ -64,7 +62,7 @@ class WorkerHung(Exception):
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a unit: the worker's result, or after ATTEMPTS of them the last error."""
+    """The outcome of a unit: the worker's result, or the last error after MAX_ATTEMPTS attempts."""
 
     unit: Unit
     result: Any = None
@@ -73,34 +71,36 @@ class Outcome:
 
 @dataclass
 class _Work:
-    """A unit on its way. `suspects` are the slices (first, count) to be tried alone before the unit as a whole is.
+    """A unit with the state of its attempts.
 
-    `apart`: its worker failed, or the one that was reading it ahead, and which of the two it was nobody knows. From
-    then on it is neither read ahead nor is another unit while it is worked on.
+    `slices_to_probe` are the slices (first, count) that are tried alone before the whole unit is tried again. A unit is
+    `isolated` after its worker failed, or the worker that read it ahead, because either unit can be the cause. An
+    isolated unit is not read ahead, and no other unit is read ahead while it is processed.
     """
 
     unit: Unit
     attempts: int = 0
     node_losses: int = 0
-    apart: bool = False
-    suspects: list[tuple[int, int]] = field(default_factory=list)
+    isolated: bool = False
+    slices_to_probe: list[tuple[int, int]] = field(default_factory=list)
     excluded: dict[int, Fault] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
-        """The samples that are worked on next."""
-        return self.suspects[-1][1] if self.suspects else self.unit.count
+        """Return the number of samples of the next call."""
+        return self.slices_to_probe[-1][1] if self.slices_to_probe else self.unit.count
 
 
-SILENT = Report(-1, LOADING, 0.0)
+NO_REPORT = Report(-1, LOADING, 0.0)
 
 
 @dataclass
 class _Slot:
-    """A worker: its node, its present work and when that began, and the unit that it reads ahead.
+    """A worker: its node, its present work and the time when that began, and the unit that it reads ahead.
 
-    `node` is None until Ray has started it. `nodes` were alive when it was requested. `silent` is the number of seconds
-    since its heartbeat last changed. `poll` is the pending poll of the heartbeat, which began at `polled`.
+    `node` is None until Ray has started the worker, and `nodes` were alive when it was requested. `silent` is the
+    number of seconds since its heartbeat last changed. `poll` is the pending poll of its heartbeat, which began at
+    `polled`.
     """
 
     actor: Any
@@ -109,18 +109,19 @@ class _Slot:
     node: str | None = None
     ready: bool = False
     work: _Work | None = None
-    ahead: _Work | None = None
+    next_work: _Work | None = None
     silent: float = 0.0
-    report: Report = SILENT
-    poll: ray.ObjectRef | None = None
+    report: Report = NO_REPORT
+    poll: "ray.ObjectRef[Report] | None" = None
     polled: float = 0.0
 
 
 class Pool:
-    """`worker(task)` is made in at most `count` actors, as resources of the cluster become free.
+    """Runs units on at most `count` actors, each with a worker `worker(task)`, as the cluster has free resources.
 
-    For each unit `process(unit, number, ahead, poison)` is called, with the samples to leave out by their place in the
-    unit, and in search of them `probe(unit, number)` with a slice of the unit, where the worker has such a method.
+    The pool calls the worker's `process(unit, number, next_unit, excluded)` for each unit. `number` counts its
+    attempts, `next_unit` is the unit to read ahead, and `excluded` has the samples to leave out. To find samples that
+    fail, the pool calls `probe(unit, number)` with slices of a unit, if the worker has such a method.
     """
 
     def __init__(
@@ -131,40 +132,41 @@ class Pool:
         *,
         count: int,
         machine: Machine,
-        record: Record = lambda event, **about: None,
+        record_event: RecordEvent = lambda event, **fields: None,
     ) -> None:
         options: Any = {"max_restarts": 0, "max_task_retries": 0, "max_concurrency": 1}
         options["concurrency_groups"] = {"heartbeat": 1}
-        host = type(worker.__name__, (WorkerActor,), {})  # so that processes and Ray's dashboard show the worker's name
-        self._actor: Any = ray.remote(num_cpus=machine.threads, num_gpus=machine.gpus, **options)(host)
+        actor = type(worker.__name__, (WorkerActor,), {})  # so that Ray's dashboard and `ps` show the worker's name
+        self._actor: Any = ray.remote(num_cpus=machine.threads, num_gpus=machine.gpus, **options)(actor)
         self._packed = WorkerActor.pack(worker, task)
-        self._probes = hasattr(worker, "probe")
-        self._record = record
-        self._each = {"CPU": machine.threads, "GPU": machine.gpus}
+        self._can_probe = hasattr(worker, "probe")
+        self._record_event = record_event
+        self._resources = {"CPU": machine.threads, "GPU": machine.gpus}
         self._queue = deque(_Work(unit) for unit in units)
         self._count = min(count, len(units))
-        self._slots: dict[ray.ObjectRef, _Slot] = {}
+        self._slots: dict[ray.ObjectRef[Any], _Slot] = {}
         self._failed_starts = self._failed_units = 0
-        self._done_units = 0
-        self._longest = 0.0  # seconds between two heartbeats of any worker so far
-        self._listened = time.monotonic()
+        self._finished_units = 0
+        self._longest_pause = 0.0  # seconds between two heartbeats of any worker so far
+        self._polled = time.monotonic()
 
     def outcomes(self) -> Iterator[Outcome | None]:
-        """Outcomes as they come, in no order; None about every second while there is nothing to tell.
+        """Yield the outcome of each unit, in any order, and None about every second while there is no outcome.
 
-        Raises WorkersFailed if actors cannot be started, if FAILURES units in a row fail, or if the model fails before
-        a unit is done.
+        Raises:
+            WorkersFailed: Workers cannot be started, MAX_FAILED_UNITS units in a row fail, or the model fails before
+                the first unit is done.
         """
         try:
             for _ in range(self._count):
-                self._start()
-            # workers that the cluster has no room for yet are not waited for once there is nothing left to give them
+                self._start_worker()
+            # Once no unit is left, workers that the cluster has no resources for yet are not waited for.
             while self._queue or any(slot.work for slot in self._slots.values()):
-                done, _ = ray.wait(list(self._slots), num_returns=1, timeout=WAIT)
+                done, _ = ray.wait(list(self._slots), num_returns=1, timeout=WAIT_SECONDS)
                 if not done:
                     yield None
-                for ref, error in [*((ref, None) for ref in done), *self._listen()]:
-                    outcome = self._ended(ref, error) if ref in self._slots else None
+                for ref, hang in [*((ref, None) for ref in done), *self._poll_heartbeats()]:
+                    outcome = self._end_call(ref, hang) if ref in self._slots else None
                     if outcome is not None:
                         yield outcome
         finally:
@@ -174,12 +176,12 @@ class Pool:
     def state(self) -> dict[str, Any]:
         """Return the counts of queued units and of ready and starting workers, and the units in progress.
 
-        `waits_for` says in words why no unit is in progress, or is None.
+        `waits_for` says why no unit is in progress; otherwise it is None.
         """
         now = time.time() - time.monotonic()
         slots = self._slots.values()
         return {
-            "queued": len(self._queue) + sum(slot.ahead is not None for slot in slots),
+            "queued": len(self._queue) + sum(slot.next_work is not None for slot in slots),
             "workers": sum(slot.ready for slot in slots),
             "starting": sum(not slot.ready for slot in slots),
             "waits_for": self._waits_for(),
@@ -197,100 +199,91 @@ class Pool:
         if loading := sum(slot.node is not None for slot in slots):
             return f"loading the model on {loading} worker{'s' if loading > 1 else ''}"
         seconds = time.monotonic() - min(slot.since for slot in slots)
-        if seconds < WAITING_AFTER:
+        if seconds < RESOURCES_NOTE_SECONDS:
             return "starting workers"
-        free = ray.available_resources()
-        each = " and ".join(f"{amount:g} {name}" for name, amount in self._each.items() if amount)
-        has = " and ".join(f"{free.get(name, 0):g} {name}" for name, amount in self._each.items() if amount)
-        return f"no worker for {seconds:.0f} s: each needs {each}, and the cluster has {has} free"
+        free: dict[str, float] = ray.available_resources()
+        needed = " and ".join(f"{amount:g} {name}" for name, amount in self._resources.items() if amount)
+        present = " and ".join(f"{free.get(name, 0):g} {name}" for name, amount in self._resources.items() if amount)
+        return f"no worker for {seconds:.0f} s: each needs {needed}, and the cluster has {present} free"
 
-    def _start(self) -> None:
+    def _start_worker(self) -> None:
         actor = self._actor.remote(self._packed)
-        self._slots[actor.node.remote()] = _Slot(actor, _alive(), time.monotonic())
+        self._slots[actor.node.remote()] = _Slot(actor, _alive_nodes(), time.monotonic())
 
-    def _give(self, slot: _Slot) -> None:
-        """The next unit, or a slice of one that is searched, for a worker that is ready; the end where none is left."""
-        work, slot.ahead = slot.ahead or (self._queue.popleft() if self._queue else None), None
+    def _assign(self, slot: _Slot) -> None:
+        """Give a ready worker its next unit, or a slice to probe. If none is left, end the worker."""
+        work, slot.next_work = slot.next_work or (self._queue.popleft() if self._queue else None), None
         if work is None:
             ray.kill(slot.actor)
             return
-        # what one worker reads ahead no other can take, so near the end nothing is read ahead
-        if len(self._queue) >= self._count and not work.apart and not self._queue[0].apart:
-            slot.ahead = self._queue.popleft()
+        # No other worker can take a unit that is read ahead, so nothing is read ahead near the end.
+        if len(self._queue) >= self._count and not work.isolated and not self._queue[0].isolated:
+            slot.next_work = self._queue.popleft()
         slot.work, slot.since, slot.silent = work, time.monotonic(), 0.0
         slot.report = replace(slot.report, activity=WORK)
         number = work.attempts + work.node_losses + 1
-        if work.suspects:
-            ref = slot.actor.call.remote("probe", work.unit.slice(*work.suspects[-1]), number)
+        if work.slices_to_probe:
+            ref = slot.actor.call.remote("probe", work.unit.slice(*work.slices_to_probe[-1]), number)
         else:
-            ahead = slot.ahead.unit if slot.ahead else None
-            ref = slot.actor.call.remote("process", work.unit, number, ahead, work.excluded)
+            next_unit = slot.next_work.unit if slot.next_work else None
+            ref = slot.actor.call.remote("process", work.unit, number, next_unit, work.excluded)
         self._slots[ref] = slot
 
-    def _listen(self) -> list[tuple[ray.ObjectRef, WorkerHung]]:
-        """Poll the heartbeats, and return the workers that hang."""
+    def _poll_heartbeats(self) -> list[tuple["ray.ObjectRef[Any]", WorkerHung]]:
+        """Poll the heartbeats. Return the calls of the workers that hang."""
         now = time.monotonic()
-        if now - self._listened < POLL / 5:
+        if now - self._polled < POLL_SECONDS / 5:
             return []
         # Time in which the driver itself was busy or stopped does not count.
-        passed, self._listened = min(now - self._listened, POLL + WAIT), now
-        placed = {ref: slot for ref, slot in self._slots.items() if slot.node is not None}
-        polls = [slot.poll for slot in placed.values() if slot.poll is not None]
+        passed, self._polled = min(now - self._polled, POLL_SECONDS + WAIT_SECONDS), now
+        started = {ref: slot for ref, slot in self._slots.items() if slot.node is not None}
+        polls = [slot.poll for slot in started.values() if slot.poll is not None]
         answered = set(ray.wait(polls, num_returns=len(polls), timeout=0)[0]) if polls else set()
-        silent = []
-        for ref, slot in placed.items():
+        hung = []
+        for ref, slot in started.items():
             slot.silent += passed
             if slot.poll is not None and slot.poll in answered:
-                self._heard(slot, slot.poll)
-            if slot.poll is None and now - slot.polled >= POLL:
+                self._read_heartbeat(slot, slot.poll)
+            if slot.poll is None and now - slot.polled >= POLL_SECONDS:
                 slot.poll, slot.polled = slot.actor.heartbeat.remote(), now
-            if slot.silent > self._limit(slot) and not ray.wait([ref], timeout=0)[0]:
-                silent.append((ref, WorkerHung(slot.report.activity, slot.silent)))
-        return silent
+            if slot.silent > self._hang_limit(slot) and not ray.wait([ref], timeout=0)[0]:
+                hung.append((ref, WorkerHung(slot.report.activity, slot.silent)))
+        return hung
 
-    def _heard(self, slot: _Slot, poll: ray.ObjectRef) -> None:
+    def _read_heartbeat(self, slot: _Slot, poll: "ray.ObjectRef[Report]") -> None:
         try:
             report: Report = ray.get(poll)
-        except RayError:  # the pending call reports a death, and a broken connection counts as silence
+        except RayError:  # The pending call reports a death, and a broken connection counts as silence.
             return
         finally:
             slot.poll = None
         if report.beats != slot.report.beats:
             slot.report, slot.silent = report, 0.0
-            self._longest = max(self._longest, report.longest)
+            self._longest_pause = max(self._longest_pause, report.longest)
 
-    def _limit(self, slot: _Slot) -> float:
+    def _hang_limit(self, slot: _Slot) -> float:
         if not slot.ready:
             return MAX_LOADING_SECONDS
-        if not self._longest:
+        if not self._longest_pause:
             return FIRST_HANG_SECONDS
         return max(
             MIN_STORAGE_HANG_SECONDS if slot.report.activity == STORAGE else MIN_HANG_SECONDS,
-            HANG_FACTOR * self._longest,
+            HANG_FACTOR * self._longest_pause,
         )
 
-    def _ended(self, ref: ray.ObjectRef, silent: WorkerHung | None) -> Outcome | None:
-        """Take what a worker has to say, or end it where it hangs, and go on; the outcome where a unit has one now."""
+    def _end_call(self, ref: "ray.ObjectRef[Any]", hang: WorkerHung | None) -> Outcome | None:
+        """Take the result of a call, or end its worker if it hangs, and assign the next work.
+
+        Return the outcome of the unit if it has one now.
+        """
         slot = self._slots.pop(ref)
         work, slot.work = slot.work, None
         try:
-            if silent is not None:
-                raise silent
+            if hang is not None:
+                raise hang
             result = ray.get(ref)
         except (RayError, WorkerHung) as error:
-            # a task that raised may have left its process damaged (CUDA does): both get a new actor
-            ray.kill(slot.actor)
-            if slot.ahead is not None:
-                slot.ahead.apart = True
-                self._queue.appendleft(slot.ahead)
-            outcome = None
-            if work is None:
-                self._not_started(slot, error)
-            else:
-                outcome = self._failed(slot, work, error)
-            if self._queue:
-                self._start()
-            return outcome
+            return self._end_worker(slot, work, error)
         if slot.node is None:
             slot.node = result
             self._slots[slot.actor.load.remote()] = slot
@@ -299,106 +292,130 @@ class Pool:
         if work is None:
             slot.ready, self._failed_starts = True, 0
         else:
-            outcome = self._done(slot, work, result)
-        self._give(slot)
+            outcome = self._finish_work(work, result)
+        self._assign(slot)
         return outcome
 
-    def _done(self, slot: _Slot, work: _Work, result: Any) -> Outcome | None:
-        if work.suspects:
-            work.suspects.pop()
+    def _end_worker(self, slot: _Slot, work: _Work | None, error: Exception) -> Outcome | None:
+        """End a worker after an error, and start another. Return the outcome of its unit if it has one now.
+
+        The worker is ended even if it only raised, because its process may be damaged (as after an error of CUDA).
+        """
+        ray.kill(slot.actor)
+        if slot.next_work is not None:
+            slot.next_work.isolated = True
+            self._queue.appendleft(slot.next_work)
+        outcome = None
+        if work is None:
+            self._start_failed(slot, error)
+        else:
+            outcome = self._work_failed(slot, work, error)
+        if self._queue:
+            self._start_worker()
+        return outcome
+
+    def _finish_work(self, work: _Work, result: Any) -> Outcome | None:
+        """Return the outcome of a unit, or None if only a slice of it was probed."""
+        if work.slices_to_probe:
+            work.slices_to_probe.pop()
             self._queue.appendleft(work)
             return None
         self._failed_units = 0
-        self._done_units += 1
+        self._finished_units += 1
         return Outcome(work.unit, result)
 
-    def _not_started(self, slot: _Slot, error: Exception) -> None:
-        self._record("worker not started", error=cause(error))
-        if isinstance(fault := _origin(error), ModelFault) and not self._done_units:
+    def _start_failed(self, slot: _Slot, error: Exception) -> None:
+        """Count a worker that did not start. Raises WorkersFailed after too many, or at once if the model fails."""
+        reason = worker_error(error)
+        self._record_event("worker not started", error=reason)
+        if isinstance(fault := _raised(error), ModelFault) and not self._finished_units:
             raise WorkersFailed(str(fault)) from error
-        if slot.nodes <= _alive() and not isinstance(error, ActorUnavailableError):  # otherwise its node was lost
+        if slot.nodes <= _alive_nodes() and not isinstance(error, ActorUnavailableError):  # else its node was lost
             self._failed_starts += 1
-        # workers that start at the same time fail at the same time
+        # Workers that start at the same time fail at the same time.
         if self._failed_starts >= max(MAX_FAILED_STARTS, self._count):
-            raise WorkersFailed(f"{self._failed_starts} workers in a row could not start: {cause(error)}") from error
+            raise WorkersFailed(f"{self._failed_starts} workers in a row could not start: {reason}") from error
 
-    def _failed(self, slot: _Slot, work: _Work, error: Exception) -> Outcome | None:
-        """Put a unit back whose worker failed, with what there is to try next; the outcome where that was all."""
+    def _work_failed(self, slot: _Slot, work: _Work, error: Exception) -> Outcome | None:
+        """Queue a unit again after its worker failed, with the next thing to try.
+
+        Return the outcome if it has failed MAX_ATTEMPTS times.
+        """
         fault = _fault(error)
-        work.apart = True
-        about = {"unit": work.unit.unit, "source": work.unit.source, "error": fault.error, "message": fault.message}
-        if _lost(error, slot) and work.node_losses < MAX_NODE_LOSSES:
+        work.isolated = True
+        fields = {"unit": work.unit.unit, "source": work.unit.source, "error": fault.error, "message": fault.message}
+        if _is_node_loss(error, slot) and work.node_losses < MAX_NODE_LOSSES:
             work.node_losses += 1
-            self._record("node lost", **about)
-        elif work.suspects:
-            first, count = work.suspects.pop()
+            self._record_event("node lost", **fields)
+        elif work.slices_to_probe:
+            first, count = work.slices_to_probe.pop()
             if count > 1:
-                work.suspects += _halves(first, count)
+                work.slices_to_probe += _halves(first, count)
             else:
                 work.excluded[first] = fault
-                self._record("sample named", **about, row=first)
+                self._record_event("sample named", **fields, row=first)
         else:
             work.attempts += 1
-            self._record("attempt failed", **about, attempt=work.attempts)
+            self._record_event("attempt failed", **fields, attempt=work.attempts)
             if work.attempts >= MAX_ATTEMPTS:
-                return self._given_up(work, fault, error)
-            if work.attempts == MAX_ATTEMPTS - 1 and self._probes and not _blameless(error):
-                work.suspects = _halves(0, work.unit.count)
+                return self._unit_failed(work, fault, error)
+            if work.attempts == MAX_ATTEMPTS - 1 and self._can_probe and _may_be_a_sample(error):
+                work.slices_to_probe = _halves(0, work.unit.count)
         self._queue.appendleft(work)
         return None
 
-    def _given_up(self, work: _Work, fault: Fault, error: Exception) -> Outcome:
+    def _unit_failed(self, work: _Work, fault: Fault, error: Exception) -> Outcome:
+        """Return the outcome of a unit that failed MAX_ATTEMPTS times. Raises WorkersFailed after too many in a row."""
         self._failed_units += 1
-        said = f"{fault.error}: {fault.message}"
+        reason = f"{fault.error}: {fault.message}"
         if self._failed_units >= MAX_FAILED_UNITS:
             raise WorkersFailed(
                 f"{MAX_FAILED_UNITS} units in a row failed, each {MAX_ATTEMPTS} times, and nothing more is tried; "
-                f"the last, unit {work.unit.unit} of {work.unit.source}: {said}"
+                f"the last, unit {work.unit.unit} of {work.unit.source}: {reason}"
             ) from error
-        return Outcome(work.unit, error=said)
+        return Outcome(work.unit, error=reason)
+
+
+def worker_error(error: Exception) -> str:
+    """Describe an error of a worker in one line: its class and its message."""
+    raised = _raised(error)
+    return f"{type(raised).__name__}: {last_line(raised)}"
 
 
 def _halves(first: int, count: int) -> list[tuple[int, int]]:
-    """The two halves of a slice, the earlier one last; a slice of one sample is its own."""
+    """Return the two halves of a slice, the earlier one last; a slice of one sample stays whole."""
     half = count // 2
     return [(first + half, count - half)] + ([(first, half)] if half else [])
 
 
-def _lost(error: Exception, slot: _Slot) -> bool:
-    """Whether the worker went with its node. One that cannot be reached went so, until it is known to have died."""
+def _is_node_loss(error: Exception, slot: _Slot) -> bool:
+    """Return whether the worker was lost with its node.
+
+    A worker that cannot be reached counts as lost with its node, until it is known to have died.
+    """
     if isinstance(error, ActorUnavailableError):
         return True
-    return isinstance(error, RayActorError) and slot.node not in _alive()
+    return isinstance(error, RayActorError) and slot.node not in _alive_nodes()
 
 
-def _alive() -> frozenset[str]:
-    return frozenset(node["NodeID"] for node in ray.nodes() if node["Alive"])
+def _alive_nodes() -> frozenset[str]:
+    nodes: list[dict[str, Any]] = ray.nodes()
+    return frozenset(node["NodeID"] for node in nodes if node["Alive"])
 
 
-def _blameless(error: Exception) -> bool:
-    """Return True if no sample can be the cause: the error is of the input, store or model, or storage hangs."""
-    origin = _origin(error)
-    return isinstance(origin, JobError) or (isinstance(origin, WorkerHung) and origin.activity == STORAGE)
+def _may_be_a_sample(error: Exception) -> bool:
+    """Return False if no sample can be the cause: the error is of the input, store or model, or storage hangs."""
+    raised = _raised(error)
+    return not (isinstance(raised, JobError) or (isinstance(raised, WorkerHung) and raised.activity == STORAGE))
 
 
 def _fault(error: Exception) -> Fault:
     if isinstance(error, RayActorError):
-        return Fault("WorkerDied", f"killed its worker ({_last_line(error)})")
-    origin = _origin(error)
-    return Fault(type(origin).__name__, _last_line(origin))
+        return Fault("WorkerDied", f"killed its worker ({last_line(error)})")
+    raised = _raised(error)
+    return Fault(type(raised).__name__, last_line(raised))
 
 
-def cause(error: Exception) -> str:
-    """What happened on the worker, in a line."""
-    origin = _origin(error)
-    return f"{type(origin).__name__}: {_last_line(origin)}"
-
-
-def _origin(error: Exception) -> Exception:
-    """The worker's own exception where there is one, or else what Ray says."""
+def _raised(error: Exception) -> Exception:
+    """Return the exception that the worker raised, or else Ray's own."""
     return error.cause if isinstance(error, RayTaskError) else error
-
-
-def _last_line(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[-1].strip() if lines else ""

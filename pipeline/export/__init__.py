@@ -1,1 +1,1 @@
-"""Export a finished store for other programs."""
+"""Export a finished store to the formats of other programs."""

@@ -1,15 +1,15 @@
-"""Exporting the pictures of a finished edit, as the data sets that people train and measure with.
+"""Export the images of a finished edit, as datasets for training and evaluation.
 
-    export.json                                  what is exported, and as what; written first
-    <part>.parquet                               instructpix2pix: the columns of schemas.instruct, pictures in the rows
-    <edit>/annotation_images/<source key>.png    pie_bench: the tree that PIE-Bench's evaluation reads, one of each edit
+    export.json                                  the store's fingerprint, the format and the size; written first
+    <part>.parquet                               instructpix2pix: the columns of schemas.instruct, with the images
+    <edit>/annotation_images/<source key>.png    pie_bench: one tree per edit, as PIE-Bench's evaluation reads it
 
 With pie_bench, an image whose key is in several source shards is at
 <edit>/annotation_images/<shard>/<source key>.png.
 
-Parts are numbered as in an export of latents (pipeline.export.latents), whose refusals these share. The source image
-of a row is read again from its shard, and its sha256 is compared with that of the inverted image. If the image was
-changed or is gone, the row is left out and counted, and a note says what differs. A part without rows has no file.
+Parts are numbered as in an export of latents (pipeline.export.latents). The source image of a row is read again from
+its shard, and its sha256 is compared with that of the inverted image. If the image changed or is missing, the row is
+left out and counted, and a note gives the difference. A part without rows has no file.
 """
 
 import io
@@ -25,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from pipeline.errors import noting
+from pipeline.errors import add_note_on_error
 from pipeline.export.latents import ExportError, claim
 from pipeline.inspect.status import status
 from pipeline.instructions import instruction_of
@@ -50,23 +50,24 @@ from schemas.rejects import Reject
 
 @dataclass(frozen=True)
 class ExportedEdits:
-    """A part of an edit's store: its `number`, its index `rows`, the picture file of each, the `unit` they are of."""
+    """A part of an edit's store: its `number`, its index `rows`, the image file of each row, and its `unit`."""
 
     number: int
     rows: list[dict[str, Any]]
-    pictures: list[bytes]
+    images: list[bytes]
     unit: Unit
 
 
 def export_edits(location: str, destination: str, *, format: str) -> dict[str, Any]:
-    """Write the pictures of the finished edit at `location` out; what export.json says of it, and how many are written.
+    """Write the images of the finished edit at `location`. Return the content of export.json, and the number `written`.
 
-    `format` is one of FORMATS, `destination` a folder or a URL. One part is in memory at a time. The same export, given
-    again, writes every file again; to the same bytes, while the source shards stay as they are.
+    `format` is one of EDIT_FORMATS, and `destination` is a folder or a URL. One part is in memory at a time. Repeating
+    an export writes the same bytes again, while the source shards do not change.
 
-    Raises StoreError if it is not the finished, undamaged store of an edit, or its latent store is gone; ExportError if
-    the destination has files other than those of the same export, two images would have the same name, or a name is not
-    possible.
+    Raises:
+        StoreError: It is not the finished, undamaged store of an edit, or its latent store does not exist.
+        ExportError: The destination has files other than those of the same export, two images would have the same name,
+            or a file cannot have its name.
     """
     if format not in EDIT_FORMATS:
         raise ExportError(f"no export of edits as {format}: give one of {', '.join(EDIT_FORMATS)}")
@@ -78,7 +79,7 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
     for problem in status(store).problems:  # such as rows of the latent store that are not edited yet
         print(f"note: {problem}", file=sys.stderr)
     units = {unit.unit: unit for unit in read_units(store)}
-    about: dict[str, Any] = {
+    description: dict[str, Any] = {
         "format": format,
         "rows": sum(part.count for part in parts),
         "parts": len(parts),
@@ -88,33 +89,33 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
     extension = EXTENSIONS[job.spec["images"]["format"]]
     write = EDIT_FORMATS[format](store, job, parts)
     target = Store(destination, create=True)
-    claim(target, about)
+    claim(target, description)
 
-    def exported(error: BaseException) -> str | None:
-        return f"{progress.done} of {about['rows']} rows are exported" if progress.done else None
+    def progress_note(error: BaseException) -> str | None:
+        return f"{progress.done} of {description['rows']} rows are exported" if progress.done else None
 
     written = 0
-    with Progress("export", about["rows"], "rows") as progress, noting(exported):
+    with Progress("export", description["rows"], "rows") as progress, add_note_on_error(progress_note):
         for part in parts:
             written += write(target, _read(store, part, units, extension))
             progress.advance(part.count)
-    return about | {"written": written}
+    return description | {"written": written}
 
 
 def _read(store: Store, part: Unit, units: dict[str, Unit], extension: str) -> ExportedEdits:
-    """A part's rows and pictures, each held against its sha256. Raises StoreError naming what is damaged."""
+    """Return a part's rows and images, after checking the sha256 of each. Raises StoreError if one is damaged."""
     data, name = store.get_committed(part.source, part.version), f"{store.location}: {part.source}"
     rows, stem = read_table(data, name).to_pylist(), PurePosixPath(part.source).stem
     files = _files(store, f"shards/{stem}.tar")
-    pictures = [files.get(f"{row['key']}.{extension}", b"") for row in rows]
-    for row, picture in zip(rows, pictures, strict=True):
-        if sha256(picture).hexdigest() != row["image_sha256"]:
-            raise StoreError(f"{store.location}: shards/{stem}.tar: the picture {row['key']!r} is lost or damaged")
-    return ExportedEdits(part.ordinal, rows, pictures, units[unit_of(part.source)])
+    images = [files.get(f"{row['key']}.{extension}", b"") for row in rows]
+    for row, image in zip(rows, images, strict=True):
+        if sha256(image).hexdigest() != row["image_sha256"]:
+            raise StoreError(f"{store.location}: shards/{stem}.tar: the image {row['key']!r} is missing or damaged")
+    return ExportedEdits(part.ordinal, rows, images, units[unit_of(part.source)])
 
 
 def _files(store: Store, path: str) -> dict[str, bytes]:
-    """The files of a tar that the store wrote, by name."""
+    """Return the files of a tar that the store wrote, by name."""
     try:
         with tarfile.open(fileobj=io.BytesIO(store.get(path))) as tar:
             return {info.name: file.read() for info in tar if (file := tar.extractfile(info))}
@@ -123,14 +124,14 @@ def _files(store: Store, path: str) -> dict[str, bytes]:
 
 
 def _instructpix2pix(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[[Store, ExportedEdits], int]:
-    """Triplets of a picture, what to do to it, and the picture it becomes."""
+    """Return a function that writes triplets of a source image, an instruction and the edited image."""
     latents = Store(job.spec["latents"])
     fit = crop_and_resize(read_fingerprint(job.edit.latents))
     shards = {unit.source: unit for unit in read_units(latents)}
     noted = set[str]()
 
     def write(target: Store, edits: ExportedEdits) -> int:
-        side = max(Image.open(io.BytesIO(edits.pictures[0]), formats=IMAGE_FORMATS).size)
+        side = max(Image.open(io.BytesIO(edits.images[0]), formats=IMAGE_FORMATS).size)
         originals, absent = _originals(latents, shards, edits, side, fit)
         if absent is not None and (shard := edits.rows[0]["source_shard"]) not in noted:
             noted.add(shard)
@@ -146,13 +147,13 @@ def _instructpix2pix(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Cal
                 "original_image": {"bytes": originals[row["source_index"]], "path": None},
                 "edit_prompt": _instruction(row),
                 "edited_prompt": row["prompt"],
-                "edited_image": {"bytes": picture, "path": None},
+                "edited_image": {"bytes": image, "path": None},
                 "source_json": row.get("source_json"),
             }
-            for row, picture in zip(edits.rows, edits.pictures, strict=True)
+            for row, image in zip(edits.rows, edits.images, strict=True)
             if row["source_index"] in originals
         ]
-        if rows:  # `datasets` does not open a file of none
+        if rows:  # `datasets` does not open a file without rows.
             target.put(f"{edits.number:08d}.parquet", to_parquet(pa.Table.from_pylist(rows, schema=INSTRUCT)))
         return len(rows)
 
@@ -215,12 +216,12 @@ def _source_digests(latents: Store, edits: ExportedEdits) -> dict[int, str]:
 
 
 def _pie_bench(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[[Store, ExportedEdits], int]:
-    """Write the edited images as files: for each edit, a tree as PIE-Bench's evaluation reads it for one method.
+    """Return a function that writes the edited images as files: one tree per edit, as PIE-Bench's evaluation reads it.
 
-    Memory holds the keys that are in several source shards, some 200 bytes per key.
+    Memory has the keys that are in several source shards, about 200 bytes per key.
     """
     extension = EXTENSIONS[job.spec["images"]["format"]]
-    repeated, folders = _repeated(store, parts)
+    repeated, folders = _repeated_keys(store, parts)
     if repeated:
         print(
             f"note: {len(repeated)} keys occur in several shards; their images are in annotation_images/SHARD/",
@@ -228,18 +229,18 @@ def _pie_bench(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[
         )
 
     def write(target: Store, edits: ExportedEdits) -> int:
-        for row, picture in zip(edits.rows, edits.pictures, strict=True):
+        for row, image in zip(edits.rows, edits.images, strict=True):
             key, shard = row["source_key"], row["source_shard"]
             name = f"{folders[shard]}/{key}" if key in repeated else key
             path = f"{row['edit']}/annotation_images/{name}.{extension}"
             try:
-                fresh = target.put_new(path, picture)
+                is_new = target.put_new(path, image)
             except BadName as error:
                 raise ExportError(
                     f"{target.location}: {path}: the key {key!r} makes a name that no file can have here "
                     f"({error}); export as instructpix2pix, which stores keys as text"
                 ) from error
-            if not fresh:
+            if not is_new:
                 raise ExportError(
                     f"{target.location}: {path} exists already, with another image than that of {key!r} of {shard}; "
                     "export to an empty destination, or as instructpix2pix"
@@ -249,7 +250,7 @@ def _pie_bench(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[
     return write
 
 
-def _repeated(store: Store, parts: Sequence[Unit]) -> tuple[frozenset[str], dict[str, str]]:
+def _repeated_keys(store: Store, parts: Sequence[Unit]) -> tuple[frozenset[str], dict[str, str]]:
     """Return the keys that are in several source shards, and a unique folder name per shard."""
     folders, names = dict[str, str](), set[str]()
     with key_table() as keys:

@@ -1,17 +1,17 @@
-"""Exporting: a finished latent store written out as plain floats, for people's training code.
+"""Export a finished latent store as floats, for training code.
 
-    export.json                  what is exported, and as what; written first
+    export.json                  the store's fingerprint, and the format and size of the export; written first
     <part>.parquet               parquet: key, shard, index, caption, x, y, json; x and y are floats, nested lists
     <part>.npy, <part>.parquet   npy: floats [N, 2, ...], x then y; key, shard, index, caption, json of its N rows
     <part>.tar                   webdataset: key.npy [2, ...], x then y; key.txt, the caption; key.json, with
                                  the sample's own under `json`
 
-A file holds the rows of one part; parts are numbered from 00000000, in the order of the store's units, and an export
-is whole when it has as many as export.json counts. The dots are the shape of the model's latents, such as [C, H, W].
-float = integer * 2^-bits * sqrt(alphas_cumprod), the model's usual scale, in float64, rounded once. It is not exact:
-only the store itself regenerates images to the bit.
+A file has the rows of one part. Parts are numbered from 00000000, in the order of the store's units, and an export is
+complete when it has as many as export.json counts. The dots are the shape of the model's latents, such as [C, H, W].
+float = integer * 2^-bits * sqrt(alphas_cumprod), the model's usual scale, in float64, rounded once. Floats are not
+exact: only the store itself regenerates images bit for bit.
 
-Half floats in Parquet open in pyarrow and polars as such, in DuckDB as FLOAT.
+pyarrow and polars read float16 in Parquet as such, and DuckDB reads it as FLOAT.
 """
 
 import io
@@ -25,7 +25,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipeline.errors import JobError, noting
+from pipeline.errors import JobError, add_note_on_error
 from pipeline.io.shard_writer import BadMemberName, json_member, write_shard
 from pipeline.plan.units import part_units
 from pipeline.progress import Progress
@@ -37,22 +37,24 @@ from pipeline.store.store import Store, check_outside_stores
 from schemas.latents import read_footer
 
 DTYPES = ("float32", "float16")
-ABOUT = "export.json"
-TEXT = ["key", "shard", "index", "caption", "json"]
+DESCRIPTION_FILE = "export.json"
+TEXT_COLUMNS = ["key", "shard", "index", "caption", "json"]
 
 
 class ExportError(JobError):
-    """An export that cannot be written as it is asked for; the message says why, and what to do."""
+    """An export that cannot be written in this format or to this destination."""
 
 
 def export(location: str, destination: str, *, format: str, dtype: str) -> dict[str, Any]:
-    """Write the finished latent store at `location` out as floats, for training code; what export.json says of it.
+    """Write the finished latent store at `location` as floats. Return the content of export.json.
 
-    `format` is parquet, npy or webdataset, `dtype` float32 or float16, `destination` a folder or a URL. One part is in
-    memory at a time. The same export, given again, writes every file again, to the same bytes.
+    `format` is parquet, npy or webdataset, `dtype` is float32 or float16, and `destination` is a folder or a URL. One
+    part is in memory at a time. Repeating an export writes the same bytes again.
 
-    Raises StoreError if it is not a finished, undamaged latent store; ExportError if the destination has files other
-    than those of the same export, a value is beyond float16, or a key cannot be in a WebDataset shard.
+    Raises:
+        StoreError: It is not a finished, undamaged latent store.
+        ExportError: The destination has files other than those of the same export, a value is beyond float16, or a key
+            cannot be in a WebDataset shard.
     """
     if format not in LATENT_FORMATS or dtype not in DTYPES:
         raise ExportError(
@@ -67,7 +69,7 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
             "pie_bench"
         )
     units = part_units(store, batch_size=sys.maxsize, workers=1)  # no part is longer, so none is split
-    about: dict[str, Any] = {
+    description: dict[str, Any] = {
         "format": format,
         "dtype": dtype,
         "rows": sum(unit.count for unit in units),
@@ -76,12 +78,12 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
         "fingerprint": job.fingerprint,
     }
     target = Store(destination, create=True)
-    claim(target, about)
+    claim(target, description)
 
-    def exported(error: BaseException) -> str | None:
-        return f"{progress.done} of {about['rows']} rows are exported" if progress.done else None
+    def progress_note(error: BaseException) -> str | None:
+        return f"{progress.done} of {description['rows']} rows are exported" if progress.done else None
 
-    with Progress("export", about["rows"], "rows") as progress, noting(exported):
+    with Progress("export", description["rows"], "rows") as progress, add_note_on_error(progress_note):
         for unit in units:
             latents = read_latents(store, unit)
             try:
@@ -90,29 +92,41 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
             except BadMemberName as error:
                 raise ExportError(f"{unit.source}: {error}, or export to another destination as parquet") from error
             progress.advance(unit.count)
-    return about
+    return description
 
 
-def claim(target: Store, about: dict[str, Any]) -> None:
-    """Make a destination that of one export, before its first file: what a glob finds there is never of two."""
+def claim(target: Store, description: dict[str, Any]) -> None:
+    """Reserve a destination for one export, so that its files are never those of two exports.
+
+    Raises:
+        ExportError: The destination has other files, or another export.
+        StoreError: The destination is in a folder of a store.
+    """
     check_outside_stores(target.location)
-    if not target.has(ABOUT) and (found := next(target.names(""), None)) is not None:
-        raise ExportError(f"{target.location}: is not empty (it has {found}) and no export; give another destination")
-    if not target.put_new(ABOUT, json.dumps(about, indent=2).encode()) and target.get_json(ABOUT) != about:
-        raise ExportError(f"{target.location}: holds another export (see its {ABOUT}); give another destination")
+    if not target.has(DESCRIPTION_FILE) and (found := next(target.names(""), None)) is not None:
+        raise ExportError(
+            f"{target.location}: is not empty (it has {found}) and is not an export; give another destination"
+        )
+    if (
+        not target.put_new(DESCRIPTION_FILE, json.dumps(description, indent=2).encode())
+        and target.get_json(DESCRIPTION_FILE) != description
+    ):
+        raise ExportError(
+            f"{target.location}: holds another export (see its {DESCRIPTION_FILE}); give another destination"
+        )
 
 
 def _floats(unit: Unit, latents: Latents, dtype: str) -> NDArray[Any]:
-    """Return the pairs in the model's scale, [N, 2, ...]. Raises ExportError for the first key that overflows."""
+    """Return the pairs in the model's scale, [N, 2, ...]. Raises ExportError if a value overflows."""
     import torch
 
     exact = torch.stack(latents.pair.to_float(), 1).numpy()
-    with np.errstate(over="ignore"):  # it is looked for below
-        # numpy rounds once; torch goes from double to half by way of float
+    with np.errstate(over="ignore"):  # The check follows.
+        # numpy rounds once. torch would round twice, from float64 to float32 to float16.
         floats = exact.astype(dtype)
-    overflown = np.flatnonzero(np.isinf(floats).reshape(len(floats), -1).any(1))
-    if len(overflown):
-        row = int(overflown[0])
+    overflowing = np.flatnonzero(np.isinf(floats).reshape(len(floats), -1).any(1))
+    if len(overflowing):
+        row = int(overflowing[0])
         raise ExportError(
             f"{unit.source}: key {latents.column('key')[row]!r}: reaches {np.abs(exact[row]).max():.6g}, beyond "
             f"{dtype} ({np.finfo(floats.dtype).max:.6g}); export to another destination as float32"
@@ -121,23 +135,23 @@ def _floats(unit: Unit, latents: Latents, dtype: str) -> NDArray[Any]:
 
 
 def _parquet(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
-    columns = {name: latents.table[name] for name in TEXT[:-1]}
+    columns = {name: latents.table[name] for name in TEXT_COLUMNS[:-1]}
     columns |= {"x": to_nested_lists(floats[:, 0]), "y": to_nested_lists(floats[:, 1]), "json": latents.table["json"]}
     fields = [pa.field(name, column.type, nullable=name == "json") for name, column in columns.items()]
-    # the constants in the footer are applied already: this entry tells an export from a part
-    told = {b"edict.export": json.dumps({"dtype": str(floats.dtype), "scale_applied": True}).encode()}
-    table = pa.table(list(columns.values()), schema=pa.schema(fields, metadata=latents.table.schema.metadata | told))
-    # split into streams of bytes, floats take a tenth less; DuckDB reads no split halves
+    # The constants in the footer are already applied. This entry distinguishes an export from a part.
+    marker = {b"edict.export": json.dumps({"dtype": str(floats.dtype), "scale_applied": True}).encode()}
+    table = pa.table(list(columns.values()), schema=pa.schema(fields, metadata=latents.table.schema.metadata | marker))
+    # Byte streams make float32 a tenth smaller. DuckDB cannot read them for float16.
     yield "parquet", to_parquet(table, "BYTE_STREAM_SPLIT" if floats.dtype == np.float32 else "PLAIN")
 
 
 def _npy(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
     yield "npy", _to_npy(floats)
-    yield "parquet", to_parquet(latents.table.select(TEXT))
+    yield "parquet", to_parquet(latents.table.select(TEXT_COLUMNS))
 
 
 def _webdataset(latents: Latents, floats: NDArray[Any]) -> Iterator[tuple[str, bytes]]:
-    """Keys are unique here: a part has rows of one input shard, and planning lets a shard have a key once."""
+    """Yield a tar. Its keys are unique, because a part has rows of one shard, in which planning keeps each key once."""
     constants = read_footer(latents.table.schema.metadata).model_dump(include={"scale", "bits", "alphas_cumprod"})
     rows = latents.table.select(["key", "caption", "shard", "index", "image_sha256", "json"]).to_pylist()
     samples = []
@@ -155,7 +169,7 @@ LATENT_FORMATS: dict[str, Callable[[Latents, NDArray[Any]], Iterator[tuple[str, 
     "npy": _npy,
     "webdataset": _webdataset,
 }
-"""The files that a part becomes, by format: extensions and bytes."""
+"""The function of each format, which yields the files of a part: extensions and bytes."""
 
 
 def _to_npy(array: NDArray[Any]) -> bytes:

@@ -1,1 +1,1 @@
-"""Status, contact sheets and the report of a store."""
+"""Inspect a store: its status, contact sheets, and the report."""

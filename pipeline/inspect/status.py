@@ -1,4 +1,4 @@
-"""What a store says of its job, from storage alone."""
+"""The status of a job: counts, problems, speed and the present run, read from its store only."""
 
 import time
 from collections import Counter
@@ -9,28 +9,30 @@ from typing import Any
 import numpy as np
 
 from pipeline.errors import JobError
+from pipeline.plan.latent_changes import compare_latents, missing_rows_message
 from pipeline.store.errors import REPAIR, InvalidCommit
 from pipeline.store.paths import STAGING
 from pipeline.store.plan import is_planned, read_units
 from pipeline.store.run_log import last_state
 from pipeline.store.store import Store
 from pipeline.workers.provenance import Environment, differences, environment_of
+from schemas.commit import Commit
 from schemas.job import JobRecord
 
-STRAGGLES = 3.0  # times what a sample usually takes
-SILENT = 120.0  # seconds without a word of a driver, which speaks every 30
-SKEW = 60.0  # seconds; times of clocks that differ by more, or of a clock that jumped by more, are not used
+STRAGGLER_FACTOR = 3.0  # a unit is a straggler if it takes this many times the usual time of its samples
+SILENT_SECONDS = 120.0  # since the last write of the run log, after which a driver counts as dead
+MAX_CLOCK_SKEW = 60.0  # seconds; times of clocks that differ or jump by more are not used
 
 
 @dataclass(frozen=True)
 class Status:
-    """Counts over a store. `planned` is what the plan holds; input = ok + rejected + filtered counts what is committed.
+    """Counts over a store, in images: for an edit rows times edits.
 
-    For an edit everything is counted in images: rows times edits. `attempts` counts the attempts at the committed
-    units; those beyond `committed` were wasted work. `images_per_second` is None if nothing is committed yet, or if the
-    clocks of the workers contradict each other. `eta_seconds` is also None if nothing is left to do.
-    `notes` tell what is no problem by itself: units made with several processors or versions.
-    `run` is what the last driver told of itself: when, how many workers, and what is at work where since when.
+    `planned` counts the plan, and input = ok + rejected + filtered counts the commits. `attempts` counts the attempts
+    at the committed units; more than `committed` means wasted work. `images_per_second` is None if nothing is committed
+    yet, or if the workers' clocks contradict each other. `eta_seconds` is also None if nothing is left to do.
+    `notes` are facts that are no problems by themselves, such as units made with several processors or versions.
+    `run` is the last state of the last driver: its time, its workers, and the units in progress.
     """
 
     kind: str
@@ -52,42 +54,68 @@ class Status:
     stragglers: list[str] = field(default_factory=list)
 
 
-def status(store: Store) -> Status:
-    """Read the plan and the commits, and check that the sums hold and that every committed file is there.
+@dataclass
+class CommitCounts:
+    """Counts over the commits of a store, compared with the plan: `expected` has the images of each planned unit."""
 
-    Files are compared by name and size, without reading them. Raises StoreError if there is no store.
+    expected: dict[str, int]
+    images_per_row: int
+    counts: Counter[str] = field(default_factory=Counter)
+    rejects: Counter[str] = field(default_factory=Counter)
+    environments: Counter[Environment] = field(default_factory=Counter)
+    files: dict[str, int] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    spans: list[tuple[float, float]] = field(default_factory=list)
+    seconds_per_row: list[float] = field(default_factory=list)
+    clocks_agree: bool = True
+
+    def add(self, commit: Commit, now: float) -> None:
+        """Add a commit, and check that its sums hold. `now` is the time of this machine's clock."""
+        if commit.unit not in self.expected:
+            self.problems.append(f"unit {commit.unit} is committed but not planned")
+        elif commit.input != self.expected[commit.unit]:
+            planned = self.expected[commit.unit]
+            self.problems.append(f"unit {commit.unit} committed {commit.input} of {planned} planned")
+        if commit.input != commit.ok + commit.rejected + commit.filtered or commit.rejected != len(commit.rejects):
+            self.problems.append(f"unit {commit.unit} does not add up: {commit.input} went in; its commit is damaged")
+        self.counts["committed"] += 1
+        self.counts["attempts"] += commit.number
+        for name in ("input", "ok", "rejected", "filtered"):
+            self.counts[name] += getattr(commit, name)
+        self.files.update((file.path, file.bytes) for file in commit.files)
+        self.rejects.update(reject.error for reject in commit.rejects)
+        self.environments[environment_of(commit)] += 1
+        seconds = commit.seconds.read + commit.seconds.compute + commit.seconds.write  # by a monotonic clock
+        self.seconds_per_row.append(seconds * self.images_per_row / max(1, commit.input))
+        self.spans.append((commit.started, commit.finished))
+        clock_jumped = abs(commit.finished - commit.started - seconds) >= MAX_CLOCK_SKEW
+        self.clocks_agree &= not clock_jumped and 0 < commit.started < now + MAX_CLOCK_SKEW
+
+    @property
+    def busy_seconds(self) -> float:
+        """Return the seconds in which any unit was processed; 0 if the clocks do not agree."""
+        return covered_seconds(self.spans) if self.clocks_agree else 0.0
+
+
+def status(store: Store) -> Status:
+    """Read the plan and the commits. Check that the sums hold, and that every committed file exists.
+
+    Files are compared by name and size, without reading them.
+
+    Raises:
+        StoreError: There is no store.
     """
     job = store.job()
-    planned = is_planned(store)
-    per_row = job.variants_per_row
-    expected = {unit.unit: unit.count * per_row for unit in read_units(store)} if planned else {}
-    problems = list[str]()
-    counts, rejects, places = Counter[str](), Counter[str](), Counter[Environment]()
-    spans, paces, sound, now = list[tuple[float, float]](), list[float](), True, time.time()
-    refused, files = list[InvalidCommit](), dict[str, int]()
+    planned, images_per_row = is_planned(store), job.variants_per_row
+    expected = {unit.unit: unit.count * images_per_row for unit in read_units(store)} if planned else {}
+    found, refused, now = CommitCounts(expected, images_per_row), list[InvalidCommit](), time.time()
     for commit in store.commits(refused):
-        files.update((file.path, file.bytes) for file in commit.files)
-        if commit.unit not in expected:
-            problems.append(f"unit {commit.unit} is committed but not planned")
-        elif commit.input != expected[commit.unit]:
-            problems.append(f"unit {commit.unit} committed {commit.input} of {expected[commit.unit]} planned")
-        if commit.input != commit.ok + commit.rejected + commit.filtered or commit.rejected != len(commit.rejects):
-            problems.append(f"unit {commit.unit} does not add up: {commit.input} went in; its commit is damaged")
-        counts["committed"] += 1
-        counts["attempts"] += commit.number
-        for name in ("input", "ok", "rejected", "filtered"):
-            counts[name] += getattr(commit, name)
-        rejects.update(reject.error for reject in commit.rejects)
-        places[environment_of(commit)] += 1
-        took = commit.seconds.read + commit.seconds.compute + commit.seconds.write  # measured by a monotonic clock
-        paces.append(took * per_row / max(1, commit.input))
-        spans.append((commit.started, commit.finished))
-        sound &= abs(commit.finished - commit.started - took) < SKEW and 0 < commit.started < now + SKEW
-    problems += [f"{commit.path} {commit.reason}: {commit.remedy}" for commit in refused]
-    damaged, unpublished, strangers = _compare_files(store, files)
-    added, unknown = _added(store, job) if planned else ([], [])
-    problems += damaged + added
-    busy = union(spans) if sound else 0.0
+        found.add(commit, now)
+    counts, busy = found.counts, found.busy_seconds
+    damaged, unpublished, unknown_files = _compare_files(store, found.files)
+    added, unknown_rows = _added_rows(store, job) if planned else ([], [])
+    refusals = [f"{commit.path} {commit.reason}: {commit.remedy}" for commit in refused]
+    problems = [*found.problems, *refusals, *damaged, *added]
     left = sum(expected.values()) - counts["input"]
     complete = planned and counts["committed"] == len(expected) and not problems and not unpublished
     run = last_state(store)
@@ -102,80 +130,42 @@ def status(store: Store) -> Status:
         committed=counts["committed"],
         complete=complete,
         problems=problems,
-        notes=[*unknown, *_mixed(places), *_unnamed(unpublished, strangers if complete else [])],
-        rejects=dict(sorted(rejects.items(), key=lambda item: (-item[1], item[0]))),
+        notes=[
+            *unknown_rows,
+            *_environment_notes(found.environments),
+            *_file_notes(unpublished, unknown_files if complete else []),
+        ],
+        rejects=dict(sorted(found.rejects.items(), key=lambda item: (-item[1], item[0]))),
         attempts=counts["attempts"],
         images_per_second=counts["ok"] / busy if busy else None,
         eta_seconds=left * busy / counts["input"] if left > 0 and counts["input"] and busy else None,
         run=run,
-        stragglers=_stragglers(run, median(paces)) if run and paces and not complete else [],
+        stragglers=_stragglers(run, median(found.seconds_per_row))
+        if run and found.seconds_per_row and not complete
+        else [],
     )
 
 
-def _compare_files(store: Store, files: dict[str, int]) -> tuple[list[str], list[str], list[str]]:
-    """Return the problems of committed files, the committed files in staging/, and the files that no commit names.
-
-    `files` has the number of bytes of each committed file.
-    """
-    missing, problems, strangers, staged = dict(files), list[str](), list[str](), set[str]()
-    for path, size, is_staged in store.data_files():
-        if is_staged:
-            staged.add(path)
-        elif (committed := missing.pop(path, None)) is None:
-            strangers.append(path)
-        elif committed != size:
-            problems.append(f"{path} has {size} bytes, and {committed} were committed: {REPAIR}")
-    problems += [f"{path} is missing: {REPAIR}" for path in missing if path not in staged]
-    return problems, [path for path in missing if path in staged], strangers
-
-
-def _unnamed(unpublished: list[str], strangers: list[str]) -> list[str]:
-    notes = []
-    if unpublished:
-        notes.append(f"{len(unpublished)} committed files are still in {STAGING}/: run the job again, or edict gc")
-    if strangers:
-        notes.append(
-            f"{len(strangers)} files are not this job's, such as {strangers[0]}: a reader of the whole folder reads "
-            "them too; move them elsewhere"
-        )
-    return notes
-
-
-def _added(store: Store, job: JobRecord) -> tuple[list[str], list[str]]:
-    """Return problems for latent rows that an edit has not planned, or that are gone; and a note if this is unknown."""
-    if job.kind != "edit":
-        return [], []
-    location = job.spec["latents"]
-    from pipeline.plan.comparison import (  # here, because it imports torch, which takes seconds
-        compare_latents,
-        missing_rows,
+def describe_run(run: dict[str, Any]) -> str:
+    """Describe the last state of a run."""
+    ago = time.time() - run["time"]
+    # If the driver's clock is ahead of this one, the time since its last write is unknown.
+    when = (
+        f"{max(0.0, ago):.0f} s ago"
+        if ago > -MAX_CLOCK_SKEW
+        else "at an unknown time (its host's clock is ahead of this one)"
     )
-
-    try:
-        unplanned, lost = compare_latents(store, job, Store(location))
-    except JobError as error:
-        return [], [f"rows that were added to the latent store since it was edited are not counted: {error}"]
-    problems = [missing_rows(location, lost)] if lost else []
-    if rows := sum(len(places) for _, places in unplanned):
-        problems.append(
-            f"{rows} rows that edict retry or a repair added to {location} are not planned; run the edit again to edit "
-            "them"
-        )
-    return problems, []
+    if run["ended"]:
+        return f"{run['run']} ended {when}: {run['ended']}"
+    state = f"{run['workers']} workers, {run['starting']} starting, {run['queued']} units wait"
+    if run.get("waits_for"):
+        state += f", {run['waits_for']}"
+    silent = "; its driver is silent: run the job again to go on" if ago > SILENT_SECONDS else ""
+    return f"{run['run']} on {run['host']}: {state}, {when}{silent}"
 
 
-def _mixed(places: Counter[Environment]) -> list[str]:
-    """That units were made in several places, where they were."""
-    if len(places) < 2:
-        return []
-    ordered = places.most_common()
-    words = differences([place for place, _ in ordered])
-    each = "; ".join(f"{units} {where}" for (_, units), where in zip(ordered, words, strict=True))
-    return [f"units were made with {len(places)} kinds of processor or versions, whose last bits may differ: {each}"]
-
-
-def union(spans: list[tuple[float, float]]) -> float:
-    """The seconds in which any of these spans of time ran."""
+def covered_seconds(spans: list[tuple[float, float]]) -> float:
+    """Return the seconds that at least one of these spans of time covers."""
     if not spans:
         return 0.0
     began, ended = np.array(sorted(spans)).T
@@ -183,29 +173,73 @@ def union(spans: list[tuple[float, float]]) -> float:
     return float(np.maximum(0.0, reached - np.maximum(began, np.append(-np.inf, reached[:-1]))).sum())
 
 
-def described_run(run: dict[str, Any]) -> str:
-    """The last state of a run, in words."""
-    ago = time.time() - run["time"]
-    # if the driver's clock is ahead of this one, the time since its last word is unknown
-    when = f"{max(0.0, ago):.0f} s ago" if ago > -SKEW else "at an unknown time (its host's clock is ahead of this one)"
-    if run["ended"]:
-        return f"{run['run']} ended {when}: {run['ended']}"
-    doing = f"{run['workers']} workers, {run['starting']} starting, {run['queued']} units wait"
-    if run.get("waits_for"):
-        doing += f", {run['waits_for']}"
-    silent = "; its driver is silent: run the job again to go on" if ago > SILENT else ""
-    return f"{run['run']} on {run['host']}: {doing}, {when}{silent}"
+def _compare_files(store: Store, files: dict[str, int]) -> tuple[list[str], list[str], list[str]]:
+    """Return the problems of committed files, the committed files in staging/, and the files that no commit names.
+
+    `files` has the number of bytes of each committed file.
+    """
+    missing, problems, unknown, staged = dict(files), list[str](), list[str](), set[str]()
+    for path, size, is_staged in store.data_files():
+        if is_staged:
+            staged.add(path)
+        elif (committed := missing.pop(path, None)) is None:
+            unknown.append(path)
+        elif committed != size:
+            problems.append(f"{path} has {size} bytes, and {committed} were committed: {REPAIR}")
+    problems += [f"{path} is missing: {REPAIR}" for path in missing if path not in staged]
+    return problems, [path for path in missing if path in staged], unknown
 
 
-def _stragglers(run: dict[str, Any], pace: float) -> list[str]:
-    """The units that are at work for longer than they should be at the usual seconds a sample."""
+def _file_notes(unpublished: list[str], unknown: list[str]) -> list[str]:
+    notes = []
+    if unpublished:
+        notes.append(f"{len(unpublished)} committed files are still in {STAGING}/: run the job again, or edict gc")
+    if unknown:
+        notes.append(
+            f"{len(unknown)} files are not this job's, such as {unknown[0]}: a reader of the whole folder reads "
+            "them too; move them elsewhere"
+        )
+    return notes
+
+
+def _added_rows(store: Store, job: JobRecord) -> tuple[list[str], list[str]]:
+    """Return problems for latent rows that are not planned or missing, and a note if this cannot be found out."""
+    if job.kind != "edit":
+        return [], []
+    location = job.spec["latents"]
+    try:
+        unplanned, unfinished = compare_latents(store, job, Store(location))
+    except JobError as error:
+        return [], [f"rows that were added to the latent store since it was edited are not counted: {error}"]
+    problems = [missing_rows_message(location, unfinished)] if unfinished else []
+    if rows := sum(len(positions) for _, positions in unplanned):
+        problems.append(
+            f"{rows} rows that edict retry or a repair added to {location} are not planned; run the edit again to edit "
+            "them"
+        )
+    return problems, []
+
+
+def _environment_notes(environments: Counter[Environment]) -> list[str]:
+    """Return a note if units were made in several environments."""
+    if len(environments) < 2:
+        return []
+    ordered = environments.most_common()
+    descriptions = differences([environment for environment, _ in ordered])
+    each = "; ".join(f"{units} {where}" for (_, units), where in zip(ordered, descriptions, strict=True))
+    return [f"units were made with {len(ordered)} kinds of processor or versions, whose last bits may differ: {each}"]
+
+
+def _stragglers(run: dict[str, Any], seconds_per_row: float) -> list[str]:
+    """Describe the units that take much longer than usual."""
     if run["ended"]:
         return []
-    # the driver's clock measured both times; this machine's clock measures the time since the driver wrote them
-    since_then = min(max(0.0, time.time() - run["time"]), SILENT)
-    lasts = {work["unit"]: (run["time"] - work["since"] + since_then, work) for work in run["at_work"]}
+    # The driver's clock measured both times. This machine's clock measures the time since the driver wrote them.
+    since_write = min(max(0.0, time.time() - run["time"]), SILENT_SECONDS)
+    lasts = {work["unit"]: (run["time"] - work["since"] + since_write, work) for work in run["at_work"]}
     return [
-        f"unit {unit} on node {work['node'][:12]} for {seconds:.0f} s; usual are {pace * work['samples']:.0f} s"
+        f"unit {unit} on node {work['node'][:12]} for {seconds:.0f} s; usual are "
+        f"{seconds_per_row * work['samples']:.0f} s"
         for unit, (seconds, work) in lasts.items()
-        if seconds > STRAGGLES * pace * work["samples"]
+        if seconds > STRAGGLER_FACTOR * seconds_per_row * work["samples"]
     ]

@@ -1,4 +1,4 @@
-"""Find the keys that are in several shards, among any number of keys, in bounded memory."""
+"""Keys that occur in several shards: find them among any number of keys, in bounded memory."""
 
 import shutil
 import tempfile
@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from pipeline.errors import JobError
+from schemas.errors import first_line
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-MEMORY = "512MB"  # for DuckDB, which writes the rest to a temporary folder: some 3 GB there for 10^8 keys
-GROUPED = 5_000_000  # keys that are grouped at a time: DuckDB cannot group 10^8 keys in this memory
+MEMORY = "512MB"  # of DuckDB, which writes the rest to a temporary folder: about 3 GB for 10^8 keys
+GROUP_SIZE = 5_000_000  # keys that are grouped at a time, because DuckDB cannot group 10^8 keys in this memory
 
 
 class KeysError(JobError):
@@ -61,14 +62,14 @@ class KeyTable:
         return count, found.fetchall()
 
     def _groups(self) -> Iterator[str]:
-        """Return tables of about GROUPED rows each; all rows of a key are in one of them."""
+        """Yield tables of about GROUP_SIZE rows each; all rows of a key are in one of them."""
         ((rows,),) = self._connection.execute("SELECT count(*) FROM keys").fetchall()
-        if rows <= GROUPED:
+        if rows <= GROUP_SIZE:
             yield "keys"
             return
         groups = self._folder / "groups"
         self._connection.execute(
-            f"COPY (SELECT key, shard, hash(key) % {rows // GROUPED + 1} AS number FROM keys)"
+            f"COPY (SELECT key, shard, hash(key) % {rows // GROUP_SIZE + 1} AS number FROM keys)"
             f" TO '{groups}' (FORMAT parquet, PARTITION_BY (number))"
         )
         for group in sorted(groups.iterdir()):
@@ -81,7 +82,7 @@ def key_table() -> Iterator[KeyTable]:
     """Open an empty table of keys. Its temporary files are removed with the context.
 
     Raises:
-        KeysError: DuckDB cannot hold the keys, because the disk is full, for example.
+        KeysError: DuckDB fails, for example because the disk is full.
     """
     import duckdb
 
@@ -93,5 +94,5 @@ def key_table() -> Iterator[KeyTable]:
         except duckdb.Error as error:
             raise KeysError(
                 f"the search for keys that repeat across shards failed in {tempfile.gettempdir()}: "
-                f"{str(error).splitlines()[0]}. Set TMPDIR to a folder with more space, some 6 GB for 10^8 keys"
+                f"{first_line(error)}. Set TMPDIR to a folder with more space, about 6 GB for 10^8 keys"
             ) from error

@@ -1,4 +1,4 @@
-"""Planning: every shard indexed and every unit of work known before a model is loaded."""
+"""Units of work: index every shard, and cut shards or parts into units, before a model is loaded."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -14,25 +14,31 @@ from pipeline.progress import Progress
 from pipeline.store.plan import Source, Unit, numbered_keys, parts_of, version_entries, write_entries
 from pipeline.store.store import Store
 
-UNIT_BATCHES = 4  # a unit is at most this many batches: seconds to minutes of work, and what a death costs
-UNIT_BYTES = 256 << 20  # it also reads at most this many bytes of its shard, unless a single batch has more
-# A unit of edits is also at most this many batches of edited images. Its rows regenerate under their own captions in
-# full batches. So a unit with fewer rows than a batch computes one whole batch: 6% on top of 16 batches of edits, and
-# more if few of the variants change a caption.
+UNIT_BATCHES = 4  # of a unit, at most: seconds to minutes of work, which a worker's death wastes
+UNIT_BYTES = 256 << 20  # of its shard that a unit reads, at most, unless a single batch has more
 EDITED_BATCHES = 16
-UNITS_A_WORKER = 2  # and so few that each worker gets some, or one would work while others wait
-INDEXERS = 16  # indexing reads headers only, so it waits more than it works
+"""Batches of edited images of a unit of edits, at most.
+
+Rows regenerate under their own captions in full batches. So a unit with fewer rows than a batch computes one whole
+batch: 6% on top of 16 batches of edits, and more if few of the variants change a caption.
+"""
+UNITS_PER_WORKER = 2  # at least, if there are enough samples, so that no worker idles while another works
+INDEXERS = 16  # threads; indexing reads headers only, so it mostly waits
 
 
 class PlanError(JobError):
-    """The input cannot be planned; the message lists everything that is wrong with it."""
+    """The input cannot be planned. The message lists everything that is wrong with it."""
 
 
-Found = TypeVar("Found")
+Taken = TypeVar("Taken")
 
 
 def expanded(inputs: str | list[str]) -> list[str]:
-    """Return the shards that an input names. Raises PlanError."""
+    """Return the shards that an input names.
+
+    Raises:
+        PlanError: The input names no shard, or a pattern is not valid.
+    """
     try:
         return expand_shards(inputs)
     except ShardError as error:
@@ -40,15 +46,17 @@ def expanded(inputs: str | list[str]) -> list[str]:
 
 
 def index_shards(
-    inputs: str | list[str], take: Callable[[ShardIndex], Found], *, digests: bool = False
-) -> tuple[list[Source], list[Found]]:
+    inputs: str | list[str], take: Callable[[ShardIndex], Taken], *, digests: bool = False
+) -> tuple[list[Source], list[Taken]]:
     """Return every shard as a source, in order, and the result of `take` for its index, which is then dropped.
 
-    `digests` is as in index_shard. Raises PlanError if a shard is unusable (the error names all of them), or if there
-    is no sample.
+    `digests` is as in index_shard.
+
+    Raises:
+        PlanError: A shard is unusable (the message names all of them), or there is no sample.
     """
 
-    def attempt(url: str) -> tuple[Source, Found] | ShardError:
+    def attempt(url: str) -> tuple[Source, Taken] | ShardError:
         try:
             index = index_shard(url, digests=digests)
             return (index.url, len(index.entries), index.size, index.etag), take(index)
@@ -56,7 +64,7 @@ def index_shards(
             return error
 
     urls = expanded(inputs)
-    sources, taken, broken = list[Source](), list[Found](), list[ShardError]()
+    sources, taken, broken = list[Source](), list[Taken](), list[ShardError]()
     with Progress("index", len(urls), "shards") as progress, ThreadPoolExecutor(INDEXERS) as pool:
         for result in pool.map(attempt, urls):
             progress.advance(1)
@@ -69,12 +77,16 @@ def index_shards(
         lines = "".join(f"\n  {error}" for error in broken)
         raise PlanError(f"{len(broken)} of {len(urls)} shards cannot be used, nothing was run:{lines}")
     if not any(count for _, count, _, _ in sources):
-        raise PlanError(f"there is not one sample in {len(urls)} shards; a sample is an image and a .txt of one name")
+        raise PlanError(f"there is no sample in {len(urls)} shards; a sample is an image and a .txt with the same name")
     return sources, taken
 
 
 def plan_shards(store: Store, inputs: str | list[str], batch_size: int, workers: int) -> list[Unit]:
-    """Index the input, write the samples of each shard, and cut them into units. Raises PlanError as `index_shards`."""
+    """Index the input, write the samples of each shard, and cut them into units.
+
+    Raises:
+        PlanError: See `index_shards`.
+    """
 
     def take(index: ShardIndex) -> int:
         write_entries(store, index)
@@ -110,7 +122,7 @@ def cut(
     source, in addition to UNIT_BATCHES. `per_row` is the number of images per row. If a batch of rows gives more than
     EDITED_BATCHES batches of images, a unit has fewer rows than a batch, and may begin anywhere.
     """
-    batches = sum(count for _, count, _, _ in sources) // (batch_size * workers * UNITS_A_WORKER)
+    batches = sum(count for _, count, _, _ in sources) // (batch_size * workers * UNITS_PER_WORKER)
     rows = max(1, int(EDITED_BATCHES * batch_size / max(1, per_row)))
     rows -= rows % batch_size if rows > batch_size else 0
     units: list[Unit] = []
@@ -137,7 +149,11 @@ def spread(units: Sequence[Unit], count: int) -> dict[str, int]:
 
 
 def part_units(latents: Store, batch_size: int, workers: int, per_row: float = 1) -> list[Unit]:
-    """Units over the rows of a finished latent store. Raises StoreError where it is not finished."""
+    """Return units over the rows of a finished latent store.
+
+    Raises:
+        StoreError: The store is not finished.
+    """
     return cut(parts_of(latents), batch_size, workers, per_row=per_row)
 
 
@@ -150,7 +166,7 @@ def index_again(store: Store, units: Sequence[Unit]) -> None:
     shards = {unit.source: unit for unit in units}
 
     def attempt(unit: Unit) -> int | JobError | None:
-        """Return how many samples of a replaced shard were not planned; None for one that was not replaced."""
+        """Return how many samples of a replaced shard were not planned; None for a shard that was not replaced."""
         try:
             if head(unit.source) == Head(unit.size, unit.version):
                 return None

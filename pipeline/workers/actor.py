@@ -1,4 +1,4 @@
-"""The actors that workers run in."""
+"""The Ray actors that workers run in."""
 
 from typing import Any
 
@@ -22,7 +22,7 @@ class WorkerActor:
     `load` and `call` run in one thread, the only one of the actor's default concurrency group. So settings that a
     worker's constructor makes for its thread, as torch.set_num_threads does for OpenMP, apply to everything that it
     computes. Ray runs the constructor of an actor with concurrency groups in another thread, so the worker is not made
-    in the constructor of Host.
+    in the constructor of this class.
     """
 
     def __init__(self, packed: bytes) -> None:

@@ -27,20 +27,21 @@ import obstore
 from obstore.store import MemoryStore
 
 from benchmarks.harness import program, run, save, show
-from pipeline import run as runs
 from pipeline.errors import JobError
 from pipeline.inspect.status import status
 from pipeline.io.local_files import write_file
 from pipeline.messages import Machine
 from pipeline.plan import job as jobs
+from pipeline.plan import pending_units as pending_module
 from pipeline.plan.job import new_record, open_job
+from pipeline.plan.pending_units import RetryError, pending_units
 from pipeline.store import checkpoint, files, paths
 from pipeline.store.job_record import JobKey
 from pipeline.store.paths import DATA, STAGING, commit_path
 from pipeline.store.plan import Unit, parts_of, read_units, write_units
 from pipeline.store.store import Store
-from pipeline.workers import base as workers
-from pipeline.workers.base import Attempt
+from pipeline.workers import attempt as attempts
+from pipeline.workers.attempt import Attempt
 from schemas.rejects import Reject
 from tests.campaigns import RESULTS
 
@@ -196,12 +197,12 @@ def scheduled(world: World) -> Iterator[None]:
 
     patched: list[tuple[Any, str, Any]] = [
         (jobs, "uuid4", uuid4),
-        (workers.uuid, "uuid4", uuid4),
+        (attempts.uuid, "uuid4", uuid4),
         (files, "obstore", ScheduledObstore(world)),
         (files, "write_file", write),
         (paths, "BLOCK_SIZE", 2),
         (checkpoint, "ThreadPoolExecutor", Inline),
-        (runs, "print", lambda *_, **__: None),
+        (pending_module, "print", lambda *_, **__: None),
     ]
     originals = [(owner, name, getattr(owner, name, print)) for owner, name, _ in patched]
     for owner, name, value in patched:
@@ -270,8 +271,8 @@ class Run:
             store, random = self.store(), self.random
             key, units = store.key(), read_units(store)
             try:
-                pending = runs._pending(store, units, retry)
-            except runs.RetryError:
+                pending = pending_units(store, units, retry)
+            except RetryError:
                 return
             with checkpoint.CheckpointWriter(
                 store, 0 if retry else len(units), [unit.unit for unit in pending], key

@@ -23,13 +23,14 @@ from benchmarks.harness import program, run, save, show
 from jobs.demo import SHARDS
 from pipeline.io.images import prepare
 from pipeline.io.samples import Sample, read_samples
-from pipeline.plan.job import Job, open_job, resolve
+from pipeline.plan.invert_task import InvertTask, invert_task
+from pipeline.plan.job import open_job
 from pipeline.plan.units import part_units, plan_shards
 from pipeline.store.latents import read_latents
 from pipeline.store.plan import Unit, read_entries, read_units, write_units
 from pipeline.store.store import Store
-from pipeline.verify import VerifyTask, VerifyWorker
-from pipeline.workers.invert import InvertWorker, clean_pair
+from pipeline.workers.invert import InvertWorker, start_pair
+from pipeline.workers.verify import VerifyTask, VerifyWorker
 from schemas.specs import InvertSpec
 from tests.campaigns import RESULTS
 from tests.edict.checkpoints import KINDS
@@ -74,7 +75,9 @@ class Model:
         return Outcome(rows, len(only), *differing(store, inverter, verifier, unit, batch_size))
 
 
-def open_store(checkpoint: Path, output: Path, dtype: str, guidance: float, batch_size: int) -> tuple[Store, Unit, Job]:
+def open_store(
+    checkpoint: Path, output: Path, dtype: str, guidance: float, batch_size: int
+) -> tuple[Store, Unit, InvertTask]:
     """Plan a job of one unit: two full batches and two more samples."""
     spec = InvertSpec.model_validate(
         {
@@ -86,7 +89,7 @@ def open_store(checkpoint: Path, output: Path, dtype: str, guidance: float, batc
             "workers": {"batch_size": batch_size},
         }
     )
-    job, store = resolve(spec), Store(spec.output, create=True)
+    job, store = invert_task(spec), Store(spec.output, create=True)
     open_job(store, job.record)
     write_units(store, [replace(plan_shards(store, spec.input, batch_size, 1)[0], count=2 * batch_size + 2)])
     [unit] = read_units(store)
@@ -111,7 +114,7 @@ def differing(
     image = inverter.task.spec.image
     entries = read_entries(store, unit)
     starts = {
-        sample.index: clean_pair(
+        sample.index: start_pair(
             inverter.model,
             inverter.task,
             [prepare(sample.image, inverter.model.size, image.crop, image.resize).image],

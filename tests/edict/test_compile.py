@@ -17,13 +17,13 @@ from edict import EDICT, Control, ModelError, Pair
 from edict.samplers import sampling
 from jobs.prompts import resolve
 from pipeline.messages import Machine
-from pipeline.plan.job import JobChanged, check_job, open_job
-from pipeline.plan.job import resolve as resolve_job
+from pipeline.plan.edit_task import EditError, edit_task
+from pipeline.plan.invert_task import invert_task
+from pipeline.plan.job import check_job, open_job
+from pipeline.plan.job_changes import JobChanged
 from pipeline.plan.selection import read_selection
-from pipeline.plan.tasks import EditError
-from pipeline.run import edit_task
 from pipeline.store.store import Store
-from pipeline.workers.base import NotCompiled, fitting, load_model
+from pipeline.workers.model import NotCompiled, batch_errors, load_model
 from schemas.specs import EditSpec, InvertSpec
 from tests.edict.checkpoints import Folder
 
@@ -103,7 +103,7 @@ def test_each_shape_is_compiled_once_and_nothing_runs_uncompiled(compiled: EDICT
     with (
         torch._dynamo.config.patch(recompile_limit=2),
         pytest.raises(NotCompiled, match=r"a batch of 1: leave model.compile out"),
-        fitting(1, compiled.device),
+        batch_errors(1, compiled.device),
     ):
         inverted(compiled, start, batch_size=1)
 
@@ -133,7 +133,7 @@ def test_all_workers_of_a_job_compile_as_the_job_records(folder: Folder, tmp_pat
         return InvertSpec.model_validate(fields | {"model": {"path": str(folder("sd1")), **model}})
 
     plain, given = spec(), spec(compile=True)
-    before, job = resolve_job(plain), resolve_job(given)
+    before, job = invert_task(plain), invert_task(given)
     assert job.fingerprint == before.fingerprint.model_copy(update={"compile": True})
     for one, expected in ((before, False), (job, True)):
         assert load_model(one.weights, CPU).backend.compiled == expected

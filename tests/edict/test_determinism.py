@@ -14,8 +14,8 @@ import edict.inversion
 from edict import EDICT, Control, determinism
 from edict.determinism import enough_memory
 from edict.errors import ModelError
-from pipeline.workers.base import TooLarge, fitting, versions
-from pipeline.workers.processor import gpu_versions
+from pipeline.workers.model import TooLarge, batch_errors
+from pipeline.workers.provenance import gpu_versions, versions
 
 GPU = torch.device("cuda")
 Folder = Callable[[str], Path]
@@ -38,7 +38,7 @@ def test_a_recovered_lack_of_memory_is_an_error(failed_allocations: dict[str, in
 
 
 def test_no_block_runs_after_a_recovered_lack_of_memory(failed_allocations: dict[str, int]) -> None:
-    with pytest.raises(TooLarge, match=r"a batch of 4 does not fit .*another algorithm"), fitting(4, GPU):
+    with pytest.raises(TooLarge, match=r"a batch of 4 does not fit .*another algorithm"), batch_errors(4, GPU):
         failed_allocations["num_ooms"] += 1
     # cuDNN keeps the other algorithm, without another failed allocation.
     with pytest.raises(torch.OutOfMemoryError, match="in a new process"), enough_memory(GPU):

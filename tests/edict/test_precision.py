@@ -13,8 +13,8 @@ from edict import EDICT
 from edict.errors import ModelError
 from edict.models.flux import positions
 from pipeline.messages import Machine
-from pipeline.plan.job import resolve
-from pipeline.workers.base import load_model
+from pipeline.plan.invert_task import invert_task
+from pipeline.workers.model import load_model
 from schemas.fingerprint import Fingerprint
 from schemas.specs import InvertSpec, ModelSpec
 
@@ -46,7 +46,7 @@ def test_auto_is_resolved_by_the_device(dtype: str, gpus: float, expected: str) 
 
 def test_the_fingerprint_has_the_settings_that_change_bits(folder: Folder) -> None:
     def made(model: dict[str, Any], gpus: float = 0) -> Fingerprint:
-        return resolve(spec_of({"path": str(folder("sd1")), **model}, gpus=gpus)).fingerprint
+        return invert_task(spec_of({"path": str(folder("sd1")), **model}, gpus=gpus)).fingerprint
 
     plain = made({})
     assert (plain.dtype, plain.vae_dtype, plain.channels_last) == ("float32", "float32", False)
@@ -70,7 +70,7 @@ def test_a_worker_loads_what_the_job_records(folder: Folder) -> None:
     digests, decoded = [], []
     for more in ({}, {"channels_last": True}, {"vae_dtype": "bfloat16"}):
         spec = spec_of(path | more)
-        weights = resolve(spec).weights
+        weights = invert_task(spec).weights
         model = load_model(weights, CPU)
         start = model.encode(images)
         pair = model.invert(start, TEXTS, steps=3)
@@ -92,7 +92,7 @@ def test_a_gpu_without_bfloat16_is_an_error(folder: Folder, monkeypatch: pytest.
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (7, 5))
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "Tesla T4")
     spec = spec_of({"path": str(folder("sd1"))}, gpus=1)
-    weights = resolve(spec).weights
+    weights = invert_task(spec).weights
     with pytest.raises(ModelError, match=r"Tesla T4 on \S+ has no bfloat16: set model.dtype"):
         load_model(weights, Machine("cuda", 1, 1))
 

@@ -16,8 +16,8 @@ from benchmarks.gpu_check import bits
 from edict import EDICT, Control, determinism
 from edict.control import generation
 from edict.determinism import enough_memory
-from pipeline.workers.base import TooLarge, fitting, versions
-from pipeline.workers.processor import processor
+from pipeline.workers.model import TooLarge, batch_errors
+from pipeline.workers.provenance import processor, versions
 
 ROOT = Path(__file__).parents[2]
 
@@ -51,7 +51,7 @@ def test_memory_shortage_that_torch_recovers_from_is_an_error(monkeypatch: pytes
     with enough_memory(device):
         torch.zeros(8, device=device)
     recovers = suppress(torch.OutOfMemoryError)  # Torch does the same when it tries cuDNN's plans.
-    with pytest.raises(TooLarge, match="another algorithm"), fitting(1, device), recovers:
+    with pytest.raises(TooLarge, match="another algorithm"), batch_errors(1, device), recovers:
         torch.empty(2**46, dtype=torch.uint8, device=device)
 
 

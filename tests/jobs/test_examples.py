@@ -27,10 +27,10 @@ from jobs.spec_file import load
 from pipeline.io.samples import Sample, read_samples
 from pipeline.io.shard_index import index_shard
 from pipeline.io.shard_writer import write_shard
-from pipeline.plan.job import JobChanged
+from pipeline.plan.edit_task import edit_task
+from pipeline.plan.job_changes import JobChanged
 from pipeline.plan.selection import read_selection
 from pipeline.plan.units import part_units
-from pipeline.run import edit_task
 from pipeline.store.store import Store
 from pipeline.workers.edit import EditWorker
 from schemas.specs import EditSpec

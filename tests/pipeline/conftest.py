@@ -1,4 +1,4 @@
-"""A real Ray and a real S3 server for the session, and small real shards cut from the shipped demo data."""
+"""Fixtures: a real Ray and a real S3 server for the session, and samples of the shipped demo data."""
 
 import io
 import socket
@@ -13,15 +13,12 @@ import ray
 
 from pipeline.io.samples import Sample, read_samples
 from pipeline.io.shard_index import index_shard
-
-DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
-
-Members = list[tuple[str, bytes]]
+from tests.pipeline.helpers import DEMO, Members
 
 
 @pytest.fixture(scope="session")
 def s3_socket() -> Iterator[socket.socket]:
-    """Where the S3 server will listen; its address and credentials for it are in the environment from now on."""
+    """Bind the socket of the S3 server, and set its address and credentials in the environment."""
     with socket.socket() as bound, pytest.MonkeyPatch.context() as patch:
         bound.bind(("127.0.0.1", 0))
         for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT", "AWS_DEFAULT_REGION"):
@@ -35,7 +32,7 @@ def s3_socket() -> Iterator[socket.socket]:
 
 @pytest.fixture(scope="session")
 def s3_server(s3_socket: socket.socket) -> Iterator[str]:
-    """The endpoint of a moto server. Not started for those who do without: its imports take seconds."""
+    """Return the endpoint of a moto server. It is only started if a test needs it, because its imports take seconds."""
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import WSGIRequestHandler, make_server
 
@@ -54,7 +51,7 @@ def s3_server(s3_socket: socket.socket) -> Iterator[str]:
 
 @pytest.fixture
 def s3(s3_server: str) -> str:
-    """An s3:// prefix in a bucket of its own; workers of `local_ray` reach it too."""
+    """Return an s3:// prefix in a new bucket. Workers of `local_ray` can use it too."""
     import boto3
 
     bucket = f"bucket-{uuid.uuid4().hex[:12]}"
@@ -64,7 +61,7 @@ def s3(s3_server: str) -> str:
 
 @pytest.fixture(scope="session")
 def local_ray(s3_socket: socket.socket) -> Iterator[None]:
-    # after the socket: workers have the environment in which Ray was started
+    # The socket comes first, because workers have the environment in which Ray was started.
     ray.init(
         address="local",
         num_cpus=4,
@@ -79,7 +76,7 @@ def local_ray(s3_socket: socket.socket) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def samples() -> list[Sample]:
-    """The first 24 samples of the demo data."""
+    """Return the first 24 samples of the demo data."""
     index = index_shard(str(DEMO))
     read = read_samples(index.url, size=index.size, etag=index.etag, entries=index.entries[:24])
     return [sample for sample in read if isinstance(sample, Sample)]
@@ -87,7 +84,7 @@ def samples() -> list[Sample]:
 
 @pytest.fixture(scope="session")
 def shard_of() -> Callable[[Path, Members], Path]:
-    """Write members, in order, as a tar such as anybody's `tar` would."""
+    """Return a function that writes members, in order, to a tar as the program `tar` does."""
 
     def write(path: Path, members: Members) -> Path:
         with tarfile.open(path, "w") as tar:

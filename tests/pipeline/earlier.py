@@ -1,4 +1,4 @@
-"""job.json as earlier versions wrote it."""
+"""Records of jobs in earlier formats of job.json."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The batch size to take: the rules on made-up figures, the measuring on a real worker of the real model."""
+"""The recommended batch size: its rules with given timings, and measurements on a real worker of the real model."""
 
 import json
 import math
@@ -20,25 +20,26 @@ from pipeline import tune_batch as batch
 from pipeline.execute.cluster import ResourcesError
 from pipeline.execute.pool import WorkersFailed
 from pipeline.messages import Machine
-from pipeline.plan.job import Job, resolve
+from pipeline.plan.invert_task import InvertTask, invert_task
 from pipeline.profiling import smallest_near_fastest
 from pipeline.tune_batch import (
     BatchSweep,
     BatchTiming,
     BatchWorker,
+    NoNetworkCalls,
     available_memory,
-    ending,
-    measured,
+    end_reason,
+    measure_on,
     run_batch,
     sweep,
 )
 from pipeline.workers.actor import WorkerBase
-from pipeline.workers.base import TooLarge, fitting
+from pipeline.workers.model import TooLarge, batch_errors
 from schemas.specs import InvertSpec
+from tests.edict.pipeline_checkpoints import save
+from tests.pipeline.helpers import CPU, DEMO
 
-DEMO = Path(__file__).parents[2] / "jobs" / "demo" / "shards" / "demo-00000.tar"
 SIZES = [2**i for i in range(11)]
-CPU = Machine("cpu", 1, 0)
 
 seconds = st.floats(1e-6, 1e6)
 
@@ -48,16 +49,16 @@ def invert_spec(**more: Any) -> InvertSpec:
     return InvertSpec.model_validate(fields | more)
 
 
-def timing(size: int, a_picture: float = 1.0, peak: int = 0, weights: int = 0) -> BatchTiming:
-    return BatchTiming(size, 0.0, size * a_picture, 1, peak, weights)
+def timing(size: int, per_image: float = 1.0, peak: int = 0, weights: int = 0) -> BatchTiming:
+    return BatchTiming(size, 0.0, size * per_image, 1, peak, weights)
 
 
-def timings(*a_picture: float) -> list[BatchTiming]:
-    return [timing(size, taken) for size, taken in zip(SIZES, a_picture, strict=False)]
+def timings(*per_image: float) -> list[BatchTiming]:
+    return [timing(size, taken) for size, taken in zip(SIZES, per_image, strict=False)]
 
 
 @given(st.dictionaries(st.sampled_from(SIZES), seconds, min_size=1))
-def test_to_be_taken_is_the_smallest_near_the_fastest(taken: dict[int, float]) -> None:
+def test_the_best_size_is_the_smallest_near_the_fastest(taken: dict[int, float]) -> None:
     best = smallest_near_fastest(taken)
     assert taken[best] <= 1.02 * min(taken.values())
     assert all(taken[size] > 1.02 * min(taken.values()) for size in taken if size < best)
@@ -66,7 +67,7 @@ def test_to_be_taken_is_the_smallest_near_the_fastest(taken: dict[int, float]) -
 @pytest.mark.parametrize(
     ("taken", "best"), [([3.0], 1), ([3.0, 2.0, 1.0], 4), ([1.03, 1.01, 1.0], 2), ([1.0, 2.0, 1.5], 1)]
 )
-def test_what_is_taken(taken: list[float], best: int) -> None:
+def test_the_best_size_of_given_timings(taken: list[float], best: int) -> None:
     assert BatchSweep(timings(*taken), "").best.size == best
 
 
@@ -74,7 +75,7 @@ def test_what_is_taken(taken: list[float], best: int) -> None:
     ("taken", "said"),
     [
         ([8], None),
-        ([8, 8], None),  # one doubling
+        ([8, 8], None),  # only one doubling
         ([8, 8, 8], "batches of 2 and 4 bring no gain"),
         ([8, 8, 7.9], "batches of 2 and 4 bring no gain"),
         ([8, 8, 7.8], None),
@@ -83,13 +84,13 @@ def test_what_is_taken(taken: list[float], best: int) -> None:
     ],
 )
 def test_two_doublings_without_a_gain_are_the_end(taken: list[float], said: str | None) -> None:
-    assert ending(timings(*taken), largest=1024, memory=math.inf) == said
+    assert end_reason(timings(*taken), largest=1024, memory=math.inf) == said
 
 
-def test_a_batch_that_might_fill_the_machine_is_not_tried() -> None:
-    last = timing(4, peak=5 << 30, weights=3 << 30)  # at 8 it may take 7
-    assert ending([last], largest=1024, memory=7 << 30) is None
-    said = ending([last], largest=1024, memory=(7 << 30) - 1)
+def test_a_batch_that_might_fill_the_memory_is_not_tried() -> None:
+    last = timing(4, peak=5 << 30, weights=3 << 30)  # 7 GiB at size 8
+    assert end_reason([last], largest=1024, memory=7 << 30) is None
+    said = end_reason([last], largest=1024, memory=(7 << 30) - 1)
     assert said is not None
     assert said.startswith("a batch of 8 may take 7.0 GiB, and each worker of a node has 7.0 GiB")
 
@@ -128,9 +129,9 @@ def test_a_sweep_stays_within_its_bounds(
         assert swept.best.size <= measured[-3]
 
 
-def test_what_does_not_fit_ends_the_sweep_and_is_told() -> None:
+def test_a_batch_that_does_not_fit_ends_the_sweep() -> None:
     def measure(size: int) -> BatchTiming:
-        with fitting(size, torch.device("cpu")):
+        with batch_errors(size, torch.device("cpu")):
             if size == 4:
                 raise torch.OutOfMemoryError("for a test")
             return timing(size, 1 / size)
@@ -141,12 +142,12 @@ def test_what_does_not_fit_ends_the_sweep_and_is_told() -> None:
     assert "a batch of 4 does not fit into the device's memory" in swept.ended
 
 
-def test_where_nothing_fits_there_is_nothing_to_take() -> None:
+def test_a_first_batch_that_does_not_fit_is_an_error() -> None:
     with pytest.raises(TooLarge, match=r"a batch of 1 takes 2.0 GiB, and each worker of a node has 1.0 GiB"):
         sweep(lambda size: timing(size, peak=2 << 30), largest=1024, memory=1 << 30)
 
 
-def test_no_size_that_a_spec_refuses_is_tried(tmp_path: Path) -> None:
+def test_the_largest_size_is_that_of_specs(tmp_path: Path) -> None:
     invert_spec(workers={"batch_size": SIZES[-1]})
     with pytest.raises(ValidationError):
         invert_spec(workers={"batch_size": SIZES[-1] + 1})
@@ -162,10 +163,12 @@ def test_no_size_that_a_spec_refuses_is_tried(tmp_path: Path) -> None:
         {"name": "bdia", "guidance_scale": 3.0, "guidance_interval": [1.0, 5.0]},
     ],
 )
-def test_its_calls_are_those_that_the_plan_counts(sampler: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """With rows of the network for seconds, an inversion takes what `edict plan` says of it."""
+def test_the_network_calls_are_those_that_the_plan_counts(
+    sampler: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each row of a network call counts as a second. Then the seconds are the evaluations that `edict plan` prints."""
     spec = invert_spec(input=str(DEMO), sampler={"steps": 8, **sampler})
-    worker = BatchWorker(resolve(spec))
+    worker = BatchWorker(invert_task(spec))
     rows = []
     worker.model.network.register_forward_pre_hook(lambda _, arguments: rows.append(len(arguments[0])))
 
@@ -187,16 +190,16 @@ def test_its_calls_are_those_that_the_plan_counts(sampler: dict[str, Any], monke
 
 
 class Fake(WorkerBase):
-    """Measures nothing; what happens goes by the size."""
+    """A worker that measures nothing. The size decides whether it raises, dies or succeeds."""
 
-    def __init__(self, task: Job | None = None) -> None:
+    def __init__(self, task: InvertTask | None = None) -> None:
         if task is not None:
             raise OSError("no such model")
 
     def measure(self, size: int) -> BatchTiming:
         if size == 2:
             raise ValueError("no posterior")
-        with fitting(size, torch.device("cpu")):
+        with batch_errors(size, torch.device("cpu")):
             if size == 4:
                 raise torch.OutOfMemoryError("for a test")
         if size == 8:
@@ -205,26 +208,26 @@ class Fake(WorkerBase):
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_worker_that_dies_of_a_batch_had_no_room_for_it() -> None:
+def test_a_worker_that_dies_in_a_batch_counts_as_too_large() -> None:
     worker = ray.remote(num_cpus=1, max_restarts=0)(Fake).remote()
-    assert measured(worker, 1) == timing(1)
+    assert measure_on(worker, 1) == timing(1)
     with pytest.raises(WorkersFailed, match="a batch of 2 failed: ValueError: no posterior"):
-        measured(worker, 2)
+        measure_on(worker, 2)
     with pytest.raises(TooLarge, match=r"^a batch of 4 does not fit into the device's memory.*for a test"):
-        measured(worker, 4)
+        measure_on(worker, 4)
     with pytest.raises(TooLarge, match=r"^a batch of 8 ended its worker"):
-        measured(worker, 8)
+        measure_on(worker, 8)
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_worker_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_does_not_start_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch, "BatchWorker", Fake)
     with pytest.raises(WorkersFailed, match=r"a worker could not start: .*no such model"):
         run_batch(invert_spec(), largest=1, report=lambda timing: None)
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_without_a_gpu_none_is_measured() -> None:
+def test_a_missing_gpu_is_an_error() -> None:
     with pytest.raises(ResourcesError, match="GPU"):
         run_batch(invert_spec(workers={"gpus": 1.0}), largest=1, report=lambda timing: None)
 
@@ -237,7 +240,7 @@ def test_workers_of_a_node_share_its_memory(monkeypatch: pytest.MonkeyPatch) -> 
     assert available_memory("b", Machine("cuda", 1, 0.5), 4) == math.inf
 
 
-def test_an_edit_has_the_batch_of_its_store(tmp_path: Path) -> None:
+def test_the_spec_of_an_edit_is_refused(tmp_path: Path) -> None:
     fields = {"kind": "edit", "latents": "latents", "output": "edits", "edits": [{"name": "a", "prompt": "x"}]}
     (tmp_path / "edit.json").write_text(json.dumps(fields))
     said = CliRunner().invoke(app, ["batch", str(tmp_path / "edit.json")])
@@ -245,8 +248,14 @@ def test_an_edit_has_the_batch_of_its_store(tmp_path: Path) -> None:
     assert "is an edit, whose batch is that of its latent store" in said.output
 
 
+def test_a_pipeline_without_network_calls_of_its_own_is_refused(tmp_path: Path) -> None:
+    model = {"path": str(save("wan", tmp_path / "model"))}
+    with pytest.raises(NoNetworkCalls, match=r"runs inside its pipeline's call\. Measure whole runs instead"):
+        run_batch(invert_spec(model=model, sampler={"steps": 4}), largest=1, report=lambda timing: None)
+
+
 @pytest.mark.usefixtures("local_ray")
-def test_the_command_measures_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_measures_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "invert.json").write_text(invert_spec().model_dump_json())
     said = CliRunner().invoke(app, ["batch", "invert.json", "--largest", "4"])
@@ -257,13 +266,13 @@ def test_the_command_measures_and_leaves_nothing(tmp_path: Path, monkeypatch: py
     found = {int(size): [float(cell) for cell in cells] for size, *cells in rows}
     assert list(found) == SIZES[: len(found)]
     assert list(found) == [1, 2, 4] or "gain" in ended
-    a_picture = {}
-    for size, (call, pictures_a_second, seconds, peak) in found.items():
-        assert 4 * call / size < seconds  # the pictures are encoded too
-        assert pictures_a_second * seconds == pytest.approx(1, rel=1e-3)
+    per_image = {}
+    for size, (call, images_per_second, seconds, peak) in found.items():
+        assert 4 * call / size < seconds  # The images are encoded too.
+        assert images_per_second * seconds == pytest.approx(1, rel=1e-3)
         assert 0.1 < peak < 4
-        a_picture[size] = seconds
+        per_image[size] = seconds
     best = int(taken[2].rstrip(","))
-    fastest = min(a_picture.values())
-    assert a_picture[best] <= 1.021 * fastest  # as printed, in four digits
-    assert all(seconds > 1.019 * fastest for size, seconds in a_picture.items() if size < best)
+    fastest = min(per_image.values())
+    assert per_image[best] <= 1.021 * fastest  # as printed, in four digits
+    assert all(seconds > 1.019 * fastest for size, seconds in per_image.items() if size < best)

@@ -1,4 +1,4 @@
-"""Checkpoints and LoRAs as users have them: an error of one line in `edict plan`, or loaded with every weight."""
+"""Checkpoints and LoRAs of users: `edict plan` gives an error in one line, or all weights are loaded."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 from edict import EDICT
 from edict.models import describe
 from jobs.cli import app
-from pipeline.plan.job import inverted_with, open_job, resolve
+from pipeline.plan.invert_task import invert_task, stored_inversion
+from pipeline.plan.job import open_job
 from pipeline.store.errors import StoreError
 from pipeline.store.store import Store
 from schemas.specs import InvertSpec
@@ -24,7 +25,7 @@ from tests.pipeline.earlier import as_format_2
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Folder:
-    """Make small checkpoints, each saved at the first call that names its kind."""
+    """Return a function that saves a small checkpoint of a kind at its first call, and returns its folder."""
     root = tmp_path_factory.mktemp("checkpoints")
     return lambda kind: root / kind if (root / kind).exists() else save(kind, root / kind)
 
@@ -77,21 +78,21 @@ def test_a_layout_loads_with_every_weight(
 
 
 @ids([case for case in LAYOUTS if case.name in ("vectors", "statistics")])
-def test_a_store_that_was_made_without_what_a_checkpoint_says_is_refused(
+def test_a_store_whose_version_ignored_a_setting_of_the_checkpoint_is_refused(
     case: Case[Any], folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Earlier versions ignored the setting, and their pairs have another meaning."""
     written(case, folder, tmp_path, monkeypatch)
     spec = InvertSpec.model_validate_json(Path("spec.json").read_text())
-    store, job = Store(spec.output, create=True), resolve(spec)
+    store, job = Store(spec.output, create=True), invert_task(spec)
     open_job(store, job.record)
-    assert inverted_with(store).fingerprint == job.fingerprint
+    assert stored_inversion(store).fingerprint == job.fingerprint
     model = describe(tmp_path / "m")
     record = as_format_2(job.record, model.schedule(spec.sampler))
     Path("latents/job.json").write_text(
         json.dumps(record | {"fingerprint": record["fingerprint"] | model.interpretation()})
     )
-    assert inverted_with(store).fingerprint.sampling == job.fingerprint.sampling
+    assert stored_inversion(store).fingerprint.sampling == job.fingerprint.sampling
     Path("latents/job.json").write_text(json.dumps(record))
     with pytest.raises(StoreError, match="was inverted by an earlier version, which ignored the"):
-        inverted_with(store)
+        stored_inversion(store)

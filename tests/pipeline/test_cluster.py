@@ -1,4 +1,4 @@
-"""Find a Ray cluster: the values of RAY_ADDRESS, and the errors where no cluster answers."""
+"""The connection to a Ray cluster: the values of RAY_ADDRESS, and the errors if no cluster answers."""
 
 import os
 import socket
@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import ray
 
-from pipeline.execute.cluster import NoCluster, _check_address
+from pipeline.execute.cluster import NoCluster, check_address
 
 
 @pytest.fixture
 def dead() -> Iterator[int]:
-    """A port at which nothing listens."""
+    """Return a port at which nothing listens."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
@@ -26,7 +26,7 @@ def dead() -> Iterator[int]:
 
 @pytest.fixture
 def web() -> Iterator[int]:
-    """The port of a web server."""
+    """Return the port of a web server."""
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server.server_port
@@ -46,39 +46,38 @@ def web() -> Iterator[int]:
         ("host:port", "expected host:port"),
     ],
 )
-def test_an_address_at_which_no_cluster_answers_is_an_error_at_once(
-    address: str, said: str, dead: int, web: int
-) -> None:
+def test_an_address_without_a_cluster_is_an_error_at_once(address: str, said: str, dead: int, web: int) -> None:
     began = time.monotonic()
     with pytest.raises(NoCluster, match=said) as caught:
-        _check_address(address.format(dead=dead, web=web))
+        check_address(address.format(dead=dead, web=web))
     assert time.monotonic() - began < 10
     assert "secret" not in str(caught.value)
 
 
-def test_auto_is_the_cluster_that_was_started_last(dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_is_the_last_started_cluster(dead: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
-    _check_address("auto")  # ray.init says itself that there is none
+    check_address("auto")  # ray.init raises its own error.
     (tmp_path / "ray").mkdir()
     (tmp_path / "ray" / "ray_current_cluster").write_text(f"127.0.0.1:{dead}\n")
     with pytest.raises(
         NoCluster, match=r"auto, which is 127.0.0.1:.*ray_current_cluster, where no Ray cluster answers"
     ):
-        _check_address("auto")
+        check_address("auto")
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_cluster_that_is_there_is_found() -> None:
+def test_a_running_cluster_is_found() -> None:
     address = ray.get_runtime_context().gcs_address
-    _check_address(address)
-    _check_address(f"127.0.0.1:{address.rpartition(':')[2]}")
+    check_address(address)
+    check_address(f"127.0.0.1:{address.rpartition(':')[2]}")
 
 
-def test_the_command_ends_with_a_line(dead: int, tmp_path: Path) -> None:
+def test_the_error_is_one_line(dead: int, tmp_path: Path) -> None:
     """Without the check, ray.init tries for 14 minutes."""
     program = (
         "from jobs.errors import exit_on_error\n"
-        "from pipeline.execute.cluster import connected, machine_for\n"
+        "from pipeline.execute.cluster import connected\n"
+        "from pipeline.messages import machine_for\n"
         "with exit_on_error(), connected(1, machine_for(0)): pass"
     )
     command = [

@@ -1,7 +1,7 @@
-"""The fault matrix: every window in which a run can end, on a disk and on S3, and what is stored then.
+"""Crashes in every window of a run, on a disk and on S3.
 
-Processes really end there (tests/crash.py). Whatever happened, the rows that the store holds in the end are those of an
-undisturbed run, each once, by the sha256 of all that they hold: nothing is lost, nothing is doubled, nothing differs.
+Processes really end there (tests/crash.py). In the end, the store has exactly the rows of an undisturbed run, each
+once, with the same sha256 of their content.
 """
 
 import multiprocessing
@@ -17,7 +17,7 @@ import pytest
 import ray
 
 from jobs.launch import run_spec
-from pipeline import run
+from pipeline.execute import driver as run_driver
 from pipeline.inspect.status import status
 from pipeline.io.samples import Sample
 from pipeline.store import paths
@@ -28,24 +28,22 @@ from schemas.specs import EditSpec, InvertSpec, JobSpec
 from tests.contents import contents
 from tests.crash import DRIVER, EDITOR, WORKER, crashing
 
-Members = list[tuple[str, bytes]]
-
 pytestmark = pytest.mark.usefixtures("local_ray")
 
-# Drivers are forked from a process that has imported everything, since they are many.
+# There are many drivers, so they are forked from a process that has imported everything.
 DRIVERS = multiprocessing.get_context("forkserver")
 DRIVERS.set_forkserver_preload(["tests.crash"])
 
 
 @pytest.fixture(params=["disk", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where stores are written."""
+def location(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the location of the stores."""
     return str(tmp_path / "stores") if request.param == "disk" else request.getfixturevalue("s3")
 
 
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory, samples: list[Sample], shard_of: Callable[..., Path]) -> str:
-    """Two shards of 11 and 9 samples, one of which has no caption."""
+    """Write two shards of 11 and 9 samples. One sample has no caption."""
     folder = tmp_path_factory.mktemp("crash")
     for name, part in (("0", samples[:11]), ("1", samples[11:20])):
         members = [
@@ -80,7 +78,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, shards: str, local_ray
 
 
 def same(location: str, undisturbed: Path) -> None:
-    """The store is complete, holds what the undisturbed run's holds, and nothing beside it."""
+    """Check that a store is complete, and has the content of the undisturbed run and no other files."""
     found, expected = Store(location), Store(str(undisturbed))
     assert status(found).complete
     assert contents(found) == contents(expected)
@@ -89,38 +87,38 @@ def same(location: str, undisturbed: Path) -> None:
     assert {path for folder in ("parts", "shards", "pictures", "staging") for path in found.names(folder)} == named
 
 
-def reached(windows: Mapping[str, Callable[[Any], Any]], place: str) -> Mapping[str, Callable[[Any], Any]]:
-    """All windows on a disk; on S3 those from the first write on, since before it the place has no part in them."""
-    first = 0 if "://" not in place else next(i for i, name in enumerate(windows) if "written" in name)
+def reached(windows: Mapping[str, Callable[[Any], Any]], location: str) -> Mapping[str, Callable[[Any], Any]]:
+    """Return all windows for a disk. For S3, return those from the first write on; the others do not depend on S3."""
+    first = 0 if "://" not in location else next(i for i, name in enumerate(windows) if "written" in name)
     return dict(list(windows.items())[first:])
 
 
 def test_a_worker_dies_in_every_window(
-    place: str, shards: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    location: str, shards: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    windows = reached(WORKER, place)
+    windows = reached(WORKER, location)
     with monkeypatch.context() as patched:
-        patched.setattr(run, "_worker_class", lambda task: crashing(InvertWorker, windows, tmp_path))
-        assert run_spec(invert_spec(shards, f"{place}/latents")).failures == []
+        patched.setattr(run_driver, "worker_class", lambda task: crashing(InvertWorker, windows, tmp_path))
+        assert run_spec(invert_spec(shards, f"{location}/latents")).failures == []
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"loading", *windows}
-    same(f"{place}/latents", undisturbed / "latents")
-    # two windows come after the commit: a committed unit is not tried again
-    assert status(Store(f"{place}/latents")).attempts == 11 + len(windows) - 2
+    same(f"{location}/latents", undisturbed / "latents")
+    # Two windows come after the commit, and a committed unit is not tried again.
+    assert status(Store(f"{location}/latents")).attempts == 11 + len(windows) - 2
 
 
 def test_an_editor_dies_in_every_window(
-    place: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    location: str, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    windows = reached(EDITOR, place)
+    windows = reached(EDITOR, location)
     with monkeypatch.context() as patched:
-        patched.setattr(run, "_worker_class", lambda task: crashing(EditWorker, windows, tmp_path))
-        assert run_spec(edit_spec(str(undisturbed / "latents"), f"{place}/edits")).failures == []
+        patched.setattr(run_driver, "worker_class", lambda task: crashing(EditWorker, windows, tmp_path))
+        assert run_spec(edit_spec(str(undisturbed / "latents"), f"{location}/edits")).failures == []
     assert {path.name for path in tmp_path.iterdir() if path.is_file()} == {"loading", *windows}
-    same(f"{place}/edits", undisturbed / "edits")
+    same(f"{location}/edits", undisturbed / "edits")
 
 
-def test_the_whole_group_of_a_run_is_killed(shards: str, undisturbed: Path, tmp_path: Path) -> None:
-    """SIGKILL to a run with a Ray of its own, once a unit is committed; the same command finishes what is missing."""
+def test_a_run_is_killed_with_all_its_processes(shards: str, undisturbed: Path, tmp_path: Path) -> None:
+    """A run with its own Ray is killed after its first commit. The same command finishes the missing units."""
     spec = tmp_path / "spec.json"
     spec.write_text(invert_spec(shards, str(tmp_path / "latents"), count=2).model_dump_json())
     command = [str(Path(sys.executable).parent / "edict"), "run", str(spec)]
@@ -143,7 +141,7 @@ def test_the_whole_group_of_a_run_is_killed(shards: str, undisturbed: Path, tmp_
 
 
 def drive(spec: JobSpec, environment: dict[str, str], window: str | None) -> None:
-    """A driver of its own; it ends in a window where one is named."""
+    """Run a job as a driver process, which dies in the `window` if one is given."""
     os.environ.update(environment)
     paths.BLOCK_SIZE = 2
     if window is not None:
@@ -161,16 +159,16 @@ def driver(spec: JobSpec, window: str | None = None) -> Any:
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ledger that `drive` keeps is read here too."""
+    """Read checkpoints with the block size of `drive`."""
     monkeypatch.setattr(paths, "BLOCK_SIZE", 2)
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_the_driver_dies_in_every_window(place: str, shards: str, undisturbed: Path) -> None:
-    """One driver after the other, each of which finds what those before it left."""
-    spec = invert_spec(shards, f"{place}/latents", count=1)
+def test_the_driver_dies_in_every_window(location: str, shards: str, undisturbed: Path) -> None:
+    """Each driver continues from the state that the previous ones left."""
+    spec = invert_spec(shards, f"{location}/latents", count=1)
     for window in DRIVER:
-        if window == "while the losers' files are removed":
+        if window == "while the files of uncommitted attempts are removed":
             store = Store(spec.output)
             store.put(f"parts/00000000-7-{store.key().id[:8]}aaaaaaaa.parquet", b"of an attempt that did not commit")
         dying = driver(spec, window)
@@ -184,9 +182,9 @@ def test_the_driver_dies_in_every_window(place: str, shards: str, undisturbed: P
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_two_drivers_of_one_job(place: str, shards: str, undisturbed: Path) -> None:
-    """As when a cluster starts a job again that it thinks is dead: each unit has one commit, and both end well."""
-    spec = invert_spec(shards, f"{place}/latents", count=1)
+def test_two_drivers_of_one_job(location: str, shards: str, undisturbed: Path) -> None:
+    """A cluster may restart a job that still runs. Each unit then has one commit, and both drivers succeed."""
+    spec = invert_spec(shards, f"{location}/latents", count=1)
     both = [driver(spec), driver(spec)]
     for one in both:
         one.join()

@@ -1,4 +1,4 @@
-"""Exports of a real, small edit, read back by the library that people read them with."""
+"""Exports of a small, real edit, read by the libraries of their users."""
 
 from __future__ import annotations
 
@@ -28,16 +28,17 @@ from jobs.cli import app
 from jobs.prompts import resolve
 from pipeline.export.edits import EDIT_FORMATS, export_edits
 from pipeline.export.latents import ExportError, export
-from pipeline.inspect.sheet import read_pictures
+from pipeline.inspect.sheet import read_shown_rows
 from pipeline.instructions import instruction_of
 from pipeline.io.images import prepare
 from pipeline.io.samples import Sample
-from pipeline.messages import Machine
-from pipeline.plan.job import JobChanged, open_job
-from pipeline.plan.job import resolve as resolve_job
+from pipeline.plan.edit_task import edit_task
+from pipeline.plan.invert_task import invert_task
+from pipeline.plan.job import open_job
+from pipeline.plan.job_changes import JobChanged
+from pipeline.plan.opened_job import open_invert
 from pipeline.plan.selection import read_selection
 from pipeline.plan.units import part_units, plan_shards, spread
-from pipeline.run import edit_task, open_invert
 from pipeline.store.errors import StoreError
 from pipeline.store.parts import to_parquet
 from pipeline.store.plan import read_units, write_units
@@ -46,9 +47,8 @@ from pipeline.workers.edit import EditWorker
 from pipeline.workers.invert import InvertWorker
 from schemas.commit import Commit
 from schemas.specs import EditSpec, InvertSpec
+from tests.pipeline.helpers import ShardOf
 
-Members = list[tuple[str, bytes]]
-CPU = Machine("cpu", 1, 0.0)
 EDITS = [
     {"name": "snow", "prompt": "{caption}, in snow", "instruction": "make it snow: {added}"},
     {"name": "red", "replace": {"background": "backdrop"}},
@@ -58,17 +58,15 @@ SOURCE_JSON = '{"url": "https://example.org/ä.jpg",  "licence": "CC-BY-4.0", "s
 
 
 def large(sample: Sample) -> bytes:
-    """A sample's picture as a photograph comes: larger than the model's, no square, JPEG."""
+    """Return a sample's image as a JPEG that is larger than the model's size and not square."""
     buffer = io.BytesIO()
     Image.open(io.BytesIO(sample.image)).convert("RGB").resize((150, 100)).save(buffer, "JPEG")
     return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
-def made(
-    tmp_path_factory: pytest.TempPathFactory, samples: list[Sample], shard_of: Callable[[Path, Members], Path]
-) -> Path:
-    """A folder of two shards, their latents and edits of them, by workers in this process. Keys repeat over shards."""
+def made(tmp_path_factory: pytest.TempPathFactory, samples: list[Sample], shard_of: ShardOf) -> Path:
+    """Make a folder of two shards with the same keys, their latents and edits of them, by workers in this process."""
     folder = tmp_path_factory.mktemp("dataset")
     for i, part in enumerate((samples[:3], samples[3:5])):
         members = [
@@ -85,7 +83,7 @@ def made(
     invert = InvertSpec.model_validate(
         fields | {"sampler": {"steps": 1, "guidance_scale": 1.0}, "workers": {"batch_size": 2}}
     )
-    job, store = resolve_job(invert), Store(invert.output, create=True)
+    job, store = invert_task(invert), Store(invert.output, create=True)
     open_job(store, job.record)
     write_units(store, plan_shards(store, invert.input, 2, 1))
     inverter = InvertWorker(replace(job, key=store.key()))
@@ -109,21 +107,21 @@ def write_edits(folder: Path, output: str, **more: Any) -> None:
         editor.process(unit, 1, None, {})
 
 
-def test_the_source_json_and_the_instruction_follow_into_index_and_tars(made: Path, tmp_path: Path) -> None:
-    """The index has it byte for byte, and tars of edits and of exported latents as JSON; null without one."""
+def test_the_source_json_and_the_instruction_are_in_index_and_tars(made: Path, tmp_path: Path) -> None:
+    """The index has the source JSON byte for byte, and tars have it as JSON, or null."""
     rows = index(made / "edits")
     with_json = [row["source_json"] is not None for row in rows]
     assert sum(with_json) == 6 and {row["source_json"] for row in rows} == {None, SOURCE_JSON}
     assert all(row["instruction"] == INSTRUCTIONS[row["edit"]] for row in rows)
-    told = {}
+    metadata = {}
     for tar in sorted((made / "edits" / "shards").iterdir()):
-        told |= {
+        metadata |= {
             (tar.name, sample["__key__"]): json.loads(sample["json"])
             for sample in webdataset.WebDataset(str(tar), shardshuffle=False)
         }
     expected = json.loads(SOURCE_JSON)
     for row, has in zip(rows, with_json, strict=True):
-        found = told[row["shard"], row["key"]]
+        found = metadata[row["shard"], row["key"]]
         assert found["source_json"] == (expected if has else None)
         assert found["instruction"] == row["instruction"]
     export(str(made / "latents"), str(tmp_path / "out"), format="webdataset", dtype="float32")
@@ -220,7 +218,7 @@ def test_a_long_difference_is_one_change() -> None:
 
 
 def test_a_difference_with_many_spaces_takes_no_longer() -> None:
-    """A regular expression for the spaces at an end took minutes here."""
+    """A regular expression for trailing spaces took minutes here."""
     assert instruction_of(None, "a cat", f"a cat{' ' * 500_000}, {' ' * 500_000}red", None) == 'add "red"'
 
 
@@ -231,23 +229,23 @@ def test_a_template_has_both_texts_and_their_difference() -> None:
     assert instruction_of("turn {removed} into {added}", "{a}", "{a}", None) == "turn  into "
 
 
-def test_a_picture_is_the_same_whatever_is_made_beside_it(made: Path) -> None:
-    """The batches of two edits of five rows are filled otherwise than those of one."""
-    write_edits(made, "alone", edits=EDITS[:1])
-    together, alone = (
+def test_an_image_does_not_depend_on_the_other_edits_of_the_job(made: Path) -> None:
+    """Two edits of five rows fill their batches in another way than one edit."""
+    write_edits(made, "one", edits=EDITS[:1])
+    two, one = (
         {
             (row["source_shard"], row["source_key"]): row["image_sha256"]
             for row in index(made / name)
             if row["edit"] == "snow"
         }
-        for name in ("edits", "alone")
+        for name in ("edits", "one")
     )
-    assert alone == together and len(alone) == 5
+    assert one == two and len(one) == 5
 
 
 @pytest.fixture
 def copy(made: Path, tmp_path: Path) -> Path:
-    """The folder, to be damaged; its stores still name the shards of the first."""
+    """Return a copy of the folder, to be damaged. Its stores name the shards of the original."""
     shutil.copytree(made, tmp_path / "copy")
     return tmp_path / "copy"
 
@@ -256,7 +254,7 @@ def index(folder: Path) -> list[dict[str, Any]]:
     return [row for part in sorted((folder / "parts").iterdir()) for row in pq.read_table(part).to_pylist()]
 
 
-def test_the_rows_open_in_datasets_as_pictures(made: Path, samples: list[Sample], tmp_path: Path) -> None:
+def test_the_rows_open_in_datasets_as_images(made: Path, samples: list[Sample], tmp_path: Path) -> None:
     about = export_edits(str(made / "edits"), str(tmp_path / "out"), format="instructpix2pix")
     assert (about["rows"], about["written"], about["parts"]) == (10, 10, 3)
     said = json.loads((tmp_path / "out" / "export.json").read_text())
@@ -288,28 +286,28 @@ def test_the_rows_open_in_datasets_as_pictures(made: Path, samples: list[Sample]
     ("damage", "left", "reason"),
     [
         ("changed", 4, "0.tar: sample 0 ('犬/000') has changed since"),
-        ("gone", 4, "0.tar: does not exist"),
+        ("missing", 4, "0.tar: does not exist"),
         ("a byte", 8, "0.tar: sample 0 ('犬/000'): its image has the sha256 "),
     ],
 )
-def test_rows_whose_source_is_no_longer_there_are_left_out_and_counted(
+def test_rows_whose_source_changed_or_is_missing_are_left_out_and_counted(
     damage: str, left: int, reason: str, made: Path, tmp_path: Path
 ) -> None:
     shard = made / "0.tar"
     whole, stat = shard.read_bytes(), shard.stat()
     try:
-        if damage == "gone":
+        if damage == "missing":
             shard.rename(tmp_path / "aside.tar")
         elif damage == "changed":
             shard.write_bytes((made / "1.tar").read_bytes())
-        else:  # by a failing disk: the file's size and time are as they were
-            place = whole.index(b"\xff\xd8") + 500
-            shard.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        else:  # A failing disk changes a byte, but not the file's size and time.
+            at = whole.index(b"\xff\xd8") + 500
+            shard.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
             os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
         given = ["export", str(made / "edits"), str(tmp_path / "out"), "--format", "instructpix2pix"]
         result = CliRunner().invoke(app, given)
-    finally:  # the same version as before, to the tests after this
-        if damage == "gone":
+    finally:  # Restore the version for the next tests.
+        if damage == "missing":
             (tmp_path / "aside.tar").rename(shard)
         shard.write_bytes(whole)
         os.utime(shard, ns=(stat.st_atime_ns, stat.st_mtime_ns))
@@ -324,8 +322,8 @@ def test_rows_whose_source_is_no_longer_there_are_left_out_and_counted(
     assert len(loaded) == left
 
 
-def test_pie_bench_has_a_tree_of_each_edit(made: Path, tmp_path: Path) -> None:
-    """Of one shard: keys that come in two would be one file."""
+def test_pie_bench_has_a_tree_per_edit(made: Path, tmp_path: Path) -> None:
+    """The keys of one shard are unique."""
     single = tmp_path / "single"
     shutil.copytree(made / "jpegs", single)
     part = sorted((single / "commits").iterdir())[2]
@@ -347,7 +345,7 @@ def test_pie_bench_has_a_tree_of_each_edit(made: Path, tmp_path: Path) -> None:
         assert Image.open(io.BytesIO(data)).format == "JPEG"
 
 
-def test_pie_bench_keeps_every_row_of_keys_that_repeat(
+def test_pie_bench_has_every_row_of_repeated_keys(
     made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """犬/000 and 犬/001 are in both shards, 犬/002 in the first only."""
@@ -365,7 +363,7 @@ def test_pie_bench_keeps_every_row_of_keys_that_repeat(
     assert {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in found.items()} == expected
 
 
-def test_another_image_of_that_name_is_an_error(made: Path, tmp_path: Path) -> None:
+def test_another_image_with_the_same_name_is_an_error(made: Path, tmp_path: Path) -> None:
     export_edits(str(made / "edits"), str(tmp_path / "out"), format="pie_bench")
     (tmp_path / "out" / "snow" / "annotation_images" / "0" / "犬" / "000.png").write_bytes(b"another")
     with pytest.raises(
@@ -384,12 +382,12 @@ def test_an_interrupted_export_is_finished_to_the_same_bytes(made: Path, tmp_pat
     assert read[0] == read[1]
 
 
-def test_what_is_not_what_was_committed_is_refused(copy: Path, tmp_path: Path) -> None:
+def test_damaged_files_are_not_exported(copy: Path, tmp_path: Path) -> None:
     tar = sorted((copy / "edits" / "shards").iterdir())[1]
     data = bytearray(tar.read_bytes())
     data[data.index(b"\x89PNG") + 100] ^= 1
     tar.write_bytes(data)
-    with pytest.raises(StoreError, match=rf"shards/{tar.name}: the picture '.*' is lost or damaged"):
+    with pytest.raises(StoreError, match=rf"shards/{tar.name}: the image '.*' is missing or damaged"):
         export_edits(str(copy / "edits"), str(tmp_path / "a"), format="instructpix2pix")
     tar.write_bytes(data[:700])
     with pytest.raises(StoreError, match=rf"shards/{tar.name}"):
@@ -400,7 +398,7 @@ def test_what_is_not_what_was_committed_is_refused(copy: Path, tmp_path: Path) -
         export_edits(str(copy / "edits"), str(tmp_path / "c"), format="instructpix2pix")
 
 
-def test_unfinished_stores_and_stores_of_another_kind_are_refused(made: Path, copy: Path, tmp_path: Path) -> None:
+def test_unfinished_stores_and_stores_of_another_kind_are_not_exported(made: Path, copy: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     for format in EDIT_FORMATS:
         with pytest.raises(StoreError, match=rf"of an invert job; as {format}, give one that `edit` wrote"):
@@ -422,17 +420,17 @@ def test_two_exports_do_not_mix(made: Path, tmp_path: Path) -> None:
             export_edits(str(made / store), str(tmp_path / "out"), format=format)
 
 
-def test_what_is_shown_of_an_edit_has_its_figures(made: Path) -> None:
+def test_shown_edits_have_their_numbers(made: Path) -> None:
     figures = ("edit", "prompt", "guidance_scale", "strength", "steps", "drift")
     rows = {(row["source_shard"], row["caption"], row["edit"]): row for row in index(made / "edits")}
     shown = [
         ({name: edit[name] for name in figures}, row["caption"])
-        for row in read_pictures(Store(str(made / "edits")))
+        for row in read_shown_rows(Store(str(made / "edits")))
         for edit in row["edits"]
     ]
     assert len(shown) == 6
-    for told, caption in shown:
-        assert told in [{name: row[name] for name in figures} for key, row in rows.items() if key[1] == caption]
+    for edit, caption in shown:
+        assert edit in [{name: row[name] for name in figures} for key, row in rows.items() if key[1] == caption]
 
 
 def test_a_finished_run_ends_with_its_pages_and_the_next_command(made: Path, tmp_path: Path) -> None:
@@ -449,7 +447,7 @@ def test_a_finished_run_ends_with_its_pages_and_the_next_command(made: Path, tmp
         assert lines[-1].startswith(f"next       {next_command}")
     older = json.loads((tmp_path / "latents.json").read_text())
     del older["model"]["vae_dtype"], older["model"]["channels_last"]  # fields that earlier versions did not have
-    assert open_invert(InvertSpec.model_validate(older))[1] == []
+    assert open_invert(InvertSpec.model_validate(older)).pending == []
     older["sampler"]["steps"] += 1
     with pytest.raises(JobChanged, match=r"sampling\.steps: 1 in the store, 2 in the spec"):
         open_invert(InvertSpec.model_validate(older))
@@ -462,8 +460,8 @@ def test_a_finished_run_ends_with_its_pages_and_the_next_command(made: Path, tmp
     assert differences == ["  edits[1].replace.background: 'backdrop' in the store, 'drop' in the spec"]
 
 
-def test_what_needs_no_model_imports_none(made: Path, tmp_path: Path) -> None:
-    """One process has a finished run, the plan of an edit, reports, exports of images and errors."""
+def test_commands_without_a_model_do_not_import_torch(made: Path, tmp_path: Path) -> None:
+    """One process runs finished jobs, a plan, reports, statuses, exports of images, and commands that fail."""
     specs = {name: tmp_path / f"{name}.json" for name in ("latents", "edits")}
     for name, path in specs.items():
         path.write_text(json.dumps(Store(str(made / name)).job().spec))
@@ -472,6 +470,8 @@ def test_what_needs_no_model_imports_none(made: Path, tmp_path: Path) -> None:
         (["run", str(specs["latents"])], 0),
         (["run", str(specs["edits"])], 0),
         (["plan", str(specs["edits"])], 0),
+        (["status", latents], 0),
+        (["status", edits], 0),
         (["report", latents], 0),
         (["report", edits], 0),
         (["export", edits, str(tmp_path / "out"), "--format", "instructpix2pix"], 0),
@@ -493,13 +493,13 @@ for arguments, status in {commands!r}:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_floats_are_of_latents_only(made: Path, tmp_path: Path) -> None:
+def test_the_dtype_of_an_export_of_images_is_refused(made: Path, tmp_path: Path) -> None:
     given = ["export", str(made / "edits"), str(tmp_path / "out"), "--format", "pie_bench", "--dtype", "float32"]
     result = CliRunner().invoke(app, given)
     assert result.exit_code == 2
     assert "pie_bench has no floats: leave --dtype out" in result.stderr
 
 
-def test_quality_is_of_the_job(made: Path) -> None:
+def test_the_quality_of_jpegs_is_in_the_fingerprint(made: Path) -> None:
     assert Store(str(made / "jpegs")).job().edit.quality == 40
     assert Store(str(made / "edits")).job().edit.quality is None

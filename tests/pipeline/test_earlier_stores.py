@@ -1,7 +1,7 @@
-"""A latent store and an edit of it that an earlier version made are opened, verified, edited, resumed and extended.
+"""A latent store and an edit of an earlier version: they are read, verified, edited, resumed and extended.
 
-stores/format-2.tar.xz has a shard of three images, the last without a caption, so that two rows are in the latent
-store and one image was rejected; and an edit of two units, of which one is done.
+stores/format-2.tar.xz has a shard of three images, the last without a caption, so the latent store has
+two rows and one reject. The edit has two units, and one of them is done.
 """
 
 import io
@@ -17,18 +17,19 @@ import pytest
 from edict import checkpoint
 from jobs.preview.build import preview
 from jobs.prompts import resolve
-from pipeline import run
 from pipeline.inspect.status import status
-from pipeline.plan import job
-from pipeline.plan.job import JobChanged, inverted_with
+from pipeline.plan import invert_task
+from pipeline.plan.invert_task import stored_inversion
+from pipeline.plan.job_changes import JobChanged
+from pipeline.plan.opened_job import open_edit, open_invert
 from pipeline.plan.units import index_again, part_units
 from pipeline.store.latents import read_latents, stored_schedule
 from pipeline.store.store import Store
-from pipeline.verify import VerifyTask, VerifyWorker
-from pipeline.workers.base import ScheduleChanged, check_model, here
 from pipeline.workers.edit import EditWorker
 from pipeline.workers.invert import InvertWorker
-from pipeline.workers.provenance import environment_of
+from pipeline.workers.model import ScheduleChanged, check_model
+from pipeline.workers.provenance import environment_here, environment_of
+from pipeline.workers.verify import VerifyTask, VerifyWorker
 from schemas.job import digest_of
 from schemas.latents import FINGERPRINT
 from schemas.sampling import Sampling
@@ -64,7 +65,7 @@ EDIT = EditSpec.model_validate(
 
 @pytest.fixture
 def latents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """The latent store, in the working directory."""
+    """Return the latent store, in the working directory."""
     with tarfile.open(STORES) as tar:
         tar.extractall(tmp_path, filter="data")
     monkeypatch.chdir(tmp_path)
@@ -73,7 +74,8 @@ def latents(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 def invert(retry: Sequence[str] = ()) -> int:
     """Invert the missing units in this process. Return their number."""
-    opened, pending = run.open_invert(INVERT, retry)
+    opened = open_invert(INVERT, retry)
+    pending = opened.pending
     if retry:
         index_again(opened.store, pending)
     worker = InvertWorker(opened.task)
@@ -85,26 +87,26 @@ def invert(retry: Sequence[str] = ()) -> int:
 
 def edit(spec: EditSpec) -> int:
     """Edit the missing units in this process. Return their number."""
-    store, units, task = run.open_edit(spec, resolve(spec.edits))
-    worker, pending = EditWorker(task), run._pending(store, units, [])
-    for unit in pending:
+    opened = open_edit(spec, resolve(spec.edits))
+    worker = EditWorker(opened.task)
+    for unit in opened.pending:
         assert worker.process(unit, 1, None, {}).ok == 1
-    store.remove_orphan_files()
-    return len(pending)
+    opened.store.remove_orphan_files()
+    return len(opened.pending)
 
 
 def images(store: Store) -> dict[str, str]:
-    """The digest of each edited image, by key."""
+    """Return the digest of each edited image, by key."""
     rows = [row for path in store.names("parts") for row in store.get_table(path).to_pylist()]
     return {row["key"]: row["image_sha256"] for row in rows}
 
 
 def made_here(store: Store) -> bool:
     """Return whether this machine and these versions give the last bits of the stored rows."""
-    return environment_of(store.read_commit("00000000")) == here("cpu")
+    return environment_of(store.read_commit("00000000")) == environment_here("cpu")
 
 
-def test_it_is_read_as_it_was_made(latents: Store) -> None:
+def test_the_stores_are_read(latents: Store) -> None:
     record = latents.job()
     assert record.format == 2
     sampling = Sampling(name="edict", steps=2, steps_offset=0, p=0.93, bits=12)
@@ -121,13 +123,13 @@ def test_it_is_read_as_it_was_made(latents: Store) -> None:
     assert status(latents).complete and status(Store("edits")).committed == 1
 
 
-def test_it_verifies(latents: Store) -> None:
-    worker = VerifyWorker(VerifyTask(latents.location, latents.key(), inverted_with(latents)))
+def test_the_latent_store_verifies(latents: Store) -> None:
+    worker = VerifyWorker(VerifyTask(latents.location, latents.key(), stored_inversion(latents)))
     inexact = [row for unit in part_units(latents, 1, 1) for row in worker.process(unit, 1, None, {}).inexact]
     assert not (made_here(latents) and inexact)
 
 
-def test_its_edit_is_finished_and_extended_with_the_same_plan(latents: Store) -> None:
+def test_the_edit_is_finished_and_extended_with_the_same_plan(latents: Store) -> None:
     store = Store("edits")
     planned = set(store.names("plan"))
     found = preview(EDIT)
@@ -173,13 +175,13 @@ def test_a_finished_job_is_resolved_once(latents: Store, monkeypatch: pytest.Mon
         monkeypatch.setattr(owner, name, lambda *given: (calls.append(name), called(*given))[1])
 
     counted(Store, "find_job")
-    counted(job, "locate")
+    counted(invert_task, "locate")
     counted(checkpoint, "weights_digest")
-    assert run.open_invert(INVERT)[1] == []
+    assert open_invert(INVERT).pending == []
     assert sorted(calls) == ["find_job", "find_job", "locate", "weights_digest"]
 
 
-def test_it_serves_a_new_edit(latents: Store) -> None:
+def test_the_latent_store_can_be_edited_again(latents: Store) -> None:
     spec = EDIT.model_copy(update={"output": "more", "where": None})
     assert edit(spec) == 2
     record = Store("more").job()
@@ -200,18 +202,18 @@ def test_another_job_is_refused(latents: Store, change: dict[str, object], line:
     fields = INVERT.model_dump()
     fields["sampler"] |= change
     with pytest.raises(JobChanged, match=line):
-        run.open_invert(InvertSpec.model_validate(fields))
+        open_invert(InvertSpec.model_validate(fields))
 
 
-def test_another_schedule_is_refused_before_anything_is_computed(latents: Store) -> None:
-    """As if a new version of diffusers spaced the timesteps in another way."""
+def test_another_schedule_is_refused_before_any_work(latents: Store) -> None:
+    """A new version of diffusers could space the timesteps in another way."""
     record = latents.get_json("job.json")
     record["fingerprint"]["timesteps"] = [501, 0]
     latents.put("job.json", json.dumps(record).encode())
-    assert run.open_invert(INVERT)[1] == []  # nothing is left to compute
+    assert open_invert(INVERT).pending == []  # Nothing is left to compute.
     latents.delete_commits("00000001")
     with pytest.raises(JobChanged, match=r"timesteps\[0\]: 501.* in the store, 500.* in the spec"):
-        run.open_invert(INVERT)
+        open_invert(INVERT)
     with pytest.raises(JobChanged, match="timesteps"):
         preview(INVERT)
 
@@ -219,7 +221,7 @@ def test_another_schedule_is_refused_before_anything_is_computed(latents: Store)
 def test_a_worker_with_another_schedule_than_the_rows_inverts_nothing(latents: Store) -> None:
     """In present stores, the schedule is only in the footers."""
     latents.delete_commits("00000001")
-    opened, _ = run.open_invert(INVERT)
+    opened = open_invert(INVERT)
     worker = InvertWorker(opened.task)
     other = INVERT.sampler.model_copy(update={"steps_offset": 1})
     with pytest.raises(ScheduleChanged, match="is not that of the rows in the store"):

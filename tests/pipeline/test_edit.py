@@ -1,4 +1,4 @@
-"""Edits of small, real latent stores by a worker in this process: plans, masks and keys."""
+"""Edits of small, real latent stores by a worker in this process: plans, masks, keys and repairs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ import pytest
 from PIL import Image
 
 from jobs.prompts import resolve
-from pipeline import run
 from pipeline.export.edits import export_edits
 from pipeline.export.latents import ExportError, export
 from pipeline.inspect.status import status
 from pipeline.io.errors import StorageError
 from pipeline.io.masks import MaskChanged, MaskError, read_mask
 from pipeline.io.samples import Sample
-from pipeline.messages import Fault, Machine, UnitResult
-from pipeline.plan.comparison import compare_latents
-from pipeline.plan.job import JobChanged
-from pipeline.plan.job import resolve as resolve_job
+from pipeline.messages import Fault, UnitResult
+from pipeline.plan.edit_task import EditError
+from pipeline.plan.invert_task import invert_task
+from pipeline.plan.job_changes import JobChanged
+from pipeline.plan.latent_changes import compare_latents
+from pipeline.plan.opened_job import open_edit, open_store
+from pipeline.plan.pending_units import pending_units
 from pipeline.plan.units import plan_shards
 from pipeline.store.errors import StoreError
 from pipeline.store.latents import read_edit_rows
@@ -36,13 +38,12 @@ from pipeline.store.plan import Unit, read_units, write_units
 from pipeline.store.store import Store
 from pipeline.workers import edit as editing
 from pipeline.workers import invert as inverting
-from pipeline.workers.base import load_model
-from pipeline.workers.edit import EditError, EditWorker
+from pipeline.workers.edit import EditWorker
 from pipeline.workers.invert import InvertWorker
+from pipeline.workers.model import load_model
 from schemas.plan import EARLIER_ROWS
 from schemas.specs import EditSpec, InvertSpec
 
-CPU = Machine("cpu", 1, 0.0)
 KEYS = [f"k{i}" for i in range(8)]
 SNOW: list[dict[str, Any]] = [{"name": "snow", "suffix": ", in snow"}]
 DIED = {1: Fault("WorkerDied", "by a test")}
@@ -65,12 +66,12 @@ def one_model() -> Any:
 
 
 def invert(shard: Path, latents: Path, excluded: dict[int, Fault]) -> tuple[Store, Sequence[Unit], InvertWorker]:
-    """Invert a shard of 8 samples, and reject those of the first unit that are in `poison`."""
+    """Invert a shard of 8 samples, and reject the `excluded` samples of the first unit."""
     fields: dict[str, Any] = {"kind": "invert", "input": str(shard), "output": str(latents)}
     fields |= {"sampler": {"steps": 1, "guidance_scale": 1.0}, "workers": {"batch_size": 2}}
     spec, store = InvertSpec.model_validate(fields), Store(str(latents), create=True)
-    job, plan = resolve_job(spec), partial(plan_shards, store, spec.input, 2, 1)
-    record, units = run._open(store, job.record, [str(shard)], plan)
+    job, plan = invert_task(spec), partial(plan_shards, store, spec.input, 2, 1)
+    record, units = open_store(store, job.record, [str(shard)], plan)
     worker = InvertWorker(replace(job, record=record, key=store.key()))
     for unit in units:
         worker.process(unit, 1, None, excluded if unit is units[0] else {})
@@ -81,7 +82,7 @@ def invert(shard: Path, latents: Path, excluded: dict[int, Fault]) -> tuple[Stor
 def inverted(
     tmp_path_factory: pytest.TempPathFactory, samples: list[Sample], shard_of: Callable[..., Path]
 ) -> tuple[Path, Path]:
-    """A shard of 8 samples and its latent store, of two parts with 4 rows each."""
+    """Return a shard of 8 samples and its latent store, with two parts of 4 rows each."""
     folder = tmp_path_factory.mktemp("edit")
     members = [
         member
@@ -107,13 +108,13 @@ def edit(
     spec: EditSpec, *, only: int | None = None, retry: Sequence[str] = (), excluded: dict[int, Fault] | None = None
 ) -> list[UnitResult]:
     """Process the missing units of an edit in this process, or only the first `only` of them."""
-    store, units, task = run.open_edit(spec, resolve(spec.edits))
-    worker = EditWorker(task)
-    return [worker.process(unit, 1, None, excluded or {}) for unit in run._pending(store, units, retry)[:only]]
+    opened = open_edit(spec, resolve(spec.edits), retry)
+    worker = EditWorker(opened.task)
+    return [worker.process(unit, 1, None, excluded or {}) for unit in opened.pending[:only]]
 
 
 def made(output: Path) -> dict[str, dict[str, Any]]:
-    """The rows of an edit's index, by key."""
+    """Return the rows of an edit's index, by key."""
     parts = [file.path for commit in Store(str(output)).commits() for file in commit.files]
     rows = [row for path in parts if path.startswith("parts/") for row in pq.read_table(output / path).to_pylist()]
     found = {row["key"]: row for row in rows}
@@ -139,7 +140,7 @@ TABLE = {"name": "mine", "table": "prompts.csv"}
         ({"edits": [TABLE], "keys": ["k1", "k6", "k7"]}, ["k6"]),
     ],
 )
-def test_an_export_has_the_rows_that_were_chosen(
+def test_an_export_has_the_selected_rows(
     more: dict[str, Any], keys: list[str] | None, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -170,7 +171,7 @@ def masked(latents: Path, folder: Path, **more: Any) -> EditSpec:
 
 
 @pytest.mark.parametrize("choice", [{}, {"where": "index != 3"}])
-def test_masks_that_change_before_a_run_is_resumed_are_found(
+def test_masks_that_change_before_a_run_is_resumed_are_an_error(
     choice: dict[str, Any], latents: Path, tmp_path: Path
 ) -> None:
     spec = masked(latents, tmp_path, **choice)
@@ -192,7 +193,7 @@ def test_masks_that_change_before_a_run_is_resumed_are_found(
     assert len(made(tmp_path / "edits")) == 8 - len(choice)
 
 
-def test_a_mask_that_was_missing_is_a_reject_until_it_is_retried(latents: Path, tmp_path: Path) -> None:
+def test_a_missing_mask_is_a_reject_until_it_is_retried(latents: Path, tmp_path: Path) -> None:
     spec = masked(latents, tmp_path)
     for key in KEYS:
         if key not in ("k2", "k6"):
@@ -205,14 +206,14 @@ def test_a_mask_that_was_missing_is_a_reject_until_it_is_retried(latents: Path, 
     found = rejects(tmp_path / "edits")
     assert sorted(found) == ["snow/k2", "snow/k6", "snow/k7"]
     late = [message for message in found.values() if "retry --errors MaskError uses it" in message]
-    assert len(late) == 1  # this is the reason in the unit that was done before the file existed
+    assert len(late) == 1  # The unit that was done before the file existed has this message.
     write_mask(tmp_path, "k7")
     assert [done.ok for done in edit(spec, retry=["MaskError"])] == [1, 2]
     assert sorted(made(tmp_path / "edits")) == [f"snow/{key}" for key in KEYS]
     assert status(Store(spec.output)).complete
 
 
-def test_a_retry_reads_the_present_mask_only_where_the_mask_was_the_fault(latents: Path, tmp_path: Path) -> None:
+def test_a_retry_reads_the_present_mask_only_if_the_mask_was_the_fault(latents: Path, tmp_path: Path) -> None:
     spec = masked(latents, tmp_path)
     for key in KEYS[1:]:
         write_mask(tmp_path, key)
@@ -225,7 +226,7 @@ def test_a_retry_reads_the_present_mask_only_where_the_mask_was_the_fault(latent
     assert f"snow/{KEYS[1]}" not in made(tmp_path / "edits")
 
 
-def test_only_masks_of_rows_that_are_edited_are_planned(latents: Path, tmp_path: Path) -> None:
+def test_only_masks_of_edited_rows_are_planned(latents: Path, tmp_path: Path) -> None:
     captions = pq.read_table(next((latents / "parts").iterdir()))["caption"].to_pylist()
     word = captions[0].split(",")[0]
     control = {"mask": {"file": f"{tmp_path}/masks/{{key}}.png"}}
@@ -235,7 +236,8 @@ def test_only_masks_of_rows_that_are_edited_are_planned(latents: Path, tmp_path:
     ]
     (tmp_path / "masks").mkdir()
     spec = spec_of(latents, tmp_path / "edits", edits)
-    store, _, task = run.open_edit(spec, resolve(spec.edits))
+    opened = open_edit(spec, resolve(spec.edits))
+    store, task = opened.store, opened.task
     planned = [
         row for path in store.names(f"plan/rows/{task.record.rows}") for row in store.get_table(path).to_pylist()
     ]
@@ -246,12 +248,13 @@ def test_only_masks_of_rows_that_are_edited_are_planned(latents: Path, tmp_path:
 
 
 @pytest.mark.parametrize("choice", [{}, {"where": "index >= 0"}])
-def test_a_plan_of_an_earlier_version_goes_on_as_it_did(choice: dict[str, Any], latents: Path, tmp_path: Path) -> None:
-    """It has no digests of masks, and where the spec chooses no rows, no planned rows at all."""
+def test_an_edit_of_an_earlier_version_continues(choice: dict[str, Any], latents: Path, tmp_path: Path) -> None:
+    """Its plan has no digests of masks, and no planned rows at all if the spec selects no rows."""
     spec = masked(latents, tmp_path, **choice)
     for key in KEYS:
         write_mask(tmp_path, key)
-    store, _, task = run.open_edit(spec, resolve(spec.edits))
+    opened = open_edit(spec, resolve(spec.edits))
+    store, task = opened.store, opened.task
     job = store.get_json("job.json") | {"format": 2}
     del job["rows"]
     store.put("job.json", json.dumps(job).encode())
@@ -260,7 +263,7 @@ def test_a_plan_of_an_earlier_version_goes_on_as_it_did(choice: dict[str, Any], 
             store.put_table(path, store.get_table(path).select(EARLIER_ROWS.names))
         else:
             store.delete(path)
-    assert run.open_edit(spec, resolve(spec.edits))[2].record.rows == (task.record.rows if choice else None)
+    assert open_edit(spec, resolve(spec.edits)).task.record.rows == (task.record.rows if choice else None)
     edit(spec, only=1)
     (tmp_path / "masks" / "k7.png").unlink()
     edit(spec)
@@ -268,7 +271,7 @@ def test_a_plan_of_an_earlier_version_goes_on_as_it_did(choice: dict[str, Any], 
     assert export_edits(spec.output, str(tmp_path / "out"), format="instructpix2pix")["written"] == 7
 
 
-# --- keys that make an impossible location of a mask, member of a shard, or name of a file
+# --- keys that cannot be in the location of a mask, in a shard, or in the name of a file
 
 
 @pytest.mark.parametrize(
@@ -286,7 +289,7 @@ def test_a_plan_of_an_earlier_version_goes_on_as_it_did(choice: dict[str, Any], 
         ("http://ann:hunter2@host/x", "makes a URL with credentials"),
     ],
 )
-def test_a_key_that_names_no_mask_file_is_a_reject(key: str, reason: str, tmp_path: Path) -> None:
+def test_a_key_without_a_mask_file_is_a_reject(key: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "masks" / "folder.png").mkdir(parents=True)
     (tmp_path / "masks" / "file.png").touch()
     with pytest.raises(MaskError, match=reason) as caught:
@@ -295,12 +298,12 @@ def test_a_key_that_names_no_mask_file_is_a_reject(key: str, reason: str, tmp_pa
 
 
 @pytest.mark.parametrize("key", ["none", "a//b", "./a", "a\nb", "k" * 1100, "a?x=1"])
-def test_a_key_that_names_no_mask_object_is_a_reject(key: str, s3: str) -> None:
+def test_a_key_without_a_mask_object_is_a_reject(key: str, s3: str) -> None:
     with pytest.raises(MaskError):
         read_mask(f"{s3}/{{key}}.png", key)
 
 
-def test_masks_that_cannot_be_reached_are_not_rejects(s3: str, tmp_path: Path) -> None:
+def test_an_unreachable_folder_of_masks_is_no_reject(s3: str, tmp_path: Path) -> None:
     bucket = s3.removesuffix("/a prefix")
     for folder in (f"{tmp_path}/unmounted/", f"{tmp_path}/unmounted/a-", f"{bucket}-no/"):
         with pytest.raises(StorageError, match=r"does not exist.*; create"):
@@ -323,7 +326,7 @@ def renamed(latents: Path, folder: Path, keys: dict[str, str]) -> Path:
     return folder
 
 
-def test_a_key_that_no_shard_or_file_can_have_costs_itself(latents: Path, tmp_path: Path) -> None:
+def test_an_impossible_key_only_affects_its_own_row(latents: Path, tmp_path: Path) -> None:
     long = "k" * 300
     odd = {"k1": "v1.2", "k2": "a\0b", "k3": ".hidden", "k5": long, "k6": "a\nb"}
     renamed_to = renamed(latents, tmp_path / "latents", odd)
@@ -349,11 +352,11 @@ def test_a_key_that_no_shard_or_file_can_have_costs_itself(latents: Path, tmp_pa
 
 @pytest.fixture
 def growing(inverted: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Callable[[], Any]]:
-    """A latent store of 7 rows, and a function that retries the missing sample, k1."""
+    """Return a latent store of 7 rows, and a function that retries the missing sample, k1."""
     store, units, worker = invert(inverted[0], tmp_path / "latents", DIED)
 
     def retry() -> None:
-        for unit in run._pending(store, units, ["WorkerDied"]):
+        for unit in pending_units(store, units, ["WorkerDied"]):
             worker.process(unit, 1, None, {})
 
     return tmp_path / "latents", retry
@@ -413,7 +416,7 @@ def test_rows_that_are_added_to_a_latent_store_are_edited_by_the_next_run(
     assert about["written"] == len(after)
 
 
-def test_rows_that_were_there_when_an_edit_was_planned_are_not_new(
+def test_rows_that_existed_when_an_edit_was_planned_are_not_new(
     growing: tuple[Path, Callable[[], Any]], tmp_path: Path
 ) -> None:
     latents, retry = growing
@@ -425,25 +428,25 @@ def test_rows_that_were_there_when_an_edit_was_planned_are_not_new(
         assert (found.complete, found.ok) == (True, ok)
 
 
-def test_an_extension_that_was_not_finished_is_made_anew_and_the_first_of_two_stands(
+def test_an_unfinished_extension_is_made_again_and_the_first_of_two_counts(
     growing: tuple[Path, Callable[[], Any]], tmp_path: Path
 ) -> None:
     latents, retry = growing
     spec = spec_of(latents, tmp_path / "edits", where="index < 4")
     edit(spec)
     retry()
-    store, *_ = run.open_edit(spec, resolve(spec.edits))
+    store = open_edit(spec, resolve(spec.edits)).store
     first = store.get("plan/units+0001.parquet")
-    # the state after a driver ended between writing the planned rows and the units
+    # This is the state after a driver died between writing the planned rows and the units.
     store.delete("plan/units+0001.parquet")
     assert compare_latents(store, store.job(), Store(str(latents)))[0] != []
-    run.open_edit(spec, resolve(spec.edits))
+    open_edit(spec, resolve(spec.edits))
     assert store.get("plan/units+0001.parquet") == first
-    write_units(store, read_units(store)[:1], 1)  # of another driver
+    write_units(store, read_units(store)[:1], 1)  # Another driver writes it.
     assert store.get("plan/units+0001.parquet") == first
 
 
-def test_a_latent_store_that_is_gone_is_a_note(growing: tuple[Path, Callable[[], Any]], tmp_path: Path) -> None:
+def test_a_missing_latent_store_is_a_note(growing: tuple[Path, Callable[[], Any]], tmp_path: Path) -> None:
     latents, retry = growing
     spec = spec_of(latents, tmp_path / "edits")
     edit(spec)
@@ -461,11 +464,11 @@ def test_a_latent_store_that_is_gone_is_a_note(growing: tuple[Path, Callable[[],
 
 @pytest.fixture
 def repairable(inverted: tuple[Path, Path], tmp_path: Path) -> tuple[Path, Callable[..., None]]:
-    """A latent store of 7 rows, and a function that makes its first unit again and can retry the missing sample, k1."""
+    """Return a latent store of 7 rows, and a function that makes its first unit again and can retry sample k1."""
     store, units, worker = invert(inverted[0], tmp_path / "latents", DIED)
 
     def retry() -> None:
-        for unit in run._pending(store, units, ["WorkerDied"]):
+        for unit in pending_units(store, units, ["WorkerDied"]):
             worker.process(unit, 1, None, {})
 
     def repair(excluded: dict[int, Fault], *, retried: bool = False, dropped: bool = True) -> None:
@@ -554,7 +557,7 @@ def test_an_edit_is_finished_after_a_repair_that_made_the_same_rows(
 ) -> None:
     latents, repair = repairable
     spec = spec_of(latents, tmp_path / "edits", **more)
-    run.open_edit(spec, resolve(spec.edits))
+    open_edit(spec, resolve(spec.edits))
     repair(DIED)
     assert status(Store(spec.output)).problems == []
     edit(spec)
@@ -568,7 +571,8 @@ def test_planned_rows_that_a_repair_changed_are_an_error(
 ) -> None:
     latents, repair = repairable
     spec = spec_of(latents, tmp_path / "edits", **more)
-    store, units, task = run.open_edit(spec, resolve(spec.edits))
+    opened = open_edit(spec, resolve(spec.edits))
+    store, units, task = opened.store, opened.pending, opened.task
     repair({})
     message = "was repaired since this edit was planned.* changed.*; give the edit another output"
     (problem,) = status(store).problems
@@ -579,7 +583,7 @@ def test_planned_rows_that_a_repair_changed_are_an_error(
         read_edit_rows(store, task.record.rows, Store(str(latents)), units[0])
 
 
-def test_a_row_that_a_repair_lost_is_still_exported(
+def test_a_row_that_a_repair_removed_is_still_exported(
     repairable: tuple[Path, Callable[..., None]], tmp_path: Path
 ) -> None:
     """The edit's row in the index has the sha256 of its source image."""
@@ -593,7 +597,7 @@ def test_a_row_that_a_repair_lost_is_still_exported(
     assert (about["rows"], about["written"]) == (7, 7)
 
 
-def test_a_store_without_rows_is_edited_once_it_has_some(
+def test_a_store_without_rows_is_edited_when_it_has_some(
     samples: list[Sample], shard_of: Callable[..., Path], tmp_path: Path
 ) -> None:
     sample = samples[0]
@@ -602,7 +606,7 @@ def test_a_store_without_rows_is_edited_once_it_has_some(
     spec = spec_of(tmp_path / "latents", tmp_path / "edits")
     edit(spec)
     assert status(Store(spec.output)).complete
-    for unit in run._pending(store, units, ["WorkerDied"]):
+    for unit in pending_units(store, units, ["WorkerDied"]):
         worker.process(unit, 1, None, {})
     edit(spec)
     assert sorted(made(tmp_path / "edits")) == ["snow/k"]
@@ -613,7 +617,7 @@ def test_a_store_without_rows_is_edited_once_it_has_some(
 
 
 @pytest.mark.parametrize("name", ["prompts.csv", "keys.txt", "mapping_file.json"])
-def test_a_file_that_changed_since_the_edit_was_planned_is_found(
+def test_a_file_that_changed_since_the_edit_was_planned_is_an_error(
     name: str, latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -632,11 +636,11 @@ def test_a_file_that_changed_since_the_edit_was_planned_is_found(
         "mapping_file.json": {"edits": [by_mapping]},
     }[name]
     spec = spec_of(latents, tmp_path / "edits", **more)
-    run.open_edit(spec, resolve(spec.edits))
+    open_edit(spec, resolve(spec.edits))
     changed = {"keys.txt": "k0\nk1\n", "mapping_file.json": json.dumps({"k0": entry | {"mask": [0, 8]}})}
     (tmp_path / name).write_text(changed.get(name, files[name] + "k1,a cat\n"))
     with pytest.raises(JobChanged, match="keys: " if name == "keys.txt" else r"edits\[0\]\.\w+: 'sha256:"):
-        run.open_edit(spec, resolve(spec.edits))
+        open_edit(spec, resolve(spec.edits))
 
 
 @pytest.mark.parametrize(
@@ -650,28 +654,24 @@ def test_a_file_that_changed_since_the_edit_was_planned_is_found(
         ),
     ],
 )
-def test_control_that_can_hold_nothing_is_refused(
-    latents: Path, tmp_path: Path, control: dict[str, Any], reason: str
-) -> None:
+def test_control_without_effect_is_refused(latents: Path, tmp_path: Path, control: dict[str, Any], reason: str) -> None:
     spec = spec_of(latents, tmp_path / "edits", [SNOW[0] | {"control": control}])
     with pytest.raises(EditError, match=f"edit 'snow', control: .*{reason}"):
-        run.open_edit(spec, resolve(spec.edits))
+        open_edit(spec, resolve(spec.edits))
     assert not (tmp_path / "edits").exists()
 
 
-def test_edits_under_control_as_earlier_versions_made_them_do_not_mix_with_others(
-    latents: Path, tmp_path: Path
-) -> None:
+def test_edits_with_the_control_of_earlier_versions_do_not_mix_with_others(latents: Path, tmp_path: Path) -> None:
     """A window of 0.5 was 0 of 1 steps, and is 1 now. A window of 1 did not change."""
     for name, share in (("other", 0.5), ("same", 1)):
         spec = spec_of(latents, tmp_path / name, [SNOW[0] | {"control": {"cross_attention": share}}])
-        run.open_edit(spec, resolve(spec.edits))
+        open_edit(spec, resolve(spec.edits))
         job = json.loads((tmp_path / name / "job.json").read_text())
         assert job["fingerprint"]["control"] == ("prompt-to-prompt" if name == "other" else None)
         job["fingerprint"].pop("control", None)
         (tmp_path / name / "job.json").write_text(json.dumps(job))
         if name == "same":
-            run.open_edit(spec, resolve(spec.edits))
+            open_edit(spec, resolve(spec.edits))
         else:
             with pytest.raises(JobChanged, match="control"):
-                run.open_edit(spec, resolve(spec.edits))
+                open_edit(spec, resolve(spec.edits))

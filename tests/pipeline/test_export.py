@@ -1,4 +1,4 @@
-"""Exports of small stores of known integers, read back by the libraries that people read them with."""
+"""Exports of small latent stores with known integers, read by the libraries of their users."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def write_store(
     kind: str = "invert",
     shape: tuple[int, ...] = (C, H, W),
 ) -> Written:
-    """A store of three units: 5 rows; none, as all were rejected; 3 rows and a reject, with keys of the first."""
+    """Write a store of three units: 5 rows; only rejects; 3 rows and a reject, with keys of the first unit."""
     random = np.random.default_rng(0)
     store = Store(str(folder), create=True)
     put_job(store, kind)
@@ -99,7 +99,7 @@ def write_store(
     write_units(store, units)
     captions = ["a dog", "ein Hündchen, süß", "雪の中の犬", "كلب في الثلج", '🐕 "quoted"\nin two lines']
     keys = ["000", "folder.of/001", "k" * 120, "日本/犬", "004"]
-    # the last key of the first shard is the first of the next: neighbours, where tars are read one after the other
+    # The last key of the first shard is the first key of the next, so that both follow each other in a reader of tars.
     first = [row("in/0.tar", i, keys[i], captions[i], f'{{"i":  {i}}}' if i % 2 else None) for i in range(5)]
     last = [row("in/2.tar", i, f"{4 - i:03d}", captions[i] + "!") for i in range(3)]
     written = []
@@ -117,7 +117,7 @@ def latents(tmp_path: Path) -> Path:
 
 
 def in_floats(integers: NDArray[np.int64], dtype: str, bits: int = 12) -> NDArray[Any]:
-    """int * 2^-bits * sqrt(alpha), in float64 as the paper writes it, then rounded."""
+    """Return int * 2^-bits * sqrt(alpha), computed in float64 and then rounded."""
     return (integers.astype(np.float64) * 2.0**-bits * math.sqrt(0.0047)).astype(dtype)
 
 
@@ -219,7 +219,7 @@ def test_duckdb_and_polars_open_the_parquet(dtype: str, latents: Path, tmp_path:
         assert np.array_equal(np.array([[x, y] for _, _, x, y in found]), expected.astype(np.float64))
 
 
-def test_the_footer_keeps_what_made_the_rows(latents: Path, tmp_path: Path) -> None:
+def test_the_footer_has_the_fingerprint_and_the_noise(latents: Path, tmp_path: Path) -> None:
     write_store(latents)
     export(str(latents), str(tmp_path / "out"), format="parquet", dtype="float32")
     part = pq.read_schema(latents / "parts" / "00000002-1.parquet").metadata
@@ -230,8 +230,8 @@ def test_the_footer_keeps_what_made_the_rows(latents: Path, tmp_path: Path) -> N
     assert json.loads(exported[b"edict.export"]) == {"dtype": "float32", "scale_applied": True}
 
 
-def test_halves_are_rounded_once(latents: Path, tmp_path: Path) -> None:
-    """512.25 is a tie of halves, and just above it is not: rounded to float32 on the way, it would be."""
+def test_float16_is_rounded_once(latents: Path, tmp_path: Path) -> None:
+    """A value just above 512.25, a tie of float16, would become the tie if it were rounded to float32 first."""
     store = Store(str(latents), create=True)
     put_job(store, "invert")
     write_units(store, [unit(0, 1)])
@@ -243,7 +243,7 @@ def test_halves_are_rounded_once(latents: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", LATENT_FORMATS)
-def test_a_value_beyond_halves_is_an_error_that_names_the_key(format: str, latents: Path, tmp_path: Path) -> None:
+def test_a_value_beyond_float16_is_an_error_that_names_the_key(format: str, latents: Path, tmp_path: Path) -> None:
     store = Store(str(latents), create=True)
     put_job(store, "invert")
     write_units(store, [unit(0, 2)])
@@ -260,7 +260,7 @@ def test_a_value_beyond_halves_is_an_error_that_names_the_key(format: str, laten
     assert READERS[format](tmp_path / "float")[1][1].min() == -65536.0
 
 
-def test_a_flipped_byte_in_a_part_is_refused(latents: Path, tmp_path: Path) -> None:
+def test_a_flipped_byte_in_a_part_is_an_error(latents: Path, tmp_path: Path) -> None:
     write_store(latents)
     part = latents / "parts" / "00000002-1.parquet"
     data = bytearray(part.read_bytes())
@@ -271,7 +271,7 @@ def test_a_flipped_byte_in_a_part_is_refused(latents: Path, tmp_path: Path) -> N
     assert not (tmp_path / "out" / "00000001.npy").exists()
 
 
-def test_page_checksums_are_read_even_where_the_commit_agrees(latents: Path, tmp_path: Path) -> None:
+def test_page_checksums_are_checked_even_if_the_sha256_is_right(latents: Path, tmp_path: Path) -> None:
     write_store(latents)
     store = Store(str(latents))
     data = bytearray(store.get("parts/00000000-1.parquet"))
@@ -296,10 +296,10 @@ def test_an_unfinished_store_and_an_edit_store_are_refused(latents: Path, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_what_is_no_format_or_dtype_is_refused(latents: Path, tmp_path: Path) -> None:
+def test_an_unknown_format_or_dtype_is_refused(latents: Path, tmp_path: Path) -> None:
     write_store(latents)
     for format, dtype in (("csv", "float32"), ("npy", "float64")):
-        with pytest.raises(ExportError, match=r"one of parquet, npy, webdataset for latents"):
+        with pytest.raises(ExportError, match=r"the formats are parquet, npy, webdataset for latents"):
             export(str(latents), str(tmp_path / "out"), format=format, dtype=dtype)
     assert not (tmp_path / "out").exists()
 
@@ -320,9 +320,9 @@ def test_two_exports_do_not_mix(latents: Path, tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_only_an_empty_destination_is_begun(latents: Path, tmp_path: Path) -> None:
+def test_a_destination_with_other_files_is_refused(latents: Path, tmp_path: Path) -> None:
     write_store(latents)
-    with pytest.raises(ExportError, match=r"latents: is not empty \(it has .*\) and no export"):
+    with pytest.raises(ExportError, match=r"latents: is not empty \(it has .*\) and is not an export"):
         export(str(latents), str(latents), format="parquet", dtype="float32")
     (tmp_path / "empty").mkdir()
     export(str(latents), (tmp_path / "empty").as_uri(), format="parquet", dtype="float32")

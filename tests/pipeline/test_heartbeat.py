@@ -1,4 +1,4 @@
-"""The heartbeat of a worker: which events count as progress, also in a real worker."""
+"""Heartbeats: the events that count as progress, also in a real worker."""
 
 import threading
 import time
@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.io.samples import Sample
-from pipeline.plan.job import resolve
+from pipeline.plan.invert_task import invert_task
 from pipeline.plan.units import plan_shards
 from pipeline.store.store import Store
 from pipeline.workers.heartbeat import HEARTBEAT, IMAGE, NETWORK, STORAGE, Heartbeat
 from pipeline.workers.invert import InvertWorker
 from schemas.specs import InvertSpec
+from tests.pipeline.helpers import ShardOf, members_of
 
 
 def elsewhere(call: Callable[[], None]) -> None:
@@ -24,7 +25,7 @@ def elsewhere(call: Callable[[], None]) -> None:
 def test_a_pause_belongs_to_the_activity_that_it_ends() -> None:
     heartbeat = Heartbeat()
     time.sleep(0.05)
-    heartbeat.beat(STORAGE)  # ends the loading, which is not timed; nor is storage
+    heartbeat.beat(STORAGE)  # It ends the loading. Neither loading nor storage is timed.
     time.sleep(0.05)
     heartbeat.beat(NETWORK)
     assert (heartbeat.report().beats, heartbeat.report().activity, heartbeat.report().longest) == (2, NETWORK, 0.0)
@@ -33,7 +34,7 @@ def test_a_pause_belongs_to_the_activity_that_it_ends() -> None:
     assert 0.05 <= heartbeat.report().longest < 5
     longest = heartbeat.report().longest
     time.sleep(2 * longest)
-    heartbeat.beat(NETWORK)  # a worker without a unit is not slow
+    heartbeat.beat(NETWORK)  # A worker without a unit is not slow.
     assert heartbeat.report().longest == longest
 
 
@@ -52,23 +53,18 @@ def test_reading_ahead_does_not_hide_a_network_call_that_hangs() -> None:
 
 
 def test_a_worker_beats_at_each_network_call_and_each_image(
-    tmp_path: Path, samples: list[Sample], shard_of: Callable[[Path, list[tuple[str, bytes]]], Path]
+    tmp_path: Path, samples: list[Sample], shard_of: ShardOf
 ) -> None:
-    members = [
-        member
-        for sample in samples[:3]
-        for member in ((f"{sample.key}.png", sample.image), (f"{sample.key}.txt", sample.caption.encode()))
-    ]
     fields = {
         "kind": "invert",
-        "input": str(shard_of(tmp_path / "a.tar", members)),
+        "input": str(shard_of(tmp_path / "a.tar", members_of(samples[:3]))),
         "output": str(tmp_path / "latents"),
     }
     spec = InvertSpec.model_validate(fields | {"sampler": {"steps": 4}, "workers": {"batch_size": 2}})
     store = Store(spec.output, create=True)
     (unit,) = plan_shards(store, spec.input, 4, 1)
     HEARTBEAT.own()
-    worker = InvertWorker(resolve(spec))
+    worker = InvertWorker(invert_task(spec))
     tried = HEARTBEAT.report()
     assert tried.longest > 0, "the model is tried before the first unit, so that a pause is known"
     calls = list[str]()

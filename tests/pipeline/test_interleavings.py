@@ -1,4 +1,4 @@
-"""The store under a few random interleavings; `python -m tests.campaigns.interleavings` does many more."""
+"""The store under a few random interleavings. `python -m tests.campaigns.interleavings` runs many more."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from tests.campaigns.interleavings import interleave
 
 
 @pytest.mark.parametrize(("where", "seeds"), [("memory", range(1, 31)), ("disk", range(31, 46))])
-def test_nothing_is_lost_doubled_mixed_or_left(where: str, seeds: range, tmp_path: Path) -> None:
+def test_each_row_is_written_once_and_no_file_is_left(where: str, seeds: range, tmp_path: Path) -> None:
     found = interleave(seeds, tmp_path if where == "disk" else None)
     assert found["wrong seeds"] == []
     assert found["stores replaced"] > 2

@@ -1,4 +1,4 @@
-"""The error for a changed spec: the leaves that differ, one per line."""
+"""The error for a changed spec: one line per field that differs."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from pipeline.messages import machine_for
-from pipeline.plan.job import JobChanged, check_job, new_record, open_job
+from pipeline.plan.job import check_job, new_record, open_job
+from pipeline.plan.job_changes import JobChanged
 from pipeline.store.store import Store
 from schemas.fingerprint import Fingerprint
 from schemas.job import JobRecord
@@ -72,7 +73,7 @@ def differences(tmp_path: Path, stored: JobRecord, given: JobRecord) -> list[str
         (lambda edits: edits[0].update(name="ice"), ["edits[0].name: 'snow' in the store, 'ice' in the spec"]),
     ],
 )
-def test_the_leaf_that_differs_is_named(change: Any, lines: list[str], tmp_path: Path) -> None:
+def test_the_field_that_differs_is_named(change: Any, lines: list[str], tmp_path: Path) -> None:
     given = [{**edit} for edit in EDITS]
     given[0] |= {"replace": {"dog": ["cat", "fox"]}}
     given[1] |= {"control": {"weights": {"night": 2.0}, "mask": None}}
@@ -80,13 +81,13 @@ def test_the_leaf_that_differs_is_named(change: Any, lines: list[str], tmp_path:
     assert differences(tmp_path, record(EDITS), record(given)) == lines
 
 
-def test_one_changed_word_of_a_long_text_is_shown(tmp_path: Path) -> None:
+def test_a_changed_word_of_a_long_text_is_shown(tmp_path: Path) -> None:
     given = [EDITS[0], EDITS[1] | {"prompt": LONG + "y" + LONG}]
     [line] = differences(tmp_path, record(EDITS), record(given))
     assert len(line) < 500 and "dog xa dog" in line and "dog ya dog" in line and line.count("…") == 4
 
 
-def test_of_a_list_of_numbers_one_line_is_shown_and_of_many_leaves_some(tmp_path: Path) -> None:
+def test_a_list_of_numbers_is_one_line_and_many_fields_are_cut_off(tmp_path: Path) -> None:
     def edits(number: int) -> list[dict[str, Any]]:
         return [{"name": "a", "levels": [1, number, number, 4]}] + [{"steps": number} for _ in range(30)]
 

@@ -22,7 +22,7 @@ def test_repeated_keys_of_several_shards_are_found() -> None:
 
 def test_repeated_keys_are_found_beyond_the_memory_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keys, "MEMORY", "64MB")
-    monkeypatch.setattr(keys, "GROUPED", 100_000)
+    monkeypatch.setattr(keys, "GROUP_SIZE", 100_000)
     with key_table() as table, ThreadPoolExecutor(4) as pool:
         names = [[f"{'long' * 20}{shard:03d}{i:06d}" for i in range(20_000)] for shard in range(40)]  # 70 MB
         list(pool.map(table.add, map(str, range(40)), names))

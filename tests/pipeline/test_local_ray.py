@@ -32,7 +32,8 @@ except JobError as error:
 IMPORTS = """
 import sys
 import ray
-from pipeline.execute.cluster import connected, machine_for
+from pipeline.execute.cluster import connected
+from pipeline.messages import machine_for
 
 def imported():
     import edict, jobs, pipeline, schemas
@@ -50,14 +51,14 @@ def run(program: str = PROGRAM, cwd: Path | None = None, **environment: str) -> 
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env | environment)
 
 
-def test_it_listens_on_the_loopback_interface_only_and_needs_no_home() -> None:
+def test_ray_listens_on_the_loopback_interface_only_and_needs_no_home() -> None:
     ended = run(HOME="/proc/absent")
     assert ended.returncode == 0, ended.stderr
     assert set(ended.stdout.split()) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     assert len(ended.stdout.split()) > 5
 
 
-def test_a_temporary_folder_that_ray_cannot_use_is_one_line(tmp_path: Path) -> None:
+def test_an_unusable_temporary_folder_is_an_error_of_one_line(tmp_path: Path) -> None:
     long = tmp_path / ("long" * 25)
     long.mkdir()
     ended = run(TMPDIR=str(long))
@@ -71,7 +72,8 @@ def test_a_temporary_folder_that_ray_cannot_use_is_one_line(tmp_path: Path) -> N
 
 TERMINATED = """
 import os, signal, threading, time
-from pipeline.execute.cluster import connected, machine_for
+from pipeline.execute.cluster import connected
+from pipeline.messages import machine_for
 
 def stop(*_):
     raise KeyboardInterrupt("by the handler of this process")
@@ -91,7 +93,7 @@ except KeyboardInterrupt as error:
 """
 
 
-def test_a_process_that_is_terminated_while_ray_starts_uses_its_own_handler() -> None:
+def test_sigterm_while_ray_starts_calls_the_handler_of_the_process() -> None:
     ended = run(TERMINATED)
     assert (ended.returncode, ended.stdout) == (0, "by the handler of this process\n"), ended.stderr
 
@@ -118,8 +120,8 @@ ray.init = init
 """
 
 
-def test_a_start_that_takes_too_long_is_one_line() -> None:
-    """Ray raises a bare Exception then. A machine that is slow enough cannot be had on demand."""
+def test_a_start_that_takes_too_long_is_an_error_of_one_line() -> None:
+    """Ray raises a bare Exception then. The test raises it, because a slow machine is not at hand."""
     ended = run(SLOW + PROGRAM)
     said = "Ray did not start on this machine in time: The current node timed out during startup. "
     assert ended.stderr.startswith(said), ended.stderr

@@ -1,4 +1,4 @@
-"""The figures of a run as Prometheus would read them, from a real Ray's metrics port."""
+"""The metrics of a run, as Prometheus reads them from the metrics port of a real Ray."""
 
 import re
 import time
@@ -12,10 +12,10 @@ from pipeline.messages import UnitResult
 
 
 @pytest.mark.usefixtures("local_ray")
-def test_a_run_is_seen_by_prometheus() -> None:
+def test_prometheus_can_read_the_metrics() -> None:
     metrics = Metrics("invert", "a run")
-    metrics.done(UnitResult(ok=14, rejected=2, filtered=0, compute=1.0))
-    metrics.state({"workers": 3, "queued": 5})
+    metrics.unit_done(UnitResult(ok=14, rejected=2, filtered=0, compute=1.0))
+    metrics.update({"workers": 3, "queued": 5})
     url = f"http://127.0.0.1:{ray.nodes()[0]['MetricsExportPort']}/metrics"
     found: dict[str, float] = {}
     until = time.monotonic() + 60

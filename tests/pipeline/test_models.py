@@ -1,4 +1,4 @@
-"""A flow model through the real workers: its store reads back to the same schedule, and edits start from it."""
+"""A flow model in the real workers: its store has the same schedule, and can be edited."""
 
 import json
 from collections.abc import Callable
@@ -13,12 +13,11 @@ from edict.samplers import sampling
 from jobs.preview.build import preview
 from jobs.prompts import resolve
 from pipeline.io.samples import Sample
-from pipeline.plan.job import open_job, weights_of
-from pipeline.plan.job import resolve as resolve_job
+from pipeline.plan.edit_task import EditError, edit_task
+from pipeline.plan.invert_task import invert_task, weights_of
+from pipeline.plan.job import open_job
 from pipeline.plan.selection import read_selection
-from pipeline.plan.tasks import EditError
 from pipeline.plan.units import part_units, plan_shards
-from pipeline.run import edit_task
 from pipeline.store.latents import read_latents
 from pipeline.store.parts import from_stored
 from pipeline.store.plan import read_units, write_units
@@ -38,7 +37,7 @@ def made(
     samples: list[Sample],
     shard_of: Callable[[Path, list[tuple[str, bytes]]], Path],
 ) -> tuple[InvertSpec, InvertWorker]:
-    """A store of four pictures by a guidance-distilled flow, and the worker that made it."""
+    """Return the spec of a store of four images by a guidance-distilled flow, and the worker that made it."""
     folder = tmp_path_factory.mktemp("flow")
     members = [
         member
@@ -50,7 +49,7 @@ def made(
     fields: dict[str, Any] = {"kind": "invert", "input": str(folder / "0.tar"), "output": str(folder / "latents")}
     fields |= {"model": {"path": str(checkpoint), "dtype": "bfloat16"}, "workers": {"batch_size": 2}}
     spec = InvertSpec.model_validate(fields | {"sampler": {"steps": 4, "guidance_scale": 3.5}})
-    job, store = resolve_job(spec), Store(spec.output, create=True)
+    job, store = invert_task(spec), Store(spec.output, create=True)
     open_job(store, job.record)
     write_units(store, plan_shards(store, spec.input, 2, 1))
     worker = InvertWorker(replace(job, key=store.key()))
@@ -59,7 +58,7 @@ def made(
     return spec, worker
 
 
-def test_a_flows_store_reads_back_to_the_same_schedule(made: tuple[InvertSpec, InvertWorker]) -> None:
+def test_the_store_of_a_flow_has_its_schedule(made: tuple[InvertSpec, InvertWorker]) -> None:
     spec, worker = made
     store = Store(spec.output)
     for unit in part_units(store, batch_size=2, workers=1):
@@ -74,14 +73,14 @@ def test_a_flows_store_reads_back_to_the_same_schedule(made: tuple[InvertSpec, I
         assert floats.equal(same.x.double() * 2.0**-12)
 
 
-def test_a_flows_job_of_an_earlier_format_is_the_same_job(made: tuple[InvertSpec, InvertWorker]) -> None:
+def test_the_job_of_a_flow_in_an_earlier_format_is_the_same_job(made: tuple[InvertSpec, InvertWorker]) -> None:
     record, schedule = made[1].task.record, made[1].model.backend.schedule(made[0].sampler)
     earlier = read_job(json.loads(json.dumps(as_format_2(record, schedule))))
     assert earlier.inversion.schedule is not None and from_stored(earlier.inversion.schedule) == schedule
     assert earlier.settings() == record.settings() | {"pipeline": None}
 
 
-def test_a_flows_store_is_edited(made: tuple[InvertSpec, InvertWorker], tmp_path: Path) -> None:
+def test_the_store_of_a_flow_is_edited(made: tuple[InvertSpec, InvertWorker], tmp_path: Path) -> None:
     spec, _ = made
     edits = [{"name": "snow", "prompt": "{caption}, in snow", "strength": 0.5, "guidance_scale": 7.0}]
     fields = {"kind": "edit", "latents": spec.output, "output": str(tmp_path / "edits"), "edits": edits}
@@ -108,7 +107,7 @@ def test_a_flows_store_is_edited(made: tuple[InvertSpec, InvertWorker], tmp_path
         ({"negative_prompt": "blurry"}, "has a negative_prompt, which the model of .* does not take"),
     ],
 )
-def test_what_a_flow_cannot_do_is_told_before_anything_runs(
+def test_edits_that_a_flow_does_not_support_are_refused_before_any_work(
     made: tuple[InvertSpec, InvertWorker], tmp_path: Path, edit: dict[str, Any], message: str
 ) -> None:
     fields = {"kind": "edit", "latents": made[0].output, "output": str(tmp_path / "edits")}

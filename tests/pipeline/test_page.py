@@ -1,4 +1,4 @@
-"""The report of an edit in a real Chromium: its pictures are shown, filters and sliders work, and no text is run."""
+"""The report of an edit in a real Chromium: images are shown, filters and sliders work, and no text is executed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from pipeline.inspect.report import report
+from pipeline.inspect.report.page import report
 from pipeline.store.parts import to_parquet
 from pipeline.store.plan import Unit, write_units
 from pipeline.store.store import Store
@@ -23,33 +23,30 @@ from schemas.contact_sheet import CONTACT_SHEET
 from schemas.rejects import Reject
 from schemas.specs import EditSpec
 from tests.browser import Page, browsing, executable
+from tests.pipeline.helpers import image_file
 
 HOSTILE = """<script>document.title="run"</script><img src=x onerror="document.title='run'"></script>"'><b>bold</b>"""
 SHOWN = "[...document.querySelectorAll('{}')].filter(e => e.checkVisibility()).length"
 FIGURES = {"drift": 0.01, "steps": 40, "guidance_scale": 3.0, "strength": 0.8}
 
 
-def png(colour: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (64, 64), colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
 def row(key: str, caption: str, *edits: str) -> dict[str, Any]:
-    prompts = [{"edit": edit, "prompt": f"{caption} in {edit}", "image": png("blue"), **FIGURES} for edit in edits]
+    prompts = [
+        {"edit": edit, "prompt": f"{caption} in {edit}", "image": image_file("blue"), **FIGURES} for edit in edits
+    ]
     return {
         "key": key,
         "caption": caption,
         "exact": True,
-        "source": png("red"),
-        "reconstruction": png("green"),
+        "source": image_file("red"),
+        "reconstruction": image_file("green"),
         "edits": prompts,
     }
 
 
 @pytest.fixture(scope="module")
 def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of an edit of three rows, one of them hostile in every text that a data set brings."""
+    """Return the report of an edit of three rows. One row has hostile text in every field of the dataset."""
     folder = tmp_path_factory.mktemp("page")
     store = Store(str(folder / "edits"), create=True)
     edits = [{"name": name, "prompt": "{caption} in " + name} for name in ("snow", "rain")]
@@ -86,7 +83,7 @@ def html(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def browser() -> Iterator[Page]:
     chromium = executable()
     if chromium is None:
-        # on a laptop without npm it may be left out, in CI not
+        # CI must have Chromium; elsewhere the tests are skipped without it.
         (pytest.fail if os.environ.get("CI") else pytest.skip)("there is no Chromium: python -m tests.browser")
     with browsing(chromium) as page:
         yield page
@@ -98,9 +95,9 @@ def page(browser: Page, html: Path) -> Page:
     return browser
 
 
-def test_every_picture_is_shown_and_nothing_is_asked_of_anyone(page: Page) -> None:
+def test_every_image_is_shown_without_a_request(page: Page) -> None:
     widths = page.run("[...document.images].map(image => image.naturalWidth)")
-    # three sources, three reconstructions, five edits, and a source under each of those
+    # three sources, three reconstructions, five edits, and a source below each edit
     assert widths == [64] * (3 + 3 + 5 + 5)
     requests = [event["request"]["url"] for event in page.met("Network.requestWillBeSent")]
     assert [url for url in requests if not url.startswith(("file:", "data:"))] == []
@@ -108,18 +105,18 @@ def test_every_picture_is_shown_and_nothing_is_asked_of_anyone(page: Page) -> No
     assert page.met("Runtime.exceptionThrown") == []
 
 
-def test_text_from_a_data_set_stays_text(page: Page) -> None:
+def test_text_of_a_dataset_stays_text(page: Page) -> None:
     assert page.run("document.title").startswith("edit ")
     assert page.run("document.scripts.length") == 1
     assert page.run("document.querySelectorAll('b, [onerror]').length") == 0
     assert page.run("[...document.querySelectorAll('.source')].length") == 3
     captions = page.run("[...document.querySelectorAll('figcaption')].map(caption => caption.textContent)")
-    assert captions.count(HOSTILE) == 2  # the source's caption; the reconstruction's key
+    assert captions.count(HOSTILE) == 2  # the caption of the source and the key of the reconstruction
     assert page.run("document.querySelectorAll('.row')[2].dataset.key") == HOSTILE
 
 
-def test_the_policy_stops_a_script_that_was_let_in(page: Page) -> None:
-    """What escaping keeps out, the policy would stop too: an inline script, a handler, a style, a request."""
+def test_the_content_policy_stops_an_injected_script(page: Page) -> None:
+    """The policy stops what escaping should already prevent: an inline script, a handler, a style, a request."""
     page.run("""new Promise(done => {
         const script = document.createElement("script");
         script.textContent = "document.title = 'run'";
@@ -132,9 +129,9 @@ def test_the_policy_stops_a_script_that_was_let_in(page: Page) -> None:
     })""")
     assert page.run("document.title").startswith("edit ")
     assert page.run("document.getElementById('in').style.color") == ""
-    told = " ".join(event["entry"]["text"] for event in page.met("Log.entryAdded"))
+    messages = " ".join(event["entry"]["text"] for event in page.met("Log.entryAdded"))
     for directive in ("script-src", "style-src", "img-src"):
-        assert directive in told
+        assert directive in messages
 
 
 def test_chips_and_the_key_filter_what_is_shown(page: Page) -> None:
@@ -164,19 +161,19 @@ def test_chips_and_the_key_filter_what_is_shown(page: Page) -> None:
 
 
 def colour(page: Page, share: float) -> list[int]:
-    """The colour on the screen at a share of the first edit's width."""
-    place = page.run(
+    """Return the colour on the screen at a share of the first edit's width."""
+    box = page.run(
         "(() => { const frame = document.querySelector('img.edit'); frame.scrollIntoView({block: 'center'});"
         "const box = frame.getBoundingClientRect(); return [box.x, box.y + scrollY, box.width, box.height]; })()"
     )
-    x, y, width, height = place
+    x, y, width, height = box
     clip = {"x": x + share * width, "y": y + height / 2, "width": 1, "height": 1, "scale": 1}
     data = page.send("Page.captureScreenshot", clip=clip, captureBeyondViewport=True)["data"]
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:
         return list(image.convert("RGB").getpixel((0, 0)))
 
 
-def test_the_slider_uncovers_the_source_by_keyboard_too(page: Page) -> None:
+def test_the_slider_shows_the_source_and_works_by_keyboard(page: Page) -> None:
     red, blue = [255, 0, 0], [0, 0, 255]
     assert (colour(page, 0.25), colour(page, 0.75)) == (blue, blue)
     page.run("document.querySelector('[type=range]').focus()")

@@ -1,4 +1,4 @@
-"""Parts hold the integers of latents of any rank, and every setting of their pairs."""
+"""Parts: the integers of latents of any rank, and the settings of their pairs."""
 
 import io
 
@@ -20,7 +20,7 @@ SHAPES = {"image": (4, 3, 2), "tokens": (6, 8), "video": (4, 2, 3, 5), "vector":
 
 @pytest.mark.parametrize("schedule", [FLOW, NOISE], ids=["flow", "noise"])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
-def test_every_integer_of_latents_of_any_rank_comes_back(shape: tuple[int, ...], schedule: Schedule) -> None:
+def test_every_integer_of_latents_of_any_rank_is_read_back(shape: tuple[int, ...], schedule: Schedule) -> None:
     generator = torch.Generator().manual_seed(0)
     x, y = torch.randint(1 - 2**31, 2**31, (2, 3, *shape), generator=generator)
     x.view(3, -1)[0, :2] = torch.tensor([2**31 - 1, 1 - 2**31])

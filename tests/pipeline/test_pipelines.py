@@ -1,4 +1,4 @@
-"""Jobs on pipelines of diffusers, from checkpoints on disk: inverted, verified, edited, resumed."""
+"""Jobs with pipelines of diffusers, from checkpoints on disk: inverted, verified, edited and resumed."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,18 +15,20 @@ from jobs.preview.text import as_text
 from jobs.prompts import resolve
 from pipeline.io.samples import Sample
 from pipeline.messages import ModelFault
-from pipeline.plan.job import JobChanged, inverted_with, open_job
-from pipeline.plan.job import resolve as resolve_job
+from pipeline.plan.edit_task import EditError, edit_task
+from pipeline.plan.invert_task import invert_task, stored_inversion
+from pipeline.plan.job import open_job
+from pipeline.plan.job_changes import JobChanged
 from pipeline.plan.selection import read_selection
-from pipeline.plan.tasks import EditError
 from pipeline.plan.units import part_units, plan_shards
-from pipeline.run import edit_task, run_edit, run_invert
+from pipeline.run import run_edit, run_invert
 from pipeline.store.latents import read_latents
 from pipeline.store.plan import read_units, write_units
 from pipeline.store.store import Store
-from pipeline.verify import VerifyTask, VerifyWorker, run_verify
+from pipeline.verify import run_verify
 from pipeline.workers.edit import EditWorker
 from pipeline.workers.invert import InvertWorker
+from pipeline.workers.verify import VerifyTask, VerifyWorker
 from schemas.specs import EditSpec, InvertSpec
 from tests.edict import pipeline_checkpoints
 
@@ -39,7 +41,7 @@ def spec_of(
     samples: list[Sample],
     shard_of: Callable[[Path, list[tuple[str, bytes]]], Path],
 ) -> Callable[..., InvertSpec]:
-    """A spec that inverts three images by a small checkpoint of a pipeline."""
+    """Return a spec that inverts three images with a small checkpoint of a pipeline."""
     folder = tmp_path_factory.mktemp("pipelines")
     members = [
         member
@@ -68,7 +70,7 @@ def spec_of(
 
 def inverted(spec: InvertSpec) -> InvertWorker:
     """Run a job in this process."""
-    job, store = resolve_job(spec), Store(spec.output, create=True)
+    job, store = invert_task(spec), Store(spec.output, create=True)
     open_job(store, job.record)
     write_units(store, plan_shards(store, spec.input, 2, 1))
     worker = InvertWorker(replace(job, key=store.key()))
@@ -92,7 +94,9 @@ def edited(latents: Path, output: Path, **edit: Any) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", SHAPES)
-def test_a_pipelines_store_is_exact_and_edited(spec_of: Callable[..., InvertSpec], tmp_path: Path, name: str) -> None:
+def test_the_store_of_a_pipeline_is_exact_and_edited(
+    spec_of: Callable[..., InvertSpec], tmp_path: Path, name: str
+) -> None:
     spec = spec_of(name, tmp_path / "latents")
     said = as_text(preview(spec))
     assert f"{spec.model.path}, bfloat16\n  image size    16 x 16 pixels" in said
@@ -101,7 +105,7 @@ def test_a_pipelines_store_is_exact_and_edited(spec_of: Callable[..., InvertSpec
     store = Store(spec.output)
     units = part_units(store, 2, 1)
     assert tuple(read_latents(store, units[0]).pair.x.shape[1:]) == SHAPES[name]
-    verifier = VerifyWorker(VerifyTask(store.location, store.key(), inverted_with(store)))
+    verifier = VerifyWorker(VerifyTask(store.location, store.key(), stored_inversion(store)))
     assert [verifier.process(unit, 1, None, {}).inexact for unit in units] == [()] * len(units)
     later = edited(tmp_path / "latents", tmp_path / "edits", strength=0.7)
     assert len(later) == 3 and len({row["image_sha256"] for row in later}) == 3
@@ -113,24 +117,26 @@ def test_a_pipelines_store_is_exact_and_edited(spec_of: Callable[..., InvertSpec
             edited(tmp_path / "latents", tmp_path / "other", negative_prompt="a dog")
 
 
-def test_what_is_loaded_on_top_is_part_of_the_job(spec_of: Callable[..., InvertSpec], tmp_path: Path) -> None:
+def test_adapters_and_settings_of_the_model_are_part_of_the_job(
+    spec_of: Callable[..., InvertSpec], tmp_path: Path
+) -> None:
     plain = spec_of("qwen-image", tmp_path / "latents")
     file = tmp_path / "whole.safetensors"
     save_file(load_file(Path(plain.model.path) / "transformer" / "diffusion_pytorch_model.safetensors"), file)
     single = spec_of("qwen-image", tmp_path / "single", path=str(file), config=plain.model.path)
     quantized = spec_of("qwen-image", tmp_path / "quantized", quantization="int8")
-    jobs = [resolve_job(spec) for spec in (plain, single, quantized)]
+    jobs = [invert_task(spec) for spec in (plain, single, quantized)]
     assert jobs[0].fingerprint.weights == jobs[2].fingerprint.weights != jobs[1].fingerprint.weights
     assert jobs[2].fingerprint.quantization == "int8" and jobs[0].fingerprint.pipeline == "QwenImagePipeline"
     for spec in (single, quantized):
         inverted(spec)
         store = Store(spec.output)
-        verifier = VerifyWorker(VerifyTask(store.location, store.key(), inverted_with(store)))
+        verifier = VerifyWorker(VerifyTask(store.location, store.key(), stored_inversion(store)))
         assert not verifier.process(part_units(store, 2, 1)[0], 1, None, {}).inexact
     for changed in ({"call": {"height": 16, "width": 16, "max_sequence_length": 64}}, {"quantization": None}):
         with pytest.raises(JobChanged, match=r"call|quantization"):
             open_job(
-                Store(quantized.output), resolve_job(spec_of("qwen-image", tmp_path / "quantized", **changed)).record
+                Store(quantized.output), invert_task(spec_of("qwen-image", tmp_path / "quantized", **changed)).record
             )
 
 
@@ -142,7 +148,7 @@ def test_what_is_loaded_on_top_is_part_of_the_job(spec_of: Callable[..., InvertS
         ({"path": "/no/such/folder"}, "there is no such folder"),
     ],
 )
-def test_a_wrong_model_is_an_error_of_the_plan(
+def test_a_wrong_model_is_an_error_of_edict_plan(
     spec_of: Callable[..., InvertSpec], tmp_path: Path, model: dict[str, Any], message: str
 ) -> None:
     spec = spec_of("qwen-image", tmp_path / "latents", **model)

@@ -18,6 +18,7 @@ from pipeline.store.plan import Unit, find_entries, read_entries, write_entries
 from pipeline.store.store import Store
 from schemas.plan import ADDED_COLUMNS, ENTRIES
 from schemas.rejects import Reject
+from tests.pipeline.helpers import Members, ShardOf, complete_members
 
 MIB = 1 << 20
 
@@ -53,14 +54,14 @@ def test_a_unit_is_bounded_by_bytes(sizes: list[int], batches: int) -> None:
     [(1, 64), (4, 64), (5, 48), (8, 32), (16, 16), (17, 15), (40, 6), (1.5, 64), (300, 1), (10_000, 1)],
 )
 def test_a_unit_of_edits_is_bounded_by_images(per_row: float, rows: int) -> None:
-    """At most 16 batches of 16 images, in whole batches of rows where they fit."""
+    """A unit has at most 16 batches of 16 images, in whole batches of rows if they fit."""
     units = cut([("parts/a.parquet", 1000, 1, None)], 16, 1, per_row=per_row)
     assert {unit.count for unit in units[:-1]} == {rows}
     assert sum(unit.count for unit in units) == 1000
     assert rows == 1 or rows * per_row <= 16 * 16
 
 
-def test_members_that_are_not_read_do_not_count() -> None:
+def test_members_that_are_not_read_do_not_count_as_bytes() -> None:
     skipped = [
         Entry(i, f"{i}", i * 200 * MIB, (i + 1) * 200 * MIB, None, ((i * 200 * MIB, i * 200 * MIB + 199 * MIB),))
         for i in range(16)
@@ -102,16 +103,8 @@ def test_a_plan_of_an_earlier_version_is_read(tmp_path: Path) -> None:
         read_entries(store, unit)
 
 
-Members = list[tuple[str, bytes]]
-ShardOf = Callable[[Path, Members], Path]
-
-
-def whole(*keys: str) -> Members:
-    return [(f"{key}.{name}", f"{name} of {key}".encode()) for key in keys for name in ("png", "txt")]
-
-
 def found(store: Store, units: list[Unit]) -> list[tuple[int, str, str]]:
-    """Index, key and error ("" for a sample) of everything in units, as a retry reads it."""
+    """Return the index, key and error ("" for a sample) of everything in units, as a retry reads it."""
     results = []
     for unit in units:
         version, there = find_entries(store, unit)
@@ -125,8 +118,8 @@ def found(store: Store, units: list[Unit]) -> list[tuple[int, str, str]]:
 
 
 @pytest.fixture(params=["disk", "s3"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], str]:
-    """Put a shard where it is read from: on this disk, or on S3."""
+def put(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], str]:
+    """Return a function that copies a shard to the location where it is read, on this disk or on S3."""
     if request.param == "disk":
         return lambda path: str(shutil.copy(path, tmp_path / "input.tar"))
     shards = Store(request.getfixturevalue("s3"), create=True)
@@ -136,39 +129,39 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[Path], st
 @pytest.mark.parametrize(
     ("before", "after", "expected", "more"),
     [
-        # the caption that was missing is there, and everything behind it has moved
+        # The missing caption was added, and everything behind it has moved.
         (
-            [*whole("a"), ("b.png", b"png of b"), *whole("c")],
-            whole("a", "b", "c"),
+            [*complete_members("a"), ("b.png", b"png of b"), *complete_members("c")],
+            complete_members("a", "b", "c"),
             [(0, "a", ""), (1, "b", ""), (2, "c", "")],
             0,
         ),
-        # a sample is gone, one is new, and the others are in another order
+        # A sample was removed, one is new, and the others are in another order.
         (
-            [*whole("a"), ("b.png", b"png of b"), *whole("c", "d")],
-            whole("d", "e", "c", "b"),
+            [*complete_members("a"), ("b.png", b"png of b"), *complete_members("c", "d")],
+            complete_members("d", "e", "c", "b"),
             [(0, "a", "MissingSample"), (1, "b", ""), (2, "c", ""), (3, "d", "")],
             1,
         ),
         # A key that occurred twice occurs once.
         (
-            whole("a", "b", "a"),
-            whole("b", "a"),
+            complete_members("a", "b", "a"),
+            complete_members("b", "a"),
             [(0, "a", ""), (1, "b", ""), (2, "a", "MissingSample")],
             0,
         ),
-        # repaired in part
+        # One of two samples was repaired.
         (
             [("a.png", b"png of a"), ("b.png", b"png of b")],
-            [*whole("b"), ("a.png", b"png of a")],
+            [*complete_members("b"), ("a.png", b"png of a")],
             [(0, "a", "MissingCaption"), (1, "b", "")],
             0,
         ),
     ],
 )
-def test_a_mended_shard_is_found_by_key(
+def test_samples_of_a_repaired_shard_are_found_by_key(
     tmp_path: Path,
-    place: Callable[[Path], str],
+    put: Callable[[Path], str],
     shard_of: ShardOf,
     capsys: pytest.CaptureFixture[str],
     before: Members,
@@ -176,29 +169,29 @@ def test_a_mended_shard_is_found_by_key(
     expected: list[tuple[int, str, str]],
     more: int,
 ) -> None:
-    url = place(shard_of(tmp_path / "a.tar", before))
+    url = put(shard_of(tmp_path / "a.tar", before))
     store = Store(str(tmp_path / "store"), create=True)
     units = plan_shards(store, url, 2, 1)
-    index_again(store, units)  # nothing was replaced
+    index_again(store, units)  # Nothing was replaced.
     assert len(list(store.names("plan/shards"))) == 1
     assert "note" not in capsys.readouterr().err
     planned = found(store, units)
-    place(shard_of(tmp_path / "a.tar", after))
+    put(shard_of(tmp_path / "a.tar", after))
     index_again(store, units)
     said = capsys.readouterr().err
     assert "note: shards replaced since they were planned: 1" in said
     assert (f"not planned and are left out here: {more};" in said) == bool(more)
     assert found(store, units) == expected
-    place(shard_of(tmp_path / "a.tar", before))
+    put(shard_of(tmp_path / "a.tar", before))
     index_again(store, units)
     assert found(store, units) == planned
 
 
-def test_keys_of_an_earlier_plan_are_found_without_their_dot(
+def test_keys_of_an_earlier_plan_are_found_without_their_leading_dot(
     tmp_path: Path, shard_of: ShardOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Plans once kept the "./" that `tar -C folder .` writes; their rows and rejects have such keys."""
-    before = [(f"./{name}", data) for name, data in [*whole("a"), ("b.png", b"png of b"), ("b.json", b"{}")]]
+    """Earlier plans have the "./" that `tar -C folder .` writes, in their rows and rejects too."""
+    before = [(f"./{name}", data) for name, data in [*complete_members("a"), ("b.png", b"png of b"), ("b.json", b"{}")]]
     url = str(shard_of(tmp_path / "a.tar", before))
     store = Store(str(tmp_path / "store"), create=True)
     with monkeypatch.context() as patch:
@@ -210,10 +203,10 @@ def test_keys_of_an_earlier_plan_are_found_without_their_dot(
     assert found(store, units) == [(0, "./a", ""), (1, "./b", "")]
 
 
-def test_a_truncated_shard_that_is_fetched_again(
+def test_a_truncated_shard_that_is_replaced(
     tmp_path: Path, shard_of: ShardOf, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = shard_of(tmp_path / "a.tar", whole("a", "b", "c", "d")).read_bytes()
+    data = shard_of(tmp_path / "a.tar", complete_members("a", "b", "c", "d")).read_bytes()
     path = tmp_path / "b.tar"
     path.write_bytes(data[: 2 * 2048 - 700])
     store = Store(str(tmp_path / "store"), create=True)
@@ -234,7 +227,7 @@ def test_a_shard_that_cannot_be_used_is_named_and_the_others_are_retried(
     units = plan_shards(store, names, 2, 1)
     (tmp_path / "0.tar").unlink()
     (tmp_path / "1.tar").write_bytes(b"<html>")
-    shard_of(tmp_path / "2.tar", whole("a"))
+    shard_of(tmp_path / "2.tar", complete_members("a"))
     index_again(store, units)
     said = capsys.readouterr().err
     assert f"note: {names[0]}: does not exist" in said

@@ -1,4 +1,4 @@
-"""The pool under fire: real Ray actors that are really killed, hang and raise, over units of nothing but numbers."""
+"""The pool with real Ray actors that are killed, hang and raise errors. Its units are only numbers."""
 
 import ctypes
 import os
@@ -18,13 +18,12 @@ import torch
 from pipeline.errors import JobError
 from pipeline.execute import pool
 from pipeline.execute.pool import MAX_ATTEMPTS, Outcome, Pool, WorkersFailed
-from pipeline.messages import ExcludedSamples, Machine, ModelFault
+from pipeline.messages import ExcludedSamples, ModelFault
 from pipeline.store.plan import Unit
 from pipeline.workers.heartbeat import NETWORK, STORAGE, beat
+from tests.pipeline.helpers import CPU
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-
-CPU = Machine("cpu", 1, 0.0)
 
 
 def units(number: int, count: int = 4) -> list[Unit]:
@@ -33,7 +32,7 @@ def units(number: int, count: int = 4) -> list[Unit]:
 
 @dataclass(frozen=True)
 class Task:
-    """What happens at which sample; `once` in all tries of it together. `reading` happens while it is read ahead."""
+    """The event `at` each sample: at its first try only (`once`), or already while it is read ahead (`reading`)."""
 
     folder: str
     at: Mapping[int, str] = field(default_factory=dict)
@@ -42,7 +41,7 @@ class Task:
 
 
 class Plain:
-    """Names every sample that it is done with."""
+    """A worker that returns the samples it processed."""
 
     def __init__(self, task: Task) -> None:
         self.task = task
@@ -87,11 +86,11 @@ class Plain:
         elif what == "raise":
             raise ZeroDivisionError("by a test")
         elif what == "refuse":
-            raise JobError("the shard is gone")
+            raise JobError("the shard is missing")
 
 
 class Worker(Plain):
-    """A worker that can try a slice of a unit."""
+    """A worker that can also probe a slice of a unit."""
 
     def probe(self, unit: Unit, number: int) -> None:
         self._each(unit, {})
@@ -100,16 +99,16 @@ class Worker(Plain):
 def run(
     work: list[Unit], task: Task, *, worker: type = Worker, count: int = 2
 ) -> tuple[dict[str, Outcome], Counter[str]]:
-    """The outcomes by unit, each told once, and how often which event was recorded."""
+    """Return the outcome of each unit, and the number of recorded events by name."""
     events: Counter[str] = Counter()
 
     def record(event: str, **about: Any) -> None:
         events[event] += 1
 
-    pool = Pool(work, worker, task, count=count, machine=CPU, record=record)
-    told = [outcome for outcome in pool.outcomes() if outcome is not None]
-    outcomes = {outcome.unit.unit: outcome for outcome in told}
-    assert len(outcomes) == len(told)
+    pool = Pool(work, worker, task, count=count, machine=CPU, record_event=record)
+    found = [outcome for outcome in pool.outcomes() if outcome is not None]
+    outcomes = {outcome.unit.unit: outcome for outcome in found}
+    assert len(outcomes) == len(found)
     return outcomes, events
 
 
@@ -117,8 +116,8 @@ def done(outcomes: dict[str, Outcome]) -> list[int]:
     return sorted(sample for outcome in outcomes.values() for sample in outcome.result or [])
 
 
-def test_workers_that_the_cluster_has_no_room_for_are_not_waited_for(tmp_path: Path) -> None:
-    """As on a cluster that grows on demand, and not as far as was asked for: four CPUs, eight workers."""
+def test_the_pool_does_not_wait_for_workers_without_resources(tmp_path: Path) -> None:
+    """A cluster that grows on demand may not grow far enough: here it has four CPUs for eight workers."""
     pool = Pool(units(9), Worker, Task(str(tmp_path)), count=8, machine=CPU)
     outcomes = [outcome for outcome in pool.outcomes() if outcome is not None]
     assert sorted(sample for outcome in outcomes for sample in outcome.result) == list(range(36))
@@ -126,27 +125,27 @@ def test_workers_that_the_cluster_has_no_room_for_are_not_waited_for(tmp_path: P
 
 
 @pytest.mark.parametrize("end", ["exit", "kill", "segfault", "raise"])
-def test_what_happens_once_costs_nothing(end: str, tmp_path: Path) -> None:
+def test_a_failure_that_happens_once_rejects_no_sample(end: str, tmp_path: Path) -> None:
     outcomes, events = run(units(5), Task(str(tmp_path), {3: end, 12: end}, once=True))
     assert done(outcomes) == list(range(20))
     assert events == {"attempt failed": 2}
 
 
 @pytest.mark.parametrize("end", ["exit", "raise"])
-def test_a_sample_that_ends_every_worker_is_named(end: str, tmp_path: Path) -> None:
+def test_a_sample_that_ends_every_worker_is_excluded(end: str, tmp_path: Path) -> None:
     outcomes, events = run(units(5), Task(str(tmp_path), {5: end, 6: end, 19: end}))
     assert done(outcomes) == [i for i in range(20) if i not in (5, 6, 19)]
     assert events == {"attempt failed": 2 * (MAX_ATTEMPTS - 1), "sample named": 3}
 
 
-def test_all_samples_of_a_unit_may_be_bad(tmp_path: Path) -> None:
+def test_all_samples_of_a_unit_can_be_excluded(tmp_path: Path) -> None:
     outcomes, events = run(units(2, count=2), Task(str(tmp_path), {0: "exit", 1: "exit"}))
     assert done(outcomes) == [2, 3]
     assert events["sample named"] == 2
 
 
-def test_a_sample_that_ends_its_reader_takes_no_other_unit_with_it(tmp_path: Path) -> None:
-    """Which of the two units it was that the dead worker had, nobody can tell at first."""
+def test_a_sample_that_fails_while_it_is_read_ahead_does_not_affect_other_units(tmp_path: Path) -> None:
+    """At first, either of the two units of the dead worker can be the cause."""
     outcomes, events = run(units(12), Task(str(tmp_path), {9: "exit"}, reading=True))
     assert done(outcomes) == [i for i in range(48) if i != 9]
     assert events["sample named"] == 1
@@ -156,7 +155,7 @@ def test_a_sample_that_ends_its_reader_takes_no_other_unit_with_it(tmp_path: Pat
 def short(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the limits to seconds."""
     for name, seconds in (
-        ("POLL", 0.2),
+        ("POLL_SECONDS", 0.2),
         ("MIN_HANG_SECONDS", 1.5),
         ("MIN_STORAGE_HANG_SECONDS", 1.5),
         ("FIRST_HANG_SECONDS", 1.5),
@@ -178,16 +177,16 @@ def test_a_worker_that_hangs_is_ended(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("short")
-def test_slow_work_that_beats_is_not_a_hang(tmp_path: Path) -> None:
-    """Units that take many times the limit, after units that took no time at all."""
+def test_slow_work_with_heartbeats_is_not_a_hang(tmp_path: Path) -> None:
+    """The units take many times the limit, after units that took no time."""
     outcomes, events = run(units(6, count=2), Task(str(tmp_path), {8: "slow", 9: "slow", 10: "slow"}))
     assert done(outcomes) == list(range(12))
     assert events == {}
 
 
 @pytest.mark.usefixtures("short")
-def test_a_driver_that_was_stopped_does_not_take_workers_for_hung(tmp_path: Path) -> None:
-    """The caller may take outcomes slowly: a disk that stalls, a laptop that sleeps."""
+def test_time_in_which_the_driver_was_stopped_does_not_count(tmp_path: Path) -> None:
+    """The caller may take outcomes slowly, because a disk stalls or a laptop sleeps."""
     pool = Pool(units(3, count=1), Worker, Task(str(tmp_path), {1: "slow", 2: "slow"}), count=2, machine=CPU)
     outcomes = list[Outcome]()
     for outcome in pool.outcomes():
@@ -204,28 +203,28 @@ def test_workers_that_all_hang_at_once_are_ended(tmp_path: Path) -> None:
     assert done(outcomes) == list(range(8))
 
 
-def test_an_input_that_is_not_right_is_no_samples_fault(tmp_path: Path) -> None:
+def test_an_error_of_the_input_excludes_no_sample(tmp_path: Path) -> None:
     outcomes, events = run(units(3), Task(str(tmp_path), {1: "refuse"}))
-    assert outcomes["00000000"].error == "JobError: the shard is gone"
+    assert outcomes["00000000"].error == "JobError: the shard is missing"
     assert done(outcomes) == list(range(4, 12))
     assert events == {"attempt failed": MAX_ATTEMPTS}
 
 
-def test_a_unit_fails_alone_where_its_samples_cannot_be_tried(tmp_path: Path) -> None:
+def test_a_unit_of_a_worker_without_probe_fails_as_a_whole(tmp_path: Path) -> None:
     outcomes, _ = run(units(3), Task(str(tmp_path), {1: "exit"}), worker=Plain)
     assert "WorkerDied" in (outcomes["00000000"].error or "")
     assert done(outcomes) == list(range(4, 12))
 
 
-def test_a_hopeless_run_ends_with_the_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_ends_after_several_failed_units_in_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "MAX_FAILED_UNITS", 2)
     bad = {4 * i: "refuse" for i in range(2, 40)}
-    told: list[Outcome] = []
-    with pytest.raises(WorkersFailed, match=r"2 units in a row failed.*the shard is gone"):
+    found: list[Outcome] = []
+    with pytest.raises(WorkersFailed, match=r"2 units in a row failed.*the shard is missing"):
         for outcome in Pool(units(40), Worker, Task(str(tmp_path), bad), count=2, machine=CPU).outcomes():
             if outcome is not None:
-                told.append(outcome)
-    assert len(told) < 10
+                found.append(outcome)
+    assert len(found) < 10
 
 
 class Broken(Worker):
@@ -239,7 +238,7 @@ class Stuck(Worker):
 
 
 def test_a_constructor_that_hangs_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("POLL", 0.2), ("MAX_LOADING_SECONDS", 0.5), ("MAX_FAILED_STARTS", 2)):
+    for name, seconds in (("POLL_SECONDS", 0.2), ("MAX_LOADING_SECONDS", 0.5), ("MAX_FAILED_STARTS", 2)):
         monkeypatch.setattr(pool, name, seconds)
     with pytest.raises(
         WorkersFailed, match=r"2 workers in a row could not start: WorkerHung: no progress for \d+ s in "
@@ -272,7 +271,7 @@ class Threads(Worker):
 
 
 def test_a_worker_computes_in_the_thread_that_made_it(tmp_path: Path) -> None:
-    """OpenMP's number of threads belongs to a thread, and a prediction's last bits depend on it."""
+    """OpenMP's number of threads is a setting of a thread, and a prediction's last bits depend on it."""
     outcomes, _ = run(units(3), Task(str(tmp_path)), worker=Threads, count=1)
     threads = {outcome.result for outcome in outcomes.values()}
     ((made, called, count),) = threads

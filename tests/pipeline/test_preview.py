@@ -1,4 +1,4 @@
-"""The lines of `edict plan` about the input, before anything runs."""
+"""The lines of `edict plan` about the input."""
 
 import json
 from collections.abc import Callable
@@ -12,18 +12,12 @@ from jobs.preview.build import preview
 from jobs.preview.text import as_text
 from schemas.specs import InvertSpec
 from tests.edict.pipeline_checkpoints import save
-
-Members = list[tuple[str, bytes]]
-ShardOf = Callable[[Path, Members], Path]
-
-
-def whole(*keys: str) -> Members:
-    return [(f"{key}.{name}", b"any") for key in keys for name in ("png", "txt")]
+from tests.pipeline.helpers import Members, ShardOf, complete_members
 
 
 def test_a_pipeline_whose_schedule_only_its_call_knows_is_planned(tmp_path: Path, shard_of: ShardOf) -> None:
     checkpoint = save("wan", tmp_path / "model")
-    shard = shard_of(tmp_path / "a.tar", whole("a", "b"))
+    shard = shard_of(tmp_path / "a.tar", complete_members("a", "b"))
     fields = {"kind": "invert", "input": str(shard), "output": str(tmp_path / "latents")}
     fields |= {"model": {"path": str(checkpoint)}, "sampler": {"steps": 4, "strength": 0.75}}
     said = as_text(preview(InvertSpec.model_validate(fields))).replace(f"{tmp_path}/", "").splitlines()
@@ -34,7 +28,7 @@ def test_a_pipeline_whose_schedule_only_its_call_knows_is_planned(tmp_path: Path
 
 @pytest.fixture
 def plan(tmp_path: Path, shard_of: ShardOf) -> Callable[..., list[str]]:
-    """Write each list of members as a shard, and return the lines of the plan."""
+    """Return a function that writes each list of members as a shard, and returns the lines of the plan."""
 
     def run(*shards: Members) -> list[str]:
         paths = [str(shard_of(tmp_path / f"{number}.tar", members)) for number, members in enumerate(shards)]
@@ -50,10 +44,14 @@ def plan(tmp_path: Path, shard_of: ShardOf) -> Callable[..., list[str]]:
 def test_the_first_rejects_of_each_error_are_shown(plan: Callable[..., list[str]]) -> None:
     screenshots = [(f"at 10.{i:02d}.png", b"i") for i in range(500)]
     captions = [("a.png", b"i"), ("a.json", b"{}")]
-    lines = plan([*screenshots, *whole("b")], captions, [("\x1b[31m.mp4", b"v"), *whole("c" * 9000), ("d.png", b"i")])
-    (place,) = [number for number, line in enumerate(lines) if line.startswith("  rejected")]
-    assert lines[place] == "  rejected      503  DottedKey 500  MissingCaption 2  MissingImage 1"
-    shown = [line.split(": ")[:2] for line in lines[place + 1 : place + 7]]
+    lines = plan(
+        [*screenshots, *complete_members("b")],
+        captions,
+        [("\x1b[31m.mp4", b"v"), *complete_members("c" * 9000), ("d.png", b"i")],
+    )
+    (first,) = [number for number, line in enumerate(lines) if line.startswith("  rejected")]
+    assert lines[first] == "  rejected      503  DottedKey 500  MissingCaption 2  MissingImage 1"
+    shown = [line.split(": ")[:2] for line in lines[first + 1 : first + 7]]
     assert shown == [
         ["    - DottedKey", "'at 10.00' of 0.tar"],
         ["    - DottedKey", "'at 10.01' of 0.tar"],
@@ -62,18 +60,23 @@ def test_the_first_rejects_of_each_error_are_shown(plan: Callable[..., list[str]
         ["    - MissingCaption", "'d' of 2.tar"],
         ["    - MissingImage", "'\\x1b[31m' of 2.tar"],
     ]
-    assert lines[place + 4].endswith("captions in a .json are not read: write it to a .txt with the same key")
+    assert lines[first + 4].endswith("captions in a .json are not read: write it to a .txt with the same key")
     assert max(map(len, lines)) < 1000
     assert not [line for line in lines if "repeated" in line]
 
 
 def test_keys_that_repeat_over_shards_are_reported(plan: Callable[..., list[str]]) -> None:
-    lines = plan(whole("a", "b", "c", "d"), whole("x", "b"), [*whole("a", "b", "c"), ("x.png", b"i")], whole("d"))
-    place = next(number for number, line in enumerate(lines) if line.startswith("  repeated"))
-    assert lines[place].startswith("  repeated      4 keys are in several shards")
-    assert lines[place + 1 : place + 4] == [
+    lines = plan(
+        complete_members("a", "b", "c", "d"),
+        complete_members("x", "b"),
+        [*complete_members("a", "b", "c"), ("x.png", b"i")],
+        complete_members("d"),
+    )
+    first = next(number for number, line in enumerate(lines) if line.startswith("  repeated"))
+    assert lines[first].startswith("  repeated      4 keys are in several shards")
+    assert lines[first + 1 : first + 4] == [
         "    - 'a' in 0.tar and 2.tar",
         "    - 'b' in 0.tar and 2.tar",
         "    - 'c' in 0.tar and 2.tar",
     ]
-    assert lines[place + 4].startswith("  units")
+    assert lines[first + 4].startswith("  units")

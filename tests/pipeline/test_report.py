@@ -1,9 +1,8 @@
-"""The report, of small stores with the real schemas, parsed as a browser would."""
+"""Reports of small stores with the real schemas, parsed as in a browser."""
 
 from __future__ import annotations
 
 import base64
-import io
 import json
 import re
 from collections import Counter
@@ -15,9 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from PIL import Image
 
-from pipeline.inspect.report import BINS, EXAMPLES, LONGEST, SAMPLED, Shown, bounded, marked, report
+from pipeline.inspect.report.content import BINS, EXAMPLES, SAMPLED, ShownEdits, shown_edits
+from pipeline.inspect.report.page import MAX_CHARACTERS, mark_changes, report
 from pipeline.store.errors import StoreError
 from pipeline.store.parts import to_parquet
 from pipeline.store.plan import Unit, write_units
@@ -29,6 +28,7 @@ from schemas.latents import Footer, latents_schema
 from schemas.rejects import Reject
 from schemas.sampling import Sampling
 from schemas.specs import EditSpec, InvertSpec
+from tests.pipeline.helpers import image_file
 
 HOSTILE = """<script>alert(1)</script><img src=x onerror="alert(2)"> "'>&amp; {{ 7 * 7 }}"""
 FOOTER = Footer(
@@ -72,7 +72,7 @@ class Page(HTMLParser):
             inside.append(data)
 
     def of(self, tag: str) -> list[str]:
-        """The text of every element of a kind, in order."""
+        """Return the text of every element of a kind, in order."""
         return ["".join(inside) for name, _, inside in self.elements if name == tag]
 
     def attributes(self, tag: str) -> Iterator[dict[str, str | None]]:
@@ -81,12 +81,6 @@ class Page(HTMLParser):
     @property
     def flat(self) -> str:
         return " ".join(self.text.split())
-
-
-def png(colour: str, format: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8), colour).save(buffer, format)
-    return buffer.getvalue()
 
 
 def units(*counts: int) -> list[Unit]:
@@ -173,18 +167,18 @@ def part(store: Store, unit: str, drifts: list[float]) -> File:
     return store.put(f"parts/{unit}-1.parquet", to_parquet(table))
 
 
-def pictures(store: Store, rows: list[dict[str, Any]]) -> File:
+def put_shown(store: Store, rows: list[dict[str, Any]]) -> File:
     return store.put("pictures/00000000-1.parquet", to_parquet(pa.Table.from_pylist(rows, schema=CONTACT_SHEET)))
 
 
 def shown(caption: str, *prompts: str, exact: bool = True, key: str = "k") -> dict[str, Any]:
-    edits = [{"edit": "snow", "prompt": prompt, "image": png("blue", "JPEG")} for prompt in prompts]
+    edits = [{"edit": "snow", "prompt": prompt, "image": image_file("blue", format="JPEG")} for prompt in prompts]
     return {
         "key": key,
         "caption": caption,
         "exact": exact,
-        "source": png("red"),
-        "reconstruction": png("green"),
+        "source": image_file("red"),
+        "reconstruction": image_file("green"),
         "edits": edits,
     }
 
@@ -193,45 +187,45 @@ def reject(i: int, error: str = "CorruptImage", **more: str) -> Reject:
     return Reject(**{**asdict(Reject("in/0.tar", i, f"key{i}", "decode", error, f"cut at {i}")), **more})
 
 
-def test_text_from_a_data_set_stays_text(tmp_path: Path) -> None:
+def test_text_of_a_dataset_stays_text(tmp_path: Path) -> None:
     store = edit_store(tmp_path / "store", 2)
     commit(
         store,
         "00000000",
         1,
         rejects=[reject(1, key=HOSTILE, shard=HOSTILE, message=HOSTILE, error=HOSTILE)],
-        files=(pictures(store, [shown(HOSTILE, f"{HOSTILE} in snow", key=HOSTILE)]),),
+        files=(put_shown(store, [shown(HOSTILE, f"{HOSTILE} in snow", key=HOSTILE)]),),
         worker={"host": HOSTILE, "pid": HOSTILE, "device": HOSTILE},
         versions={HOSTILE: HOSTILE},
     )
     page = Page(report(store))
     tags = Counter(tag for tag, _, _ in page.elements)
-    assert tags["script"] == 1  # the page's own
+    assert tags["script"] == 1  # This is the page's own script.
     assert tags["img"] == 3
     assert {key for tag, attrs, _ in page.elements for key in attrs if key.startswith("on")} == set()
     assert all(str(attrs["src"]).startswith("data:image/") for attrs in page.attributes("img"))
-    # rejects: class, shard, key and message; the caption, key and prompt of the row; the worker; the versions
+    # Reject: class, shard, key and message. Row: caption, key and prompt. Then the worker and the versions.
     assert page.text.count(HOSTILE) == 4 + 3 + 3 + 2
 
 
-def test_the_page_needs_no_other(tmp_path: Path) -> None:
+def test_the_page_is_one_file(tmp_path: Path) -> None:
     store = edit_store(tmp_path / "store", 1)
-    commit(store, "00000000", 1, files=(pictures(store, [shown("a dog", "a cat")]),))
+    commit(store, "00000000", 1, files=(put_shown(store, [shown("a dog", "a cat")]),))
     html = report(store)
     page = Page(html)
     assert {"link", "iframe", "form"}.isdisjoint(tag for tag, _, _ in page.elements)
     assert list(page.attributes("script")) == [{}]
     assert "url(" not in html
-    assert not any("style" in attrs for _, attrs, _ in page.elements)  # the policy would ignore it
+    assert not any("style" in attrs for _, attrs, _ in page.elements)  # The content policy would ignore it.
     sources = [str(attrs["src"]) for attrs in page.attributes("img")]
     assert sources == [
-        f"data:image/png;base64,{base64.b64encode(png('red')).decode()}",
-        f"data:image/png;base64,{base64.b64encode(png('green')).decode()}",
-        f"data:image/jpeg;base64,{base64.b64encode(png('blue', 'JPEG')).decode()}",
+        f"data:image/png;base64,{base64.b64encode(image_file('red')).decode()}",
+        f"data:image/png;base64,{base64.b64encode(image_file('green')).decode()}",
+        f"data:image/jpeg;base64,{base64.b64encode(image_file('blue', format='JPEG')).decode()}",
     ]
 
 
-def test_counts_are_the_commits_sums(tmp_path: Path) -> None:
+def test_counts_are_sums_over_the_commits(tmp_path: Path) -> None:
     store = invert_store(tmp_path / "store", 13, 29)
     commit(store, "00000000", 11, rejects=[reject(0), reject(1)], files=(part(store, "00000000", [0.1] * 11),))
     worker = {"host": "node-b", "pid": "18", "device": "cuda"}
@@ -255,7 +249,7 @@ def test_counts_are_the_commits_sums(tmp_path: Path) -> None:
     assert "abc123" in page.text
 
 
-def test_units_of_several_processors_are_told(tmp_path: Path) -> None:
+def test_units_of_several_processors_are_noted(tmp_path: Path) -> None:
     store = invert_store(tmp_path / "store", 3, 3)
     for unit, processor in (("00000000", "NVIDIA A100"), ("00000001", "NVIDIA H200")):
         assert "kinds of processor" not in Page(report(store)).flat
@@ -280,7 +274,7 @@ def test_a_store_with_nothing_done_has_a_report(tmp_path: Path) -> None:
     assert "0 of 1 units are done" in page.flat
 
 
-def test_sums_that_do_not_hold_are_told(tmp_path: Path) -> None:
+def test_wrong_sums_are_reported(tmp_path: Path) -> None:
     store = invert_store(tmp_path / "store", 3)
     commit(store, "00000000", 2)
     page = Page(report(store))
@@ -299,7 +293,7 @@ def test_rejects_by_class_with_their_first_examples(tmp_path: Path) -> None:
     assert messages == [f"cut at {i}" for i in range(EXAMPLES)] + [f"cut at {many}"]
 
 
-def test_histograms_show_where_the_rows_lie(tmp_path: Path) -> None:
+def test_histograms_show_the_distribution_of_the_rows(tmp_path: Path) -> None:
     store = invert_store(tmp_path / "store", 4)
     commit(store, "00000000", 4, files=(part(store, "00000000", [0.25, 0.25, 0.25, 0.75]),))
     page = Page(report(store))
@@ -314,10 +308,10 @@ def test_a_large_store_is_sampled_and_says_so(tmp_path: Path) -> None:
     count = SAMPLED + 20
     store = invert_store(tmp_path / "store", *[1] * count)
     for i in range(count):
-        # the drift is the part's number, so that the scale tells which parts were read
+        # The drift is the part's number, so that the scale shows which parts were read.
         commit(store, f"{i:08d}", 1, files=(part(store, f"{i:08d}", [float(i)]),))
     page = Page(report(store))
-    assert f"Sampled: the {SAMPLED} rows of {SAMPLED} parts, spread evenly over {count}" in page.flat
+    assert f"A sample: {SAMPLED} rows of {SAMPLED} parts, spread evenly over {count} parts" in page.flat
     scale = re.search(r"x − y (\S+) median (\S+) (\S+)", page.flat)
     assert scale is not None
     assert [float(number) for number in scale.groups()] == pytest.approx([0, 59.5, 118], abs=1)
@@ -332,15 +326,15 @@ def test_a_damaged_part_is_named(tmp_path: Path) -> None:
         report(store)
 
 
-def test_an_edit_tells_how_many_shown_rows_are_exact(tmp_path: Path) -> None:
+def test_the_report_of_an_edit_counts_its_exact_rows(tmp_path: Path) -> None:
     store = edit_store(tmp_path / "store", 3)
     rows = [shown("a dog", "a cat"), shown("a fox", exact=False), {**shown("an elk"), "source": None}]
-    commit(store, "00000000", 3, files=(pictures(store, rows),))
+    commit(store, "00000000", 3, files=(put_shown(store, rows),))
     page = Page(report(store))
     assert "2 of 3 shown rows regenerated integer for integer" in page.flat
     assert page.text.count("decoded latents (exact)") == 2
     assert page.text.count("decoded latents (close)") == 1
-    assert page.text.count("source changed or gone") == 1
+    assert page.text.count("source changed or missing") == 1
     assert page.of("mark") == ["cat"]
     assert "edict verify 'my latents'" in page.flat
 
@@ -350,21 +344,21 @@ def test_an_edit_with_no_shown_rows(tmp_path: Path) -> None:
     commit(store, "00000000", 1)
     page = Page(report(store))
     assert "No rows are shown." in page.flat
-    assert "Pictures" not in page.of("h2")
+    assert "Images" not in page.of("h2")
 
 
-def test_figures_of_an_edit_are_told_where_the_store_has_them(tmp_path: Path) -> None:
+def test_numbers_of_an_edit_are_shown_if_the_store_has_them(tmp_path: Path) -> None:
     store = edit_store(tmp_path / "store", 2)
     row = shown("a dog", "a cat", "a fox")
     row["edits"][0] |= {"drift": 0.01234, "steps": 40, "guidance_scale": 5.0, "strength": 0.8}
-    commit(store, "00000000", 2, files=(pictures(store, [row]),))
+    commit(store, "00000000", 2, files=(put_shown(store, [row]),))
     page = Page(report(store))
     assert page.flat.count("drift") == 1
     assert "drift 0.0123 · 40 steps · guidance 5 · strength 0.8" in page.flat
 
 
-def test_pictures_of_an_older_store_are_shown(tmp_path: Path) -> None:
-    """Before their figures were kept, an edit had three fields."""
+def test_images_of_an_earlier_store_are_shown(tmp_path: Path) -> None:
+    """In earlier versions, an edit had three fields."""
     store = edit_store(tmp_path / "store", 1)
     three = pa.list_(pa.struct([("edit", pa.string()), ("prompt", pa.string()), ("image", pa.binary())]))
     older = CONTACT_SHEET.set(CONTACT_SHEET.get_field_index("edits"), pa.field("edits", three, nullable=False))
@@ -375,20 +369,20 @@ def test_pictures_of_an_older_store_are_shown(tmp_path: Path) -> None:
     assert "drift" not in page.flat
 
 
-def test_only_so_many_pictures_are_embedded(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_number_of_embedded_images_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     row = {"source": b"s" * 10, "reconstruction": b"r" * 10, "edits": [{"image": b"e" * 10}] * 3}
     rows = [{**row, "exact": i < 3, "edits_left_out": 0} for i in range(4)]
-    assert bounded(iter(rows)) == Shown(rows, 4, 3, 0)
+    assert shown_edits(iter(rows)) == ShownEdits(rows, 4, 3, 0)
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.inspect.report.MAX_SHOWN", 7)
-        found = bounded(iter(rows))
+        patched.setattr("pipeline.inspect.report.content.MAX_SHOWN", 7)
+        found = shown_edits(iter(rows))
         assert ([len(row["edits"]) for row in found.embedded], found.left_out) == ([3, 3, 1], 5)
         assert (found.rows, found.exact) == (4, 3)
     with monkeypatch.context() as patched:
-        patched.setattr("pipeline.inspect.report.EMBEDDED_BYTES", 50 + 30)
-        found = bounded(iter(rows))
+        patched.setattr("pipeline.inspect.report.content.EMBEDDED_BYTES", 50 + 30)
+        found = shown_edits(iter(rows))
         assert ([len(row["edits"]) for row in found.embedded], found.left_out) == ([3, 1], 8)
-    assert bounded([{**row, "edits_left_out": 40} for row in rows]).left_out == 160
+    assert shown_edits([{**row, "edits_left_out": 40} for row in rows]).left_out == 160
 
 
 def test_edits_that_are_left_out_are_counted(tmp_path: Path) -> None:
@@ -396,30 +390,30 @@ def test_edits_that_are_left_out_are_counted(tmp_path: Path) -> None:
     for folder, edits, more in (("new", 2, 998), ("old", 1000, None)):
         store = edit_store(tmp_path / folder, 1)
         row = shown("a dog", *["a cat"] * edits) | {"edits_left_out": more}
-        commit(store, "00000000", 1, files=(pictures(store, [row]),))
+        commit(store, "00000000", 1, files=(put_shown(store, [row]),))
         page = Page(report(store))
         kept = min(edits, 125)
         assert len(page.of("mark")) == kept
-        assert f"{1000 - kept} more pictures are not shown here" in page.flat
+        assert f"{1000 - kept} more images are not shown" in page.flat
 
 
-def test_credentials_are_shown_nowhere(tmp_path: Path) -> None:
+def test_credentials_are_never_shown(tmp_path: Path) -> None:
     secret = "https://ann:hunter2@host/a.tar"
     store = invert_store(tmp_path / "store", 1)
     job = store.get_json("job.json")
-    job |= {"fingerprint": {"input": [secret]}, "spec": {**job["spec"], "input": secret}}  # as no spec could bring it
+    job |= {"fingerprint": {"input": [secret]}, "spec": {**job["spec"], "input": secret}}  # No spec can be like this.
     store.put("job.json", json.dumps(job).encode())
-    commit(store, "00000000", 0, rejects=[reject(0, shard=secret, message=f"{secret}: is gone")])
+    commit(store, "00000000", 0, rejects=[reject(0, shard=secret, message=f"{secret}: is missing")])
     html = report(store)
     assert "hunter2" not in html
     assert "ann:" not in html
     assert html.count("https://...@host/a.tar") == 4
 
 
-def test_a_credential_is_not_shown_where_a_text_is_cut_within_its_url(tmp_path: Path) -> None:
-    secret = "x" * (LONGEST - 20) + " https://ghp_0123456789abcdef@host/x"
+def test_a_credential_in_a_truncated_url_is_not_shown(tmp_path: Path) -> None:
+    secret = "x" * (MAX_CHARACTERS - 20) + " https://ghp_0123456789abcdef@host/x"
     store = edit_store(tmp_path / "store", 2)
-    rows = (pictures(store, [shown(secret, secret, key=secret)]),)
+    rows = (put_shown(store, [shown(secret, secret, key=secret)]),)
     commit(store, "00000000", 1, rejects=[reject(1, message=secret)], files=rows)
     assert "ghp_" not in report(store)
 
@@ -436,4 +430,4 @@ def test_a_credential_is_not_shown_where_a_text_is_cut_within_its_url(tmp_path: 
     ],
 )
 def test_changed_words_are_marked(caption: str, prompt: str, expected: str) -> None:
-    assert str(marked(prompt, caption)) == expected
+    assert str(mark_changes(prompt, caption)) == expected

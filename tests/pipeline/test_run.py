@@ -1,4 +1,4 @@
-"""Whole jobs on a real Ray with the real default model: few steps, few pictures, everything else as at scale."""
+"""Whole jobs on a real Ray with the real default model, with few steps and few images."""
 
 import io
 import json
@@ -6,7 +6,6 @@ import os
 import shutil
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,38 +24,29 @@ from edict.checkpoint import DEFAULT, locate
 from edict.model_files import weights_digest
 from jobs.cli import app
 from jobs.launch import run_retry, run_spec
-from pipeline import run
+from pipeline.execute import driver
+from pipeline.execute.driver import ModelFails
 from pipeline.execute.pool import WorkersFailed
 from pipeline.inspect.status import status
 from pipeline.io.errors import StorageError
 from pipeline.io.samples import Sample
 from pipeline.messages import Machine, Weights
-from pipeline.plan.job import JobChanged
-from pipeline.plan.tasks import EditError
+from pipeline.plan.edit_task import EditError
+from pipeline.plan.job_changes import JobChanged
+from pipeline.plan.pending_units import RetryError
 from pipeline.plan.units import PlanError, spread
-from pipeline.run import ModelFails, RetryError
 from pipeline.store.errors import StoreError
 from pipeline.store.plan import Unit
 from pipeline.store.store import Store
 from pipeline.verify import run_verify
-from pipeline.workers.base import OtherWeights, load_model
-from pipeline.workers.invert import InvertWorker, Picture
+from pipeline.workers.invert import InvertWorker, PreparedSample
+from pipeline.workers.model import OtherWeights, load_model
 from schemas.latents import NOISE
 from schemas.rejects import Reject
 from schemas.specs import EditSpec, InvertSpec, ModelSpec
-
-Members = list[tuple[str, bytes]]
-ShardOf = Callable[[Path, Members], Path]
+from tests.pipeline.helpers import Members, ShardOf, members_of
 
 pytestmark = pytest.mark.usefixtures("local_ray")
-
-
-def members_of(sample: Sample) -> Members:
-    return [
-        (f"{sample.key}.{sample.extension}", sample.image),
-        (f"{sample.key}.txt", sample.caption.encode()),
-        (f"{sample.key}.json", (sample.json or "{}").encode()),
-    ]
 
 
 def invert_spec(shard: Path | list[str], output: Path, **more: Any) -> InvertSpec:
@@ -80,10 +70,10 @@ def edit_spec(latents: Path, output: Path, edits: list[dict[str, Any]], **more: 
 def latents(
     tmp_path_factory: pytest.TempPathFactory, samples: list[Sample], shard_of: ShardOf, local_ray: None
 ) -> Path:
-    """A finished latent store of 24 rows from two shards; six units of a batch each."""
+    """Make a finished latent store of 24 rows from two shards, with six units of one batch each."""
     folder = tmp_path_factory.mktemp("run")
     for i, part in enumerate((samples[:20], samples[20:])):
-        shard_of(folder / f"{i}.tar", [member for sample in part for member in members_of(sample)])
+        shard_of(folder / f"{i}.tar", members_of(part, with_json=True))
     workers = {"count": 2, "batch_size": 4}
     ran = run_spec(invert_spec([str(folder / "{0..1}.tar")], folder / "latents", workers=workers))
     assert ran.failures == []
@@ -92,7 +82,7 @@ def latents(
 
 
 def rows(store: Path) -> list[dict[str, Any]]:
-    """All rows of a store in the order of its input."""
+    """Return all rows of a store in the order of its input."""
     found = [row for part in sorted((store / "parts").iterdir()) for row in pq.read_table(part).to_pylist()]
     return sorted(found, key=lambda row: (row["shard"], row["index"]))
 
@@ -105,12 +95,12 @@ def test_every_sample_becomes_a_row_with_its_own_text(latents: Path, samples: li
     assert json.loads(found[0]["json"])["caption"] == found[0]["caption"]
 
 
-def test_a_stored_pair_is_what_the_model_inverts_in_this_process(latents: Path, samples: list[Sample]) -> None:
-    """The pipeline adds nothing: the first batch has the same integers here, in as many threads as a worker has."""
+def test_a_stored_pair_has_the_integers_of_the_model_in_this_process(latents: Path, samples: list[Sample]) -> None:
+    """The first batch has the same integers here, with the number of threads of a worker."""
     weights = Weights(ModelSpec(), weights_digest(locate()), "float32")
     model = load_model(weights, Machine(**Store(str(latents)).job().machine))
-    pictures = [Image.open(io.BytesIO(sample.image)) for sample in samples[:4]]
-    start = model.encode(pictures)
+    images = [Image.open(io.BytesIO(sample.image)) for sample in samples[:4]]
+    start = model.encode(images)
     pair = model.invert(start, [sample.caption for sample in samples[:4]], steps=3)
     found = rows(latents)[:4]
     assert [row["digest"] for row in found] == start.digests()
@@ -127,13 +117,13 @@ def test_verify_regenerates_every_integer(latents: Path) -> None:
 def test_verify_finds_a_changed_byte_and_a_changed_caption(
     tmp_path: Path, samples: list[Sample], shard_of: ShardOf
 ) -> None:
-    shard = shard_of(tmp_path / "a.tar", [member for sample in samples[:8] for member in members_of(sample)])
+    shard = shard_of(tmp_path / "a.tar", members_of(samples[:8], with_json=True))
     spec = invert_spec(shard, tmp_path / "latents")
     run_spec(spec)
     damaged, part = sorted((tmp_path / "latents" / "parts").iterdir())
     sound = damaged.read_bytes()
     damaged.write_bytes(sound[:400] + bytes([sound[400] ^ 1]) + sound[401:])
-    # a part that is consistent in itself, but whose rows do not belong to their pairs
+    # This part is consistent in itself, but its rows do not belong to their pairs.
     table = pq.read_table(io.BytesIO(part.read_bytes()))
     captions = table.column_names.index("caption")
     swapped = table.set_column(captions, "caption", [["another caption altogether"] * 4])
@@ -151,12 +141,14 @@ def test_verify_finds_a_changed_byte_and_a_changed_caption(
         assert any(sample.key in problem for problem in verified.problems)
 
 
-def test_a_node_with_other_weights_does_not_work() -> None:
-    with pytest.raises(OtherWeights, match=r"is not the model of this job \(sha256 .*, the job's 000000000000\)"):
+def test_a_node_with_other_weights_is_an_error() -> None:
+    with pytest.raises(
+        OtherWeights, match=r"is not the model of this job \(its sha256 is .*, the job's 000000000000\)"
+    ):
         load_model(Weights(ModelSpec(), "0" * 64, "float32"), Machine("cpu", 1, 0))
 
 
-def test_the_store_opens_everywhere_and_scale_gives_the_floats(latents: Path) -> None:
+def test_other_readers_open_the_store_and_its_scale_gives_floats(latents: Path) -> None:
     import datasets
 
     pattern = str(latents / "parts" / "*.parquet")
@@ -185,8 +177,8 @@ def test_a_second_run_does_nothing_and_another_job_is_refused(latents: Path) -> 
         run_spec(invert_spec([shards], latents, sampler={"steps": 4}))
 
 
-def test_what_is_missing_is_finished_and_equal(latents: Path, tmp_path: Path) -> None:
-    """A unit whose commit is gone is done again, to the same rows; the file that lost its commit is swept."""
+def test_missing_units_are_finished_with_equal_rows(latents: Path, tmp_path: Path) -> None:
+    """A unit without a commit is processed again, with the same rows. The old file without a commit is removed."""
     store = tmp_path / "latents"
     shutil.copytree(latents, store)
     shards = str(latents.parent / "{0..1}.tar")
@@ -197,7 +189,7 @@ def test_what_is_missing_is_finished_and_equal(latents: Path, tmp_path: Path) ->
     (store / "report.html").mkdir()
     with pytest.raises(StorageError, match="a folder has the name of a file to be written") as error:
         run_spec(invert_spec([shards], store))
-    assert not hasattr(error.value, "__notes__")  # nothing was run: the old report is removed first
+    assert not hasattr(error.value, "__notes__")  # Nothing was run. The old report is removed first.
     (store / "report.html").rmdir()
     assert run_spec(invert_spec([shards], store)).status.complete
     assert "complete" in (store / "report.html").read_text()
@@ -206,7 +198,7 @@ def test_what_is_missing_is_finished_and_equal(latents: Path, tmp_path: Path) ->
 
 
 def bad_png_bomb() -> bytes:
-    """A PNG of 50,000 x 50,000 pixels in some 300 bytes of header and nothing."""
+    """Return a PNG of 50,000 x 50,000 pixels in about 300 bytes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -218,11 +210,11 @@ def bad_png_bomb() -> bytes:
 
 
 def test_every_bad_sample_is_accounted_for(tmp_path: Path, samples: list[Sample], shard_of: ShardOf) -> None:
-    good = [member for sample in samples[:3] for member in members_of(sample)]
-    picture = Image.open(io.BytesIO(samples[3].image)).convert("RGB")
+    good = members_of(samples[:3], with_json=True)
+    image = Image.open(io.BytesIO(samples[3].image)).convert("RGB")
     jpeg, gif = io.BytesIO(), io.BytesIO()
-    picture.save(jpeg, "jpeg")
-    picture.save(gif, "gif")
+    image.save(jpeg, "jpeg")
+    image.save(gif, "gif")
     bad: Members = [
         ("corrupt.jpg", jpeg.getvalue()[:600]),
         ("corrupt.txt", b"a corrupt JPEG"),
@@ -234,12 +226,12 @@ def test_every_bad_sample_is_accounted_for(tmp_path: Path, samples: list[Sample]
         ("empty.png", b""),
         ("empty.txt", b"an image of no bytes"),
         ("still.gif", gif.getvalue()),
-        ("still.txt", b"a still GIF is a picture"),
+        ("still.txt", b"a still GIF is an image"),
         ("bomb.png", bad_png_bomb()),
         ("bomb.txt", b"a bomb"),
     ]
     whole = shard_of(tmp_path / "bad.tar", good + bad)
-    cut = shard_of(tmp_path / "cut.tar", [member for sample in samples[8:11] for member in members_of(sample)])
+    cut = shard_of(tmp_path / "cut.tar", members_of(samples[8:11], with_json=True))
     index = cut.read_bytes().index(samples[10].image)
     cut.write_bytes(cut.read_bytes()[: index + 300])
     ran = run_spec(invert_spec([str(whole), str(cut)], tmp_path / "latents", sampler={"steps": 1}))
@@ -261,8 +253,8 @@ def test_every_bad_sample_is_accounted_for(tmp_path: Path, samples: list[Sample]
     }
 
 
-def test_a_broken_dataset_is_reported_whole_and_nothing_runs(tmp_path: Path) -> None:
-    (tmp_path / "text.tar").write_text("this is no tar" * 100)
+def test_all_broken_shards_are_reported_and_nothing_runs(tmp_path: Path) -> None:
+    (tmp_path / "text.tar").write_text("this is not a tar" * 100)
     names = [str(tmp_path / "text.tar"), str(tmp_path / "absent.tar")]
     with pytest.raises(PlanError, match=r"2 of 2 shards") as caught:
         run_spec(invert_spec(names, tmp_path / "latents"))
@@ -270,7 +262,7 @@ def test_a_broken_dataset_is_reported_whole_and_nothing_runs(tmp_path: Path) -> 
     assert not (tmp_path / "latents" / "plan" / "units.parquet").exists()
 
 
-def test_edits_make_pictures_an_index_and_a_sheet(latents: Path, tmp_path: Path) -> None:
+def test_edits_make_images_an_index_and_a_sheet(latents: Path, tmp_path: Path) -> None:
     edits = [
         {"name": "snow", "prompt": "{caption}, covered in snow"},
         {"name": "style", "replace": {"noto": ["fluent", "twemoji"]}, "strength": 0.67, "guidance_scale": 5.0},
@@ -308,8 +300,10 @@ def test_edits_make_pictures_an_index_and_a_sheet(latents: Path, tmp_path: Path)
     assert "covered in snow" in (tmp_path / "edits" / "report.html").read_text()
 
 
-def test_an_edit_deeper_than_the_store_is_refused(tmp_path: Path, samples: list[Sample], shard_of: ShardOf) -> None:
-    shard = shard_of(tmp_path / "a.tar", members_of(samples[0]))
+def test_an_edit_with_more_steps_than_the_store_is_refused(
+    tmp_path: Path, samples: list[Sample], shard_of: ShardOf
+) -> None:
+    shard = shard_of(tmp_path / "a.tar", members_of(samples[:1], with_json=True))
     run_spec(invert_spec(shard, tmp_path / "latents", sampler={"steps": 4, "strength": 0.5}))
     with pytest.raises(EditError, match="the latent store has 2 of 4"):
         run_spec(edit_spec(tmp_path / "latents", tmp_path / "edits", [{"name": "a", "prompt": "b", "strength": 0.8}]))
@@ -323,14 +317,14 @@ def test_an_unfinished_store_is_not_edited(latents: Path, tmp_path: Path) -> Non
         run_spec(edit_spec(tmp_path / "latents", tmp_path / "edits", [{"name": "a", "prompt": "b"}]))
 
 
-def test_a_second_commit_of_a_unit_loses(latents: Path) -> None:
+def test_a_second_commit_of_a_unit_does_not_count(latents: Path) -> None:
     store = Store(str(latents))
     commit = next(store.commits())
     assert store.commit(commit.model_copy(update={"attempt": "another"})) is False
     assert next(store.commits()) == commit
 
 
-def test_rows_shown_are_spread_and_add_up() -> None:
+def test_shown_rows_are_spread_over_the_units() -> None:
     units = [Unit(f"{i}", "part", i, 0, count, 1, None) for i, count in enumerate((5, 1, 10, 64))]
     assert sum(spread(units, 8).values()) == 8
     assert sum(spread(units, 200).values()) == 80
@@ -338,11 +332,11 @@ def test_rows_shown_are_spread_and_add_up() -> None:
 
 
 def dies_at(key: str) -> type[InvertWorker]:
-    """A worker that ends as a segfault ends it, whenever the model is given the picture of this key."""
+    """Return a worker class that dies as by a segfault when it inverts the image with this key."""
 
     class Dying(InvertWorker):
         def _invert(self, unit: Unit, loaded: list[Any]) -> Any:
-            if any(isinstance(item, Picture) and item.sample.key == key for item in loaded):
+            if any(isinstance(item, PreparedSample) and item.sample.key == key for item in loaded):
                 os._exit(1)
             return super()._invert(unit, loaded)
 
@@ -352,10 +346,10 @@ def dies_at(key: str) -> type[InvertWorker]:
 def test_a_sample_that_kills_its_workers_is_rejected_and_can_be_tried_again(
     latents: Path, tmp_path: Path, samples: list[Sample], shard_of: ShardOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shard = shard_of(tmp_path / "a.tar", [member for sample in samples[:8] for member in members_of(sample)])
+    shard = shard_of(tmp_path / "a.tar", members_of(samples[:8], with_json=True))
     spec = invert_spec(shard, tmp_path / "latents")
     with monkeypatch.context() as patched:
-        patched.setattr(run, "_worker_class", lambda task: dies_at(samples[5].key))
+        patched.setattr(driver, "worker_class", lambda task: dies_at(samples[5].key))
         found = run_spec(spec).status
     assert (found.complete, found.ok, found.rejects) == (True, 7, {"WorkerDied": 1})
     journals = [file.read_text() for file in (tmp_path / "latents" / "runs").glob("*.jsonl")]
@@ -371,11 +365,11 @@ def test_a_sample_that_kills_its_workers_is_rejected_and_can_be_tried_again(
         assert [name for name in row if row[name] != undisturbed[name]] == ["shard"]
 
 
-def test_a_mended_shard_is_retried_and_its_images_are_found_again(
+def test_rejects_of_a_repaired_shard_are_retried(
     latents: Path, tmp_path: Path, samples: list[Sample], shard_of: ShardOf
 ) -> None:
-    """The caption that is added moves everything behind it. Rows that exist stay, and the contact sheet finds all."""
-    whole = [members_of(sample) for sample in samples[:8]]
+    """The added caption moves all members behind it. Present rows stay, and the contact sheet finds all images."""
+    whole = [members_of([sample], with_json=True) for sample in samples[:8]]
     silent = [member for member in whole[2] if not member[0].endswith(".txt")]
     shard = shard_of(tmp_path / "a.tar", [member for some in (*whole[:2], silent, *whole[3:]) for member in some])
     store, spec = tmp_path / "latents", invert_spec(shard, tmp_path / "latents")
@@ -405,43 +399,43 @@ def test_a_mended_shard_is_retried_and_its_images_are_found_again(
         ("vae", "decoder.conv_out.bias", "the autoencoder"),
     ],
 )
-def test_a_model_that_cannot_work_is_not_the_fault_of_an_image(
+def test_a_broken_model_rejects_no_image(
     part: str, weight: str, said: str, tmp_path: Path, samples: list[Sample], shard_of: ShardOf
 ) -> None:
-    """`edict plan` reads no values, so a worker finds these faults. test_checkpoints has those that it finds."""
+    """`edict plan` reads no weights, so a worker finds these faults. test_checkpoints has those that `plan` finds."""
     shutil.copytree(DEFAULT, tmp_path / "model")
     (file,) = (tmp_path / "model" / part).glob("*.safetensors")
     state = load_file(file)
     save_file(state | {weight: torch.full_like(state[weight], torch.nan)}, file, {"format": "pt"})
-    shard = shard_of(tmp_path / "a.tar", members_of(samples[0]))
+    shard = shard_of(tmp_path / "a.tar", members_of(samples[:1], with_json=True))
     spec = invert_spec(shard, tmp_path / "latents", model={"path": str(tmp_path / "model")})
     with pytest.raises(WorkersFailed, match=f"in {said}: ValueError: its output has NaN or infinity") as caught:
         run_spec(spec)
     assert "\n" not in str(caught.value)
-    assert not hasattr(caught.value, "__notes__")  # the exit status is 2
+    assert not hasattr(caught.value, "__notes__")  # The exit status is 2.
     assert not (tmp_path / "latents" / "commits").exists()
 
 
 class Rejecting(InvertWorker):
-    """A worker whose model overflows at every image."""
+    """A worker whose model overflows for every image."""
 
     def _load(self, unit: Unit, excluded: Any = None) -> list[Any]:
         return [Reject(unit.source, unit.first + i, "", "invert", "LatticeOverflow", "no") for i in range(unit.count)]
 
 
-def test_a_run_whose_first_units_yield_one_error_and_nothing_else_ends(
+def test_a_run_ends_if_its_first_units_only_have_one_error(
     latents: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = invert_spec(
         [str(latents.parent / "{0..1}.tar")], tmp_path / "latents", workers={"count": 2, "batch_size": 4}
     )
     with monkeypatch.context() as patched:
-        patched.setattr(run, "_worker_class", lambda task: Rejecting)
+        patched.setattr(driver, "worker_class", lambda task: Rejecting)
         with pytest.raises(
             ModelFails, match=r"the first 3 units have no row.*with LatticeOverflow.*edict retry"
         ) as caught:
             run_spec(spec)
-    assert caught.value.__notes__ == ["at least 3 of 6 units are committed"]  # the exit status is 1
+    assert caught.value.__notes__ == ["at least 3 of 6 units are committed"]  # The exit status is 1.
     found = status(Store(spec.output))
     assert found.committed < found.units == 6
 
@@ -450,7 +444,7 @@ def test_a_job_without_a_row_or_with_too_many_rejects_is_not_a_success(
     tmp_path: Path, samples: list[Sample], shard_of: ShardOf
 ) -> None:
     bad = [("bad.png", b"no image"), ("bad.txt", b"a caption")]
-    good = members_of(samples[0])
+    good = members_of(samples[:1], with_json=True)
     for name, members in (("none", bad), ("half", bad + good)):
         spec = invert_spec(shard_of(tmp_path / f"{name}.tar", members), tmp_path / name, sampler={"steps": 1})
         (tmp_path / f"{name}.json").write_text(spec.model_dump_json(exclude_unset=True))
@@ -468,8 +462,8 @@ def test_a_job_without_a_row_or_with_too_many_rejects_is_not_a_success(
     assert said("half", "-s", "rejects.max_share=0.5")[0] == 0
 
 
-def test_only_the_files_of_attempts_that_lost_are_removed(latents: Path, tmp_path: Path) -> None:
-    """Attempts of this job, of units that are done: never a file that somebody else put there."""
+def test_only_files_of_uncommitted_attempts_are_removed(latents: Path, tmp_path: Path) -> None:
+    """Only files of this job and of finished units are removed, never a file of another owner."""
     shutil.copytree(latents, tmp_path / "latents")
     store = Store(str(tmp_path / "latents"))
     (tmp_path / "latents" / "commits" / "00000000.json").unlink()
@@ -482,15 +476,15 @@ def test_only_the_files_of_attempts_that_lost_are_removed(latents: Path, tmp_pat
         "pictures/00000000-my-cat.jpg",
         "shards/00000001-train.tar",
     ]
-    lost = [f"{folder}/00000001-7-{job}00000000.{kind}" for folder, kind in (("parts", "parquet"), ("shards", "tar"))]
-    lost += [f"staging/{path}" for path in lost]
-    lost += [file.path for file in Store(str(latents)).read_commit("00000000").files]  # its commit is gone
-    for path in kept + lost[:-1]:
+    removed = [
+        f"{folder}/00000001-7-{job}00000000.{kind}" for folder, kind in (("parts", "parquet"), ("shards", "tar"))
+    ]
+    removed += [f"staging/{path}" for path in removed]
+    removed += [file.path for file in Store(str(latents)).read_commit("00000000").files]  # Its commit was deleted.
+    for path in kept + removed[:-1]:
         store.put(path, b"of another attempt")
     before = set(store.names(""))
-    assert store.remove_orphan_files() == len(lost)
-    assert before - set(store.names("")) == set(lost)
-    assert (
-        store.remove_orphan_files(max_age=0) == 1
-    )  # the staged file of a unit that is not done, without a live attempt
-    assert set(store.names("")) == before - set(lost) - {kept[0]}
+    assert store.remove_orphan_files() == len(removed)
+    assert before - set(store.names("")) == set(removed)
+    assert store.remove_orphan_files(max_age=0) == 1  # This is the staged file of an unfinished unit.
+    assert set(store.names("")) == before - set(removed) - {kept[0]}

@@ -16,21 +16,21 @@ from jobs.preview.text import as_text
 from jobs.prompts import resolve
 from pipeline.errors import JobError
 from pipeline.io.samples import Sample
-from pipeline.plan.job import inverted_with, open_job
-from pipeline.plan.job import resolve as resolve_job
+from pipeline.plan.edit_task import EditError, edit_task
+from pipeline.plan.invert_task import invert_task, stored_inversion
+from pipeline.plan.job import open_job
 from pipeline.plan.selection import read_selection
-from pipeline.plan.tasks import EditError
 from pipeline.plan.units import part_units, plan_shards
-from pipeline.run import edit_task
 from pipeline.store.errors import StoreError
 from pipeline.store.latents import read_latents
 from pipeline.store.parts import to_pair
 from pipeline.store.plan import read_units, write_units
 from pipeline.store.store import Store
-from pipeline.verify import VerifyTask, VerifyWorker, run_verify
-from pipeline.workers.base import TooLarge, check_model, load_model
+from pipeline.verify import run_verify
 from pipeline.workers.edit import EditWorker
 from pipeline.workers.invert import InvertWorker
+from pipeline.workers.model import TooLarge, check_model, load_model
+from pipeline.workers.verify import VerifyTask, VerifyWorker
 from schemas.fingerprint import read_fingerprint
 from schemas.latents import FINGERPRINT, NOISE, read_footer
 from schemas.specs import EditSpec, InvertSpec
@@ -71,7 +71,7 @@ def inverted(
             "workers": {"batch_size": 2},
         }
     )
-    job, store = resolve_job(spec), Store(spec.output, create=True)
+    job, store = invert_task(spec), Store(spec.output, create=True)
     open_job(store, job.record)
     write_units(store, plan_shards(store, spec.input, 2, 1))
     worker = InvertWorker(replace(job, key=store.key()))
@@ -115,7 +115,7 @@ def test_verify_finds_exact_rows_if_the_sampler_is_exact(inverted: tuple[str, Pa
     name, folder, _, _ = inverted
     store = Store(str(folder / "latents"))
     units = part_units(store, 2, 1)
-    task = VerifyTask(store.location, store.key(), inverted_with(store))
+    task = VerifyTask(store.location, store.key(), stored_inversion(store))
     verified = VerifyWorker(task).process(units[0], 1, None, {})
     assert (verified.rows, len(verified.inexact)) == (2, 0 if SAMPLERS[name].exact else 2)
     if not SAMPLERS[name].exact:
@@ -127,7 +127,7 @@ def test_verify_finds_exact_rows_if_the_sampler_is_exact(inverted: tuple[str, Pa
 def test_out_of_memory_is_an_error_of_the_job_and_not_of_a_sample(inverted: tuple[str, Path, int, str]) -> None:
     _, folder, _, _ = inverted
     store = Store(str(folder / "latents"))
-    worker = VerifyWorker(VerifyTask(store.location, store.key(), inverted_with(store)))
+    worker = VerifyWorker(VerifyTask(store.location, store.key(), stored_inversion(store)))
 
     def out_of_memory(*_: object) -> None:
         raise torch.OutOfMemoryError("for a test")
@@ -142,7 +142,7 @@ def test_out_of_memory_is_an_error_of_the_job_and_not_of_a_sample(inverted: tupl
 def test_a_model_is_checked_with_and_without_guidance(inverted: tuple[str, Path, int, str]) -> None:
     """The network is called in two shapes if guidance has an interval."""
     _, folder, _, _ = inverted
-    job = inverted_with(Store(str(folder / "latents")))
+    job = stored_inversion(Store(str(folder / "latents")))
     model = load_model(job.weights, job.machine)
     batches = list[int]()
     model.network.register_forward_pre_hook(lambda _, arguments: batches.append(len(arguments[0])))

@@ -1,4 +1,4 @@
-"""Which rows an edit takes: of real stores of known rows, in any number of parts."""
+"""The selection of rows for an edit, from real stores with known rows in any number of parts."""
 
 import io
 import json
@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from edict.pair import Pair
 from edict.schedule import Schedule
-from pipeline.plan.selection import Planning, Selection, SelectionError, plan_rows, read_selection, select
+from pipeline.plan.edit_plan import PlanInput, plan_rows
+from pipeline.plan.selection import Selection, SelectionError, read_selection, select
 from pipeline.plan.units import part_units
 from pipeline.store.errors import StoreError
 from pipeline.store.latents import read_latents
@@ -32,7 +33,7 @@ ROWS = sum(SIZES)
 
 
 def write_store(folder: Path, sizes: tuple[int, ...] = SIZES, *, name: str = "cafe") -> Store:
-    """A finished latent store: `sizes` rows a part, keys k00, k01, ...; drift grows by a hundredth a row."""
+    """Write a finished latent store with `sizes` rows per part, keys k00, k01, ... and a drift of 0.00, 0.01, ..."""
     store = Store(str(folder), create=True)
     store.put("job.json", json.dumps({"kind": "invert", "spec": {}, "fingerprint": {}, "machine": {}}).encode())
     write_units(store, [Unit(f"{i:08d}", f"in/{i}.tar", i, 0, max(1, n), 1, None) for i, n in enumerate(sizes)])
@@ -68,7 +69,7 @@ def latents(tmp_path_factory: pytest.TempPathFactory) -> Store:
 
 
 def numbers(latents: Store, **wanted: Any) -> list[int]:
-    """The rows that are selected, by their number in the store, in order."""
+    """Return the numbers in the store of the selected rows, in order."""
     fields = {"where": None, "keys": None, "sample": None, "limit": None} | wanted
     if fields["keys"] is not None:
         fields["keys"] = frozenset(fields["keys"])
@@ -77,12 +78,12 @@ def numbers(latents: Store, **wanted: Any) -> list[int]:
     return [before[part] + row for part, rows in select(latents, parts, Selection(**fields)) for row in rows]
 
 
-def test_nothing_asked_for_is_everything_and_reads_nothing(latents: Store, tmp_path: Path) -> None:
+def test_without_a_selection_all_rows_are_selected_and_no_part_is_read(latents: Store, tmp_path: Path) -> None:
     assert numbers(latents) == list(range(ROWS))
-    gone = write_store(tmp_path / "gone")
-    for path in list(gone.names("parts")):
-        gone.delete(path)
-    assert numbers(gone, limit=6) == [0, 1, 2, 3, 4, 5]
+    without_parts = write_store(tmp_path / "gone")
+    for path in list(without_parts.names("parts")):
+        without_parts.delete(path)
+    assert numbers(without_parts, limit=6) == [0, 1, 2, 3, 4, 5]
 
 
 @pytest.mark.parametrize(
@@ -102,12 +103,12 @@ def test_where(latents: Store, where: str, expected: Any) -> None:
     assert numbers(latents, where=where) == list(expected)
 
 
-def test_a_where_that_fails_on_a_row_says_where(latents: Store) -> None:
+def test_a_where_that_fails_on_a_row_names_the_part(latents: Store) -> None:
     with pytest.raises(SelectionError, match=r"where: .* fails on a row of .*parts/00000000-1.*: Conversion Error"):
         numbers(latents, where="(json->>'even')::int > 0")
 
 
-def test_keys_are_a_list_or_a_file_and_have_to_be_there(
+def test_keys_are_a_list_or_a_file_and_must_exist(
     latents: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "keys.txt").write_text("\ufeffk03\n\n k12 \r\nk03\n", encoding="utf-8")
@@ -130,7 +131,7 @@ def test_keys_are_a_list_or_a_file_and_have_to_be_there(
     (tmp_path / "keys.txt").write_bytes(b"caf\xe9")
     with pytest.raises(SelectionError, match=r"keys: .*keys.txt is not UTF-8"):
         read_selection(EditSpec.model_validate({**spec, "keys": str(tmp_path / "keys.txt")}))
-    for bound, many in (("KEYS", "more than 2 keys"), ("KEYS_BYTES", "6 bytes; the limit is 2")):
+    for bound, many in (("MAX_KEYS", "more than 2 keys"), ("MAX_KEY_FILE_BYTES", "6 bytes; the limit is 2")):
         with monkeypatch.context() as patched:
             patched.setattr(f"pipeline.plan.selection.{bound}", 2)
             (tmp_path / "keys.txt").write_bytes(b"a\nb\nc\n")
@@ -148,10 +149,10 @@ def test_keys_are_a_list_or_a_file_and_have_to_be_there(
     sample=st.none() | st.tuples(st.integers(1, ROWS + 3), st.integers(0, 5)),
     limit=st.none() | st.integers(1, ROWS + 3),
 )
-def test_where_then_keys_then_sample_then_limit(
+def test_where_keys_sample_and_limit_apply_in_this_order(
     latents: Store, bound: int | None, keys: set[int] | None, sample: tuple[int, int] | None, limit: int | None
 ) -> None:
-    """Each takes of what the one before it left; a sample is so many, is the same again, and lies in order."""
+    """Each selects from the rows of the one before. A sample has its size, is repeatable, and is in order."""
     wanted: dict[str, Any] = {}
     left = list(range(ROWS))
     if bound is not None:
@@ -161,31 +162,33 @@ def test_where_then_keys_then_sample_then_limit(
     assert numbers(latents, **wanted) == left
     if sample is not None:
         wanted["sample"] = SampleSpec(count=sample[0], seed=sample[1])
-        drawn = numbers(latents, **wanted)
-        assert drawn == numbers(latents, **wanted) == sorted(set(drawn))
-        assert set(drawn) <= set(left)
-        assert len(drawn) == min(sample[0], len(left))
-        left = drawn
+        sampled = numbers(latents, **wanted)
+        assert sampled == numbers(latents, **wanted) == sorted(set(sampled))
+        assert set(sampled) <= set(left)
+        assert len(sampled) == min(sample[0], len(left))
+        left = sampled
     if limit is not None:
         wanted["limit"], left = limit, left[:limit]
     assert numbers(latents, **wanted) == left
 
 
-def test_a_larger_sample_holds_the_smaller_and_a_seed_draws_others(latents: Store) -> None:
+def test_a_larger_sample_contains_the_smaller_and_another_seed_differs(latents: Store) -> None:
     draws = [numbers(latents, sample=SampleSpec(count=10, seed=seed)) for seed in range(4)]
     assert len({tuple(draw) for draw in draws}) == 4
     assert set(draws[0]) < set(numbers(latents, sample=SampleSpec(count=11, seed=0)))
     often = np.bincount([n for seed in range(50) for n in numbers(latents, sample=SampleSpec(count=8, seed=seed))])
-    assert len(often) == ROWS and often.min() > 3 and often.max() < 30  # of 16 expected, sd 3.3
+    assert (
+        len(often) == ROWS and often.min() > 3 and often.max() < 30
+    )  # 16 are expected, with a standard deviation of 3.3.
 
 
-def test_a_sample_does_not_depend_on_the_files_names(latents: Store, tmp_path: Path) -> None:
+def test_a_sample_does_not_depend_on_the_names_of_parts(latents: Store, tmp_path: Path) -> None:
     again = write_store(tmp_path / "again", name="babe")
     sample = SampleSpec(count=9, seed=3)
     assert numbers(again, sample=sample) == numbers(latents, sample=sample)
 
 
-def test_units_are_slices_of_the_rows_that_were_planned(latents: Store, tmp_path: Path) -> None:
+def test_units_are_slices_of_the_planned_rows(latents: Store, tmp_path: Path) -> None:
     wanted = Selection("(json->>'n')::int % 2 = 1", None, None, 7)
     expected = numbers(latents, where=wanted.where, limit=7)
     store = Store(str(tmp_path / "edits"), create=True)
@@ -196,7 +199,7 @@ def test_units_are_slices_of_the_rows_that_were_planned(latents: Store, tmp_path
     def masks(key: str) -> dict[str, list[int]]:
         return {"e-2": [0, int(key[1:])]} if key.endswith("1") else {}
 
-    units = plan_rows(store, "job", Planning(latents, wanted, 2, 1, listed, masks))
+    units = plan_rows(store, "job", PlanInput(latents, wanted, 2, 1, listed, masks))
     assert sum(unit.count for unit in units) == 7
     found = [read_latents(latents, unit, read_rows(store, "job", unit)) for unit in units]
     keys = [key for some in found for key in some.column("key")]
@@ -208,18 +211,18 @@ def test_units_are_slices_of_the_rows_that_were_planned(latents: Store, tmp_path
     half = unit.slice(1, 1)
     assert read_latents(latents, half, read_rows(store, "job", half)).column("key") == some.column("key")[1:2]
     written = {path: store.get(path) for path in store.names("plan")}
-    assert plan_rows(store, "job", Planning(latents, wanted, 2, 1, listed, masks)) == units
+    assert plan_rows(store, "job", PlanInput(latents, wanted, 2, 1, listed, masks)) == units
     assert {path: store.get(path) for path in store.names("plan")} == written
-    # the part in question, and no more than its rows
+    # the named part, and not more than its rows
     written = {path: data for path, data in written.items() if not path.startswith("plan/parts/")}
     assert len(written) == len({unit.source for unit in units})
     assert sum(pq.read_table(io.BytesIO(data)).num_rows for data in written.values()) == 7
 
 
-def test_jobs_that_are_planned_at_once_keep_to_their_own_rows(latents: Store, tmp_path: Path) -> None:
+def test_jobs_that_are_planned_at_the_same_time_have_their_own_rows(latents: Store, tmp_path: Path) -> None:
     store, chosen = Store(str(tmp_path / "edits"), create=True), {"one": "index < 2", "other": "index >= 2"}
     planned = {
-        job: plan_rows(store, job, Planning(latents, Selection(where, None, None, None), 4, 1))
+        job: plan_rows(store, job, PlanInput(latents, Selection(where, None, None, None), 4, 1))
         for job, where in chosen.items()
     }
     for job, where in chosen.items():
@@ -229,13 +232,13 @@ def test_jobs_that_are_planned_at_once_keep_to_their_own_rows(latents: Store, tm
 
 def test_nothing_selected_is_an_error(latents: Store, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "edits"), create=True)
-    with pytest.raises(SelectionError, match=rf"where, keys: not one of the {ROWS} rows"):
-        plan_rows(store, "job", Planning(latents, Selection("drift > 9", None, None, None), 4, 1))
+    with pytest.raises(SelectionError, match=rf"where, keys: no rows match \({ROWS} rows in .*latents\)"):
+        plan_rows(store, "job", PlanInput(latents, Selection("drift > 9", None, None, None), 4, 1))
 
 
-def test_what_the_plan_lacks_or_makes_up_is_told(latents: Store, tmp_path: Path) -> None:
+def test_a_plan_that_does_not_fit_its_parts_is_an_error(latents: Store, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "edits"), create=True)
-    (unit, *_) = plan_rows(store, "job", Planning(latents, Selection(None, None, None, 3), 4, 1))
+    (unit, *_) = plan_rows(store, "job", PlanInput(latents, Selection(None, None, None, 3), 4, 1))
     planned = read_rows(store, "job", unit)
     (plain, *_) = part_units(latents, 4, 1)
     with pytest.raises(StoreError, match="is damaged"):

@@ -1,4 +1,4 @@
-"""The contact sheet, of small stores: what is shown where, and texts of every kind."""
+"""Contact sheets of small stores: the positions of the images, and texts of all kinds."""
 
 from __future__ import annotations
 
@@ -15,31 +15,26 @@ from PIL import Image, ImageFont
 
 from pipeline.inspect import sheet
 from pipeline.inspect.sheet import (
-    BETWEEN,
     CELL,
-    EDITS,
-    GAP,
-    LEADING,
-    LINES,
+    COLUMN_GAP,
+    LINE_HEIGHT,
     MARGIN,
-    SHEETS,
-    _wrapped,
+    MAX_EDITS,
+    MAX_LINES,
+    MAX_SHEETS,
+    ROW_GAP,
     contact_sheets,
-    read_pictures,
+    read_shown_rows,
+    wrap,
 )
 from pipeline.store.parts import to_parquet
 from pipeline.store.store import Store
 from schemas.commit import Commit, Seconds
 from schemas.contact_sheet import CONTACT_SHEET, MAX_SHOWN
+from tests.pipeline.helpers import image_file
 
 Colour = tuple[int, int, int]
 RED, GREEN, BLUE, BLACK, WHITE = (220, 20, 20), (20, 220, 20), (20, 20, 220), (0, 0, 0), (255, 255, 255)
-
-
-def png(colour: Colour, side: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (side, side), colour).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def row(
@@ -49,9 +44,11 @@ def row(
         "key": "k",
         "caption": text,
         "exact": True,
-        "source": None if source is None else png(source, side),
-        "reconstruction": png(reconstruction, side),
-        "edits": [{"edit": f"e{i}", "prompt": text, "image": png(edit, side)} for i, edit in enumerate(edits)],
+        "source": None if source is None else image_file(source, side=side),
+        "reconstruction": image_file(reconstruction, side=side),
+        "edits": [
+            {"edit": f"e{i}", "prompt": text, "image": image_file(edit, side=side)} for i, edit in enumerate(edits)
+        ],
     }
 
 
@@ -88,56 +85,56 @@ def sheet_of(folder: Path, *units: list[dict[str, Any]]) -> Image.Image:
 
 
 def centre(row: int, column: int, side: int = CELL, lines: int = 1) -> tuple[int, int]:
-    """The centre of a cell's picture, where every row's captions take so many lines."""
-    height = LEADING + 4 + side + 8 + LEADING * lines
+    """Return the centre of a cell's image, if the captions of every row have this number of lines."""
+    height = LINE_HEIGHT + 4 + side + 8 + LINE_HEIGHT * lines
     return (
-        MARGIN + column * (side + GAP) + side // 2,
-        MARGIN + row * (height + BETWEEN) + LEADING + 4 + side // 2,
+        MARGIN + column * (side + COLUMN_GAP) + side // 2,
+        MARGIN + row * (height + ROW_GAP) + LINE_HEIGHT + 4 + side // 2,
     )
 
 
-def test_every_cell_shows_its_picture(tmp_path: Path) -> None:
+def test_every_cell_shows_its_image(tmp_path: Path) -> None:
     sheet = sheet_of(tmp_path / "store", [row(RED, GREEN, BLUE), row(BLUE, RED)], [], [row(GREEN, BLACK, RED, BLUE)])
     found = [[sheet.getpixel(centre(i, j)) for j in range(4)] for i in range(3)]
     assert found == [[RED, GREEN, BLUE, WHITE], [BLUE, RED, WHITE, WHITE], [GREEN, BLACK, RED, BLUE]]
     assert sheet.size == (
-        2 * MARGIN + 4 * CELL + 3 * GAP,
-        2 * MARGIN + 3 * (LEADING + 4 + CELL + 8 + LEADING) + 2 * BETWEEN,
+        2 * MARGIN + 4 * CELL + 3 * COLUMN_GAP,
+        2 * MARGIN + 3 * (LINE_HEIGHT + 4 + CELL + 8 + LINE_HEIGHT) + 2 * ROW_GAP,
     )
 
 
-@pytest.mark.parametrize(("side", "drawn"), [(16, 192), (64, 192), (80, 160), (128, 128), (192, 192), (512, 192)])
-def test_pictures_are_brought_to_about_one_size(tmp_path: Path, side: int, drawn: int) -> None:
+@pytest.mark.parametrize(("side", "scaled"), [(16, 192), (64, 192), (80, 160), (128, 128), (192, 192), (512, 192)])
+def test_images_are_scaled_to_similar_sizes(tmp_path: Path, side: int, scaled: int) -> None:
     sheet = sheet_of(tmp_path / "store", [row(RED, GREEN, side=side)])
     reds = np.argwhere((np.asarray(sheet) == RED).all(-1))
-    assert (np.ptp(reds, axis=0) + 1).tolist() == [drawn, drawn]
-    assert sheet.getpixel(centre(0, 1, drawn)) == GREEN
+    assert (np.ptp(reds, axis=0) + 1).tolist() == [scaled, scaled]
+    assert sheet.getpixel(centre(0, 1, scaled)) == GREEN
 
 
-def test_small_pictures_keep_their_pixels(tmp_path: Path) -> None:
+def test_small_images_keep_their_pixels(tmp_path: Path) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
     buffer = io.BytesIO()
     noise.save(buffer, "PNG")
     sheet = sheet_of(tmp_path / "store", [{**row(RED, GREEN), "source": buffer.getvalue()}])
     x, y = centre(0, 0)
     half = CELL // 2
-    drawn = sheet.crop((x - half, y - half, x + half, y + half))
-    assert np.array_equal(np.asarray(drawn), np.asarray(noise).repeat(3, axis=0).repeat(3, axis=1))
+    scaled = sheet.crop((x - half, y - half, x + half, y + half))
+    assert np.array_equal(np.asarray(scaled), np.asarray(noise).repeat(3, axis=0).repeat(3, axis=1))
 
 
-def test_a_source_that_is_gone_is_said_so(tmp_path: Path) -> None:
+def test_a_missing_source_is_noted(tmp_path: Path) -> None:
     sheet = sheet_of(tmp_path / "store", [row(None, GREEN)])
     x, y = centre(0, 0)
     there = np.asarray(sheet)[y - 10 : y + 10, x - CELL // 2 + 2 : x + CELL // 2 - 2]
-    assert there.min() < 160  # written in the middle
+    assert there.min() < 160  # The note is in the middle.
     assert there.max() == 255
     assert sheet.getpixel(centre(0, 1)) == GREEN
 
 
-def test_exact_and_close_are_told_apart(tmp_path: Path) -> None:
+def test_the_heading_distinguishes_exact_and_close(tmp_path: Path) -> None:
     exact = sheet_of(tmp_path / "exact", [row(RED, GREEN)])
     close = sheet_of(tmp_path / "close", [{**row(RED, GREEN), "exact": False}])
-    x, top = MARGIN + CELL + GAP, MARGIN + LEADING
+    x, top = MARGIN + CELL + COLUMN_GAP, MARGIN + LINE_HEIGHT
     differing = np.argwhere((np.asarray(exact) != np.asarray(close)).any(-1))
     assert len(differing) > 0
     (upper, left), (lower, right) = differing.min(0), differing.max(0)
@@ -159,10 +156,10 @@ def test_each_of_several_edits_has_a_sheet_of_the_rows_it_changed(tmp_path: Path
     assert e1.height < e0.height
 
 
-def test_one_edit_has_no_second_sheet_and_many_have_no_more_than_some(tmp_path: Path) -> None:
+def test_the_number_of_sheets_is_limited(tmp_path: Path) -> None:
     assert len(list(contact_sheets(store_of(tmp_path / "one", [row(RED, GREEN, BLUE)])))) == 1
-    many = row(RED, GREEN, *[BLUE] * (SHEETS + 1))
-    assert len(list(contact_sheets(store_of(tmp_path / "many", [many])))) == 1 + SHEETS
+    many = row(RED, GREEN, *[BLUE] * (MAX_SHEETS + 1))
+    assert len(list(contact_sheets(store_of(tmp_path / "many", [many])))) == 1 + MAX_SHEETS
 
 
 @pytest.mark.parametrize("rows", [1, 24])
@@ -171,23 +168,23 @@ def test_a_sheet_does_not_grow_with_the_number_of_edits(tmp_path: Path, rows: in
         some = [row(RED, GREEN, *[BLUE] * edits, side=16)] * rows
         return dict(contact_sheets(store_of(tmp_path / f"{edits}", some, contact_sheet=rows)))
 
-    few, many = sheets(EDITS + 2), sheets(100)
+    few, many = sheets(MAX_EDITS + 2), sheets(100)
     assert few["contact_sheet.png"].size == many["contact_sheet.png"].size
-    assert len(few) == 1 + EDITS + 2
-    assert len(many) == 1 + min(SHEETS, 100, MAX_SHOWN // rows)
+    assert len(few) == 1 + MAX_EDITS + 2
+    assert len(many) == 1 + min(MAX_SHEETS, 100, MAX_SHOWN // rows)
     x, y = centre(0, 1)
     note = np.asarray(many["contact_sheet.png"])[y + CELL // 2 + 8 :, x - CELL // 2 : x + CELL // 2]
-    assert (note < 200).any()  # the note about the edits that are left out
+    assert (note < 200).any()  # This is the note about the edits left out.
     assert (np.asarray(few["contact_sheet-e0.png"]) == np.asarray(many["contact_sheet-e0.png"])).all()
 
 
 def test_no_more_images_are_opened_than_sheets_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[bytes] = []
-    picture = sheet._picture
-    monkeypatch.setattr(sheet, "_picture", lambda data: opened.append(data) or picture(data))
+    scaled = sheet._scaled
+    monkeypatch.setattr(sheet, "_scaled", lambda data: opened.append(data) or scaled(data))
     some = [row(RED, GREEN, *[BLUE] * 1000, side=16)] * 8
-    assert len(list(contact_sheets(store_of(tmp_path / "store", some)))) == 1 + SHEETS
-    assert len(opened) == 8 * (2 + SHEETS)
+    assert len(list(contact_sheets(store_of(tmp_path / "store", some)))) == 1 + MAX_SHEETS
+    assert len(opened) == 8 * (2 + MAX_SHEETS)
 
 
 def test_rows_are_read_one_by_one(tmp_path: Path) -> None:
@@ -205,15 +202,15 @@ def test_rows_are_read_one_by_one(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pq, "ParquetFile", Counting)
-        for i, _ in enumerate(read_pictures(store)):
+        for i, _ in enumerate(read_shown_rows(store)):
             assert groups == list(range(i + 1))
     assert len(groups) == 3
 
 
-def test_what_no_commit_names_is_not_shown(tmp_path: Path) -> None:
+def test_uncommitted_rows_are_not_shown(tmp_path: Path) -> None:
     store = store_of(tmp_path / "store", [row(RED, GREEN)])
     store.put("pictures/00000001-1.parquet", store.get("pictures/00000000-1.parquet"))
-    assert len(list(read_pictures(store))) == 1
+    assert len(list(read_shown_rows(store))) == 1
 
 
 @pytest.mark.parametrize(
@@ -232,12 +229,12 @@ def test_what_no_commit_names_is_not_shown(tmp_path: Path) -> None:
 )
 def test_any_text_can_be_a_caption(tmp_path: Path, text: str) -> None:
     sheet = sheet_of(tmp_path / "store", [row(RED, GREEN, BLUE, text=text)])
-    assert sheet.height <= 2 * MARGIN + LEADING + 4 + CELL + 8 + LINES * LEADING
-    # nothing is written into the gap beside a cell, or the margin
+    assert sheet.height <= 2 * MARGIN + LINE_HEIGHT + 4 + CELL + 8 + MAX_LINES * LINE_HEIGHT
+    # Nothing is written into the gaps between cells, or the margin.
     pixels = np.asarray(sheet)
     for column in range(3):
-        right = MARGIN + column * (CELL + GAP) + CELL
-        assert (pixels[:, right + 2 : right + GAP - 2] == 255).all()
+        right = MARGIN + column * (CELL + COLUMN_GAP) + CELL
+        assert (pixels[:, right + 2 : right + COLUMN_GAP - 2] == 255).all()
 
 
 @pytest.mark.parametrize(
@@ -253,5 +250,5 @@ def test_any_text_can_be_a_caption(tmp_path: Path, text: str) -> None:
 )
 def test_captions_are_wrapped_and_elided(text: str, lines: list[str]) -> None:
     font = ImageFont.load_default(size=12)
-    assert _wrapped(text, font, 90) == lines
+    assert wrap(text, font, 90) == lines
     assert all(font.getlength(line) <= 90 for line in lines)

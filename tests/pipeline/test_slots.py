@@ -1,4 +1,4 @@
-"""Verify, edits and retries run a row in the slot where it was inverted, whichever samples were rejected."""
+"""Slots: verify, edits and retries run a row in the slot where it was inverted, even next to rejects."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,21 +15,21 @@ from torch import nn
 
 from jobs.prompts import resolve
 from pipeline.messages import Fault
+from pipeline.plan.edit_task import edit_task
 from pipeline.plan.job import open_job
 from pipeline.plan.selection import read_selection
 from pipeline.plan.units import part_units
-from pipeline.run import edit_task
 from pipeline.store.latents import read_latents
 from pipeline.store.plan import Unit, read_units, write_units
 from pipeline.store.store import Store
-from pipeline.verify import VerifyTask, VerifyWorker
 from pipeline.workers.edit import EditWorker
 from pipeline.workers.invert import InvertWorker
+from pipeline.workers.verify import VerifyTask, VerifyWorker
 from schemas.specs import EditSpec
 from tests.campaigns.rejected import Model, giving_nan, open_store, slots_tested
 from tests.edict.checkpoints import save
 
-BATCH = 3  # a float32 transformer predicts the last of an odd number of rows differently
+BATCH = 3  # A float32 transformer predicts the last of an odd number of rows differently.
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(checkpoint: Path) -> tuple[Store, Unit, InvertWorker]:
-    """A store of 8 samples, where those in the first slot of each batch were rejected."""
+    """Make a store of 8 samples, in which those in the first slot of each batch were rejected."""
     store, unit, task = open_store(checkpoint, checkpoint.parent / "latents", "float32", 1.0, BATCH)
     worker = InvertWorker(task)
     with giving_nan(worker.model.network, 0, BATCH):
@@ -69,7 +69,7 @@ def made(checkpoint: Path) -> tuple[Store, Unit, InvertWorker]:
 
 
 def rows_of(store: Store) -> dict[int, dict[str, Any]]:
-    """The rows of a store by the index of their sample."""
+    """Return the rows of a store by the index of their sample."""
     tables = [read_latents(store, part).table for part in part_units(store, BATCH, 1)]
     return {row["index"]: row for row in pa.concat_tables(tables).to_pylist()}
 
@@ -79,7 +79,7 @@ def exact(store: Store, worker: InvertWorker) -> bool:
     return not any(verifier.process(part, 1, None, {}).inexact for part in part_units(store, BATCH, 1))
 
 
-def test_a_reject_leaves_its_place_free(made: tuple[Store, Unit, InvertWorker]) -> None:
+def test_a_reject_leaves_its_slot_free(made: tuple[Store, Unit, InvertWorker]) -> None:
     store, _, _ = made
     assert {index: row["slot"] for index, row in rows_of(store).items()} == {1: 1, 2: 2, 4: 1, 5: 2, 7: 1}
 
@@ -97,7 +97,7 @@ def autoencoder_failing(encoder: nn.Module, value: float, call: int) -> Iterator
 def test_an_image_without_latents_is_one_reject(
     made: tuple[Store, Unit, InvertWorker], tmp_path: Path, value: float, error: str
 ) -> None:
-    """Its neighbours, and its own retry, have the same integers as with a sound image."""
+    """Its neighbours and its own retry have the same integers as without the fault."""
     _, _, worker = made
     inverter = InvertWorker(worker.task)
     results = []
@@ -117,7 +117,7 @@ def test_an_image_without_latents_is_one_reject(
     assert rows_of(spoiled) == expected and exact(spoiled, inverter)
 
 
-def test_a_sample_left_out_leaves_its_place_free(made: tuple[Store, Unit, InvertWorker], tmp_path: Path) -> None:
+def test_an_excluded_sample_leaves_its_slot_free(made: tuple[Store, Unit, InvertWorker], tmp_path: Path) -> None:
     store, unit, task = open_store(Path(made[2].task.spec.model.path), tmp_path / "latents", "float32", 1.0, BATCH)
     worker = InvertWorker(task)
     worker.process(unit, 1, None, {0: Fault("WorkerDied", "")})
@@ -128,7 +128,7 @@ def test_a_sample_left_out_leaves_its_place_free(made: tuple[Store, Unit, Invert
 def test_parts_of_earlier_versions_are_read_in_their_order(
     made: tuple[Store, Unit, InvertWorker], tmp_path: Path
 ) -> None:
-    """They have no column `slot`, and their samples were inverted in batches as they stand in the part."""
+    """They have no column `slot`. Their samples were inverted in the order of the part."""
     store, unit, task = open_store(Path(made[2].task.spec.model.path), tmp_path / "latents", "float32", 1.0, BATCH)
     worker = InvertWorker(task)
     worker.process(unit, 1, None, {})
@@ -150,7 +150,7 @@ def test_parts_of_earlier_versions_are_read_in_their_order(
 
 
 def editor_of(latents: Store, output: Path, **more: Any) -> tuple[EditWorker, Store, list[Unit]]:
-    """A worker of an edit of every row, two images each, with all rows on the contact sheet."""
+    """Return a worker of an edit with two images per row, and with all rows on the contact sheet."""
     edits = [{"name": "snow", "suffix": ", in snow", "strength": 0.5}, {"name": "night", "prompt": "a night"}]
     fields = {"kind": "edit", "latents": latents.location, "output": str(output), "edits": edits}
     spec = EditSpec.model_validate(fields | more)
@@ -164,7 +164,7 @@ def editor_of(latents: Store, output: Path, **more: Any) -> tuple[EditWorker, St
 
 
 def edited(store: Store) -> dict[str, tuple[float, str]]:
-    """The result of every edit: its drift, which depends on all its integers, and the digest of its image."""
+    """Return the result of every edit: its drift, which depends on all its integers, and the digest of its image."""
     files = [file.path for commit in store.commits() for file in commit.files if file.path.startswith("parts/")]
     rows = [row for path in files for row in store.get_table(path).to_pylist()]
     return {row["key"]: (row["drift"], row["image_sha256"]) for row in rows}
@@ -181,10 +181,8 @@ def test_reconstructions_in_a_batch_with_edits_are_exact(
     assert [row["exact"] for row in shown] == [True] * 5
 
 
-def test_an_edit_does_not_depend_on_samples_that_are_left_out(
-    made: tuple[Store, Unit, InvertWorker], tmp_path: Path
-) -> None:
-    """A sample that is left out, a retry and the contact sheet do not change it."""
+def test_an_edit_does_not_depend_on_excluded_samples(made: tuple[Store, Unit, InvertWorker], tmp_path: Path) -> None:
+    """An excluded sample, a retry and the contact sheet do not change it."""
     whole, partial = (editor_of(made[0], tmp_path / name) for name in ("whole", "partial"))
     for unit in whole[2]:
         whole[0].process(unit, 1, None, {})
@@ -220,7 +218,7 @@ def test_edits_in_batches_of_another_size(made: tuple[Store, Unit, InvertWorker]
     assert len(edited(store)) == 10
 
 
-def test_an_edit_with_control_says_whether_its_row_was_exact(tmp_path: Path) -> None:
+def test_an_edit_with_control_records_whether_its_row_was_exact(tmp_path: Path) -> None:
     checkpoint = save("sd1", tmp_path / "model")
     latents, unit, task = open_store(checkpoint, tmp_path / "latents", "float32", 3.0, BATCH)
     InvertWorker(task).process(unit, 1, None, {})
@@ -239,12 +237,12 @@ def test_an_edit_with_control_says_whether_its_row_was_exact(tmp_path: Path) -> 
     assert {row["reconstruction_exact"] for row in rows if row["edit"] == "plain"} == {None}
 
     # The row of another machine does not regenerate. Its edits record this, and those of its neighbours do not.
-    loaded = editor._load(units[0])
+    loaded = editor.loader.load(units[0])
     table = loaded.latents.table
     digests = ["another start", *table["digest"].to_pylist()[1:]]
     at = table.column_names.index("digest")
     changed = replace(loaded.latents, table=table.set_column(at, table.schema.field(at), pa.array(digests)))
-    drawn = editor._draw(changed, loaded.edits, {})
-    exact = [(edit.row, result.reconstruction_exact) for edit, result in zip(loaded.edits, drawn, strict=True)]
+    results = editor.editor.make(changed, loaded.edits, {})
+    exact = [(edit.row, result.reconstruction_exact) for edit, result in zip(loaded.edits, results, strict=True)]
     assert {row for row, regenerated in exact if regenerated is False} == {0}
     assert [regenerated for row, regenerated in exact if row == 0] == [False, False, None]

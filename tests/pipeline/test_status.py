@@ -1,4 +1,4 @@
-"""What a store says of its job: the ledger repeats commits and nothing else; what goes on, and what takes too long."""
+"""The status of a store: its counts with and without the ledger, its speed, its run and its stragglers."""
 
 import json
 import time
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.inspect.status import described_run, status, union
+from pipeline.inspect.status import covered_seconds, describe_run, status
 from pipeline.store import paths
 from pipeline.store.checkpoint import CheckpointWriter
 from pipeline.store.errors import StoreError
@@ -20,7 +20,7 @@ from pipeline.store.store import Store
 from schemas.commit import Commit, File, Seconds
 from schemas.rejects import Reject
 
-COUNT = 4  # samples a unit
+COUNT = 4  # samples per unit
 
 
 def commit(
@@ -50,7 +50,7 @@ def commit(
 
 @pytest.fixture
 def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Store]:
-    """Makes a store of so many units, whose ledger has two to a block."""
+    """Return a function that makes a store with this number of units. A block of its ledger has two units."""
     monkeypatch.setattr(paths, "BLOCK_SIZE", 2)
 
     def make(units: int) -> Store:
@@ -65,7 +65,7 @@ def planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], 
 
 
 def compact(store: Store, units: int, done: list[int]) -> None:
-    """A run that finishes these units, of those that are pending."""
+    """Finish these units of a run, of those that are pending."""
     pending = [f"{i:08d}" for i in range(units) if f"{i:08d}" not in store.committed_units()]
     with CheckpointWriter(store, units, pending, store.key()) as ledger:
         for number in done:
@@ -74,7 +74,7 @@ def compact(store: Store, units: int, done: list[int]) -> None:
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 3, 4, 1]])
-def test_the_ledger_changes_nothing_that_is_read(order: list[int], planned: Callable[[int], Store]) -> None:
+def test_the_ledger_does_not_change_the_commits(order: list[int], planned: Callable[[int], Store]) -> None:
     store = planned(5)
     compact(store, 5, order)
     units = [f"{i:08d}" for i in sorted(order)]
@@ -83,7 +83,7 @@ def test_the_ledger_changes_nothing_that_is_read(order: list[int], planned: Call
     assert sorted((c.unit, c) for c in store.commits()) == [(f"{i:08d}", commit(i)) for i in sorted(order)]
 
 
-def test_a_block_that_a_dead_driver_left_is_settled_by_the_next(planned: Callable[[int], Store]) -> None:
+def test_the_next_run_compacts_a_block_that_a_dead_driver_left(planned: Callable[[int], Store]) -> None:
     store = planned(4)
     for number in (0, 1, 2):
         store.commit(commit(number))
@@ -91,7 +91,7 @@ def test_a_block_that_a_dead_driver_left_is_settled_by_the_next(planned: Callabl
     assert store.checkpoint_blocks() == [0, 1]
 
 
-def test_a_retry_counts_whether_its_unit_is_in_the_ledger_or_not(planned: Callable[[int], Store]) -> None:
+def test_a_retry_counts_for_units_inside_and_outside_the_ledger(planned: Callable[[int], Store]) -> None:
     store = planned(3)
     for number in range(3):
         store.commit(commit(number, rejects=1))
@@ -101,7 +101,7 @@ def test_a_retry_counts_whether_its_unit_is_in_the_ledger_or_not(planned: Callab
     assert [(c.ok, c.rejected, c.retry) for c in store.commits()] == [(4, 0, 1), (3, 1, 0), (4, 0, 1)]
 
 
-def test_a_file_leads_to_the_commit_that_names_it(planned: Callable[[int], Store]) -> None:
+def test_the_commit_of_a_file_is_found(planned: Callable[[int], Store]) -> None:
     store = planned(2)
     first, second = commit(1, rejects=1), commit(1, retry=1)
     for each in (first, second):
@@ -112,7 +112,7 @@ def test_a_file_leads_to_the_commit_that_names_it(planned: Callable[[int], Store
         store.commit_of_file(f"parts/{commit(0).attempt}.parquet")
 
 
-def test_places_are_told_where_there_are_several(planned: Callable[[int], Store]) -> None:
+def test_several_environments_are_noted(planned: Callable[[int], Store]) -> None:
     store = planned(5)
     for number in (0, 1):
         store.commit(commit(number, on="NVIDIA A100", torch="2.13.0", diffusers="0.42.1"))
@@ -130,7 +130,7 @@ def test_places_are_told_where_there_are_several(planned: Callable[[int], Store]
     assert line.endswith("1 on an unrecorded processor with torch 2.13.0")
 
 
-def test_a_damaged_ledger_counts_for_nothing_and_is_written_again(planned: Callable[[int], Store]) -> None:
+def test_a_damaged_ledger_is_ignored_and_written_again(planned: Callable[[int], Store]) -> None:
     store = planned(2)
     compact(store, 2, [0, 1])
     whole = store.get("ledger/000000.parquet")
@@ -142,7 +142,7 @@ def test_a_damaged_ledger_counts_for_nothing_and_is_written_again(planned: Calla
         assert store.get("ledger/000000.parquet") == whole
 
 
-def test_what_is_left_and_what_straggles(planned: Callable[[int], Store]) -> None:
+def test_the_time_left_and_stragglers(planned: Callable[[int], Store]) -> None:
     store = planned(4)
     for number in (0, 1):
         store.commit(commit(number))
@@ -163,21 +163,21 @@ def test_what_is_left_and_what_straggles(planned: Callable[[int], Store]) -> Non
     assert found.eta_seconds == 16.0
     assert [line[:13] for line in found.stragglers] == ["unit 00000002"]
     assert found.run is not None
-    assert "2 workers, 0 starting, 0 units wait" in described_run(found.run)
-    assert "its driver is silent" in described_run({**found.run, "time": now - 1000})
+    assert "2 workers, 0 starting, 0 units wait" in describe_run(found.run)
+    assert "its driver is silent" in describe_run({**found.run, "time": now - 1000})
 
 
-def test_a_run_tells_how_it_ended(planned: Callable[[int], Store]) -> None:
+def test_the_end_of_a_run_is_described(planned: Callable[[int], Store]) -> None:
     store = planned(2)
     with pytest.raises(ZeroDivisionError), RunLog(store):
         raise ZeroDivisionError("by a test")
     found = status(store)
     assert found.run is not None
-    assert described_run(found.run).endswith("ended 0 s ago: ZeroDivisionError: by a test")
+    assert describe_run(found.run).endswith("ended 0 s ago: ZeroDivisionError: by a test")
     assert found.stragglers == []
 
 
-def test_nothing_committed_has_no_rate_and_nothing_but_rejects_a_rate_of_0(planned: Callable[[int], Store]) -> None:
+def test_the_rate_without_commits_and_with_rejects_only(planned: Callable[[int], Store]) -> None:
     store = planned(3)
     found = status(store)
     assert (found.images_per_second, found.eta_seconds) == (None, None)
@@ -207,7 +207,7 @@ def test_a_rate_of_clocks_that_contradict_each_other_is_unknown(
     assert (found.ok, found.images_per_second, found.eta_seconds) == (2 * COUNT, None, None)
 
 
-def test_a_retry_long_after_does_not_slow_the_rate(planned: Callable[[int], Store]) -> None:
+def test_a_later_retry_does_not_change_the_rate(planned: Callable[[int], Store]) -> None:
     store = planned(1)
     store.commit(commit(0, rejects=1))
     store.commit(commit(0, retry=1).model_copy(update={"started": 1e6, "finished": 1e6 + 8}))
@@ -224,13 +224,13 @@ def test_a_driver_whose_clock_is_wrong(planned: Callable[[int], Store]) -> None:
         store.put("runs/9.json", json.dumps({**state, "at_work": work}).encode())
         found = status(store)
         assert found.run is not None
-        assert said in described_run(found.run)
-        assert "-" not in described_run(found.run)
+        assert said in describe_run(found.run)
+        assert "-" not in describe_run(found.run)
         assert found.stragglers == ([] if offset > 0 else ["unit 00000001 on node abc for 130 s; usual are 8 s"])
 
 
 @pytest.mark.parametrize(
     ("spans", "seconds"), [([], 0), ([(0, 2)], 2), ([(5, 6), (0, 4), (1, 2), (3, 5.5)], 6), ([(0, 1), (2, 3)], 2)]
 )
-def test_union(spans: list[Any], seconds: float) -> None:
-    assert union(spans) == seconds
+def test_covered_seconds(spans: list[Any], seconds: float) -> None:
+    assert covered_seconds(spans) == seconds

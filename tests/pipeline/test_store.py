@@ -15,13 +15,15 @@ import pytest
 
 from jobs.launch import run_spec
 from jobs.preview.build import preview
-from pipeline import run
 from pipeline.export.latents import claim
+from pipeline.inspect.report.page import write_report
 from pipeline.inspect.status import Status, status
 from pipeline.messages import Machine, UnitResult
 from pipeline.plan.job import OutputRefused, check_output, new_record, open_job
+from pipeline.plan.opened_job import open_store
+from pipeline.plan.pending_units import RetryError, pending_units, units_with_rejects
 from pipeline.read import NoColumn, read_rows
-from pipeline.run import RetryError, _open, _pending, _retried, shortfall, write_report
+from pipeline.run import shortfall
 from pipeline.store import paths
 from pipeline.store.checkpoint import CheckpointWriter
 from pipeline.store.errors import REPAIR, InvalidCommit, JobReplaced, StoreError
@@ -31,7 +33,7 @@ from pipeline.store.latents import read_columns
 from pipeline.store.plan import Unit, write_units
 from pipeline.store.run_log import RunLog, last_state
 from pipeline.store.store import Store, check_outside_stores
-from pipeline.workers.base import Attempt
+from pipeline.workers.attempt import Attempt
 from schemas.latents import FINGERPRINT
 from schemas.rejects import Reject
 from schemas.specs import InvertSpec
@@ -122,7 +124,7 @@ def test_files_of_a_retry_that_died_before_its_commit_are_removed(location: str)
     store = planned(location)
     for number in range(2):
         commit(attempt(store, number, ["WorkerDied"]), ["WorkerDied"])
-    (unit,) = (unit for unit in _retried(store, [attempt(store, 0).unit], ["WorkerDied"])[0])
+    (unit,) = (unit for unit in units_with_rejects(store, [attempt(store, 0).unit], ["WorkerDied"])[0])
     dead = attempt(store, 0, of=unit)
     assert f"staging/parts/{dead.name}.parquet" in store.names("staging")
     store.remove_orphan_files()
@@ -247,7 +249,7 @@ def test_a_commit_of_another_job_is_invalid(location: str, capsys: pytest.Captur
     assert (found.complete, found.committed) == (False, 1)
     assert found.problems == ["commits/00000001.json belongs to another job: edict run does the unit again"]
     units = [attempt(new, number).unit for number in range(2)]
-    assert [unit.unit for unit in _pending(new, units, [])] == ["00000001"]
+    assert [unit.unit for unit in pending_units(new, units, [])] == ["00000001"]
     assert (
         "note: commits/00000001.json belongs to another job: edict run does the unit again" in capsys.readouterr().err
     )
@@ -279,9 +281,9 @@ def test_commits_of_another_plan_are_an_error_and_are_kept(tmp_path: Path) -> No
     with pytest.raises(
         StoreError, match=r"has commits but no plan/units\.parquet; put it back, or give another output"
     ):
-        _open(store, store.job(), [], lambda: [])
+        open_store(store, store.job(), [], lambda: [])
     write_units(store, [Unit(f"{i:08d}", "b.tar", 0, i * COUNT, COUNT, 1, None) for i in range(2)])
-    for use in (lambda: list(store.commits([])), lambda: _pending(store, [], []), store.remove_orphan_files):
+    for use in (lambda: list(store.commits([])), lambda: pending_units(store, [], []), store.remove_orphan_files):
         with pytest.raises(StoreError, match="belongs to another plan of this job; restore plan/ as it was"):
             use()
     units.write_bytes(whole)
@@ -313,7 +315,7 @@ def test_a_unit_whose_commit_is_damaged_is_done_again(data: bytes, tmp_path: Pat
     assert (found.complete, found.committed) == (False, 1)
     assert f"commits/00000000.json is damaged ({len(data)} bytes; " in found.problems[0]
     units = [attempt(store, number).unit for number in range(2)]
-    assert [unit.unit for unit in _pending(store, units, [])] == ["00000000"]
+    assert [unit.unit for unit in pending_units(store, units, [])] == ["00000000"]
     commit(attempt(store, 0))
     store.remove_orphan_files(max_age=0)
     assert status(store).complete
@@ -325,12 +327,12 @@ def test_a_damaged_retry_is_done_again(tmp_path: Path) -> None:
     for number in range(2):
         commit(attempt(store, number, ["WorkerDied"]), ["WorkerDied"])
     units = [attempt(store, number).unit for number in range(2)]
-    (again,) = _retried(store, units[:1], ["WorkerDied"])[0]
+    (again,) = units_with_rejects(store, units[:1], ["WorkerDied"])[0]
     commit(attempt(store, 0, of=again))
     assert status(store).rejected == 1
     store.put("retries/00000000+0001.json", b"")
     assert "retries/00000000+0001.json is damaged" in status(store).problems[0]
-    assert _pending(store, units, []) == []
+    assert pending_units(store, units, []) == []
     store.remove_orphan_files(max_age=0)
     assert (status(store).complete, status(store).rejected, len(list(store.names("parts")))) == (True, 2, 2)
 
@@ -341,7 +343,7 @@ def test_fields_of_a_newer_version_are_an_error_and_not_damage(tmp_path: Path) -
     path = tmp_path / "store" / "commits" / "00000000.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"colour": "red"}))
     with pytest.raises(StoreError, match="has fields that this version does not know; upgrade"):
-        _pending(store, [], [])
+        pending_units(store, [], [])
     job = tmp_path / "store" / "job.json"
     job.write_text(json.dumps(json.loads(job.read_text()) | {"format": 4}))
     with pytest.raises(StoreError, match=r"job\.json has format 4, and this version reads formats up to 3; upgrade"):
@@ -353,25 +355,25 @@ def test_the_second_of_two_concurrent_retries_is_repeated(tmp_path: Path) -> Non
     errors = ["WorkerDied", "WorkerHung"]
     commit(attempt(store, 0, errors), errors)
     units = [attempt(store, 0).unit]
-    (died,), (hung,) = (_retried(store, units, [error])[0] for error in errors)
+    (died,), (hung,) = (units_with_rejects(store, units, [error])[0] for error in errors)
     first, second = attempt(store, 0, of=died), attempt(store, 0, of=hung)
-    assert not commit(first).lost
-    assert commit(second).lost
-    (again,) = _retried(store, units, ["WorkerHung"])[0]
+    assert not commit(first).superseded
+    assert commit(second).superseded
+    (again,) = units_with_rejects(store, units, ["WorkerHung"])[0]
     assert again.retry == 2
-    assert not commit(attempt(store, 0, of=again)).lost
+    assert not commit(attempt(store, 0, of=again)).superseded
     found = status(store)
     assert (found.complete, found.ok, found.rejects) == (True, COUNT, {})
     assert len(list(store.names("parts"))) == 3
     with pytest.raises(RetryError, match="nothing was rejected for WorkerHung"):
-        _pending(store, units, ["WorkerHung"])
+        pending_units(store, units, ["WorkerHung"])
 
 
 def test_a_retry_is_valid_only_after_the_commit_that_it_followed(tmp_path: Path) -> None:
     """Meanwhile the commits of its unit were deleted and the unit was done again, with as many other rejects."""
     store = planned(str(tmp_path / "store"), units=1)
     commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
-    (unit,) = _retried(store, [attempt(store, 0).unit], ["WorkerDied"])[0]
+    (unit,) = units_with_rejects(store, [attempt(store, 0).unit], ["WorkerDied"])[0]
     late, stray = attempt(store, 0, of=unit), attempt(store, 0, of=unit)
     commit(stray)
     retry = store.get("retries/00000000+0001.json")
@@ -381,7 +383,7 @@ def test_a_retry_is_valid_only_after_the_commit_that_it_followed(tmp_path: Path)
         commit(late)
     store.put("retries/00000000+0001.json", retry)  # written between that check and the deletion
     assert "retries/00000000+0001.json does not fit the commits before it" in status(store).problems[0]
-    assert _pending(store, [], []) == []
+    assert pending_units(store, [], []) == []
     assert list(store.names("retries")) == []
     assert (status(store).ok, status(store).rejected) == (COUNT - 1, 1)
 
@@ -391,7 +393,7 @@ def test_retries_after_an_invalid_retry_are_invalid(tmp_path: Path) -> None:
     errors = ["WorkerDied", "WorkerHung"]
     commit(attempt(store, 0, errors), errors)
     for error in errors:
-        (unit,) = _retried(store, [attempt(store, 0).unit], [error])[0]
+        (unit,) = units_with_rejects(store, [attempt(store, 0).unit], [error])[0]
         commit(attempt(store, 0, of=unit))
     store.put("retries/00000000+0001.json", b"")
     invalid = list[InvalidCommit]()
@@ -399,7 +401,7 @@ def test_retries_after_an_invalid_retry_are_invalid(tmp_path: Path) -> None:
     assert [commit.path for commit in invalid] == ["retries/00000000+0001.json", "retries/00000000+0002.json"]
     assert "edict retry tries these rejects again" in str(invalid[0])
     write_report(store)  # does not fail
-    _pending(store, [], [])
+    pending_units(store, [], [])
     assert (status(store).rejected, list(store.names("retries"))) == (2, [])
     assert pickle.loads(pickle.dumps(invalid[0])).path == invalid[0].path
 
@@ -409,7 +411,7 @@ def test_files_of_a_user_in_retries_are_an_error_and_are_kept(tmp_path: Path) ->
     finish(store)
     store.put("retries/my notes.txt", b"mine")
     for use in (
-        lambda: _pending(store, [], []),
+        lambda: pending_units(store, [], []),
         lambda: store.delete_commits("00000000"),
         lambda: list(store.commits([])),
     ):
@@ -633,12 +635,12 @@ def test_the_retries_of_a_damaged_commit_are_deleted_with_it(format: int, tmp_pa
         store = as_format_1(store)
     commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
     units = [attempt(store, 0).unit]
-    (retry,), _ = _retried(store, units, ["WorkerDied"])
+    (retry,), _ = units_with_rejects(store, units, ["WorkerDied"])
     commit(attempt(store, 0, of=retry))
     if format == 1:
         store = as_format_1(store, "commits/00000000.json", "retries/00000000+0001.json")
     store.put("commits/00000000.json", b"")
-    assert _pending(store, units, []) == units
+    assert pending_units(store, units, []) == units
     commit(attempt(store, 0, ["NonFinite", "NonFinite"]), ["NonFinite", "NonFinite"])
     store.remove_orphan_files()
     found = status(store)
@@ -650,7 +652,7 @@ def test_the_retries_of_a_damaged_commit_are_deleted_with_it(format: int, tmp_pa
 def test_deleting_the_commits_of_a_unit_deletes_the_files_of_its_retries(tmp_path: Path) -> None:
     store = as_format_1(planned(str(tmp_path / "store"), units=1))
     commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
-    (retry,), _ = _retried(store, [attempt(store, 0).unit], ["WorkerDied"])
+    (retry,), _ = units_with_rejects(store, [attempt(store, 0).unit], ["WorkerDied"])
     commit(attempt(store, 0, of=retry))
     store = as_format_1(store, "commits/00000000.json", "retries/00000000+0001.json")
     store.delete_commits("00000000")
@@ -670,11 +672,11 @@ def test_a_missing_commit_is_read_from_the_checkpoint(
     units = [attempt(store, number).unit for number in range(2)]
     commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
     commit(attempt(store, 1))
-    (retry,), _ = _retried(store, units, ["WorkerDied"])
+    (retry,), _ = units_with_rejects(store, units, ["WorkerDied"])
     commit(attempt(store, 0, of=retry))
     store.write_checkpoint(0, store.key())
     store.delete("commits/00000000.json") if data is None else store.put("commits/00000000.json", data)
-    assert _pending(store, units, []) == []
+    assert pending_units(store, units, []) == []
     assert store.read_commit("00000000").rejected == 1
     assert status(store).ok == 6
 
@@ -683,10 +685,10 @@ def test_deleting_a_copied_commit_keeps_the_files_of_the_original(tmp_path: Path
     store = as_format_1(planned(str(tmp_path / "store"), units=1))
     commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
     units = [attempt(store, 0).unit]
-    (retry,), _ = _retried(store, units, ["WorkerDied"])
+    (retry,), _ = units_with_rejects(store, units, ["WorkerDied"])
     commit(attempt(store, 0, of=retry))
     store.put("retries/00000000+0002.json", store.get("retries/00000000+0001.json"))
-    assert _pending(store, units, []) == []
+    assert pending_units(store, units, []) == []
     assert not store.has("retries/00000000+0002.json")
     assert status(store).complete
     assert sum(len(batch) for batch in read_rows(store.location)) == 3
@@ -716,14 +718,14 @@ def test_an_attempt_whose_files_were_removed_commits_nothing(tmp_path: Path) -> 
 
 
 def test_too_many_retries_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "RETRIES", 1)
+    monkeypatch.setattr("pipeline.plan.pending_units.MAX_RETRIES", 1)
     store = planned(str(tmp_path / "store"), units=1)
     commit(attempt(store, 0, ["WorkerDied"]), ["WorkerDied"])
     units = [attempt(store, 0).unit]
-    (retry,), _ = _retried(store, units, ["WorkerDied"])
+    (retry,), _ = units_with_rejects(store, units, ["WorkerDied"])
     commit(attempt(store, 0, ["WorkerDied"], of=retry), ["WorkerDied"])
-    with pytest.raises(RetryError, match="unit 00000000 was retried 1 times, and no more are counted"):
-        _retried(store, units, ["WorkerDied"])
+    with pytest.raises(RetryError, match="unit 00000000 was retried 1 times, which is the limit"):
+        units_with_rejects(store, units, ["WorkerDied"])
 
 
 def test_a_relative_location_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Rows that do not regenerate: what is said of them where they were inverted elsewhere, and where they were not."""
+"""Verify: rows of the same and of other environments, damaged units, and the device of a job."""
 
 import json
 import os
@@ -7,7 +7,6 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,17 +20,18 @@ from pipeline import verify
 from pipeline.inspect.status import status
 from pipeline.io.samples import Sample
 from pipeline.messages import Machine
-from pipeline.plan.job import JobChanged, new_record, open_job
+from pipeline.plan.job import new_record, open_job
+from pipeline.plan.job_changes import JobChanged
 from pipeline.store.errors import JobReplaced
 from pipeline.store.store import Store
-from pipeline.verify import EditVerifyTask, run_verify
-from pipeline.workers import processor as processors
-from pipeline.workers.base import versions
-from pipeline.workers.processor import cpu, processor
-from pipeline.workers.provenance import place, told
+from pipeline.verify import run_verify
+from pipeline.workers import provenance
+from pipeline.workers.provenance import cpu, differences, processor, to_environment, versions
+from pipeline.workers.verify import EditVerifyTask
 from schemas.job import JobRecord
 from schemas.specs import EditSpec, InvertSpec
 from tests.contents import contents
+from tests.pipeline.helpers import ShardOf, members_of
 
 BATCH = 4
 
@@ -40,19 +40,14 @@ BATCH = 4
 def latents(
     tmp_path_factory: pytest.TempPathFactory,
     samples: list[Sample],
-    shard_of: Callable[[Path, list[tuple[str, bytes]]], Path],
+    shard_of: ShardOf,
     local_ray: None,
 ) -> Path:
-    """A finished latent store of three units of a batch each."""
+    """Make a finished latent store with three units of one batch each."""
     folder = tmp_path_factory.mktemp("verify")
-    members = [
-        (f"{sample.key}.{extension}", data)
-        for sample in samples[: 3 * BATCH]
-        for extension, data in ((sample.extension, sample.image), ("txt", sample.caption.encode()))
-    ]
     fields = {
         "kind": "invert",
-        "input": str(shard_of(folder / "a.tar", members)),
+        "input": str(shard_of(folder / "a.tar", members_of(samples[: 3 * BATCH]))),
         "output": str(folder / "latents"),
         "sampler": {"steps": 2, "guidance_scale": 1.0},
         "workers": {"batch_size": BATCH},
@@ -68,7 +63,7 @@ def copied(latents: Path, tmp_path: Path) -> Store:
 
 
 def recaption(store: Store, unit: str) -> None:
-    """Give the rows of a unit captions that they were not inverted under, in a part that its commit names."""
+    """Replace the captions of a unit's rows, in a part that its commit names."""
     commit = next(commit for commit in store.commits() if commit.unit == unit)
     path = commit.files[0].path
     table = store.get_table(path)
@@ -77,8 +72,8 @@ def recaption(store: Store, unit: str) -> None:
     store.put(f"commits/{unit}.json", commit.model_copy(update={"files": (file,)}).model_dump_json().encode())
 
 
-def claim(store: Store, unit: str, made_on: str | None, **versions: str) -> None:
-    """Have a unit's commit say that it was made elsewhere, or as commits were when they did not say."""
+def set_environment(store: Store, unit: str, made_on: str | None, **versions: str) -> None:
+    """Change the environment in a unit's commit. Without `made_on` it has no processor, as in earlier versions."""
     path = f"commits/{unit}.json"
     commit = store.get_json(path)
     commit["worker"].pop("processor")
@@ -92,7 +87,7 @@ def keys(store: Store, unit: str) -> list[str]:
     return [f"{file.path}: key {key}" for key in store.get_table(file.path)["key"].to_pylist()]
 
 
-def test_a_commit_tells_the_processor(latents: Path) -> None:
+def test_a_commit_has_the_processor(latents: Path) -> None:
     commits = list(Store(str(latents)).commits())
     assert {commit.worker["processor"] for commit in commits} == {processor("cpu")}
     assert {commit.worker["device"] for commit in commits} == {"cpu"}
@@ -108,33 +103,39 @@ def test_a_commit_tells_the_processor(latents: Path) -> None:
         (None, "{machine}, {}"),
     ],
 )
-def test_a_processor_in_words(cpuinfo: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_description_of_a_processor(
+    cpuinfo: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if cpuinfo is not None:
         (tmp_path / "cpuinfo").write_text(cpuinfo)
-    monkeypatch.setattr(processors, "CPUINFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(provenance, "CPUINFO", tmp_path / "cpuinfo")
     machine = platform.processor() or platform.machine()
     assert processor.__wrapped__("cpu") == said.format(torch.backends.cpu.get_cpu_capability(), machine=machine)
 
 
-def test_places_are_told_by_what_differs() -> None:
-    there = place("NVIDIA A100", {"torch": "2.13.0", "diffusers": "0.42.1", "transformers": "5.1"})
-    assert told([there, place("NVIDIA H200", dict(there) | {"torch": "2.14.0"})]) == [
+def test_environments_are_described_by_their_differences() -> None:
+    there = to_environment("NVIDIA A100", {"torch": "2.13.0", "diffusers": "0.42.1", "transformers": "5.1"})
+    assert differences([there, to_environment("NVIDIA H200", dict(there) | {"torch": "2.14.0"})]) == [
         "on NVIDIA A100 with torch 2.13.0",
         "on NVIDIA H200 with torch 2.14.0",
     ]
-    assert told([place("a", {"torch": "1", "diffusers": "1"}), place("a", {"torch": "2"})]) == [
+    assert differences(
+        [to_environment("a", {"torch": "1", "diffusers": "1"}), to_environment("a", {"torch": "2"})]
+    ) == [
         "with diffusers 1, torch 1",
         "with diffusers unrecorded, torch 2",
     ]
 
 
-def test_rows_of_another_place_are_told_from_damage(copied: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_of_another_environment_are_distinguished_from_damage(
+    copied: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(verify, "EXAMPLES", 2)
     here = processor("cpu")
     for unit in ("00000000", "00000001", "00000002"):
         recaption(copied, unit)
-    claim(copied, "00000000", "NVIDIA A100", torch="0.4.1")
-    claim(copied, "00000002", None)
+    set_environment(copied, "00000000", "NVIDIA A100", torch="0.4.1")
+    set_environment(copied, "00000002", None)
     verified = run_verify(copied.location, rows=None, count=1)
     assert (verified.rows, verified.exact) == (12, 0)
     elsewhere, damaged, unknown = (keys(copied, f"0000000{unit}") for unit in range(3))
@@ -155,9 +156,9 @@ def rest(problems: list[str], why: str) -> str:
     return next(problem[problem.index(why) :] for problem in problems if why in problem)
 
 
-@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="torch uses no others here")
+@pytest.mark.skipif(torch.backends.cpu.get_cpu_capability() == "DEFAULT", reason="torch has no other instructions here")
 def test_with_other_instructions_rows_are_close(latents: Path) -> None:
-    """The same store on the same processor, of which torch is told to use less: as good as another one."""
+    """Fewer instructions in torch are like another processor."""
     environment = os.environ | {"ATEN_CPU_CAPABILITY": "default"}
     command = [sys.executable, "-c", "from jobs.cli import app; app()", "verify", str(latents)]
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -169,7 +170,7 @@ def test_with_other_instructions_rows_are_close(latents: Path) -> None:
     assert ran.stdout.count(f"{said} last bits are to be expected") == 12 - int(found[1]) > 0
 
 
-def test_verify_and_edits_take_what_the_job_took(copied: Store, tmp_path: Path) -> None:
+def test_verify_and_edits_use_the_machine_of_the_job(copied: Store, tmp_path: Path) -> None:
     job = copied.get_json("job.json") | {"machine": {"device": "cuda", "threads": 1, "gpus": 1000.0}}
     copied.put("job.json", json.dumps(job).encode())
     said = CliRunner().invoke(app, ["verify", copied.location])
@@ -199,8 +200,8 @@ def test_the_requested_number_of_rows_is_verified(latents: Path) -> None:
         assert (verified.rows, verified.exact, verified.problems) == (min(rows, 12), min(rows, 12), [])
 
 
-def test_a_worker_verifies_no_store_of_another_job(copied: Store) -> None:
-    """A relative path, or a disk that nodes do not share, can lead a worker to another store."""
+def test_a_worker_does_not_verify_the_store_of_another_job(copied: Store) -> None:
+    """With a relative path, or a disk that nodes do not share, a worker can find another store."""
     task = EditVerifyTask(copied.location, copied.key())
     assert task.open().location == copied.location
     copied.put("job.json", json.dumps(copied.get_json("job.json") | {"id": "another"}).encode())
@@ -209,17 +210,17 @@ def test_a_worker_verifies_no_store_of_another_job(copied: Store) -> None:
 
 
 def test_damaged_units_are_repaired(copied: Store, latents: Path) -> None:
-    """A part that is gone, one of another length, one with a flipped bit: each is named, dropped, and made again."""
+    """A missing part, a part of another length and one with a flipped bit are named, dropped, and made again."""
     spec = InvertSpec.model_validate(copied.job().spec | {"output": copied.location})
-    gone, cut, flipped = (copied.read_commit(f"{unit:08d}").files[0].path for unit in range(3))
-    copied.delete(gone)
+    missing, cut, flipped = (copied.read_commit(f"{unit:08d}").files[0].path for unit in range(3))
+    copied.delete(missing)
     copied.put(cut, copied.get(cut)[:-1])
     data = copied.get(flipped)
     copied.put(flipped, data[:400] + bytes([data[400] ^ 1]) + data[401:])
     assert not status(copied).complete
     found = run_verify(copied.location, rows=None, count=1)
     assert len(found.problems) == 3
-    assert all(path in "".join(found.problems) for path in (gone, cut, flipped))
+    assert all(path in "".join(found.problems) for path in (missing, cut, flipped))
     assert (found.exact, found.damaged) == (0, ["00000000", "00000001", "00000002"])
     said = CliRunner().invoke(app, ["verify", copied.location, "--repair"])
     assert said.exit_code == 1

@@ -1,4 +1,4 @@
-"""A store of another version, or a damaged one, is one error that names the store and says what to do."""
+"""Stores of other versions and damaged stores: one error that names the store and says what to do."""
 
 import json
 from collections.abc import Callable
@@ -9,7 +9,8 @@ import pytest
 
 from jobs.launch import run_retry
 from pipeline.inspect.status import status
-from pipeline.plan.job import check_job, inverted_with, open_job, resolve, stored_machine
+from pipeline.plan.invert_task import invert_task, stored_inversion
+from pipeline.plan.job import check_job, open_job, stored_machine
 from pipeline.store.errors import StoreError
 from pipeline.store.plan import Unit, read_units, write_units
 from pipeline.store.run_log import last_state
@@ -23,10 +24,10 @@ Job = dict[str, Any]
 
 @pytest.fixture
 def latents(tmp_path: Path) -> Store:
-    """A store of the shipped model without rows, as the start of a run leaves it."""
+    """Make a store of the shipped model without rows, as the start of a run leaves it."""
     store = Store(str(tmp_path / "latents"), create=True)
     spec = InvertSpec(kind="invert", input="a.tar", output=store.location)
-    open_job(store, resolve(spec).record)
+    open_job(store, invert_task(spec).record)
     write_units(store, [Unit("00000000", "a.tar", 0, 0, 4, 1, None)])
     return store
 
@@ -55,22 +56,26 @@ def checked_machine(store: Store) -> None:
             retried,
             r"not valid \(sampler.new: Extra inputs",
         ),
-        (lambda job: job["spec"]["model"].update(new=1), inverted_with, r"not valid \(model.new: Extra inputs"),
-        (lambda job: job.update(spec={}), inverted_with, "spec of job.json is not valid"),
+        (lambda job: job["spec"]["model"].update(new=1), stored_inversion, r"not valid \(model.new: Extra inputs"),
+        (lambda job: job.update(spec={}), stored_inversion, "spec of job.json is not valid"),
         (lambda job: job.update(spec=[]), retried, r"job.json is damaged \(it has an invalid `spec`"),
         (lambda job: job["machine"].update(new=1), machine, "`machine` of job.json has other fields"),
         (lambda job: job["machine"].update(new=1), checked_machine, "`machine` of job.json has other fields"),
         (
             lambda job: job.update(fingerprint={}),
-            inverted_with,
+            stored_inversion,
             "fingerprint of job.json lacks weights, dtype, sampler",
         ),
         (
             lambda job: job["fingerprint"]["sampling"].update(name="new"),
-            inverted_with,
+            stored_inversion,
             "fingerprint of job.json has an invalid `sampling.name`",
         ),
-        (lambda job: job["fingerprint"].update(weights="0" * 64), inverted_with, "is not the one .* was inverted with"),
+        (
+            lambda job: job["fingerprint"].update(weights="0" * 64),
+            stored_inversion,
+            "is not the one .* was inverted with",
+        ),
         (lambda job: job.update(kind="new"), status, "of the kind 'new', which this version does not know"),
         (lambda job: job.update(format=99), status, "job.json has format 99"),
         (lambda job: job.pop("machine"), status, "job.json is damaged"),
@@ -88,7 +93,7 @@ def test_a_job_of_another_version(
     assert "\n" not in str(error.value)
 
 
-def test_a_commit_whose_attempt_has_another_kind_of_name_counts(latents: Store) -> None:
+def test_a_commit_counts_even_if_its_attempt_has_another_kind_of_name(latents: Store) -> None:
     seconds = {"read": 1.0, "compute": 1.0, "write": 1.0}
     counts = {"input": 4, "ok": 4, "rejected": 0, "filtered": 0}
     fields = {"unit": "00000000", "attempt": "x", "source": "a.tar", "files": (), "rejects": (), "seconds": seconds}

@@ -1,28 +1,28 @@
-// The page is whole without this: here are the filters, and the sliders between a source and its edits.
+// The page also works without this script, which adds the filters, and the sliders between a source and its edits.
 "use strict";
 
 const rows = [...document.querySelectorAll(".row")];
 const filters = document.querySelector(".filters");
 const chips = [...filters.querySelectorAll("button")];
 const search = filters.querySelector("input");
-const told = filters.querySelector("output");
+const counter = filters.querySelector("output");
 
 function filter() {
-  const chosen = new Set(chips.filter(chip => chip.ariaPressed === "true").map(chip => chip.value));
+  const selected = new Set(chips.filter(chip => chip.ariaPressed === "true").map(chip => chip.value));
   const key = search.value.trim().toLowerCase();
   let shown = 0, all = 0;
   for (const row of rows) {
     const found = row.dataset.key.toLowerCase().includes(key);
     let left = 0;
     for (const edited of row.querySelectorAll(".edited")) {
-      edited.hidden = chosen.size > 0 && !chosen.has(edited.dataset.edit);
+      edited.hidden = selected.size > 0 && !selected.has(edited.dataset.edit);
       left += !edited.hidden;
       all += 1;
     }
-    row.hidden = !found || (chosen.size > 0 && left === 0);
+    row.hidden = !found || (selected.size > 0 && left === 0);
     shown += row.hidden ? 0 : left;
   }
-  told.value = `${shown} of ${all} edits`;
+  counter.value = `${shown} of ${all} edits`;
 }
 
 for (const chip of chips) {
