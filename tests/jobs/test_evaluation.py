@@ -221,7 +221,7 @@ def damage(bench: Path, what: str) -> None:
         ("no images", "has no image of any of the 3 entries"),
         ("two images", "entry '000000000000' has several images"),
         ("no source", "1_some/000000000001.png, the source of entry '000000000001', does not exist"),
-        ("not an image", "000000000000.png: not a readable image"),
+        ("not an image", "000000000000.png: the file is not a readable image"),
         ("not square", "the image has 512 x 300 pixels"),
         ("no mapping", "mapping_file.json: cannot be read (No such file or directory)"),
         ("no entry", "mapping_file.json: has no entries"),

@@ -245,7 +245,7 @@ def test_the_spec_of_an_edit_is_refused(tmp_path: Path) -> None:
     (tmp_path / "edit.json").write_text(json.dumps(fields))
     said = CliRunner().invoke(app, ["batch", str(tmp_path / "edit.json")])
     assert said.exit_code == 2
-    assert "is an edit, whose batch is that of its latent store" in said.output
+    assert "is the spec of an edit, and an edit always has the batch size of its latent store" in said.output
 
 
 def test_a_pipeline_without_network_calls_of_its_own_is_refused(tmp_path: Path) -> None:
