@@ -66,7 +66,7 @@ def test_a_layout_loads_with_every_weight(
     assert result.exit_code == 0, result.output
     lora = model.get("lora", {}).get("path")
     loaded = EDICT.from_pretrained(model["path"], variant=model.get("variant"), lora=lora).backend
-    plain = EDICT.from_pretrained(folder(case.gets[0].split()[1])).backend
+    plain = EDICT.from_pretrained(folder(case.results[0].split()[1])).backend
     assert loaded.component_classes.keys() == plain.component_classes.keys()
     for part in plain.component_classes:
         if part.startswith("tokenizer") or getattr(plain, part) is None:
