@@ -8,7 +8,6 @@ from operator import attrgetter
 
 from edict.samplers import SAMPLERS, parameters
 from jobs.preview.data import EditPreview, InvertPreview, PromptExample, RejectExample, RepeatedKey, UnknownKeys
-from jobs.preview.image_size import planned_image_size
 from jobs.preview.network_calls import branching_scale, edit_calls, network_calls
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
@@ -51,6 +50,9 @@ def preview(spec: InvertSpec | EditSpec) -> InvertPreview | EditPreview:
 
 
 def _invert(spec: InvertSpec) -> InvertPreview:
+    # Imported here, because it imports torch and diffusers, which the preview of an edit does not need.
+    from jobs.preview.image_size import planned_image_size
+
     note_float16(spec.dtype, spec.workers.gpus)
     job = invert_task(spec)
     model = job.model()

@@ -497,7 +497,7 @@ def test_the_dtype_of_an_export_of_images_is_refused(made: Path, tmp_path: Path)
     given = ["export", str(made / "edits"), str(tmp_path / "out"), "--format", "pie_bench", "--dtype", "float32"]
     result = CliRunner().invoke(app, given)
     assert result.exit_code == 2
-    assert "pie_bench has no floats: leave --dtype out" in result.stderr
+    assert "--dtype is only valid for latents" in result.stderr
 
 
 def test_the_quality_of_jpegs_is_in_the_fingerprint(made: Path) -> None:
