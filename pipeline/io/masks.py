@@ -96,7 +96,7 @@ def read_planned_mask(template: str, key: str, planned: str | None) -> bytes:
         raise MaskChanged(_changed(str(error), planned)) from error
     if planned is None:
         raise MaskError(
-            f"{location}: did not exist when the edit was planned; to use it, run edict retry --errors MaskError"
+            f"{location}: did not exist when the edit was planned; to use it, run edict retry STORE --errors MaskError"
         )
     if (found := sha256(data).hexdigest()) != planned:
         raise MaskChanged(_changed(f"{location}: has the sha256 {found[:12]}", planned))

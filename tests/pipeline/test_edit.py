@@ -205,7 +205,7 @@ def test_a_missing_mask_is_a_reject_until_it_is_retried(latents: Path, tmp_path:
     edit(spec)
     found = rejects(tmp_path / "edits")
     assert sorted(found) == ["snow/k2", "snow/k6", "snow/k7"]
-    late = [message for message in found.values() if "retry --errors MaskError uses it" in message]
+    late = [message for message in found.values() if "to use it, run edict retry STORE --errors MaskError" in message]
     assert len(late) == 1  # The unit that was done before the file existed has this message.
     write_mask(tmp_path, "k7")
     assert [done.ok for done in edit(spec, retry=["MaskError"])] == [1, 2]
@@ -285,7 +285,7 @@ def test_an_edit_of_an_earlier_version_continues(choice: dict[str, Any], latents
         ("a\0b", "illegal character sequence"),
         ("folder", "does not exist"),
         ("file.png/b", "does not exist"),
-        ("../secret", "names no mask"),
+        ("../secret", "the key contains .., which masks do not allow"),
         ("http://ann:hunter2@host/x", "makes a URL with credentials"),
     ],
 )
@@ -334,7 +334,7 @@ def test_an_impossible_key_only_affects_its_own_row(latents: Path, tmp_path: Pat
     edit(spec)
     found = rejects(tmp_path / "edits")
     assert sorted(found) == ["snow/.hidden", "snow/a\0b", "snow/v1.2"]
-    assert all("not a name that a WebDataset reader returns" in message for message in found.values())
+    assert all("a WebDataset reader cannot return this name" in message for message in found.values())
     assert {row["source_key"] for row in made(tmp_path / "edits").values()} == {"k0", "k4", long, "a\nb", "k7"}
     assert status(Store(spec.output)).complete
     about = export_edits(spec.output, str(tmp_path / "pairs"), format="instructpix2pix")
@@ -574,7 +574,7 @@ def test_planned_rows_that_a_repair_changed_are_an_error(
     opened = open_edit(spec, resolve(spec.edits))
     store, units, task = opened.store, opened.pending, opened.task
     repair({})
-    message = "was repaired since this edit was planned.* changed.*; give the edit another output"
+    message = "was repaired after this edit was planned.* changed.*; give the edit another output"
     (problem,) = status(store).problems
     assert re.search(message, problem)
     with pytest.raises(StoreError, match=message):

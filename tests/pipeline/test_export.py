@@ -354,4 +354,4 @@ def test_the_command(latents: Path, tmp_path: Path) -> None:
     refused = CliRunner().invoke(app, [*given[:-1], "float32"])
     assert refused.exit_code == 2
     assert "holds another export" in refused.stderr
-    assert "Floats are not exact" in " ".join(CliRunner().invoke(app, ["export", "--help"]).stdout.split())
+    assert "Exported floats are not exact" in " ".join(CliRunner().invoke(app, ["export", "--help"]).stdout.split())
