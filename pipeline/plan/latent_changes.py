@@ -65,7 +65,7 @@ def compare_latents(store: Store, job: JobRecord, latents: Store) -> tuple[Unpla
 def missing_rows_message(location: str, units: Sequence[str]) -> str:
     """Return the error message for unfinished units of an edit whose rows the latent store no longer has."""
     return (
-        f"{location}: the latent store was repaired since this edit was planned, and the rows of {len(units)} units "
+        f"{location}: the latent store was repaired after this edit was planned, and the rows of {len(units)} units "
         f"that are not done changed (the first is {units[0]}); give the edit another output"
     )
 
