@@ -76,7 +76,7 @@ def checked_machine(store: Store) -> None:
             stored_inversion,
             "is not the one .* was inverted with",
         ),
-        (lambda job: job.update(kind="new"), status, "of the kind 'new', which this version does not know"),
+        (lambda job: job.update(kind="new"), status, "has the kind 'new', which this version does not know"),
         (lambda job: job.update(format=99), status, "job.json has format 99"),
         (lambda job: job.pop("machine"), status, "job.json is damaged"),
     ],
