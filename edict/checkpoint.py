@@ -51,6 +51,33 @@ class Checkpoint:
     lora: LoRA | None = None
     embeddings: tuple[Path, ...] = ()
 
+    @classmethod
+    def locate(
+        cls,
+        path: str | Path | None,
+        *,
+        config: str | Path | None = None,
+        revision: str | None = None,
+        variant: str | None = None,
+        lora: tuple[str | Path, float] | None = None,
+        textual_inversion: str | Path | Sequence[str | Path] = (),
+    ) -> "Checkpoint":
+        """Return the files of a checkpoint and its adapters. Those on a hub are downloaded first.
+
+        With `config`, a folder or hub id, `path` is a single file. `lora` is a location and the factor of the weights.
+
+        Raises:
+            ModelError: A file does not exist, or is not one that can be read.
+        """
+        embeddings = [textual_inversion] if isinstance(textual_inversion, str | Path) else textual_inversion
+        return cls(
+            locate(path if config is None else config, revision, variant),
+            variant,
+            None if config is None else locate_file(path),
+            None if lora is None else locate_lora(*lora),
+            tuple(locate_adapter("textual_inversion", embedding) for embedding in embeddings),
+        )
+
     def digest(self) -> str:
         """Return the sha256 over everything that changes a prediction, in hexadecimal.
 

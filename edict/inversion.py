@@ -24,7 +24,7 @@ from edict.arguments import (
     sampling_from,
 )
 from edict.batching import arrange
-from edict.checkpoint import Checkpoint, locate, locate_adapter, locate_file, locate_lora
+from edict.checkpoint import Checkpoint
 from edict.control.batch import BatchMember, make_batches
 from edict.control.generation import EditRequest, edit_batch
 from edict.control.settings import Control
@@ -139,13 +139,13 @@ class EDICT:
         check_choice("vae_dtype", vae_dtype, VAE_DTYPES)
         if quantization is not None:
             check_choice("quantization", quantization, QUANTIZATIONS)
-        several = [textual_inversion] if isinstance(textual_inversion, str | Path) else textual_inversion
-        checkpoint = Checkpoint(
-            locate(path if config is None else config, revision, variant),
-            variant,
-            None if config is None else locate_file(path),
-            None if lora is None else locate_lora(lora, lora_scale),
-            tuple(locate_adapter("textual_inversion", one) for one in several),
+        checkpoint = Checkpoint.locate(
+            path,
+            config=config,
+            revision=revision,
+            variant=variant,
+            lora=None if lora is None else (lora, lora_scale),
+            textual_inversion=textual_inversion,
         )
         return cls.load(
             checkpoint,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edict.checkpoint import DEFAULT, Checkpoint, locate, locate_adapter, locate_file, locate_lora
+from edict.checkpoint import DEFAULT, Checkpoint
 from edict.model_files import read_index
 from edict.samplers import with_defaults
 from edict.schedule import Schedule
@@ -215,33 +215,31 @@ def locate_checkpoint(model: ModelSpec) -> Checkpoint:
     Raises:
         ModelError: The model does not exist.
     """
-    return Checkpoint(
-        locate(model.path if model.config is None else model.config, model.revision, model.variant),
-        model.variant,
-        None if model.config is None else locate_file(model.path),
-        None if model.lora is None else locate_lora(model.lora.path, model.lora.scale),
-        tuple(locate_adapter("textual_inversion", path) for path in _textual_inversions(model)),
+    return Checkpoint.locate(
+        model.path,
+        config=model.config,
+        revision=model.revision,
+        variant=model.variant,
+        lora=None if model.lora is None else (model.lora.path, model.lora.scale),
+        textual_inversion=model.textual_inversion or (),
     )
 
 
 def weights_of(model: ModelSpec, fingerprint: Fingerprint) -> Weights:
     """Return the weights that workers load, with absolute local paths. Each node downloads a hub id itself."""
     fields = model.model_dump(exclude={"lora", "textual_inversion"})
+    inversions = model.textual_inversion or []
+    inversions = [inversions] if isinstance(inversions, str) else inversions
     absolute = {name: _absolute(path) for name in ("path", "config") if (path := fields[name]) is not None}
     return Weights(
         ModelSpec(
             **fields | absolute,
             lora=model.lora and model.lora.model_copy(update={"path": _absolute(model.lora.path)}),
-            textual_inversion=[_absolute(path) for path in _textual_inversions(model)] or model.textual_inversion,
+            textual_inversion=[_absolute(path) for path in inversions] or model.textual_inversion,
         ),
         fingerprint.weights,
         fingerprint.dtype,
     )
-
-
-def _textual_inversions(model: ModelSpec) -> list[str]:
-    paths = model.textual_inversion or []
-    return [paths] if isinstance(paths, str) else paths
 
 
 def _absolute(path: str) -> str:
