@@ -7,7 +7,15 @@ from dataclasses import replace
 from operator import attrgetter
 
 from edict.samplers import SAMPLERS, parameters
-from jobs.preview.data import EditPreview, InvertPreview, PromptExample, RejectExample, RepeatedKey, UnknownKeys
+from jobs.preview.data import (
+    EditPreview,
+    InvertPreview,
+    Preview,
+    PromptExample,
+    RejectExample,
+    RepeatedKey,
+    UnknownKeys,
+)
 from jobs.preview.network_calls import branching_scale, edit_calls, network_calls
 from jobs.prompts import read_tables, resolve
 from jobs.tables import PromptTable
@@ -40,7 +48,7 @@ KEY_EXAMPLES = 3
 UNKNOWN_KEY_EXAMPLES = 5
 
 
-def preview(spec: InvertSpec | EditSpec) -> InvertPreview | EditPreview:
+def preview(spec: InvertSpec | EditSpec) -> Preview:
     """Return the preview of a job.
 
     Raises:

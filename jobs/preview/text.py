@@ -1,11 +1,11 @@
 """The preview of a job as text."""
 
-from jobs.preview.data import EditPreview, InvertPreview
+from jobs.preview.data import EditPreview, InvertPreview, Preview
 
 MAX_KEY = 200  # characters of a key that are shown
 
 
-def as_text(preview: InvertPreview | EditPreview) -> str:
+def as_text(preview: Preview) -> str:
     """Return the preview as lines with a label each."""
     return "\n".join(_invert(preview) if isinstance(preview, InvertPreview) else _edit(preview))
 
@@ -68,7 +68,7 @@ def _edit(preview: EditPreview) -> list[str]:
     ]
 
 
-def _units(preview: InvertPreview | EditPreview) -> str:
+def _units(preview: Preview) -> str:
     done = f" ({preview.units_done} done already)" if preview.units_done else ""
     return f"{preview.units}{done}, for {_count(preview.workers, 'worker')}"
 
