@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edict.samplers import sampling
 from jobs.errors import exit_on_error
 from jobs.evaluation.errors import EvaluationError
 
@@ -265,6 +264,8 @@ def _check_steps(model: "EDICT", strengths: Iterable[float], steps: Sequence[int
     Raises:
         EvaluationError: A strength is invalid, or a schedule is impossible.
     """
+    from edict.samplers import sampling
+
     for strength in sorted(strengths):
         if not 0 < strength <= 1:
             raise EvaluationError(f"strength is {strength:g}. Give more than 0 and at most 1")
