@@ -28,7 +28,7 @@ from schemas.specs import InvertSpec
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 OWN_EDIT = "From the demo to an edit of your own"
-TABLE = re.findall(r"^\| `(edict .*?)` \|", README, re.MULTILINE)
+TABLE = re.findall(r"^\| `(edict [^`]*)` \|", README, re.MULTILINE)
 ELSEWHERE = ("edict batch", "edict submit")  # they take minutes, or a cluster; their own tests run them
 STEPS = ("sampler: {guidance_scale: 1.0}", "sampler: {steps: 5, guidance_scale: 1.0}")  # 50 steps take a minute
 
