@@ -18,7 +18,6 @@ from edict import checkpoint
 from jobs.preview.build import preview
 from jobs.prompts import resolve
 from pipeline.inspect.status import status
-from pipeline.plan import invert_task
 from pipeline.plan.invert_task import stored_inversion
 from pipeline.plan.job_changes import JobChanged
 from pipeline.plan.opened_job import open_edit, open_invert
@@ -175,7 +174,7 @@ def test_a_finished_job_is_resolved_once(latents: Store, monkeypatch: pytest.Mon
         monkeypatch.setattr(owner, name, lambda *given: (calls.append(name), called(*given))[1])
 
     counted(Store, "find_job")
-    counted(invert_task, "locate")
+    counted(checkpoint, "locate")
     counted(checkpoint, "weights_digest")
     assert open_invert(INVERT).pending == []
     assert sorted(calls) == ["find_job", "find_job", "locate", "weights_digest"]
