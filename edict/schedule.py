@@ -113,7 +113,7 @@ def noise_schedule(
     Raises:
         ValueError: No step would be executed, or the scheduler cannot have this number of steps, or has no offset.
     """
-    count = executed_steps(steps, strength)
+    count = require_executed_steps(steps, strength)
     scheduler = _ddim(scheduler_config)
     if steps_offset is not None:
         if (spacing := scheduler.config.timestep_spacing) != "leading":
@@ -183,7 +183,7 @@ def noise_of_velocity(velocity: torch.Tensor, latents: torch.Tensor, alpha: floa
     return noise
 
 
-def executed_steps(steps: int, strength: float) -> int:
+def require_executed_steps(steps: int, strength: float) -> int:
     """Return the number of executed steps, int(steps * strength).
 
     Raises:

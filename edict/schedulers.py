@@ -24,7 +24,7 @@ from edict.lattice import from_lattice, note_sample, to_lattice
 from edict.noise_levels import EDICT_KEYS, NoiseLevels, name_of
 from edict.pair import Pair
 from edict.samplers import SAMPLERS, sampling, with_defaults
-from edict.schedule import Schedule, executed_steps
+from edict.schedule import Schedule, require_executed_steps
 from schemas.sampling import Sampling
 
 MORE_STEPS = "use more steps, or a higher strength"
@@ -236,7 +236,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 f"the pair was inverted with {saved.steps} steps (strength {saved.strength:g}), and this call has "
                 f"{steps}: give num_inference_steps={saved.steps}"
             )
-        count = executed_steps(steps, self._strength) if armed is None else start.schedule.num_steps
+        count = require_executed_steps(steps, self._strength) if armed is None else start.schedule.num_steps
         schedule = self._requested_schedule(num_inference_steps, count, timesteps, sigmas, mu)
         if (encoded := start.schedule.alphas_cumprod[-1]) != (alpha := schedule.alphas_cumprod[-1]):
             raise ValueError(

@@ -53,13 +53,13 @@ def load_pipeline(kind: Any, checkpoint: Checkpoint, options: LoadOptions) -> An
         pipe.vae.to(VAE_DTYPES[options.vae_dtype])
     else:
         components = absent | _load_components(checkpoint, options)
-        with _explained(f"model {folder}", kind):
+        with as_model_errors(f"model {folder}", kind):
             pipe = kind.from_pretrained(folder, local_files_only=True, **components)
     if checkpoint.embeddings:
-        with _explained("textual_inversion", kind):
+        with as_model_errors("textual_inversion", kind):
             pipe.load_textual_inversion([str(file) for file in checkpoint.embeddings])
     if (lora := checkpoint.lora) is not None:
-        with _explained(f"lora {lora.file}", kind):
+        with as_model_errors(f"lora {lora.file}", kind):
             pipe.load_lora_weights(lora_weights(lora.file, denoiser_of(pipe)), adapter_name="lora")
             if not any("lora" in names for names in pipe.get_list_adapters().values()):
                 raise ValueError("it is of another model")
@@ -156,8 +156,8 @@ def quantization_config(name: str) -> Any:
 
 
 @contextmanager
-def _explained(name: str, kind: Any) -> Iterator[None]:
-    """Convert the errors that diffusers raises for files that do not fit a class to a ModelError."""
+def as_model_errors(name: str, kind: Any) -> Iterator[None]:
+    """Convert the errors that diffusers raises for components that do not fit a class to a ModelError."""
     try:
         yield
     except (
@@ -184,7 +184,7 @@ def from_single_file(kind: Any, file: Path, folder: Path, dtype: torch.dtype, **
     """
     if not hasattr(kind, "from_single_file"):
         raise ModelError(f"model {file}: diffusers cannot load a {kind.__name__} from a single file. Give a folder")
-    with _explained(f"model {file}", kind):
+    with as_model_errors(f"model {file}", kind):
         return kind.from_single_file(str(file), config=str(folder), torch_dtype=dtype, local_files_only=True, **given)
 
 

@@ -6,9 +6,10 @@ from typing import Any
 import diffusers
 import torch
 
+from edict.errors import ModelError
 from edict.model_files import read_config, read_index
 from edict.models import Model, PipelineModel
-from edict.models.loading import DENOISERS, networks_of
+from edict.models.loading import DENOISERS, as_model_errors, networks_of
 
 
 def planned_image_size(model: Model) -> int | None:
@@ -20,8 +21,9 @@ def planned_image_size(model: Model) -> int | None:
     if model.planned_size is not None or not isinstance(model, PipelineModel):
         return model.planned_size
     try:
-        return PipelineModel(model.folder, _pipeline_without_weights(model), model.call).size
-    except Exception:  # The class of a pipeline may need any of its components, and raise any error without it.
+        with as_model_errors(f"model {model.folder}", model.kind):
+            return PipelineModel(model.folder, _pipeline_without_weights(model), model.call).size
+    except ModelError:  # The class needs a component that is not built here.
         return None
 
 
