@@ -1,7 +1,7 @@
 """Ten edits of every row in one job against ten jobs of one edit, which regenerate every row ten times.
 
 `python -m benchmarks.bulk`. Both read one latent store and make the same images: their digests are compared. The
-evaluations are those of `edict plan`, which tests/jobs/test_examples.py compares with the network calls that are made.
+network calls are those of `edict plan`, which tests/jobs/test_examples.py compares with the calls that are made.
 """
 
 import tempfile
@@ -38,7 +38,7 @@ def run_job(fields: dict[str, Any]) -> float:
     return time.perf_counter() - began
 
 
-def evaluations(fields: dict[str, Any]) -> int:
+def planned_calls(fields: dict[str, Any]) -> int:
     """Return the network calls that `edict plan` prints for a job."""
     return preview(SPECS.validate_python(fields)).network_calls
 
@@ -66,7 +66,7 @@ def measure(folder: str, given: Namespace) -> dict[str, Any]:
         "one job": [{**common, "output": f"{folder}/one", "edits": edits}],
         "ten jobs": [{**common, "output": f"{folder}/{edit['name']}", "edits": [edit]} for edit in edits],
     }
-    counts = {name: sum(map(evaluations, specs)) for name, specs in jobs.items()}
+    counts = {name: sum(map(planned_calls, specs)) for name, specs in jobs.items()}
     seconds = {name: sum(map(run_job, specs)) for name, specs in jobs.items()}
     one, ten = (dict(item for spec in specs for item in digests(spec["output"]).items()) for specs in jobs.values())
     return {

@@ -2,7 +2,7 @@
 
 `python -m benchmarks.cheaper` takes half an hour on two cores. EDICT makes the test edits of `edict eval edits`, none
 of which chose a setting. The seconds are CPU seconds of an inversion and an edit, with all processes at work at once.
-A compiled network is compiled before.
+A network is compiled before its measurement begins.
 """
 
 import time
@@ -29,7 +29,7 @@ NOISE_LEVELS = (1.0, 5.42)  # the best of a few in benchmarks.sweep
 
 
 class EditSettings(NamedTuple):
-    """The settings of an edit. `guidance_interval` holds for both directions."""
+    """The settings of an edit. `guidance_interval` applies to both directions."""
 
     dtype: torch.dtype = torch.float32
     compile: bool = False
@@ -120,7 +120,10 @@ def cheaper(given: Namespace) -> None:
     parts = [edits[first : first + given.batch] for first in range(0, len(edits), given.batch)]
     made: dict[EditSettings, list[EditedBatch]] = {settings: [] for settings, _ in COMPARED}
     with Progress("edits", len(COMPARED) * len(edits), "images") as progress, process_pool(given.processes) as pool:
-        tasks = {of: [pool.submit(edit, of, part, given.steps, given.batch) for part in parts] for of in made}
+        tasks = {
+            settings: [pool.submit(edit, settings, part, given.steps, given.batch) for part in parts]
+            for settings in made
+        }
         for settings, futures in tasks.items():
             for future in futures:
                 made[settings].append(future.result())

@@ -99,11 +99,14 @@ def cost(given: Namespace) -> None:
     configs = {"shipped": shipped, "SD 1.5": STABLE_DIFFUSION_1_5}
     models = {name: measure(config, given.steps) for name, config in configs.items()}
     for title, key, unit in (("GFLOP per call", "operations", 1e9), ("million parameters", "parameters", 1e6)):
-        rows = [{"": name, **{part: f"{n / unit:,.3f}" for part, n in of[key].items()}} for name, of in models.items()]
+        rows = [
+            {"": name, **{part: f"{n / unit:,.3f}" for part, n in counts[key].items()}}
+            for name, counts in models.items()
+        ]
         show(rows, {name: name for name in rows[0]}, title)
     rows = [
         {"": name, "evaluations": str(count)}
-        | {model: f"{of['operations_of_an_inversion'][name] / 1e12:,.3f}" for model, of in models.items()}
+        | {model: f"{counts['operations_of_an_inversion'][name] / 1e12:,.3f}" for model, counts in models.items()}
         for name, count in models["shipped"]["evaluations"].items()
     ]
     show(rows, {name: name for name in rows[0]}, f"TFLOP per inversion of {given.steps} steps")

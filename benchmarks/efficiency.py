@@ -166,7 +166,7 @@ def efficiency(given: Namespace) -> None:
                 contenders[workers, f"{batch}"] = partial(loops, batch, processes=1, threads=workers)
         found = alternate(given.rounds, contenders)
     for workers in given.workers:
-        singles = {int(name): rates for (of, name), rates in found.items() if of == workers and name.isdigit()}
+        singles = {int(name): rates for (count, name), rates in found.items() if count == workers and name.isdigit()}
         rows.append(summary(workers, found[workers, "loop"], found[workers, "run"], singles))
     columns: dict[str, Any] = {
         "workers": "workers",

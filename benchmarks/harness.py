@@ -86,8 +86,8 @@ def run(description: str | None, *programs: Program) -> None:
         one.set_defaults(function=each.function)
         for option, default in each.options.items():
             kind: Any = _numbers if isinstance(default, list) else type(default)
-            how = {"action": "store_true"} if default is False else {"type": kind, "default": default}
-            one.add_argument(f"--{option.replace('_', '-')}", help=HELP[option], **how)
+            option_kwargs = {"action": "store_true"} if default is False else {"type": kind, "default": default}
+            one.add_argument(f"--{option.replace('_', '-')}", help=HELP[option], **option_kwargs)
     given = parser.parse_args()
     function = vars(given).pop("function")
     if "threads" in given:

@@ -104,7 +104,7 @@ def variants(network: nn.Module, text: torch.Tensor, compiled: bool) -> list[Var
 
     float32, bfloat16, float16, float64 = DTYPES
     sizes = {float32: (ROWS, 64, 16, 8, 2, 1), bfloat16: (ROWS, 64, 2, 1), float16: (2, 1), float64: (2, 1)}
-    found = [variant(dtype, rows) for dtype, of in sizes.items() for rows in of]
+    found = [variant(dtype, rows) for dtype, row_counts in sizes.items() for rows in row_counts]
     found.append(variant(float32, ROWS, "oneDNN", use_onednn(network)))
     dynamic = quantize_dynamic(copy.deepcopy(network), {nn.Linear}, torch.qint8)
     found.append(variant(float32, ROWS, "quantize_dynamic", dynamic))
@@ -120,7 +120,7 @@ def variants(network: nn.Module, text: torch.Tensor, compiled: bool) -> list[Var
             if compiled:
                 changed[f"{change}, compiled"] = quantize(own, config)
                 changed[f"{change}, compiled"].compile(**COMPILE_KWARGS)
-        found += [variant(dtype, ROWS, change, of) for change, of in changed.items()]
+        found += [variant(dtype, ROWS, change, variant_network) for change, variant_network in changed.items()]
     return found
 
 
@@ -150,8 +150,8 @@ def first_predictions(dtype: torch.dtype, threads: int) -> dict[str, Any]:
 def error(predicted: torch.Tensor, reference: torch.Tensor) -> float:
     """Return the relative error over the rows that both predictions have."""
     rows = min(len(predicted), len(reference))
-    of = reference[:rows].double()
-    return float((predicted[:rows].double() - of).norm() / of.norm())
+    expected = reference[:rows].double()
+    return float((predicted[:rows].double() - expected).norm() / expected.norm())
 
 
 def profiled(call: Callable[[], object]) -> dict[str, float]:

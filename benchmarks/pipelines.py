@@ -72,7 +72,7 @@ def pipelines(given: Namespace) -> None:
                     "sampler": name,
                     "direction": direction,
                     "network_calls": {path: found[-1][direction]["calls"] for path, found in rounds.items()},
-                    **{f"{path}_seconds": of for path, of in seconds.items()},
+                    **{f"{path}_seconds": rounds_seconds for path, rounds_seconds in seconds.items()},
                     "pipeline_to_direct": median(ratios(seconds["pipeline"], seconds["direct"])),
                 }
             )

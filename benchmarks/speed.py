@@ -136,7 +136,7 @@ def measure(contender: Contender, steps: int, numbers: Iterator[int]) -> Figures
 
 def summary(contender: Contender, rounds: list[Figures], reference: list[Figures]) -> dict[str, Any]:
     """Return the medians of the rounds, the greatest errors, and the ratios to the rounds of the reference."""
-    faster = ratios(*([one["seconds_per_image"] for one in of] for of in (reference, rounds)))
+    faster = ratios(*([one["seconds_per_image"] for one in figures] for figures in (reference, rounds)))
     return {
         "contender": contender.name,
         "network": dtype_name(contender.model.network.dtype),

@@ -72,10 +72,10 @@ def is_number(value: Any) -> bool:
     return is_whole(value) or isinstance(value, float | np.floating)
 
 
-def check_whole(name: str, value: Any, least: int, most: int | None = None) -> None:
-    if not is_whole(value) or value < least or (most is not None and value > most):
-        upper = "" if most is None else f" and at most {most}"
-        raise ValueError(f"{name} is {value!r}: expected a whole number of at least {least}{upper}")
+def check_whole(name: str, value: Any, minimum: int, maximum: int | None = None) -> None:
+    if not is_whole(value) or value < minimum or (maximum is not None and value > maximum):
+        upper = "" if maximum is None else f" and at most {maximum}"
+        raise ValueError(f"{name} is {value!r}: expected a whole number of at least {minimum}{upper}")
 
 
 def check_guidance_scale(value: Any) -> None:
@@ -102,10 +102,15 @@ def check_pair(value: Any) -> None:
 
 
 def check_one_each(pair: Pair, items: Mapping[str, Sized | None]) -> None:
-    """Check that each list, by the name of its items, has one item per sample of a pair. None is no list."""
+    """Check that each list has one item per sample of a pair.
+
+    `items` has the lists by the names of their items. A list may be None.
+    """
     for name, several in items.items():
         if several is not None and len(several) != len(pair):
-            raise ValueError(f"{len(pair)} pairs but {len(several)} {name}: give one per pair")
+            raise ValueError(
+                f"the pair has {len(pair)} samples, but there are {len(several)} {name}: give one per sample"
+            )
 
 
 @overload
@@ -117,7 +122,7 @@ def as_texts(name: str, value: str | Sequence[str | None], *, optional: bool = F
     texts = [value] if isinstance(value, str | None) else list(value)
     for text in texts:
         if not isinstance(text, str) and not (optional and text is None):
-            raise ValueError(f"{name}: found {text!r}, expected a text per pair")
+            raise ValueError(f"{name} contains {text!r}: expected one text per sample")
     return texts
 
 
@@ -125,21 +130,25 @@ def check_edit(request: EditRequest, pair: Pair, steps: int | None, attention_si
     """Check the arguments of `EDICT.edit`. `attention_sides` are the sides of the model's attention maps."""
     for name, lists in {"prompts": request.prompts, "negative_prompts": request.negative_prompts}.items():
         if isinstance(lists, str) or any(isinstance(texts, str) for texts in lists):
-            raise ValueError(f"{name}: give a list of texts per pair, such as [['a cat', 'a dog']] for one pair")
+            raise ValueError(
+                f"{name} is not a list of lists: give a list of texts per sample, such as [['a cat', 'a dog']] for one"
+            )
         for texts in lists:
             as_texts(name, texts, optional=name == "negative_prompts")
     if request.guidance_scale is not None:
         check_guidance_scale(request.guidance_scale)
     check_one_each(pair, {"captions": request.captions, "lists of prompts": request.prompts})
     if [len(texts) for texts in request.negative_prompts] != request.counts:
-        raise ValueError("negative_prompts: give one per prompt, or None for a prompt without one")
+        raise ValueError(
+            "negative_prompts and prompts have different lengths: give one negative prompt per prompt, or None"
+        )
     blend, mask_shape = request.control.blend, [sum(request.counts), *pair.x.shape[2:]]
     if isinstance(blend, torch.Tensor) and [*blend.shape] != mask_shape:
-        raise ValueError(f"the mask is {[*blend.shape]}: make it {mask_shape}, one mask per edit")
+        raise ValueError(f"the mask has the shape {[*blend.shape]}: expected {mask_shape}, one mask per edit")
     remaining = pair.schedule.num_steps - pair.position
     if steps is not None and not (is_whole(steps) and 0 < steps <= remaining):
         raise ValueError(
-            f"steps is {steps}: expected a whole number from 1 to {remaining}, the steps that the pair has left"
+            f"steps is {steps}: expected a whole number from 1 to {remaining}, the steps after its position"
         )
     reason = ineffective_reason(request.control, steps or remaining, pair.x.shape[2], attention_sides)
     if reason is not None:

@@ -27,7 +27,7 @@ _SINGLE_FILES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin", ".gguf")
 
 @dataclass(frozen=True)
 class LoRA:
-    """A file of LoRA weights and the factor of the weights."""
+    """A file of LoRA weights, and the scale that multiplies them."""
 
     file: Path
     scale: float = 1.0
@@ -64,7 +64,7 @@ class Checkpoint:
     ) -> "Checkpoint":
         """Return the files of a checkpoint and its adapters. Those on a hub are downloaded first.
 
-        With `config`, a folder or hub id, `path` is a single file. `lora` is a location and the factor of the weights.
+        With `config`, a folder or hub id, `path` is a single file. `lora` is a location and a scale.
 
         Raises:
             ModelError: A file does not exist, or is not one that can be read.
@@ -178,7 +178,7 @@ def locate_file(path: str | Path | None) -> Path:
     """
     file = Path(path or "").expanduser()
     if file.suffix != ".safetensors":
-        raise ModelError(f"model {str(path)!r}: with `config`, the model is a .safetensors file. Leave `config` out")
+        raise ModelError(f"model {str(path)!r}: `config` is only valid for a .safetensors file. Leave `config` out")
     if not file.is_file():
         raise ModelError(f"model {str(path)!r}: there is no such file. Correct the path")
     return file

@@ -1,9 +1,9 @@
 """Compilation of the network by torch.compile, with the same bits in every process of a machine.
 
-A compiled network has other last bits than an uncompiled one. So the whole network is compiled, once for each shape of
-its inputs, and every failure is an error. Otherwise torch would run a part of the network uncompiled, or, from a ninth
-shape on, all of it. Kernels are not chosen by their measured time, which differs between processes. That needs torch
-2.10.
+The predictions of a compiled network and an uncompiled one differ in their last bits. So the whole network is compiled,
+once per input shape, and every failure is an error. Otherwise torch would run a part of the network uncompiled, or,
+from a ninth shape on, all of it. Kernels are not chosen by their measured time, because it differs between processes.
+This option of torch.compile needs torch 2.10.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ COMPILE_KWARGS: dict[str, Any] = {"fullgraph": True, "dynamic": False, "options"
 
 
 def compile_network(network: nn.Module) -> None:
-    """Compile a network in place, at its first call of each shape. Only the compiler is tried here.
+    """Set a network to be compiled at its first call of each shape, after a test of the compiler.
 
     Raises:
         ModelError: There is no compiler, or torch.compile is turned off.
@@ -29,17 +29,18 @@ def compile_network(network: nn.Module) -> None:
         compiled = bool(torch.compile(_compiled, **COMPILE_KWARGS)(weight.new_zeros(1)))
     except Exception as error:  # The compiler raises errors of many kinds.
         raise ModelError(
-            f"{problem} ({reason(error)}). torch.compile needs torch 2.10 and a C++ compiler such as g++ on a CPU, or "
-            "Triton and a C compiler on a GPU. Install them on every node, or leave compile out"
+            f"{problem} ({compiler_error_reason(error)}). torch.compile needs torch 2.10 and a C++ compiler such as "
+            "g++ on a CPU, or Triton and a C compiler on a GPU. Install them on every node, or leave compile out"
         ) from error
     if not compiled:
         raise ModelError(
-            f"{problem}: torch.compile is turned off, as by TORCHDYNAMO_DISABLE. Unset it, or leave compile out"
+            f"{problem}: torch.compile is turned off, for example by TORCHDYNAMO_DISABLE. Unset that variable, or "
+            "leave compile out"
         )
     network.compile(**COMPILE_KWARGS)
 
 
-def reason(error: Exception) -> str:
+def compiler_error_reason(error: Exception) -> str:
     """Return the reason of a failure of the compiler, in one line of at most 200 characters."""
     return first_line(getattr(error, "inner_exception", error))[:200]
 

@@ -76,7 +76,7 @@ def enough_memory(device: torch.device) -> Iterator[None]:
         if not _algorithm_changed.is_set():
             return
     raise torch.OutOfMemoryError(
-        "the memory of the GPU ran out, and cuDNN continued with another algorithm, which gives other last bits. Use a "
+        "the memory of the GPU ran out, and cuDNN continued with another algorithm, which changes the last bits. Use a "
         "smaller batch in a new process"
     )
 

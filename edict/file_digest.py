@@ -23,8 +23,8 @@ def sha256_of(file: Path) -> str:
     """Return the sha256 of a file in hexadecimal.
 
     The digest of a large file is cached under the file's path, size, inode and times, in a folder of the user in the
-    directory for temporary files. Processes that need it at the same time wait for the one that computes it. Without
-    that folder, the digest is computed again.
+    directory for temporary files. Processes that need it at the same time wait for the one that computes it. If that
+    folder cannot be used, the digest is computed again.
 
     Raises:
         OSError: The file cannot be read.
@@ -46,7 +46,7 @@ def sha256_of(file: Path) -> str:
 
 
 def _folder() -> Path | None:
-    """Return the folder of the records, made if absent, or None if other users can write there."""
+    """Return the folder of the cached digests, after creating it if needed; None if other users can write there."""
     folder = Path(tempfile.gettempdir()) / f"edict-{os.getuid()}"
     try:
         folder.mkdir(mode=0o700, exist_ok=True)

@@ -316,7 +316,7 @@ class EDICT:
             raise ValueError(f"bits is {sampling.bits}, and the pair has {start.bits}; leave bits out")
         if SAMPLERS[sampling.name].y_lead and not torch.equal(start.x, start.y):
             raise ValueError(
-                f"x and y differ, as edict's edits do, and {sampling.name} begins from one state: give x as both"
+                f"x and y differ, as after an edit by edict, but {sampling.name} starts from one state: give x as both"
             )
         return replace(
             start,
@@ -386,7 +386,7 @@ class EDICT:
         guidance_scale: float | None = None,
         output_type: OutputType = "pil",
     ) -> list[Image.Image] | np.ndarray | torch.Tensor | Pair:
-        """Denoise a pair to its clean end. The captions of the inversion regenerate its start; others make an edit.
+        """Denoise a pair to its clean end. The captions of the inversion regenerate its start. Others make an edit.
 
         `output_type` is that of `decode`, or "latent" for the clean pair.
 
@@ -420,10 +420,10 @@ class EDICT:
             negative_captions: The captions that guidance leads away from, one per sample. None means the empty caption.
             slots: The slot of each sample in its batch, or None for any free slot. By default, samples fill the slots
                 in order. The last bits of a prediction can depend on the slot. So a subset of a pair regenerates
-                exactly only in the slots of its inversion. There, sample i was in slot `i % batch_size` by default.
+                exactly only in the slots of its inversion. By default, sample i was inverted in `i % batch_size`.
 
         Raises:
-            ValueError: An argument is out of its range, or there is not one of its items per sample.
+            ValueError: An argument is out of its range, or a list does not have one item per sample.
         """
         check_pair(pair)
         captions = as_texts("captions", captions)

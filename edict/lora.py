@@ -1,8 +1,8 @@
 """LoRA weights (Hu et al., 2106.09685), added to the weights of a checkpoint: W += scale * alpha / rank * B A.
 
-They are added once, on loading, in float32. So a prediction costs the same as without, and its bits depend only on the
-files. diffusers reads the file formats (its own, PEFT's and kohya's). PEFT is not needed, because it only serves layers
-that can be removed again.
+They are added once, on loading, in float32. So a prediction costs the same as without them, and its bits depend only on
+the files. diffusers reads the file formats (its own, PEFT's and kohya's). PEFT is not needed, because it only serves
+layers that can be removed again.
 """
 
 import re
@@ -93,7 +93,7 @@ def check(lora: LoRA, pipeline: str, networks: Mapping[str, nn.Module | None]) -
                 continue
             other = keys[f"{module}.lora_B.weight"]
             down, up = state[key].float(), state[other].float()
-            factor = lora.scale * _alpha(key, module, len(down), alphas, metadata) / len(down)
+            factor = lora.scale * _alpha(lora.file, key, module, len(down), alphas, metadata) / len(down)
             weight = weights.get(f"{module}.weight")
             fits = weight is not None and (up[0].numel(), up.shape[0] * down[0].numel()) == (len(down), weight.numel())
             if weight is None or not fits:
@@ -164,7 +164,7 @@ def _peft_names(component: str, network: nn.Module, keys: dict[str, str]) -> dic
     return keys
 
 
-def _alpha(key: str, module: str, rank: int, alphas: Alphas, metadata: Metadata) -> float:
+def _alpha(file: Path, key: str, module: str, rank: int, alphas: Alphas, metadata: Metadata) -> float:
     """Return the alpha of a module, from kohya's alphas or PEFT's metadata, or else the rank, for a factor of 1.
 
     Raises:
@@ -175,7 +175,7 @@ def _alpha(key: str, module: str, rank: int, alphas: Alphas, metadata: Metadata)
     component = key.partition(".")[0]
     if metadata.get(f"{component}.use_rslora") or metadata.get(f"{component}.use_dora"):
         raise ModelError(
-            f"lora: {key} is rank-stabilised or weight-decomposed, which is not supported. Use a plain LoRA"
+            f"lora {file}: {key} is rank-stabilised or weight-decomposed, which is not supported. Use a plain LoRA"
         )
     patterns = metadata.get(f"{component}.alpha_pattern") or {}
     return float(patterns.get(module) or metadata.get(f"{component}.lora_alpha") or rank)

@@ -88,32 +88,32 @@ def base_scheduler(config: Mapping[str, Any]) -> Any:
     return base
 
 
-def _flow_schedule(base: Any, steps: int | None, count: int, given: dict[str, Any]) -> Schedule:
+def _flow_schedule(base: Any, steps: int | None, count: int, kwargs: dict[str, Any]) -> Schedule:
     """Return the last `count` steps of a flow, as a pipeline requests them.
 
-    `steps` and `given` (timesteps, sigmas, mu) are the pipeline's arguments of `set_timesteps`.
+    `steps` and `kwargs` (timesteps, sigmas, mu) are the pipeline's arguments of `set_timesteps`.
 
     Raises:
         ValueError: The scheduler does not take one of them, or the noise levels do not go from noise to clean.
     """
-    if base.config.get("use_dynamic_shifting") and "mu" not in given:
+    if base.config.get("use_dynamic_shifting") and "mu" not in kwargs:
         raise ValueError(
             "the config has use_dynamic_shifting: true, and the pipeline gives no mu to a scheduler of this class: use "
             "from_config(config, use_dynamic_shifting=False, shift=math.exp(mu)) with the mu of the size"
         )
-    if unknown := given.keys() - signature(base.set_timesteps).parameters.keys():
+    if unknown := kwargs.keys() - signature(base.set_timesteps).parameters.keys():
         raise ValueError(f"{type(base).__name__} takes no {', '.join(sorted(unknown))}: give num_inference_steps")
-    if "sigmas" in given:
-        given = {**given, "sigmas": np.asarray(given["sigmas"])}
+    if "sigmas" in kwargs:
+        kwargs = {**kwargs, "sigmas": np.asarray(kwargs["sigmas"])}
     if base.config.get("shift_terminal") and 1 in (
         steps,
-        *(len(given[name]) for name in ("sigmas", "timesteps") if name in given),
+        *(len(kwargs[name]) for name in ("sigmas", "timesteps") if name in kwargs),
     ):
         raise ValueError(
             f"steps is 1, and the scheduler has shift_terminal: {base.config.shift_terminal}, which has no noise "
             "levels for one step. Use at least 2 steps"
         )
-    base.set_timesteps(steps, **given)
+    base.set_timesteps(steps, **kwargs)
     plan = last_steps(base, count)
     levels = [plan.sigma(i) for i in range(count + 1)]
     *changes, last = (after - before for before, after in pairwise(levels))
@@ -163,8 +163,8 @@ class NoiseLevels:
             if timesteps is not None or sigmas is not None or steps is None:
                 raise ValueError("custom timesteps and sigmas are only for flows: give num_inference_steps")
             return noise_schedule(dict(self.base.config), steps, count / steps)
-        given = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
-        return _flow_schedule(self.base, steps, count, {name: one for name, one in given.items() if one is not None})
+        kwargs = {"timesteps": timesteps, "sigmas": sigmas, "mu": mu}
+        return _flow_schedule(self.base, steps, count, {name: one for name, one in kwargs.items() if one is not None})
 
     def prediction(self, output: torch.Tensor, latents: torch.Tensor, timestep: float) -> torch.Tensor:
         """Return the noise, or the velocity of a flow, in the output of the network, float32 or float64 [N, ...].

@@ -66,8 +66,8 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         self.sigmas = getattr(base, "sigmas", None)
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **given: Any) -> Any:
-        """Create a scheduler from the config of any scheduler with betas, or of a flow. `given` has p, gamma and bits.
+    def from_config(cls, config: Mapping[str, Any], return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """Create a scheduler from the config of any scheduler with betas, or of a flow. `kwargs` are p, gamma, bits.
 
         Raises:
             ValueError: The scheduler is of another kind, such as EDM's, or a setting has no exact inversion.
@@ -77,12 +77,12 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
                 f"config is of type {type(config).__name__}: give the config of a scheduler, such as "
                 f"{cls.__name__}.from_config(pipe.scheduler.config)"
             )
-        if unknown := given.keys() - {*config, *EDICT_KEYS}:
+        if unknown := kwargs.keys() - {*config, *EDICT_KEYS}:
             raise ValueError(f"{cls.__name__} has no setting {', '.join(sorted(unknown))}. Leave it out")
-        sampling(name=cls.sampler, **{name: given[name] for name in ("p", "gamma") if name in given})
-        merged = {name: value for name, value in {**config, **given}.items() if not name.startswith("_")}
+        sampling(name=cls.sampler, **{name: kwargs[name] for name in ("p", "gamma") if name in kwargs})
+        merged = {name: value for name, value in {**config, **kwargs}.items() if not name.startswith("_")}
         kind, base = config.get("_class_name"), merged.pop("base_scheduler", None)
-        if "base_scheduler" not in given and kind not in (None, *(one.__name__ for one in SCHEDULERS)):
+        if "base_scheduler" not in kwargs and kind not in (None, *(one.__name__ for one in SCHEDULERS)):
             base = kind  # Another scheduler of diffusers keeps our keys in its config, but they do not apply to it.
         named = base or kind or name_of(merged.keys())
         made = cls(base_scheduler=named, **merged)
@@ -278,7 +278,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         self.sigmas = torch.tensor(levels, dtype=torch.float32)
         self.num_inference_steps = schedule.num_steps
 
-    def scale_model_input(self, sample: torch.Tensor, *args: Any, **given: Any) -> torch.Tensor:
+    def scale_model_input(self, sample: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Return the latents as they are."""
         return sample
 
@@ -303,7 +303,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
         sample: torch.Tensor,
         *args: Any,
         return_dict: bool = True,
-        **given: Any,
+        **kwargs: Any,
     ) -> SchedulerOutput | tuple[torch.Tensor]:
         """Take the prediction for `sample`. Return the latents for the next network call, or the final ones.
 
@@ -342,7 +342,7 @@ class LatticeScheduler(SchedulerMixin, ConfigMixin):
             latents = integration.latents.float().to(sample.dtype)
         return SchedulerOutput(prev_sample=latents) if return_dict else (latents,)
 
-    def add_noise(self, *args: Any, **given: Any) -> torch.Tensor:
+    def add_noise(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Raise an error, because no noise is drawn.
 
         Raises:
@@ -426,7 +426,7 @@ def _num_steps(steps: Any, *levels: Sequence[float] | None) -> int:
         ValueError: It is not a whole number of at least 1.
     """
     if steps is None:
-        steps = max((len(given) for given in levels if given is not None), default=None)
+        steps = max((len(one) for one in levels if one is not None), default=None)
     if not isinstance(steps, int | np.integer) or steps < 1:
         raise ValueError(f"num_inference_steps is {steps!r}: expected a whole number of at least 1")
     return int(steps)

@@ -180,7 +180,7 @@ def submit(
         loaded = load(spec, overrides or ())
         client = connect(address)
         name, is_new = start(client, loaded)
-        how = (
+        hint = (
             "run the same command again to follow it, or stop it: "
             f"ray job stop --address {without_secrets(address)} {name}"
         )
@@ -190,10 +190,10 @@ def submit(
             )
             ended = follow(client, name)
         except DisconnectedError as error:
-            print(f"job {name}: {error}; {how}", file=sys.stderr)
+            print(f"job {name}: {error}; {hint}", file=sys.stderr)
             raise typer.Exit(INCOMPLETE) from None
         except KeyboardInterrupt:
-            print(f"\njob {name} is still running; {how}", file=sys.stderr)
+            print(f"\njob {name} is still running; {hint}", file=sys.stderr)
             raise typer.Exit(130) from None
     if ended.driver_exit_code is None and ended.message:
         print(ended.message)

@@ -35,8 +35,8 @@ def exit_on_error(interrupted: str = RESUME_HINT) -> Iterator[None]:
         except KeyboardInterrupt as error:
             number = received[-1] if received else signal.SIGINT
             leave()
-            how = "terminated" if number == signal.SIGTERM else "interrupted"
-            print(f"{how}: {'; '.join([*_notes(error), interrupted])}", file=sys.stderr, flush=True)
+            event = "terminated" if number == signal.SIGTERM else "interrupted"
+            print(f"{event}: {'; '.join([*_notes(error), interrupted])}", file=sys.stderr, flush=True)
             raise typer.Exit(128 + number) from None
         except Exception as error:
             # These imports are here because a signal may arrive at any time, and they take about one second.

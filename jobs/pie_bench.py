@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.io.masks import PIE_BENCH_SIZE
 
-GIVE = "Give PIE-Bench's mapping_file.json"
+REMEDY = "Give PIE-Bench's mapping_file.json"
 
 
 def read_entries(data: bytes) -> dict[str, dict[str, Any]]:
@@ -22,12 +22,12 @@ def read_entries(data: bytes) -> dict[str, dict[str, Any]]:
     try:
         entries = json.loads(data)
     except ValueError as error:
-        raise ValueError(f"is not valid JSON ({error}). {GIVE}") from error
+        raise ValueError(f"is not valid JSON ({error}). {REMEDY}") from error
     if not isinstance(entries, dict):
-        raise ValueError(f"is not a JSON object. {GIVE}")
+        raise ValueError(f"is not a JSON object. {REMEDY}")
     # This is checked first, because the messages about entries would show parts of any other file.
     if entries and not any(isinstance(entry, dict) and "image_path" in entry for entry in entries.values()):
-        raise ValueError(f"has no entry with an image_path. {GIVE}")
+        raise ValueError(f"has no entry with an image_path. {REMEDY}")
     return {key: entry if isinstance(entry, dict) else {} for key, entry in entries.items()}
 
 

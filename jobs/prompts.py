@@ -15,7 +15,7 @@ from jobs.tables import PromptTable, TableError, read_table
 from pipeline.plan.edit_task import Edits
 from schemas.specs import MAX_VARIANTS, ControlSpec, Edit
 
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+EMPTY: Mapping[str, Any] = MappingProxyType({})
 MAX_NAME = 100  # characters of a variant's name, which is part of file names
 
 # A word must not be part of a longer word. Python's \w does not match combining marks, so Indic words and decomposed
@@ -60,7 +60,7 @@ class PromptVariant:
     def control(self) -> ControlSpec | None:
         return self.edit.control
 
-    def rewrite(self, caption: str, listed: Mapping[str, str] = NOTHING) -> str | None:
+    def rewrite(self, caption: str, listed: Mapping[str, str] = EMPTY) -> str | None:
         """Return the prompt for a caption, or None if it is the caption itself, so that there is nothing to edit.
 
         A template with a negative prompt may give the caption itself, because the negative prompt changes the image.
@@ -136,7 +136,7 @@ def read_tables(edits: Iterable[Edit]) -> dict[str, PromptTable]:
     return {edit.name: read_table(edit) for edit in edits if edit.prompt_file is not None}
 
 
-def variants(edits: Sequence[Edit], tables: Mapping[str, PromptTable] = NOTHING) -> list[PromptVariant]:
+def variants(edits: Sequence[Edit], tables: Mapping[str, PromptTable] = EMPTY) -> list[PromptVariant]:
     """Return the variants of every edit, in order.
 
     A list of words gives one variant per word: {dog: [cat, fox]} of the edit "breed" gives breed-cat and breed-fox. A

@@ -17,7 +17,7 @@ from schemas.locations import without_secrets
 from schemas.specs import KINDS, EditSpec, InvertSpec
 
 MAX_BYTES = 16 << 20  # of a spec
-START = "Start it with `kind: invert` or `kind: edit`"
+START_HINT = "Start it with `kind: invert` or `kind: edit`"
 
 FieldPath = tuple[str | int, ...]
 """The path to a field: ("edits", 1, "strength") is edits[1].strength."""
@@ -94,11 +94,11 @@ def _parse(path: Path) -> tuple[dict[str, Any], yaml.Node | None]:
         raise SpecError(f"{path}: is not UTF-8 text ({error}). Save it as UTF-8") from error
     data, node = _parse_json(path, text) if path.suffix == ".json" else _parse_yaml(path, text)
     if data is None:
-        raise SpecError(f"{path}: is empty. {START}")
+        raise SpecError(f"{path}: is empty. {START_HINT}")
     if not isinstance(data, dict):
         # The content is not shown, because the file may be any file.
         found = _show(data) if isinstance(data, list) else "text or a number"
-        raise SpecError(f"{path}: found {found} at the top, expected a mapping. {START}")
+        raise SpecError(f"{path}: found {found} at the top, expected a mapping. {START_HINT}")
     return data, node
 
 

@@ -75,4 +75,4 @@ class UnitResult:
 
 
 ExcludedSamples = Mapping[int, Fault]
-"""The samples to leave out of a unit, by their position in it. Each of them killed, hung or failed a worker alone."""
+"""The samples to leave out of a unit, by their position in it. Each one by itself made a worker fail."""

@@ -228,4 +228,4 @@ def _gib(count: float) -> str:
 
 
 def _memory_note(memory: float) -> str:
-    return f"each worker of a node has {_gib(memory)}: with fewer workers.count it has more"
+    return f"each worker of a node has {_gib(memory)}; lower workers.count to give each more"

@@ -20,7 +20,7 @@ from pipeline.workers.provenance import Environment, differences
 from pipeline.workers.verify import EditVerifyTask, EditVerifyWorker, VerifiedUnit, VerifyTask, VerifyWorker
 from schemas.commit import Commit
 
-EXAMPLES = 20  # rows that are named of those that were inverted in one environment and regenerated in another
+EXAMPLES = 20  # inexact rows to name if they were inverted in another environment
 
 
 @dataclass(frozen=True)

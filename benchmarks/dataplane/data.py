@@ -1,4 +1,4 @@
-"""Data of two kinds.
+"""The data of the measurements: shipped images, and photos that are made from them.
 
 - shipped: the shipped images of 64x64 pixels, and pairs that the shipped model inverted
 - photo: JPEGs of 1024x768 pixels, which are shipped images enlarged and with noise, prepared at 512 pixels as for

@@ -37,11 +37,11 @@ def concurrent_rates(work: Callable[[], object], call: Callable[[], object], sec
 
 @program(batch=2, threads=1, seconds=4.0, rounds=3)
 def overlap(given: Namespace) -> None:
-    """Measure how much the other threads of a worker slow down the network, and it them, on two cores or more.
+    """Measure how much the network and the other threads of a worker slow each other down, on two cores or more.
 
     A worker decodes the images of the next unit and encodes those of its edits in other threads. Python runs one thread
     at a time, except where a library releases its lock. So each kind of work runs with and without the network. Network
-    calls have two rows, and thus many small operators.
+    calls have two rows, so their operators are small and many.
     """
     [file] = photos(1)
     square = prepare(file, SIDE, "center").image

@@ -63,7 +63,7 @@ def job_stages(
 
 @program(batch=16, threads=1, samples=1_000, photos=64, rows=64, steps=10, rounds=5)
 def stages(given: Namespace) -> None:
-    """Measure how much of each stage one core does, on a local disk whose cache holds the data."""
+    """Measure the rate of each stage on one core. The data is in the cache of a local disk."""
     pa.set_cpu_count(given.threads)
     images = [sample.image for sample in shipped_samples()]
     pair, rows = inverted(given)
@@ -72,8 +72,8 @@ def stages(given: Namespace) -> None:
         large = shard(Path(folder, "photo.tar"), "jpg", photos(given.photos))
         work, sizes = dict[tuple[str, str], Stage](), {}
         for kind, index, side, pairs in (("shipped", small, 64, pair), ("photo", large, SIDE, enlarged(pair, 64))):
-            some, sizes[kind] = job_stages(Path(folder, kind), index, side, pairs, rows)
-            work |= {(kind, stage): what for stage, what in some.items()}
+            stages_of_kind, sizes[kind] = job_stages(Path(folder, kind), index, side, pairs, rows)
+            work |= {(kind, stage): what for stage, what in stages_of_kind.items()}
         found = alternate(given.rounds, {name: partial(seconds, call) for name, (_, call) in work.items()})
     per_second: dict[str, dict[str, float]] = {kind: {} for kind in sizes}
     for (kind, stage), taken in found.items():
@@ -85,6 +85,8 @@ def stages(given: Namespace) -> None:
         for stage in per_second["photo"]
     ]
     show(lines, {"stage": "stage"} | {name: f"{name}:,.0f" for name in lines[0] if name != "stage"})
-    lines = [{"bytes": name} | {kind: of[name] for kind, of in sizes.items()} for name in sizes["photo"]]
+    lines = [
+        {"bytes": name} | {kind: kind_sizes[name] for kind, kind_sizes in sizes.items()} for name in sizes["photo"]
+    ]
     show(lines, {"bytes": "bytes"} | {kind: f"{kind}:,.0f" for kind in sizes})
     save("dataplane", given, per_second=per_second, bytes=sizes)

@@ -187,7 +187,10 @@ def writing(given: Namespace) -> None:
         for kind, files in {"inversion": inversion_files(given), "edit": edit_files(given)}.items():
             rows += write_units_to_stores(kind, files, given, folder, server)
     for row in rows:
-        row["shares"] = {job: row["seconds"] / (row["seconds"] + of) for job, of in compute[row["unit"]].items()}
+        row["shares"] = {
+            job: row["seconds"] / (row["seconds"] + compute_seconds)
+            for job, compute_seconds in compute[row["unit"]].items()
+        }
     columns: dict[str, Any] = {"unit": "unit", "store": "store", "requests": "requests"}
     columns |= {name: lambda row, name=name: f"{1000 * row[name]:.0f}" for name in WRITING_STAGES}
     columns |= {"ms": lambda row: f"{1000 * row['seconds']:.0f}"}

@@ -116,12 +116,16 @@ def in_another_process(path: Path | None, device: str, count: int) -> dict[str, 
 
 
 def print_digests() -> None:
-    """Print what `in_another_process` returns."""
+    """Print the result of `in_another_process` as JSON."""
     path, device, count = sys.argv[1:]
     transformers_logging.disable_progress_bar()
     set_threads(device)
-    where = None if path == "default" else Path(path)
-    print(json.dumps({str(dtype): independence(load(where, dtype, device), int(count))["sha256"] for dtype in DTYPES}))
+    model_path = None if path == "default" else Path(path)
+    print(
+        json.dumps(
+            {str(dtype): independence(load(model_path, dtype, device), int(count))["sha256"] for dtype in DTYPES}
+        )
+    )
 
 
 def set_threads(device: str) -> None:

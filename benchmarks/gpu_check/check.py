@@ -1,4 +1,4 @@
-"""Run the parts one after the other within a time limit, and write what they find."""
+"""Run the parts one after the other within a time limit, and write their results."""
 
 import argparse
 import signal

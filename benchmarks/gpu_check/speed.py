@@ -211,7 +211,7 @@ class Speed:
         text, empty = model.direct.condition(captions(1)), model.direct.unconditional()
 
         def predict(latents: torch.Tensor, timestep: float) -> torch.Tensor:
-            without, with_text = (model.direct.predict(latents, timestep, of) for of in (empty, text))
+            without, with_text = (model.direct.predict(latents, timestep, conditions) for conditions in (empty, text))
             return without + GUIDANCE * (with_text - without)
 
         p = float(parameters(pair.sampling)["p"])

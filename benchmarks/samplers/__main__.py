@@ -56,7 +56,7 @@ def calls_per_edit(row: Row) -> int:
     settings = sampling(name=row["sampler"], steps=row["steps"], strength=row["strength"])
     sampler, schedule = SAMPLERS[settings.name], describe(locate()).schedule(settings)
     ends = (schedule.num_steps, 0), (0, schedule.num_steps)
-    return sum(len(sampler.evaluated_steps(schedule, *of)) for of in ends)
+    return sum(len(sampler.evaluated_steps(schedule, *start_and_stop)) for start_and_stop in ends)
 
 
 def draw_round_trips(found: Row) -> None:

@@ -85,7 +85,9 @@ def cost(given: Namespace) -> None:
     for name in SAMPLERS:
         row: dict[str, Any] = {"sampler": name, "steps": given.timed_steps}
         for direction in DIRECTIONS:
-            ours, ddim = ([one[direction]["seconds"] / len(shown) for one in rounds[of]] for of in (name, "ddim"))
+            ours, ddim = (
+                [one[direction]["seconds"] / len(shown) for one in rounds[sampler]] for sampler in (name, "ddim")
+            )
             to_ddim = median(ratios(ours, ddim))
             row[direction] = {"seconds_per_image": median(ours), "to_ddim": to_ddim, "rounds": ours}
         seconds.append(row)

@@ -79,8 +79,8 @@ def cost(found: Row) -> None:
         title = f"{direction}, network calls (evaluations)"
         by_steps(title, found["calls"], ("sampler",), partial(calls_of, direction))
     columns: Row = {"sampler": "sampler", "steps": "steps"}
-    for of, (key, title) in product(directions, (("seconds_per_image", "s per image"), ("to_ddim", "to ddim"))):
-        columns[f"{of}, {title}"] = lambda row, of=of, key=key: f"{row[of][key]:.3f}"
+    for direction, (key, title) in product(directions, (("seconds_per_image", "s per image"), ("to_ddim", "to ddim"))):
+        columns[f"{direction}, {title}"] = lambda row, direction=direction, key=key: f"{row[direction][key]:.3f}"
     show(found["seconds"], columns)
 
 

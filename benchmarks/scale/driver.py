@@ -194,8 +194,8 @@ def driver(given: Namespace) -> None:
     """Measure the CPU time of the driver's process, with all its threads, for jobs whose units take no time.
 
     Waiting for a disk is not included. A simulated job is a whole `pipeline.run.run_invert`: plan, queue, attempts, run
-    log, ledger, progress, status and report. It reads no shard, and a simulated Ray replaces Ray. On Ray, only the pool
-    runs, over real actors, and over 1,000 workers that are coroutines of one actor and take a second per unit.
+    log, checkpoints, progress, status and report. It reads no shard, and a simulation replaces Ray. On Ray, only the
+    pool runs, over real actors, and over 1,000 workers that are coroutines of one actor and take a second per unit.
     """
     ray.init(address="local", num_cpus=given.actors + 1, include_dashboard=False, logging_level=logging.ERROR)
     on_ray = [

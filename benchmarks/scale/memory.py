@@ -96,8 +96,8 @@ def memory(given: Namespace) -> None:
     assert found.ok == given.samples
     processes = {name: figures(readings[name]) for name in readings}
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
-    for name, of in readings.items():
-        axes.plot([reading[1] for reading in of], [reading[2] / 2**20 for reading in of], label=name)
+    for name, points in readings.items():
+        axes.plot([reading[1] for reading in points], [reading[2] / 2**20 for reading in points], label=name)
     axes.set(xlabel="samples done", ylabel="resident memory, MiB", ylim=(0, None), title=f"{given.samples:,} samples")
     axes.legend()
     plots.save(figure, RESULTS / "memory", dpi=110)

@@ -134,5 +134,7 @@ def store(given: Namespace) -> None:
     """
     found = measure(given.units, given.folder)
     show(found["steps"], {"": "step", "seconds": "seconds", "peak memory, MiB": "peak_memory_mib"})
-    show([{"": name, **of} for name, of in found["files"].items()], {"": "", "files": "files", "bytes": "bytes"})
+    show(
+        [{"": name, **counts} for name, counts in found["files"].items()], {"": "", "files": "files", "bytes": "bytes"}
+    )
     save("scale", given, **found)

@@ -49,8 +49,8 @@ def measure(
         noise, faults = model.integrate(start, sources, 0)
         edited, more = model.integrate(noise, targets, start.position)
         to_truth, outside = errors(model, edited, edits, faults | more)
-        depth, sampler = count_executed_steps(STEPS, strength), SAMPLERS[start.sampling.name]
-        timesteps = [sampler.evaluated_timesteps(start.schedule, *ends) for ends in ((depth, 0), (0, depth))]
+        num_steps, sampler = count_executed_steps(STEPS, strength), SAMPLERS[start.sampling.name]
+        timesteps = [sampler.evaluated_timesteps(start.schedule, *ends) for ends in ((num_steps, 0), (0, num_steps))]
         unguided = start.schedule.timesteps_outside(limits)
         rows.append(
             {
@@ -61,7 +61,7 @@ def measure(
                 "less": mean_interval(to_truth - everywhere.setdefault(strength, to_truth), drawings),
                 "outside": mean_interval(outside, drawings),
                 "drift": float(noise.drift().mean()),
-                "evaluations": [network_calls(of, unguided, one["guidance_scale"]) for of in timesteps],
+                "evaluations": [network_calls(called, unguided, one["guidance_scale"]) for called in timesteps],
             }
         )
     return rows

@@ -109,8 +109,8 @@ def _strength(rows: Rows) -> None:
     shades = dict(zip(scales, _shades(len(scales)), strict=True))
     for axes, (title, line, measure) in zip(panels, shown, strict=True):
         for scale, shade in shades.items():
-            of = [{**row, measure: row[measure][0]} for row in line if row["guidance_scale"] == scale]
-            _plot(axes, of, "strength", measure, label=f"guidance {scale:g}", color=shade)
+            points = [{**row, measure: row[measure][0]} for row in line if row["guidance_scale"] == scale]
+            _plot(axes, points, "strength", measure, label=f"guidance {scale:g}", color=shade)
         axes.set(title=title, xlabel="strength", yscale="log")
         set_ticks(axes.yaxis, (0.1, 0.2, 0.4) if measure == "truth" else (0.01, 0.03, 0.1, 0.3))
     panels[0].set_ylabel("mean squared error")
@@ -124,16 +124,16 @@ def _mixing(rows: Rows) -> None:
     """Draw the distance to the truth by p, and by network evaluations with a line for each number of steps."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3.4))
     for steps, inverted_at, strength in ((20, 1.0, 1.0), (50, 1.0, 1.0), (20, 3.0, 0.8), (50, 3.0, 0.8)):
-        of = {"steps": steps, "inverted_at": inverted_at, "guidance_scale": inverted_at, "strength": strength}
-        line = [{**row, "truth": row["truth"][0]} for row in rows if of.items() <= row.items()]
+        setting = {"steps": steps, "inverted_at": inverted_at, "guidance_scale": inverted_at, "strength": strength}
+        line = [{**row, "truth": row["truth"][0]} for row in rows if setting.items() <= row.items()]
         _plot(left, line, "p", "truth", label=f"{steps} steps, guidance {inverted_at:g}, strength {strength:g}")
     for shade, steps in enumerate(_values(rows, "steps")):
         for scale, style in ((1.0, "-"), (3.0, ":")):
-            of = {"steps": steps, "p": P, "inverted_at": scale, "guidance_scale": scale}
+            setting = {"steps": steps, "p": P, "inverted_at": scale, "guidance_scale": scale}
             line = [
                 {"evaluations": sum(row["evaluations"]), "truth": row["truth"][0]}
                 for row in rows
-                if of.items() <= row.items() and row["strength"] in (0.6, 0.8, 0.9, 1.0)
+                if setting.items() <= row.items() and row["strength"] in (0.6, 0.8, 0.9, 1.0)
             ]
             label = f"{steps} steps, guidance {scale:g}"
             _plot(right, line, "evaluations", "truth", label=label, linestyle=style, color=f"C{shade}")

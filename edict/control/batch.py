@@ -19,11 +19,11 @@ def make_batches(counts: Sequence[int], batch_size: int) -> list[list[BatchMembe
     An edit has its base in its batch. The base of a row with more edits than fit is in each of its batches.
 
     Raises:
-        ValueError: A batch has no room for a base and an edit.
+        ValueError: `batch_size` is 1, so a batch cannot have both a base and an edit.
     """
     if batch_size < 2 and any(counts):
         raise ValueError(
-            "batch_size is 1: with attention control an edit and its base share a batch; invert with 2 or more"
+            "batch_size is 1, but with attention control an edit and its base share a batch. Invert with 2 or more"
         )
     batches: list[list[BatchMember]] = [[]]
     for row, count in enumerate(counts):

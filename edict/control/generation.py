@@ -46,7 +46,7 @@ class ControlledGuidance:
 
     A base regenerates exactly only from network calls of the shape of its inversion, which depends on its `base_scale`:
     one call for both branches, or a call for one branch at scales 0 and 1. A branch that only the edits need is then a
-    call of its own. At `timesteps_without_cfg` every scale is 1.
+    separate call. At `timesteps_without_cfg` every scale is 1.
 
     `text` are conditions of B rows, and `empty` of one row, or of B rows with negative captions.
     """
@@ -62,7 +62,7 @@ class ControlledGuidance:
     def predictor(self, *, cross: bool, self_: bool, maps: AttentionMaps | None) -> Predict:
         """Return the guided prediction. The arguments are those of `controlled_attention`."""
         model, text = self.model, self.text
-        # The decisions below use the list, because a tensor's values would wait for the GPU at every step.
+        # The decisions below use the list, because reading a tensor would wait for the GPU at every step.
         needs_text = any(scale != 0 for scale in self.guidance_scales)
         needs_empty = any(scale != 1 for scale in self.guidance_scales)
         scales = torch.tensor(self.guidance_scales, dtype=torch.float32).to(model.device, non_blocking=True)
@@ -134,8 +134,8 @@ def generate(
     `mask`, bool [E, H, W], is a mask from files. `on_answer` is called after each network call. After each step, an
     edit's integers outside a mask become those of its base. They are copied, not averaged.
     """
-    depth, blend, monitor = pair.schedule.num_steps, control.blend, RangeMonitor(pair.x)
-    steps = depth - pair.position
+    blend, monitor = control.blend, RangeMonitor(pair.x)
+    steps = pair.schedule.num_steps - pair.position
     maps = AttentionMaps() if isinstance(blend, Blend) else None
     for step in range(steps):
         cross, self_ = step < cross_steps(control, steps), step < self_steps(control, steps)

@@ -31,7 +31,9 @@ def split_words(tokenizer: CLIPTokenizer, text: str) -> Words:
 
 
 def align_words(base: Words, edit: Words, length: int) -> torch.Tensor:
-    """Return the matrix that maps attention to the base's tokens to the edit's: float32 [length, length], base by edit.
+    """Return the matrix that maps attention to the tokens of the base to the tokens of the edit.
+
+    The matrix is float32 [length, length], with a row per token of the base and a column per token of the edit.
 
     Words in both texts, in order, keep their attention (the paper's refinement). A replacement takes the attention of
     the words that it replaces, in equal shares for its tokens (the paper's replacement). The end of the text and the
@@ -54,7 +56,7 @@ def align_words(base: Words, edit: Words, length: int) -> torch.Tensor:
 
 
 def find_phrase(words: Words, phrase: Words) -> list[int]:
-    """Return the positions of the tokens of a phrase, one word or several in a row, at each of its occurrences."""
+    """Return the positions of the tokens of a phrase, which is one or several words, at each of its occurrences."""
     texts, wanted = [word for word, _ in words], [word for word, _ in phrase]
     if not wanted:
         return []
@@ -66,7 +68,7 @@ def check_words(caption: str, prompt: str, control: Control, tokenizer: CLIPToke
     """Check that the words in the settings of a control are in the texts of an edit.
 
     Raises:
-        WordNotFound: The prompt lacks a word with a weight, or both texts lack all words of the mask.
+        WordNotFound: The prompt lacks a word with a weight, or neither text has a word of the mask.
     """
     base, edit = split_words(tokenizer, caption), split_words(tokenizer, prompt)
     weighted_tokens(edit, control, tokenizer)
@@ -84,17 +86,17 @@ def weighted_tokens(words: Words, control: Control, tokenizer: CLIPTokenizer) ->
     ]
     if missing := [word for tokens, word, _ in found if not tokens]:
         raise WordNotFound(
-            f"{_quoted(missing)} has a weight, but is not in the prompt as far as the model reads it. Use words of the "
-            "prompt"
+            f"{_quoted(missing)} has a weight, but is not in the part of the prompt that the model reads. Use words "
+            "of that part"
         )
     return [(tokens, weight) for tokens, _, weight in found]
 
 
 def mask_tokens(base: Words, edit: Words, control: Control, tokenizer: CLIPTokenizer) -> tuple[list[int], list[int]]:
-    """Return the positions of the tokens whose attention makes the mask: in the base's caption, in the edit's prompt.
+    """Return the positions of the tokens whose attention makes the mask, in the caption and in the prompt.
 
     Raises:
-        WordNotFound: Both texts lack all words of the mask.
+        WordNotFound: Neither text has a word of the mask.
     """
     if not isinstance(control.blend, Blend):
         return [], []

@@ -43,7 +43,7 @@ class LoadOptions:
 
 
 class Model(ABC):
-    """A model of one kind. Before `load`, only its configurations are read. After `load`, it encodes, solves, decodes.
+    """A model of one kind. Before `load`, only its configurations are read.
 
     The network runs in the dtype that it was loaded in. The autoencoder runs in `vae_dtype`, on one image at a time.
     float16 is not a `vae_dtype`, because SDXL's autoencoder overflows in it.
@@ -76,7 +76,7 @@ class Model(ABC):
         """Prepare the loaded networks: eval mode, device, memory layout and compilation.
 
         Raises:
-            ModelError: `channels_last` is for images only, or no network can be compiled.
+            ModelError: `channels_last` is set for a network for videos, or no network can be compiled.
         """
         for network in self.components.values():
             network.requires_grad_(False).eval().to(options.device)
@@ -106,7 +106,7 @@ class Model(ABC):
         """
 
     def interpretation(self) -> dict[str, Any]:
-        """Return the settings that change the meaning of a pair and that earlier versions ignored. It is often {}."""
+        """Return the settings that change the meaning of a pair and that earlier versions ignored, often none."""
         return {}
 
     @property
@@ -116,7 +116,7 @@ class Model(ABC):
 
     @property
     def has_negative(self) -> bool:
-        """Whether guidance can lead away from a negative caption."""
+        """True if guidance can lead away from a negative caption."""
         return self.guidance == "cfg"
 
     @property
@@ -137,7 +137,7 @@ class Model(ABC):
 
     @property
     def controllable(self) -> bool:
-        """Whether attention control is possible: the network has layers that attend only to CLIP's tokens."""
+        """True if attention control is possible: the network has layers that attend only to CLIP's tokens."""
         return bool(self.attention_sides)
 
     @property
@@ -216,8 +216,8 @@ def encoded(vae: Any, pixels: torch.Tensor, vae_dtype: VaeDtype, posterior_seed:
     return latents
 
 
-def decoded(vae: Any, latents: torch.Tensor, vae_dtype: VaeDtype, **given: Any) -> torch.Tensor:
-    """Return the images or videos, float32, of an autoencoder's own latents. `given` are arguments of its `decode`."""
+def decoded(vae: Any, latents: torch.Tensor, vae_dtype: VaeDtype, **kwargs: Any) -> torch.Tensor:
+    """Return the images or videos, float32, of an autoencoder's own latents. `kwargs` are arguments of its `decode`."""
     with tf32(vae_dtype == "tf32"):
-        images: torch.Tensor = vae.decode(latents.to(vae.dtype), **given).sample
+        images: torch.Tensor = vae.decode(latents.to(vae.dtype), **kwargs).sample
     return images.float()

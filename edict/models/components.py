@@ -82,14 +82,17 @@ def load_component(
     Raises:
         ModelError: The network cannot be loaded, or its weights are missing or unknown.
     """
-    more: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "local_files_only": True}
+    kwargs: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True, "local_files_only": True}
     if quantization is not None:
-        more["quantization_config"] = quantization
-    more["torch_dtype" if issubclass(network_class, diffusers.ModelMixin) else "dtype"] = dtype
+        kwargs["quantization_config"] = quantization
+    kwargs["torch_dtype" if issubclass(network_class, diffusers.ModelMixin) else "dtype"] = dtype
     try:
-        network, found = network_class.from_pretrained(folder, subfolder=component, variant=variant, **more)
+        network, found = network_class.from_pretrained(folder, subfolder=component, variant=variant, **kwargs)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise ModelError(f"model {folder}: {component} cannot be loaded ({first_line(error)})") from error
+        raise ModelError(
+            f"model {folder}: {component} cannot be loaded ({first_line(error)}). Download the model again, or use "
+            "newer versions of diffusers and transformers"
+        ) from error
     missing, unknown = found["missing_keys"], found["unexpected_keys"]
     if not issubclass(network_class, diffusers.ModelMixin):
         unknown = []  # Files of a text encoder often have the weights of the whole language model.
@@ -106,21 +109,21 @@ def load_network(folder: Path, component: str, kind: Class, dtype: torch.dtype, 
     """Load a network from safetensors.
 
     Raises:
-        ModelError: the library did not find all weights, or found others.
+        ModelError: The library did not find all weights, or found others.
     """
-    more: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
-    more["variant"] = variant_of(folder, component, variant)
+    kwargs: dict[str, Any] = {"use_safetensors": True, "output_loading_info": True}
+    kwargs["variant"] = variant_of(folder, component, variant)
     if kind[0] == "diffusers":
         # True needs accelerate. False leaves some weights in the dtype of their files, so all are converted below.
-        more |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
+        kwargs |= {"torch_dtype": dtype, "low_cpu_mem_usage": False}
     else:
-        more["dtype"] = dtype
-    network, found = class_of(kind).from_pretrained(**_where(folder, component), **more)
+        kwargs["dtype"] = dtype
+    network, found = class_of(kind).from_pretrained(**_location_kwargs(folder, component), **kwargs)
     _check_names(folder, component, kind[1], found["missing_keys"], found["unexpected_keys"])
     return nn.Module.to(network, dtype)
 
 
-def _where(folder: Path, component: str) -> dict[str, Any]:
+def _location_kwargs(folder: Path, component: str) -> dict[str, Any]:
     return {
         "pretrained_model_name_or_path": folder,
         "subfolder": "" if component_folder(folder, component) == folder else component,
@@ -172,7 +175,7 @@ def load_tokenizer(folder: Path, component: str, kind: Class) -> Any:
         files = " or ".join(" and ".join(f"{component}/{name}" for name in names) for names in choices)
         raise ModelError(f"model {folder}: {component} has no vocabulary ({files}). Download the model again")
     try:
-        return class_of(kind).from_pretrained(**_where(folder, component))
+        return class_of(kind).from_pretrained(**_location_kwargs(folder, component))
     except Exception as error:  # The library raises many kinds for damaged files.
         raise ModelError(
             f"model {folder}: {component} cannot be read ({first_line(error)}). Download it again"
@@ -202,7 +205,7 @@ def check_weights(folder: Path, component: str, kind: Class, network: nn.Module,
     """Compare the names and shapes of the weights in a component's files with those of a network of its class.
 
     Raises:
-        ModelError: a file cannot be read, or a weight is missing, unknown or of another shape.
+        ModelError: A file cannot be read, or a weight is missing, unknown or of another shape.
     """
     expected = {name: tuple(weight.shape) for name, weight in network.state_dict().items()}
     found = dict[str, tuple[int, ...]]()

@@ -1,4 +1,4 @@
-"""The common component of models whose network is called directly, without a pipeline of diffusers."""
+"""The base class of models whose network is called directly, without a pipeline of diffusers."""
 
 from abc import abstractmethod
 from collections.abc import Collection, Container, Mapping, Sequence
@@ -236,10 +236,10 @@ class DirectModel(Model):
                 f"negative_captions: the model {self.folder} has no classifier-free guidance, so a negative caption "
                 "has no effect. Leave it out"
             )
-        given = self.condition([caption or "" for caption in negative_captions])
+        conditions = self.condition([caption or "" for caption in negative_captions])
         return {
             name: torch.where(none.view(-1, *[1] * (rows.ndim - 1)), self._empty[name], rows)
-            for name, rows in given.items()
+            for name, rows in conditions.items()
         }
 
     def encode(self, pixels: torch.Tensor, posterior_seed: int | None) -> torch.Tensor:
@@ -279,6 +279,6 @@ def timesteps_of(timestep: float, latents: torch.Tensor) -> torch.Tensor:
 
 def tokens_of(tokenizer: Any, captions: Sequence[str], length: int, device: torch.device) -> torch.Tensor:
     """Return the tokens of captions, int64 [N, length], truncated or padded to one length."""
-    given = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
-    tokens: torch.Tensor = tokenizer(expand_placeholders(tokenizer, captions), **given).input_ids.to(device)
+    kwargs = {"padding": "max_length", "max_length": length, "truncation": True, "return_tensors": "pt"}
+    tokens: torch.Tensor = tokenizer(expand_placeholders(tokenizer, captions), **kwargs).input_ids.to(device)
     return tokens

@@ -78,13 +78,13 @@ class Flux(FlowModel):
         }
 
     def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
-        given = latents.to(self.transformer.dtype)
-        _, _, height, width = given.shape
+        model_input = latents.to(self.transformer.dtype)
+        _, _, height, width = model_input.shape
         velocity = self.transformer(
-            hidden_states=pack(given),
-            timestep=timesteps_of(timestep, given).to(given.dtype) / 1000,
-            img_ids=positions(height // 2, width // 2, given.dtype, given.device),
-            txt_ids=given.new_zeros(LENGTH, 3),
+            hidden_states=pack(model_input),
+            timestep=timesteps_of(timestep, model_input).to(model_input.dtype) / 1000,
+            img_ids=positions(height // 2, width // 2, model_input.dtype, model_input.device),
+            txt_ids=model_input.new_zeros(LENGTH, 3),
             **conditions,
         ).sample
         return unpack(velocity, height, width).float()

@@ -61,8 +61,8 @@ class Flux2(PatchNorm):
         from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
         messages = format_input([caption], self.pipe.system_message)
-        given = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
-        return int(self.pipe.tokenizer.apply_chat_template(messages, **given)["input_ids"].shape[1])
+        kwargs = {"tokenize": True, "return_dict": True, "return_tensors": "pt"}
+        return int(self.pipe.tokenizer.apply_chat_template(messages, **kwargs)["input_ids"].shape[1])
 
 
 class Flux2Klein(Flux2):
@@ -76,6 +76,6 @@ class Flux2Klein(Flux2):
 
 def chat_tokens(tokenizer: Any, caption: str, *, enable_thinking: bool) -> int:
     """Return the number of tokens of a caption as a message to Qwen3."""
-    given = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": enable_thinking}
-    text = tokenizer.apply_chat_template([{"role": "user", "content": caption}], **given)
+    kwargs = {"tokenize": False, "add_generation_prompt": True, "enable_thinking": enable_thinking}
+    text = tokenizer.apply_chat_template([{"role": "user", "content": caption}], **kwargs)
     return len(tokenizer(text).input_ids)

@@ -50,5 +50,5 @@ class HunyuanImage(GuiderPipeline):
     def arguments(
         self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
     ) -> dict[str, Any]:
-        given = super().arguments(captions, guidance_scale, negative_captions)
-        return given | {"distilled_guidance_scale": guidance_scale}
+        arguments = super().arguments(captions, guidance_scale, negative_captions)
+        return arguments | {"distilled_guidance_scale": guidance_scale}

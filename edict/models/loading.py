@@ -46,7 +46,7 @@ def load_pipeline(kind: Any, checkpoint: Checkpoint, options: LoadOptions) -> An
     """
     folder = checkpoint.folder
     absent: dict[str, Any] = {component: None for component in NOT_NEEDED if component in read_index(folder)}
-    if checkpoint.file is not None and is_whole(checkpoint.file):
+    if checkpoint.file is not None and has_text_encoder(checkpoint.file):
         if options.quantization:
             raise ModelError(f"quantization: diffusers cannot quantize {checkpoint.file} on loading. Give a folder")
         pipe = from_single_file(kind, checkpoint.file, folder, options.dtype, **absent)
@@ -75,8 +75,10 @@ def _load_components(checkpoint: Checkpoint, options: LoadOptions) -> dict[str, 
         precision = VAE_DTYPES[options.vae_dtype] if component == "vae" else options.dtype
         quantization = quantization_config(options.quantization) if options.quantization and predicts else None
         if checkpoint.file is not None and predicts:
-            more = {} if quantization is None else {"quantization_config": quantization}
-            loaded[component] = from_single_file(kind, checkpoint.file, folder, precision, subfolder=component, **more)
+            kwargs = {} if quantization is None else {"quantization_config": quantization}
+            loaded[component] = from_single_file(
+                kind, checkpoint.file, folder, precision, subfolder=component, **kwargs
+            )
         else:
             variant = variant_of(folder, component, checkpoint.variant)
             loaded[component] = load_component(folder, component, kind, precision, variant, quantization)
@@ -109,7 +111,7 @@ def check_components(kind: Any, checkpoint: Checkpoint) -> None:
             )
     if checkpoint.file is not None:
         read_shapes(checkpoint.file)
-        if is_whole(checkpoint.file):
+        if has_text_encoder(checkpoint.file):
             return
     for component in networks_of(folder):
         read_config(folder, component)
@@ -176,7 +178,7 @@ def as_model_errors(name: str, kind: Any) -> Iterator[None]:
         ) from error
 
 
-def from_single_file(kind: Any, file: Path, folder: Path, dtype: torch.dtype, **given: Any) -> Any:
+def from_single_file(kind: Any, file: Path, folder: Path, dtype: torch.dtype, **kwargs: Any) -> Any:
     """Load a pipeline or a network from a single file, with the configurations of a folder.
 
     Raises:
@@ -185,7 +187,7 @@ def from_single_file(kind: Any, file: Path, folder: Path, dtype: torch.dtype, **
     if not hasattr(kind, "from_single_file"):
         raise ModelError(f"model {file}: diffusers cannot load a {kind.__name__} from a single file. Give a folder")
     with as_model_errors(f"model {file}", kind):
-        return kind.from_single_file(str(file), config=str(folder), torch_dtype=dtype, local_files_only=True, **given)
+        return kind.from_single_file(str(file), config=str(folder), torch_dtype=dtype, local_files_only=True, **kwargs)
 
 
 def lora_weights(file: Path, denoiser: str) -> dict[str, torch.Tensor]:
@@ -203,7 +205,7 @@ def lora_weights(file: Path, denoiser: str) -> dict[str, torch.Tensor]:
     }
 
 
-def is_whole(file: Path) -> bool:
+def has_text_encoder(file: Path) -> bool:
     """Return whether a single-file checkpoint has the weights of a text encoder."""
     return any(name.startswith(("cond_stage_model.", "conditioner.", "text_encoders.")) for name in read_shapes(file))
 
@@ -228,7 +230,7 @@ def networks_of(folder: Path) -> dict[str, Any]:
     """Return the class of each network of a checkpoint, by its name in model_index.json.
 
     Raises:
-        ModelError: a component has a class that neither diffusers nor transformers has, or a tokenizer has no files.
+        ModelError: A component has a class that neither diffusers nor transformers has, or a tokenizer has no files.
     """
     found = dict[str, Any]()
     for component, named in read_index(folder).items():

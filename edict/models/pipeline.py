@@ -113,7 +113,7 @@ class PipelineModel(Model):
         self.float32_latents = self.float32_latents or bool(names & FLOAT32_LATENTS)
         self._schedules: dict[tuple[int, float, int | None], Schedule] = {}
         if pipe is not None:
-            self._adopt(pipe)
+            self._set_pipeline(pipe)
 
     def _check_call(self) -> None:
         """Check the parameters of the pipeline's call, and the arguments in `call`.
@@ -155,8 +155,12 @@ class PipelineModel(Model):
                 f"call: height is {height!r} and width is {width!r}, but images are squares. Give both the same number"
             )
 
-    def _adopt(self, pipe: Any) -> None:
-        """Take a loaded pipeline. The constructor of EDICTScheduler raises ValueError for an unsupported scheduler."""
+    def _set_pipeline(self, pipe: Any) -> None:
+        """Use a loaded pipeline.
+
+        Raises:
+            ValueError: Its scheduler is not supported.
+        """
         self.pipe = pipe
         for network in self.components.values():
             network.requires_grad_(False).eval()
@@ -165,7 +169,7 @@ class PipelineModel(Model):
 
     def load(self, checkpoint: Checkpoint, options: LoadOptions) -> Self:
         self.check(checkpoint)
-        self._adopt(load_pipeline(self.kind, checkpoint, options))
+        self._set_pipeline(load_pipeline(self.kind, checkpoint, options))
         self.prepare(options)
         return self
 
@@ -213,7 +217,7 @@ class PipelineModel(Model):
 
     @property
     def has_video_vae(self) -> bool:
-        """Whether the autoencoder takes videos, so that its latents have an axis of frames."""
+        """True if the autoencoder takes videos, so that its latents have an axis of frames."""
         return any(weight.ndim == 5 for weight in self.vae.parameters())
 
     @property
@@ -222,8 +226,8 @@ class PipelineModel(Model):
         return denoiser_of(self.pipe)
 
     def _size(self) -> int:
-        if (given := self.call.get("height")) is not None:
-            return int(given)
+        if (side := self.call.get("height")) is not None:
+            return int(side)
         height, width = (self._default(side) for side in ("height", "width"))
         if height is not None and height == width:
             return int(height)
@@ -327,9 +331,9 @@ class PipelineModel(Model):
         negative_captions: Sequence[str | None] | None,
     ) -> None:
         """Call the pipeline, with its scheduler replaced."""
-        given = self.arguments(captions, guidance_scale, negative_captions)
+        arguments = self.arguments(captions, guidance_scale, negative_captions)
         dtype = torch.float32 if self.float32_latents else self.network.dtype
-        given |= {
+        arguments |= {
             "latents": self.call_latents(latents).to(dtype),
             "num_inference_steps": steps,
             "output_type": "latent",
@@ -342,16 +346,20 @@ class PipelineModel(Model):
             "clean_caption": False,  # Cleaning would change the text only where two optional packages are installed.
             "generator": torch.Generator().manual_seed(0),  # for pipelines that draw noise before their loop
         }
-        given |= {name: value for name, value in defaults.items() if name in self.parameters}
+        arguments |= {name: value for name, value in defaults.items() if name in self.parameters}
         devices = [self.device] if self.device.type == "cuda" else []
         # Some pipelines draw noise without their generator, for example for the latents of a control image.
-        with self._lent(scheduler), self.using_guidance(guidance_scale), torch.random.fork_rng(devices=devices):
+        with (
+            self._with_scheduler(scheduler),
+            self.using_guidance(guidance_scale),
+            torch.random.fork_rng(devices=devices),
+        ):
             torch.manual_seed(0)
-            self.pipe(**given | self.call)
+            self.pipe(**arguments | self.call)
 
     @contextmanager
-    def _lent(self, scheduler: Any) -> Iterator[None]:
-        """Give the pipeline a scheduler during a call, and no progress bar. A pipeline makes one call at a time."""
+    def _with_scheduler(self, scheduler: Any) -> Iterator[None]:
+        """Replace the pipeline's scheduler and hide its progress bar within the block. Only one call runs at a time."""
         with CALL_LOCK:
             own, bar = self.pipe.scheduler, getattr(self.pipe, "_progress_bar_config", None)
             self.pipe.scheduler = scheduler
@@ -377,15 +385,15 @@ class PipelineModel(Model):
         Raises:
             ValueError: A negative caption has no effect.
         """
-        given: dict[str, Any] = {"prompt": list(captions)}
+        arguments: dict[str, Any] = {"prompt": list(captions)}
         if "guidance_scale" in self.parameters:
-            given["guidance_scale"] = guidance_scale
+            arguments["guidance_scale"] = guidance_scale
         if negative_captions is not None and any(caption is not None for caption in negative_captions):
             if not self.has_negative:
                 more = ", or give true_cfg_scale in `call`" if "true_cfg_scale" in self.parameters else ""
                 raise ValueError(f"a negative caption has no effect on {self.kind.__name__}: leave it out{more}")
-            given["negative_prompt"] = [caption or "" for caption in negative_captions]
-        return given
+            arguments["negative_prompt"] = [caption or "" for caption in negative_captions]
+        return arguments
 
     def truncated(self, caption: str) -> bool:
         # A processor has a tokenizer.

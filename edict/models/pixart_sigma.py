@@ -56,10 +56,10 @@ class PixArtSigma(NoiseModel):
         return {"encoder_hidden_states": encoded.last_hidden_state, "encoder_attention_mask": tokens.attention_mask}
 
     def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
-        given = latents.to(self.transformer.dtype).contiguous()
+        model_input = latents.to(self.transformer.dtype).contiguous()
         predicted = self.transformer(
-            given,
-            timestep=timesteps_of(timestep, given),
+            model_input,
+            timestep=timesteps_of(timestep, model_input),
             added_cond_kwargs={"resolution": None, "aspect_ratio": None},
             **conditions,
         ).sample

@@ -51,8 +51,8 @@ class Pixels(NoiseModel):
         return {}
 
     def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
-        given = latents.to(self.unet.dtype).contiguous()
-        predicted = self.unet(given, timesteps_of(timestep, given)).sample
+        model_input = latents.to(self.unet.dtype).contiguous()
+        predicted = self.unet(model_input, timesteps_of(timestep, model_input)).sample
         return self.noise(predicted[:, : latents.shape[1]], latents, timestep)
 
     def truncated(self, caption: str) -> bool:

@@ -19,10 +19,10 @@ class TrueCFG(PipelineModel):
     def arguments(
         self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
     ) -> dict[str, Any]:
-        given = {"prompt": list(captions), "true_cfg_scale": guidance_scale}
+        arguments = {"prompt": list(captions), "true_cfg_scale": guidance_scale}
         if guidance_scale > 1:
-            given["negative_prompt"] = [caption or "" for caption in negative_captions or [None] * len(captions)]
-        return given
+            arguments["negative_prompt"] = [caption or "" for caption in negative_captions or [None] * len(captions)]
+        return arguments
 
 
 class QwenImage(TrueCFG, PackedPipeline):

@@ -73,8 +73,10 @@ class StableDiffusion(NoiseModel):
 
     def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
         # The memory layout can change the last bits, so all latents get the same one.
-        given = latents.to(self.unet.dtype).contiguous()
-        return self.noise(self.unet(given, timesteps_of(timestep, given), **conditions).sample, latents, timestep)
+        model_input = latents.to(self.unet.dtype).contiguous()
+        return self.noise(
+            self.unet(model_input, timesteps_of(timestep, model_input), **conditions).sample, latents, timestep
+        )
 
     def truncated(self, caption: str) -> bool:
         return exceeds_length(self.tokenizer, caption, self.tokenizer.model_max_length)

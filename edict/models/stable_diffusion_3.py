@@ -83,9 +83,9 @@ class StableDiffusion3(FlowModel):
         return {"encoder_hidden_states": torch.cat([clip, t5], 1), "pooled_projections": torch.cat(pooled, -1)}
 
     def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
-        given = latents.to(self.transformer.dtype).contiguous()
+        model_input = latents.to(self.transformer.dtype).contiguous()
         velocity: torch.Tensor = self.transformer(
-            given, timestep=timesteps_of(timestep, given), **conditions
+            model_input, timestep=timesteps_of(timestep, model_input), **conditions
         ).sample.float()
         return velocity
 

@@ -33,9 +33,11 @@ class StableDiffusionXL(StableDiffusion):
     def _check_fit(self, configs: Mapping[str, Any]) -> None:
         super()._check_fit(configs)
         unet = configs["unet"]
-        given = configs["text_encoder_2"].projection_dim + 6 * unet.addition_time_embed_dim
+        available = configs["text_encoder_2"].projection_dim + 6 * unet.addition_time_embed_dim
         needed = unet.projection_class_embeddings_input_dim
-        self._check_equal("unet.projection_class_embeddings_input_dim", needed, given, "text_encoder_2 and 6 time ids")
+        self._check_equal(
+            "unet.projection_class_embeddings_input_dim", needed, available, "text_encoder_2 and 6 time ids"
+        )
 
     def _text_width(self, configs: Mapping[str, Any]) -> int:
         return int(configs["text_encoder"].hidden_size + configs["text_encoder_2"].hidden_size)
@@ -91,7 +93,7 @@ class StableDiffusionXL(StableDiffusion):
 
     def predict(self, latents: torch.Tensor, timestep: float, conditions: Conditions) -> torch.Tensor:
         added = {name: conditions[name] for name in ("text_embeds", "time_ids")}
-        given = latents.to(self.unet.dtype).contiguous()
-        timesteps, text = timesteps_of(timestep, given), conditions["encoder_hidden_states"]
-        predicted = self.unet(given, timesteps, text, added_cond_kwargs=added).sample
+        model_input = latents.to(self.unet.dtype).contiguous()
+        timesteps, text = timesteps_of(timestep, model_input), conditions["encoder_hidden_states"]
+        predicted = self.unet(model_input, timesteps, text, added_cond_kwargs=added).sample
         return self.noise(predicted, latents, timestep)

@@ -114,5 +114,5 @@ class Cosmos3(PipelineModel):
     def arguments(
         self, captions: Sequence[str], guidance_scale: float, negative_captions: Sequence[str | None] | None
     ) -> dict[str, Any]:
-        given = super().arguments(captions, guidance_scale, negative_captions)
-        return {name: value[0] if isinstance(value, list) else value for name, value in given.items()}
+        arguments = super().arguments(captions, guidance_scale, negative_captions)
+        return {name: value[0] if isinstance(value, list) else value for name, value in arguments.items()}

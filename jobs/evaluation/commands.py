@@ -302,9 +302,9 @@ def _print_networks(weights: Mapping[str, Path | None]) -> None:
     from jobs.evaluation.networks import other_than_published
 
     for name, path in weights.items():
-        metrics, how = NETWORKS[name]
+        metrics, hint = NETWORKS[name]
         if path is None:
-            print(f"left out: {', '.join(metrics)}. To include it, {how}")
+            print(f"left out: {', '.join(metrics)}. To include it, {hint}")
         elif name != "lpips" and (size := other_than_published(name, path)) is not None:
             print(f"not comparable with published figures: the network of --{name} has {size}")
 

@@ -112,8 +112,8 @@ def edit_batch(
 ) -> tuple[list[Image.Image], list[bool]]:
     """Make at most `batch` edits in one batch. Return their images, and for each whether it failed."""
     clean = model.encode([edit.source.image for edit in edits])
-    how = sampling(steps=steps, strength=setting.strength, guidance_scale=setting.inverted_at)
-    start = model.prepare(clean, how, batch)
+    settings = sampling(steps=steps, strength=setting.strength, guidance_scale=setting.inverted_at)
+    start = model.prepare(clean, settings, batch)
     sources, targets = [edit.source.caption for edit in edits], [edit.target.caption for edit in edits]
     latents, faults = method(model, start, sources, targets, setting.edited_at)
     return model.decode(latents), [i in faults for i in range(len(edits))]

@@ -57,8 +57,8 @@ def measure(
         for method, round_trip in round_trips.items():
             for prompt, guidance_scale in PROMPTS.items():
                 for count in steps:
-                    how = sampling(steps=count, strength=1.0, guidance_scale=guidance_scale)
-                    start = model.prepare(clean, how, batch)
+                    settings = sampling(steps=count, strength=1.0, guidance_scale=guidance_scale)
+                    start = model.prepare(clean, settings, batch)
                     about = {"method": method, "prompt": prompt, "guidance_scale": guidance_scale, "steps": count}
                     published = PAPER.get((method, prompt), {})
                     paper = {"paper": published[count]} if count in published else {}

@@ -33,8 +33,8 @@ def edit_calls(changed: Sequence[tuple[Variant, str]], task: EditTask, has_negat
     for variant, _ in changed:
         steps = task.steps_of(variant)
         timesteps = timesteps_of(num_steps - steps, num_steps)
-        given = variant.guidance_scale
-        scale = row_scale if given is None else branching_scale(has_negative, given)
+        edit_scale = variant.guidance_scale
+        scale = row_scale if edit_scale is None else branching_scale(has_negative, edit_scale)
         fewest_steps = min(fewest_steps, steps)
         if variant.control is None:
             calls += network_calls(timesteps, timesteps_without_cfg, scale)

@@ -63,7 +63,10 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
                     options: Any = {} if address.startswith("ray://") else {"job_config": CleanPathJobConfig()}
                     ray.init(logging_level=logging.ERROR, **options)
                 except (ConnectionError, ValueError) as error:
-                    raise NoCluster(f"RAY_ADDRESS is {_without_user(address)}: {error}") from error
+                    raise NoCluster(
+                        f"RAY_ADDRESS is {_without_user(address)}, and Ray cannot connect to it ({error}). Correct it, "
+                        "or unset it to run on this machine only"
+                    ) from error
             else:
                 _start_local(max(os.cpu_count() or 1, count * machine.threads))
     try:
@@ -127,11 +130,11 @@ def _start_local(cpus: int) -> None:
             ) from error
         folder = os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()
         if "AF_UNIX path length" in str(error):
-            why = f"the path of its folder {folder} is too long for a socket"
+            reason = f"the path of its folder {folder} is too long for a socket"
         else:
-            why = f"with its files in {folder}, {first_line(error)}"
+            reason = f"with its files in {folder}, {first_line(error)}"
         raise NotStarted(
-            f"Ray cannot start on this machine: {why}; set RAY_TMPDIR to the short path of a writable folder"
+            f"Ray cannot start on this machine: {reason}; set RAY_TMPDIR to the short path of a writable folder"
         ) from error
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = enabled
@@ -153,7 +156,7 @@ def check_address(address: str) -> None:
     """Check that the cluster at RAY_ADDRESS (host:port, ray://host:port or auto) answers.
 
     Raises:
-        NoCluster: It does not, or the address is not valid.
+        NoCluster: The cluster does not answer, or the address is not valid.
     """
     shown, found = _without_user(address), address
     if address == "auto":

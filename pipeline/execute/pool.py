@@ -1,11 +1,11 @@
 """The pool: it runs units on Ray actors, and handles attempts, replacements and time limits.
 
-Ray itself restarts nothing (max_restarts=0, max_task_retries=0), because a sample that kills its worker would be tried
-for ever. The pool decides in the driver, and carries no data: a worker writes its own files and its own commit.
+Ray itself restarts nothing (max_restarts=0, max_task_retries=0), because a sample that kills its worker would be
+retried forever. The pool decides in the driver, and carries no data: a worker writes its own files and its own commit.
 
 A unit whose worker dies, hangs or raises an error is tried on another worker. If that fails too, the unit is halved
-again and again, down to the single samples that fail alone. Then the unit is processed without these samples, and they
-are rejects of the unit. Losing a node does not count as a failed attempt.
+again and again, until the single samples that fail are found. Then the unit is processed without these samples, and
+they are rejects of the unit. Losing a node does not count as a failed attempt.
 
 A worker hangs if its heartbeat (pipeline.workers.heartbeat) does not change for too long, however long its unit takes.
 The driver polls the heartbeats. Time in which the driver did not poll does not count.
@@ -27,22 +27,22 @@ from pipeline.workers.actor import WorkerActor
 from pipeline.workers.heartbeat import LOADING, STORAGE, WORK, Report
 from schemas.errors import last_line
 
-MAX_ATTEMPTS = 3  # of a unit, each on another worker; before the last one it is halved to find the sample that fails
-MAX_NODE_LOSSES = 10  # of a unit; after more, the unit itself is the likely cause (it fills its host's memory)
-MAX_FAILED_STARTS = 3  # workers in a row, and at least as many as start at once, that fail before they are ready
-MAX_FAILED_UNITS = 5  # units in a row whose last attempt fails
+MAX_ATTEMPTS = 3  # at a unit, each on another worker; before the last one, its halves are tried to find the cause
+MAX_NODE_LOSSES = 10  # per unit; if more nodes are lost, the unit probably fills the memory of its host
+MAX_FAILED_STARTS = 3  # consecutive workers that fail before they are ready; at least all that start at once
+MAX_FAILED_UNITS = 5  # consecutive units whose last attempt fails
 
 # A worker hangs if its heartbeat does not change for longer than a limit. The limit is HANG_FACTOR times the longest
 # pause between two heartbeats in this run, and at least MIN_HANG_SECONDS.
 HANG_FACTOR = 10
 MIN_HANG_SECONDS = 300.0
-MIN_STORAGE_HANG_SECONDS = 1800.0  # in storage, because its requests have their own time limit and retries
+MIN_STORAGE_HANG_SECONDS = 1800.0  # the same in storage, whose requests have their own time limit and retries
 FIRST_HANG_SECONDS = 6 * 3600.0  # the limit until a pause is measured
 MAX_LOADING_SECONDS = 3600.0  # the limit until a worker is ready, because it may download the model
 POLL_SECONDS = 5.0  # between two polls of a worker's heartbeat
 
-WAIT_SECONDS = 1.0  # for a worker, before `outcomes` yields None
-RESOURCES_NOTE_SECONDS = 10.0  # without a worker, before the state says which resources the cluster lacks
+WAIT_SECONDS = 1.0  # to wait for a worker before `outcomes` yields None
+RESOURCES_NOTE_SECONDS = 10.0  # without a worker before the state names the resources that the cluster lacks
 
 RecordEvent = Callable[..., None]
 """Write an event to the run log: its name, and its fields as keyword arguments."""
@@ -73,7 +73,7 @@ class Outcome:
 class _Work:
     """A unit with the state of its attempts.
 
-    `slices_to_probe` are the slices (first, count) that are tried alone before the whole unit is tried again. A unit is
+    `slices_to_probe` are the slices (first, count) to try separately before the whole unit is tried again. A unit is
     `isolated` after its worker failed, or the worker that read it ahead, because either unit can be the cause. An
     isolated unit is not read ahead, and no other unit is read ahead while it is processed.
     """

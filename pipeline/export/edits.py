@@ -70,11 +70,13 @@ def export_edits(location: str, destination: str, *, format: str) -> dict[str, A
             or a file cannot have its name.
     """
     if format not in EDIT_FORMATS:
-        raise ExportError(f"no export of edits as {format}: give one of {', '.join(EDIT_FORMATS)}")
+        raise ExportError(f"format {format!r} is not valid for edits: give one of {', '.join(EDIT_FORMATS)}")
     store = Store(location)
     job = store.job()
     if job.kind != "edit":
-        raise StoreError(f"{location} is the store of an {job.kind} job; as {format}, give one that `edit` wrote")
+        raise StoreError(
+            f"{location} is the store of an {job.kind} job; to export it as {format}, give one that `edit` wrote"
+        )
     parts = part_units(store, batch_size=sys.maxsize, workers=1)  # no part is longer, so none is split
     for problem in status(store).problems:  # such as rows of the latent store that are not edited yet
         print(f"note: {problem}", file=sys.stderr)

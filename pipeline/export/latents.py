@@ -58,8 +58,8 @@ def export(location: str, destination: str, *, format: str, dtype: str) -> dict[
     """
     if format not in LATENT_FORMATS or dtype not in DTYPES:
         raise ExportError(
-            f"no export as {format} of {dtype}: the formats are {', '.join(LATENT_FORMATS)} for latents, and "
-            f"instructpix2pix or pie_bench for edits; the dtypes are {' or '.join(DTYPES)}"
+            f"format {format!r} with dtype {dtype!r} is not valid: the formats are {', '.join(LATENT_FORMATS)} for "
+            f"latents, and instructpix2pix or pie_bench for edits; the dtypes are {' or '.join(DTYPES)}"
         )
     store = Store(location)
     job = store.job()
@@ -112,7 +112,7 @@ def claim(target: Store, description: dict[str, Any]) -> None:
         and target.get_json(DESCRIPTION_FILE) != description
     ):
         raise ExportError(
-            f"{target.location}: holds another export (see its {DESCRIPTION_FILE}); give another destination"
+            f"{target.location}: contains another export (see its {DESCRIPTION_FILE}); give another destination"
         )
 
 
@@ -128,8 +128,8 @@ def _floats(unit: Unit, latents: Latents, dtype: str) -> NDArray[Any]:
     if len(overflowing):
         row = int(overflowing[0])
         raise ExportError(
-            f"{unit.source}: key {latents.column('key')[row]!r}: reaches {np.abs(exact[row]).max():.6g}, beyond "
-            f"{dtype} ({np.finfo(floats.dtype).max:.6g}); export to another destination as float32"
+            f"{unit.source}: key {latents.column('key')[row]!r}: has the value {np.abs(exact[row]).max():.6g}, and the "
+            f"limit of {dtype} is {np.finfo(floats.dtype).max:.6g}; export to another destination as float32"
         )
     return floats
 

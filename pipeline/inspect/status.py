@@ -70,14 +70,16 @@ class CommitCounts:
     clocks_agree: bool = True
 
     def add(self, commit: Commit, now: float) -> None:
-        """Add a commit, and check that its sums hold. `now` is the time of this machine's clock."""
+        """Add a commit, and check that its counts add up. `now` is the time of this machine's clock."""
         if commit.unit not in self.expected:
             self.problems.append(f"unit {commit.unit} is committed but not planned")
         elif commit.input != self.expected[commit.unit]:
             planned = self.expected[commit.unit]
             self.problems.append(f"unit {commit.unit} committed {commit.input} of {planned} planned")
         if commit.input != commit.ok + commit.rejected + commit.filtered or commit.rejected != len(commit.rejects):
-            self.problems.append(f"unit {commit.unit} does not add up: {commit.input} went in; its commit is damaged")
+            self.problems.append(
+                f"the counts of unit {commit.unit} do not add up to its input, {commit.input}; its commit is damaged"
+            )
         self.counts["committed"] += 1
         self.counts["attempts"] += commit.number
         for name in ("input", "ok", "rejected", "filtered"):
@@ -98,7 +100,7 @@ class CommitCounts:
 
 
 def status(store: Store) -> Status:
-    """Read the plan and the commits. Check that the sums hold, and that every committed file exists.
+    """Read the plan and the commits. Check that the counts add up, and that every committed file exists.
 
     Files are compared by name and size, without reading them.
 
@@ -160,7 +162,7 @@ def describe_run(run: dict[str, Any]) -> str:
     state = f"{run['workers']} workers, {run['starting']} starting, {run['queued']} units wait"
     if run.get("waits_for"):
         state += f", {run['waits_for']}"
-    silent = "; its driver is silent: run the job again to go on" if ago > SILENT_SECONDS else ""
+    silent = "; its driver is silent: run the job again to continue" if ago > SILENT_SECONDS else ""
     return f"{run['run']} on {run['host']}: {state}, {when}{silent}"
 
 
@@ -226,7 +228,7 @@ def _environment_notes(environments: Counter[Environment]) -> list[str]:
         return []
     ordered = environments.most_common()
     descriptions = differences([environment for environment, _ in ordered])
-    each = "; ".join(f"{units} {where}" for (_, units), where in zip(ordered, descriptions, strict=True))
+    each = "; ".join(f"{units} {description}" for (_, units), description in zip(ordered, descriptions, strict=True))
     return [f"units were made with {len(ordered)} kinds of processor or versions, whose last bits may differ: {each}"]
 
 
@@ -238,7 +240,7 @@ def _stragglers(run: dict[str, Any], seconds_per_row: float) -> list[str]:
     since_write = min(max(0.0, time.time() - run["time"]), SILENT_SECONDS)
     lasts = {work["unit"]: (run["time"] - work["since"] + since_write, work) for work in run["at_work"]}
     return [
-        f"unit {unit} on node {work['node'][:12]} for {seconds:.0f} s; usual are "
+        f"unit {unit} on node {work['node'][:12]} for {seconds:.0f} s; the usual time is "
         f"{seconds_per_row * work['samples']:.0f} s"
         for unit, (seconds, work) in lasts.items()
         if seconds > STRAGGLER_FACTOR * seconds_per_row * work["samples"]

@@ -25,14 +25,14 @@ def s3_provider() -> "Boto3CredentialProvider | None":
     Raises:
         ValueError: There are no credentials, the profile in AWS_PROFILE does not exist, or boto3 is not installed.
     """
-    given = os.environ.get
-    if given("AWS_ACCESS_KEY_ID") or given("AWS_SKIP_SIGNATURE"):
+    getenv = os.environ.get
+    if getenv("AWS_ACCESS_KEY_ID") or getenv("AWS_SKIP_SIGNATURE"):
         return None
     files = (
-        given("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
-        given("AWS_CONFIG_FILE", "~/.aws/config"),
+        getenv("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials"),
+        getenv("AWS_CONFIG_FILE", "~/.aws/config"),
     )
-    profile = given("AWS_PROFILE")
+    profile = getenv("AWS_PROFILE")
     if profile or any(Path(file).expanduser().is_file() for file in files):
         try:
             return _boto3_provider()
@@ -43,9 +43,9 @@ def s3_provider() -> "Boto3CredentialProvider | None":
                     "pip install 'edict-pipeline[aws]', or unset AWS_PROFILE"
                 ) from error
     elsewhere = ("WEB_IDENTITY_TOKEN_FILE", "CONTAINER_CREDENTIALS_RELATIVE_URI", "CONTAINER_CREDENTIALS_FULL_URI")
-    if not any(given(f"AWS_{name}") for name in elsewhere):
+    if not any(getenv(f"AWS_{name}") for name in elsewhere):
         # On a machine outside AWS, obstore would repeat its request to the metadata server for minutes.
-        metadata = urlsplit(given("AWS_METADATA_ENDPOINT") or "http://169.254.169.254")
+        metadata = urlsplit(getenv("AWS_METADATA_ENDPOINT") or "http://169.254.169.254")
         if not _is_listening(metadata.hostname, metadata.port or 80):
             raise ValueError(_no_credentials())
     return None

@@ -82,8 +82,8 @@ def _storage_error(location: str, error: Exception) -> StorageError:
     if sources and re.search(_NO_CREDENTIALS, text):
         return StorageError(f"{location}: no credentials found; set one of: {sources}")
     if sources and (isinstance(error, UnauthenticatedError) or code in _BAD_CREDENTIALS):
-        why = code or without_secrets(text.partition("credential provider: ")[2])
-        return StorageError(f"{location}: the credentials are not accepted ({why}); renew them: {sources}")
+        detail = code or without_secrets(text.partition("credential provider: ")[2])
+        return StorageError(f"{location}: the credentials are not accepted ({detail}); renew them: {sources}")
     if sources and (isinstance(error, PermissionDeniedError) or status.startswith("403")):
         return StorageError(f"{location}: access is denied ({code}); check the credentials and their rights: {sources}")
     if reason := _os_error(location, error, text):

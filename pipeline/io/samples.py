@@ -143,7 +143,7 @@ def _sample(url: str, entry: Entry, data: bytes, *, check_digest: bool) -> Sampl
 def _members(key: str, data: bytes) -> tuple[dict[str, bytes], bool]:
     """Return the used members of a sample by extension.
 
-    The second value is True if the bytes are exactly members, of which no two used ones have the same extension.
+    The second value is True if the bytes contain only members, and no two used members have the same extension.
     """
     members: dict[str, bytes] = {}
     complete, repeated = False, False

@@ -34,9 +34,7 @@ IMAGES = frozenset({"bmp", "gif", "jpeg", "jpg", "png", "tif", "tiff", "webp"})
 CAPTION = "txt"
 METADATA = "json"
 USED = IMAGES | {CAPTION, METADATA}
-MAX_SAMPLE = (
-    256 << 20
-)  # bytes of a sample's used members; a sample is read as a whole, so this bounds a worker's memory
+MAX_SAMPLE = 256 << 20  # bytes of a sample's used members, which are read as a whole: this bounds a worker's memory
 DIGEST = 8  # bytes of an entry's digest, which only has to distinguish versions of one sample
 MAX_NAMES, MAX_NAME = 5, 100  # extensions of a sample that a message lists, and characters of each
 

@@ -25,7 +25,7 @@ from pipeline.store.store import Store
 from schemas.job import JobRecord
 from schemas.plan import ROWS
 
-Listed = Callable[[str], Mapping[str, Any]] | None
+TableLookup = Callable[[str], Mapping[str, Any]] | None
 """The function that returns the prompts, or the masks, that tables list for a key, by variant; None without tables."""
 
 MaskFiles = Callable[[str, Mapping[str, str]], Mapping[str, str]] | None
@@ -46,8 +46,8 @@ class PlanInput:
     selection: Selection
     batch_size: int
     workers: int
-    prompts: Listed = None
-    masks: Listed = None
+    prompts: TableLookup = None
+    masks: TableLookup = None
     mask_files: MaskFiles = None
     per_caption: int = 1
 
@@ -65,8 +65,8 @@ def selected_rows(
     latents: Store,
     parts: Sequence[Source],
     selection: Selection,
-    prompts: Listed,
-    masks: Listed,
+    prompts: TableLookup,
+    masks: TableLookup,
     *,
     whole: bool = True,
 ) -> Iterator[tuple[Source, pa.Table]]:
@@ -77,13 +77,13 @@ def selected_rows(
         StoreError: See `select`.
     """
     selected = select(latents, parts, selection, whole=whole)
-    while some := list(islice(selected, READ_THREADS)):
-        found = read_parts_ahead(latents, [part for part, _ in some], ["key"] if prompts or masks else [])
-        for (part, rows), (_, table) in zip(some, found, strict=True):
+    while chunk := list(islice(selected, READ_THREADS)):
+        found = read_parts_ahead(latents, [part for part, _ in chunk], ["key"] if prompts or masks else [])
+        for (part, rows), (_, table) in zip(chunk, found, strict=True):
             keys = [] if table is None else table["key"].take(pa.array(rows)).to_pylist()
             listed = {
-                name: [list(of(key).items()) for key in keys] if of else [None] * len(rows)
-                for name, of in (("prompts", prompts), ("masks", masks))
+                name: [list(lookup(key).items()) for key in keys] if lookup else [None] * len(rows)
+                for name, lookup in (("prompts", prompts), ("masks", masks))
             }
             columns = {"row": pa.array(rows, pa.int64()), **listed, "mask_files": [None] * len(rows)}
             yield part, pa.table(columns, schema=ROWS)
@@ -203,9 +203,9 @@ def _write_rows(
 
     sources, listed_prompts = list[Source](), 0
     with ThreadPoolExecutor(READ_THREADS) as pool:
-        while some := list(islice(tables, READ_THREADS)):
-            sources += pool.map(write, some)
-            listed_prompts += sum(count_listed_prompts(rows) for _, rows in some)
+        while chunk := list(islice(tables, READ_THREADS)):
+            sources += pool.map(write, chunk)
+            listed_prompts += sum(count_listed_prompts(rows) for _, rows in chunk)
     return sources, listed_prompts
 
 

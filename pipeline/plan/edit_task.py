@@ -23,7 +23,7 @@ from schemas.specs import ControlSpec, EditSpec
 
 
 class Variant(Protocol):
-    """One way to edit: its name and its parameters, where None is the latent store's own."""
+    """One way to edit: its name and its parameters. None means the value of the latent store."""
 
     @property
     def name(self) -> str: ...

@@ -13,7 +13,8 @@ def machine_like(stored: Machine, gpus: float | None, action: str) -> Machine:
     machine = stored if gpus is None else machine_for(gpus)
     if machine.device != stored.device:
         print(
-            f"note: inverted on {stored.device}, {action} on {machine.device}: expect close, not exact", file=sys.stderr
+            f"note: inverted on {stored.device}, {action} on {machine.device}: the results are close, not exact",
+            file=sys.stderr,
         )
     return machine
 

@@ -102,8 +102,8 @@ def read_parts_ahead(
         return
     with ThreadPoolExecutor(READ_THREADS) as pool:
         for first in range(0, len(parts), READ_THREADS):
-            some = parts[first : first + READ_THREADS]
-            yield from zip(some, pool.map(lambda part: read_columns(latents, part, columns), some), strict=True)
+            chunk = parts[first : first + READ_THREADS]
+            yield from zip(chunk, pool.map(lambda part: read_columns(latents, part, columns), chunk), strict=True)
 
 
 def _filtered(latents: Store, parts: Sequence[Source], selection: Selection, whole: bool) -> Iterator[SelectedRows]:
@@ -142,12 +142,12 @@ def _missing_keys_message(latents: Store, selection: Selection, missing: set[str
     """
     if selection.lines is None:
         shown = list(map(repr, sorted(missing)))
-        some = "the key" if len(missing) == 1 else f"{len(missing)} of the keys:"
+        missing_keys = "the key" if len(missing) == 1 else f"{len(missing)} of the keys:"
     else:
         shown = list(map(str, sorted(selection.lines[key] for key in missing)))
-        some = f"{len(missing)} of the {len(selection.lines)} keys of the file, on lines"
+        missing_keys = f"{len(missing)} of the {len(selection.lines)} keys of the file, on lines"
     few = ", ".join(shown[:5]) + (", ..." if len(shown) > 5 else "")
-    return f"keys: {latents.location} does not have {some} {few}; correct the list of keys"
+    return f"keys: {latents.location} does not have {missing_keys} {few}; correct the list of keys"
 
 
 def _sampled(selected: Iterator[SelectedRows], sample: SampleSpec) -> Iterator[SelectedRows]:

@@ -14,15 +14,15 @@ from pipeline.progress import Progress
 from pipeline.store.plan import Source, Unit, numbered_keys, parts_of, version_entries, write_entries
 from pipeline.store.store import Store
 
-UNIT_BATCHES = 4  # of a unit, at most: seconds to minutes of work, which a worker's death wastes
-UNIT_BYTES = 256 << 20  # of its shard that a unit reads, at most, unless a single batch has more
+UNIT_BATCHES = 4  # per unit, at most, so that a worker's death wastes only seconds to minutes of work
+UNIT_BYTES = 256 << 20  # that a unit reads from its shard, at most, unless a single batch has more
 EDITED_BATCHES = 16
-"""Batches of edited images of a unit of edits, at most.
+"""Batches of edited images per unit of edits, at most.
 
 Rows regenerate under their own captions in full batches. So a unit with fewer rows than a batch computes one whole
 batch: 6% on top of 16 batches of edits, and more if few of the variants change a caption.
 """
-UNITS_PER_WORKER = 2  # at least, if there are enough samples, so that no worker idles while another works
+UNITS_PER_WORKER = 2  # at least, if there are enough samples, so that workers rarely wait for each other
 INDEXERS = 16  # threads; indexing reads headers only, so it mostly waits
 
 
@@ -116,7 +116,9 @@ def cut(
     *,
     per_row: float = 1,
 ) -> list[Unit]:
-    """Cut sources into units of whole batches (except the last of a source), if possible some for every worker.
+    """Cut sources into units of whole batches, with UNITS_PER_WORKER units per worker if possible.
+
+    The last unit of a source can end within a batch.
 
     Every unit begins at a multiple of the batch size within its source. `most` limits the batches per unit of each
     source, in addition to UNIT_BATCHES. `per_row` is the number of images per row. If a batch of rows gives more than
@@ -184,13 +186,13 @@ def index_again(store: Store, units: Sequence[Unit]) -> None:
     replaced = [result for result in results if isinstance(result, int)]
     if replaced:
         print(
-            f"note: shards replaced since they were planned: {len(replaced)}; their rejected samples are looked up by "
-            "key in the new versions",
+            f"note: {len(replaced)} shards were replaced since they were planned; their rejected samples are looked up "
+            "by key in the new versions",
             file=sys.stderr,
         )
     if more := sum(replaced):
         print(
-            f"note: samples of the new versions that were not planned and are left out here: {more}; to invert them, "
-            "run the job with another output",
+            f"note: {more} samples of the new versions were not planned, and are left out; to invert them, run the job "
+            "with another output",
             file=sys.stderr,
         )

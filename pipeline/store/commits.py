@@ -187,9 +187,9 @@ class CommitStore(JobStore):
         units = sorted(self._units_outside(blocks))
         with ThreadPoolExecutor(READ_THREADS) as pool:
             for first in range(0, len(units), paths.BLOCK_SIZE):  # one block at a time, to bound the memory
-                some = units[first : first + paths.BLOCK_SIZE]
-                files = [commit_path(unit) for unit in some]
-                for path, data, unit in zip(files, pool.map(self._find, files), some, strict=True):
+                block_units = units[first : first + paths.BLOCK_SIZE]
+                files = [commit_path(unit) for unit in block_units]
+                for path, data, unit in zip(files, pool.map(self._find, files), block_units, strict=True):
                     if data is None:
                         continue
                     try:

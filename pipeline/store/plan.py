@@ -20,7 +20,7 @@ from schemas.plan import ADDED_COLUMNS, EARLIER_ROWS, ENTRIES, PARTS, ROWS, UNIT
 from schemas.rejects import Reject
 
 Source = tuple[str, int, int, str | None]
-"""A shard or a part, from which units are cut: its location, its rows, its size in bytes, and its version."""
+"""A shard or a part, from which units are cut: its location, number of rows, bytes and version."""
 
 
 @dataclass(frozen=True, slots=True)

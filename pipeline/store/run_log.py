@@ -5,7 +5,7 @@
 
 An object store cannot append, so the files are rewritten at intervals. The first has only the errors, the beginning and
 the end of the run, not a line per unit. The second shows that the driver is alive. If the log cannot be written, the
-run prints one note and goes on.
+run prints one note and continues.
 """
 
 import json
@@ -38,7 +38,7 @@ STARTING: dict[str, Any] = {"queued": 0, "workers": 0, "starting": 0, "waits_for
 
 
 class RunLog:
-    """Log events by calling this with an event and its fields, in a `with` block, which is the run.
+    """The log of a run, which is a `with` block. A call with an event and its fields logs the event.
 
     `state` is a function that returns the present state of the run, such as Pool.state.
     """

@@ -31,8 +31,8 @@ from schemas.specs import ControlSpec
 class EditRequest:
     """One image to make: row `row` of the unit, with its last `steps` steps under `prompt`.
 
-    `name` is the edit's; it is None for a reconstruction, which runs under the row's own caption. If the control has a
-    given mask, `mask` is that mask, bool [H, W] at the latents' size, or the fault that makes it unusable. `slot` is
+    `name` is None for a reconstruction, which runs under the row's own caption. If masks are given for the control,
+    `mask` is the mask of the row, bool [H, W] at the latents' size, or the fault that makes it unusable. `slot` is
     the position in a batch without control.
     """
 

@@ -68,8 +68,8 @@ class InvertWorker:
     def _load(self, unit: Unit, excluded: ExcludedSamples | None = None) -> list[PreparedSample | Reject]:
         """Read and decode the samples of a unit.
 
-        Memory has at most READ bytes of the shard (or one sample) at a time, and the prepared images of two units: this
-        one and the next. A unit has at most UNIT_BATCHES batches.
+        Memory has at most MAX_REQUEST bytes of the shard (or one sample) at a time, and the prepared images of this
+        unit and of the next one. A unit has at most UNIT_BATCHES batches.
         """
         image = self.task.spec.image
         loaded: list[PreparedSample | Reject] = []

@@ -12,7 +12,7 @@ from PIL import Image
 from transformers.utils import logging as transformers_logging
 
 from edict import EDICT
-from edict.compilation import reason
+from edict.compilation import compiler_error_reason
 from edict.determinism import enough_memory
 from edict.errors import ModelError
 from edict.models import DirectModel, LoadOptions
@@ -65,7 +65,7 @@ def batch_errors(batch_size: int, device: torch.device) -> Iterator[None]:
             raise
         raise NotCompiled(
             f"the network could not be compiled for a batch of {batch_size}: leave model.compile out, and invert into "
-            f"another store ({reason(error)})"
+            f"another store ({compiler_error_reason(error)})"
         ) from error
 
 
@@ -115,7 +115,7 @@ def load_model(weights: Weights, machine: Machine) -> EDICT:
 
 @torch.inference_mode()
 def check_model(model: EDICT, sampling: Sampling, batch_size: int, stored: Schedule | None = None) -> None:
-    """Try each part of a job's model on a blank image and an empty caption, in a batch of the job's size.
+    """Try each component of a job's model on a blank image and an empty caption, in a batch of the job's size.
 
     Otherwise a fault of the model would reject every sample. With `model.compile` this also compiles the network, which
     takes minutes, before the first unit. `stored` is the schedule of the rows that the store already has.

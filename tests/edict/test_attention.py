@@ -451,11 +451,15 @@ def test_lists_of_wrong_lengths_are_errors(model: EDICT, images: list[Image.Imag
     pair = model.prepare(model.encode(images[:2]), sampling(steps=1, strength=1.0, guidance_scale=1.0))
     with pytest.raises(ValueError, match="2 pairs but 1 lists of prompts"):
         model.edit(pair, SOURCES[:2], [["a"]], control=Control())
-    with pytest.raises(ValueError, match=r"the mask is \[8, 8, 8\]: make it \[2, 8, 8\], one mask per edit"):
+    with pytest.raises(
+        ValueError, match=r"the mask has the shape \[8, 8, 8\]: expected \[2, 8, 8\], one mask per edit"
+    ):
         model.edit(pair, SOURCES[:2], [["a"], ["b"]], control=Control(blend=MASK))
     with pytest.raises(ValueError, match="2 pairs but 1 negative captions"):
         model.integrate(pair, SOURCES[:2], 0, negative_captions=["blurred"])
-    with pytest.raises(ValueError, match="negative_prompts: give one per prompt"):
+    with pytest.raises(
+        ValueError, match="negative_prompts and prompts have different lengths: give one negative prompt per prompt"
+    ):
         model.edit(pair, SOURCES[:2], [["a"], ["b"]], control=Control(), negative_prompts=[["blurred"], []])
 
 

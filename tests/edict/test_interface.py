@@ -30,9 +30,9 @@ def test_one_image_with_one_caption_needs_no_lists(model: EDICT, images: list[Im
     assert edited.tobytes() == same.tobytes()
     made, _ = model.edit(model.invert(images[0], "cat", steps=2, batch_size=2), "cat", [["dog"]], control=Control())
     assert len(made) == 2
-    with pytest.raises(ValueError, match=r"prompts: give a list of texts per pair"):
+    with pytest.raises(ValueError, match=r"prompts is not a list of lists: give a list of texts per sample"):
         model.edit(pair, "cat", ["dog"], control=Control())
-    with pytest.raises(ValueError, match="2 pairs but 1 captions: give one per pair"):
+    with pytest.raises(ValueError, match="the pair has 2 samples, but there are 1 captions: give one per sample"):
         model.generate(pair[[0, 0]], "cat")
 
 
@@ -165,8 +165,8 @@ def test_another_kind_of_argument_is_an_error_that_names_it(model: EDICT, images
         (lambda: any_model.generate(images[0], "cat"), r"pair is of type Image: expected a Pair, such as `invert`"),
         (lambda: any_model.integrate(None, "cat", 1), "pair is of type NoneType"),
         (lambda: any_model.edit(images, "cat", [["dog"]], control=control), "pair is of type list"),
-        (lambda: any_model.generate(pair, None), "captions: found None, expected a text per pair"),
-        (lambda: any_model.generate(pair, [7]), "captions: found 7, expected a text per pair"),
+        (lambda: any_model.generate(pair, None), "captions contains None: expected one text per sample"),
+        (lambda: any_model.generate(pair, [7]), "captions contains 7: expected one text per sample"),
         (lambda: any_model.invert(images[0], [None], steps=2), "captions: found None"),
         (lambda: any_model.integrate(pair, "cat", 1, negative_captions=[7]), "negative_captions: found 7"),
         (lambda: any_model.integrate(pair, "cat", 1.5), r"position 1\.5 is not on a schedule of 2 steps"),

@@ -58,7 +58,7 @@ def test_a_single_file_takes_its_configurations_from_a_folder(
     assert len({weights_digest(folder), weights_digest(folder, extra_files=[file])}) == 2
     with pytest.raises(ModelError, match="is a single file, so its configurations are needed: give `config`"):
         EDICT.from_pretrained(file)
-    with pytest.raises(ModelError, match=r"with `config`, the model is a \.safetensors file"):
+    with pytest.raises(ModelError, match=r"`config` is only valid for a \.safetensors file"):
         EDICT.from_pretrained(folder, config=folder)
 
 

@@ -402,7 +402,7 @@ def test_a_two_step_method_begins_from_one_state(model: EDICT, images: list[Imag
     start = model.encode(images[:1])
     apart = replace(start, y=start.y + 1)
     given = {"steps": 2, "strength": 1.0, "guidance_scale": 1.0}
-    with pytest.raises(ValueError, match="bdia begins from one state: give x as both"):
+    with pytest.raises(ValueError, match="bdia starts from one state: give x as both"):
         model.prepare(apart, sampling(**given, name="bdia"))
     assert model.prepare(apart, sampling(**given)).sampling.name == "edict"
 

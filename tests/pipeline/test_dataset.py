@@ -401,14 +401,18 @@ def test_damaged_files_are_not_exported(copy: Path, tmp_path: Path) -> None:
 def test_unfinished_stores_and_stores_of_another_kind_are_not_exported(made: Path, copy: Path, tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     for format in EDIT_FORMATS:
-        with pytest.raises(StoreError, match=rf"of an invert job; as {format}, give one that `edit` wrote"):
+        with pytest.raises(
+            StoreError, match=rf"of an invert job; to export it as {format}, give one that `edit` wrote"
+        ):
             export_edits(str(made / "latents"), out, format=format)
     with pytest.raises(StoreError, match=r"is the store of an edit job; give one that `invert` wrote"):
         export(str(made / "edits"), out, format="parquet", dtype="float32")
     sorted((copy / "edits" / "commits").iterdir())[0].unlink()
     with pytest.raises(StoreError, match=r"1 of 3 units are not done"):
         export_edits(str(copy / "edits"), out, format="instructpix2pix")
-    with pytest.raises(ExportError, match=r"no export of edits as csv: give one of instructpix2pix, pie_bench"):
+    with pytest.raises(
+        ExportError, match=r"format 'csv' is not valid for edits: give one of instructpix2pix, pie_bench"
+    ):
         export_edits(str(made / "edits"), out, format="csv")
     assert not (tmp_path / "out").exists()
 
@@ -416,7 +420,7 @@ def test_unfinished_stores_and_stores_of_another_kind_are_not_exported(made: Pat
 def test_two_exports_do_not_mix(made: Path, tmp_path: Path) -> None:
     export_edits(str(made / "edits"), str(tmp_path / "out"), format="instructpix2pix")
     for store, format in (("jpegs", "instructpix2pix"), ("edits", "pie_bench")):
-        with pytest.raises(ExportError, match=r"out: holds another export"):
+        with pytest.raises(ExportError, match=r"out: contains another export"):
             export_edits(str(made / store), str(tmp_path / "out"), format=format)
 
 

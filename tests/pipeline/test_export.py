@@ -253,7 +253,10 @@ def test_a_value_beyond_float16_is_an_error_that_names_the_key(format: str, late
     pair = Pair(x, y, Schedule((1,), (0.25, 1.0)), 0, Sampling(bits=14, p=0.93), 4)
     rows = [row("in/0.tar", i, f"key{i}", "a") for i in range(2)]
     write_unit(store, unit(0, 2), pair, rows)
-    with pytest.raises(ExportError, match=r"parts/00000000-1.parquet: key 'key1': reaches 65536, beyond float16"):
+    with pytest.raises(
+        ExportError,
+        match=r"parts/00000000-1.parquet: key 'key1': has the value 65536, and the limit of float16 is 65504",
+    ):
         export(str(latents), str(tmp_path / "half"), format=format, dtype="float16")
     assert [path.name for path in (tmp_path / "half").iterdir()] == ["export.json"]
     export(str(latents), str(tmp_path / "float"), format=format, dtype="float32")
@@ -315,7 +318,7 @@ def test_two_exports_do_not_mix(latents: Path, tmp_path: Path) -> None:
         (latents, "parquet", "float16"),
         (tmp_path / "other", "parquet", "float32"),
     ):
-        with pytest.raises(ExportError, match=r"out: holds another export \(see its export.json\)"):
+        with pytest.raises(ExportError, match=r"out: contains another export \(see its export.json\)"):
             export(str(store), str(out), format=format, dtype=dtype)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
@@ -353,5 +356,5 @@ def test_the_command(latents: Path, tmp_path: Path) -> None:
     assert len(read_webdataset(tmp_path / "out")) == 8
     refused = CliRunner().invoke(app, [*given[:-1], "float32"])
     assert refused.exit_code == 2
-    assert "holds another export" in refused.stderr
+    assert "contains another export" in refused.stderr
     assert "Exported floats are not exact" in " ".join(CliRunner().invoke(app, ["export", "--help"]).stdout.split())

@@ -179,8 +179,8 @@ def test_samples_of_a_repaired_shard_are_found_by_key(
     put(shard_of(tmp_path / "a.tar", after))
     index_again(store, units)
     said = capsys.readouterr().err
-    assert "note: shards replaced since they were planned: 1" in said
-    assert (f"not planned and are left out here: {more};" in said) == bool(more)
+    assert "note: 1 shards were replaced since they were planned" in said
+    assert (f"note: {more} samples of the new versions were not planned" in said) == bool(more)
     assert found(store, units) == expected
     put(shard_of(tmp_path / "a.tar", before))
     index_again(store, units)
@@ -215,7 +215,7 @@ def test_a_truncated_shard_that_is_replaced(
     path.write_bytes(data)
     index_again(store, units)
     assert found(store, units) == [(0, "a", ""), (1, "b", "")]
-    assert "not planned and are left out here: 2;" in capsys.readouterr().err
+    assert "note: 2 samples of the new versions were not planned" in capsys.readouterr().err
 
 
 def test_a_shard_that_cannot_be_used_is_named_and_the_others_are_retried(

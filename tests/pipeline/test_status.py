@@ -226,7 +226,9 @@ def test_a_driver_whose_clock_is_wrong(planned: Callable[[int], Store]) -> None:
         assert found.run is not None
         assert said in describe_run(found.run)
         assert "-" not in describe_run(found.run)
-        assert found.stragglers == ([] if offset > 0 else ["unit 00000001 on node abc for 130 s; usual are 8 s"])
+        assert found.stragglers == (
+            [] if offset > 0 else ["unit 00000001 on node abc for 130 s; the usual time is 8 s"]
+        )
 
 
 @pytest.mark.parametrize(
