@@ -16,7 +16,7 @@ from schemas.errors import expected, is_sentence
 from schemas.locations import without_secrets
 from schemas.specs import KINDS, EditSpec, InvertSpec
 
-MAX_BYTES = 16 << 20  # of a spec
+MAX_BYTES = 16 << 20  # size limit of a spec file
 START_HINT = "Start it with `kind: invert` or `kind: edit`"
 
 FieldPath = tuple[str | int, ...]

@@ -20,9 +20,9 @@ from schemas.specs import Edit
 
 COLUMNS = ("key", "prompt", "name")
 """The columns of a table. `name` is optional."""
-MAX_BYTES = 512 << 20  # of a file, and of the text in it: a Parquet file of 200 KiB can have gigabytes of text
-MAX_MAPPING_BYTES = 64 << 20  # of a mapping file, whose masks take ten times as much memory
-MAX_ROWS = 5_000_000  # of a table; each takes about 300 bytes in addition to its text
+MAX_BYTES = 512 << 20  # limit of a file, and of its text: a Parquet file of 200 KiB can have gigabytes of text
+MAX_MAPPING_BYTES = 64 << 20  # limit of a mapping file, whose masks take ten times as much memory
+MAX_ROWS = 5_000_000  # per table; each row takes about 300 bytes in addition to its text
 
 
 class TableError(JobError):

@@ -7,7 +7,7 @@ from string import whitespace
 
 WORD = re.compile(r"\w+|[^\w\s]")
 
-MAX_MATCHED_WORDS = 200  # per text; the time grows with their third power
+MAX_MATCHED_WORDS = 200  # per text; the time grows with the cube of their number
 
 _EDGES = whitespace + "\u00a0\u3000,;:"
 

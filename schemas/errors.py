@@ -35,12 +35,12 @@ def is_sentence(error: ErrorDetails) -> bool:
 
 
 def expected(error: ErrorDetails) -> str:
-    """Return the valid values, to complete the sentence "expected ...", or a complete message (`is_sentence`)."""
+    """Return the valid values as the end of the sentence "expected ...", or a complete message (`is_sentence`)."""
     return _EXPECTED.get(error["type"], error["msg"]).format(**error.get("ctx", {}))
 
 
 def fault(error: ValueError) -> str:
-    """Return the fault of an invalid record, to follow "it": the fields that it lacks, or the first invalid field."""
+    """Return a predicate that describes an invalid record: "lacks a, b", or "has an invalid `c` (reason)"."""
     if not isinstance(error, ValidationError):
         return str(error)
     found = error.errors(include_url=False, include_input=False)

@@ -29,7 +29,7 @@ from pipeline.store.store import Store
 
 FileFormat = Literal["png", "jpeg", "webp"]
 FILES: tuple[FileFormat, ...] = ("png", "jpeg", "webp")
-NOISE, QUALITY = 6.0, 90  # of a photo: standard deviation in levels of 255, and quality of the JPEG
+NOISE, QUALITY = 6.0, 90  # a photo's noise, a standard deviation in levels of 255, and its JPEG quality
 SIDE = 512  # pixels at which photos are prepared
 CAPTION = "red heart, noto emoji on a blue background"
 

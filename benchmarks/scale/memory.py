@@ -23,7 +23,7 @@ from pipeline.store.store import Store
 
 SHARD = 1000  # samples per shard
 INTERVAL = 2.0  # seconds between two readings
-WARM_UP = 0.2  # of the samples
+WARM_UP = 0.2  # share of the samples
 
 Reading = tuple[float, int, int]
 """The seconds since the start, the samples that are done, and the resident bytes."""

@@ -23,7 +23,7 @@ from schemas.rejects import Reject
 Result = TypeVar("Result")
 
 BATCH, UNIT, SHARD = 16, 64, 160  # samples per batch, samples per unit, units per shard
-BYTES = 12_000  # of a sample in its shard
+BYTES = 12_000  # per sample in a shard
 
 
 def new_index(ordinal: int) -> ShardIndex:

@@ -16,7 +16,7 @@ from schemas.sampling import count_executed_steps
 STRENGTHS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 P = SAMPLERS["edict"].parameters["p"]
 MIXING = (0.90, 0.96, 0.98, 1.0)  # other values of p
-STEPS = 20  # of the whole grid
+STEPS = 20  # steps of the schedule in the whole grid
 SETTING = ("steps", "p", "inverted_at", "guidance_scale", "strength")
 COMPARED = (  # the first setting minus the second
     ((20, P, 1.0, 1.0, 1.0), (20, P, 3.0, 3.0, 1.0)),

@@ -86,8 +86,8 @@ def weighted_tokens(words: Words, control: Control, tokenizer: CLIPTokenizer) ->
     ]
     if missing := [word for tokens, word, _ in found if not tokens]:
         raise WordNotFound(
-            f"{_quoted(missing)} has a weight, but is not in the part of the prompt that the model reads. Use words "
-            "of that part"
+            f"{_quoted(missing)} has a weight, but is not in the prompt, or only in a truncated part of it. Use "
+            "words that the model reads"
         )
     return [(tokens, weight) for tokens, _, weight in found]
 

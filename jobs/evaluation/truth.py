@@ -15,7 +15,7 @@ from pipeline.io.images import ImageError, prepare
 from pipeline.io.samples import Sample, read_samples
 from pipeline.io.shard_index import index_shard
 
-ALIKE = 8  # of 255; pixels within it are equal, because the file formats of two drawings may differ by as much
+ALIKE = 8  # levels of 255; pixels that differ by at most this are equal, because file formats cause such differences
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def reference_edits(shards: Iterable[str] | None = None) -> list[ReferenceEdit]:
         sample.key: (image, json.loads(sample.json or "{}"))
         for sample, image in _read(_files(SHARDS) + _files(SECOND) if shards is None else shards, SIZE)
     }
-    drawings: dict[str, str] = {}  # of each drawing, the name of the only pair that it is in
+    drawings: dict[str, str] = {}  # the name of the only pair that has a drawing, by drawing
     for _, metadata in read.values():
         for edit in metadata["edits"]:
             if edit["kind"] != "background":

@@ -43,7 +43,7 @@ from schemas.rejects import Reject
 from schemas.specs import EditSpec, InvertSpec
 
 PROMPT_EXAMPLES = 10
-REJECT_EXAMPLES = 3  # per class of error
+REJECT_EXAMPLES = 3  # per error class
 KEY_EXAMPLES = 3
 UNKNOWN_KEY_EXAMPLES = 5
 

@@ -20,7 +20,7 @@ from pipeline.errors import JobError
 from pipeline.messages import Machine
 from schemas.errors import first_line
 
-ANSWER_SECONDS = 5.0  # to wait for an answer of a cluster's port; ray.init itself waits for about 15 minutes
+ANSWER_SECONDS = 5.0  # to wait for an answer from the cluster; ray.init would wait for about 15 minutes
 
 # The first bytes of an HTTP/2 client, and so of a gRPC client. Ray's ports answer them, a dashboard's port does not.
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])

@@ -20,10 +20,10 @@ from schemas.contact_sheet import edits_shown
 CELL = 192  # pixels of a cell's image, at most
 COLUMN_GAP, ROW_GAP, MARGIN = 16, 28, 32
 LINE_HEIGHT = 18
-MAX_LINES = 3  # of a caption
-MAX_ROWS = 64  # of a sheet: the largest number that a spec can request
-MAX_EDITS = 8  # of a row on the first sheet
-MAX_SHEETS = 32  # of single edits
+MAX_LINES = 3  # per caption
+MAX_ROWS = 64  # per sheet: the largest number that a spec can request
+MAX_EDITS = 8  # per row on the first sheet
+MAX_SHEETS = 32  # sheets of one edit each
 BACKGROUND, TEXT, CAPTION, FRAME = "#ffffff", "#1f2328", "#6e7781", "#d8dee4"
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from pipeline.store.errors import StoreError
 
 MAX_LINES = 20  # differences in one error message
-MAX_CHARACTERS = 200  # of a value in one error message
+MAX_CHARACTERS = 200  # per value in one error message
 
 
 class JobChanged(StoreError):

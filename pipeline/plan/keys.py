@@ -16,7 +16,7 @@ from schemas.errors import first_line
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
-MEMORY = "512MB"  # of DuckDB, which writes the rest to a temporary folder: about 3 GB for 10^8 keys
+MEMORY = "512MB"  # DuckDB's limit; it writes the rest to a temporary folder: about 3 GB for 10^8 keys
 GROUP_SIZE = 5_000_000  # keys that are grouped at a time, because DuckDB cannot group 10^8 keys in this memory
 
 

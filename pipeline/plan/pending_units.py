@@ -12,7 +12,7 @@ from pipeline.store.plan import Unit
 from pipeline.store.store import Store
 from schemas.rejects import Reject
 
-MAX_RETRIES = 9999  # of a unit, because the names of their commits have four digits
+MAX_RETRIES = 9999  # per unit, because the names of their commits have four digits
 
 
 class RetryError(JobError):

@@ -22,7 +22,7 @@ from schemas.specs import EditSpec, SampleSpec
 from schemas.where import columns_of, error_reason, matching_rows, sandbox
 
 MAX_KEY_FILE_BYTES = 512 << 20
-MAX_KEYS = 10_000_000  # of a file of keys; a key takes about 200 bytes of memory
+MAX_KEYS = 10_000_000  # per key file; a key takes about 200 bytes of memory
 
 SelectedRows = tuple[Source, Sequence[int], pa.Table | None]
 """A part, the positions of its selected rows, and the columns that were read of all its rows (None: none)."""

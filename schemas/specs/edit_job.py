@@ -52,7 +52,7 @@ class EditSpec(Strict):
         description="Edit only rows with these keys: a list, or a text file with one key per line, local or URL.",
     )
     sample: SampleSpec | None = Field(None, description="Edit only a random sample of these rows.")
-    limit: int | None = Field(None, ge=1, description="Edit only this number of these rows, from the first.")
+    limit: int | None = Field(None, ge=1, description="Edit at most this number of these rows: the first ones.")
     edits: list[Edit] = Field(min_length=1, description="The edits. Every row gets each edit that changes its caption.")
     images: EditImages = Field(default_factory=EditImages, description="The format of the edited images.")
     workers: EditWorkers = Field(default_factory=EditWorkers, description="The workers.")

@@ -66,7 +66,7 @@ class Edit(Strict):
         "of the store.",
     )
     steps: Steps | None = Field(
-        None, description="The same as a number of steps: the last steps that run under the new prompt."
+        None, description="Number of the last steps that run under the new prompt. It replaces strength."
     )
 
     @property

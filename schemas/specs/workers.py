@@ -14,7 +14,7 @@ class Workers(Strict):
     min_count: int | None = Field(
         None,
         ge=0,
-        description="Number of workers that must fit into the cluster at the start; otherwise the job is an error. "
+        description="Number of workers that must fit into the cluster at the start; otherwise the job does not start. "
         "null: all of them. Use 0 on a cluster that starts machines on demand.",
     )
 
@@ -51,12 +51,12 @@ class EditWorkers(Workers):
     gpus: float | None = Field(
         None,
         ge=0,
-        description="GPUs per worker. With a fraction, workers share a GPU; with 0, they run on the CPU. null: those "
-        "of the store's inversion, with which regeneration is exact.",
+        description="GPUs per worker. With a fraction, workers share a GPU; with 0, they run on the CPU. null: as "
+        "many as the store's inversion had, so that regeneration is exact.",
     )
     batch_size: int | None = Field(
         None,
         ge=1,
         le=1024,
-        description="Images per batch. null: the batch size of the store, with which regeneration is exact.",
+        description="Images per batch. null: the batch size of the store, so that regeneration is exact.",
     )

@@ -353,7 +353,7 @@ def test_every_batch_has_the_bases_of_its_edits(
 
 
 def test_an_edit_in_a_batch_of_one_is_an_error(model: EDICT) -> None:
-    with pytest.raises(ValueError, match="invert with 2 or more"):
+    with pytest.raises(ValueError, match="Invert with 2 or more"):
         make_batches([1], 1)
 
 
@@ -449,13 +449,13 @@ def test_a_share_out_of_range_is_an_error(name: str, control: dict) -> None:
 
 def test_lists_of_wrong_lengths_are_errors(model: EDICT, images: list[Image.Image]) -> None:
     pair = model.prepare(model.encode(images[:2]), sampling(steps=1, strength=1.0, guidance_scale=1.0))
-    with pytest.raises(ValueError, match="2 pairs but 1 lists of prompts"):
+    with pytest.raises(ValueError, match="the pair has 2 samples, but there are 1 lists of prompts"):
         model.edit(pair, SOURCES[:2], [["a"]], control=Control())
     with pytest.raises(
         ValueError, match=r"the mask has the shape \[8, 8, 8\]: expected \[2, 8, 8\], one mask per edit"
     ):
         model.edit(pair, SOURCES[:2], [["a"], ["b"]], control=Control(blend=MASK))
-    with pytest.raises(ValueError, match="2 pairs but 1 negative captions"):
+    with pytest.raises(ValueError, match="the pair has 2 samples, but there are 1 negative captions"):
         model.integrate(pair, SOURCES[:2], 0, negative_captions=["blurred"])
     with pytest.raises(
         ValueError, match="negative_prompts and prompts have different lengths: give one negative prompt per prompt"

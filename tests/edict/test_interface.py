@@ -167,10 +167,10 @@ def test_another_kind_of_argument_is_an_error_that_names_it(model: EDICT, images
         (lambda: any_model.edit(images, "cat", [["dog"]], control=control), "pair is of type list"),
         (lambda: any_model.generate(pair, None), "captions contains None: expected one text per sample"),
         (lambda: any_model.generate(pair, [7]), "captions contains 7: expected one text per sample"),
-        (lambda: any_model.invert(images[0], [None], steps=2), "captions: found None"),
-        (lambda: any_model.integrate(pair, "cat", 1, negative_captions=[7]), "negative_captions: found 7"),
+        (lambda: any_model.invert(images[0], [None], steps=2), "captions contains None"),
+        (lambda: any_model.integrate(pair, "cat", 1, negative_captions=[7]), "negative_captions contains 7"),
         (lambda: any_model.integrate(pair, "cat", 1.5), r"position 1\.5 is not on a schedule of 2 steps"),
-        (lambda: any_model.edit(pair, "cat", [[None]], control=control), "prompts: found None"),
+        (lambda: any_model.edit(pair, "cat", [[None]], control=control), "prompts contains None"),
         (lambda: any_model.edit(pair, "cat", [["dog"]], control=None), "control is of type NoneType"),
         (
             lambda: any_model.edit(pair, "cat", [["dog"]], control=control, steps=1.5),

@@ -303,7 +303,7 @@ def test_the_lattice_follows_the_papers_equations(model: EDICT, images: Pictures
 def test_there_is_one_caption_per_image(model: EDICT, images: Pictures, captions: list[str]) -> None:
     with pytest.raises(ValueError, match="found 2 images and 3 captions: give one caption per image"):
         model.invert(images[:2], captions[:3], steps=1)
-    with pytest.raises(ValueError, match="2 pairs but 1 captions"):
+    with pytest.raises(ValueError, match="the pair has 2 samples, but there are 1 captions"):
         model.generate(model.encode(images[:2]), captions[:1])
 
 

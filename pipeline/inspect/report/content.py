@@ -17,7 +17,7 @@ from schemas.rejects import Reject
 EXAMPLES = 20  # rejects shown per class of error
 SAMPLED = 100  # parts read for the histograms, at most
 BINS = 32
-EMBEDDED_BYTES = 48 * 2**20  # of images in the page, at most
+EMBEDDED_BYTES = 48 * 2**20  # size limit of all images in the page
 
 Worker = tuple[str, str, str]
 """The host, the process and the device of a worker."""

@@ -22,7 +22,7 @@ from pipeline.io.images import IMAGE_FORMATS
 from pipeline.store.store import Store
 from schemas.locations import without_secrets
 
-MAX_CHARACTERS = 1000  # of a caption, prompt or key; marking and searching longer texts takes minutes
+MAX_CHARACTERS = 1000  # per caption, prompt or key; marking and searching longer texts takes minutes
 
 TEMPLATE, STYLE, SCRIPT = (Path(__file__).with_name(name) for name in ("template.html", "style.css", "script.js"))
 
