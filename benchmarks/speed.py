@@ -4,8 +4,8 @@
 scale and p, with the text encoder and without the autoencoder. All run in one process, in turn. Figures are medians of
 rounds, and a ratio is of one round.
 
-- published: the authors' method, with float64 states and network, one image, one network call per branch of guidance,
-  and timesteps that end at 0, where the last step calls the network but changes nothing
+- published: the authors' method, with float64 states and network, for one image, with one network call per branch of
+  guidance. Its timesteps end at 0, where the last step calls the network but changes nothing
 - float: the method of EDICTPipeline, of diffusers' community: float32 states and network, and both branches in one
   call. It takes one image at a time; the batch is added here
 - lattice: the samplers of this package

@@ -22,9 +22,9 @@ SETTLING_SECONDS = 2.0
 def sha256_of(file: Path) -> str:
     """Return the sha256 of a file in hexadecimal.
 
-    The digest of a large file is cached under the file's path, size, inode and times, in a folder of the user in the
-    directory for temporary files. Processes that need it at the same time wait for the one that computes it. If that
-    folder cannot be used, the digest is computed again.
+    The digest of a large file is cached in the user's folder in the directory for temporary files. The key is the path,
+    size, inode and times of the file. Processes that need a digest at the same time wait for the one that computes it.
+    If the folder cannot be used, the digest is computed again.
 
     Raises:
         OSError: The file cannot be read.

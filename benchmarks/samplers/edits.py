@@ -1,8 +1,9 @@
 """Edits by each sampler against their ground truth, by steps.
 
-`python -m benchmarks.samplers.edits`. The strength and guidance scale of each sampler have the least error on the
-tuning pairs of `edict eval edits --grid` at one number of steps, and are used at every other. Errors are mean squared
-distances of 8-bit images on [-1, 1] pixels: to the truth, and "outside", where source and truth agree.
+`python -m benchmarks.samplers.edits`. The strength and guidance scale of each sampler are those with the least
+error on the tuning pairs of `edict eval edits --grid`. They are chosen at one number of steps, and used at all of them.
+Errors are mean squared distances of 8-bit images on [-1, 1] pixels: to the truth, and "outside", where source and truth
+agree.
 """
 
 from argparse import Namespace

@@ -15,9 +15,9 @@ SD1_ATTN_TOKENS = 16 * 16
 class Blend:
     """A mask made from cross-attention maps (LocalBlend in the paper's code). Outside it, an edit equals its base.
 
-    A pixel is inside the mask if the attention to `words` exceeds `threshold` times its maximum, in the map of the base
-    or in that of the edit. A map is the mean over heads, layers and the steps so far. `words` None means the words that
-    the edit changes. The mask applies after the first `start` of the steps.
+    A pixel is inside the mask if the attention to `words` exceeds `threshold` times its maximum. The mask is the union
+    of those from the map of the base and the map of the edit. A map is the mean over heads, layers and the steps so
+    far. `words` None means the words that the edit changes. The mask applies after the first `start` of the steps.
     """
 
     words: tuple[str, ...] | None = None

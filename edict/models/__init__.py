@@ -62,8 +62,8 @@ FAMILIES: tuple[type[PipelineModel], ...] = (
 def describe(checkpoint: Path | Checkpoint, options: LoadOptions | None = None) -> Model:
     """Return the model of a checkpoint, not loaded: only its configurations are read.
 
-    A model of any kind runs in its pipeline if the checkpoint is a single file or has textual inversions, or if the
-    options have a quantization or arguments of the pipeline's call.
+    A model of any kind runs in its pipeline for a single-file checkpoint, textual inversions, a quantization or
+    arguments of the pipeline's call.
 
     Raises:
         ModelError: The checkpoint is not complete, or diffusers does not have its pipeline.

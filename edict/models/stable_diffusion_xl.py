@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 class StableDiffusionXL(StableDiffusion):
     """Stable Diffusion XL, for images of the model's size that are not cropped.
 
-    The conditions are `encoder_hidden_states` [N, L, D1 + D2], the penultimate hidden states of both encoders,
-    `text_embeds` [N, P], pooled by the second encoder, and `time_ids` [N, 6]. The time ids are the original size, the
-    corner of the crop and the target size: size, size, 0, 0, size, size.
+    The conditions are:
+    - `encoder_hidden_states` [N, L, D1 + D2], the penultimate hidden states of both encoders
+    - `text_embeds` [N, P], pooled by the second encoder
+    - `time_ids` [N, 6]: the original size, the corner of the crop and the target size (size, size, 0, 0, size, size)
     """
 
     component_classes: ClassVar = {

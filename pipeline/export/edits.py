@@ -35,7 +35,7 @@ from pipeline.io.samples import ShardChanged, read_samples
 from pipeline.plan.keys import key_table
 from pipeline.plan.units import part_units
 from pipeline.progress import Progress
-from pipeline.store.errors import StoreError
+from pipeline.store.errors import REPAIR, StoreError
 from pipeline.store.files import read_table
 from pipeline.store.latents import read_columns
 from pipeline.store.parts import to_parquet
@@ -112,7 +112,9 @@ def _read(store: Store, part: Unit, units: dict[str, Unit], extension: str) -> E
     images = [files.get(f"{row['key']}.{extension}", b"") for row in rows]
     for row, image in zip(rows, images, strict=True):
         if sha256(image).hexdigest() != row["image_sha256"]:
-            raise StoreError(f"{store.location}: shards/{stem}.tar: the image {row['key']!r} is missing or damaged")
+            raise StoreError(
+                f"{store.location}: shards/{stem}.tar: the image {row['key']!r} is missing or damaged; {REPAIR}"
+            )
     return ExportedEdits(part.ordinal, rows, images, units[unit_of(part.source)])
 
 
@@ -122,7 +124,7 @@ def _files(store: Store, path: str) -> dict[str, bytes]:
         with tarfile.open(fileobj=io.BytesIO(store.get(path))) as tar:
             return {info.name: file.read() for info in tar if (file := tar.extractfile(info))}
     except tarfile.TarError as error:
-        raise StoreError(f"{store.location}: {path} is damaged ({error})") from error
+        raise StoreError(f"{store.location}: {path} is damaged ({error}); {REPAIR}") from error
 
 
 def _instructpix2pix(store: Store, job: JobRecord, parts: Sequence[Unit]) -> Callable[[Store, ExportedEdits], int]:

@@ -72,7 +72,7 @@ class CommitCounts:
     def add(self, commit: Commit, now: float) -> None:
         """Add a commit, and check that its counts add up. `now` is the time of this machine's clock."""
         if commit.unit not in self.expected:
-            self.problems.append(f"unit {commit.unit} is committed but not planned")
+            self.problems.append(f"unit {commit.unit} is committed but not planned: restore plan/ as it was")
         elif commit.input != self.expected[commit.unit]:
             planned = self.expected[commit.unit]
             self.problems.append(f"unit {commit.unit} committed {commit.input} of {planned} planned")

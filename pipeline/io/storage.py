@@ -23,8 +23,8 @@ from schemas.locations import without_secrets
 
 WINDOW = 1 << 20  # bytes that a Reader requests at once: a request to an object store costs about as much as 1 MiB
 MAX_REQUEST = 64 << 20  # bytes of a request that reads several ranges
-# A request is repeated after an error of the server (5xx, 429) or of the connection, for about a minute in all, because
-# the work that waits for it took GPU hours. A repeated request keeps its signature, which is valid for 5 minutes.
+# A request is repeated for about a minute after an error of the server (5xx, 429) or of the connection, because the
+# work that waits for it took GPU hours. A repeated request keeps its signature, which is valid for 5 minutes.
 RETRIES = {
     "max_retries": 10,
     "backoff": {"init_backoff": timedelta(seconds=0.2), "max_backoff": timedelta(seconds=30), "base": 3},

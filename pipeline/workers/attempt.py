@@ -18,8 +18,8 @@ from pipeline.workers.provenance import processor, versions
 from schemas.commit import Commit, File, Seconds
 from schemas.rejects import Reject
 
-# The model or the end of a worker causes the rejects of these stages, except those of the classes SAMPLE_ERRORS, which
-# are found before the model is called.
+# The model, or the end of a worker, causes the rejects of these stages. The classes in SAMPLE_ERRORS are exceptions,
+# because these errors are found before the model is called.
 MODEL_STAGES = ("invert", "edit")
 SAMPLE_ERRORS = ("WordNotFound", "MaskError", "BadMemberName")
 

@@ -32,8 +32,8 @@ class EditRequest:
     """One image to make: row `row` of the unit, with its last `steps` steps under `prompt`.
 
     `name` is None for a reconstruction, which runs under the row's own caption. If masks are given for the control,
-    `mask` is the mask of the row, bool [H, W] at the latents' size, or the fault that makes it unusable. `slot` is
-    the position in a batch without control.
+    `mask` is the row's mask, bool [H, W] at the latents' size, or the fault of an unusable one. `slot` is the position
+    in a batch without control.
     """
 
     row: int

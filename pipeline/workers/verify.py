@@ -10,7 +10,7 @@ from typing import Any
 
 from pipeline.messages import ExcludedSamples
 from pipeline.plan.invert_task import InvertTask
-from pipeline.store.errors import StoreError
+from pipeline.store.errors import REPAIR, StoreError
 from pipeline.store.files import read_table
 from pipeline.store.job_record import JobKey
 from pipeline.store.latents import read_latents
@@ -139,4 +139,6 @@ def check_edited(store: Store, commit: Commit) -> None:
     missing = [row["key"] for row in rows if (row["shard"], row["key"], row["image_sha256"]) not in members]
     if missing or len(rows) != commit.ok:
         reason = f"the image of {missing[0]!r} is not in its tar" if missing else f"{len(rows)} rows of {commit.ok}"
-        raise StoreError(f"{store.location}: the index of unit {commit.unit} does not fit its images ({reason})")
+        raise StoreError(
+            f"{store.location}: the index of unit {commit.unit} does not fit its images ({reason}); {REPAIR}"
+        )
