@@ -7,7 +7,7 @@ from typing import Any, TypedDict, overload
 import numpy as np
 import torch
 
-from edict.control.generation import EditRequest
+from edict.control.generation import ControlledEdits
 from edict.control.settings import ineffective_reason
 from edict.pair import Pair
 from edict.samplers import sampling
@@ -126,7 +126,7 @@ def as_texts(name: str, value: str | Sequence[str | None], *, optional: bool = F
     return texts
 
 
-def check_edit(request: EditRequest, pair: Pair, steps: int | None, attention_sides: Sequence[int]) -> None:
+def check_edit(request: ControlledEdits, pair: Pair, steps: int | None, attention_sides: Sequence[int]) -> None:
     """Check the arguments of `EDICT.edit`. `attention_sides` are the sides of the model's attention maps."""
     for name, lists in {"prompts": request.prompts, "negative_prompts": request.negative_prompts}.items():
         if isinstance(lists, str) or any(isinstance(texts, str) for texts in lists):

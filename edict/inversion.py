@@ -26,7 +26,7 @@ from edict.arguments import (
 from edict.batching import arrange
 from edict.checkpoint import Checkpoint
 from edict.control.batch import BatchMember, make_batches
-from edict.control.generation import EditRequest, edit_batch
+from edict.control.generation import ControlledEdits, edit_batch
 from edict.control.settings import Control
 from edict.determinism import enough_memory, make_deterministic
 from edict.errors import ModelError
@@ -499,7 +499,7 @@ class EDICT:
         if negative_prompts is None:
             negative_prompts = [[None] * len(texts) for texts in prompts]
         captions = as_texts("captions", captions)
-        request = EditRequest(captions, prompts, negative_prompts, control, guidance_scale)
+        request = ControlledEdits(captions, prompts, negative_prompts, control, guidance_scale)
         check_edit(request, pair, steps, self.backend.attention_sides)
         end = pair.schedule.num_steps
         pair, row_faults = pair.to(self.device), Faults()

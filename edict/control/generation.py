@@ -17,7 +17,7 @@ from schemas.sampling import count_executed_steps
 
 
 @dataclass(frozen=True)
-class EditRequest:
+class ControlledEdits:
     """The edits of a pair of N rows: a caption for each row, and a list of prompts and of negative prompts.
 
     `guidance_scale` applies to the edits; None means the scale of the pair.
@@ -96,7 +96,11 @@ class ControlledGuidance:
 
 
 def edit_batch(
-    model: DirectModel, pair: Pair, request: EditRequest, members: list[BatchMember], on_answer: Callable[[], object]
+    model: DirectModel,
+    pair: Pair,
+    request: ControlledEdits,
+    members: list[BatchMember],
+    on_answer: Callable[[], object],
 ) -> tuple[Pair, Faults]:
     """Run one batch of a request from the pair's position. Return its clean pair, and its faults by slot.
 

@@ -16,7 +16,7 @@ from edict.schedule import (
 )
 from schemas.sampling import Sampling
 
-PREDICTIONS = ("epsilon", "v_prediction")
+DIRECT_PREDICTIONS = ("epsilon", "v_prediction")
 
 
 class NoiseModel(DirectModel):
@@ -38,10 +38,10 @@ class NoiseModel(DirectModel):
                 f"model {folder}: its scheduler has timestep_type: continuous, so its network was trained on the "
                 "logarithms of noise levels, which is not supported. Use a checkpoint that was trained on timesteps"
             )
-        if self.prediction_type not in PREDICTIONS:
+        if self.prediction_type not in DIRECT_PREDICTIONS:
             raise ModelError(
                 f"model {folder} predicts {self.prediction_type!r} (prediction_type of its scheduler); only "
-                f"{' and '.join(PREDICTIONS)} are supported. Use a checkpoint that predicts one of them"
+                f"{' and '.join(DIRECT_PREDICTIONS)} are supported. Use a checkpoint that predicts one of them"
             )
         try:
             self._alphas = alphas_cumprod(self.scheduler_config)

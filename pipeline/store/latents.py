@@ -15,7 +15,7 @@ from pipeline.store.errors import REPAIR, StoreError
 from pipeline.store.files import read_table
 from pipeline.store.parts import from_stored, to_pair
 from pipeline.store.paths import COMMIT, unit_of
-from pipeline.store.plan import Source, Unit, part_sources, parts_of_unit, read_rows
+from pipeline.store.plan import Source, Unit, part_sources, parts_of_unit, read_planned_rows
 from pipeline.store.store import Store
 from schemas.latents import FINGERPRINT, read_footer
 
@@ -73,7 +73,7 @@ def read_edit_rows(store: Store, rows: str | None, latents: Store, unit: Unit) -
     Raises:
         StoreError: The planned rows or the part are missing, damaged or changed.
     """
-    planned = None if rows is None else read_rows(store, rows, unit)
+    planned = None if rows is None else read_planned_rows(store, rows, unit)
     return read_latents(latents, find_part(latents, unit), planned)
 
 

@@ -230,7 +230,7 @@ def write_rows(store: Store, job: str, part: Source, rows: pa.Table) -> None:
     store.put_table(_rows_path(job, path, size, version), rows)
 
 
-def read_rows(store: Store, job: str, unit: Unit) -> pa.Table:
+def read_planned_rows(store: Store, job: str, unit: Unit) -> pa.Table:
     """Return the planned rows of a unit of parts: a table of schemas.plan.ROWS. `job` is the digest of the job.
 
     Raises:

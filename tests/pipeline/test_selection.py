@@ -21,7 +21,7 @@ from pipeline.plan.units import part_units
 from pipeline.store.errors import StoreError
 from pipeline.store.latents import read_latents
 from pipeline.store.parts import Row, to_parquet, to_table
-from pipeline.store.plan import Unit, parts_of, read_rows, write_units
+from pipeline.store.plan import Unit, parts_of, read_planned_rows, write_units
 from pipeline.store.store import Store
 from schemas.commit import Commit, Seconds
 from schemas.sampling import Sampling
@@ -201,7 +201,7 @@ def test_units_are_slices_of_the_planned_rows(latents: Store, tmp_path: Path) ->
 
     units = plan_rows(store, "job", PlanInput(latents, wanted, 2, 1, listed, masks))
     assert sum(unit.count for unit in units) == 7
-    found = [read_latents(latents, unit, read_rows(store, "job", unit)) for unit in units]
+    found = [read_latents(latents, unit, read_planned_rows(store, "job", unit)) for unit in units]
     keys = [key for some in found for key in some.column("key")]
     assert keys == [f"k{n:02d}" for n in expected]
     assert [int(x) for some in found for x in some.pair.x[:, 0, 0, 0]] == expected
@@ -209,7 +209,7 @@ def test_units_are_slices_of_the_planned_rows(latents: Store, tmp_path: Path) ->
     assert [runs for some in found for runs in some.masks] == [masks(key) for key in keys]
     (unit, some) = next((unit, some) for unit, some in zip(units, found, strict=True) if unit.count > 1)
     half = unit.slice(1, 1)
-    assert read_latents(latents, half, read_rows(store, "job", half)).column("key") == some.column("key")[1:2]
+    assert read_latents(latents, half, read_planned_rows(store, "job", half)).column("key") == some.column("key")[1:2]
     written = {path: store.get(path) for path in store.names("plan")}
     assert plan_rows(store, "job", PlanInput(latents, wanted, 2, 1, listed, masks)) == units
     assert {path: store.get(path) for path in store.names("plan")} == written
@@ -226,7 +226,7 @@ def test_jobs_that_are_planned_at_the_same_time_have_their_own_rows(latents: Sto
         for job, where in chosen.items()
     }
     for job, where in chosen.items():
-        found = [read_latents(latents, unit, read_rows(store, job, unit)) for unit in planned[job]]
+        found = [read_latents(latents, unit, read_planned_rows(store, job, unit)) for unit in planned[job]]
         assert [int(x) for some in found for x in some.pair.x[:, 0, 0, 0]] == numbers(latents, where=where)
 
 
@@ -239,10 +239,10 @@ def test_nothing_selected_is_an_error(latents: Store, tmp_path: Path) -> None:
 def test_a_plan_that_does_not_fit_its_parts_is_an_error(latents: Store, tmp_path: Path) -> None:
     store = Store(str(tmp_path / "edits"), create=True)
     (unit, *_) = plan_rows(store, "job", PlanInput(latents, Selection(None, None, None, 3), 4, 1))
-    planned = read_rows(store, "job", unit)
+    planned = read_planned_rows(store, "job", unit)
     (plain, *_) = part_units(latents, 4, 1)
     with pytest.raises(StoreError, match="is damaged"):
-        read_rows(store, "job", unit.slice(1, 3))
+        read_planned_rows(store, "job", unit.slice(1, 3))
     beyond = planned.set_column(0, planned.schema.field(0), [[0, 1, 99]])
     with pytest.raises(StoreError, match="lacks row 99 of the plan"):
         read_latents(latents, plain, beyond)
