@@ -15,7 +15,7 @@ from benchmarks.harness import program, run, save, show
 from edict import EDICT, Pair
 from edict.integration import solve_floats
 from jobs.evaluation.bootstrap import format_interval, mean_interval
-from jobs.evaluation.methods import Edited, Setting, by_sdedit, edit_batch
+from jobs.evaluation.methods import Edited, Setting, apply_method, by_sdedit
 from jobs.evaluation.truth import reference_edits, split, squared_error
 
 
@@ -31,7 +31,7 @@ def by_caption(model: EDICT, start: Pair, sources: list[str], targets: list[str]
 @program(batch=16, threads=torch.get_num_threads(), tune=6, steps=25, strength=1.0, guidance=3.0)
 def caption(given: Namespace) -> None:
     setting = Setting(given.strength, given.guidance, given.guidance)
-    edit = partial(edit_batch, EDICT.from_pretrained(), steps=given.steps, batch=given.batch)
+    edit = partial(apply_method, EDICT.from_pretrained(), steps=given.steps, batch=given.batch)
     _, test = split(reference_edits(), given.tune)
     rows = []
     for kind in ("colour", "person"):

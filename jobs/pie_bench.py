@@ -13,7 +13,7 @@ from pipeline.io.masks import PIE_BENCH_SIZE
 REMEDY = "Give PIE-Bench's mapping_file.json"
 
 
-def read_entries(data: bytes) -> dict[str, dict[str, Any]]:
+def parse_mapping(data: bytes) -> dict[str, dict[str, Any]]:
     """Return the entries of the file by id. Their fields are not checked yet.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from jobs.tables import PromptTable, TableError, read_table
+from jobs.tables import PromptTable, TableError, read_prompts
 from pipeline.plan.edit_task import Edits
 from schemas.specs import MAX_VARIANTS, ControlSpec, Edit
 
@@ -133,7 +133,7 @@ def _fingerprint(edit: Edit) -> dict[str, Any]:
 
 def read_tables(edits: Iterable[Edit]) -> dict[str, PromptTable]:
     """Return the tables of the edits that have one, by the name of the edit. Raises TableError."""
-    return {edit.name: read_table(edit) for edit in edits if edit.prompt_file is not None}
+    return {edit.name: read_prompts(edit) for edit in edits if edit.prompt_file is not None}
 
 
 def variants(edits: Sequence[Edit], tables: Mapping[str, PromptTable] = EMPTY) -> list[PromptVariant]:

@@ -12,7 +12,7 @@ import pyarrow.csv
 import pyarrow.json
 import pyarrow.parquet as pq
 
-from jobs.pie_bench import find_entry, mask_runs, read_entries, text_field, without_brackets, without_extension
+from jobs.pie_bench import find_entry, mask_runs, parse_mapping, text_field, without_brackets, without_extension
 from pipeline.errors import JobError
 from pipeline.io.errors import StorageError
 from pipeline.io.storage import read_file
@@ -68,7 +68,7 @@ class PromptTable:
         return found
 
 
-def read_table(edit: Edit) -> PromptTable:
+def read_prompts(edit: Edit) -> PromptTable:
     """Return the table of an edit, from a local file or a URL.
 
     Raises:
@@ -203,7 +203,7 @@ def _pie_bench(data: bytes, masked: bool) -> tuple[list[str], list[str], dict[st
     Raises:
         ValueError: The data is not a valid mapping file.
     """
-    entries = read_entries(data)
+    entries = parse_mapping(data)
     prompts, aliases, masks = list[str](), dict[str, str](), dict[str, list[int]]()
     for key, entry in entries.items():
         image_path, prompt = text_field(key, entry, "image_path"), text_field(key, entry, "editing_prompt")

@@ -24,7 +24,7 @@ from edict.samplers import SAMPLERS, sampling, with_defaults
 from jobs.demo import KINDS
 from jobs.evaluation.bootstrap import mean_interval
 from jobs.evaluation.edits import best
-from jobs.evaluation.methods import Edited, Setting, by_edict, edit_batch
+from jobs.evaluation.methods import Edited, Setting, apply_method, by_edict
 from jobs.evaluation.truth import ReferenceEdit, outside_error, reference_edits, split, squared_error
 
 GRID = tuple(product((0.6, 0.8, 1.0), (1.0, 3.0, 5.0)))  # strengths, and guidance scales of both directions
@@ -59,7 +59,7 @@ def errors(
     images, failed = [], list[bool]()
     for first in range(0, len(edits), batch):
         part = edits[first : first + batch]
-        made, faults = edit_batch(model, partial(by_sampler, name), setting, part, steps=steps, batch=batch)
+        made, faults = apply_method(model, partial(by_sampler, name), setting, part, steps=steps, batch=batch)
         images += made
         failed += faults
     to_truth = squared_error(images, [edit.target.image for edit in edits])

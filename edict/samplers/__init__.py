@@ -24,6 +24,8 @@ SAMPLERS: dict[str, Sampler] = {
     "ddim": DDIM,
     "ddim_euler": DDIM_EULER,
 }
+PUBLISHED_STEPS = 50
+"""The number of steps for which p and gamma were published. Fewer steps have the same default."""
 
 
 def sampling(**settings: Any) -> Sampling:
@@ -52,14 +54,18 @@ def sampling(**settings: Any) -> Sampling:
 def with_defaults(given: Sampling, executed_steps: int) -> Sampling:
     """Return settings with defaults for the parameters of the sampler that are None.
 
-    The default of p and gamma is the published value up to 50 steps. For more steps, it is the value that expands the
-    difference of the states as much as 50 steps do.
+    The default of p and gamma is the published value up to PUBLISHED_STEPS steps. For more steps, it is the value that
+    expands the difference of the states as much as PUBLISHED_STEPS steps do.
     """
     sampler, found = SAMPLERS[given.name], dict[str, float | int]()
     for name, default in sampler.parameters.items():
         value = getattr(given, name)
         if value is None:
-            value = default if executed_steps <= 50 else round(default ** (50 / executed_steps), 4)
+            value = (
+                default
+                if executed_steps <= PUBLISHED_STEPS
+                else round(default ** (PUBLISHED_STEPS / executed_steps), 4)
+            )
         found[name] = float(as_fraction(value))
     return given.model_copy(update={**found, "bits": given.bits or sampler.bits})
 

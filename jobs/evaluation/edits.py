@@ -19,7 +19,7 @@ from PIL import Image
 from edict import EDICT
 from jobs.evaluation.edit_tables import summarize
 from jobs.evaluation.errors import EvaluationError
-from jobs.evaluation.methods import METHODS, Setting, edit_batch
+from jobs.evaluation.methods import METHODS, Setting, apply_method
 from jobs.evaluation.model import load_default_model
 from jobs.evaluation.truth import ReferenceEdit, outside_error, squared_error
 from pipeline.progress import Progress
@@ -143,9 +143,9 @@ def _run(
 
 
 def _edit(trial: Trial, edits: Sequence[ReferenceEdit], options: RunOptions) -> tuple[list[Image.Image], list[bool]]:
-    """Make a batch of edits in a worker process, as `edit_batch`."""
+    """Make a batch of edits in a worker process, as `apply_method`."""
     name, setting = trial
-    return edit_batch(_worker_model(), METHODS[name], setting, edits, steps=options.steps, batch=options.batch)
+    return apply_method(_worker_model(), METHODS[name], setting, edits, steps=options.steps, batch=options.batch)
 
 
 @functools.cache

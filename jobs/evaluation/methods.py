@@ -107,7 +107,7 @@ def check_control(model: EDICT, steps: int, strength: float) -> None:
         )
 
 
-def edit_batch(
+def apply_method(
     model: EDICT, method: Method, setting: Setting, edits: Sequence[ReferenceEdit], *, steps: int, batch: int
 ) -> tuple[list[Image.Image], list[bool]]:
     """Make at most `batch` edits in one batch. Return their images, and for each whether it failed."""

@@ -14,7 +14,7 @@ import torch
 
 from jobs.evaluation import lpips
 from jobs.evaluation.errors import EvaluationError
-from jobs.pie_bench import find_entry, mask_runs, read_entries, text_field, without_brackets, without_extension
+from jobs.pie_bench import find_entry, mask_runs, parse_mapping, text_field, without_brackets, without_extension
 from pipeline.io.images import EXTENSIONS, ImageError, prepare
 from pipeline.io.masks import PIE_BENCH_SIZE, mask_of_runs
 from pipeline.progress import Progress
@@ -99,7 +99,7 @@ def read_mapping(file: Path) -> list[PieBenchEntry]:
                 without_brackets(text_field(key, entry, "editing_prompt")),
                 mask_runs(key, entry),
             )
-            for key, entry in read_entries(file.read_bytes()).items()
+            for key, entry in parse_mapping(file.read_bytes()).items()
         ]
     except OSError as error:
         raise EvaluationError(

@@ -15,7 +15,7 @@ class BadName(NotFound):
     """The storage does not allow a name, so no object can have it."""
 
 
-class TooLarge(StorageError):
+class FileTooLarge(StorageError):
     """The file or object is larger than the limit."""
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.Image import Resampling
 
 from pipeline.errors import JobError
-from pipeline.io.errors import NotFound, StorageError, TooLarge
+from pipeline.io.errors import FileTooLarge, NotFound, StorageError
 from pipeline.io.images import ImageError, prepare
 from pipeline.io.locations import local_path
 from pipeline.io.storage import read_file
@@ -57,7 +57,7 @@ def read_mask(template: str, key: str) -> bytes:
         raise MaskError(f"{shown}: the key makes a URL with credentials or a query; rename the sample")
     try:
         return read_file(location, MAX_MASK_FILE)
-    except TooLarge as error:
+    except FileTooLarge as error:
         raise MaskError(str(error)) from error
     except NotFound as error:
         if (path := local_path(template)) is not None:

@@ -15,7 +15,7 @@ from obstore.store import LocalStore, ObjectStore, from_url
 
 from pipeline.io.credentials import s3_provider
 from pipeline.io.error_messages import storage_errors
-from pipeline.io.errors import BadName, NotFound, StorageError, TooLarge
+from pipeline.io.errors import BadName, FileTooLarge, NotFound, StorageError
 from pipeline.io.local_files import make_folder
 from pipeline.io.locations import cloud_of, local_path, object_url, web_url
 from pipeline.io.web import fetch
@@ -130,13 +130,13 @@ def read_file(location: str, limit: int) -> bytes:
     """Return the bytes of an object that has at most `limit` bytes.
 
     Raises:
-        TooLarge: The object is larger.
+        FileTooLarge: The object is larger.
         NotFound: The object does not exist.
         StorageError: The object cannot be reached.
     """
     reader = Reader(location)
     if reader.head.size > limit:
-        raise TooLarge(f"{location}: has {reader.head.size:,} bytes; the limit is {limit:,}: make it smaller")
+        raise FileTooLarge(f"{location}: has {reader.head.size:,} bytes; the limit is {limit:,}: make it smaller")
     return reader.read()
 
 

@@ -69,8 +69,8 @@ class InvertTask:
 def invert_task(spec: InvertSpec, *, check: bool = True) -> InvertTask:
     """Return the task of a spec, with a new record.
 
-    Without `check`, the model is not checked (`check_model`), and its libraries, whose import takes seconds, are not
-    imported.
+    Without `check`, the model is not checked (`check_supported`), and its libraries are not imported, which takes
+    seconds.
 
     Raises:
         ModelError: The model does not exist, or the check fails.
@@ -148,7 +148,7 @@ def describe_model(model: ModelSpec, checkpoint: Checkpoint) -> "Model":
     return describe(checkpoint, LoadOptions(quantization=model.quantization, call=model.call))
 
 
-def check_model(task: InvertTask) -> None:
+def check_supported(task: InvertTask) -> None:
     """Check that the model supports a task, whose store may be of an earlier version.
 
     Raises:

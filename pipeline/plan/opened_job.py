@@ -6,7 +6,7 @@ from functools import partial
 
 from pipeline.plan.edit_plan import PlanInput, extend_plan, plan_rows
 from pipeline.plan.edit_task import Edits, EditTask, edit_task
-from pipeline.plan.invert_task import InvertTask, check_model, invert_task
+from pipeline.plan.invert_task import InvertTask, check_supported, invert_task
 from pipeline.plan.job import check_job, check_output, open_job
 from pipeline.plan.machine import note_float16
 from pipeline.plan.pending_units import pending_units
@@ -53,13 +53,13 @@ def open_invert(spec: InvertSpec, retry: Sequence[str] = ()) -> OpenedJob:
     task = invert_task(spec, check=False)  # before the store is created: a wrong path of the model leaves no folder
     store = Store(spec.output, create=True)
     if not (has_plan := is_planned(store)):
-        check_model(task)
+        check_supported(task)
     plan = partial(plan_shards, store, spec.input, spec.workers.batch_size, spec.workers.count)
     record, units = open_store(store, task.record, expanded(spec.input), plan)
     task = replace(task, record=record, key=store.key(record))
     pending = pending_units(store, units, retry)
     if pending and has_plan:
-        check_model(task)
+        check_supported(task)
         task = replace(task, schedule=stored_schedule(store))
     return OpenedJob(store, task, len(units), pending, retry)
 

@@ -21,6 +21,8 @@ from pipeline.store.latents import Latents
 from pipeline.workers.edit_requests import EditRequest
 from schemas.specs import EditImages
 
+GPU_ENCODER_THREADS = 4  # each encodes 3 to 13 PNGs per second
+
 
 @dataclass(frozen=True)
 class EditedImage:
@@ -79,8 +81,8 @@ class ImageEditor:
 
     def __init__(self, model: EDICT, images: EditImages, device: str) -> None:
         self.model, self.images, self.extension = model, images, EXTENSIONS[images.format]
-        # A CPU worker has one core, which the network needs. A thread of a GPU worker encodes 3 to 13 PNGs per second.
-        self._encoder = ThreadPoolExecutor(4 if device == "cuda" else 1)
+        # A CPU worker has one core, which the network needs.
+        self._encoder = ThreadPoolExecutor(GPU_ENCODER_THREADS if device == "cuda" else 1)
 
     def make(
         self, latents: Latents, requests: Sequence[EditRequest], excluded: ExcludedSamples

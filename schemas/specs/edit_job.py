@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
 
 from schemas.sampling import Strict
-from schemas.specs.fields import Location, StoreLocation, Text, check_output, first_repeated
+from schemas.specs.fields import Location, StoreLocation, Text, check_not_input, first_repeated
 from schemas.specs.prompt_edit import MAX_VARIANTS, Edit
 from schemas.specs.rejects import RejectsSpec
 from schemas.specs.workers import EditWorkers
@@ -80,7 +80,7 @@ class EditSpec(Strict):
     @field_validator("output")
     @classmethod
     def _check_output(cls, output: str, info: ValidationInfo) -> str:
-        return check_output(output, [info.data["latents"]] if "latents" in info.data else [], "latents")
+        return check_not_input(output, [info.data["latents"]] if "latents" in info.data else [], "latents")
 
     @field_validator("edits")
     @classmethod

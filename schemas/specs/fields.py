@@ -67,7 +67,7 @@ def check_template(text: str | None, names: tuple[str, ...]) -> str | None:
     return text
 
 
-def check_output(output: str, inputs: list[str], field: str) -> str:
+def check_not_input(output: str, inputs: list[str], field: str) -> str:
     """Return the location of an output, after checking that it is none of the `inputs`.
 
     Raises:

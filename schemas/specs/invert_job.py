@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from schemas.sampling import Strict
-from schemas.specs.fields import Dtype, Location, StoreLocation, check_output
+from schemas.specs.fields import Dtype, Location, StoreLocation, check_not_input
 from schemas.specs.image import ImageSpec
 from schemas.specs.model import ModelSpec
 from schemas.specs.rejects import RejectsSpec
@@ -51,7 +51,7 @@ class InvertSpec(Strict):
     @classmethod
     def _check_output(cls, output: str, info: ValidationInfo) -> str:
         given = info.data.get("input", [])
-        return check_output(output, [given] if isinstance(given, str) else given, "input")
+        return check_not_input(output, [given] if isinstance(given, str) else given, "input")
 
     @model_validator(mode="before")
     @classmethod

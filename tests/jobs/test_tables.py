@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import jobs.prompts
 from jobs.prompts import resolve, variants
-from jobs.tables import TableError, read_table
+from jobs.tables import TableError, read_prompts
 from schemas.specs import Edit
 
 Rows = list[dict[str, str]]
@@ -102,7 +102,7 @@ def test_the_fingerprint_depends_on_the_content_and_not_on_the_path(tmp_path: Pa
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.text("abé0", min_size=1, max_size=2), st.text("xyz ,\"'\n{}", max_size=6)), min_size=1))
 def test_every_row_of_a_file_is_found_by_its_key(kind: str, tmp_path: Path, pairs: list[tuple[str, str]]) -> None:
-    table = read_table(table_edit(tmp_path, kind, [{"key": key, "prompt": prompt} for key, prompt in pairs]))
+    table = read_prompts(table_edit(tmp_path, kind, [{"key": key, "prompt": prompt} for key, prompt in pairs]))
     for key in {key for key, _ in pairs}:
         assert list(table.prompts_of(key).values()) == [prompt for other, prompt in pairs if other == key]
     assert set(table.first) == {key for key, _ in pairs}
@@ -157,7 +157,7 @@ def test_pie_bench(tmp_path: Path) -> None:
 )
 def test_an_invalid_table_is_an_error(kind: str, data: bytes, said: str, tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"edit 't', table: .*prompts\.") as error:
-        read_table(table_edit(tmp_path, kind, data))
+        read_prompts(table_edit(tmp_path, kind, data))
     assert said in str(error.value)
 
 
@@ -179,7 +179,7 @@ def test_an_invalid_table_is_an_error(kind: str, data: bytes, said: str, tmp_pat
 def test_an_invalid_mapping_file_is_an_error(content: str, said: str, tmp_path: Path) -> None:
     (tmp_path / "m.json").write_text(content)
     with pytest.raises(TableError, match=r"edit 'p', pie_bench: .*m\.json: ") as error:
-        read_table(Edit(name="p", pie_bench=str(tmp_path / "m.json")))
+        read_prompts(Edit(name="p", pie_bench=str(tmp_path / "m.json")))
     assert said in str(error.value)
 
 
@@ -192,7 +192,7 @@ def test_an_error_does_not_show_the_content_of_the_file(kind: str, tmp_path: Pat
         path = tmp_path / f"private.{kind}"
         path.write_bytes(data + SECRET)
         with pytest.raises(TableError) as error:
-            read_table(Edit(name="t", **{"pie_bench" if kind == "json" else "table": str(path)}))
+            read_prompts(Edit(name="t", **{"pie_bench" if kind == "json" else "table": str(path)}))
         assert "the-secret" not in str(error.value)
         assert error.value.__cause__ is None
 
@@ -213,28 +213,28 @@ def test_a_small_file_that_is_large_in_memory_is_an_error(tmp_path: Path, monkey
     assert len(data) < 3 << 20
     allocated = pa.total_allocated_bytes()
     with pytest.raises(TableError, match=r"has [\d,]+ bytes of text or more, but at most 536,870,912 are read"):
-        read_table(table_edit(tmp_path, "parquet", data))
+        read_prompts(table_edit(tmp_path, "parquet", data))
     assert pa.default_memory_pool().max_memory() - allocated < 1 << 31
     monkeypatch.setattr("jobs.tables.MAX_ROWS", 10)
     with pytest.raises(TableError, match="has 600,000 rows or more, but at most 10 are read"):
-        read_table(table_edit(tmp_path, "parquet", data))
+        read_prompts(table_edit(tmp_path, "parquet", data))
     monkeypatch.setattr("jobs.tables.MAX_BYTES", 1000)
     for kind in ("csv", "jsonl", "parquet"):
         with pytest.raises(TableError, match=r"prompts\..*: has [\d,]+ bytes.* 1,000"):
-            read_table(table_edit(tmp_path, kind, b"x" * 1001))
+            read_prompts(table_edit(tmp_path, kind, b"x" * 1001))
     monkeypatch.setattr("jobs.tables.MAX_MAPPING_BYTES", 1000)
     (tmp_path / "m.json").write_bytes(b" " * 1001)
     with pytest.raises(TableError, match=r"m\.json: has 1,001 bytes.* 1,000"):
-        read_table(Edit(name="p", pie_bench=str(tmp_path / "m.json")))
+        read_prompts(Edit(name="p", pie_bench=str(tmp_path / "m.json")))
 
 
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(TableError, match=r"edit 'p', table: .*absent\.csv: does not exist"):
-        read_table(Edit(name="p", table=str(tmp_path / "absent.csv")))
+        read_prompts(Edit(name="p", table=str(tmp_path / "absent.csv")))
 
 
 def test_too_many_names_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jobs.prompts, "MAX_VARIANTS", 2)
     edit = table_edit(tmp_path, "csv", [{"key": "a", "prompt": str(i)} for i in range(3)])
     with pytest.raises(TableError, match="3 names in total, expected at most 2"):
-        variants([edit], {"t": read_table(edit)})
+        variants([edit], {"t": read_prompts(edit)})

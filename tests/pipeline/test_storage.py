@@ -14,7 +14,7 @@ from typing import ClassVar
 import obstore
 import pytest
 
-from jobs.tables import read_table
+from jobs.tables import read_prompts
 from pipeline.errors import JobError
 from pipeline.io import storage
 from pipeline.io.errors import StorageError
@@ -281,7 +281,7 @@ def test_redirects_are_not_followed(server: str, host: str, monkeypatch: pytest.
         lambda: head(f"{server}/x.tar"),
         lambda: read_range(f"{server}/x.tar", 0, 10),
         lambda: index_shard(f"{server}/x.tar"),
-        lambda: read_table(edit),
+        lambda: read_prompts(edit),
         lambda: read_selection(keys),
         lambda: read_mask(f"{server}/{{key}}.png", "a"),
     ):
