@@ -25,7 +25,7 @@ from pipeline.io.shard_writer import write_shard
 
 ROOT = Path(__file__).parents[2]
 LINES = 3  # the most lines per end in the table
-PROGRESS = re.compile(r"\w+: \d+/\d+ \w+, |(invert|units|input|filtered|images/s|attempts|report|next) ")
+PROGRESS = re.compile(r"\w+: \d+/\d+ \w+, |(invert|units|input|filtered|rate|attempts|report|next) ")
 LONG = 64  # images of a job that is stopped while it runs
 SLOW: dict[str, Any] = {"sampler": {"steps": 30}, "workers": {"count": 1, "batch_size": 1}}
 
