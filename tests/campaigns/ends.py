@@ -214,7 +214,7 @@ def _(workspace: Workspace) -> Ended:
     return workspace.run()
 
 
-@named("workers cannot start")
+@named("a weight file is damaged")
 def _(workspace: Workspace) -> Ended:
     shutil.copytree(ROOT / "edict" / "default", workspace.folder / "model")
     weights = next((workspace.folder / "model" / "unet").glob("*.safetensors"))
