@@ -30,7 +30,7 @@ RESULTS = ("row", "reject", "error", "problem")
 INTRO = """\
 # Bad input
 
-Bad input never ends in a traceback, and no sample is lost:
+Bad input never causes a traceback, and every sample is counted:
 
 - Each sample becomes a **row** or a **reject**. A reject has its stage, its error class and a message, and does not
   affect other samples.
@@ -38,7 +38,7 @@ Bad input never ends in a traceback, and no sample is lost:
   are errors before anything is computed, with exit status 2.
 - A **problem** is damage that `edict verify` finds in a store. The exit status is 1.
 
-Results of the {count} inputs on this page. An input with several samples has several results:
+The table has the results of the {count} inputs on this page. An input with several samples has several results:
 
 {summary}
 """
@@ -47,16 +47,15 @@ METHOD = """\
 ## How this page is made
 
 The tests build each input as real bytes, and run `edict` on it (`tests/corpus`, `tests/pipeline/test_corpus.py`). They
-check that the result is the one on this page, without a traceback, within {seconds} seconds, and with at most
-2 GiB of additional memory.
-`python -m tests.corpus > docs/inputs.md` writes this page.
+check that the result is the one on this page, and that there is no traceback. Each input may take {seconds} seconds and
+2 GiB of additional memory. `python -m tests.corpus > docs/inputs.md` writes this page.
 """
 
 CHECKPOINTS = """\
 ## Checkpoints
 
 `edict plan` reads the configurations of a checkpoint, and the names and shapes of its weights. It prints one line and
-ends with status 2 if a run would initialize weights at random, or would compute something else than diffusers does. The
+ends with exit status 2 if a run would initialize weights at random, or would not compute what diffusers computes. The
 tests build each of these {count} checkpoints and LoRAs in a folder `m` (`tests/corpus/checkpoints.py`).
 
 | checkpoint | message of `edict plan` |

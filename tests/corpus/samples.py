@@ -187,7 +187,7 @@ CAPTIONS: list[Samples] = [
     caption("caption-mark-only", "a caption of only a byte order mark", b"\xef\xbb\xbf", NO_CAPTION, "blank"),
     caption("caption-latin", "a caption in Latin-1", "café".encode("latin-1"), ENCODING, "not UTF-8"),
     caption("caption-utf-16", "a caption in UTF-16", "a heart".encode("utf-16"), ENCODING, "not UTF-8"),
-    caption("caption-mark", "a caption with a byte order mark (it is removed)", b"\xef\xbb\xbf" + CAPTION, ROW),
+    caption("caption-mark", "a caption with a byte order mark (the mark is removed)", b"\xef\xbb\xbf" + CAPTION, ROW),
     caption("caption-nul", "a caption with NUL bytes", b"a red\0 heart\0", ROW),
     caption("caption-html", "a caption with HTML and a script (reports escape it)", HOSTILE.encode(), ROW),
     caption("caption-long", "a caption of 10^5 characters (`caption_truncated` is true)", b"a cat " * 16_667, ROW),
@@ -258,7 +258,7 @@ MEMBERS: list[Samples] = [
     ),
     Case(
         "member-litter",
-        "hidden files, macOS's ._ files, meta names, names without a dot (they are ignored)",
+        "hidden files, macOS's ._ files, names in double underscores, names without a dot (they are ignored)",
         with_members(*LITTER),
         (ROW,),
     ),
@@ -311,7 +311,7 @@ MEMBERS: list[Samples] = [
         with_members("KEY.mask.png"),
         (ROW,),
     ),
-    Case("name-dot-slash", "names that begin with ./ (it is removed from keys)", named("./KEY"), (ROW,)),
+    Case("name-dot-slash", "names that begin with ./ (keys do not have it)", named("./KEY"), (ROW,)),
     Case("extension-unknown", "only unknown extensions", only("mp4", "cls"), (MISSING,), "mp4, cls"),
     Case(
         "video",

@@ -16,8 +16,8 @@ PAGE = """# Pipelines of diffusers
 
 {exact} pipeline classes of diffusers {version} invert and regenerate exactly with `EDICTScheduler`, `BDIAScheduler` and
 `OBELMScheduler` ([how to use them](diffusers.md)). {images} of them also invert and generate images with `EDICT(pipe)`.
-{excluded} classes do not work or were not tested, for the reason in the table. Not tested: trained checkpoints of these
-classes, and GPUs.
+For {excluded} other classes the table has the reason why they do not work or were not tested. All remaining classes
+were not tested. Also not tested: trained checkpoints of the tested classes, and GPUs.
 
 | class | result | class in `edict.models` for images |
 |---|---|---|
@@ -28,13 +28,14 @@ classes, and GPUs.
 Each class runs unmodified, with a small random network, in float32 and bfloat16. The tests use odd and even numbers of
 steps, with and without guidance. "Exact" means that all integers are equal after a round trip.
 
-For `EDICT(pipe)`, the tests give embeddings of text. They check that decoded images equal those of the pipeline to
-1e-4, and that round trips are exact. A video pipeline makes one frame.
+For `EDICT(pipe)`, the tests give embeddings of text instead of captions. They check that decoded images differ from
+those of the pipeline by at most 1e-4, and that round trips are exact. A video pipeline generates one frame.
 
 ## Classes for images
 
-The last column names the class that has the layout of the pipeline's latents. `PipelineModel` has the common
-convention: the latents have the layout of the autoencoder and the scale of its configuration.
+The last column of the table names the class that converts between images and the latents of the pipeline's loop. With
+`PipelineModel` the latents have the layout of the autoencoder and the scale of its configuration, which is the common
+convention.
 
 `python -m tests.recipes` generates this page from the recipes in `tests/recipes/`, and a test compares both.
 """

@@ -2,7 +2,7 @@
 
 NO_IMAGES: dict[str, str] = {
     "AllegroPipeline": "its autoencoder takes no single frame",
-    "AudioLDM2Pipeline": "makes sound",
+    "AudioLDM2Pipeline": "generates sound",
     "KandinskyV22Pipeline": "takes embeddings of images, and no text",
-    "StableAudio3Pipeline": "makes sound",
+    "StableAudio3Pipeline": "generates sound",
 }
