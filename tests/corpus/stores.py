@@ -140,7 +140,7 @@ RECORDS: list[Record] = [
         "a commit with counts that do not add up",
         lambda store: changed(store / FIRST, lambda record: record.update(ok=record["ok"] + 1)),
         PROBLEM,
-        "went in",
+        "add up to its input",
     ),
     Case(
         "commit-input",
