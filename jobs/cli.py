@@ -21,7 +21,7 @@ import typer
 from edict import __version__
 from jobs.errors import INCOMPLETE, NOT_RUN, exit_on_error
 from jobs.evaluation import commands
-from jobs.terminal import print_next, print_result, print_status, print_timing, printable
+from jobs.terminal import edit_counts, print_next, print_result, print_status, print_timing, printable
 from schemas.locations import without_secrets
 
 app = typer.Typer(
@@ -155,6 +155,8 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
     if result.shortfall:
         raise typer.Exit(INCOMPLETE)
     print_next(loaded)
+    if loaded.kind == "edit":
+        print(edit_counts(result.status))
 
 
 @app.command()

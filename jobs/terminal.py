@@ -60,6 +60,14 @@ def print_result(store: str, result: "RunResult") -> None:
         print(f"failed: {printable(result.shortfall)}")
 
 
+def edit_counts(status: "Status") -> str:
+    """Return the counts of an edit job as one line. They add up to the number of images."""
+    return (
+        f"{status.ok} edited, {status.filtered} filtered (the caption would not change), {status.rejected} rejected: "
+        f"{status.input} of {status.planned} images"
+    )
+
+
 def print_next(spec: "InvertSpec | EditSpec") -> None:
     """Print the usual next command after a complete run, unless it would contain a secret."""
     from edict.samplers import SAMPLERS

@@ -1,4 +1,4 @@
-"""Progress with a rate and the time that is left: a bar on a terminal, and otherwise a line every LOG_INTERVAL."""
+"""Progress with a rate and the time that remains: a bar on a terminal, and otherwise a line every LOG_INTERVAL."""
 
 import sys
 import time
@@ -43,11 +43,13 @@ class Progress:
     def _print(self) -> None:
         self._printed = time.monotonic()
         seconds = self._printed - self._start
+        parts = [f"{self.label}: {self.done}/{self.total} {self.unit}"]
         rate = self.done / seconds if seconds else 0.0
-        left = f", {(self.total - self.done) / rate:.0f} s left" if rate and self.done < self.total else ""
-        note = f", {self.note}" if self.note else ""
-        print(
-            f"{self.label}: {self.done}/{self.total} {self.unit}, {rate:.2f}/s, {seconds:.0f} s{left}{note}",
-            file=sys.stderr,
-            flush=True,
-        )
+        if rate:  # The rate is unknown until something is done.
+            parts.append(f"{rate:.2f}/s")
+        parts.append(f"{seconds:.0f} s")
+        if rate and self.done < self.total:
+            parts.append(f"{(self.total - self.done) / rate:.0f} s left")
+        if self.note:
+            parts.append(self.note)
+        print(", ".join(parts), file=sys.stderr, flush=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from jobs.launch import run_spec
 from jobs.spec_file import load
+from jobs.terminal import edit_counts
 from pipeline.execute.cluster import connected
 from pipeline.messages import machine_for
 from pipeline.verify import run_verify
@@ -80,11 +81,12 @@ def run_demo(output: Path) -> bool:
     for failure in inverted.failures + edited.failures:
         print(f"failed: {failure}")
     print(
-        f"\n{inverted.status.ok} images inverted, {edited.status.ok} edited in {time.monotonic() - began:.0f} s\n"
+        f"\n{inverted.status.ok} images inverted and edited in {time.monotonic() - began:.0f} s\n"
         f"  {output}/edits/contact_sheet.png\n"
         f"  {output}/edits/report.html\n"
         f"  {output}/latents/parts/*.parquet\n"
-        f"next: change the edits and the output in {edit_file}, or set your own shards in {invert_file}"
+        f"next: change the edits and the output in {edit_file}, or set your own shards in {invert_file}\n"
+        f"{edit_counts(edited.status)}"
     )
     exact = verified.exact == verified.rows == inverted.status.ok and not verified.problems
     return inverted.status.complete and edited.status.complete and exact

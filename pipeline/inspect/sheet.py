@@ -27,6 +27,18 @@ MAX_SHEETS = 32  # sheets of one edit each
 BACKGROUND, TEXT, CAPTION, FRAME = "#ffffff", "#1f2328", "#6e7781", "#d8dee4"
 
 
+REPLACEMENTS = str.maketrans(
+    {
+        **dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-"),  # hyphens, dashes, minus
+        **dict.fromkeys("\u2018\u2019\u201a\u201b\u2032", "'"),  # single quotes, apostrophe, prime
+        **dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"'),  # double quotes
+        **{"\u2022": "*", "\u00d7": "x"},  # bullet, multiplication sign
+        **{"ß": "ss", "æ": "ae", "Æ": "AE", "œ": "oe", "Œ": "OE", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"},
+    }
+)
+"""ASCII text for punctuation and letters that Pillow's own font lacks, and that have no decomposition in Unicode."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """An image (None: it is missing), with a heading above and a caption below."""
@@ -79,8 +91,9 @@ def contact_sheets(store: Store) -> Iterator[tuple[str, Image.Image]]:
     also has its own sheet. There is no sheet if no row is shown.
 
     A row has its source, its decoded regenerated latents, and its edits. The number of edits differs between rows.
-    Text is set in Pillow's own font, which only has Latin letters: others show as boxes. Pillow uses one font per text,
-    and no font has all scripts. report.html uses the browser's fonts, and shows all scripts.
+    Text is set in Pillow's own font, which only has ASCII characters. Typographic punctuation and accented letters are
+    drawn as their nearest ASCII characters, and other scripts show as boxes. Pillow uses one font per text, and no font
+    has all scripts. report.html uses the browser's fonts, and shows all scripts.
     """
     names: dict[str, None] = {}
     rows: list[_Row] = []
@@ -157,8 +170,7 @@ def wrap(text: str, font: Any, width: int, max_lines: int = MAX_LINES) -> list[s
 
     `width` is in pixels.
     """
-    # Composed characters, because the font has accented letters but no combining accents.
-    rest = unicodedata.normalize("NFC", " ".join(text.split()))
+    rest = "".join(map(_to_ascii, " ".join(text.split()).translate(REPLACEMENTS)))
     lines: list[str] = []
     while rest and len(lines) < max_lines:
         end = _fitting(rest, font, width)
@@ -170,6 +182,13 @@ def wrap(text: str, font: Any, width: int, max_lines: int = MAX_LINES) -> list[s
         last = lines.pop()
         lines.append(last[: _fitting(last, font, width - font.getlength("…"))].rstrip(" ,;:") + "…")
     return lines
+
+
+def _to_ascii(character: str) -> str:
+    """Return a character without its accents if it is then ASCII, and otherwise unchanged."""
+    decomposed = unicodedata.normalize("NFKD", character)
+    plain = "".join(part for part in decomposed if not unicodedata.combining(part))
+    return plain if plain.isascii() else character
 
 
 def _fitting(text: str, font: Any, width: float) -> int:

@@ -1,5 +1,6 @@
 """The demo: its specs, and a small run of all three steps."""
 
+import re
 import tarfile
 from pathlib import Path
 
@@ -50,6 +51,9 @@ def test_the_demo_starts_ray_once(
     assert len(starts) == 1 and not ray.is_initialized()
     said = capsys.readouterr().out
     assert "4 of 4 pairs regenerate their image latent exactly" in said
+    assert re.search(
+        r"\n(\d+) edited, (\d+) filtered \(the caption would not change\), 0 rejected: 12 of 12 images\n$", said
+    )
     for line in said.splitlines():
         if line.startswith(f"  {tmp_path}"):
             assert list(Path("/").glob(line.strip().lstrip("/"))), line

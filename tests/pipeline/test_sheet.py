@@ -237,6 +237,14 @@ def test_any_text_can_be_a_caption(tmp_path: Path, text: str) -> None:
         assert (pixels[:, right + 2 : right + COLUMN_GAP - 2] == 255).all()
 
 
+@pytest.mark.parametrize("character", "\u2013\u2014\u2019\u201e\u2026\u00e9\u00f1\u0141")
+def test_typographic_punctuation_and_accents_are_not_drawn_as_boxes(character: str) -> None:
+    font = ImageFont.load_default(size=12)
+    box = Image.Image()._new(font.getmask("\u732b")).tobytes()
+    (line,) = wrap(character, font, 90)
+    assert Image.Image()._new(font.getmask(line)).tobytes() != box
+
+
 @pytest.mark.parametrize(
     ("text", "lines"),
     [
@@ -245,7 +253,9 @@ def test_any_text_can_be_a_caption(tmp_path: Path, text: str) -> None:
         ("one two three four five six seven", ["one two three", "four five six", "seven"]),
         ("one two three four five six seven eight nine ten", ["one two three", "four five six", "seven eight…"]),
         ("mmmmmmmmmmmmmmm", ["mmmmmmmm", "mmmmmmm"]),
-        ("e\u0301", ["é"]),
+        ("e\u0301 \u00e9 \u0141", ["e e L"]),
+        ("\u201ca dog\u201d\u2014it\u2019s \u2026", ['"a dog"-it\'s ...']),
+        ("\u732b", ["\u732b"]),
     ],
 )
 def test_captions_are_wrapped_and_elided(text: str, lines: list[str]) -> None:
