@@ -13,6 +13,7 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from docs.site.build import REPOSITORY_ONLY, commands_page
 from edict import __all__ as PUBLIC
 from schemas.commit import Commit
 from schemas.edits import EDITS
@@ -158,6 +159,25 @@ def test_architecture_lists_every_field(heading: str, fields: list[str]) -> None
     assert sorted(name for cell in cells for name in re.findall(r"`(\w+)`", cell)) == sorted(fields)
 
 
+def nav_titles() -> list[str]:
+    """Return the titles of the pages in the navigation of the site."""
+    sections = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"]
+    entries = [(title, value) for section in sections for title, value in section.items()]
+    return [title for _, value in entries if isinstance(value, list) for page in value for title in page]
+
+
+def test_the_page_of_commands_has_lists_and_full_texts() -> None:
+    page = commands_page()
+    assert "Exit status:\n\n- 0: complete\n- 1: " in page and "...\n" not in page.replace("[ARGS]...\n", "")
+    assert "* `run`: Run a job. Run the same command again to continue an incomplete job.\n" in page
+    assert "* `pie-bench`: Measure PIE-Bench&#x27;s metrics of edited images, by type of edit.\n" in page
+
+
+def test_text_for_the_repository_only_is_not_in_the_site() -> None:
+    page = (ROOT / "docs" / "api.md").read_text()
+    assert "`make docs`" in page and "`make docs`" not in REPOSITORY_ONLY.sub("", page)
+
+
 def test_every_page_is_in_the_navigation_of_the_site() -> None:
     def pages(entry: Any) -> list[str]:
         if isinstance(entry, str):
@@ -166,6 +186,7 @@ def test_every_page_is_in_the_navigation_of_the_site() -> None:
 
     listed = pages(tomllib.loads((ROOT / "zensical.toml").read_text())["project"]["nav"])
     assert len(set(listed)) == len(listed)
+    assert len(set(titles := nav_titles())) == len(titles)
     assert {name_of(path) for path in (ROOT / "docs").rglob("*.md")} <= set(listed)
     assert [page for page in listed if not (ROOT / page).is_file()] == ["docs/cli.md"]  # which the build generates
 

@@ -6,6 +6,7 @@ import sys
 from dataclasses import fields, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from typer.testing import CliRunner
@@ -14,8 +15,10 @@ from jobs.cli import app
 from jobs.preview.build import preview
 from jobs.preview.data import InvertPreview
 from jobs.spec_file import load
-from jobs.terminal import print_result
+from jobs.terminal import edit_counts, print_result
+from pipeline import progress
 from pipeline.inspect.status import Status
+from pipeline.progress import Progress
 from pipeline.run import RunResult
 from tests.jobs.commands import run_edict, write_invert_spec
 
@@ -129,6 +132,26 @@ def test_status_prints_any_text_literally(text: str, tmp_path: Path, capsys: pyt
     said = capsys.readouterr().out
     assert said.count(shown) == 8
     assert "\x1b" not in said
+
+
+def test_the_counts_of_an_edit_are_one_line() -> None:
+    counts = {"planned": 192, "input": 192, "ok": 107, "rejected": 0, "filtered": 85, "units": 4, "committed": 4}
+    said = "107 edited, 85 filtered (the caption would not change), 0 rejected: 192 of 192 images"
+    assert edit_counts(Status("edit", **counts, complete=True)) == said
+
+
+def test_progress_has_no_rate_before_the_first_unit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    times = iter([0.0, 61.0, 61.0, 122.0, 122.0])
+    monkeypatch.setattr(progress, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    shown = Progress("edit", 192, "images")
+    shown.advance(0, "loading the model on 1 worker")
+    shown.advance(61)
+    assert capsys.readouterr().err.splitlines() == [
+        "edit: 0/192 images, 61 s, loading the model on 1 worker",
+        "edit: 61/192 images, 0.50/s, 122 s, 262 s left",
+    ]
 
 
 @pytest.mark.parametrize("kind", ["invert", "edit"])
