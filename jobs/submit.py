@@ -42,7 +42,7 @@ def connect(address: str) -> JobSubmissionClient:
     """Return a client of the cluster whose dashboard is at `address`.
 
     Raises:
-        SubmitError: The address is not that of a dashboard, or no cluster answers.
+        SubmitError: The address is not that of a dashboard, no cluster answers, or the cluster requires another token.
     """
     shown = without_secrets(address)
     if not address.startswith(("http://", "https://")):
@@ -50,11 +50,26 @@ def connect(address: str) -> JobSubmissionClient:
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # Otherwise Ray's client prefers RAY_ADDRESS to its argument.
     try:
         return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise SubmitError(f"{shown}: {_token_error()}") from error
     except _CLIENT_ERRORS as error:
         raise SubmitError(
             f"{shown}: no Ray cluster answers there ({last_line(error)}). Give the address of its dashboard, such as "
             "--address http://head:8265"
         ) from error
+
+
+def _token_error() -> str:
+    """Return what is wrong with the authentication token for a cluster that requires one, and what to set."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return (
+            "the Ray cluster there requires a token. Set RAY_AUTH_MODE=token. If the token is not in "
+            "~/.ray/auth_token, also set RAY_AUTH_TOKEN to the token, or RAY_AUTH_TOKEN_PATH to its file"
+        )
+    return (
+        "the Ray cluster there requires a token, and the token on this machine is missing or wrong. Set RAY_AUTH_TOKEN "
+        "to the cluster's token, or RAY_AUTH_TOKEN_PATH to its file"
+    )
 
 
 def entrypoint(spec: InvertSpec | EditSpec) -> str:

@@ -62,10 +62,16 @@ def connected(count: int, machine: Machine, *, needed: int | None = None) -> Ite
                     # The server of a ray:// address makes the driver, and already leaves its working directory out.
                     options: Any = {} if address.startswith("ray://") else {"job_config": CleanPathJobConfig()}
                     ray.init(logging_level=logging.ERROR, **options)
+                except ray.exceptions.AuthenticationError as error:
+                    raise NoCluster(
+                        f"RAY_ADDRESS is {_without_user(address)}, and the token for this cluster is missing or wrong. "
+                        "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the cluster's token"
+                    ) from error
                 except (ConnectionError, ValueError) as error:
                     raise NoCluster(
                         f"RAY_ADDRESS is {_without_user(address)}, and Ray cannot connect to it ({error}). Correct it, "
-                        "or unset it to run on this machine only"
+                        "or unset it to run on this machine only. If the cluster requires a token, set "
+                        "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH"
                     ) from error
             else:
                 _start_local(max(os.cpu_count() or 1, count * machine.threads))
@@ -107,9 +113,10 @@ def _start_local(cpus: int) -> None:
 
     # By default Ray listens on every interface, except on Windows and macOS, and has no option to change that.
     enabled, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
-    if not _can_keep_token():
+    if not _has_token():
+        # Without a token, Ray would write one to ~/.ray/auth_token, and every later `ray start` would then require it.
         # The token stays in the environment: Ray reads it once per process, so a later cluster needs the same token.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     try:
         ray.init(
             address="local",
@@ -140,16 +147,14 @@ def _start_local(cpus: int) -> None:
         ray_constants.ENABLE_RAY_CLUSTER = enabled
 
 
-def _can_keep_token() -> bool:
-    """Return whether Ray finds its authentication token, or can write a new one to ~/.ray as it does by default."""
+def _has_token() -> bool:
+    """Return whether the user has an authentication token of Ray, in the environment or in a file."""
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return True
-    folder = Path.home() / ".ray"
     try:
-        folder.mkdir(exist_ok=True)
-    except OSError:
+        return bool((Path.home() / ".ray" / "auth_token").read_text().strip())
+    except (OSError, RuntimeError, UnicodeDecodeError):  # RuntimeError: there is no home.
         return False
-    return (folder / "auth_token").is_file() or os.access(folder, os.W_OK)
 
 
 def check_address(address: str) -> None:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -279,3 +280,44 @@ def test_an_invalid_spec_or_address_submits_nothing(
     assert said in submitted.output()
     assert "Traceback" not in submitted.output()
     assert not (tmp_path / "latents").exists()
+
+
+class TokenRequired(BaseHTTPRequestHandler):
+    """The answer of a dashboard with token authentication to a request without the token."""
+
+    def do_GET(self) -> None:
+        status = 403 if self.headers["Authorization"] else 401
+        self.send_response(status)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        (
+            {},
+            "the Ray cluster there requires a token. Set RAY_AUTH_MODE=token. If the token is not in ~/.ray/auth_token",
+        ),
+        ({"RAY_AUTH_MODE": "token"}, "the token on this machine is missing or wrong. Set RAY_AUTH_TOKEN to the"),
+        ({"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 32}, "the token on this machine is missing or wrong"),
+    ],
+)
+def test_a_cluster_that_requires_a_token_is_named_as_such(
+    environment: dict[str, str], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"HOME": str(tmp_path), **environment}.items():
+        monkeypatch.setenv(name, value)
+    with ThreadingHTTPServer(("127.0.0.1", 0), TokenRequired) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        submitted = Submitted(write_spec(tmp_path / "latents"), address)
+        assert submitted.ended() == 2
+        server.shutdown()
+    assert submitted.output().startswith(f"error: {address}: the Ray cluster there requires a token")
+    assert said in submitted.output()
+    assert len(submitted.output().splitlines()) == 1

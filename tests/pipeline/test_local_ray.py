@@ -1,8 +1,10 @@
 """The Ray cluster that a run starts on its own machine."""
 
 import os
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -56,6 +58,31 @@ def test_ray_listens_on_the_loopback_interface_only_and_needs_no_home() -> None:
     assert ended.returncode == 0, ended.stderr
     assert set(ended.stdout.split()) <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
     assert len(ended.stdout.split()) > 5
+
+
+def test_a_run_leaves_nothing_in_the_home(tmp_path: Path) -> None:
+    """A token in ~/.ray would make every later `ray start` require it."""
+    ended = run(HOME=str(tmp_path))
+    assert ended.returncode == 0, ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cluster_whose_token_is_missing_is_an_error_of_one_line(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=answer, args=(server,), daemon=True).start()
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        ended = run(HOME=str(tmp_path), RAY_ADDRESS=address, RAY_AUTH_MODE="token")
+    said = f"RAY_ADDRESS is {address}, and the token for this cluster is missing or wrong. Set RAY_AUTH_MODE=token, "
+    assert ended.stderr.startswith(said), ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def answer(server: socket.socket) -> None:
+    """Answer one connection as a gRPC server does, with an empty SETTINGS frame of HTTP/2."""
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(64)
+        connection.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
 
 
 def test_an_unusable_temporary_folder_is_an_error_of_one_line(tmp_path: Path) -> None:
