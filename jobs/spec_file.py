@@ -243,8 +243,8 @@ def _problem(model: type[BaseModel], field: FieldPath, errors: Sequence[ErrorDet
         known = _section(model, field[:-1]).model_fields
         hint = _did_you_mean(str(field[-1]), known) or "."
         return f"unknown field{hint} The fields are {', '.join(known)}"
-    is_key = first["loc"][-1] == "[key]"
-    branches = [error for error in errors if (error["loc"][-1] == "[key]") == is_key]
+    is_key = first["loc"][-1:] == ("[key]",)
+    branches = [error for error in errors if (error["loc"][-1:] == ("[key]",)) == is_key]
     intended = [error for error in branches if not error["type"].endswith("_type")]
     if all(error["type"] == "literal_error" for error in intended):  # A single word is only one of the branches.
         intended = branches

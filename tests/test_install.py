@@ -12,7 +12,7 @@ import pytest
 import edict
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("edict", "jobs", "pipeline", "schemas", "training")
+PACKAGES = ("edict", "jobs", "pipeline", "schemas")
 
 FIND = """
 import site, sys

@@ -159,3 +159,11 @@ def test_schema_prints_the_committed_schema(kind: str) -> None:
     committed = Path(__file__).parents[2] / "schemas" / f"{kind}.schema.json"
     result = run_edict("schema", kind)
     assert json.loads(result.stdout) == json.loads(committed.read_text())
+
+
+def test_plan_refuses_an_output_that_is_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "photos.tar"
+    file.write_bytes(b"")
+    path = write_invert_spec(tmp_path / "latents")
+    plan = run_edict("plan", path, "-s", f"output={file}")
+    assert plan.exit_code == 2 and f"output {file}: is a file; give a folder" in plan.stderr
