@@ -154,9 +154,9 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
         raise typer.Exit(INCOMPLETE)
     if result.shortfall:
         raise typer.Exit(INCOMPLETE)
-    print_next(loaded)
     if loaded.kind == "edit":
         print(edit_counts(result.status))
+    print_next(loaded)
 
 
 @app.command()
