@@ -30,7 +30,7 @@ from pipeline.plan.invert_task import (
     invert_task,
     planned_schedule,
 )
-from pipeline.plan.job import OutputRefused, check_job, check_output
+from pipeline.plan.job import check_job, check_output
 from pipeline.plan.keys import key_table
 from pipeline.plan.machine import note_float16
 from pipeline.plan.selection import SelectionError, no_rows_message, read_selection
@@ -146,9 +146,7 @@ class _Rejects:
 def _progress(task: InvertTask | EditTask, inputs: Iterable[str]) -> tuple[JobRecord, int]:
     """Return the record of the job, and the number of units that are committed. Raises StoreError, as a run does."""
     output = task.spec.output
-    if (folder := local_path(output)) is not None and not folder.is_dir():
-        if folder.exists():
-            raise OutputRefused(f"output {output}: is a file; give a folder")
+    if (folder := local_path(output)) is not None and not folder.exists():
         check_outside_stores(output)
         return task.record, 0
     store = Store(output)

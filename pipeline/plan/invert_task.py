@@ -69,8 +69,8 @@ class InvertTask:
 def invert_task(spec: InvertSpec, *, check: bool = True) -> InvertTask:
     """Return the task of a spec, with a new record.
 
-    Without `check`, the model is not checked (`check_supported`), and its libraries are not imported, which takes
-    seconds.
+    Without `check`, the model is not checked (`check_supported`). Then its libraries, whose import takes seconds, are
+    not imported.
 
     Raises:
         ModelError: The model does not exist, or the check fails.

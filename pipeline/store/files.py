@@ -37,11 +37,13 @@ class StoreFiles:
     is created if `create` is True. Every method raises StorageError if the location cannot be reached, or denies it.
 
     Raises:
-        StoreError: The location is a local folder that does not exist.
+        StoreError: The location is a local file, or a local folder that does not exist.
     """
 
     def __init__(self, location: str, *, create: bool = False) -> None:
         self._folder = local_path(location)
+        if self._folder is not None and os.path.isfile(self._folder):
+            raise StoreError(f"{location}: is a file; give a folder")
         if self._folder is not None and not os.path.isdir(self._folder) and not create:
             raise StoreError(f"{location}: there is no such folder; give the `output` of a job that was run")
         # An absolute path, because workers have other working directories.

@@ -161,9 +161,10 @@ def test_schema_prints_the_committed_schema(kind: str) -> None:
     assert json.loads(result.stdout) == json.loads(committed.read_text())
 
 
-def test_plan_refuses_an_output_that_is_a_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_an_output_that_is_a_file_is_refused(command: str, tmp_path: Path) -> None:
     file = tmp_path / "photos.tar"
     file.write_bytes(b"")
     path = write_invert_spec(tmp_path / "latents")
-    plan = run_edict("plan", path, "-s", f"output={file}")
-    assert plan.exit_code == 2 and f"output {file}: is a file; give a folder" in plan.stderr
+    result = run_edict(command, path, "-s", f"output={file}")
+    assert result.exit_code == 2 and f"error: {file}: is a file; give a folder" in result.stderr
